@@ -1,0 +1,193 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+
+using namespace sluice::runtime;
+
+template <typename T> static void require(bool ok, const char *option, T value, const char *range) {
+  if (ok)
+    return;
+  std::ostringstream message;
+  message << "sampling option " << option << " is " << value << ", expected " << range;
+  throw Error(message.str());
+}
+
+void SamplingOptions::validate() const {
+  require(std::isfinite(temperature) && temperature >= 0, "temperature", temperature, "a finite number of at least 0");
+  require(topK >= 0, "top-k", topK, "at least 0 (0 keeps all)");
+  require(topP > 0 && topP <= 1, "top-p", topP, "over 0 and at most 1");
+  require(minP >= 0 && minP <= 1, "min-p", minP, "at least 0 and at most 1");
+  require(std::isfinite(repetitionPenalty) && repetitionPenalty > 0, "repetition-penalty", repetitionPenalty,
+          "a finite number over 0");
+  require(repetitionWindow >= -1, "repetition-window", repetitionWindow, "at least -1 (-1 takes all tokens)");
+}
+
+/// The largest logit. NaN and +infinity are signs of a broken kernel or model, so they are never
+/// sampled around.
+static float checkedMaximum(std::span<const float> logits) {
+  if (logits.empty())
+    throw Error("there are no logits to choose a token from");
+  float maximum = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < logits.size(); ++i) {
+    // False for NaN as well.
+    if (!(logits[i] < std::numeric_limits<float>::infinity()))
+      throw Error("the logit of token " + std::to_string(i) + " is " + (std::isnan(logits[i]) ? "NaN" : "+infinity") +
+                  ", expected a finite number");
+    maximum = std::max(maximum, logits[i]);
+  }
+  return maximum;
+}
+
+static float checkedFiniteMaximum(std::span<const float> logits) {
+  float maximum = checkedMaximum(logits);
+  if (std::isinf(maximum))
+    throw Error("all " + std::to_string(logits.size()) + " logits are -infinity, expected a finite number among them");
+  return maximum;
+}
+
+int32_t sluice::runtime::greedy(std::span<const float> logits) {
+  float maximum = checkedFiniteMaximum(logits);
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), maximum) - logits.begin());
+}
+
+double sluice::runtime::negativeLogLikelihood(std::span<const float> logits, int32_t target) {
+  if (target < 0 || static_cast<size_t>(target) >= logits.size())
+    throw Error("token " + std::to_string(target) + " has no logit, there are " + std::to_string(logits.size()));
+  double maximum = checkedFiniteMaximum(logits);
+  double sum = 0;
+  for (float logit : logits)
+    sum += std::exp(logit - maximum);
+  return std::log(sum) - (logits[target] - maximum);
+}
+
+Sampler::Sampler(const SamplingOptions &options) : options(options), random(options.seed) { options.validate(); }
+
+int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
+  checkedFiniteMaximum(logits);
+  candidates.clear();
+  candidates.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i)
+    candidates.push_back({logits[i], static_cast<int32_t>(i)});
+
+  if (options.repetitionPenalty != 1.0f && options.repetitionWindow != 0) {
+    size_t window =
+        options.repetitionWindow < 0 ? history.size() : std::min<size_t>(history.size(), options.repetitionWindow);
+    recent.assign(history.end() - window, history.end());
+    std::sort(recent.begin(), recent.end());
+    recent.erase(std::unique(recent.begin(), recent.end()), recent.end());
+    for (int32_t id : recent) {
+      if (id < 0 || static_cast<size_t>(id) >= candidates.size())
+        continue;
+      float &logit = candidates[id].logit;
+      logit = logit > 0 ? logit / options.repetitionPenalty : logit * options.repetitionPenalty;
+      // A tiny penalty can carry a large logit over the edge of float, where softmax has no value.
+      logit = std::clamp(logit, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::max());
+    }
+  }
+
+  auto better = [](const Candidate &a, const Candidate &b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+  };
+  if (options.temperature == 0.0f)
+    return std::min_element(candidates.begin(), candidates.end(), better)->id;
+
+  // Masked tokens could otherwise be drawn when rounding leaves nothing else.
+  std::erase_if(candidates, [](const Candidate &c) { return std::isinf(c.logit); });
+  if (candidates.empty())
+    throw Error("the repetition penalty leaves no logit finite");
+
+  if (options.topK > 0 && static_cast<size_t>(options.topK) < candidates.size()) {
+    std::nth_element(candidates.begin(), candidates.begin() + (options.topK - 1), candidates.end(), better);
+    candidates.resize(options.topK);
+  }
+  std::sort(candidates.begin(), candidates.end(), better);
+  double maximum = candidates.front().logit;
+
+  if (options.topP < 1.0f) {
+    weights.clear();
+    double total = 0;
+    for (const Candidate &c : candidates)
+      total += weights.emplace_back(std::exp(c.logit - maximum));
+    double sum = 0;
+    size_t kept = 0;
+    while (kept < candidates.size() && sum < options.topP * total)
+      sum += weights[kept++];
+    candidates.resize(std::max<size_t>(kept, 1));
+  }
+
+  if (options.minP > 0.0f) {
+    double least = maximum + std::log(static_cast<double>(options.minP));
+    auto end =
+        std::find_if(candidates.begin() + 1, candidates.end(), [&](const Candidate &c) { return c.logit < least; });
+    candidates.erase(end, candidates.end());
+  }
+
+  weights.clear();
+  double total = 0;
+  for (const Candidate &c : candidates)
+    total += weights.emplace_back(std::exp((c.logit - maximum) / options.temperature));
+  // The distributions of the standard library differ between implementations; mt19937_64 itself
+  // does not. The upper 53 bits give every multiple of 2^-53 in [0, 1) the same chance.
+  double point = static_cast<double>(random() >> 11) * 0x1p-53 * total;
+  for (size_t i = 0; i + 1 < candidates.size(); ++i) {
+    if (point < weights[i])
+      return candidates[i].id;
+    point -= weights[i];
+  }
+  // Rounding may let `point` pass the sum; the last token that has a weight takes it.
+  size_t last = candidates.size() - 1;
+  while (last > 0 && weights[last] == 0)
+    --last;
+  return candidates[last].id;
+}
+
+StopMatcher::StopMatcher(std::vector<std::string> stops) : stops(std::move(stops)) {
+  for (const std::string &stop : this->stops)
+    if (stop.empty())
+      throw Error("a stop string is empty, expected at least one character");
+}
+
+std::string StopMatcher::add(std::string_view text) {
+  std::string out;
+  for (char c : text) {
+    if (found)
+      break;
+    held.push_back(c);
+    // What is held is always the beginning of some stop string, so a completed one is its end.
+    size_t matched = 0;
+    for (const std::string &stop : stops)
+      if (held.ends_with(stop))
+        matched = std::max(matched, stop.size());
+    if (matched) {
+      out.append(held, 0, held.size() - matched);
+      held.clear();
+      found = true;
+      break;
+    }
+    // Keep the longest end that a stop string may still continue.
+    size_t keep = 0;
+    for (const std::string &stop : stops) {
+      size_t longest = std::min(stop.size() - 1, held.size());
+      for (size_t n = longest; n > keep; --n)
+        if (std::string_view(held).substr(held.size() - n) == std::string_view(stop).substr(0, n)) {
+          keep = n;
+          break;
+        }
+    }
+    out.append(held, 0, held.size() - keep);
+    held.erase(0, held.size() - keep);
+  }
+  return out;
+}
+
+std::string StopMatcher::finish() {
+  std::string out;
+  out.swap(held);
+  return out;
+}
