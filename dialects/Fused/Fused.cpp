@@ -1,0 +1,139 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Fused/Fused.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::fused;
+// The assembly directives of the dialects below.
+using sluice::model::parseDouble;
+using sluice::model::printDouble;
+using sluice::quantized::parseRowOrders;
+using sluice::quantized::printRowOrders;
+
+#include "dialects/Fused/FusedDialect.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/Fused/FusedAttrs.cpp.inc"
+
+void FusedDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "dialects/Fused/FusedAttrs.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/Fused/FusedOps.cpp.inc"
+      >();
+}
+
+LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef isa,
+                                       int64_t accumulators, int64_t positions) {
+  if (isa != "avx2" && isa != "avx512" && isa != "avx512_vnni")
+    return emitError() << "isa must be avx2, avx512 or avx512_vnni, found '" << isa << "'";
+  if (accumulators < 1 || accumulators > 8)
+    return emitError() << "accumulators must be 1 to 8, found " << accumulators;
+  if (positions < 0 || positions > 1024)
+    return emitError() << "positions must be 0 to 1024, found " << positions;
+  return success();
+}
+
+LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks, int64_t warps,
+                                      int64_t stages, int64_t inFlight, int64_t columns, int64_t splits,
+                                      StringRef early) {
+  if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
+    return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
+  if (inFlight < 1 || inFlight > stages)
+    return emitError() << "in_flight must be 1 to stages (" << stages << "), found " << inFlight;
+  if (early != "none" && early != "weights" && early != "cache")
+    return emitError() << "early must be none, weights or cache, found '" << early << "'";
+  return success();
+}
+
+/// [rows, columns] of a builtin or quantized weight.
+static std::pair<int64_t, int64_t> weightShape(Type type) {
+  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type))
+    return {quantized.getRows(), quantized.getColumns()};
+  auto plain = cast<RankedTensorType>(type);
+  return {plain.getDimSize(0), plain.getDimSize(1)};
+}
+
+static LogicalResult verifySchedule(Operation *op, std::optional<Attribute> schedule) {
+  if (schedule && !isa<HostScheduleAttr, GpuScheduleAttr>(*schedule))
+    return op->emitOpError() << "schedule must be a host_schedule or a gpu_schedule, found " << *schedule;
+  return success();
+}
+
+LogicalResult EmbeddingOp::verify() {
+  auto [rows, width] = weightShape(getTable().getType());
+  auto result = getResult().getType();
+  if (width != result.getDimSize(1) || getTokens().getType().getDimSize(0) != result.getDimSize(0))
+    return emitOpError() << "result must be [tokens, table's width], found " << result;
+  return verifySchedule(*this, getSchedule());
+}
+
+LogicalResult AttentionOp::verify() {
+  if (getQuery().getType() != getResult().getType())
+    return emitOpError() << "query and result differ in type";
+  return verifySchedule(*this, getSchedule());
+}
+
+LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  return model::verifyAttention(*this, getQuery().getType().getDimSize(1), getKeysAttr(), getValuesAttr(), symbols);
+}
+
+/// Checks that `region` has one block with these argument types that ends in a yield of these types.
+static LogicalResult verifyRegion(MatvecOp op, Region &region, StringRef name, ArrayRef<Type> arguments,
+                                  TypeRange results) {
+  if (!llvm::equal(region.getArgumentTypes(), arguments))
+    return op.emitOpError() << name << " must take (" << arguments << "), found (" << region.getArgumentTypes() << ")";
+  auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
+  if (!yield)
+    return op.emitOpError() << name << " must end in fused.yield";
+  if (yield.getValues().getTypes() != results)
+    return op.emitOpError() << name << " must yield (" << results << "), found (" << yield.getValues().getTypes()
+                            << ")";
+  return success();
+}
+
+LogicalResult MatvecOp::verify() {
+  if (getWeights().empty())
+    return emitOpError() << "needs at least one weight";
+  int64_t sequences = getSequences(), columns = getColumns(), rows = 0, segmentRows = 0;
+  for (Value weight : getWeights()) {
+    auto [weightRows, weightColumns] = weightShape(weight.getType());
+    if (weightColumns != columns)
+      return emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns << " columns";
+    rows += weightRows;
+  }
+  for (int64_t segment : getSegments()) {
+    if (segment <= 0)
+      return emitOpError() << "segments must be positive";
+    segmentRows += segment;
+  }
+  if (segmentRows != rows)
+    return emitOpError() << "segments sum to " << segmentRows << " rows, weights have " << rows;
+
+  MLIRContext *context = getContext();
+  auto activation = [&](int64_t width) -> Type {
+    return RankedTensorType::get({sequences, width}, Float32Type::get(context));
+  };
+  if (!getPrologue().empty() &&
+      failed(verifyRegion(*this, getPrologue(), "prologue", {getInput().getType()}, {activation(columns)})))
+    return failure();
+  SmallVector<Type> sums = llvm::map_to_vector(getSegments(), activation);
+  if (!getEpilogue().empty()) {
+    if (failed(verifyRegion(*this, getEpilogue(), "epilogue", sums, getResultTypes())))
+      return failure();
+  } else if (TypeRange(sums) != getResultTypes()) {
+    return emitOpError() << "without an epilogue must return (" << sums << "), found (" << getResultTypes() << ")";
+  }
+  return verifySchedule(*this, getSchedule());
+}
+
+#define GET_OP_CLASSES
+#include "dialects/Fused/FusedOps.cpp.inc"

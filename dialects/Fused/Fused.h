@@ -1,0 +1,27 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#ifndef SLUICE_DIALECTS_FUSED_H
+#define SLUICE_DIALECTS_FUSED_H
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/BuiltinAttributes.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpDefinition.h"
+#include "mlir/IR/OpImplementation.h"
+#include "mlir/IR/SymbolTable.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+
+#include "dialects/Model/Model.h"
+#include "dialects/Quantized/Quantized.h"
+
+#include "dialects/Fused/FusedDialect.h.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/Fused/FusedAttrs.h.inc"
+#define GET_OP_CLASSES
+#include "dialects/Fused/FusedOps.h.inc"
+
+#endif // SLUICE_DIALECTS_FUSED_H

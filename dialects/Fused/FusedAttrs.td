@@ -1,0 +1,70 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#ifndef SLUICE_FUSED_ATTRS
+#define SLUICE_FUSED_ATTRS
+
+include "dialects/Fused/FusedDialect.td"
+
+def Fused_TrafficAttr : AttrDef<FusedDialect, "Traffic"> {
+  let mnemonic = "traffic";
+  let summary = "Bytes that one execution moves, by class, and its operations";
+  let description = [{
+    Bytes read of weights, of scales (zero points included), of activations (norm gains, biases and tables included) and bytes written; `keys` and `values` are
+    bytes read for each position of context. Operations count a multiplication and an addition as two; `operations_per_position` are those of attention.
+
+    ```mlir
+    #fused.traffic<weights = 131072, scales = 2048, activations = 1024, keys = 0, values = 0, written = 512, operations = 262144, operations_per_position = 0>
+    ```
+  }];
+  let parameters = (ins "int64_t":$weights, "int64_t":$scales, "int64_t":$activations, "int64_t":$keys, "int64_t":$values,
+                        "int64_t":$written, "int64_t":$operations, "int64_t":$operationsPerPosition);
+  let assemblyFormat = [{
+    `<` `weights` `=` $weights `,` `scales` `=` $scales `,` `activations` `=` $activations `,` `keys` `=` $keys `,` `values` `=` $values `,`
+    `written` `=` $written `,` `operations` `=` $operations `,` `operations_per_position` `=` $operationsPerPosition `>`
+  }];
+}
+
+def Fused_HostScheduleAttr : AttrDef<FusedDialect, "HostSchedule"> {
+  let mnemonic = "host_schedule";
+  let summary = "How a kernel runs on the host CPU";
+  let description = [{
+    - `isa`: avx2, avx512 or avx512_vnni, the instructions used for products.
+    - `accumulators`: independent sums a tile, to hide the latency of a multiply-add.
+    - `positions`: positions of the cache that attention handles between two updates of the running maximum (0 for products).
+
+    ```mlir
+    #fused.host_schedule<isa = "avx512_vnni", accumulators = 4, positions = 0>
+    ```
+  }];
+  let parameters = (ins StringRefParameter<"avx2, avx512 or avx512_vnni">:$isa, "int64_t":$accumulators, "int64_t":$positions);
+  let assemblyFormat = "`<` `isa` `=` $isa `,` `accumulators` `=` $accumulators `,` `positions` `=` $positions `>`";
+  let genVerifyDecl = 1;
+}
+
+def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
+  let mnemonic = "gpu_schedule";
+  let summary = "How a kernel runs on a GPU";
+  let description = [{
+    - `blocks`: thread blocks of the launch.
+    - `warps`: consuming warps a block (one more warp copies).
+    - `stages`: stages of the ring of bulk copies in shared memory.
+    - `in_flight`: stages whose copy may be under way at once.
+    - `columns`: columns of 16 rows in a stage (positions of the cache, for attention).
+    - `splits`: blocks that share the rows of one output (of one key/value head, for attention).
+    - `early`: loads that may run before the previous kernel has ended: none, weights or cache.
+
+    ```mlir
+    #fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 1024, splits = 1, early = "weights">
+    ```
+  }];
+  let parameters = (ins "int64_t":$blocks, "int64_t":$warps, "int64_t":$stages, "int64_t":$inFlight, "int64_t":$columns, "int64_t":$splits,
+                        StringRefParameter<"none, weights or cache">:$early);
+  let assemblyFormat = [{
+    `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
+    `splits` `=` $splits `,` `early` `=` $early `>`
+  }];
+  let genVerifyDecl = 1;
+}
+
+#endif

@@ -1,0 +1,122 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#ifndef SLUICE_FUSED_OPS
+#define SLUICE_FUSED_OPS
+
+include "dialects/Fused/FusedAttrs.td"
+include "dialects/Model/ModelAttrs.td"
+include "dialects/Quantized/QuantizedTypes.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+include "mlir/IR/SymbolInterfaces.td"
+include "mlir/IR/BuiltinAttributes.td"
+include "mlir/IR/BuiltinAttributeInterfaces.td"
+
+class Fused_Op<string mnemonic, list<Trait> traits = []> : Op<FusedDialect, mnemonic, traits>;
+
+/// [sequences, width]
+def Fused_Activation : 2DTensorOf<[F32, F16]>;
+def Fused_Weight : AnyTypeOf<[Model_Matrix, Quantized_TensorType]>;
+
+def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {
+  let summary = "Rows of the embedding table, dequantized as they are read";
+  let description = [{
+    Example:
+
+    ```mlir
+    %x = fused.embedding %tokens, %table : tensor<1xi32>, !quantized.tensor<2048x256xi8, group = 32> -> tensor<1x256xf32>
+    ```
+  }];
+  let arguments = (ins Model_Positions:$tokens, Fused_Weight:$table, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = [{
+    $tokens `,` $table oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict `:` type($tokens) `,` type($table) `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
+def Fused_MatvecOp : Fused_Op<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
+  let summary = "Products of one input with one or more weight matrices, with what comes before and after them";
+  let description = [{
+    Computes `sum_k W[r, k] * p(x)[k]` for all rows of all weights, where `p` is the prologue (identity if absent), then runs the epilogue on the sums and returns what
+    it yields. `segments` are the numbers of rows of the epilogue's arguments, in logical order; a packed weight that stands for several carries them all.
+    `order` is the packed weight's row order.
+
+    Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale for 128 elements and sums inside a group are exact; for f16 and bf16 weights p(x) is
+    rounded to that type and sums are float32; float32 weights are multiplied as they are.
+
+    Regions may use values defined above the operation (gains, biases, residuals, positions, tables).
+
+    Example:
+
+    ```mlir
+    %h = fused.matvec %x weights(%gate, %up) segments [768, 768]
+        : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128>, !quantized.tensor<768x256xi8, group = 128> -> tensor<1x768xf16>
+    prologue {
+    ^bb0(%in: tensor<1x256xf32>):
+      %n = model.rms_norm %in, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
+      fused.yield %n : tensor<1x256xf32>
+    } epilogue {
+    ^bb0(%g: tensor<1x768xf32>, %u: tensor<1x768xf32>):
+      %s = model.silu %g : tensor<1x768xf32>
+      %m = arith.mulf %s, %u : tensor<1x768xf32>
+      %r = arith.truncf %m : tensor<1x768xf32> to tensor<1x768xf16>
+      fused.yield %r : tensor<1x768xf16>
+    }
+    ```
+  }];
+  let arguments = (ins Fused_Activation:$input, Variadic<Fused_Weight>:$weights, DenseI64ArrayAttr:$segments,
+                       OptionalAttr<TypedArrayAttrBase<Quantized_RowOrderAttr, "row orders">>:$order,
+                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Variadic<Fused_Activation>:$results);
+  let regions = (region AnyRegion:$prologue, AnyRegion:$epilogue);
+  let assemblyFormat = [{
+    $input `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
+    oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($input) `,` type($weights) `->` type($results)
+    (`prologue` $prologue^)? (`epilogue` $epilogue^)?
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    int64_t getSequences() { return getInput().getType().getShape()[0]; }
+    int64_t getColumns() { return getInput().getType().getShape()[1]; }
+    ::sluice::quantized::QuantizedTensorType getPackedType() { return ::mlir::dyn_cast<::sluice::quantized::QuantizedTensorType>(getWeights().front().getType()); }
+  }];
+}
+
+def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"]>]> {
+  let summary = "Ends a prologue or an epilogue";
+  let description = [{
+    Example:
+
+    ```mlir
+    fused.yield %r : tensor<1x768xf16>
+    ```
+  }];
+  let arguments = (ins Variadic<AnyType>:$values);
+  let assemblyFormat = "($values^ `:` type($values))? attr-dict";
+}
+
+def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+  let summary = "Attention over the cached keys and values, dequantized as they are read";
+  let description = [{
+    As `model.attention`, with the roundings that belong to the definition: q is f16, K and V are as the cache stores them,
+    softmax weights are rounded to f16 before they meet V, scores and sums are float32.
+
+    Example:
+
+    ```mlir
+    %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+    ```
+  }];
+  let arguments = (ins 2DTensorOf<[F16]>:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale,
+                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs 2DTensorOf<[F16]>:$result);
+  let assemblyFormat = [{
+    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($query) `,` type($positions) `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
+#endif

@@ -1,0 +1,240 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Model/Model.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+#include <cmath>
+
+using namespace mlir;
+using namespace sluice::model;
+
+#include "dialects/Model/ModelDialect.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/Model/ModelAttrs.cpp.inc"
+
+void ModelDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "dialects/Model/ModelAttrs.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/Model/ModelOps.cpp.inc"
+      >();
+}
+
+//===----------------------------------------------------------------------===//
+// RopeAttr
+//===----------------------------------------------------------------------===//
+
+Attribute RopeAttr::parse(AsmParser &parser, Type) {
+  double theta;
+  std::string scaling = "none";
+  SmallVector<double> values;
+  if (parser.parseLess() || parser.parseKeyword("theta") || parser.parseEqual() || parser.parseFloat(theta))
+    return {};
+  if (succeeded(parser.parseOptionalComma())) {
+    StringRef keyword;
+    if (parser.parseKeyword(&keyword) || parser.parseEqual())
+      return {};
+    scaling = keyword.str();
+    if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square,
+                                       [&] { return parser.parseFloat(values.emplace_back()); }))
+      return {};
+  }
+  if (parser.parseGreater())
+    return {};
+  Builder b(parser.getContext());
+  return parser.getChecked<RopeAttr>(parser.getContext(), b.getF64FloatAttr(theta), scaling,
+                                     b.getDenseF64ArrayAttr(values));
+}
+
+void RopeAttr::print(AsmPrinter &printer) const {
+  printer << "<theta = ";
+  printer.printFloat(getTheta().getValue());
+  if (getScaling() != "none") {
+    printer << ", " << getScaling() << " = [";
+    llvm::interleaveComma(getValues().asArrayRef(), printer, [&](double v) { printer.printFloat(APFloat(v)); });
+    printer << "]";
+  }
+  printer << ">";
+}
+
+LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, FloatAttr theta, StringRef scaling,
+                               DenseF64ArrayAttr values) {
+  if (!(theta.getValueAsDouble() > 0) || !std::isfinite(theta.getValueAsDouble()))
+    return emitError() << "theta must be positive";
+  std::optional<size_t> count = llvm::StringSwitch<std::optional<size_t>>(scaling)
+                                    .Case("none", 0)
+                                    .Case("linear", 1)
+                                    .Case("llama3", 4)
+                                    .Default(std::nullopt);
+  if (!count && scaling != "factors")
+    return emitError() << "scaling must be linear, llama3 or factors, found '" << scaling << "'";
+  if (count && values.size() != static_cast<int64_t>(*count))
+    return emitError() << "scaling " << scaling << " has " << *count << " values, found " << values.size();
+  for (double v : values.asArrayRef())
+    if (!(v > 0) || !std::isfinite(v))
+      return emitError() << "values of a scaling must be positive";
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Symbols
+//===----------------------------------------------------------------------===//
+
+LogicalResult WeightOp::verify() {
+  if (!isa<RankedTensorType, quantized::QuantizedTensorType>(getType()))
+    return emitOpError() << "type must be a builtin or quantized tensor, found " << getType();
+  bool from = getFile().has_value();
+  if (getTensor().has_value() != from || getOffset().has_value() != from || getLength().has_value() != from)
+    return emitOpError() << "file, tensor, offset and length come together";
+  if (from && (*getOffset() < 0 || *getLength() < 0))
+    return emitOpError() << "offset and length must not be negative";
+  if (std::optional<int64_t> dim = getInterleaved()) {
+    int64_t rows = isa<quantized::QuantizedTensorType>(getType()) ? cast<quantized::QuantizedTensorType>(getType()).getRows()
+                                                         : cast<RankedTensorType>(getType()).getDimSize(0);
+    if (*dim <= 0 || *dim % 2 || rows % *dim)
+      return emitOpError() << "interleaved needs an even head size that divides the rows (" << rows << "), found "
+                           << *dim;
+  }
+  return success();
+}
+
+LogicalResult RopeTableOp::verify() {
+  auto type = dyn_cast<RankedTensorType>(getType());
+  if (!type || type.getRank() != 2 || !type.getElementType().isF32() || type.getDimSize(1) % 2)
+    return emitOpError() << "type must be a float32 matrix [positions, head size], found " << getType();
+  if (getRope().getScaling() == "factors" && getRope().getValues().size() != type.getDimSize(1) / 2)
+    return emitOpError() << "needs " << type.getDimSize(1) / 2 << " factors, found " << getRope().getValues().size();
+  return success();
+}
+
+LogicalResult CacheOp::verify() {
+  auto type = dyn_cast<RankedTensorType>(getType());
+  if (!type || type.getRank() != 3 || !type.hasStaticShape() || !isa<FloatType>(type.getElementType()))
+    return emitOpError() << "type must be a float tensor [positions, heads, head size], found " << getType();
+  return success();
+}
+
+LogicalResult ParameterOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  Operation *target = symbols.lookupNearestSymbolFrom(*this, getWeightAttr());
+  if (!target)
+    return emitOpError() << "names an unknown weight " << getWeightAttr();
+  TypeAttr type = target->getAttrOfType<TypeAttr>("type");
+  if (!isa<WeightOp, RopeTableOp, quantized::PackedOp>(target) || !type)
+    return emitOpError() << getWeightAttr() << " is not a weight";
+  if (type.getValue() != getResult().getType())
+    return emitOpError() << "has type " << getResult().getType() << " but " << getWeightAttr() << " is "
+                         << type.getValue();
+  return success();
+}
+
+/// The cache that `op` names by `ref`; emits an error and returns null if there is none.
+static CacheOp lookupCache(Operation *op, FlatSymbolRefAttr ref, SymbolTableCollection &symbols) {
+  auto cache = symbols.lookupNearestSymbolFrom<CacheOp>(op, ref);
+  if (!cache)
+    op->emitOpError() << "names an unknown cache " << ref;
+  return cache;
+}
+
+LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  CacheOp cache = lookupCache(*this, getCacheAttr(), symbols);
+  if (!cache)
+    return failure();
+  RankedTensorType type = cache.getTensorType();
+  int64_t width = getInput().getType().getDimSize(1);
+  if (type.getDimSize(1) * type.getDimSize(2) != width)
+    return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr() << " has "
+                         << type.getDimSize(1) * type.getDimSize(2);
+  return success();
+}
+
+LogicalResult sluice::model::verifyAttention(Operation *op, int64_t width, FlatSymbolRefAttr keys,
+                                             FlatSymbolRefAttr values, SymbolTableCollection &symbols) {
+  CacheOp k = lookupCache(op, keys, symbols), v = k ? lookupCache(op, values, symbols) : CacheOp();
+  if (!k || !v)
+    return failure();
+  if (k.getTensorType().getShape() != v.getTensorType().getShape())
+    return op->emitOpError() << "keys and values differ in shape: " << k.getTensorType() << " and "
+                             << v.getTensorType();
+  int64_t kvWidth = k.getTensorType().getDimSize(1) * k.getTensorType().getDimSize(2);
+  if (width % kvWidth != 0)
+    return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width " << kvWidth;
+  return success();
+}
+
+LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  return verifyAttention(*this, getQuery().getType().getDimSize(1), getKeysAttr(), getValuesAttr(), symbols);
+}
+
+//===----------------------------------------------------------------------===//
+// Layers
+//===----------------------------------------------------------------------===//
+
+LogicalResult EmbeddingOp::verify() {
+  auto table = getTable().getType(), result = getResult().getType();
+  if (table.getDimSize(1) != result.getDimSize(1) || getTokens().getType().getDimSize(0) != result.getDimSize(0))
+    return emitOpError() << "result must be [tokens, table's width], found " << result;
+  return success();
+}
+
+LogicalResult RmsNormOp::verify() {
+  if (getGain().getType().getDimSize(0) != getInput().getType().getDimSize(1))
+    return emitOpError() << "gain has " << getGain().getType().getDimSize(0) << " elements, input is "
+                         << getInput().getType().getDimSize(1) << " wide";
+  if (!(getEpsilon().convertToDouble() >= 0))
+    return emitOpError() << "epsilon must not be negative";
+  return success();
+}
+
+LogicalResult LinearOp::verify() {
+  auto in = getInput().getType(), w = getWeight().getType(), out = getResult().getType();
+  if (in.getDimSize(1) != w.getDimSize(1))
+    return emitOpError() << "input is " << in.getDimSize(1) << " wide, weight has " << w.getDimSize(1) << " columns";
+  if (out.getDimSize(1) != w.getDimSize(0) || out.getDimSize(0) != in.getDimSize(0))
+    return emitOpError() << "result must be [" << in.getDimSize(0) << ", " << w.getDimSize(0) << "], found " << out;
+  if (getBias() && getBias().getType().getDimSize(0) != w.getDimSize(0))
+    return emitOpError() << "bias has " << getBias().getType().getDimSize(0) << " elements, weight has "
+                         << w.getDimSize(0) << " rows";
+  return success();
+}
+
+LogicalResult AddBiasOp::verify() {
+  if (getBias().getType().getDimSize(0) != getInput().getType().getDimSize(1))
+    return emitOpError() << "bias has " << getBias().getType().getDimSize(0) << " elements, input is "
+                         << getInput().getType().getDimSize(1) << " wide";
+  return success();
+}
+
+LogicalResult RotaryOp::verify() {
+  int64_t dim = getHeadDim(), width = getInput().getType().getDimSize(1);
+  if (dim <= 0 || dim % 2 || width % dim)
+    return emitOpError() << "head_dim must be even and divide the width " << width << ", found " << dim;
+  if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
+    return emitOpError() << "needs one position a row";
+  if (getRope().getScaling() == "factors" && getRope().getValues().size() != dim / 2)
+    return emitOpError() << "needs " << dim / 2 << " factors, found " << getRope().getValues().size();
+  if (getTable() && getTable().getType().getDimSize(1) != dim)
+    return emitOpError() << "table is " << getTable().getType().getDimSize(1) << " wide, expected " << dim;
+  return success();
+}
+
+ParseResult sluice::model::parseDouble(AsmParser &parser, FloatAttr &value) {
+  double number;
+  if (parser.parseFloat(number))
+    return failure();
+  value = Builder(parser.getContext()).getF64FloatAttr(number);
+  return success();
+}
+
+void sluice::model::printDouble(AsmPrinter &printer, Operation *, FloatAttr value) {
+  printer.printFloat(value.getValue());
+}
+
+#define GET_OP_CLASSES
+#include "dialects/Model/ModelOps.cpp.inc"

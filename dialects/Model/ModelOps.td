@@ -1,0 +1,226 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#ifndef SLUICE_MODEL_OPS
+#define SLUICE_MODEL_OPS
+
+include "dialects/Model/ModelAttrs.td"
+include "dialects/Quantized/QuantizedTypes.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+include "mlir/Interfaces/InferTypeOpInterface.td"
+include "mlir/IR/SymbolInterfaces.td"
+include "mlir/IR/BuiltinAttributes.td"
+include "mlir/IR/BuiltinAttributeInterfaces.td"
+
+class Model_Op<string mnemonic, list<Trait> traits = []> : Op<ModelDialect, mnemonic, traits>;
+
+def Model_WeightOp : Model_Op<"weight", [Symbol]> {
+  let summary = "A tensor of a model file";
+  let description = [{
+    Names the bytes of a weight: file (relative to the module's `model.source`), tensor in that file, offset and length in
+    bytes. Without `from` the weight is synthetic: only its shape is known. `interleaved d` says that the file keeps each head of
+    d rows with rotary pairs side by side (GGUF's order of llama's q and k): row 2i of the file is row i, row 2i+1 is row i + d/2.
+
+    Example:
+
+    ```mlir
+    model.weight @blk.0.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "model.layers.0.self_attn.q_proj.weight" at 2425856 size 131072
+    model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0> from "m.gguf" tensor "blk.0.attn_k.weight" at 4096 size 34816 interleaved 64
+    model.weight @output : tensor<128256x4096xf16>
+    ```
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type, OptionalAttr<StrAttr>:$file, OptionalAttr<StrAttr>:$tensor,
+                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$length, OptionalAttr<I64Attr>:$interleaved);
+  let assemblyFormat = [{
+    $sym_name `:` $type (`from` $file^ `tensor` $tensor `at` $offset `size` $length)? (`interleaved` $interleaved^)? attr-dict
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{ bool isSynthetic() { return !getFile(); } }];
+}
+
+def Model_RopeTableOp : Model_Op<"rope_table", [Symbol]> {
+  let summary = "Cosines and sines of a rotary embedding for every position";
+  let description = [{
+    Row p holds cos(p f_i) for all pairs i, then sin(p f_i), computed in double precision and rounded once, so that every device turns by the same numbers.
+
+    Example:
+
+    ```mlir
+    model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
+    ```
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, Model_RopeAttr:$rope, TypeAttr:$type);
+  let assemblyFormat = "$sym_name $rope attr-dict `:` $type";
+  let hasVerifier = 1;
+}
+
+def Model_CacheOp : Model_Op<"cache", [Symbol]> {
+  let summary = "Keys or values of all positions of one layer";
+  let description = [{
+    A tensor [positions, heads, head size] that lives from step to step.
+
+    Example:
+
+    ```mlir
+    model.cache @cache.k.0 : tensor<2048x2x64xf16>
+    ```
+  }];
+  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type);
+  let assemblyFormat = "$sym_name `:` $type attr-dict";
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    ::mlir::RankedTensorType getTensorType() { return ::mlir::cast<::mlir::RankedTensorType>(getType()); }
+  }];
+}
+
+def Model_ParameterOp : Model_Op<"parameter", [Pure, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+  let summary = "The value of a weight";
+  let description = [{
+    Example:
+
+    ```mlir
+    %w = model.parameter @blk.0.attn_q : tensor<256x256xf16>
+    ```
+  }];
+  let arguments = (ins FlatSymbolRefAttr:$weight);
+  let results = (outs AnyType:$result);
+  let assemblyFormat = "$weight attr-dict `:` type($result)";
+}
+
+def Model_EmbeddingOp : Model_Op<"embedding", [Pure]> {
+  let summary = "Rows of the embedding table";
+  let description = [{
+    Example:
+
+    ```mlir
+    %x = model.embedding %tokens, %table : tensor<1xi32>, tensor<2048x256xf16> -> tensor<1x256xf32>
+    ```
+  }];
+  let arguments = (ins Model_Positions:$tokens, Model_Matrix:$table);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$tokens `,` $table attr-dict `:` type($tokens) `,` type($table) `->` type($result)";
+  let hasVerifier = 1;
+}
+
+def Model_RmsNormOp : Model_Op<"rms_norm", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Root mean square normalisation";
+  let description = [{
+    `result = input / sqrt(mean(input^2) + epsilon) * gain`, a row at a time (Zhang and Sennrich, 2019).
+
+    Example:
+
+    ```mlir
+    %y = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, F64Attr:$epsilon);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `,` $gain `epsilon` custom<Double>($epsilon) attr-dict `:` type($input) `,` type($gain)";
+  let hasVerifier = 1;
+}
+
+def Model_LinearOp : Model_Op<"linear", [Pure]> {
+  let summary = "A linear layer: x W^T + b";
+  let description = [{
+    The weight is [outputs, inputs], as model files have it.
+
+    Example:
+
+    ```mlir
+    %y = model.linear %x, %w : tensor<1x256xf32>, tensor<768x256xf16> -> tensor<1x768xf32>
+    %y = model.linear %x, %w bias %b : tensor<1x256xf32>, tensor<768x256xf16>, tensor<768xf16> -> tensor<1x768xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Matrix:$weight, Optional<Model_Vector>:$bias);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = [{
+    $input `,` $weight (`bias` $bias^)? attr-dict `:` type($input) `,` type($weight) (`,` type($bias)^)? `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
+def Model_AddBiasOp : Model_Op<"add_bias", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Adds a vector to every row";
+  let description = [{
+    Example:
+
+    ```mlir
+    %y = model.add_bias %x, %b : tensor<1x256xf32>, tensor<256xf16>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Vector:$bias);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `,` $bias attr-dict `:` type($input) `,` type($bias)";
+  let hasVerifier = 1;
+}
+
+def Model_RotaryOp : Model_Op<"rotary", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Rotary position embedding";
+  let description = [{
+    Each row is heads of `head_dim` elements; elements i and i + head_dim/2 of a head turn by `position * f_i`
+    (Su et al., 2021, in the order of the halves that Hugging Face models use). With `table`, cosines and sines come from a `rope_table`.
+
+    Example:
+
+    ```mlir
+    %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
+    %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> table %t : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Positions:$positions, I64Attr:$head_dim, Model_RopeAttr:$rope,
+                       Optional<2DTensorOf<[F32]>>:$table);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = [{
+    $input `at` $positions `head_dim` $head_dim $rope (`table` $table^)? attr-dict
+    `:` type($input) `,` type($positions) (`,` type($table)^)?
+  }];
+  let hasVerifier = 1;
+}
+
+def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+  let summary = "Stores this step's keys or values";
+  let description = [{
+    Rounds to the cache's element type (to nearest even).
+
+    Example:
+
+    ```mlir
+    model.cache_append @cache.k.0, %k at %position : tensor<1x128xf32>, tensor<1xi32>
+    ```
+  }];
+  let arguments = (ins FlatSymbolRefAttr:$cache, Model_Activation:$input, Model_Positions:$positions);
+  let assemblyFormat = "$cache `,` $input `at` $positions attr-dict `:` type($input) `,` type($positions)";
+}
+
+def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllTypesMatch<["query", "result"]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+  let summary = "Attention of one query a head over the cached keys and values";
+  let description = [{
+    For each query head h: `softmax(q_h K^T * scale) V` over positions 0 to `position`, this step's included; query head h uses key/value head
+    `h / (query heads / key heads)` (grouped queries, Ainslie et al., 2023).
+
+    Example:
+
+    ```mlir
+    %y = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) attr-dict `:` type($query) `,` type($positions)";
+}
+
+def Model_SiluOp : Model_Op<"silu", [Pure, Elementwise, SameOperandsAndResultType]> {
+  let summary = "x / (1 + exp(-x))";
+  let description = [{
+    Example:
+
+    ```mlir
+    %y = model.silu %x : tensor<1x768xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input attr-dict `:` type($input)";
+}
+
+#endif

@@ -1,0 +1,383 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Quantized/Quantized.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace sluice::quantized;
+
+#include "dialects/Quantized/QuantizedDialect.cpp.inc"
+#include "dialects/Quantized/QuantizedEnums.cpp.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/Quantized/QuantizedAttrs.cpp.inc"
+#define GET_TYPEDEF_CLASSES
+#include "dialects/Quantized/QuantizedTypes.cpp.inc"
+
+void QuantizedDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "dialects/Quantized/QuantizedAttrs.cpp.inc"
+      >();
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "dialects/Quantized/QuantizedTypes.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/Quantized/QuantizedOps.cpp.inc"
+      >();
+}
+
+//===----------------------------------------------------------------------===//
+// FormatAttr
+//===----------------------------------------------------------------------===//
+
+/// Parses what follows the element type: `, group = 128, zero_point`, and leaves other keywords to `other`,
+/// which returns false for an unknown one.
+static ParseResult parseFormatOptions(AsmParser &parser, int64_t &group, bool &zeroPoint,
+                                      function_ref<FailureOr<bool>(StringRef)> other) {
+  group = FormatAttr::kChannel;
+  zeroPoint = false;
+  while (succeeded(parser.parseOptionalComma())) {
+    SMLoc loc = parser.getCurrentLocation();
+    StringRef keyword;
+    if (parser.parseKeyword(&keyword))
+      return failure();
+    if (keyword == "group") {
+      if (parser.parseEqual())
+        return failure();
+      if (failed(parser.parseOptionalKeyword("channel")) && parser.parseInteger(group))
+        return failure();
+    } else if (keyword == "zero_point") {
+      zeroPoint = true;
+    } else {
+      FailureOr<bool> known = other(keyword);
+      if (failed(known))
+        return failure();
+      if (!*known)
+        return parser.emitError(loc, "unknown keyword '") << keyword << "'";
+    }
+  }
+  return success();
+}
+
+Attribute FormatAttr::parse(AsmParser &parser, Type) {
+  Type element;
+  int64_t group;
+  bool zeroPoint;
+  if (parser.parseLess() || parser.parseType(element) ||
+      parseFormatOptions(parser, group, zeroPoint, [](StringRef) { return FailureOr<bool>(false); }) ||
+      parser.parseGreater())
+    return {};
+  return parser.getChecked<FormatAttr>(parser.getContext(), element, group, zeroPoint);
+}
+
+void FormatAttr::print(AsmPrinter &printer) const {
+  printer << '<';
+  printBody(printer);
+  printer << '>';
+}
+
+void FormatAttr::printBody(AsmPrinter &printer) const {
+  printer << getElement();
+  if (!isInteger())
+    return;
+  printer << ", group = ";
+  if (getGroup() == kChannel)
+    printer << "channel";
+  else
+    printer << getGroup();
+  if (getZeroPoint())
+    printer << ", zero_point";
+}
+
+LogicalResult FormatAttr::verify(function_ref<InFlightDiagnostic()> emitError, Type element, int64_t group,
+                                 bool zeroPoint) {
+  if (isa<Float16Type, BFloat16Type, Float32Type>(element)) {
+    if (group != kChannel || zeroPoint)
+      return emitError() << "a float format has neither groups nor zero points";
+    return success();
+  }
+  if (!element.isSignlessInteger(4) && !element.isSignlessInteger(8))
+    return emitError() << "element type must be i4, i8, f16, bf16 or f32, found " << element;
+  if (group != kChannel && group != 32 && group != 64 && group != 128 && group != 256)
+    return emitError() << "group must be 32, 64, 128, 256 or channel, found " << group;
+  return success();
+}
+
+std::string FormatAttr::getName() const {
+  std::string name;
+  llvm::raw_string_ostream os(name);
+  if (!isInteger()) {
+    os << getElement();
+    return name;
+  }
+  os << "int" << getBits();
+  if (getGroup() == kChannel)
+    os << "-channel";
+  else
+    os << "-g" << getGroup();
+  if (getZeroPoint())
+    os << "-zp";
+  return name;
+}
+
+FormatAttr FormatAttr::fromName(MLIRContext *context, StringRef name) {
+  Builder b(context);
+  if (name == "f16")
+    return get(context, b.getF16Type(), kChannel, false);
+  if (name == "bf16")
+    return get(context, b.getBF16Type(), kChannel, false);
+  if (name == "f32")
+    return get(context, b.getF32Type(), kChannel, false);
+  if (!name.consume_front("int"))
+    return {};
+  Type element;
+  if (name.consume_front("8-"))
+    element = b.getIntegerType(8);
+  else if (name.consume_front("4-"))
+    element = b.getIntegerType(4);
+  else
+    return {};
+  bool zeroPoint = name.consume_back("-zp");
+  int64_t group = kChannel;
+  if (name != "channel" &&
+      (!name.consume_front("g") || name.getAsInteger(10, group) || !llvm::is_contained({32, 64, 128, 256}, group)))
+    return {};
+  return get(context, element, group, zeroPoint);
+}
+
+//===----------------------------------------------------------------------===//
+// LayoutAttr
+//===----------------------------------------------------------------------===//
+
+static FailureOr<LayoutKind> parseLayoutKind(AsmParser &parser) {
+  SMLoc loc = parser.getCurrentLocation();
+  StringRef keyword;
+  if (parser.parseKeyword(&keyword))
+    return failure();
+  if (std::optional<LayoutKind> kind = symbolizeLayoutKind(keyword))
+    return *kind;
+  return parser.emitError(loc, "unknown layout '") << keyword << "': expected rows, q8_0, q4_0, lanes or mma";
+}
+
+Attribute LayoutAttr::parse(AsmParser &parser, Type) {
+  if (parser.parseLess())
+    return {};
+  FailureOr<LayoutKind> kind = parseLayoutKind(parser);
+  int64_t columns = 0;
+  if (failed(kind))
+    return {};
+  if (succeeded(parser.parseOptionalComma()) &&
+      (parser.parseKeyword("columns") || parser.parseEqual() || parser.parseInteger(columns)))
+    return {};
+  if (parser.parseGreater())
+    return {};
+  return parser.getChecked<LayoutAttr>(parser.getContext(), *kind, columns);
+}
+
+void LayoutAttr::print(AsmPrinter &printer) const {
+  printer << '<' << stringifyLayoutKind(getKind());
+  if (getColumns())
+    printer << ", columns = " << getColumns();
+  printer << '>';
+}
+
+LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, LayoutKind kind, int64_t columns) {
+  if (kind == LayoutKind::Mma && (columns <= 0 || columns % 128 != 0))
+    return emitError() << "layout mma needs columns, a positive multiple of 128, found " << columns;
+  if (kind != LayoutKind::Mma && columns != 0)
+    return emitError() << "layout " << stringifyLayoutKind(kind) << " has no columns";
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// RowOrderAttr
+//===----------------------------------------------------------------------===//
+
+Attribute RowOrderAttr::parse(AsmParser &parser, Type) {
+  StringRef kind;
+  int64_t first = 0, second = 0;
+  if (parser.parseLess() || parser.parseKeyword(&kind) || parser.parseLParen() || parser.parseInteger(first))
+    return {};
+  std::string kindCopy = kind.str();
+  if (kindCopy != "natural" && (parser.parseComma() || parser.parseInteger(second)))
+    return {};
+  if (parser.parseRParen() || parser.parseGreater())
+    return {};
+  return parser.getChecked<RowOrderAttr>(parser.getContext(), kindCopy, first, second);
+}
+
+static void printRowOrder(AsmPrinter &printer, RowOrderAttr order) {
+  printer << order.getKind() << '(' << order.getFirst();
+  if (!order.isNatural())
+    printer << ", " << order.getSecond();
+  printer << ')';
+}
+
+void RowOrderAttr::print(AsmPrinter &printer) const {
+  printer << '<';
+  printRowOrder(printer, *this);
+  printer << '>';
+}
+
+LogicalResult RowOrderAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef kind, int64_t first,
+                                   int64_t second) {
+  if (kind != "natural" && kind != "pairs" && kind != "zip")
+    return emitError() << "row order must be natural, pairs or zip, found '" << kind << "'";
+  if (first < 0 || second < 0)
+    return emitError() << "row order has a negative operand";
+  if (kind == "natural" && second != 0)
+    return emitError() << "natural has one operand";
+  if (kind == "pairs" && (second <= 0 || second % 2))
+    return emitError() << "pairs needs an even, positive head size, found " << second;
+  if (kind == "zip" && first == second)
+    return emitError() << "zip needs two different sources";
+  return success();
+}
+
+ParseResult sluice::quantized::parseRowOrders(AsmParser &parser, ArrayAttr &orders) {
+  SmallVector<Attribute> list;
+  auto parseOne = [&]() -> ParseResult {
+    SMLoc loc = parser.getCurrentLocation();
+    StringRef kind;
+    int64_t first = 0, second = 0;
+    if (parser.parseKeyword(&kind))
+      return failure();
+    std::string kindCopy = kind.str();
+    if (parser.parseLParen() || parser.parseInteger(first))
+      return failure();
+    if (kindCopy != "natural" && (parser.parseComma() || parser.parseInteger(second)))
+      return failure();
+    if (parser.parseRParen())
+      return failure();
+    RowOrderAttr order = RowOrderAttr::getChecked([&] { return parser.emitError(loc); }, parser.getContext(), kindCopy,
+                                                  first, second);
+    if (!order)
+      return failure();
+    list.push_back(order);
+    return success();
+  };
+  if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, parseOne))
+    return failure();
+  orders = ArrayAttr::get(parser.getContext(), list);
+  return success();
+}
+
+void sluice::quantized::printRowOrders(AsmPrinter &printer, Operation *, ArrayAttr orders) {
+  printer << '[';
+  llvm::interleaveComma(orders.getAsRange<RowOrderAttr>(), printer,
+                        [&](RowOrderAttr order) { printRowOrder(printer, order); });
+  printer << ']';
+}
+
+//===----------------------------------------------------------------------===//
+// QuantizedTensorType
+//===----------------------------------------------------------------------===//
+
+Type QuantizedTensorType::parse(AsmParser &parser) {
+  SmallVector<int64_t> shape;
+  Type element;
+  int64_t group, columns = 0;
+  bool zeroPoint;
+  LayoutKind kind = LayoutKind::Rows;
+  SMLoc loc = parser.getCurrentLocation();
+  auto parseLayout = [&](StringRef keyword) -> FailureOr<bool> {
+    if (keyword == "layout") {
+      if (parser.parseEqual())
+        return failure();
+      FailureOr<LayoutKind> parsed = parseLayoutKind(parser);
+      if (failed(parsed))
+        return failure();
+      kind = *parsed;
+      return true;
+    }
+    if (keyword == "columns") {
+      if (parser.parseEqual() || parser.parseInteger(columns))
+        return failure();
+      return true;
+    }
+    return false;
+  };
+  if (parser.parseLess() || parser.parseDimensionList(shape, /*allowDynamic=*/false) || parser.parseType(element) ||
+      parseFormatOptions(parser, group, zeroPoint, parseLayout) || parser.parseGreater())
+    return {};
+  auto emitError = [&] { return parser.emitError(loc); };
+  auto format = FormatAttr::getChecked(emitError, parser.getContext(), element, group, zeroPoint);
+  auto layout = LayoutAttr::getChecked(emitError, parser.getContext(), kind, columns);
+  if (!format || !layout)
+    return {};
+  return QuantizedTensorType::getChecked(emitError, parser.getContext(), shape, format, layout);
+}
+
+void QuantizedTensorType::print(AsmPrinter &printer) const {
+  printer << '<' << getRows() << 'x' << getColumns() << 'x';
+  getFormat().printBody(printer);
+  if (getLayout().getKind() != LayoutKind::Rows)
+    printer << ", layout = " << stringifyLayoutKind(getLayout().getKind());
+  if (getLayout().getColumns())
+    printer << ", columns = " << getLayout().getColumns();
+  printer << '>';
+}
+
+LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emitError, ArrayRef<int64_t> shape,
+                                 FormatAttr format, LayoutAttr layout) {
+  if (shape.size() != 2 || shape[0] <= 0 || shape[1] <= 0)
+    return emitError() << "a quantized tensor has two positive dimensions";
+  if (format.isInteger() && format.getGroup() != FormatAttr::kChannel && shape[1] % format.getGroup() != 0)
+    return emitError() << "columns (" << shape[1] << ") must be a multiple of the group (" << format.getGroup() << ")";
+  LayoutKind kind = layout.getKind();
+  unsigned blockBits = kind == LayoutKind::BlocksQ8_0 ? 8 : kind == LayoutKind::BlocksQ4_0 ? 4 : 0;
+  if (blockBits && (!format.isInteger() || format.getBits() != blockBits || format.getGroup() != 32 ||
+                    format.getZeroPoint()))
+    return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i" << blockBits
+                       << " elements in groups of 32, found " << format;
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Operations
+//===----------------------------------------------------------------------===//
+
+static LogicalResult verifySameShape(Operation *op, RankedTensorType plain, QuantizedTensorType quantized) {
+  if (plain.getShape() != quantized.getShape())
+    return op->emitOpError() << "shapes differ: " << plain << " and " << quantized;
+  return success();
+}
+
+LogicalResult QuantizeOp::verify() {
+  if (getResult().getType().getLayout().getKind() != LayoutKind::Rows)
+    return emitOpError() << "result must have layout rows, found " << getResult().getType();
+  return verifySameShape(*this, getInput().getType(), getResult().getType());
+}
+
+OpFoldResult QuantizeOp::fold(FoldAdaptor) {
+  // Quantizing what a matrix of the same format stands for gives that matrix.
+  if (auto source = getInput().getDefiningOp<DequantizeOp>())
+    if (source.getInput().getType() == getType())
+      return source.getInput();
+  return {};
+}
+
+LogicalResult DequantizeOp::verify() { return verifySameShape(*this, getResult().getType(), getInput().getType()); }
+
+LogicalResult PackedOp::verify() {
+  if (getSources().empty())
+    return emitOpError() << "needs at least one source";
+  if (!isa<QuantizedTensorType, RankedTensorType>(getType()))
+    return emitOpError() << "type must be a quantized or builtin tensor, found " << getType();
+  if (isa<RankedTensorType>(getType()) && (getSources().size() != 1 || !getOrder().empty()))
+    return emitOpError() << "a builtin tensor is made of one source in its own order";
+  int64_t sources = getSources().size();
+  for (auto order : getOrder().getAsRange<RowOrderAttr>())
+    if (order.getFirst() >= sources || (order.isZip() && order.getSecond() >= sources))
+      return emitOpError() << "row order names a source that does not exist (there are " << sources << ")";
+  return success();
+}
+
+#define GET_OP_CLASSES
+#include "dialects/Quantized/QuantizedOps.cpp.inc"

@@ -1,0 +1,35 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#ifndef SLUICE_DIALECTS_QUANTIZED_H
+#define SLUICE_DIALECTS_QUANTIZED_H
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/BuiltinAttributes.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpDefinition.h"
+#include "mlir/IR/OpImplementation.h"
+#include "mlir/IR/SymbolTable.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+
+
+#include "dialects/Quantized/QuantizedDialect.h.inc"
+#include "dialects/Quantized/QuantizedEnums.h.inc"
+#define GET_ATTRDEF_CLASSES
+#include "dialects/Quantized/QuantizedAttrs.h.inc"
+#define GET_TYPEDEF_CLASSES
+#include "dialects/Quantized/QuantizedTypes.h.inc"
+
+namespace sluice::quantized {
+/// Assembly of a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of assembly formats.
+mlir::ParseResult parseRowOrders(mlir::AsmParser &parser, mlir::ArrayAttr &orders);
+void printRowOrders(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::ArrayAttr orders);
+} // namespace sluice::quantized
+
+#define GET_OP_CLASSES
+#include "dialects/Quantized/QuantizedOps.h.inc"
+
+#endif // SLUICE_DIALECTS_QUANTIZED_H
