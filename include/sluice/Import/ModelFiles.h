@@ -1,0 +1,106 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// A model's files as one checked description, without MLIR: hyper-parameters, where each weight
+// lies, and where the tokenizer comes from.
+
+#ifndef SLUICE_IMPORT_MODELFILES_H
+#define SLUICE_IMPORT_MODELFILES_H
+
+#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/ModelConfig.h"
+#include "sluice/Import/TensorRef.h"
+
+#include "llvm/Support/Error.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sluice {
+
+struct Weight {
+  TensorRef tensor;
+  /// Rows of each head are stored as rotary pairs side by side (0, d/2, 1, d/2+1, ...), as GGUF's
+  /// "llama" has q and k, instead of first halves before second halves. Nothing is permuted on
+  /// reading; whoever lays the weight out has to.
+  bool ropeInterleaved = false;
+};
+
+/// Shapes, with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q [D, hidden],
+/// k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
+/// [hidden, intermediate]; a bias has its matrix's rows.
+struct LayerWeights {
+  Weight attnNorm;
+  Weight q, k, v, o;
+  std::optional<Weight> qBias, kBias, vBias, oBias;
+  Weight mlpNorm;
+  Weight gate, up, down;
+  std::optional<Weight> gateBias, upBias, downBias;
+};
+
+struct Weights {
+  /// [vocab, hidden].
+  Weight tokenEmbedding;
+  std::vector<LayerWeights> layers;
+  /// [hidden].
+  Weight outputNorm;
+  /// [vocab, hidden]; absent when the embedding is the head.
+  std::optional<Weight> head;
+};
+
+/// A GGUF file's `tokenizer.ggml.*` keys. `scores` and `types` are empty or as long as `tokens`.
+struct GGUFTokenizer {
+  /// "llama" (SentencePiece), "gpt2" (byte-level BPE), ...
+  std::string model;
+  /// The pre-tokenizer's name ("default", "qwen2", "llama-bpe"); may be empty.
+  std::string pre;
+  std::vector<std::string> tokens;
+  std::vector<float> scores;
+  /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+  std::vector<int32_t> types;
+  /// "left right", best first.
+  std::vector<std::string> merges;
+  std::optional<int64_t> bosId, eosId, eotId, unkId, padId;
+  std::optional<bool> addBos, addEos, addSpacePrefix;
+};
+
+struct TokenizerSource {
+  /// Full paths, empty when the folder lacks the file. Both may be there; they then describe the
+  /// same tokenizer.
+  std::string sentencePieceModel; ///< tokenizer.model
+  std::string huggingFaceJson;    ///< tokenizer.json
+  std::optional<GGUFTokenizer> gguf;
+
+  bool empty() const { return sentencePieceModel.empty() && huggingFaceJson.empty() && !gguf; }
+};
+
+struct ModelFiles {
+  enum class Format { HuggingFace, GGUF };
+  Format format = Format::HuggingFace;
+  /// The path given to openModel().
+  std::string path;
+  /// The folder that TensorRef::file is relative to.
+  std::string root;
+  ModelConfig config;
+  /// Only when weightsPresent.
+  Weights weights;
+  bool weightsPresent = false;
+  /// When not: one line that says what was looked for.
+  std::string weightsAbsentReason;
+  TokenizerSource tokenizer;
+  /// Opens TensorRefs; keeps what is already mapped.
+  std::shared_ptr<FileSet> files;
+  /// One line each: unexpected tensors that are ignored, a context limited by a sliding window.
+  std::vector<std::string> warnings;
+};
+
+/// `path` is a GGUF file, a Hugging Face folder (config.json with model.safetensors or
+/// model.safetensors.index.json), or a config.json alone, which gives no weights. Every weight of
+/// the result has the shape that the config demands, a usable type and bounds inside its file.
+llvm::Expected<ModelFiles> openModel(llvm::StringRef path);
+
+} // namespace sluice
+
+#endif // SLUICE_IMPORT_MODELFILES_H

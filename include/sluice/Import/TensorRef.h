@@ -1,0 +1,32 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// A tensor's place in a model file.
+
+#ifndef SLUICE_IMPORT_TENSORREF_H
+#define SLUICE_IMPORT_TENSORREF_H
+
+#include "sluice/Import/StorageType.h"
+
+#include "llvm/ADT/SmallVector.h"
+
+#include <string>
+
+namespace sluice {
+
+struct TensorRef {
+  /// As the file spells it.
+  std::string name;
+  /// Relative to the model's root (ModelFiles::root); a bare file name for GGUF.
+  std::string file;
+  StorageType type = StorageType::F32;
+  /// Outermost dimension first: [rows, columns] for a matrix. GGUF's order is reversed on reading.
+  llvm::SmallVector<int64_t, 4> shape;
+  /// From the start of the file.
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+} // namespace sluice
+
+#endif // SLUICE_IMPORT_TENSORREF_H

@@ -1,0 +1,365 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Import/ModelBuilder.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/Verifier.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
+
+#include <cmath>
+
+using namespace mlir;
+using namespace sluice;
+
+static llvm::Error makeError(const Twine &message) {
+  return llvm::createStringError(llvm::inconvertibleErrorCode(), message);
+}
+
+namespace {
+
+/// Builds one module. Weights are declared as they are used, so that both come from one place.
+class ModelBuilder {
+public:
+  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t sequences)
+      : config(files.config), files(files), positions(positions), sequences(sequences),
+        symbols(&context), code(&context) {}
+
+  OwningOpRef<ModuleOp> build();
+
+private:
+  Location named(const Twine &name) { return NameLoc::get(code.getStringAttr(name)); }
+  RankedTensorType activation(int64_t width) {
+    return RankedTensorType::get({sequences, width}, code.getF32Type());
+  }
+  DictionaryAttr configAttr();
+  model::RopeAttr ropeAttr();
+  Type weightType(const Weight &weight);
+
+  void declare(StringRef name, const Weight *weight, ArrayRef<int64_t> shape);
+  Value parameter(StringRef name);
+  Value vector(StringRef name, const Weight *weight, int64_t size);
+  Value matrix(StringRef name, const Weight *weight, int64_t rows, int64_t columns);
+
+  Value norm(StringRef name, Value input, const Weight *gain);
+  /// `hasBias` is the config's word; `bias` may be null although it is set (no files).
+  Value linear(StringRef name, Value input, const Weight *weight, int64_t rows, bool hasBias,
+               const Weight *bias);
+  Value attention(int64_t layer, Value x, const LayerWeights *weights);
+  Value mlp(int64_t layer, Value x, const LayerWeights *weights);
+
+  const ModelConfig &config;
+  const ModelFiles &files;
+  int64_t positions, sequences;
+  OpBuilder symbols, code;
+  ModuleOp module;
+  llvm::StringMap<Type> declared;
+  model::RopeAttr rope;
+  Value tokens, steps;
+};
+
+} // namespace
+
+DictionaryAttr ModelBuilder::configAttr() {
+  SmallVector<NamedAttribute> entries;
+  auto integer = [&](StringRef key, int64_t value) {
+    entries.push_back(code.getNamedAttr(key, code.getI64IntegerAttr(value)));
+  };
+  entries.push_back(
+      code.getNamedAttr("architecture", code.getStringAttr(familyName(config.family))));
+  integer("vocab_size", config.vocabSize);
+  integer("hidden_size", config.hiddenSize);
+  integer("intermediate_size", config.intermediateSize);
+  integer("layers", config.layers);
+  integer("heads", config.heads);
+  integer("kv_heads", config.kvHeads);
+  integer("head_dim", config.headDim);
+  integer("context_length", positions);
+  integer("max_context_length", config.maxContext());
+  entries.push_back(code.getNamedAttr("norm_epsilon", code.getF64FloatAttr(config.normEps)));
+  if (config.bosId)
+    integer("bos_id", *config.bosId);
+  entries.push_back(code.getNamedAttr("eos_ids", code.getDenseI64ArrayAttr(config.eosIds)));
+  return code.getDictionaryAttr(entries);
+}
+
+model::RopeAttr ModelBuilder::ropeAttr() {
+  const RopeScaling &scaling = config.ropeScaling;
+  StringRef name = "none";
+  SmallVector<double> values;
+  switch (scaling.kind) {
+  case RopeScaling::Kind::None:
+    break;
+  case RopeScaling::Kind::Linear:
+    name = "linear";
+    values = {scaling.factor};
+    break;
+  case RopeScaling::Kind::Llama3:
+    name = "llama3";
+    values = {scaling.factor, scaling.lowFreqFactor, scaling.highFreqFactor,
+              static_cast<double>(scaling.originalContext)};
+    break;
+  case RopeScaling::Kind::Factors:
+    name = "factors";
+    values.assign(scaling.factors.begin(), scaling.factors.end());
+    break;
+  }
+  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta), name,
+                              code.getDenseF64ArrayAttr(values));
+}
+
+Type ModelBuilder::weightType(const Weight &weight) {
+  ArrayRef<int64_t> shape = weight.tensor.shape;
+  auto blocks = [&](unsigned bits, quantized::LayoutKind layout) -> Type {
+    MLIRContext *context = code.getContext();
+    return quantized::QuantizedTensorType::get(
+        context, shape,
+        quantized::FormatAttr::get(context, code.getIntegerType(bits), 32, /*zeroPoint=*/false),
+        quantized::LayoutAttr::get(context, layout, 0));
+  };
+  switch (weight.tensor.type) {
+  case StorageType::F32:
+    return RankedTensorType::get(shape, code.getF32Type());
+  case StorageType::F16:
+    return RankedTensorType::get(shape, code.getF16Type());
+  case StorageType::BF16:
+    return RankedTensorType::get(shape, code.getBF16Type());
+  case StorageType::Q8_0:
+    return blocks(8, quantized::LayoutKind::BlocksQ8_0);
+  case StorageType::Q4_0:
+    return blocks(4, quantized::LayoutKind::BlocksQ4_0);
+  default:
+    llvm_unreachable("openModel accepts only usable types");
+  }
+}
+
+void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_t> shape) {
+  Location loc = named(name);
+  Type type = weight ? weightType(*weight) : RankedTensorType::get(shape, code.getF16Type());
+  if (!declared.try_emplace(name, type).second)
+    return;
+  StringAttr file, tensor;
+  IntegerAttr offset, length, interleaved;
+  if (weight) {
+    file = symbols.getStringAttr(weight->tensor.file);
+    tensor = symbols.getStringAttr(weight->tensor.name);
+    offset = symbols.getI64IntegerAttr(weight->tensor.offset);
+    length = symbols.getI64IntegerAttr(weight->tensor.bytes);
+    if (weight->ropeInterleaved)
+      interleaved = symbols.getI64IntegerAttr(config.headDim);
+  }
+  model::WeightOp::create(symbols, loc, symbols.getStringAttr(name), TypeAttr::get(type), file,
+                          tensor, offset, length, interleaved);
+}
+
+Value ModelBuilder::parameter(StringRef name) {
+  return model::ParameterOp::create(code, named(name), declared.lookup(name),
+                                    SymbolRefAttr::get(code.getContext(), name));
+}
+
+Value ModelBuilder::vector(StringRef name, const Weight *weight, int64_t size) {
+  declare(name, weight, {size});
+  return parameter(name);
+}
+
+Value ModelBuilder::matrix(StringRef name, const Weight *weight, int64_t rows, int64_t columns) {
+  declare(name, weight, {rows, columns});
+  Value value = parameter(name);
+  if (isa<quantized::QuantizedTensorType>(value.getType()))
+    value = quantized::DequantizeOp::create(
+        code, named(name), RankedTensorType::get({rows, columns}, code.getF32Type()), value);
+  return value;
+}
+
+Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain) {
+  Value values = vector(name, gain, config.hiddenSize);
+  return model::RmsNormOp::create(code, named(name), input.getType(), input, values,
+                                  code.getF64FloatAttr(config.normEps));
+}
+
+Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, int64_t rows,
+                           bool hasBias, const Weight *bias) {
+  Value w = matrix(name, weight, rows, cast<RankedTensorType>(input.getType()).getDimSize(1));
+  Value b = hasBias ? vector((name + ".bias").str(), bias, rows) : Value();
+  return model::LinearOp::create(code, named(name), activation(rows), input, w, b);
+}
+
+/// The bias of `weights` that `member` selects, or null.
+static const Weight *get(const LayerWeights *weights, std::optional<Weight> LayerWeights::*member) {
+  return weights && weights->*member ? &*(weights->*member) : nullptr;
+}
+
+static const Weight *get(const LayerWeights *weights, Weight LayerWeights::*member) {
+  return weights ? &(weights->*member) : nullptr;
+}
+
+Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weights) {
+  auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
+  int64_t width = config.heads * config.headDim, kvWidth = config.kvHeads * config.headDim;
+  Value n = norm(name("attn_norm"), x, get(weights, &LayerWeights::attnNorm));
+  Value q = linear(name("attn_q"), n, get(weights, &LayerWeights::q), width, config.qBias,
+                   get(weights, &LayerWeights::qBias));
+  Value k = linear(name("attn_k"), n, get(weights, &LayerWeights::k), kvWidth, config.kBias,
+                   get(weights, &LayerWeights::kBias));
+  Value v = linear(name("attn_v"), n, get(weights, &LayerWeights::v), kvWidth, config.vBias,
+                   get(weights, &LayerWeights::vBias));
+  auto rotary = [&](StringRef part, Value value) -> Value {
+    return model::RotaryOp::create(code, named(name(part)), value.getType(), value, steps,
+                                   code.getI64IntegerAttr(config.headDim), rope, /*table=*/Value());
+  };
+  q = rotary("attn_q.rope", q);
+  k = rotary("attn_k.rope", k);
+
+  auto cacheType = RankedTensorType::get({positions, config.kvHeads, config.headDim},
+                                         code.getF16Type());
+  auto append = [&](StringRef kind, Value value) {
+    std::string cache = ("cache." + kind + "." + Twine(layer)).str();
+    model::CacheOp::create(symbols, named(cache), symbols.getStringAttr(cache),
+                           TypeAttr::get(cacheType));
+    auto ref = FlatSymbolRefAttr::get(code.getContext(), cache);
+    model::CacheAppendOp::create(code, named(cache), ref, value, steps);
+    return ref;
+  };
+  FlatSymbolRefAttr keys = append("k", k), values = append("v", v);
+  double scale = 1.0 / std::sqrt(static_cast<double>(config.headDim));
+  Value a = model::AttentionOp::create(code, named(name("attn")), q.getType(), q, keys, values,
+                                       steps, code.getF64FloatAttr(scale));
+  Value o = linear(name("attn_output"), a, get(weights, &LayerWeights::o), config.hiddenSize,
+                   config.oBias, get(weights, &LayerWeights::oBias));
+  return arith::AddFOp::create(code, named(name("attn_residual")), x, o);
+}
+
+Value ModelBuilder::mlp(int64_t layer, Value x, const LayerWeights *weights) {
+  auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
+  Value n = norm(name("ffn_norm"), x, get(weights, &LayerWeights::mlpNorm));
+  Value gate = linear(name("ffn_gate"), n, get(weights, &LayerWeights::gate),
+                      config.intermediateSize, config.mlpBias,
+                      get(weights, &LayerWeights::gateBias));
+  Value up = linear(name("ffn_up"), n, get(weights, &LayerWeights::up), config.intermediateSize,
+                    config.mlpBias, get(weights, &LayerWeights::upBias));
+  Value activated = model::SiluOp::create(code, named(name("ffn_silu")), gate.getType(), gate);
+  Value gated = arith::MulFOp::create(code, named(name("ffn_gated")), activated, up);
+  Value down = linear(name("ffn_down"), gated, get(weights, &LayerWeights::down), config.hiddenSize,
+                      config.mlpBias, get(weights, &LayerWeights::downBias));
+  return arith::AddFOp::create(code, named(name("ffn_residual")), x, down);
+}
+
+OwningOpRef<ModuleOp> ModelBuilder::build() {
+  OwningOpRef<ModuleOp> owner = ModuleOp::create(named(files.path));
+  module = *owner;
+  if (!config.name.empty())
+    module.setSymName(config.name);
+  module->setAttr("model.source", code.getStringAttr(files.path));
+  module->setAttr("model.config", configAttr());
+  rope = ropeAttr();
+
+  auto perRow = RankedTensorType::get({sequences}, code.getI32Type());
+  code.setInsertionPointToEnd(module.getBody());
+  auto function = func::FuncOp::create(
+      code, named("decode"), "decode",
+      code.getFunctionType({perRow, perRow}, {activation(config.vocabSize)}));
+  Block *body = new Block();
+  function.getBody().push_back(body);
+  tokens = body->addArgument(perRow, named("token"));
+  steps = body->addArgument(perRow, named("position"));
+  symbols.setInsertionPoint(function);
+  code.setInsertionPointToEnd(body);
+
+  const Weights *weights = files.weightsPresent ? &files.weights : nullptr;
+  const Weight *embedding = weights ? &weights->tokenEmbedding : nullptr;
+  Value table = matrix("token_embd", embedding, config.vocabSize, config.hiddenSize);
+  Value x = model::EmbeddingOp::create(code, named("token_embd"), activation(config.hiddenSize),
+                                       tokens, table);
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const LayerWeights *layerWeights = weights ? &weights->layers[layer] : nullptr;
+    x = attention(layer, x, layerWeights);
+    x = mlp(layer, x, layerWeights);
+  }
+  x = norm("output_norm", x, weights ? &weights->outputNorm : nullptr);
+
+  bool tied = weights ? !weights->head : config.tiedEmbeddings;
+  const Weight *head = tied ? embedding : weights ? &*weights->head : nullptr;
+  Value w = matrix(tied ? "token_embd" : "output", head, config.vocabSize, config.hiddenSize);
+  Value logits = model::LinearOp::create(code, named("output"), activation(config.vocabSize), x, w,
+                                         /*bias=*/Value());
+  func::ReturnOp::create(code, named("decode"), logits);
+  return owner;
+}
+
+llvm::Expected<OwningOpRef<ModuleOp>> sluice::importModel(MLIRContext &context,
+                                                          const ModelFiles &files,
+                                                          const ImportOptions &options) {
+  int64_t most = files.config.maxContext();
+  int64_t positions = options.context.value_or(std::min(most, ImportOptions::defaultContext));
+  if (positions < 1)
+    return makeError("context must be at least 1, found " + Twine(positions));
+  if (positions > most)
+    return makeError(files.path + ": context must be at most the model's " + Twine(most) +
+                     " positions, found " + Twine(positions));
+  if (options.sequences < 1 || options.sequences > positions)
+    return makeError("rows of a step must be 1 to the context's " + Twine(positions) + ", found " +
+                     Twine(options.sequences));
+
+  context.loadDialect<arith::ArithDialect, func::FuncDialect, model::ModelDialect,
+                      quantized::QuantizedDialect>();
+  OwningOpRef<ModuleOp> module =
+      ModelBuilder(context, files, positions, options.sequences).build();
+
+  std::string message;
+  ScopedDiagnosticHandler collect(&context, [&](Diagnostic &diagnostic) {
+    if (message.empty())
+      message = diagnostic.str();
+  });
+  if (failed(verify(*module)))
+    return makeError(files.path + ": " + message);
+  return module;
+}
+
+llvm::Expected<std::string> sluice::weightRoot(ModuleOp module) {
+  auto source = module->getAttrOfType<StringAttr>("model.source");
+  if (!source)
+    return makeError("the module has no model.source: its weights cannot be found");
+  if (llvm::sys::fs::is_directory(source.getValue()))
+    return source.str();
+  StringRef parent = llvm::sys::path::parent_path(source.getValue());
+  return parent.empty() ? std::string(".") : parent.str();
+}
+
+llvm::Expected<TensorRef> sluice::weightTensor(model::WeightOp weight) {
+  if (weight.isSynthetic())
+    return makeError("weight '" + weight.getSymName() +
+                     "' is synthetic: there is no file to read it from");
+  TensorRef ref;
+  ref.name = weight.getTensor()->str();
+  ref.file = weight.getFile()->str();
+  ref.offset = *weight.getOffset();
+  ref.bytes = *weight.getLength();
+  std::optional<StorageType> storage;
+  if (auto blocks = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
+    ref.shape.assign(blocks.getShape().begin(), blocks.getShape().end());
+    if (blocks.getLayout().getKind() == quantized::LayoutKind::BlocksQ8_0)
+      storage = StorageType::Q8_0;
+    else if (blocks.getLayout().getKind() == quantized::LayoutKind::BlocksQ4_0)
+      storage = StorageType::Q4_0;
+  } else {
+    auto plain = cast<RankedTensorType>(weight.getType());
+    ref.shape.assign(plain.getShape().begin(), plain.getShape().end());
+    Type element = plain.getElementType();
+    if (element.isF32())
+      storage = StorageType::F32;
+    else if (element.isF16())
+      storage = StorageType::F16;
+    else if (element.isBF16())
+      storage = StorageType::BF16;
+  }
+  if (!storage) {
+    std::string type;
+    llvm::raw_string_ostream(type) << weight.getType();
+    return makeError("weight '" + weight.getSymName() + "': no model file holds the type " + type);
+  }
+  ref.type = *storage;
+  return ref;
+}
