@@ -1,0 +1,213 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// A tokenizer from the metadata of a GGUF file. What the keys mean, and which regular expressions
+// a pre-tokenizer's name stands for, is defined by llama.cpp (src/llama-vocab.cpp).
+
+#include "Data.h"
+#include "Utf8.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sluice::runtime::tokenizer {
+
+namespace {
+
+struct Pre {
+  /// Names that mean the same, separated by spaces.
+  std::string_view names;
+  /// Each cuts what the one before it left; the rest is null.
+  const char *patterns[4];
+  bool ignoreMerges, addBos;
+};
+
+// llama.cpp writes (?:'[sS]|'[tT]|...) for (?i:'s|'t|...): the former does not take U+017F for s.
+#define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+#define LLAMA3_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define LLAMA3 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" LLAMA3_TAIL
+#define QWEN2 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" LLAMA3_TAIL
+
+constexpr Pre pres[] = {
+    {"default",
+     {"[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]"},
+     false,
+     false},
+    {"gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum mpt olmo jais "
+     "exaone4 "
+     "trillion granite-docling",
+     {gpt2Pattern},
+     false,
+     false},
+    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2", {LLAMA3}, true, true},
+    {"dbrx smaug-bpe glm4 chatglm-bpe", {LLAMA3}, false, false},
+    {"qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2",
+     {QWEN2},
+     false,
+     false},
+    {"qwen35",
+     {CONTRACTIONS
+      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|"
+      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+     false,
+     false},
+    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
+     {"\\p{N}", gpt2Pattern},
+     false,
+     false},
+    {"falcon", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2Pattern, "[0-9][0-9][0-9]"}, false, false},
+    {"gpt-4o llama4 kanana2 talkie minimax-m2",
+     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
+      "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+     false,
+     false},
+    {"tekken",
+     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
+      "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+     true,
+     true},
+};
+
+#undef CONTRACTIONS
+#undef LLAMA3_TAIL
+#undef LLAMA3
+#undef QWEN2
+
+bool hasName(std::string_view names, std::string_view name) {
+  while (!names.empty()) {
+    size_t end = std::min(names.find(' '), names.size());
+    if (names.substr(0, end) == name)
+      return true;
+    names.remove_prefix(std::min(end + 1, names.size()));
+  }
+  return false;
+}
+
+const Pre &findPre(const std::string &name, const std::string &file) {
+  std::string_view wanted = name.empty() ? std::string_view("default") : std::string_view(name);
+  std::string all;
+  for (const Pre &pre : pres) {
+    if (hasName(pre.names, wanted))
+      return pre;
+    all.append(all.empty() ? "" : " ").append(pre.names);
+  }
+  throw Error(file + ": tokenizer.ggml.pre is " + inQuotes(name) + ", expected one of " + all);
+}
+
+} // namespace
+
+Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
+  Data data;
+  if (gguf.model != "llama" && gguf.model != "gpt2")
+    throw Error(name + ": tokenizer.ggml.model is " + inQuotes(gguf.model) +
+                ", expected 'llama' or 'gpt2'");
+  bool sentencePiece = gguf.model == "llama";
+  data.kind = sentencePiece ? Kind::SentencePieceBpe : Kind::Bpe;
+  size_t count = gguf.tokens.size();
+  if (count == 0 || count > INT32_MAX)
+    throw Error(name + ": tokenizer.ggml.tokens has " + std::to_string(count) +
+                " tokens, expected at least one");
+  auto expectCount = [&](const char *key, size_t found) {
+    if (found != count)
+      throw Error(name + ": " + key + " has " + std::to_string(found) +
+                  " elements, expected one for each of " + std::to_string(count) + " tokens");
+  };
+  data.tokens = gguf.tokens;
+  data.types.assign(count, TokenType::Normal);
+  if (!gguf.types.empty())
+    expectCount("tokenizer.ggml.token_type", gguf.types.size());
+  for (size_t i = 0; i < gguf.types.size(); ++i) {
+    if (gguf.types[i] < 0 || gguf.types[i] > 6)
+      throw Error(name + ": tokenizer.ggml.token_type of token " + std::to_string(i) + " is " +
+                  std::to_string(gguf.types[i]) + ", expected 0 to 6");
+    // 0 is "undefined", which some writers put for a normal token.
+    data.types[i] = static_cast<TokenType>(std::max(gguf.types[i], 1));
+  }
+  // An id that has no token.
+  for (size_t i = 0; i < count; ++i)
+    if (data.tokens[i].empty())
+      data.types[i] = TokenType::Unused;
+  auto checkId = [&](const char *key, int64_t id) {
+    if (id < 0 || static_cast<uint64_t>(id) >= count)
+      throw Error(name + ": " + key + " is " + std::to_string(id) + ", expected 0 to " +
+                  std::to_string(count - 1));
+    return static_cast<int32_t>(id);
+  };
+  if (gguf.bosId)
+    data.bosId = checkId("tokenizer.ggml.bos_token_id", *gguf.bosId);
+  if (gguf.unknownId)
+    data.unknownId = checkId("tokenizer.ggml.unknown_token_id", *gguf.unknownId);
+  for (int64_t id : gguf.eosIds)
+    data.eosIds.push_back(checkId("tokenizer.ggml.eos_token_id", id));
+
+  for (size_t i = 0; i < count; ++i) {
+    TokenType type = data.types[i];
+    bool special = type == TokenType::Control || (!sentencePiece && type == TokenType::Unknown);
+    // SentencePiece finds user defined pieces by itself.
+    if (!special && (sentencePiece || type != TokenType::UserDefined))
+      continue;
+    AddedToken token;
+    token.id = static_cast<int32_t>(i);
+    token.special = special;
+    data.added.push_back(token);
+  }
+
+  if (sentencePiece) {
+    expectCount("tokenizer.ggml.scores", gguf.scores.size());
+    data.scores = gguf.scores;
+    for (size_t i = 0; i < count; ++i)
+      if (!std::isfinite(data.scores[i]))
+        throw Error(name + ": tokenizer.ggml.scores of token " + std::to_string(i) + " is " +
+                    std::to_string(data.scores[i]) + ", expected a finite number");
+    if (data.unknownId < 0) {
+      auto it = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
+      if (it != data.types.end())
+        data.unknownId = static_cast<int32_t>(it - data.types.begin());
+    }
+    // The ids that Llama's first converters took for granted.
+    auto isControl = [&](size_t id) { return id < count && data.types[id] == TokenType::Control; };
+    if (!gguf.bosId && isControl(1))
+      data.bosId = 1;
+    if (gguf.eosIds.empty() && isControl(2))
+      data.eosIds.push_back(2);
+    data.addBos = gguf.addBos.value_or(true);
+    data.addDummyPrefix = gguf.addSpacePrefix.value_or(true);
+    data.removeExtraWhitespaces = gguf.removeExtraWhitespaces.value_or(false);
+    data.byteFallback =
+        std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
+    return data;
+  }
+
+  const Pre &pre = findPre(gguf.pre, name);
+  data.addBos = gguf.addBos.value_or(pre.addBos);
+  data.ignoreMerges = pre.ignoreMerges;
+  for (const char *pattern : pre.patterns) {
+    if (!pattern)
+      break;
+    PreTokenizer split;
+    split.pattern = pattern;
+    data.preTokenizers.push_back(std::move(split));
+  }
+  PreTokenizer bytes;
+  bytes.kind = PreTokenizer::Kind::ByteLevel;
+  data.preTokenizers.push_back(std::move(bytes));
+  data.decoder.byteLevel = true;
+  std::vector<std::pair<std::string, std::string>> merges;
+  merges.reserve(gguf.merges.size());
+  for (size_t i = 0; i < gguf.merges.size(); ++i) {
+    const std::string &text = gguf.merges[i];
+    size_t space = text.find(' ', 1);
+    if (space == std::string::npos || space + 1 == text.size())
+      throw Error(name + ": tokenizer.ggml.merges[" + std::to_string(i) + "] is " + inQuotes(text) +
+                  ", expected two tokens with a space between them");
+    merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+  }
+  data.merges = resolveMerges(data.tokens, merges, name);
+  return data;
+}
+
+} // namespace sluice::runtime::tokenizer

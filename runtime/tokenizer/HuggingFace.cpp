@@ -1,0 +1,453 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Reads Hugging Face's tokenizer.json, as the tokenizers library writes it
+// (https://github.com/huggingface/tokenizers), and the files beside it in a model's directory.
+
+#include "JsonFields.h"
+#include "Utf8.h"
+
+#include <algorithm>
+#include <fstream>
+#include <unordered_map>
+
+using nlohmann::json;
+
+namespace sluice::runtime::tokenizer {
+
+std::string readFile(const std::filesystem::path &path) {
+  std::error_code ec;
+  std::string name = path.string();
+  if (std::filesystem::is_directory(path, ec))
+    throw Error(name + ": is a directory, expected a file");
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    throw Error(name + ": can not be opened: " + std::generic_category().message(errno));
+  // The largest tokenizers in use have some 30 MB.
+  constexpr size_t most = size_t(512) << 20;
+  std::string bytes;
+  char buffer[1 << 16];
+  while (file.read(buffer, sizeof(buffer)), file.gcount() > 0) {
+    bytes.append(buffer, static_cast<size_t>(file.gcount()));
+    if (bytes.size() > most)
+      throw Error(name + ": has more than " + std::to_string(most) +
+                  " bytes, too many for a tokenizer");
+  }
+  if (file.bad())
+    throw Error(name + ": can not be read");
+  return bytes;
+}
+
+void setToken(Data &data, int64_t id, const std::string &content, TokenType type,
+              const std::string &name) {
+  // Ids may have holes, but a single far one must not make room for millions.
+  int64_t most = 4 * static_cast<int64_t>(data.tokens.size()) + 65536;
+  if (id < 0 || id > most)
+    throw Error(name + ": token " + inQuotes(content) + " has the id " + std::to_string(id) +
+                ", expected 0 to " + std::to_string(most));
+  if (content.empty())
+    throw Error(name + ": token " + std::to_string(id) + " is empty, expected some text");
+  if (static_cast<size_t>(id) >= data.tokens.size()) {
+    data.tokens.resize(id + 1);
+    data.types.resize(id + 1, TokenType::Unused);
+    if (data.kind == Kind::SentencePieceBpe)
+      data.scores.resize(id + 1);
+  }
+  std::string &text = data.tokens[id];
+  if (!text.empty() && text != content)
+    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + inQuotes(text) + " and " +
+                inQuotes(content));
+  text = content;
+  data.types[id] = type;
+}
+
+std::vector<std::pair<int32_t, int32_t>>
+resolveMerges(const std::vector<std::string> &tokens,
+              const std::vector<std::pair<std::string, std::string>> &merges,
+              const std::string &name) {
+  std::unordered_map<std::string_view, int32_t> ids;
+  for (size_t i = 0; i < tokens.size(); ++i)
+    ids.emplace(tokens[i], static_cast<int32_t>(i));
+  std::vector<std::pair<int32_t, int32_t>> pairs;
+  pairs.reserve(merges.size());
+  for (size_t i = 0; i < merges.size(); ++i) {
+    auto idOf = [&](const std::string &text) {
+      auto it = text.empty() ? ids.end() : ids.find(text);
+      if (it == ids.end())
+        throw Error(name + ": merge " + std::to_string(i) + " has the token " + inQuotes(text) +
+                    ", which is not in the vocabulary");
+      return it->second;
+    };
+    pairs.emplace_back(idOf(merges[i].first), idOf(merges[i].second));
+  }
+  return pairs;
+}
+
+static void readNormalizer(const JsonField &field, Data &data) {
+  JsonField type = field.at("type");
+  const std::string &kind = type.asString();
+  Normalizer n;
+  if (kind == "Sequence") {
+    for (const JsonField &step : field.at("normalizers").elements()) {
+      if (step.get().is_object() && step.find("normalizers"))
+        step.fail("no sequence in a sequence");
+      readNormalizer(step, data);
+    }
+    return;
+  }
+  if (kind == "Prepend") {
+    n.kind = Normalizer::Kind::Prepend;
+    n.content = field.at("prepend").asString();
+  } else if (kind == "Replace") {
+    n.kind = Normalizer::Kind::Replace;
+    JsonField pattern = field.at("pattern");
+    auto regex = pattern.find("Regex");
+    n.isRegex = regex.has_value();
+    n.pattern = regex ? regex->asString() : pattern.at("String").asString();
+    n.content = field.at("content").asString();
+  } else if (kind == "Strip") {
+    n.kind = Normalizer::Kind::Strip;
+    n.left = field.boolAt("strip_left", true);
+    n.right = field.boolAt("strip_right", true);
+  } else if (kind == "NFC") {
+    n.kind = Normalizer::Kind::Nfc;
+  } else if (kind == "NFD") {
+    n.kind = Normalizer::Kind::Nfd;
+  } else if (kind == "NFKC") {
+    n.kind = Normalizer::Kind::Nfkc;
+  } else if (kind == "NFKD") {
+    n.kind = Normalizer::Kind::Nfkd;
+  } else {
+    type.fail("Sequence, Prepend, Replace, Strip, NFC, NFD, NFKC or NFKD");
+  }
+  data.normalizers.push_back(std::move(n));
+}
+
+static SplitBehavior readBehavior(const JsonField &field) {
+  const std::string &name = field.asString();
+  if (name == "Isolated")
+    return SplitBehavior::Isolated;
+  if (name == "Removed")
+    return SplitBehavior::Removed;
+  if (name == "MergedWithPrevious")
+    return SplitBehavior::MergedWithPrevious;
+  if (name == "MergedWithNext")
+    return SplitBehavior::MergedWithNext;
+  if (name == "Contiguous")
+    return SplitBehavior::Contiguous;
+  field.fail("Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous");
+}
+
+/// Metaspace's prepend_scheme, or what add_prefix_space meant before there was one.
+static PrependScheme readScheme(const JsonField &field) {
+  auto scheme = field.find("prepend_scheme");
+  if (!scheme)
+    return field.boolAt("add_prefix_space", true) ? PrependScheme::Always : PrependScheme::Never;
+  if (scheme->asString() == "always")
+    return PrependScheme::Always;
+  if (scheme->asString() == "first")
+    return PrependScheme::First;
+  if (scheme->asString() == "never")
+    return PrependScheme::Never;
+  scheme->fail("always, first or never");
+}
+
+static void readPreTokenizer(const JsonField &field, Data &data) {
+  JsonField type = field.at("type");
+  const std::string &kind = type.asString();
+  PreTokenizer p;
+  if (kind == "Sequence") {
+    for (const JsonField &step : field.at("pretokenizers").elements()) {
+      if (step.get().is_object() && step.find("pretokenizers"))
+        step.fail("no sequence in a sequence");
+      readPreTokenizer(step, data);
+    }
+    return;
+  }
+  if (kind == "Split") {
+    JsonField pattern = field.at("pattern");
+    auto regex = pattern.find("Regex");
+    p.isRegex = regex.has_value();
+    p.pattern = regex ? regex->asString() : pattern.at("String").asString();
+    p.behavior = readBehavior(field.at("behavior"));
+    p.invert = field.boolAt("invert", false);
+  } else if (kind == "ByteLevel") {
+    p.kind = PreTokenizer::Kind::ByteLevel;
+    p.addPrefixSpace = field.boolAt("add_prefix_space", true);
+    p.useRegex = field.boolAt("use_regex", true);
+  } else if (kind == "Metaspace") {
+    p.kind = PreTokenizer::Kind::Metaspace;
+    p.replacement = field.stringAt("replacement", spaceSymbol.data());
+    p.prepend = readScheme(field);
+    p.split = field.boolAt("split", true);
+  } else if (kind == "Digits") {
+    p.pattern = "\\p{N}";
+    p.behavior = field.boolAt("individual_digits", false) ? SplitBehavior::Isolated
+                                                          : SplitBehavior::Contiguous;
+  } else if (kind == "Punctuation") {
+    p.pattern = "[!-/:-@\\[-`{-~]|\\p{P}";
+    if (auto behavior = field.find("behavior"))
+      p.behavior = readBehavior(*behavior);
+  } else if (kind == "WhitespaceSplit") {
+    p.pattern = "\\s";
+    p.behavior = SplitBehavior::Removed;
+  } else {
+    type.fail("Sequence, Split, ByteLevel, Metaspace, Digits, Punctuation or WhitespaceSplit");
+  }
+  data.preTokenizers.push_back(std::move(p));
+}
+
+static void readDecoder(const JsonField &field, Data &data) {
+  JsonField type = field.at("type");
+  const std::string &kind = type.asString();
+  if (kind == "Sequence") {
+    for (const JsonField &step : field.at("decoders").elements()) {
+      if (step.get().is_object() && step.find("decoders"))
+        step.fail("no sequence in a sequence");
+      readDecoder(step, data);
+    }
+  } else if (kind == "ByteLevel") {
+    data.decoder.byteLevel = true;
+  } else if (kind == "Replace") {
+    JsonField from = field.at("pattern").at("String");
+    if (from.asString().empty())
+      from.fail("some text");
+    data.decoder.replace.emplace_back(from.asString(), field.at("content").asString());
+  } else if (kind == "Metaspace") {
+    std::string replacement = field.stringAt("replacement", spaceSymbol.data());
+    if (replacement.empty())
+      field.at("replacement").fail("a character");
+    data.decoder.replace.emplace_back(replacement, " ");
+    data.decoder.stripSpace = readScheme(field) != PrependScheme::Never;
+  } else if (kind == "Strip") {
+    JsonField content = field.at("content");
+    if (content.asString() != " ")
+      content.fail("' '");
+    data.decoder.stripSpace = field.at("start").asInt(0, 1) == 1;
+    field.at("stop").asInt(0, 0);
+  } else if (kind != "ByteFallback" && kind != "Fuse") {
+    type.fail("Sequence, ByteLevel, Replace, Metaspace, Strip, ByteFallback or Fuse");
+  }
+}
+
+/// Finds the token that the template puts before a text. What it puts after one is for training,
+/// and a prompt goes without.
+static void readPostProcessor(const JsonField &field, Data &data) {
+  JsonField type = field.at("type");
+  const std::string &kind = type.asString();
+  if (kind == "Sequence") {
+    for (const JsonField &step : field.at("processors").elements()) {
+      if (step.get().is_object() && step.find("processors"))
+        step.fail("no sequence in a sequence");
+      readPostProcessor(step, data);
+    }
+  } else if (kind == "TemplateProcessing") {
+    for (const JsonField &item : field.at("single").elements()) {
+      if (item.find("Sequence"))
+        break;
+      JsonField name = item.at("SpecialToken").at("id");
+      JsonField tokens = field.at("special_tokens").at(name.asString().c_str());
+      JsonField ids = tokens.at("ids");
+      if (data.addBos || ids.asArray().size() != 1)
+        item.fail("one token before the text");
+      data.bosId = ids.elements()[0].asId(data);
+      data.addBos = true;
+    }
+  } else if (kind != "ByteLevel") {
+    type.fail("Sequence, TemplateProcessing or ByteLevel");
+  }
+}
+
+Data readHuggingFace(const JsonField &root) {
+  const std::string &name = root.getFile();
+  Data data;
+  JsonField model = root.at("model");
+  if (auto type = model.find("type"); type && type->asString() != "BPE")
+    type->fail("BPE, the only one supported");
+
+  JsonField vocabulary = model.at("vocab");
+  const auto &entries = vocabulary.asObject();
+  if (entries.empty())
+    vocabulary.fail("at least one token");
+  // Sized first, so that the ids' order does not matter.
+  int64_t most = 4 * static_cast<int64_t>(entries.size()) + 65536;
+  int64_t largest = 0;
+  for (const auto &[text, id] : entries)
+    largest =
+        std::max(largest, JsonField(id, "model.vocab[" + inQuotes(text) + "]", name).asInt(0, most));
+  data.tokens.resize(largest + 1);
+  data.types.resize(largest + 1, TokenType::Unused);
+  for (const auto &[text, id] : entries)
+    setToken(data, id.get<int64_t>(), text, TokenType::Normal, name);
+
+  for (const char *key : {"continuing_subword_prefix", "end_of_word_suffix"})
+    if (auto field = model.find(key); field && !field->asString().empty())
+      field->fail("none: it is not supported");
+  if (auto dropout = model.find("dropout"))
+    if (!dropout->get().is_number() || dropout->get().get<double>() != 0)
+      dropout->fail("none: it makes ids random");
+  data.fuseUnknown = model.boolAt("fuse_unk", false);
+  data.byteFallback = model.boolAt("byte_fallback", false);
+  data.ignoreMerges = model.boolAt("ignore_merges", false);
+  if (auto unknown = model.find("unk_token")) {
+    auto it = entries.find(unknown->asString());
+    if (it == entries.end())
+      unknown->fail("a token of the vocabulary");
+    data.unknownId = it->second.get<int32_t>();
+    data.types[data.unknownId] = TokenType::Unknown;
+  }
+
+  std::vector<std::pair<std::string, std::string>> merges;
+  for (const JsonField &merge : model.at("merges").elements()) {
+    if (merge.get().is_string()) {
+      const std::string &text = merge.asString();
+      size_t space = text.find(' ', 1);
+      if (space == std::string::npos || text.find(' ', space + 1) != std::string::npos)
+        merge.fail("two tokens with a space between them");
+      merges.emplace_back(text.substr(0, space), text.substr(space + 1));
+    } else {
+      const auto &both = merge.asArray();
+      if (both.size() != 2 || !both[0].is_string() || !both[1].is_string())
+        merge.fail("two tokens");
+      merges.emplace_back(both[0].get<std::string>(), both[1].get<std::string>());
+    }
+  }
+  data.merges = resolveMerges(data.tokens, merges, name);
+
+  if (auto added = root.find("added_tokens")) {
+    for (const JsonField &field : added->elements()) {
+      AddedToken token;
+      const std::string &content = field.at("content").asString();
+      JsonField id = field.at("id");
+      token.special = field.boolAt("special", false);
+      token.singleWord = field.boolAt("single_word", false);
+      token.lstrip = field.boolAt("lstrip", false);
+      token.rstrip = field.boolAt("rstrip", false);
+      token.normalized = field.boolAt("normalized", !token.special);
+      setToken(data, id.asInt(0, INT32_MAX), content,
+               token.special ? TokenType::Control : TokenType::UserDefined, name);
+      token.id = id.asId(data);
+      data.added.push_back(token);
+    }
+  }
+
+  if (auto field = root.find("normalizer"))
+    readNormalizer(*field, data);
+  if (auto field = root.find("pre_tokenizer"))
+    readPreTokenizer(*field, data);
+  if (auto field = root.find("decoder")) {
+    readDecoder(*field, data);
+  } else {
+    // tokenizers would put spaces between all tokens here, which no model means.
+    for (const PreTokenizer &p : data.preTokenizers)
+      data.decoder.byteLevel |= p.kind == PreTokenizer::Kind::ByteLevel;
+    if (!data.decoder.byteLevel)
+      data.decoder.replace.emplace_back(spaceSymbol, " ");
+  }
+  if (auto field = root.find("post_processor")) {
+    data.addBos = false;
+    readPostProcessor(*field, data);
+  }
+  return data;
+}
+
+/// Reads a file of the directory if it is there.
+static std::optional<json> readOptional(const std::filesystem::path &path) {
+  std::error_code ec;
+  if (!std::filesystem::exists(path, ec))
+    return std::nullopt;
+  return parseJson(readFile(path), path.string());
+}
+
+void readModelDirectory(Data &data, const std::filesystem::path &directory, bool addedTokens) {
+  std::string configName = (directory / "tokenizer_config.json").string();
+  std::optional<json> config = readOptional(configName);
+  std::optional<JsonField> root;
+  if (config)
+    root.emplace(*config, "", configName);
+
+  if (addedTokens) {
+    auto add = [&](int64_t id, const std::string &content, AddedToken token,
+                   const std::string &name) {
+      // Tokens of the model itself are listed too, under the names that they have there.
+      if (id >= 0 && static_cast<size_t>(id) < data.tokens.size() && data.tokens[id] == content)
+        return;
+      setToken(data, id, content, token.special ? TokenType::Control : TokenType::UserDefined,
+               name);
+      token.id = static_cast<int32_t>(id);
+      data.added.push_back(token);
+    };
+    std::string addedName = (directory / "added_tokens.json").string();
+    std::optional<JsonField> tokens;
+    if (root)
+      tokens = root->find("added_tokens_decoder");
+    if (tokens) {
+      for (const auto &[key, value] : tokens->asObject()) {
+        JsonField field(value, tokens->getPath() + "[" + inQuotes(key) + "]", configName);
+        int64_t id = -1;
+        if (!key.empty() && key.size() < 10 &&
+            key.find_first_not_of("0123456789") == std::string::npos)
+          id = std::stoll(key);
+        else
+          field.fail("an id as its key");
+        AddedToken token;
+        token.special = field.boolAt("special", false);
+        token.singleWord = field.boolAt("single_word", false);
+        token.lstrip = field.boolAt("lstrip", false);
+        token.rstrip = field.boolAt("rstrip", false);
+        add(id, field.at("content").asString(), token, configName);
+      }
+    } else if (std::optional<json> added = readOptional(addedName)) {
+      JsonField all(*added, "", addedName);
+      for (const auto &[content, id] : all.asObject())
+        add(JsonField(id, "[" + inQuotes(content) + "]", addedName).asInt(0, INT32_MAX), content, {},
+            addedName);
+    }
+  }
+
+  auto idOfToken = [&](const JsonField &field) -> int32_t {
+    std::string content =
+        field.get().is_object() ? field.at("content").asString() : field.asString();
+    auto it = content.empty() ? data.tokens.end()
+                              : std::find(data.tokens.begin(), data.tokens.end(), content);
+    if (it == data.tokens.end())
+      field.fail("a token of the vocabulary");
+    return static_cast<int32_t>(it - data.tokens.begin());
+  };
+
+  std::vector<int32_t> eosIds;
+  bool bosFound = false;
+  // The first that says something about the beginning is right; any of the ends ends a text.
+  for (const char *file : {"generation_config.json", "config.json"}) {
+    std::string fileName = (directory / file).string();
+    std::optional<json> parsed = readOptional(fileName);
+    if (!parsed)
+      continue;
+    JsonField field(*parsed, "", fileName);
+    // -1 is how some models write "none".
+    if (auto bos = field.find("bos_token_id"); bos && !bosFound && bos->get() != -1) {
+      data.bosId = bos->asId(data);
+      bosFound = true;
+    }
+    if (auto eos = field.find("eos_token_id")) {
+      if (eos->get().is_array()) {
+        for (const JsonField &id : eos->elements())
+          eosIds.push_back(id.asId(data));
+      } else if (eos->get() != -1) {
+        eosIds.push_back(eos->asId(data));
+      }
+    }
+  }
+  if (root) {
+    if (auto bos = root->find("bos_token"); bos && !bosFound)
+      data.bosId = idOfToken(*bos);
+    if (auto eos = root->find("eos_token"))
+      eosIds.push_back(idOfToken(*eos));
+    if (auto add = root->find("add_bos_token"))
+      data.addBos = add->asBool();
+  }
+  if (!eosIds.empty())
+    data.eosIds = std::move(eosIds);
+}
+
+} // namespace sluice::runtime::tokenizer
