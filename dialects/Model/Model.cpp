@@ -3,6 +3,8 @@
 
 #include "dialects/Model/Model.h"
 
+#include "sluice/Formats/RopeTable.h"
+
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -10,6 +12,7 @@
 #include <cmath>
 
 using namespace mlir;
+using namespace sluice;
 using namespace sluice::model;
 
 #include "dialects/Model/ModelDialect.cpp.inc"
@@ -80,7 +83,19 @@ LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, Flo
   for (double v : values.asArrayRef())
     if (!(v > 0) || !std::isfinite(v))
       return emitError() << "values of a scaling must be positive";
+  if (scaling == "llama3" && values[2] <= values[1])
+    return emitError() << "scaling llama3 needs a high factor above the low one, found " << values[1] << " and "
+                       << values[2];
   return success();
+}
+
+/// The greatest head size whose rotary frequencies the formats library computes.
+static constexpr int64_t maxHeadDim = 65536;
+
+SmallVector<double> RopeAttr::getFrequencies(int64_t headDim) const {
+  // The verifiers of this attribute and of the operations that carry it exclude every error.
+  return llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), headDim, getScaling(),
+                                                 getValues().asArrayRef()));
 }
 
 //===----------------------------------------------------------------------===//
@@ -109,6 +124,8 @@ LogicalResult RopeTableOp::verify() {
   auto type = dyn_cast<RankedTensorType>(getType());
   if (!type || type.getRank() != 2 || !type.getElementType().isF32() || type.getDimSize(1) % 2)
     return emitOpError() << "type must be a float32 matrix [positions, head size], found " << getType();
+  if (type.getDimSize(0) <= 0 || type.getDimSize(1) <= 0 || type.getDimSize(1) > maxHeadDim)
+    return emitOpError() << "needs positions and a head size of at most " << maxHeadDim << ", found " << type;
   if (getRope().getScaling() == "factors" && getRope().getValues().size() != type.getDimSize(1) / 2)
     return emitOpError() << "needs " << type.getDimSize(1) / 2 << " factors, found " << getRope().getValues().size();
   return success();
@@ -215,6 +232,8 @@ LogicalResult RotaryOp::verify() {
   int64_t dim = getHeadDim(), width = getInput().getType().getDimSize(1);
   if (dim <= 0 || dim % 2 || width % dim)
     return emitOpError() << "head_dim must be even and divide the width " << width << ", found " << dim;
+  if (dim > maxHeadDim)
+    return emitOpError() << "head_dim must be at most " << maxHeadDim << ", found " << dim;
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
     return emitOpError() << "needs one position a row";
   if (getRope().getScaling() == "factors" && getRope().getValues().size() != dim / 2)

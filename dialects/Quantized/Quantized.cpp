@@ -151,6 +151,16 @@ FormatAttr FormatAttr::fromName(MLIRContext *context, StringRef name) {
   return get(context, element, group, zeroPoint);
 }
 
+sluice::formats::Format FormatAttr::toFormat() const {
+  using Element = sluice::formats::Format::Element;
+  Element element = TypeSwitch<Type, Element>(getElement())
+                        .Case<Float16Type>([](Type) { return Element::F16; })
+                        .Case<BFloat16Type>([](Type) { return Element::BF16; })
+                        .Case<Float32Type>([](Type) { return Element::F32; })
+                        .Default([](Type t) { return t.isInteger(8) ? Element::I8 : Element::I4; });
+  return {element, getGroup(), getZeroPoint()};
+}
+
 //===----------------------------------------------------------------------===//
 // LayoutAttr
 //===----------------------------------------------------------------------===//
@@ -193,6 +203,23 @@ LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, L
   if (kind != LayoutKind::Mma && columns != 0)
     return emitError() << "layout " << stringifyLayoutKind(kind) << " has no columns";
   return success();
+}
+
+sluice::formats::Layout LayoutAttr::toLayout() const {
+  using Kind = sluice::formats::Layout::Kind;
+  switch (getKind()) {
+  case LayoutKind::Rows:
+    return {Kind::Rows, 0};
+  case LayoutKind::BlocksQ8_0:
+    return {Kind::BlocksQ8_0, 0};
+  case LayoutKind::BlocksQ4_0:
+    return {Kind::BlocksQ4_0, 0};
+  case LayoutKind::Lanes:
+    return {Kind::Lanes, 0};
+  case LayoutKind::Mma:
+    return {Kind::Mma, getColumns()};
+  }
+  llvm_unreachable("unknown layout");
 }
 
 //===----------------------------------------------------------------------===//
@@ -238,6 +265,21 @@ LogicalResult RowOrderAttr::verify(function_ref<InFlightDiagnostic()> emitError,
   if (kind == "zip" && first == second)
     return emitError() << "zip needs two different sources";
   return success();
+}
+
+sluice::formats::RowSegment RowOrderAttr::toSegment() const {
+  using Kind = sluice::formats::RowSegment::Kind;
+  Kind kind = isPairs() ? Kind::Pairs : isZip() ? Kind::Zip : Kind::Natural;
+  return {kind, getFirst(), getSecond()};
+}
+
+llvm::Expected<sluice::formats::RowOrder>
+sluice::quantized::expandRowOrder(ArrayAttr orders, ArrayRef<int64_t> sourceRows) {
+  SmallVector<sluice::formats::RowSegment> segments;
+  if (orders)
+    for (auto order : orders.getAsRange<RowOrderAttr>())
+      segments.push_back(order.toSegment());
+  return sluice::formats::RowOrder::get(segments, sourceRows);
 }
 
 ParseResult sluice::quantized::parseRowOrders(AsmParser &parser, ArrayAttr &orders) {

@@ -14,6 +14,9 @@
 #include "mlir/IR/SymbolTable.h"
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Packing.h"
+#include "sluice/Formats/RowOrder.h"
 
 
 #include "dialects/Quantized/QuantizedDialect.h.inc"
@@ -24,6 +27,8 @@
 #include "dialects/Quantized/QuantizedTypes.h.inc"
 
 namespace sluice::quantized {
+/// The row order of a packed matrix whose segments have these rows. `orders` may be empty: one after the other.
+llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders, llvm::ArrayRef<int64_t> sourceRows);
 /// Assembly of a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of assembly formats.
 mlir::ParseResult parseRowOrders(mlir::AsmParser &parser, mlir::ArrayAttr &orders);
 void printRowOrders(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::ArrayAttr orders);

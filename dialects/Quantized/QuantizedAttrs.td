@@ -34,6 +34,8 @@ def Quantized_FormatAttr : AttrDef<QuantizedDialect, "Format"> {
     std::string getName() const;
     /// Parses such a name; null if it is not one.
     static FormatAttr fromName(::mlir::MLIRContext *context, ::llvm::StringRef name);
+    /// The definition that packing, kernels and the reference evaluator share.
+    ::sluice::formats::Format toFormat() const;
     /// Body of the assembly, shared with the tensor type: `i8, group = 128, zero_point`.
     void printBody(::mlir::AsmPrinter &printer) const;
   }];
@@ -70,6 +72,7 @@ def Quantized_LayoutAttr : AttrDef<QuantizedDialect, "Layout"> {
     /// Rows of a tile of the tiled layouts.
     static constexpr int64_t kTileRows = 16;
     bool isTiled() const { return getKind() == LayoutKind::Lanes || getKind() == LayoutKind::Mma; }
+    ::sluice::formats::Layout toLayout() const;
   }];
 }
 
@@ -92,6 +95,7 @@ def Quantized_RowOrderAttr : AttrDef<QuantizedDialect, "RowOrder"> {
     bool isNatural() const { return getKind() == "natural"; }
     bool isPairs() const { return getKind() == "pairs"; }
     bool isZip() const { return getKind() == "zip"; }
+    ::sluice::formats::RowSegment toSegment() const;
   }];
 }
 
