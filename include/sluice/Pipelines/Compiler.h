@@ -1,0 +1,47 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Model file in, artifact directory out. No MLIR type appears here, so that tools need none.
+
+#ifndef SLUICE_PIPELINES_COMPILER_H
+#define SLUICE_PIPELINES_COMPILER_H
+
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace sluice {
+
+struct CompileOptions {
+  /// A GGUF file, a Hugging Face directory, or (with syntheticWeights) a config.json. May be empty
+  /// with fromIr, whose module names its own.
+  std::string model;
+  /// The artifact directory. Replaced if it is an artifact already, made if it does not exist;
+  /// anything else there is an error. Empty: no artifact is written (the stages still run).
+  std::string output;
+  /// Name or path of a target description. Empty: "host", or what fromIr's module was compiled for.
+  std::string target;
+  /// auto, keep, or a format's name. Empty: auto, or what fromIr's module was compiled for.
+  std::string weights;
+  /// Positions of the cache; 0 takes the smaller of the model's and 4096.
+  int64_t context = 0;
+  /// Sequences that are decoded together.
+  int64_t batch = 1;
+  /// Directory that gets every stage's file; empty for none.
+  std::string emitIr;
+  /// A stage's file to go on from, instead of reading the model's.
+  std::string fromIr;
+  /// Compile for weights that do not exist; the runtime generates them.
+  bool syntheticWeights = false;
+  /// Told what is being done and how much of it (0 to 1). May be empty.
+  std::function<void(llvm::StringRef what, double done)> progress;
+};
+
+/// Compiles. The error is one line; nothing is left behind in `output` then.
+llvm::Error compile(const CompileOptions &options);
+
+} // namespace sluice
+
+#endif // SLUICE_PIPELINES_COMPILER_H

@@ -1,0 +1,59 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The pass pipelines between two stages, shared by `sluice compile` and `sluice-opt`.
+
+#ifndef SLUICE_PIPELINES_PIPELINES_H
+#define SLUICE_PIPELINES_PIPELINES_H
+
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/DialectRegistry.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Pass/PassOptions.h"
+
+#include <array>
+#include <optional>
+#include <string>
+
+namespace sluice {
+
+/// What a module is at, and what its file is called: "1-model.mlir". Every stage is valid,
+/// verified, printable IR from which compilation can go on.
+enum class Stage { Model, Quantized, Fused, Scheduled, Device, Plan };
+
+inline constexpr std::array<Stage, 6> kStages = {Stage::Model,     Stage::Quantized, Stage::Fused,
+                                                 Stage::Scheduled, Stage::Device,    Stage::Plan};
+
+/// "model", "quantized", ...
+llvm::StringRef stageName(Stage stage);
+std::optional<Stage> stageFromName(llvm::StringRef name);
+
+/// The module attribute that says which stage a module is at.
+inline constexpr llvm::StringLiteral kStageAttr = "sluice.stage";
+/// The module attribute that holds the choices of the command line that later stages need.
+inline constexpr llvm::StringLiteral kOptionsAttr = "sluice.options";
+
+/// Options of all pipelines; each uses what concerns it.
+struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
+  Option<std::string> weights{*this, "weights",
+                              llvm::cl::desc("Number format of the weights: keep, f16, bf16, f32, "
+                                             "int8-g128, int4-g32-zp, int8-channel, ..."),
+                              llvm::cl::init("keep")};
+  Option<std::string> target{*this, "target",
+                             llvm::cl::desc("Name or path of a target description"),
+                             llvm::cl::init("host")};
+};
+
+/// Adds the passes that lead to `stage` from the one before it.
+void buildStagePipeline(mlir::OpPassManager &pm, Stage stage, const PipelineOptions &options);
+
+/// Makes every stage's pipeline known by name (`--sluice-to-fused`), and `--sluice-compile`, all of
+/// them.
+void registerPipelines();
+
+/// Every dialect and interface that the pipelines meet, translation to LLVM IR included.
+void registerDialects(mlir::DialectRegistry &registry);
+
+} // namespace sluice
+
+#endif // SLUICE_PIPELINES_PIPELINES_H

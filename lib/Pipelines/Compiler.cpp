@@ -1,0 +1,262 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Pipelines/Compiler.h"
+#include "TokenizerSource.h"
+
+#include "dialects/Plan/Plan.h"
+
+#include "sluice/Import/ModelBuilder.h"
+#include "sluice/Import/ModelFiles.h"
+#include "sluice/Pipelines/Pipelines.h"
+#include "sluice/Target/Artifact.h"
+#include "sluice/Target/HostTarget.h"
+#include "sluice/Target/TargetDescription.h"
+
+#include "mlir/IR/Verifier.h"
+#include "mlir/Parser/Parser.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/ToolOutputFile.h"
+
+using namespace llvm;
+using namespace mlir;
+using namespace sluice;
+
+namespace {
+
+/// Collects the first error that MLIR reports, as one line.
+class DiagnosticCollector {
+public:
+  explicit DiagnosticCollector(MLIRContext &context)
+      : handler(&context, [this](Diagnostic &diagnostic) {
+          if (diagnostic.getSeverity() != DiagnosticSeverity::Error || !first.empty())
+            return success();
+          raw_string_ostream os(first);
+          Location location = diagnostic.getLocation();
+          if (auto file = location->findInstanceOf<FileLineColLoc>())
+            os << file.getFilename().getValue() << ":" << file.getLine() << ":" << file.getColumn()
+               << ": ";
+          os << diagnostic.str();
+          return success();
+        }) {}
+
+  Error take(const Twine &otherwise) {
+    StringRef line = StringRef(first).split('\n').first;
+    return createStringError(line.empty() ? otherwise : Twine(line));
+  }
+
+private:
+  std::string first;
+  ScopedDiagnosticHandler handler;
+};
+
+class Compilation {
+public:
+  explicit Compilation(const CompileOptions &options)
+      : options(options), context(makeRegistry(), MLIRContext::Threading::DISABLED),
+        diagnostics(context) {
+    context.loadAllAvailableDialects();
+  }
+
+  Error run();
+
+private:
+  static DialectRegistry makeRegistry() {
+    DialectRegistry registry;
+    registerDialects(registry);
+    return registry;
+  }
+
+  Error importModelFile();
+  Error parseStageFile();
+  Error runStages();
+  Error emitStage(Stage stage);
+  Error writeArtifact();
+  Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
+  StringRef option(StringRef name);
+  void setOption(StringRef name, StringRef value);
+  void report(StringRef what, double done) {
+    if (options.progress)
+      options.progress(what, done);
+  }
+
+  const CompileOptions &options;
+  MLIRContext context;
+  DiagnosticCollector diagnostics;
+  OwningOpRef<ModuleOp> module;
+  Stage stage = Stage::Model;
+};
+
+} // namespace
+
+StringRef Compilation::option(StringRef name) {
+  auto dictionary = (*module)->getAttrOfType<DictionaryAttr>(kOptionsAttr);
+  auto value = dictionary ? dictionary.getAs<StringAttr>(name) : StringAttr();
+  return value ? value.getValue() : StringRef();
+}
+
+void Compilation::setOption(StringRef name, StringRef value) {
+  auto dictionary = (*module)->getAttrOfType<DictionaryAttr>(kOptionsAttr);
+  NamedAttrList list(dictionary);
+  list.set(name, StringAttr::get(&context, value));
+  (*module)->setAttr(kOptionsAttr, list.getDictionary(&context));
+}
+
+/// What `auto` means, from what measurements say of accuracy and bytes: a quantized file keeps the
+/// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity (docs/numerics.md).
+static StringRef automaticFormat(const ModelFiles &files) {
+  if (files.weightsPresent && isQuantizedType(files.weights.layers.front().q.tensor.type))
+    return "keep";
+  return "int8-g128";
+}
+
+Error Compilation::importModelFile() {
+  report("reading " + options.model, 0);
+  Expected<ModelFiles> files = openModel(options.model);
+  if (!files)
+    return files.takeError();
+  if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
+    return createStringError(files->weightsAbsentReason +
+                             "; --synthetic-weights compiles without them");
+  ImportOptions importOptions;
+  if (options.context)
+    importOptions.context = options.context;
+  importOptions.sequences = options.batch;
+  Expected<OwningOpRef<ModuleOp>> imported = importModel(context, *files, importOptions);
+  if (!imported)
+    return imported.takeError();
+  module = std::move(*imported);
+  StringRef weights = options.weights;
+  if (weights.empty() || weights == "auto")
+    weights = automaticFormat(*files);
+  setOption("weights", weights);
+  stage = Stage::Model;
+  return Error::success();
+}
+
+Error Compilation::parseStageFile() {
+  report("reading " + options.fromIr, 0);
+  if (!sys::fs::exists(options.fromIr))
+    return createStringError(options.fromIr + ": no such file");
+  ParserConfig config(&context);
+  module = parseSourceFile<ModuleOp>(options.fromIr, config);
+  if (!module)
+    return diagnostics.take(options.fromIr + ": is not a valid module");
+  auto name = (*module)->getAttrOfType<StringAttr>(kStageAttr);
+  std::optional<Stage> parsed = name ? stageFromName(name.getValue()) : std::nullopt;
+  if (!parsed)
+    return createStringError(options.fromIr + ": the module needs an attribute " + kStageAttr +
+                             " that is model, quantized, fused, scheduled, device or plan");
+  stage = *parsed;
+  if (!options.model.empty())
+    (*module)->setAttr("model.source", StringAttr::get(&context, options.model));
+  if (!options.weights.empty()) {
+    if (stage != Stage::Model && options.weights != option("weights"))
+      return createStringError("--weights " + options.weights + ": " + options.fromIr +
+                               " is past the stage that chooses formats (it was made for " +
+                               option("weights") + ")");
+    setOption("weights", options.weights == "auto" ? "int8-g128" : options.weights);
+  }
+  if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
+    return createStringError("--target " + options.target + ": " + options.fromIr +
+                             " is already scheduled for " + option("target"));
+  return Error::success();
+}
+
+Error Compilation::emitStage(Stage emitted) {
+  if (options.emitIr.empty())
+    return Error::success();
+  if (std::error_code code = sys::fs::create_directories(options.emitIr))
+    return createStringError(code, options.emitIr + ": " + code.message());
+  StringRef name = emitted == Stage::Device ? StringRef("host") : stageName(emitted);
+  std::string path = (Twine(options.emitIr) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" +
+                      name + ".mlir")
+                         .str();
+  std::error_code code;
+  ToolOutputFile file(path, code, sys::fs::OF_Text);
+  if (code)
+    return createStringError(code, path + ": " + code.message());
+  // Locations carry the weights' names, which label kernels, so they are part of a stage.
+  (*module)->print(file.os(), OpPrintingFlags().enableDebugInfo());
+  file.os() << "\n";
+  file.keep();
+  return Error::success();
+}
+
+Error Compilation::runStages() {
+  PipelineOptions pipeline;
+  pipeline.weights = option("weights").str();
+  pipeline.target = option("target").str();
+  if (options.fromIr.empty() || stage == Stage::Model) {
+    (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(stage)));
+    if (Error error = emitStage(stage))
+      return error;
+  }
+  for (Stage next : kStages) {
+    if (next <= stage)
+      continue;
+    report(("to stage " + stageName(next)).str(), 0);
+    PassManager pm(&context);
+    buildStagePipeline(pm, next, pipeline);
+    if (failed(pm.run(*module)))
+      return diagnostics.take("passes to stage " + stageName(next) + " failed");
+    (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(next)));
+    if (Error error = emitStage(next))
+      return error;
+  }
+  stage = Stage::Plan;
+  return Error::success();
+}
+
+Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files) {
+  auto source = (*module)->getAttrOfType<StringAttr>("model.source");
+  if (!source)
+    return createStringError("the module has no model.source attribute");
+  Expected<ModelFiles> model = openModel(source.getValue());
+  if (!model)
+    return model.takeError();
+  Expected<std::string> json = tokenizerJson(*model);
+  if (!json)
+    return json.takeError();
+  if (json->empty())
+    return Error::success();
+  if (Error error = directory.write("tokenizer.json", *json))
+    return error;
+  files.push_back({"tokenizer", "tokenizer.json"});
+  return Error::success();
+}
+
+Error Compilation::writeArtifact() {
+  Expected<TargetDescription> target = TargetDescription::load(option("target"));
+  if (!target)
+    return target.takeError();
+  Expected<ArtifactDirectory> directory = ArtifactDirectory::create(options.output);
+  if (!directory)
+    return directory.takeError();
+  std::vector<ArtifactFile> files;
+
+  report("compiling kernels", 0);
+  // TODO
+  report("packing weights", 0);
+  if (Error error = writeWeights(*module, directory->pathOf("weights.safetensors"),
+                                 [&](double done) { report("packing weights", done); }))
+    return error;
+  files.push_back({"weights", "weights.safetensors"});
+  if (Error error = writeTokenizer(*directory, files))
+    return error;
+  return directory->commit();
+}
+
+Error Compilation::run() {
+  if (Error error = options.fromIr.empty() ? importModelFile() : parseStageFile())
+    return error;
+  if (!options.target.empty())
+    setOption("target", options.target);
+  else if (option("target").empty())
+    setOption("target", "host");
+  if (Error error = runStages())
+    return error;
+  return options.output.empty() ? Error::success() : writeArtifact();
+}
+
+Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

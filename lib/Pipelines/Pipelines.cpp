@@ -1,0 +1,113 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Pipelines/Pipelines.h"
+
+#include "dialects/Fused/Fused.h"
+#include "dialects/Model/Model.h"
+#include "dialects/Plan/Plan.h"
+#include "dialects/Quantized/Quantized.h"
+#include "sluice/Conversion/Passes.h"
+#include "sluice/Transforms/Passes.h"
+
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Pass/PassRegistry.h"
+#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Transforms/Passes.h"
+
+using namespace mlir;
+using namespace sluice;
+
+StringRef sluice::stageName(Stage stage) {
+  switch (stage) {
+  case Stage::Model:
+    return "model";
+  case Stage::Quantized:
+    return "quantized";
+  case Stage::Fused:
+    return "fused";
+  case Stage::Scheduled:
+    return "scheduled";
+  case Stage::Device:
+    return "device";
+  case Stage::Plan:
+    return "plan";
+  }
+  llvm_unreachable("unknown stage");
+}
+
+std::optional<Stage> sluice::stageFromName(StringRef name) {
+  for (Stage stage : kStages)
+    if (stageName(stage) == name)
+      return stage;
+  return std::nullopt;
+}
+
+static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options) {
+  pm.addPass(createQuantizedQuantizeWeights({options.weights}));
+  pm.addPass(createCanonicalizerPass());
+  pm.addPass(createCSEPass());
+}
+
+static void buildFusedPipeline(OpPassManager &pm) {
+  pm.addPass(createFusedFuseDequantize());
+  pm.addPass(createFusedMergeMatvecs());
+  pm.addPass(createFusedFusePrologues());
+  pm.addPass(createFusedFuseEpilogues());
+  pm.addPass(createCSEPass());
+  pm.addPass(createFusedAnnotateTraffic());
+}
+
+static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &options) {
+  pm.addPass(createFusedTabulateRotary());
+  pm.addPass(createFusedPackWeights({options.target}));
+  pm.addPass(createFusedAssignSchedules({options.target}));
+  pm.addPass(createFusedAnnotateTraffic());
+  pm.addPass(createCSEPass());
+}
+
+static void buildDevicePipeline(OpPassManager &pm) { buildFusedToHostPipeline(pm); }
+
+void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOptions &options) {
+  switch (stage) {
+  case Stage::Model:
+    return;
+  case Stage::Quantized:
+    return buildQuantizedPipeline(pm, options);
+  case Stage::Fused:
+    return buildFusedPipeline(pm);
+  case Stage::Scheduled:
+    return buildScheduledPipeline(pm, options);
+  case Stage::Device:
+    return buildDevicePipeline(pm);
+  case Stage::Plan:
+    pm.addPass(createPlanAssignBuffers());
+    return;
+  }
+}
+
+void sluice::registerPipelines() {
+  static SmallVector<std::unique_ptr<PassPipelineRegistration<PipelineOptions>>> registrations;
+  for (Stage stage : ArrayRef(kStages).drop_front())
+    registrations.push_back(std::make_unique<PassPipelineRegistration<PipelineOptions>>(
+        ("sluice-to-" + stageName(stage)).str(),
+        ("From the stage before it to stage " + stageName(stage)).str(),
+        [stage](OpPassManager &pm, const PipelineOptions &options) {
+          buildStagePipeline(pm, stage, options);
+        }));
+  registrations.push_back(std::make_unique<PassPipelineRegistration<PipelineOptions>>(
+      "sluice-compile", "From stage model to stage plan",
+      [](OpPassManager &pm, const PipelineOptions &options) {
+        for (Stage stage : kStages)
+          buildStagePipeline(pm, stage, options);
+      }));
+}
+
+void sluice::registerDialects(DialectRegistry &registry) {
+  registry.insert<arith::ArithDialect, func::FuncDialect, LLVM::LLVMDialect, math::MathDialect,
+                  scf::SCFDialect, vector::VectorDialect, model::ModelDialect,
+                  quantized::QuantizedDialect, fused::FusedDialect, plan::PlanDialect>();
+  registerBuiltinDialectTranslation(registry);
+  registerLLVMDialectTranslation(registry);
+}

@@ -1,0 +1,156 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Plan/Plan.h"
+#include "sluice/Target/Artifact.h"
+
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/xxhash.h"
+
+using namespace llvm;
+using namespace mlir;
+using namespace sluice;
+using nlohmann::json;
+
+static std::string checksum(ArrayRef<uint8_t> bytes) {
+  return utohexstr(xxh3_64bits(bytes), /*LowerCase=*/true, /*Width=*/16);
+}
+
+static json attributeJson(Attribute attribute) {
+  return TypeSwitch<Attribute, json>(attribute)
+      .Case<BoolAttr>([](BoolAttr a) { return a.getValue(); })
+      .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
+      .Case<FloatAttr>([](FloatAttr a) { return a.getValueAsDouble(); })
+      .Case<StringAttr>([](StringAttr a) { return a.getValue().str(); })
+      .Case<DenseI64ArrayAttr>([](DenseI64ArrayAttr a) {
+        return json(std::vector<int64_t>(a.asArrayRef().begin(), a.asArrayRef().end()));
+      })
+      .Case<ArrayAttr>([](ArrayAttr a) {
+        json list = json::array();
+        for (Attribute element : a)
+          list.push_back(attributeJson(element));
+        return list;
+      })
+      .Case<DictionaryAttr>([](DictionaryAttr a) {
+        json object = json::object();
+        for (NamedAttribute entry : a)
+          object[entry.getName().str()] = attributeJson(entry.getValue());
+        return object;
+      })
+      .Default([](Attribute a) {
+        std::string text;
+        raw_string_ostream(text) << a;
+        return text;
+      });
+}
+
+static json typeJson(Type type, json &shape) {
+  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
+    shape = std::vector<int64_t>(quantized.getShape());
+    return quantized.getFormat().getName();
+  }
+  auto tensor = cast<RankedTensorType>(type);
+  shape = std::vector<int64_t>(tensor.getShape());
+  std::string name;
+  raw_string_ostream(name) << tensor.getElementType();
+  return name;
+}
+
+static json bufferJson(plan::BufferOp buffer) {
+  json shape, object = {{"name", buffer.getSymName().str()},
+                        {"kind", plan::stringifyBufferKind(buffer.getKind()).str()},
+                        {"bytes", buffer.getBytes()}};
+  object["type"] = typeJson(buffer.getType(), shape);
+  object["shape"] = shape;
+  if (buffer.getOffset())
+    object["offset"] = *buffer.getOffset();
+  if (buffer.getKind() == plan::BufferKind::Weights)
+    object["tensor"] = buffer.getSymName().str();
+  return object;
+}
+
+static json launchJson(plan::LaunchOp launch) {
+  plan::LaunchAttr extent = launch.getLaunch();
+  json arguments = json::array();
+  for (auto argument : launch.getArguments().getAsRange<FlatSymbolRefAttr>())
+    arguments.push_back(argument.getValue().str());
+  json object = {{"kernel", launch.getKernel().getLeafReference().str()},
+                 {"label", launch.getLabel().str()},
+                 {"grid", extent.getGrid()},
+                 {"block", extent.getBlock()},
+                 {"shared", extent.getShared()},
+                 {"cluster", extent.getCluster()},
+                 {"overlap", extent.getOverlap()},
+                 {"arguments", arguments}};
+  if (std::optional<fused::TrafficAttr> traffic = launch.getTraffic())
+    object["traffic"] = {{"weights", traffic->getWeights()},
+                         {"scales", traffic->getScales()},
+                         {"activations", traffic->getActivations()},
+                         {"keys", traffic->getKeys()},
+                         {"values", traffic->getValues()},
+                         {"written", traffic->getWritten()},
+                         {"operations", traffic->getOperations()},
+                         {"operations_per_position", traffic->getOperationsPerPosition()}};
+  return object;
+}
+
+Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
+                                       ArrayRef<ArtifactFile> files,
+                                       const ArtifactDirectory &directory) {
+  auto config = module->getAttrOfType<DictionaryAttr>("model.config");
+  if (!config)
+    return createStringError("the module has no model.config attribute");
+  json model = attributeJson(config);
+  model["name"] = module.getSymName().value_or("model").str();
+
+  json plan = {{"format", "sluice-plan"},
+               {"version", 1},
+               {"producer", "sluice " SLUICE_VERSION},
+               {"target", target},
+               {"files", json::object()},
+               {"buffers", json::array()},
+               {"steps", json::object()},
+               {"decisions", json::array()},
+               {"arena_bytes", 0}};
+  auto options = module->getAttrOfType<DictionaryAttr>("sluice.options");
+  model["weights"] = options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
+  model["synthetic"] = false;
+  for (const ArtifactFile &file : files) {
+    ErrorOr<std::unique_ptr<MemoryBuffer>> contents =
+        MemoryBuffer::getFile(directory.pathOf(file.name), /*IsText=*/false,
+                              /*RequiresNullTerminator=*/false);
+    if (!contents)
+      return createStringError(contents.getError(), file.name + ": " + contents.getError().message());
+    StringRef bytes = (*contents)->getBuffer();
+    plan["files"][file.role] = {{"name", file.name},
+                                {"bytes", bytes.size()},
+                                {"xxh3", checksum(arrayRefFromStringRef(bytes))}};
+  }
+  module.walk([&](Operation *op) {
+    if (auto buffer = dyn_cast<plan::BufferOp>(op)) {
+      plan["buffers"].push_back(bufferJson(buffer));
+    } else if (auto step = dyn_cast<plan::StepOp>(op)) {
+      json launches = json::array();
+      for (auto launch : step.getBody().getOps<plan::LaunchOp>())
+        launches.push_back(launchJson(launch));
+      plan["steps"][step.getSymName().str()] = {{"launches", launches}};
+      plan["arena_bytes"] = std::max<int64_t>(plan["arena_bytes"], step.getArenaBytes());
+    } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
+      auto decision = packed->getAttrOfType<StringAttr>("sluice.decision");
+      auto reason = packed->getAttrOfType<StringAttr>("sluice.reason");
+      if (decision)
+        plan["decisions"].push_back({{"what", packed.getSymName().str()},
+                                     {"decision", decision.getValue().str()},
+                                     {"reason", reason ? reason.getValue().str() : ""}});
+    } else if (auto weight = dyn_cast<model::WeightOp>(op)) {
+      if (weight.isSynthetic())
+        model["synthetic"] = true;
+    }
+  });
+  plan["model"] = model;
+  std::string compact = plan.dump();
+  plan["checksum"] = checksum(arrayRefFromStringRef(compact));
+  return plan.dump(1) + "\n";
+}

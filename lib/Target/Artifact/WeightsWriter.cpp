@@ -1,0 +1,313 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Model/Model.h"
+#include "dialects/Plan/Plan.h"
+#include "dialects/Quantized/Quantized.h"
+#include "sluice/Formats/Quantizer.h"
+#include "sluice/Formats/RopeTable.h"
+#include "sluice/Import/ModelBuilder.h"
+#include "sluice/Import/Safetensors.h"
+#include "sluice/Import/TensorReader.h"
+#include "sluice/Target/Artifact.h"
+
+#include "llvm/Support/Parallel.h"
+
+#include <mutex>
+
+using namespace llvm;
+using namespace mlir;
+using namespace sluice;
+using formats::Format;
+
+namespace {
+
+/// Room for about this many bytes of packed tiles is filled in parallel before it is written.
+constexpr int64_t kBatchBytes = int64_t(16) << 20;
+
+/// A source of a packed weight: rows of a model file in the model's order.
+struct Source {
+  TensorReader reader;
+  Format blockFormat;      ///< of Q8_0 and Q4_0 tensors
+  int64_t interleaved = 0; ///< head size, if the file's rows keep rotary pairs side by side
+  std::string name;
+
+  int64_t fileRow(int64_t row) const {
+    return interleaved ? formats::ggufRotaryRow(row, interleaved) : row;
+  }
+};
+
+/// Scratch for the rows of one tile.
+struct Tile {
+  SmallVector<float> values;
+  SmallVector<int8_t> q, zeros;
+  SmallVector<uint16_t> bits, scales;
+
+  Tile(const formats::PackedShape &shape) {
+    int64_t rows = shape.rowsPerTile(), groups = rows * shape.groups();
+    values.resize(rows * shape.columns());
+    if (shape.format().isInteger()) {
+      q.resize(rows * shape.columns());
+      scales.resize(groups);
+      zeros.resize(shape.format().zeroPoint ? groups : 0);
+    } else if (shape.format().element != Format::Element::F32) {
+      bits.resize(rows * shape.columns());
+    }
+  }
+};
+
+class Writer {
+public:
+  Writer(ModuleOp module, const std::function<void(double)> &progress)
+      : module(module), symbols(module), progress(progress) {}
+
+  Error write(StringRef path);
+
+private:
+  Expected<Source> openSource(StringRef name);
+  Error writeSymbol(Operation *symbol, SafetensorsWriter &out, size_t index);
+  Error writePacked(quantized::PackedOp packed, quantized::QuantizedTensorType type,
+                    SafetensorsWriter &out, size_t index);
+  Error writePlain(quantized::PackedOp packed, RankedTensorType type, SafetensorsWriter &out,
+                   size_t index);
+  Error writeRopeTable(model::RopeTableOp table, SafetensorsWriter &out, size_t index);
+  Error fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
+                 ArrayRef<Source> sources, MutableArrayRef<uint8_t> out);
+  Error append(SafetensorsWriter &out, size_t index, ArrayRef<uint8_t> data);
+
+  ModuleOp module;
+  SymbolTable symbols;
+  const std::function<void(double)> &progress;
+  std::unique_ptr<FileSet> files;
+  int64_t written = 0, total = 0;
+};
+
+} // namespace
+
+static Error prefixed(const Twine &prefix, Error error) {
+  return createStringError(prefix + ": " + toString(std::move(error)));
+}
+
+Error Writer::append(SafetensorsWriter &out, size_t index, ArrayRef<uint8_t> data) {
+  written += data.size();
+  if (progress)
+    progress(static_cast<double>(written) / total);
+  return out.append(index, data);
+}
+
+Expected<Source> Writer::openSource(StringRef name) {
+  auto weight = symbols.lookup<model::WeightOp>(name);
+  if (!weight)
+    return createStringError(name + ": is not a weight of a model file");
+  Expected<TensorRef> located = weightTensor(weight);
+  if (!located)
+    return located.takeError();
+  const TensorRef &ref = *located;
+  Source source;
+  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
+    source.blockFormat = quantized.getFormat().toFormat();
+  Expected<TensorReader> reader = TensorReader::open(ref, *files);
+  if (!reader)
+    return reader.takeError();
+  source.reader = std::move(*reader);
+  source.interleaved = weight.getInterleaved().value_or(0);
+  source.name = ref.file + ": tensor '" + ref.name + "'";
+  return source;
+}
+
+Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
+                       ArrayRef<Source> sources, MutableArrayRef<uint8_t> out) {
+  Format format = shape.format();
+  int64_t columns = shape.columns(), groups = shape.groups();
+  Tile tile(shape);
+  SmallVector<formats::PackRow> rows(places.size());
+  for (auto [i, place] : enumerate(places)) {
+    if (place.empty())
+      continue;
+    const Source &source = sources[place.source];
+    int64_t fileRow = source.fileRow(place.row);
+    MutableArrayRef<float> values = MutableArrayRef(tile.values).slice(i * columns, columns);
+    if (!format.isInteger()) {
+      source.reader.readRow(fileRow, values);
+      if (format.element == Format::Element::F32) {
+        if (Error error = formats::checkFinite(values, fileRow))
+          return prefixed(source.name, std::move(error));
+        rows[i].elements = values.data();
+        continue;
+      }
+      MutableArrayRef<uint16_t> bits = MutableArrayRef(tile.bits).slice(i * columns, columns);
+      if (Error error = formats::convertRow(values, format.element, bits, fileRow))
+        return prefixed(source.name, std::move(error));
+      rows[i].elements = bits.data();
+      continue;
+    }
+    MutableArrayRef<int8_t> q = MutableArrayRef(tile.q).slice(i * columns, columns);
+    MutableArrayRef<uint16_t> scales = MutableArrayRef(tile.scales).slice(i * groups, groups);
+    MutableArrayRef<int8_t> zeros;
+    if (format.zeroPoint)
+      zeros = MutableArrayRef(tile.zeros).slice(i * groups, groups);
+    if (source.reader.blockElements() && source.blockFormat == format) {
+      source.reader.readBlocks(fileRow, q, scales);
+    } else {
+      source.reader.readRow(fileRow, values);
+      if (Error error = formats::quantizeRow(values, format, q, scales, zeros, fileRow))
+        return prefixed(source.name, std::move(error));
+    }
+    rows[i] = {q.data(), scales.data(), format.zeroPoint ? zeros.data() : nullptr};
+  }
+  formats::packTile(shape, rows, out);
+  return Error::success();
+}
+
+Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensorType type,
+                          SafetensorsWriter &out, size_t index) {
+  std::vector<Source> sources;
+  SmallVector<int64_t> sourceRows;
+  for (auto ref : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {
+    Expected<Source> source = openSource(ref.getValue());
+    if (!source)
+      return source.takeError();
+    if (source->reader.columns() != type.getColumns())
+      return createStringError(packed.getSymName() + ": has " + Twine(type.getColumns()) +
+                               " columns, its source " + ref.getValue() + " has " +
+                               Twine(source->reader.columns()));
+    sourceRows.push_back(source->reader.rows());
+    sources.push_back(std::move(*source));
+  }
+  if (sum_of(sourceRows) != type.getRows())
+    return createStringError(packed.getSymName() + ": has " + Twine(type.getRows()) +
+                             " rows, its sources " + Twine(sum_of(sourceRows)));
+  Expected<formats::RowOrder> order = quantized::expandRowOrder(packed.getOrder(), sourceRows);
+  if (!order)
+    return prefixed(packed.getSymName(), order.takeError());
+  formats::Layout layout = type.getLayout().toLayout();
+  // Only tiles have empty places; without them rows follow each other.
+  int64_t packedRows = layout.isTiled() ? order->rows() : type.getRows();
+  Expected<formats::PackedShape> shape = formats::PackedShape::get(
+      type.getFormat().toFormat(), layout, packedRows, type.getColumns());
+  if (!shape)
+    return prefixed(packed.getSymName(), shape.takeError());
+
+  int64_t batch = std::max<int64_t>(1, kBatchBytes / shape->tileBytes());
+  std::vector<uint8_t> buffer(std::min(batch, shape->tiles()) * shape->tileBytes());
+  std::mutex mutex;
+  for (int64_t first = 0; first < shape->tiles(); first += batch) {
+    int64_t count = std::min(batch, shape->tiles() - first);
+    Error failed = Error::success();
+    parallelFor(0, count, [&](size_t i) {
+      int64_t row = (first + i) * shape->rowsPerTile();
+      Error error = fillTile(
+          *shape, order->places().slice(row, std::min(shape->rowsPerTile(), packedRows - row)),
+          sources,
+          MutableArrayRef(buffer).slice(i * shape->tileBytes(), shape->tileBytes()));
+      if (!error)
+        return;
+      std::lock_guard lock(mutex);
+      // One of them is enough to know.
+      if (failed)
+        consumeError(std::move(error));
+      else
+        failed = std::move(error);
+    });
+    if (failed)
+      return failed;
+    if (Error error = append(out, index, ArrayRef(buffer).take_front(count * shape->tileBytes())))
+      return error;
+  }
+  return Error::success();
+}
+
+Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, SafetensorsWriter &out,
+                         size_t index) {
+  Expected<Source> source =
+      openSource(cast<FlatSymbolRefAttr>(packed.getSources()[0]).getValue());
+  if (!source)
+    return source.takeError();
+  const TensorReader &reader = source->reader;
+  if (reader.rows() * reader.columns() != type.getNumElements())
+    return createStringError(packed.getSymName() + ": has " + Twine(type.getNumElements()) +
+                             " elements, its source " + Twine(reader.rows() * reader.columns()));
+  Type element = type.getElementType();
+  SmallVector<float> values(reader.columns());
+  SmallVector<uint16_t> bits(reader.columns());
+  for (int64_t row = 0; row < reader.rows(); ++row) {
+    reader.readRow(source->fileRow(row), values);
+    if (Error error = formats::checkFinite(values, row))
+      return prefixed(source->name, std::move(error));
+    ArrayRef<uint8_t> bytes(reinterpret_cast<const uint8_t *>(values.data()), 4 * values.size());
+    if (!element.isF32()) {
+      Format::Element kind = element.isF16() ? Format::Element::F16 : Format::Element::BF16;
+      if (Error error = formats::convertRow(values, kind, bits, row))
+        return prefixed(source->name, std::move(error));
+      bytes = ArrayRef(reinterpret_cast<const uint8_t *>(bits.data()), 2 * bits.size());
+    }
+    if (Error error = append(out, index, bytes))
+      return error;
+  }
+  return Error::success();
+}
+
+Error Writer::writeRopeTable(model::RopeTableOp table, SafetensorsWriter &out, size_t index) {
+  auto type = cast<RankedTensorType>(table.getType());
+  int64_t half = type.getDimSize(1) / 2;
+  model::RopeAttr rope = table.getRope();
+  Expected<SmallVector<double>> frequencies =
+      formats::ropeFrequencies(rope.getTheta().getValueAsDouble(), type.getDimSize(1),
+                               rope.getScaling(), rope.getValues().asArrayRef());
+  if (!frequencies)
+    return prefixed(table.getSymName(), frequencies.takeError());
+  SmallVector<float> row(2 * half);
+  for (int64_t position = 0; position < type.getDimSize(0); ++position) {
+    formats::ropeTableRow(*frequencies, position, MutableArrayRef(row).take_front(half),
+                          MutableArrayRef(row).drop_front(half));
+    if (Error error = append(
+            out, index,
+            ArrayRef(reinterpret_cast<const uint8_t *>(row.data()), row.size() * sizeof(float))))
+      return error;
+  }
+  return Error::success();
+}
+
+Error Writer::writeSymbol(Operation *symbol, SafetensorsWriter &out, size_t index) {
+  if (auto table = dyn_cast<model::RopeTableOp>(symbol))
+    return writeRopeTable(table, out, index);
+  auto packed = cast<quantized::PackedOp>(symbol);
+  if (auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType()))
+    return writePacked(packed, type, out, index);
+  return writePlain(packed, cast<RankedTensorType>(packed.getType()), out, index);
+}
+
+Error Writer::write(StringRef path) {
+  Expected<std::string> root = weightRoot(module);
+  if (!root)
+    return root.takeError();
+  files = std::make_unique<FileSet>(*root);
+
+  std::vector<SafetensorsWriter::Declaration> declarations;
+  SmallVector<Operation *> recipes;
+  for (auto buffer : module.getOps<plan::BufferOp>()) {
+    if (buffer.getKind() != plan::BufferKind::Weights)
+      continue;
+    StringRef name = buffer->getAttrOfType<FlatSymbolRefAttr>("source")
+                         ? buffer->getAttrOfType<FlatSymbolRefAttr>("source").getValue()
+                         : buffer.getSymName();
+    Operation *recipe = symbols.lookup(name);
+    if (!isa_and_nonnull<model::RopeTableOp, quantized::PackedOp>(recipe))
+      return createStringError(buffer.getSymName() + ": no packed weight has this name");
+    declarations.push_back({buffer.getSymName().str(), StorageType::U8, {buffer.getBytes()}});
+    recipes.push_back(recipe);
+    total += buffer.getBytes();
+  }
+  Expected<SafetensorsWriter> out = SafetensorsWriter::create(path, declarations);
+  if (!out)
+    return out.takeError();
+  for (auto [index, recipe] : enumerate(recipes))
+    if (Error error = writeSymbol(recipe, *out, index))
+      return error;
+  return out->finish();
+}
+
+Error sluice::writeWeights(ModuleOp module, StringRef path,
+                           const std::function<void(double)> &progress) {
+  return Writer(module, progress).write(path);
+}

@@ -1,0 +1,87 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "Commands.h"
+
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <unistd.h>
+
+using namespace sluice;
+using namespace sluice::driver;
+
+void driver::addCompileOptions(CLI::App &command, CompileOptions &options) {
+  command
+      .add_option("--target", options.target,
+                  "What to compile for: the name of a target description (host, h100, h200, ...) or "
+                  "the path of one (default: host)")
+      ->type_name("NAME");
+  command
+      .add_option("--weights", options.weights,
+                  "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, or int8 or "
+                  "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
+                  "(default: auto)")
+      ->type_name("FORMAT");
+  auto f16Only = CLI::IsMember({"auto", "f16"});
+  command.add_option("--k-cache", "Number format of cached keys: auto or f16")->check(f16Only);
+  command.add_option("--v-cache", "Number format of cached values: auto or f16")->check(f16Only);
+  command
+      .add_option("--context", options.context,
+                  "Positions that the cache holds (default: the model's, at most 4096)")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
+      ->type_name("N");
+  command.add_option("--batch", options.batch, "Sequences decoded together (default: 1)")
+      ->check(CLI::Range(1, 8))
+      ->type_name("N");
+}
+
+void driver::compileWithProgress(CompileOptions options) {
+  using clock = std::chrono::steady_clock;
+  bool terminal = isatty(STDERR_FILENO);
+  clock::time_point start = clock::now(), shown = start;
+  bool visible = false;
+  // Short work stays silent: a line that flashes by tells nobody anything.
+  if (terminal)
+    options.progress = [&](llvm::StringRef what, double done) {
+      clock::time_point now = clock::now();
+      if (now - start < std::chrono::seconds(2) || now - shown < std::chrono::milliseconds(100))
+        return;
+      shown = now;
+      visible = true;
+      fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(), 100 * done);
+    };
+  llvm::Error error = compile(options);
+  if (visible)
+    fputs("\r\033[K", stderr);
+  if (error)
+    throw Failure(std::move(error));
+}
+
+void driver::addCompileCommand(CLI::App &app) {
+  auto options = std::make_shared<CompileOptions>();
+  CLI::App *command = app.add_subcommand("compile", "Compile a model file to an artifact directory");
+  command->footer("Examples:\n"
+                  "  sluice compile models/llama-4m -o llama-4m.sluice --weights int8-g128\n"
+                  "  sluice compile model.gguf -o model.sluice --emit-ir stages\n"
+                  "  sluice compile --from-ir stages/3-fused.mlir -o model.sluice");
+  command->add_option("MODEL", options->model,
+                      "A GGUF file or a Hugging Face directory (config.json, safetensors, tokenizer)");
+  command->add_option("-o,--output", options->output, "The artifact directory to write")
+      ->type_name("DIR");
+  command->add_option("--emit-ir", options->emitIr, "Write the IR of every stage into this directory")
+      ->type_name("DIR");
+  command->add_option("--from-ir", options->fromIr,
+                      "Go on from a stage's file instead of importing the model")
+      ->type_name("FILE");
+  command->add_flag("--synthetic-weights", options->syntheticWeights,
+                    "Compile from a config.json alone; the runtime generates weights");
+  addCompileOptions(*command, *options);
+  command->callback([options] {
+    if (options->model.empty() && options->fromIr.empty())
+      throw Failure("compile: needs a MODEL or --from-ir FILE");
+    if (options->output.empty() && options->emitIr.empty())
+      throw Failure("compile: needs -o DIR, or --emit-ir DIR to see the stages only");
+    compileWithProgress(*options);
+  });
+}

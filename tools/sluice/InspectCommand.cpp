@@ -1,0 +1,33 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "Commands.h"
+
+#include "sluice/Import/Listing.h"
+
+#include <nlohmann/json.hpp>
+
+using namespace sluice;
+using namespace sluice::driver;
+
+void driver::addInspectCommand(CLI::App &app) {
+  struct Options {
+    std::string file;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App *command = app.add_subcommand("inspect", "List what is in a model file or an artifact");
+  command->footer("Examples:\n  sluice inspect model.gguf\n  sluice inspect model.sluice --json");
+  command->add_option("FILE", options->file, "GGUF, safetensors, Hugging Face directory or artifact")
+      ->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] {
+    llvm::Expected<nlohmann::ordered_json> listing = listModelFile(options->file);
+    if (!listing)
+      throw Failure(listing.takeError());
+    if (options->json)
+      llvm::outs() << listing->dump(2) << "\n";
+    else
+      printListing(*listing, llvm::outs());
+  });
+}
