@@ -1,0 +1,104 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// An artifact directory, opened and checked: the plan, the mapped weights, the tokenizer.
+
+#ifndef SLUICE_RUNTIME_ARTIFACT_H
+#define SLUICE_RUNTIME_ARTIFACT_H
+
+#include "sluice-runtime/Plan.h"
+#include "sluice-runtime/Tokenizer.h"
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace sluice::runtime {
+
+/// A regular file, mapped read-only. The bytes are valid as long as the object.
+class MappedFile {
+public:
+  /// Throws an Error that names the path if it can not be read, or is not a regular file.
+  explicit MappedFile(std::filesystem::path path);
+  ~MappedFile();
+  MappedFile(const MappedFile &) = delete;
+  MappedFile &operator=(const MappedFile &) = delete;
+
+  const std::filesystem::path &path() const { return filePath; }
+  std::span<const std::byte> bytes() const { return {data, size}; }
+  std::string_view text() const { return {reinterpret_cast<const char *>(data), size}; }
+
+private:
+  std::filesystem::path filePath;
+  const std::byte *data = nullptr;
+  size_t size = 0;
+};
+
+/// One tensor of a safetensors file.
+struct TensorView {
+  std::string type;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> data;
+};
+
+/// The tensors of a safetensors file (https://huggingface.co/docs/safetensors): an 8-byte
+/// little-endian header length, a JSON header, then the tensors' bytes. `name` starts each error
+/// message. Rejected: extents outside of the file, sizes that are not shape times element, tensors
+/// that overlap.
+std::map<std::string, TensorView, std::less<>> readSafetensors(std::span<const std::byte> bytes,
+                                                               const std::string &name);
+
+/// What to check when an artifact is opened.
+struct ArtifactOptions {
+  /// Read every file once to compare it with its checksum. Sizes are always compared.
+  bool verifyChecksums = true;
+  /// Called now and then while files are read, with bytes done and bytes in all.
+  std::function<void(uint64_t done, uint64_t total)> onProgress;
+};
+
+/// An artifact. Immutable, and usable by several sessions and threads at once.
+class Artifact {
+public:
+  /// Opens the directory and checks all of its files against the plan. Throws Error.
+  static std::shared_ptr<const Artifact> open(const std::filesystem::path &directory,
+                                              const ArtifactOptions &options = {});
+
+  /// Whether the path looks like an artifact: a directory with a plan.json.
+  static bool isArtifact(const std::filesystem::path &path);
+
+  const std::filesystem::path &directory() const { return root; }
+  const Plan &plan() const { return thePlan; }
+  const ModelInfo &model() const { return thePlan.model; }
+
+  /// Path of the file with this role; an Error if the plan names none.
+  std::filesystem::path filePath(const std::string &role) const;
+  /// The mapped file with this role; an Error if the plan names none.
+  const MappedFile &file(const std::string &role) const;
+
+  /// The bytes of a buffer of kind Weights. Not for synthetic models.
+  std::span<const std::byte> weights(const Buffer &buffer) const;
+
+  bool hasTokenizer() const { return theTokenizer.has_value(); }
+  /// An Error if the artifact has none.
+  const Tokenizer &tokenizer() const;
+
+  /// Starts error messages about the plan.
+  std::string planName() const { return (root / "plan.json").string(); }
+
+private:
+  Artifact() = default;
+  std::filesystem::path root;
+  Plan thePlan;
+  std::map<std::string, std::unique_ptr<MappedFile>> files;
+  std::map<std::string, TensorView, std::less<>> tensors;
+  std::optional<Tokenizer> theTokenizer;
+};
+
+} // namespace sluice::runtime
+
+#endif // SLUICE_RUNTIME_ARTIFACT_H

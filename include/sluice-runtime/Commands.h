@@ -1,0 +1,143 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The commands that execute artifacts, for every program that has them: sluice-run, which has
+// nothing else, and the compiler's driver, which can make an artifact of a model first.
+
+#ifndef SLUICE_RUNTIME_COMMANDS_H
+#define SLUICE_RUNTIME_COMMANDS_H
+
+#include "sluice-runtime/Session.h"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sluice::runtime {
+
+// ---- The commands as functions ----
+// They write results to `out` and, when standard error is a terminal, progress there. They throw
+// Error, or CommandExit when the command is to end without a message.
+
+/// The program ends with this status: 130 after Ctrl-C, 141 after nobody reads its output any more.
+struct CommandExit {
+  int status;
+};
+
+struct RunOptions {
+  SessionOptions session;
+  GenerateOptions generate;
+  std::string prompt;
+  /// Prompt and continuation as ids on one line, and nothing else.
+  bool tokenIds = false;
+  /// The prompt starts with the beginning-of-text token, if the model's texts do.
+  bool addBos = true;
+  /// Names of control tokens in the prompt mean these tokens.
+  bool parseSpecial = false;
+  /// The prompt's text comes before the new text.
+  bool echo = true;
+};
+void runModel(const std::filesystem::path &artifact, const RunOptions &options,
+              std::FILE *out = stdout);
+
+struct PerplexityCommandOptions {
+  SessionOptions session;
+  PerplexityOptions perplexity;
+  std::filesystem::path file;
+};
+/// The last line is "perplexity: 50.6458".
+void measurePerplexity(const std::filesystem::path &artifact,
+                       const PerplexityCommandOptions &options, std::FILE *out = stdout);
+
+struct TokenizeOptions {
+  std::string text;
+  /// Ids on one line, and nothing else; otherwise a line for each token with its id and its text.
+  bool ids = false;
+  bool addBos = true;
+  bool parseSpecial = false;
+};
+void tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
+                  std::FILE *out = stdout);
+
+struct BenchOptions {
+  SessionOptions session;
+  /// Positions in the cache, the measured token's own included; 0 takes 512 or what the artifact
+  /// has.
+  int64_t context = 0;
+  /// Tokens of one measurement; 0 takes what lasts about half a second.
+  int64_t tokens = 0;
+  int64_t repetitions = 5;
+  bool perKernel = false;
+  bool json = false;
+};
+
+struct BenchKernel {
+  std::string label, kernel;
+  /// Median over all repetitions.
+  double seconds = 0;
+  /// 0 if the plan does not say.
+  uint64_t bytes = 0;
+};
+
+/// Medians over the repetitions; speed and bandwidth were measured in turns.
+struct BenchResult {
+  int64_t context = 0;
+  int64_t tokensEach = 0, repetitions = 0;
+  double tokensPerSecond = 0, slowest = 0, fastest = 0;
+  /// From the plan's traffic at this context; 0 if it says nothing.
+  uint64_t bytesPerToken = 0;
+  double bytesPerSecond() const { return static_cast<double>(bytesPerToken) * tokensPerSecond; }
+  Bandwidth bandwidth;
+  /// Empty unless asked for.
+  std::vector<BenchKernel> kernels;
+};
+BenchResult measureSpeed(Session &session, const BenchOptions &options);
+void bench(const std::filesystem::path &artifact, const BenchOptions &options,
+           std::FILE *out = stdout);
+
+// ---- The same on a command line ----
+
+/// What a command knows of its use when MODEL has to be compiled for it.
+struct CompileHints {
+  /// The device that was asked for, or empty.
+  std::string device;
+  /// Positions that the context must have, or 0 if any will do.
+  int64_t context = 0;
+};
+
+struct CommandHooks {
+  /// Turns MODEL into an artifact's directory; throws Error. Empty: MODEL must be one.
+  std::function<std::filesystem::path(const std::string &model, const CompileHints &hints)> resolve;
+  /// The tokenizer of MODEL. Empty: MODEL must be an artifact or a file that Tokenizer::fromFile
+  /// reads.
+  std::function<Tokenizer(const std::string &model)> loadTokenizer;
+  /// What MODEL may be, for --help.
+  std::string modelHelp = "directory that sluice compile wrote";
+};
+
+// Each adds a subcommand and returns it, so that more options can be added; parsing the command
+// line runs it.
+CLI::App *addRunCommand(CLI::App &app, const CommandHooks &hooks = {});
+CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
+CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
+CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
+
+/// Parses the command line, and so runs its command. Returns the exit status: 0 only on success, 1
+/// after an error and 2 after a wrong command line, both with one line "sluice: error: ..." on
+/// standard error; a CommandExit's own.
+int runCommandLine(CLI::App &app, int argc, const char *const *argv);
+
+/// An artifact opened with progress on a terminal.
+std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);
+
+/// The whole of a file, or of standard input if the path is "-"; throws Error.
+std::string readTextFile(const std::filesystem::path &path);
+
+} // namespace sluice::runtime
+
+#endif // SLUICE_RUNTIME_COMMANDS_H

@@ -1,0 +1,95 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What executes a plan. The host CPU is built in; other devices register themselves.
+
+#ifndef SLUICE_RUNTIME_DEVICE_H
+#define SLUICE_RUNTIME_DEVICE_H
+
+#include "sluice-runtime/Artifact.h"
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace sluice::runtime {
+
+struct DeviceOptions {
+  /// Threads of the CPU device, the calling one included; 0 takes one for each CPU that this
+  /// process may use.
+  int threads = 0;
+};
+
+/// How fast a device reads memory.
+struct Bandwidth {
+  double bytesPerSecond = 0;
+  uint64_t bufferBytes = 0;
+  /// What was read: "the weights" or "a buffer of its own".
+  std::string buffer;
+};
+
+/// Executes the steps of one artifact and owns their memory. A device belongs to one session and
+/// is used by one thread at a time. Functions throw Error.
+///
+/// Life of a device: constructed (nothing is allocated, nothing may fail that depends on the
+/// artifact), load() once, then any number of runs, reads and writes. Token and position are plan
+/// inputs like any other buffer, so that a device can keep them in its own memory and record a
+/// step's launches once.
+class Device {
+public:
+  virtual ~Device();
+
+  /// As registered: "cpu".
+  virtual std::string name() const = 0;
+  /// For people: name, threads, what matters of the hardware.
+  virtual std::string description() const = 0;
+
+  /// Checks that this device can run the artifact's kernels, before anything is allocated; loads
+  /// them, allocates and binds all buffers (zeroed, weights in place) and prepares all steps.
+  virtual void load(std::shared_ptr<const Artifact> artifact) = 0;
+
+  /// Runs a step to its end. `step` and buffers are indices into the plan.
+  virtual void run(uint32_t step) = 0;
+
+  /// Runs a step and returns each launch's time in seconds, in the plan's order. The step's results
+  /// are the same as run()'s; it may take longer.
+  virtual std::vector<double> profile(uint32_t step) = 0;
+
+  /// Copies into (out of) a buffer at a byte offset; an Error if that leaves the buffer. Weights
+  /// can not be written. The caller may change or free `bytes` on return.
+  virtual void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) = 0;
+  virtual void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) = 0;
+
+  /// The start of a buffer of kind Output as the last run left it, in host memory, valid until the
+  /// next run.
+  virtual const void *output(uint32_t buffer) = 0;
+
+  /// Zeroes all buffers of kind Cache.
+  virtual void clearCaches() = 0;
+
+  /// Reads memory once with plain loads from all threads: the weights, when they are much larger
+  /// than the caches of the hardware, else a buffer that is.
+  virtual Bandwidth measureReadBandwidth() = 0;
+};
+
+using DeviceFactory = std::function<std::unique_ptr<Device>(const DeviceOptions &)>;
+
+/// Makes a device known under `name`; replaces one of the same name. Safe from any thread.
+void registerDevice(const std::string &name, DeviceFactory factory);
+
+/// The names that createDevice accepts, sorted.
+std::vector<std::string> deviceNames();
+
+/// Throws an Error that names the devices there are if there is none of this name.
+std::unique_ptr<Device> createDevice(const std::string &name, const DeviceOptions &options = {});
+
+/// The device that an artifact runs on when nobody chose one: "cpu" for a host target, else the
+/// target's kind.
+std::string defaultDevice(const Plan &plan);
+
+} // namespace sluice::runtime
+
+#endif // SLUICE_RUNTIME_DEVICE_H

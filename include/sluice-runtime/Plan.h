@@ -1,0 +1,162 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The plan of an artifact: what plan.json says, checked field by field. docs/artifact.md is the
+// format's definition.
+
+#ifndef SLUICE_RUNTIME_PLAN_H
+#define SLUICE_RUNTIME_PLAN_H
+
+#include "sluice-runtime/Error.h"
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace sluice::runtime {
+
+/// The model that an artifact was compiled from. Ids are -1 or absent where the model has none.
+struct ModelInfo {
+  std::string name;
+  std::string architecture;
+  int64_t vocabSize = 0;
+  /// Positions that the caches have room for: a step's position is in [0, contextLength).
+  int64_t contextLength = 0;
+  int64_t hiddenSize = 0;
+  int64_t layers = 0;
+  int64_t heads = 0;
+  int64_t kvHeads = 0;
+  int64_t headDim = 0;
+  int32_t bosId = -1;
+  std::vector<int32_t> eosIds;
+  /// The weights' format in words, such as "f16" or "int8-g128".
+  std::string weights;
+  /// The weights do not exist: a device fills them with generated numbers.
+  bool synthetic = false;
+};
+
+/// The machine that an artifact was compiled for.
+struct TargetInfo {
+  std::string name;
+  /// "cpu", or the kind of another device ("cuda").
+  std::string kind;
+  std::string triple;
+  std::string isa;
+  /// CPU features that the kernels use, as LLVM names them: "avx2", "avx512vnni".
+  std::vector<std::string> features;
+};
+
+/// A file of the artifact's directory.
+struct FileInfo {
+  std::string name;
+  uint64_t bytes = 0;
+  /// XXH3 (64 bits, no seed) of the whole file.
+  uint64_t xxh3 = 0;
+};
+
+enum class BufferKind : uint8_t {
+  /// A part of the step's scratch memory, at `offset` of it.
+  Arena,
+  /// The tensor `tensor` of the weights file; read only.
+  Weights,
+  /// Zero at first, kept from step to step.
+  Cache,
+  /// Written before a step.
+  Input,
+  /// Read after a step.
+  Output
+};
+
+/// "arena", "weights", ... as plan.json has it.
+std::string_view bufferKindName(BufferKind kind);
+
+struct Buffer {
+  std::string name;
+  BufferKind kind = BufferKind::Arena;
+  /// "f32", "f16", "i8-g128", ...: f64, f32, f16, bf16 and i8 to i64 (u8 to u64) are plain
+  /// elements in row-major order; what other names mean is between kernels and weights.
+  std::string type;
+  std::vector<int64_t> shape;
+  uint64_t bytes = 0;
+  /// Arena only: a multiple of 64.
+  uint64_t offset = 0;
+  /// Weights only.
+  std::string tensor;
+};
+
+/// Bytes that a launch moves and its operations, a token.
+struct Traffic {
+  uint64_t weights = 0, scales = 0, activations = 0;
+  /// Bytes read for each position of context.
+  uint64_t keys = 0, values = 0;
+  uint64_t written = 0;
+  uint64_t operations = 0, operationsPerPosition = 0;
+
+  /// Bytes read and written with `context` positions in the cache, the token's own included.
+  uint64_t bytes(uint64_t context) const;
+};
+
+/// A kernel launch on buffers.
+struct Launch {
+  std::string kernel;
+  /// What it computes, in words; shown by bench.
+  std::string label;
+  /// Work items (on the host) or thread blocks; at least 1.
+  int64_t grid = 1;
+  /// Threads a block, bytes of dynamic shared memory, and blocks a cluster; 0 on the host.
+  int64_t block = 0, shared = 0, cluster = 0;
+  /// May start before the launch before it has ended.
+  bool overlap = false;
+  /// Indices into Plan::buffers, in the order of the kernel's pointers.
+  std::vector<uint32_t> arguments;
+  std::optional<Traffic> traffic;
+};
+
+/// Launches that run in order.
+struct Step {
+  std::string name;
+  std::vector<Launch> launches;
+};
+
+/// plan.json. What parse() returned satisfies:
+/// - buffers have distinct names; arena buffers lie in [0, arenaBytes); two that overlap are never
+///   both in use across the end of a launch; plain elements fit into their buffer's bytes;
+/// - there is a step "decode", inputs "token" and "position" (one i32 each) and an output "logits"
+///   (vocabSize f32);
+/// - launches name buffers that exist; no sum or product of sizes overflows 63 bits.
+struct Plan {
+  /// Version of the format that this library reads.
+  static constexpr int64_t formatVersion = 1;
+
+  /// Checks the whole text. `name` starts each error message.
+  static Plan parse(std::string_view text, const std::string &name);
+
+  /// The digest that belongs under the key "checksum" of the plan `text`, 16 hexadecimal digits:
+  /// XXH3 of the JSON without that key, dumped compactly with sorted keys.
+  static std::string checksum(std::string_view text, const std::string &name);
+
+  std::string producer;
+  ModelInfo model;
+  TargetInfo target;
+  /// By role: "kernels", "weights", "tokenizer", ...
+  std::map<std::string, FileInfo> files;
+  uint64_t arenaBytes = 0;
+  std::vector<Buffer> buffers;
+  std::vector<Step> steps;
+
+  /// Index of a buffer.
+  std::optional<uint32_t> findBuffer(std::string_view name) const;
+  /// The same, but an Error that names it if there is none.
+  uint32_t bufferIndex(std::string_view name) const;
+  std::optional<uint32_t> findStep(std::string_view name) const;
+
+  /// Sum of the step's traffic.
+  Traffic traffic(const Step &step) const;
+};
+
+} // namespace sluice::runtime
+
+#endif // SLUICE_RUNTIME_PLAN_H

@@ -1,0 +1,139 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// One decoding sequence, and what is made of it: generated text and perplexity.
+
+#ifndef SLUICE_RUNTIME_SESSION_H
+#define SLUICE_RUNTIME_SESSION_H
+
+#include "sluice-runtime/Device.h"
+#include "sluice-runtime/Sampling.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace sluice::runtime {
+
+struct SessionOptions {
+  /// Empty takes the artifact's own (see defaultDevice).
+  std::string device;
+  DeviceOptions deviceOptions;
+};
+
+/// An artifact on a device with one sequence of tokens. Used by one thread at a time.
+class Session {
+public:
+  explicit Session(std::shared_ptr<const Artifact> artifact, const SessionOptions &options = {});
+
+  const Artifact &artifact() const { return *theArtifact; }
+  Device &device() { return *theDevice; }
+
+  /// Position of the next token: how many tokens the sequence has.
+  int64_t position() const { return nextPosition; }
+
+  /// Appends a token to the sequence. Returns the logits that predict the next one (vocabSize of
+  /// them, valid until the next call). An Error, and no change, if the token is not in
+  /// [0, vocabSize) or the sequence has contextLength tokens already.
+  std::span<const float> decode(int32_t token);
+
+  /// Starts a new sequence; caches are zero again.
+  void reset();
+
+  /// Makes `position` the next one without touching the caches, in [0, contextLength): to go back
+  /// in a sequence, or to measure a step as it is after so many tokens.
+  void seek(int64_t position);
+
+  /// Runs decode()'s step at the present position without appending its token; returns each
+  /// launch's time in seconds.
+  std::vector<double> profile(int32_t token);
+
+  /// A copy of a buffer's bytes as the last step left them; an Error if there is none so named.
+  std::vector<std::byte> readBuffer(std::string_view name);
+  /// The same as float32, for buffers of type f32 and f16.
+  std::vector<float> readBufferAsFloat(std::string_view name);
+
+private:
+  void writeInputs(int32_t token);
+
+  std::shared_ptr<const Artifact> theArtifact;
+  std::unique_ptr<Device> theDevice;
+  int64_t nextPosition = 0;
+  uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
+};
+
+struct GenerateOptions {
+  SamplingOptions sampling;
+  /// At most so many new tokens; -1 until something else ends it.
+  int64_t maxTokens = 128;
+  /// The text ends before the first of these.
+  std::vector<std::string> stops;
+  /// Go on after a token that ends a text.
+  bool ignoreEos = false;
+};
+
+enum class FinishReason : uint8_t {
+  /// maxTokens were generated.
+  Length,
+  /// The model ended the text.
+  Eos,
+  /// A stop string.
+  Stop,
+  /// contextLength tokens.
+  Context,
+  /// A callback returned false.
+  Cancelled
+};
+
+struct GenerateResult {
+  /// New tokens; a token that ends the text is the last one of them.
+  std::vector<int32_t> ids;
+  /// Their text, without stop strings. Empty if the artifact has no tokenizer.
+  std::string text;
+  FinishReason reason = FinishReason::Length;
+  double promptSeconds = 0, seconds = 0;
+};
+
+/// Appends `prompt` (at least one token) to the session's sequence and generates from there.
+/// `onText` gets the text as it becomes certain (never a part of a character or of a stop string),
+/// `onToken` each token of the prompt (with `isPrompt`) and each new one; both may be empty;
+/// returning false ends the generation after this token. Stop strings need a tokenizer.
+struct GenerateCallbacks {
+  std::function<bool(std::string_view text)> onText;
+  std::function<bool(int32_t token, bool isPrompt)> onToken;
+};
+GenerateResult generate(Session &session, std::span<const int32_t> prompt,
+                        const GenerateOptions &options, const GenerateCallbacks &callbacks = {});
+
+struct PerplexityOptions {
+  /// Tokens a window: at least 4, at most contextLength.
+  int64_t window = 512;
+  /// At most so many windows; 0 takes all.
+  int64_t maxWindows = 0;
+};
+
+struct PerplexityResult {
+  int64_t windows = 0;
+  /// Tokens that were predicted.
+  int64_t tokens = 0;
+  /// Mean of -ln(probability), in nats, and its exponential.
+  double meanNegativeLogLikelihood = 0, perplexity = 0;
+};
+
+/// Perplexity of a text as llama.cpp's perplexity tool defines it. The text's ids, starting with
+/// `bosId` if the model's texts do (else it is -1), are cut into windows that do not overlap; an
+/// incomplete last one is dropped; the first token of each is replaced by `bosId`. A window
+/// is decoded from an empty sequence, and of its c tokens those from c/2 + 1 on are predicted.
+/// `onToken` is called after each token with the result of the windows so far and the share done,
+/// in [0, 1]; false ends it with that result. An Error if there is not one full window.
+PerplexityResult
+perplexity(Session &session, std::span<const int32_t> ids, int32_t bosId,
+           const PerplexityOptions &options,
+           const std::function<bool(const PerplexityResult &, double done)> &onToken = {});
+
+} // namespace sluice::runtime
+
+#endif // SLUICE_RUNTIME_SESSION_H

@@ -1,0 +1,220 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/sluice.h"
+
+#include "sluice-runtime/Session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+using namespace sluice::runtime;
+
+struct sluice_artifact {
+  std::shared_ptr<const Artifact> artifact;
+};
+
+struct sluice_session {
+  Session session;
+};
+
+static thread_local std::string lastError;
+
+/// Runs the body of a C function: nothing is thrown across its boundary.
+template <typename F> static sluice_status guarded(F &&body) noexcept {
+  auto fail = [](sluice_status status, const char *text) noexcept {
+    try {
+      lastError = text;
+    } catch (...) {
+      lastError.clear();
+    }
+    return status;
+  };
+  try {
+    body();
+    return SLUICE_OK;
+  } catch (const Error &e) {
+    return fail(SLUICE_ERROR, e.what());
+  } catch (const std::bad_alloc &) {
+    return fail(SLUICE_ERROR_MEMORY, "memory ran out");
+  } catch (const std::exception &e) {
+    return fail(SLUICE_ERROR_INTERNAL, e.what());
+  } catch (...) {
+    return fail(SLUICE_ERROR_INTERNAL, "unknown failure");
+  }
+}
+
+static void requirePointer(const void *pointer, const char *what) {
+  if (!pointer)
+    throw Error(std::string("argument ") + what + " is NULL");
+}
+
+const char *sluice_last_error(void) { return lastError.c_str(); }
+
+const char *sluice_version(void) { return SLUICE_VERSION; }
+
+sluice_status sluice_artifact_open(const char *directory, sluice_artifact **artifact) {
+  return guarded([&] {
+    requirePointer(directory, "directory");
+    requirePointer(artifact, "artifact");
+    *artifact = new sluice_artifact{Artifact::open(directory)};
+  });
+}
+
+void sluice_artifact_free(sluice_artifact *artifact) { delete artifact; }
+
+sluice_status sluice_artifact_model_info(const sluice_artifact *artifact, sluice_model_info *info) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    requirePointer(info, "info");
+    const ModelInfo &model = artifact->artifact->model();
+    *info = {model.name.c_str(),    model.architecture.c_str(),
+             model.weights.c_str(), artifact->artifact->plan().target.name.c_str(),
+             model.vocabSize,       model.contextLength,
+             model.hiddenSize,      model.layers,
+             model.heads,           model.kvHeads,
+             model.headDim,         model.bosId,
+             model.eosIds.data(),   model.eosIds.size()};
+  });
+}
+
+sluice_status sluice_tokenize(const sluice_artifact *artifact, const char *text, size_t bytes,
+                              int add_bos, int32_t *ids, size_t capacity, size_t *count) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    requirePointer(text, "text");
+    requirePointer(count, "count");
+    if (capacity)
+      requirePointer(ids, "ids");
+    const Tokenizer &tokenizer = artifact->artifact->tokenizer();
+    std::vector<int32_t> result = tokenizer.encode({text, bytes}, add_bos && tokenizer.addsBos());
+    std::copy_n(result.begin(), std::min(capacity, result.size()), ids);
+    *count = result.size();
+  });
+}
+
+sluice_status sluice_detokenize(const sluice_artifact *artifact, const int32_t *ids, size_t count,
+                                char *text, size_t capacity, size_t *bytes) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    if (count)
+      requirePointer(ids, "ids");
+    if (capacity)
+      requirePointer(text, "text");
+    std::string result = artifact->artifact->tokenizer().decode({ids, count});
+    if (capacity) {
+      size_t length = std::min(capacity - 1, result.size());
+      std::memcpy(text, result.data(), length);
+      text[length] = 0;
+    }
+    if (bytes)
+      *bytes = result.size();
+  });
+}
+
+sluice_status sluice_session_create(const sluice_artifact *artifact,
+                                    const sluice_session_options *options,
+                                    sluice_session **session) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    requirePointer(session, "session");
+    SessionOptions chosen;
+    if (options) {
+      chosen.device = options->device ? options->device : "";
+      chosen.deviceOptions.threads = options->threads;
+    }
+    *session = new sluice_session{Session(artifact->artifact, chosen)};
+  });
+}
+
+void sluice_session_free(sluice_session *session) { delete session; }
+
+sluice_status sluice_session_reset(sluice_session *session) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    session->session.reset();
+  });
+}
+
+int64_t sluice_session_position(const sluice_session *session) {
+  return session ? session->session.position() : 0;
+}
+
+sluice_status sluice_session_decode(sluice_session *session, int32_t token, const float **logits) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    const float *result = session->session.decode(token).data();
+    if (logits)
+      *logits = result;
+  });
+}
+
+void sluice_generate_options_init(sluice_generate_options *options) {
+  if (!options)
+    return;
+  GenerateOptions defaults;
+  *options = {defaults.maxTokens,
+              defaults.sampling.temperature,
+              defaults.sampling.topK,
+              defaults.sampling.topP,
+              defaults.sampling.minP,
+              defaults.sampling.repetitionPenalty,
+              defaults.sampling.seed,
+              nullptr,
+              0,
+              0};
+}
+
+sluice_status sluice_generate(sluice_session *session, const int32_t *prompt, size_t count,
+                              const sluice_generate_options *options, sluice_text_callback callback,
+                              void *user, sluice_generate_result *result) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    if (count)
+      requirePointer(prompt, "prompt");
+    GenerateOptions chosen;
+    if (options) {
+      chosen.maxTokens = options->max_tokens;
+      chosen.sampling.temperature = options->temperature;
+      chosen.sampling.topK = options->top_k;
+      chosen.sampling.topP = options->top_p;
+      chosen.sampling.minP = options->min_p;
+      chosen.sampling.repetitionPenalty = options->repetition_penalty;
+      chosen.sampling.seed = options->seed;
+      chosen.ignoreEos = options->ignore_eos != 0;
+      if (options->stop_count)
+        requirePointer(options->stops, "options->stops");
+      for (size_t i = 0; i < options->stop_count; ++i) {
+        requirePointer(options->stops[i], "options->stops[i]");
+        chosen.stops.emplace_back(options->stops[i]);
+      }
+    }
+    GenerateCallbacks callbacks;
+    if (callback)
+      callbacks.onText = [&](std::string_view text) {
+        return callback(text.data(), text.size(), user) == 0;
+      };
+    GenerateResult generated = generate(session->session, {prompt, count}, chosen, callbacks);
+    if (result)
+      *result = {static_cast<int64_t>(generated.ids.size()), static_cast<int64_t>(count),
+                 static_cast<sluice_finish_reason>(generated.reason), generated.promptSeconds,
+                 generated.seconds};
+  });
+}
+
+sluice_status sluice_generate_text(sluice_session *session, const char *prompt,
+                                   const sluice_generate_options *options,
+                                   sluice_text_callback callback, void *user,
+                                   sluice_generate_result *result) {
+  std::vector<int32_t> ids;
+  sluice_status status = guarded([&] {
+    requirePointer(session, "session");
+    requirePointer(prompt, "prompt");
+    const Tokenizer &tokenizer = session->session.artifact().tokenizer();
+    ids = tokenizer.encode(prompt, session->session.position() == 0 && tokenizer.addsBos());
+  });
+  return status != SLUICE_OK
+             ? status
+             : sluice_generate(session, ids.data(), ids.size(), options, callback, user, result);
+}

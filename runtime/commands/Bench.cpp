@@ -1,0 +1,190 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Commands.h"
+
+#include "runtime/commands/Console.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+using namespace sluice::runtime;
+
+static double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  size_t middle = values.size() / 2;
+  return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &options) {
+  const Plan &plan = session.artifact().plan();
+  int64_t longest = plan.model.contextLength;
+  BenchResult result;
+  result.context = options.context ? options.context : std::min<int64_t>(512, longest);
+  if (result.context < 1 || result.context > longest)
+    throw Error("option --context is " + std::to_string(result.context) +
+                ", expected 1 to the artifact's " + std::to_string(longest));
+  if (options.repetitions < 1 || options.tokens < 0)
+    throw Error("a measurement needs at least one repetition of at least one token");
+  const Step &step = plan.steps[*plan.findStep("decode")];
+  result.bytesPerToken = plan.traffic(step).bytes(static_cast<uint64_t>(result.context));
+  result.repetitions = options.repetitions;
+
+  // Always the same step: as the last of so many tokens.
+  int32_t token = std::max(plan.model.bosId, 0);
+  auto decode = [&](int64_t count) {
+    auto start = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < count; ++i) {
+      InterruptGuard::check();
+      session.seek(result.context - 1);
+      session.decode(token);
+    }
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  // Warm up, and see how long a token takes.
+  double once = decode(1);
+  once = std::min(once, decode(3) / 3);
+  result.tokensEach =
+      options.tokens ? options.tokens
+                     : std::clamp<int64_t>(std::llround(0.5 / std::max(once, 1e-6)), 3, 100'000);
+  session.device().measureReadBandwidth();
+
+  Progress progress;
+  std::vector<double> speeds, bandwidths;
+  std::vector<std::vector<double>> launches(step.launches.size());
+  for (int64_t r = 0; r < options.repetitions; ++r) {
+    result.bandwidth = session.device().measureReadBandwidth();
+    bandwidths.push_back(result.bandwidth.bytesPerSecond);
+    speeds.push_back(static_cast<double>(result.tokensEach) / decode(result.tokensEach));
+    if (options.perKernel)
+      for (int64_t i = 0; i < std::clamp<int64_t>(result.tokensEach, 1, 20); ++i) {
+        InterruptGuard::check();
+        session.seek(result.context - 1);
+        std::vector<double> times = session.profile(token);
+        for (size_t k = 0; k < times.size(); ++k)
+          launches[k].push_back(times[k]);
+      }
+    progress.show(format("measurement %lld of %lld: %.1f tokens/s", static_cast<long long>(r + 1),
+                         static_cast<long long>(options.repetitions), speeds.back()));
+  }
+  result.tokensPerSecond = median(speeds);
+  result.slowest = *std::min_element(speeds.begin(), speeds.end());
+  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  result.bandwidth.bytesPerSecond = median(bandwidths);
+  if (options.perKernel)
+    for (size_t k = 0; k < launches.size(); ++k) {
+      const Launch &launch = step.launches[k];
+      uint64_t bytes =
+          launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.context)) : 0;
+      result.kernels.push_back({launch.label, launch.kernel, median(launches[k]), bytes});
+    }
+  return result;
+}
+
+static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact,
+                             const std::string &device) {
+  double ceiling = result.bandwidth.bytesPerSecond;
+  nlohmann::json json = {
+      {"model", artifact.model().name},
+      {"weights", artifact.model().weights},
+      {"target", artifact.plan().target.name},
+      {"device", device},
+      {"context", result.context},
+      {"tokens_each", result.tokensEach},
+      {"repetitions", result.repetitions},
+      {"tokens_per_second", result.tokensPerSecond},
+      {"tokens_per_second_slowest", result.slowest},
+      {"tokens_per_second_fastest", result.fastest},
+      {"bytes_per_token", result.bytesPerToken},
+      {"bytes_per_second", result.bytesPerSecond()},
+      {"read_bandwidth",
+       {{"bytes_per_second", ceiling},
+        {"buffer", result.bandwidth.buffer},
+        {"buffer_bytes", result.bandwidth.bufferBytes}}},
+      {"share", result.bytesPerSecond() / ceiling},
+  };
+  if (!result.kernels.empty()) {
+    auto &kernels = json["kernels"] = nlohmann::json::array();
+    for (const BenchKernel &kernel : result.kernels) {
+      double speed = static_cast<double>(kernel.bytes) / kernel.seconds;
+      kernels.push_back({{"label", kernel.label},
+                         {"kernel", kernel.kernel},
+                         {"seconds", kernel.seconds},
+                         {"bytes", kernel.bytes},
+                         {"bytes_per_second", speed},
+                         {"share", speed / ceiling}});
+    }
+  }
+  return json;
+}
+
+static void printKernels(const BenchResult &result, std::FILE *out) {
+  size_t width = 6;
+  for (const BenchKernel &kernel : result.kernels)
+    width = std::max(width, std::min<size_t>(kernel.label.size(), 60));
+  int column = static_cast<int>(width);
+  writeText(out, format("\n%-*s %10s %10s %10s %7s\n", column, "kernel", "time", "bytes", "GB/s",
+                        "share"));
+  double seconds = 0;
+  uint64_t bytes = 0;
+  auto row = [&](const std::string &label, double seconds, uint64_t bytes) {
+    double speed = static_cast<double>(bytes) / seconds;
+    writeText(out, format("%-*.60s %7.1f us %10s %10.2f %6.1f%%\n", column, label.c_str(),
+                          seconds * 1e6, formatBytes(static_cast<double>(bytes)).c_str(),
+                          speed / 1e9, 100 * speed / result.bandwidth.bytesPerSecond));
+  };
+  for (const BenchKernel &kernel : result.kernels) {
+    row(kernel.label, kernel.seconds, kernel.bytes);
+    seconds += kernel.seconds;
+    bytes += kernel.bytes;
+  }
+  row("sum", seconds, bytes);
+}
+
+void sluice::runtime::bench(const std::filesystem::path &path, const BenchOptions &options,
+                            std::FILE *out) {
+  std::shared_ptr<const Artifact> artifact = openArtifact(path);
+  Session session(artifact, options.session);
+  InterruptGuard guard;
+  BenchResult result = measureSpeed(session, options);
+  const std::string device = session.device().name() + ": " + session.device().description();
+  if (options.json) {
+    writeText(out, toJson(result, *artifact, device).dump(2) + "\n");
+    flush(out);
+    return;
+  }
+  const ModelInfo &model = artifact->model();
+  double ceiling = result.bandwidth.bytesPerSecond;
+  writeText(out, format("model           %s, weights %s, for target %s\n", model.name.c_str(),
+                        model.weights.c_str(), artifact->plan().target.name.c_str()));
+  writeText(out, format("device          %s\n", device.c_str()));
+  writeText(out,
+            format("context         %lld positions\n", static_cast<long long>(result.context)));
+  writeText(out,
+            format("speed           %.1f tokens/s (median of %lld x %lld tokens; %.1f to %.1f)\n",
+                   result.tokensPerSecond, static_cast<long long>(result.repetitions),
+                   static_cast<long long>(result.tokensEach), result.slowest, result.fastest));
+  writeText(out, format("read bandwidth  %.2f GB/s (plain loads of %s, %s)\n", ceiling / 1e9,
+                        result.bandwidth.buffer.c_str(),
+                        formatBytes(static_cast<double>(result.bandwidth.bufferBytes)).c_str()));
+  if (result.bytesPerToken == 0) {
+    writeText(out, "traffic         unknown: the plan does not say how many bytes a token moves\n");
+  } else {
+    writeText(out, format("traffic         %s a token, %.2f GB/s\n",
+                          formatBytes(static_cast<double>(result.bytesPerToken)).c_str(),
+                          result.bytesPerSecond() / 1e9));
+    writeText(out, format("share           %.1f%% of the read bandwidth\n",
+                          100 * result.bytesPerSecond() / ceiling));
+    // A buffer is at least four times the largest cache.
+    if (result.bytesPerToken < result.bandwidth.bufferBytes / 4)
+      writeText(
+          out,
+          "                (a token's bytes fit into the CPU's caches, so it can exceed 100%)\n");
+  }
+  if (options.perKernel)
+    printKernels(result, out);
+  flush(out);
+}

@@ -1,0 +1,290 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Commands.h"
+
+#include "runtime/commands/Console.h"
+#include "runtime/plan/Json.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <sstream>
+
+using namespace sluice::runtime;
+namespace fs = std::filesystem;
+
+std::shared_ptr<const Artifact> sluice::runtime::openArtifact(const fs::path &directory) {
+  Progress progress;
+  ArtifactOptions options;
+  options.onProgress = [&](uint64_t done, uint64_t total) {
+    progress.show("checking " + directory.string() + ": " + formatBytes(static_cast<double>(done)) +
+                  " of " + formatBytes(static_cast<double>(total)));
+  };
+  return Artifact::open(directory, options);
+}
+
+std::string sluice::runtime::readTextFile(const fs::path &path) {
+  bool isInput = path == "-";
+  std::string name = isInput ? "standard input" : path.string();
+  auto fail = [&] { throw Error(name + ": cannot be read: " + std::strerror(errno)); };
+  struct Closer {
+    void operator()(std::FILE *file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Closer> opened;
+  std::FILE *file = stdin;
+  if (!isInput) {
+    opened.reset(std::fopen(path.c_str(), "rb"));
+    file = opened.get();
+    if (!file)
+      fail();
+  }
+  std::string text;
+  char part[1 << 16];
+  while (size_t length = std::fread(part, 1, sizeof(part), file)) {
+    text.append(part, length);
+    if (text.size() > size_t(1) << 30)
+      throw Error(name + ": has more than 1 GiB of text");
+  }
+  if (std::ferror(file))
+    fail();
+  return text;
+}
+
+static fs::path resolveModel(const CommandHooks &hooks, const std::string &model,
+                             const CompileHints &hints) {
+  return hooks.resolve ? hooks.resolve(model, hints) : fs::path(model);
+}
+
+static Tokenizer resolveTokenizer(const CommandHooks &hooks, const std::string &model) {
+  if (hooks.loadTokenizer)
+    return hooks.loadTokenizer(model);
+  if (Artifact::isArtifact(model))
+    return Tokenizer::fromFile(openArtifact(model)->filePath("tokenizer"));
+  return Tokenizer::fromFile(model);
+}
+
+static CLI::App *addCommand(CLI::App &app, const std::string &name, const std::string &description,
+                            const std::string &examples) {
+  CLI::App *command = app.add_subcommand(name, description);
+  command->footer("Examples:\n" + examples);
+  return command;
+}
+
+static void addModel(CLI::App &command, std::string &model, const CommandHooks &hooks) {
+  command.add_option("MODEL", model, hooks.modelHelp)->required();
+}
+
+static void addSession(CLI::App &command, SessionOptions &options) {
+  command.add_option(
+      "--device", options.device,
+      "where to run: cpu, cuda or emulator (default: what the artifact was compiled for)");
+  command
+      .add_option("--threads", options.deviceOptions.threads,
+                  "threads of the cpu device (default: one for each CPU)")
+      ->check(CLI::Range(1, 1024));
+}
+
+CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hooks) {
+  struct State {
+    RunOptions options;
+    std::string model, file;
+    bool noBos = false, noEcho = false;
+  };
+  auto state = std::make_shared<State>();
+  CLI::App *command =
+      addCommand(app, "run", "Generate text with a model",
+                 "  run llama-4m.sluice -p \"Once upon a time\"\n"
+                 "  run llama-4m.sluice -p \"Alice was\" -n 60 --temp 0 --token-ids\n"
+                 "  echo \"The White Rabbit\" | run llama-4m.sluice -p - --seed 7 --stop \".\"");
+  addModel(*command, state->model, hooks);
+  RunOptions &options = state->options;
+  SamplingOptions &sampling = options.generate.sampling;
+  auto *prompt = command->add_option("-p,--prompt", options.prompt,
+                                     "text to continue; - reads standard input");
+  command->add_option("-f,--file", state->file, "file with the text to continue")->excludes(prompt);
+  command
+      ->add_option("-n,--tokens", options.generate.maxTokens, "new tokens at most, -1 for no limit")
+      ->capture_default_str();
+  command
+      ->add_option("--temp", sampling.temperature,
+                   "temperature: 0 always takes the most likely token, more is more varied")
+      ->capture_default_str();
+  command
+      ->add_option("--top-k", sampling.topK, "choose among the k most likely tokens, 0 among all")
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", sampling.topP,
+                   "choose among the likeliest tokens that reach p together")
+      ->capture_default_str();
+  command
+      ->add_option("--min-p", sampling.minP,
+                   "leave out tokens less likely than this share of the likeliest")
+      ->capture_default_str();
+  command
+      ->add_option("--repeat-penalty", sampling.repetitionPenalty,
+                   "over 1 makes recent tokens less likely")
+      ->capture_default_str();
+  command
+      ->add_option("--repeat-window", sampling.repetitionWindow,
+                   "how many tokens are recent, -1 all")
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "the same seed gives the same text")
+      ->capture_default_str();
+  command
+      ->add_option("--stop", options.generate.stops,
+                   "end before this text; may be given several times")
+      ->allow_extra_args(false);
+  command->add_flag("--ignore-eos", options.generate.ignoreEos,
+                    "go on after the token that ends a text");
+  command->add_flag("--token-ids", options.tokenIds,
+                    "print the ids of prompt and new tokens on one line and nothing else");
+  command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
+  command->add_flag("--special", options.parseSpecial,
+                    "names such as <|im_end|> in the prompt are control tokens");
+  command->add_flag("--no-echo", state->noEcho, "print the new text without the prompt");
+  addSession(*command, options.session);
+  command->callback([state, hooks, command] {
+    RunOptions &options = state->options;
+    if (command->count("--prompt") + command->count("--file") == 0)
+      throw Error("run needs a text to continue: give --prompt or --file");
+    if (command->count("--file") || options.prompt == "-") {
+      options.prompt = readTextFile(command->count("--file") ? state->file : "-");
+      // Editors and echo end a text with a line end that is not meant.
+      if (!options.prompt.empty() && options.prompt.back() == '\n')
+        options.prompt.pop_back();
+    }
+    options.addBos = !state->noBos;
+    options.echo = !state->noEcho;
+    options.generate.sampling.validate();
+    runModel(resolveModel(hooks, state->model, {options.session.device, 0}), options);
+  });
+  return command;
+}
+
+CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHooks &hooks) {
+  struct State {
+    PerplexityCommandOptions options;
+    std::string model;
+  };
+  auto state = std::make_shared<State>();
+  CLI::App *command =
+      addCommand(app, "perplexity", "How well a model predicts a text: lower is better",
+                 "  perplexity llama-4m.sluice -f alice.txt\n"
+                 "  perplexity llama-4m.sluice -f alice.txt -c 256 --windows 10");
+  addModel(*command, state->model, hooks);
+  command->add_option("-f,--file", state->options.file, "the text; - reads standard input")
+      ->required();
+  command
+      ->add_option("-c,--context", state->options.perplexity.window,
+                   "tokens a window; the second half of each is scored")
+      ->capture_default_str();
+  command
+      ->add_option("--windows", state->options.perplexity.maxWindows,
+                   "score only so many windows (default: all)")
+      ->check(CLI::PositiveNumber);
+  addSession(*command, state->options.session);
+  command->callback([state, hooks] {
+    const PerplexityCommandOptions &options = state->options;
+    measurePerplexity(
+        resolveModel(hooks, state->model, {options.session.device, options.perplexity.window}),
+        options);
+  });
+  return command;
+}
+
+CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks &hooks) {
+  struct State {
+    TokenizeOptions options;
+    std::string model;
+    bool noBos = false;
+  };
+  auto state = std::make_shared<State>();
+  CLI::App *command = addCommand(app, "tokenize", "Show the tokens of a text",
+                                 "  tokenize llama-4m.sluice \"Alice was beginning\"\n"
+                                 "  tokenize llama-4m.sluice --ids < alice.txt");
+  addModel(*command, state->model, hooks);
+  command->add_option("TEXT", state->options.text, "the text (default: standard input)");
+  command->add_flag("--ids", state->options.ids, "print the ids on one line and nothing else");
+  command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
+  command->add_flag("--special", state->options.parseSpecial,
+                    "names such as <|im_end|> are control tokens");
+  command->callback([state, hooks, command] {
+    if (command->count("TEXT") == 0)
+      state->options.text = readTextFile("-");
+    state->options.addBos = !state->noBos;
+    tokenizeText(resolveTokenizer(hooks, state->model), state->options);
+  });
+  return command;
+}
+
+CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &hooks) {
+  struct State {
+    BenchOptions options;
+    std::string model;
+  };
+  auto state = std::make_shared<State>();
+  CLI::App *command = addCommand(app, "bench", "Measure tokens a second against the memory's speed",
+                                 "  bench llama-4m.sluice --context 512\n"
+                                 "  bench llama-4m.sluice --per-kernel\n"
+                                 "  bench llama-4m.sluice --json > speed.json");
+  addModel(*command, state->model, hooks);
+  BenchOptions &options = state->options;
+  command
+      ->add_option("--context", options.context,
+                   "positions in the cache (default: 512, or all if there are fewer)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("-n,--tokens", options.tokens,
+                   "tokens of one measurement (default: half a second of them)")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--repeat", options.repetitions, "measurements, of which the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--per-kernel", options.perKernel, "time, bytes and speed of each kernel");
+  command->add_flag("--json", options.json, "print JSON");
+  addSession(*command, options.session);
+  command->callback([state, hooks] {
+    const BenchOptions &options = state->options;
+    bench(resolveModel(hooks, state->model, {options.session.device, options.context}), options);
+  });
+  return command;
+}
+
+int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv) {
+  // Writing to a closed pipe is noticed where it happens instead of ending the process there.
+  std::signal(SIGPIPE, SIG_IGN);
+  auto fail = [](const std::string &message, int status) {
+    // One line, whatever a message quotes.
+    std::fprintf(stderr, "sluice: error: %s\n", printable(message, 4000).c_str());
+    return status;
+  };
+  try {
+    app.parse(argc, argv);
+    flush(stdout);
+    return 0;
+  } catch (const CommandExit &exit) {
+    return exit.status;
+  } catch (const CLI::ParseError &e) {
+    // Help is not an error to CLI11 either: it has status 0.
+    if (e.get_exit_code() == 0) {
+      app.exit(e, std::cout, std::cerr);
+      std::cout.flush();
+      return std::cout ? 0 : 1;
+    }
+    const CLI::App *command = &app;
+    while (!command->get_subcommands().empty())
+      command = command->get_subcommands().front();
+    return fail(std::string(e.what()) + " (see " + app.get_name() +
+                    (command == &app ? "" : " " + command->get_name()) + " --help)",
+                2);
+  } catch (const Error &e) {
+    return fail(e.what(), 1);
+  } catch (const std::bad_alloc &) {
+    return fail("memory ran out", 1);
+  } catch (const std::exception &e) {
+    return fail(e.what(), 1);
+  }
+}

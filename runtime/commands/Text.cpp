@@ -1,0 +1,138 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Commands.h"
+
+#include "runtime/commands/Console.h"
+#include "runtime/plan/Json.h"
+
+#include <nlohmann/json.hpp>
+
+using namespace sluice::runtime;
+
+static std::string joinIds(std::span<const int32_t> ids) {
+  std::string line;
+  for (int32_t id : ids)
+    line += (line.empty() ? "" : " ") + std::to_string(id);
+  return line;
+}
+
+static const char *finishNote(FinishReason reason) {
+  switch (reason) {
+  case FinishReason::Length:
+    return "";
+  case FinishReason::Eos:
+    return ", the model ended the text";
+  case FinishReason::Stop:
+    return ", ended before a stop text";
+  case FinishReason::Context:
+    return ", the context is full";
+  case FinishReason::Cancelled:
+    return ", interrupted";
+  }
+  return "";
+}
+
+void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptions &options,
+                               std::FILE *out) {
+  std::shared_ptr<const Artifact> artifact = openArtifact(path);
+  const Tokenizer &tokenizer = artifact->tokenizer();
+  std::vector<int32_t> prompt =
+      tokenizer.encode(options.prompt, options.addBos && tokenizer.addsBos(), options.parseSpecial);
+  Session session(artifact, options.session);
+
+  InterruptGuard guard;
+  bool echo = options.echo && !options.tokenIds;
+  if (echo) {
+    writeText(out, options.prompt);
+    flush(out);
+  }
+  bool started = !options.prompt.empty() && echo;
+  Progress progress;
+  int64_t done = 0;
+  GenerateCallbacks callbacks;
+  callbacks.onToken = [&](int32_t, bool isPrompt) {
+    ++done;
+    // New text itself shows that there is progress.
+    if (isPrompt ? !echo : options.tokenIds)
+      progress.show(format("token %lld", static_cast<long long>(done)));
+    return !InterruptGuard::interrupted();
+  };
+  if (!options.tokenIds)
+    callbacks.onText = [&](std::string_view text) {
+      // Without the prompt before it, the space between them is not the text's.
+      if (!started && text.front() == ' ')
+        text.remove_prefix(1);
+      started = true;
+      writeText(out, text);
+      flush(out);
+      return true;
+    };
+  GenerateResult result = generate(session, prompt, options.generate, callbacks);
+
+  if (options.tokenIds) {
+    std::vector<int32_t> ids = prompt;
+    ids.insert(ids.end(), result.ids.begin(), result.ids.end());
+    writeText(out, joinIds(ids));
+  }
+  writeText(out, "\n");
+  flush(out);
+  if (isTerminal()) {
+    auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
+    std::fprintf(stderr, "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s]\n",
+                 prompt.size(), rate(static_cast<double>(prompt.size()), result.promptSeconds),
+                 result.ids.size(), rate(static_cast<double>(result.ids.size()), result.seconds),
+                 finishNote(result.reason));
+  }
+  InterruptGuard::check();
+}
+
+void sluice::runtime::measurePerplexity(const std::filesystem::path &path,
+                                        const PerplexityCommandOptions &options, std::FILE *out) {
+  std::string text = readTextFile(options.file);
+  std::shared_ptr<const Artifact> artifact = openArtifact(path);
+  const Tokenizer &tokenizer = artifact->tokenizer();
+  std::vector<int32_t> ids = tokenizer.encode(text, tokenizer.addsBos());
+  Session session(artifact, options.session);
+
+  InterruptGuard guard;
+  PerplexityResult result;
+  {
+    Progress progress;
+    result = perplexity(session, ids, tokenizer.addsBos() ? tokenizer.bosId() : -1,
+                        options.perplexity, [&](const PerplexityResult &soFar, double done) {
+                          std::string line = format("%.0f%%", 100 * done);
+                          if (soFar.windows)
+                            line += format(", perplexity %.4f", soFar.perplexity);
+                          progress.show(line);
+                          return !InterruptGuard::interrupted();
+                        });
+  }
+  InterruptGuard::check();
+  writeText(out, format("%lld windows of %lld tokens, %lld tokens scored\nmean negative log "
+                        "likelihood: %.6f nats\n"
+                        "perplexity: %.4f\n",
+                        static_cast<long long>(result.windows),
+                        static_cast<long long>(options.perplexity.window),
+                        static_cast<long long>(result.tokens), result.meanNegativeLogLikelihood,
+                        result.perplexity));
+  flush(out);
+}
+
+void sluice::runtime::tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
+                                   std::FILE *out) {
+  std::vector<int32_t> ids =
+      tokenizer.encode(options.text, options.addBos && tokenizer.addsBos(), options.parseSpecial);
+  if (options.ids) {
+    writeText(out, joinIds(ids) + "\n");
+  } else {
+    for (int32_t id : ids) {
+      // Quoted, so that spaces and line ends can be seen.
+      nlohmann::json quoted = tokenizer.tokenText(id);
+      writeText(out, format("%7d  ", id) +
+                         quoted.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+                         "\n");
+    }
+  }
+  flush(out);
+}

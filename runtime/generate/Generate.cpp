@@ -1,0 +1,141 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Session.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+using namespace sluice::runtime;
+
+using Clock = std::chrono::steady_clock;
+
+static double secondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+namespace {
+
+/// The text of new tokens, on its way to the caller.
+class TextStream {
+public:
+  TextStream(const Artifact &artifact, const GenerateOptions &options,
+             const GenerateCallbacks &callbacks, std::string &text)
+      : callbacks(callbacks), text(text), matcher(options.stops) {
+    if (artifact.hasTokenizer()) {
+      vocabSize = artifact.tokenizer().vocabSize();
+      decoder.emplace(artifact.tokenizer(), /*continuation=*/true);
+    } else if (!options.stops.empty()) {
+      throw Error(artifact.planName() +
+                  ": the artifact has no tokenizer, so that stop strings cannot be found");
+    }
+  }
+
+  /// False if the caller wants no more.
+  bool add(int32_t id) {
+    // A model may have more logits than there are tokens; such a token has no text.
+    if (!decoder || id >= vocabSize)
+      return true;
+    return emit(matcher.add(decoder->add(id)));
+  }
+  bool finish() {
+    if (!decoder)
+      return true;
+    bool more = emit(matcher.add(decoder->finish()));
+    return emit(matcher.finish()) && more;
+  }
+  bool stopped() const { return matcher.stopped(); }
+
+private:
+  bool emit(const std::string &part) {
+    if (part.empty())
+      return true;
+    text += part;
+    return !callbacks.onText || callbacks.onText(part);
+  }
+
+  const GenerateCallbacks &callbacks;
+  std::string &text;
+  StopMatcher matcher;
+  std::optional<StreamDecoder> decoder;
+  int32_t vocabSize = 0;
+};
+
+} // namespace
+
+GenerateResult sluice::runtime::generate(Session &session, std::span<const int32_t> prompt,
+                                         const GenerateOptions &options,
+                                         const GenerateCallbacks &callbacks) {
+  const Artifact &artifact = session.artifact();
+  int64_t room = artifact.model().contextLength - session.position();
+  if (prompt.empty())
+    throw Error("the prompt has no tokens, expected at least one");
+  if (static_cast<int64_t>(prompt.size()) > room)
+    throw Error(
+        "the prompt has " + std::to_string(prompt.size()) + " tokens, but only " +
+        std::to_string(room) +
+        " positions of the context are left; compile the model with a longer one (--context)");
+  if (options.maxTokens < -1)
+    throw Error("the number of new tokens is " + std::to_string(options.maxTokens) +
+                ", expected at least 0, or -1 for no limit");
+  for (int32_t id : prompt)
+    if (id < 0 || id >= artifact.model().vocabSize)
+      throw Error("token " + std::to_string(id) +
+                  " of the prompt is not in the model's vocabulary of " +
+                  std::to_string(artifact.model().vocabSize));
+
+  std::vector<int32_t> eosIds = artifact.model().eosIds;
+  if (artifact.hasTokenizer())
+    eosIds.insert(eosIds.end(), artifact.tokenizer().eosIds().begin(),
+                  artifact.tokenizer().eosIds().end());
+
+  GenerateResult result;
+  Sampler sampler(options.sampling);
+  TextStream text(artifact, options, callbacks, result.text);
+  std::vector<int32_t> history(prompt.begin(), prompt.end());
+
+  auto start = Clock::now();
+  std::span<const float> logits;
+  for (int32_t id : prompt) {
+    logits = session.decode(id);
+    if (callbacks.onToken && !callbacks.onToken(id, /*isPrompt=*/true)) {
+      result.promptSeconds = secondsSince(start);
+      result.reason = FinishReason::Cancelled;
+      return result;
+    }
+  }
+  result.promptSeconds = secondsSince(start);
+
+  start = Clock::now();
+  auto step = [&]() -> std::optional<FinishReason> {
+    if (options.maxTokens >= 0 && static_cast<int64_t>(result.ids.size()) >= options.maxTokens)
+      return FinishReason::Length;
+    // The logits of the last token predict the next one, also when it has no place any more.
+    if (!result.ids.empty()) {
+      if (session.position() >= artifact.model().contextLength)
+        return FinishReason::Context;
+      logits = session.decode(result.ids.back());
+    }
+    int32_t id = sampler.sample(logits, history);
+    history.push_back(id);
+    result.ids.push_back(id);
+    bool more = !callbacks.onToken || callbacks.onToken(id, /*isPrompt=*/false);
+    if (!options.ignoreEos && std::find(eosIds.begin(), eosIds.end(), id) != eosIds.end())
+      return FinishReason::Eos;
+    more &= text.add(id);
+    if (text.stopped())
+      return FinishReason::Stop;
+    if (!more)
+      return FinishReason::Cancelled;
+    return std::nullopt;
+  };
+  std::optional<FinishReason> reason;
+  while (!(reason = step()))
+    ;
+  result.reason = *reason;
+  result.seconds = secondsSince(start);
+  if (result.reason != FinishReason::Cancelled)
+    text.finish();
+  return result;
+}

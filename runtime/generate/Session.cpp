@@ -1,0 +1,104 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Session.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+using namespace sluice::runtime;
+
+Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions &options)
+    : theArtifact(std::move(artifact)) {
+  const Plan &plan = theArtifact->plan();
+  theDevice = createDevice(options.device.empty() ? defaultDevice(plan) : options.device,
+                           options.deviceOptions);
+  theDevice->load(theArtifact);
+  decodeStep = *plan.findStep("decode");
+  tokenBuffer = plan.bufferIndex("token");
+  positionBuffer = plan.bufferIndex("position");
+  logitsBuffer = plan.bufferIndex("logits");
+}
+
+void Session::writeInputs(int32_t token) {
+  const ModelInfo &model = theArtifact->model();
+  if (token < 0 || token >= model.vocabSize)
+    throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
+                std::to_string(model.vocabSize));
+  if (nextPosition >= model.contextLength)
+    throw Error("the context is full: position " + std::to_string(nextPosition) +
+                " of a context of " + std::to_string(model.contextLength) +
+                "; compile the model with a longer one (--context)");
+  int32_t position = static_cast<int32_t>(nextPosition);
+  theDevice->write(tokenBuffer, 0, std::as_bytes(std::span(&token, 1)));
+  theDevice->write(positionBuffer, 0, std::as_bytes(std::span(&position, 1)));
+}
+
+std::span<const float> Session::decode(int32_t token) {
+  writeInputs(token);
+  theDevice->run(decodeStep);
+  ++nextPosition;
+  return {static_cast<const float *>(theDevice->output(logitsBuffer)),
+          static_cast<size_t>(theArtifact->model().vocabSize)};
+}
+
+std::vector<double> Session::profile(int32_t token) {
+  writeInputs(token);
+  return theDevice->profile(decodeStep);
+}
+
+void Session::reset() {
+  theDevice->clearCaches();
+  nextPosition = 0;
+}
+
+void Session::seek(int64_t position) {
+  if (position < 0 || position >= theArtifact->model().contextLength)
+    throw Error("position " + std::to_string(position) + " is not in the context of " +
+                std::to_string(theArtifact->model().contextLength));
+  nextPosition = position;
+}
+
+std::vector<std::byte> Session::readBuffer(std::string_view name) {
+  const Plan &plan = theArtifact->plan();
+  uint32_t index = plan.bufferIndex(name);
+  std::vector<std::byte> bytes(plan.buffers[index].bytes);
+  theDevice->read(index, 0, bytes);
+  return bytes;
+}
+
+/// IEEE 754 binary16 to binary32; every value is exact.
+static float halfToFloat(uint16_t half) {
+  uint32_t sign = uint32_t(half & 0x8000) << 16, exponent = half >> 10 & 0x1F,
+           fraction = half & 0x3FF;
+  if (exponent == 0x1F)
+    return std::bit_cast<float>(sign | 0x7F800000 | fraction << 13);
+  if (exponent == 0)
+    return std::copysign(std::ldexp(static_cast<float>(fraction), -24),
+                         std::bit_cast<float>(sign | 0x3F800000));
+  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+std::vector<float> Session::readBufferAsFloat(std::string_view name) {
+  const Plan &plan = theArtifact->plan();
+  const Buffer &buffer = plan.buffers[plan.bufferIndex(name)];
+  std::vector<std::byte> bytes = readBuffer(name);
+  size_t count = 1;
+  for (int64_t extent : buffer.shape)
+    count *= static_cast<size_t>(extent);
+  std::vector<float> values(count);
+  if (buffer.type == "f32") {
+    std::memcpy(values.data(), bytes.data(), count * sizeof(float));
+  } else if (buffer.type == "f16") {
+    for (size_t i = 0; i < count; ++i) {
+      uint16_t half;
+      std::memcpy(&half, bytes.data() + i * sizeof(half), sizeof(half));
+      values[i] = halfToFloat(half);
+    }
+  } else {
+    throw Error("buffer \"" + buffer.name + "\" is of type " + buffer.type +
+                ", expected f32 or f16");
+  }
+  return values;
+}

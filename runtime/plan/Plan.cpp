@@ -1,0 +1,414 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Plan.h"
+
+#include "runtime/plan/Json.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+using namespace sluice::runtime;
+using nlohmann::json;
+
+namespace {
+
+/// A size that no real artifact reaches; sums of a few of them stay below 2^63.
+constexpr int64_t maxBytes = int64_t(1) << 48;
+constexpr int64_t maxId = INT32_MAX;
+constexpr size_t maxBuffers = 1 << 20;
+constexpr size_t maxLaunches = 1 << 20;
+constexpr size_t maxArguments = 64;
+constexpr uint64_t arenaAlignment = 64;
+
+} // namespace
+
+std::string_view sluice::runtime::bufferKindName(BufferKind kind) {
+  switch (kind) {
+  case BufferKind::Arena:
+    return "arena";
+  case BufferKind::Weights:
+    return "weights";
+  case BufferKind::Cache:
+    return "cache";
+  case BufferKind::Input:
+    return "input";
+  case BufferKind::Output:
+    return "output";
+  }
+  return "";
+}
+
+uint64_t Traffic::bytes(uint64_t context) const {
+  return weights + scales + activations + (keys + values) * context + written;
+}
+
+/// Bytes of a plain element, or 0 for other types.
+static int64_t plainElementBytes(const std::string &type) {
+  static const std::unordered_map<std::string, int64_t> sizes = {
+      {"f64", 8}, {"f32", 4}, {"f16", 2}, {"bf16", 2}, {"i8", 1},  {"i16", 2},
+      {"i32", 4}, {"i64", 8}, {"u8", 1},  {"u16", 2},  {"u32", 4}, {"u64", 8}};
+  auto found = sizes.find(type);
+  return found == sizes.end() ? 0 : found->second;
+}
+
+/// A file name that stays in the artifact's directory.
+static std::string readFileName(const JsonValue &value) {
+  std::string name = value.string(255);
+  if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos)
+    value.fail("the name of a file in the same directory");
+  return name;
+}
+
+static uint64_t readDigest(const JsonValue &value) {
+  std::string text = value.string(64);
+  if (text.size() != 16 || text.find_first_not_of("0123456789abcdef") != text.npos)
+    value.fail("16 lowercase hexadecimal digits");
+  return std::stoull(text, nullptr, 16);
+}
+
+static ModelInfo readModel(const JsonValue &value) {
+  ModelInfo model;
+  model.name = value.at("name").string();
+  model.architecture = value.at("architecture").string();
+  model.vocabSize = value.at("vocab_size").integer(1, maxId);
+  model.contextLength = value.at("context_length").integer(1, maxId);
+  model.hiddenSize = value.at("hidden_size").integer(1, maxId);
+  model.layers = value.at("layers").integer(1, maxId);
+  model.heads = value.at("heads").integer(1, maxId);
+  model.kvHeads = value.at("kv_heads").integer(1, maxId);
+  model.headDim = value.at("head_dim").integer(1, maxId);
+  if (value.has("bos_id") && !value.at("bos_id").isNull())
+    model.bosId = static_cast<int32_t>(value.at("bos_id").integer(-1, model.vocabSize - 1));
+  JsonValue eos = value.at("eos_ids");
+  eos.requireArray(1024);
+  for (size_t i = 0; i < eos.size(); ++i)
+    model.eosIds.push_back(static_cast<int32_t>(eos[i].integer(0, model.vocabSize - 1)));
+  model.weights = value.at("weights").string();
+  model.synthetic = value.at("synthetic").boolean();
+  return model;
+}
+
+static TargetInfo readTarget(const JsonValue &value) {
+  TargetInfo target;
+  target.name = value.at("name").string();
+  target.kind = value.at("kind").string(64);
+  if (target.kind.empty())
+    value.at("kind").fail("a kind of device");
+  target.triple = value.at("triple").string();
+  if (value.has("isa"))
+    target.isa = value.at("isa").string();
+  if (value.has("features") || target.kind == "cpu") {
+    JsonValue features = value.at("features");
+    features.requireArray(1024);
+    for (size_t i = 0; i < features.size(); ++i)
+      target.features.push_back(features[i].string(64));
+  }
+  return target;
+}
+
+static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const ModelInfo &model) {
+  std::map<std::string, FileInfo> files;
+  value.forEachMember([&](const std::string &role, const JsonValue &member) {
+    FileInfo file;
+    file.name = readFileName(member.at("name"));
+    file.bytes = static_cast<uint64_t>(member.at("bytes").integer(0, maxBytes));
+    file.xxh3 = readDigest(member.at("xxh3"));
+    files.emplace(role, std::move(file));
+  });
+  value.at("kernels");
+  if (!model.synthetic)
+    value.at("weights");
+  return files;
+}
+
+static BufferKind readKind(const JsonValue &value) {
+  std::string text = value.string(64);
+  for (BufferKind kind : {BufferKind::Arena, BufferKind::Weights, BufferKind::Cache,
+                          BufferKind::Input, BufferKind::Output})
+    if (text == bufferKindName(kind))
+      return kind;
+  value.fail("arena, weights, cache, input or output");
+}
+
+static Buffer readBuffer(const JsonValue &value, uint64_t arenaBytes) {
+  Buffer buffer;
+  buffer.name = value.at("name").string(256);
+  if (buffer.name.empty())
+    value.at("name").fail("a name");
+  buffer.kind = readKind(value.at("kind"));
+  buffer.type = value.at("type").string(256);
+  if (buffer.type.empty())
+    value.at("type").fail("an element type");
+
+  JsonValue shape = value.at("shape");
+  shape.requireArray(8);
+  int64_t elements = 1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    int64_t extent = shape[i].integer(1, maxBytes);
+    buffer.shape.push_back(extent);
+    if (elements > maxBytes / extent)
+      shape.failWith("has more than 2^48 elements");
+    elements *= extent;
+  }
+
+  buffer.bytes = static_cast<uint64_t>(value.at("bytes").integer(1, maxBytes));
+  if (int64_t size = plainElementBytes(buffer.type);
+      size * elements > static_cast<int64_t>(buffer.bytes))
+    value.at("bytes").fail("at least " + std::to_string(size * elements) + " for " +
+                           std::to_string(elements) + " " + buffer.type + " (buffer \"" +
+                           buffer.name + "\")");
+
+  if (buffer.kind == BufferKind::Arena) {
+    buffer.offset = static_cast<uint64_t>(value.at("offset").integer(0, maxBytes));
+    if (buffer.offset % arenaAlignment)
+      value.at("offset").fail("a multiple of " + std::to_string(arenaAlignment));
+    if (buffer.offset + buffer.bytes > arenaBytes)
+      value.failWith("buffer \"" + buffer.name + "\" ends at byte " +
+                     std::to_string(buffer.offset + buffer.bytes) + " of an arena of " +
+                     std::to_string(arenaBytes));
+  }
+  if (buffer.kind == BufferKind::Weights) {
+    buffer.tensor = value.at("tensor").string(1024);
+    if (buffer.tensor.empty())
+      value.at("tensor").fail("the name of a tensor");
+  }
+  return buffer;
+}
+
+static Traffic readTraffic(const JsonValue &value) {
+  Traffic traffic;
+  auto read = [&](const char *key) {
+    return static_cast<uint64_t>(value.at(key).integer(0, maxBytes));
+  };
+  traffic.weights = read("weights");
+  traffic.scales = read("scales");
+  traffic.activations = read("activations");
+  // Times a context length of at most 2^31 these must stay below 2^63.
+  traffic.keys = static_cast<uint64_t>(value.at("keys").integer(0, maxId));
+  traffic.values = static_cast<uint64_t>(value.at("values").integer(0, maxId));
+  traffic.written = read("written");
+  traffic.operations = read("operations");
+  traffic.operationsPerPosition =
+      static_cast<uint64_t>(value.at("operations_per_position").integer(0, maxBytes));
+  return traffic;
+}
+
+static Launch readLaunch(const JsonValue &value,
+                         const std::unordered_map<std::string, uint32_t> &buffers) {
+  Launch launch;
+  launch.kernel = value.at("kernel").string(1024);
+  if (launch.kernel.empty())
+    value.at("kernel").fail("the name of a kernel");
+  launch.label = value.at("label").string();
+  launch.grid = value.at("grid").integer(1, maxId);
+  launch.block = value.at("block").integer(0, 1024);
+  launch.shared = value.at("shared").integer(0, 1 << 30);
+  launch.cluster = value.at("cluster").integer(0, 64);
+  launch.overlap = value.at("overlap").boolean();
+  JsonValue arguments = value.at("arguments");
+  arguments.requireArray(maxArguments);
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    auto found = buffers.find(arguments[i].string(256));
+    if (found == buffers.end())
+      arguments[i].fail("the name of a buffer");
+    launch.arguments.push_back(found->second);
+  }
+  if (value.has("traffic") && !value.at("traffic").isNull())
+    launch.traffic = readTraffic(value.at("traffic"));
+  return launch;
+}
+
+/// Two arena buffers may share bytes only if one is last used before, or in the launch where, the
+/// other is first used: otherwise a launch would find another value than was left there.
+static void checkLifetimes(const Plan &plan, const Step &step, const JsonValue &where) {
+  struct Use {
+    uint32_t buffer;
+    size_t first, last;
+  };
+  std::vector<Use> uses;
+  std::unordered_map<uint32_t, size_t> indexOf;
+  for (size_t i = 0; i < step.launches.size(); ++i)
+    for (uint32_t buffer : step.launches[i].arguments) {
+      if (plan.buffers[buffer].kind != BufferKind::Arena)
+        continue;
+      auto [place, isNew] = indexOf.try_emplace(buffer, uses.size());
+      if (isNew)
+        uses.push_back({buffer, i, i});
+      uses[place->second].last = i;
+    }
+  std::sort(uses.begin(), uses.end(), [](const Use &a, const Use &b) { return a.first < b.first; });
+  // What is alive across the end of the launch, by its first byte. These are disjoint, so that only
+  // neighbours have to be compared.
+  std::multimap<uint64_t, Use> alive;
+  std::multimap<size_t, std::multimap<uint64_t, Use>::iterator> ends;
+  for (const Use &use : uses) {
+    while (!ends.empty() && ends.begin()->first <= use.first) {
+      alive.erase(ends.begin()->second);
+      ends.erase(ends.begin());
+    }
+    const Buffer &buffer = plan.buffers[use.buffer];
+    auto check = [&](const Use &other) {
+      const Buffer &there = plan.buffers[other.buffer];
+      if (there.offset + there.bytes > buffer.offset &&
+          buffer.offset + buffer.bytes > there.offset && use.last > other.first)
+        where.failWith("buffers \"" + there.name + "\" and \"" + buffer.name +
+                       "\" share bytes of the arena while both are in use");
+    };
+    auto next = alive.lower_bound(buffer.offset);
+    if (next != alive.begin())
+      check(std::prev(next)->second);
+    for (; next != alive.end() && next->first < buffer.offset + buffer.bytes; ++next)
+      check(next->second);
+    // A buffer that only its own launch uses ends right there.
+    if (use.last > use.first)
+      ends.emplace(use.last, alive.emplace(buffer.offset, use));
+  }
+}
+
+static Step readStep(const std::string &name, const JsonValue &value, const Plan &plan,
+                     const std::unordered_map<std::string, uint32_t> &buffers) {
+  Step step;
+  step.name = name;
+  JsonValue launches = value.at("launches");
+  launches.requireArray(maxLaunches);
+  if (launches.size() == 0)
+    launches.failWith("is empty, expected at least one launch");
+  step.launches.reserve(launches.size());
+  int64_t moved = 0, perPosition = 0, operations = 0;
+  for (size_t i = 0; i < launches.size(); ++i) {
+    Launch launch = readLaunch(launches[i], buffers);
+    if (launch.traffic) {
+      const Traffic &t = *launch.traffic;
+      moved += static_cast<int64_t>(t.weights + t.scales + t.activations + t.written);
+      perPosition += static_cast<int64_t>(t.keys + t.values);
+      operations += static_cast<int64_t>(t.operations + t.operationsPerPosition);
+      if (moved > 4 * maxBytes || perPosition > maxId || operations > 4 * maxBytes)
+        launches.failWith(
+            "the traffic of all launches together is larger than any machine's memory");
+    }
+    step.launches.push_back(std::move(launch));
+  }
+  checkLifetimes(plan, step, launches);
+  return step;
+}
+
+/// The buffers that a session speaks to the step through.
+static void checkInterface(const Plan &plan, const std::string &name) {
+  auto require = [&](const char *buffer, BufferKind kind, const char *type, int64_t elements) {
+    auto index = plan.findBuffer(buffer);
+    if (!index)
+      throw Error(name + ": buffers: there is no buffer \"" + buffer +
+                  "\", which a decode step needs");
+    const Buffer &found = plan.buffers[*index];
+    int64_t count = 1;
+    for (int64_t extent : found.shape)
+      count *= extent;
+    if (found.kind != kind || found.type != type || count != elements)
+      throw Error(name + ": buffer \"" + buffer + "\" is " +
+                  std::string(bufferKindName(found.kind)) + ", " + std::to_string(count) + " x " +
+                  found.type + ", expected " + std::string(bufferKindName(kind)) + ", " +
+                  std::to_string(elements) + " x " + type);
+  };
+  require("token", BufferKind::Input, "i32", 1);
+  require("position", BufferKind::Input, "i32", 1);
+  require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
+}
+
+static std::string digestWithout(json object) {
+  object.erase("checksum");
+  std::string text = object.dump();
+  return hexDigits(XXH3_64bits(text.data(), text.size()));
+}
+
+std::string Plan::checksum(std::string_view text, const std::string &name) {
+  json object = parseJson(text, name);
+  JsonValue(object, name).requireObject();
+  return digestWithout(std::move(object));
+}
+
+Plan Plan::parse(std::string_view text, const std::string &name) {
+  json object = parseJson(text, name);
+  JsonValue top(object, name);
+  top.requireObject();
+  if (!top.has("format") || top.at("format").string() != "sluice-plan")
+    throw Error(name + ": is not a plan: key \"format\" is not \"sluice-plan\"");
+  JsonValue version = top.at("version");
+  if (version.integer(0, maxId) != formatVersion)
+    version.fail(std::to_string(formatVersion) + ": this sluice reads plans of version " +
+                 std::to_string(formatVersion) + " only; compile the model again");
+  std::string stored = hexDigits(readDigest(top.at("checksum")));
+  if (std::string actual = digestWithout(object); actual != stored)
+    throw Error(name + ": checksum is " + stored + ", but the content's is " + actual +
+                ": the file was changed");
+
+  Plan plan;
+  plan.producer = top.at("producer").string();
+  plan.model = readModel(top.at("model"));
+  plan.target = readTarget(top.at("target"));
+  plan.files = readFiles(top.at("files"), plan.model);
+  plan.arenaBytes = static_cast<uint64_t>(top.at("arena_bytes").integer(0, maxBytes));
+
+  JsonValue buffers = top.at("buffers");
+  buffers.requireArray(maxBuffers);
+  plan.buffers.reserve(buffers.size());
+  std::unordered_map<std::string, uint32_t> index;
+  int64_t total = 0;
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    Buffer buffer = readBuffer(buffers[i], plan.arenaBytes);
+    if (!index.emplace(buffer.name, static_cast<uint32_t>(i)).second)
+      buffers[i].at("name").fail("a name that no buffer before it has");
+    if (buffer.kind != BufferKind::Arena &&
+        (total += static_cast<int64_t>(buffer.bytes)) > maxBytes)
+      buffers.failWith("need more than 2^48 bytes together");
+    plan.buffers.push_back(std::move(buffer));
+  }
+
+  JsonValue steps = top.at("steps");
+  steps.at("decode");
+  steps.forEachMember([&](const std::string &step, const JsonValue &value) {
+    plan.steps.push_back(readStep(step, value, plan, index));
+  });
+  checkInterface(plan, name);
+  return plan;
+}
+
+std::optional<uint32_t> Plan::findBuffer(std::string_view name) const {
+  for (size_t i = 0; i < buffers.size(); ++i)
+    if (buffers[i].name == name)
+      return static_cast<uint32_t>(i);
+  return std::nullopt;
+}
+
+uint32_t Plan::bufferIndex(std::string_view name) const {
+  if (auto index = findBuffer(name))
+    return *index;
+  throw Error("the plan has no buffer \"" + printable(name) + "\"");
+}
+
+std::optional<uint32_t> Plan::findStep(std::string_view name) const {
+  for (size_t i = 0; i < steps.size(); ++i)
+    if (steps[i].name == name)
+      return static_cast<uint32_t>(i);
+  return std::nullopt;
+}
+
+Traffic Plan::traffic(const Step &step) const {
+  Traffic sum;
+  for (const Launch &launch : step.launches) {
+    if (!launch.traffic)
+      continue;
+    sum.weights += launch.traffic->weights;
+    sum.scales += launch.traffic->scales;
+    sum.activations += launch.traffic->activations;
+    sum.keys += launch.traffic->keys;
+    sum.values += launch.traffic->values;
+    sum.written += launch.traffic->written;
+    sum.operations += launch.traffic->operations;
+    sum.operationsPerPosition += launch.traffic->operationsPerPosition;
+  }
+  return sum;
+}
