@@ -1,0 +1,102 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What each operation means, one function an operation.
+//
+// Operands and results are float32 (or the type that the operation rounds to); everything between is
+// double, so a result is the correctly rounded value of its formula but for the last bit. Devices
+// compute in float32 and differ from it by their own rounding errors alone. Roundings that belong to
+// an operation's definition (fixed-point inputs, f16 softmax weights) are made, and sums of which the
+// definition leaves the order open are added in double.
+//
+// Shapes are those that the operations' verifiers demand and are not checked again. Errors are about
+// numbers: a token outside the table, a position outside the cache.
+
+#ifndef SLUICE_REFERENCE_OPS_H
+#define SLUICE_REFERENCE_OPS_H
+
+#include "sluice/Reference/Tensor.h"
+
+#include "llvm/Support/Error.h"
+
+namespace sluice::reference {
+
+/// Rounds every number to the element type of a tensor: f16 and bf16; f32 is left alone.
+void roundTo(formats::Format::Element element, Tensor &tensor);
+
+//===----------------------------------------------------------------------===//
+// model
+//===----------------------------------------------------------------------===//
+
+/// tokens [S], table [V, H] -> [S, H]. Errors: a token that is not in 0 .. V-1.
+llvm::Expected<Tensor> embedding(const Tensor &tokens, const Tensor &table);
+
+/// x / sqrt(mean(x^2) + epsilon) * gain, a row at a time.
+Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon);
+
+/// input [S, K], weight [N, K], bias [N] or null -> [S, N].
+Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
+
+/// Adds a vector to every row.
+Tensor addBias(const Tensor &input, const Tensor &bias);
+
+/// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
+/// position * frequencies[i].
+Tensor rotary(const Tensor &input, const Tensor &positions, llvm::ArrayRef<double> frequencies);
+
+/// The same with cosines and sines from a table [positions, d]: cosines, then sines.
+/// Errors: a position outside the table.
+llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions, const Tensor &table);
+
+/// Row p: cos(p f_i) for all i, then sin(p f_i), rounded once.
+Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
+
+/// Writes each row of `input` at its position of `cache` [positions, heads, head size], rounded to
+/// `element`. Errors: a position outside the cache.
+llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const Tensor &input,
+                        const Tensor &positions);
+
+/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query head
+/// h reads key/value head h / (query heads / key heads). With `roundWeights` the softmax's weights
+/// exp(score - greatest score) are rounded to f16 before they meet V, while their sum, which
+/// normalises, is of unrounded ones. Errors: a position outside the caches.
+llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
+                                 const Tensor &positions, double scale, bool roundWeights);
+
+/// x / (1 + exp(-x)).
+Tensor silu(const Tensor &input);
+
+//===----------------------------------------------------------------------===//
+// quantized
+//===----------------------------------------------------------------------===//
+
+/// The search of Formats/Quantizer.h. Errors: numbers that the format cannot hold.
+llvm::Expected<QuantizedMatrix> quantize(const Tensor &input, formats::Format format);
+
+/// (q - zero) * scale.
+Tensor dequantize(const QuantizedMatrix &input);
+
+//===----------------------------------------------------------------------===//
+// fused
+//===----------------------------------------------------------------------===//
+
+/// The products of fused.matvec: input [S, K], weight [N, K] -> [S, N], with the input rounded as the
+/// weight's format has it (Formats/Activations.h).
+Tensor product(const Tensor &input, const QuantizedMatrix &weight);
+/// The same for a builtin tensor of `element`.
+Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Element element);
+
+/// Rows of a quantized table. Errors as of the float one.
+llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);
+
+//===----------------------------------------------------------------------===//
+// arith, elementwise
+//===----------------------------------------------------------------------===//
+
+/// The results are float32; a narrower type is rounded to afterwards.
+Tensor add(const Tensor &a, const Tensor &b);
+Tensor multiply(const Tensor &a, const Tensor &b);
+
+} // namespace sluice::reference
+
+#endif // SLUICE_REFERENCE_OPS_H

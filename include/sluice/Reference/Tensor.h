@@ -1,0 +1,76 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What the reference evaluator computes with.
+
+#ifndef SLUICE_REFERENCE_TENSOR_H
+#define SLUICE_REFERENCE_TENSOR_H
+
+#include "sluice/Formats/Format.h"
+
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/SmallVector.h"
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace sluice::reference {
+
+/// A dense tensor, row major. Exactly one of the arrays is used: `values` for every float type (f16
+/// and bf16 tensors hold numbers that those types have), `integers` for i32.
+struct Tensor {
+  llvm::SmallVector<int64_t, 3> shape;
+  std::vector<float> values;
+  std::vector<int32_t> integers;
+
+  /// A float tensor of zeros.
+  static Tensor zeros(llvm::ArrayRef<int64_t> shape);
+  /// `values` has as many entries as the shape has elements.
+  static Tensor floats(llvm::ArrayRef<int64_t> shape, std::vector<float> values);
+  static Tensor ints(llvm::ArrayRef<int64_t> shape, std::vector<int32_t> integers);
+
+  int64_t rows() const { return shape.empty() ? 1 : shape.front(); }
+  /// Elements of a row: the product of all dimensions but the first.
+  int64_t width() const;
+  llvm::ArrayRef<float> row(int64_t index) const {
+    return llvm::ArrayRef<float>(values).slice(index * width(), width());
+  }
+  llvm::MutableArrayRef<float> row(int64_t index) {
+    return llvm::MutableArrayRef<float>(values).slice(index * width(), width());
+  }
+};
+
+/// A matrix of `!quantized.tensor`. The layout does not matter here: everything is in logical order.
+struct QuantizedMatrix {
+  formats::Format format;
+  int64_t rows = 0, columns = 0;
+  /// Integer formats: rows x columns integers, and rows x groups f16 scales and (if the format has
+  /// them) zero points.
+  std::vector<int8_t> q;
+  std::vector<uint16_t> scales;
+  std::vector<int8_t> zeros;
+  /// Float formats: the numbers.
+  std::vector<float> values;
+
+  int64_t groups() const { return format.groupsPerRow(columns); }
+  llvm::ArrayRef<int8_t> rowIntegers(int64_t row) const {
+    return llvm::ArrayRef<int8_t>(q).slice(row * columns, columns);
+  }
+  llvm::ArrayRef<uint16_t> rowScales(int64_t row) const {
+    return llvm::ArrayRef<uint16_t>(scales).slice(row * groups(), groups());
+  }
+  /// Empty for a format without zero points.
+  llvm::ArrayRef<int8_t> rowZeros(int64_t row) const {
+    return format.zeroPoint ? llvm::ArrayRef<int8_t>(zeros).slice(row * groups(), groups())
+                            : llvm::ArrayRef<int8_t>();
+  }
+};
+
+/// A weight: a builtin tensor or a quantized matrix.
+using WeightValue = std::variant<Tensor, QuantizedMatrix>;
+
+} // namespace sluice::reference
+
+#endif // SLUICE_REFERENCE_TENSOR_H

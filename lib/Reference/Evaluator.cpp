@@ -1,0 +1,416 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Reference/Evaluator.h"
+
+#include "dialects/Fused/Fused.h"
+#include "sluice/Formats/RowOrder.h"
+#include "sluice/Reference/Ops.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/BuiltinAttributes.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::reference;
+using formats::Format;
+
+static llvm::Error makeError(const Twine &message) {
+  return llvm::createStringError(llvm::inconvertibleErrorCode(), message);
+}
+
+static std::string typeText(Type type) {
+  std::string text;
+  llvm::raw_string_ostream(text) << type;
+  return text;
+}
+
+/// Puts the operation's name, and the part of the model that it is located at, before an error.
+static llvm::Error inOperation(Operation *op, llvm::Error error) {
+  std::string message = llvm::toString(std::move(error)), where = op->getName().getStringRef().str();
+  if (auto name = op->getLoc()->findInstanceOf<NameLoc>())
+    where += " (" + name.getName().str() + ")";
+  return makeError(where + ": " + message);
+}
+
+/// The float element type of a tensor type.
+static Format::Element elementOf(Type type) {
+  Type element = getElementTypeOrSelf(type);
+  return element.isF16()    ? Format::Element::F16
+         : element.isBF16() ? Format::Element::BF16
+                            : Format::Element::F32;
+}
+
+static EvaluatedValue wrap(Tensor tensor) {
+  return {std::make_shared<const Tensor>(std::move(tensor)), nullptr};
+}
+static EvaluatedValue wrap(QuantizedMatrix matrix) {
+  return {nullptr, std::make_shared<const QuantizedMatrix>(std::move(matrix))};
+}
+template <typename T>
+static llvm::Expected<EvaluatedValue> wrap(llvm::Expected<T> value) {
+  if (!value)
+    return value.takeError();
+  return wrap(std::move(*value));
+}
+
+/// `tensor` rounded to the element type of `type`.
+static EvaluatedValue wrapAs(Type type, Tensor tensor) {
+  roundTo(elementOf(type), tensor);
+  return wrap(std::move(tensor));
+}
+
+//===----------------------------------------------------------------------===//
+// Symbols
+//===----------------------------------------------------------------------===//
+
+Evaluator::Evaluator(ModuleOp module, WeightProvider &weights) : module(module), weights(weights) {
+  resetCaches();
+}
+
+void Evaluator::resetCaches() {
+  for (auto cache : module.getOps<model::CacheOp>())
+    caches[cache.getSymName()] = Tensor::zeros(cache.getTensorType().getShape());
+}
+
+Tensor *Evaluator::cache(StringRef name) {
+  auto it = caches.find(name);
+  return it == caches.end() ? nullptr : &it->second;
+}
+
+/// Row i of the result is row order(i) of `data`, whose rows have `width` entries.
+template <typename T>
+static void permuteRows(std::vector<T> &data, int64_t rows, function_ref<int64_t(int64_t)> order) {
+  std::vector<T> result(data.size());
+  int64_t width = static_cast<int64_t>(data.size()) / rows;
+  for (int64_t row = 0; row < rows; ++row)
+    std::copy_n(data.begin() + order(row) * width, width, result.begin() + row * width);
+  data = std::move(result);
+}
+
+/// Whether a value has the type that its weight declares.
+static bool matches(const WeightValue &value, Type type) {
+  if (auto matrix = std::get_if<QuantizedMatrix>(&value)) {
+    auto declared = dyn_cast<quantized::QuantizedTensorType>(type);
+    return declared && declared.getRows() == matrix->rows &&
+           declared.getColumns() == matrix->columns &&
+           declared.getFormat().toFormat() == matrix->format;
+  }
+  auto declared = dyn_cast<RankedTensorType>(type);
+  return declared && declared.getShape() == ArrayRef<int64_t>(std::get<Tensor>(value).shape);
+}
+
+llvm::Expected<EvaluatedValue> Evaluator::readWeight(model::WeightOp weight) {
+  llvm::Expected<WeightValue> read = weights.read(weight);
+  if (!read)
+    return read.takeError();
+  if (!matches(*read, weight.getType()))
+    return makeError("weight '" + weight.getSymName() + "' is declared as " +
+                     typeText(weight.getType()) + ", but another shape or format was read");
+  if (std::optional<int64_t> dim = weight.getInterleaved()) {
+    auto order = [&](int64_t row) { return formats::ggufRotaryRow(row, *dim); };
+    if (auto matrix = std::get_if<QuantizedMatrix>(&*read)) {
+      permuteRows(matrix->q, matrix->rows, order);
+      permuteRows(matrix->scales, matrix->rows, order);
+      permuteRows(matrix->zeros, matrix->rows, order);
+    } else {
+      auto &tensor = std::get<Tensor>(*read);
+      permuteRows(tensor.values, tensor.rows(), order);
+    }
+  }
+  if (auto tensor = std::get_if<Tensor>(&*read))
+    return wrapAs(weight.getType(), std::move(*tensor));
+  return wrap(std::move(std::get<QuantizedMatrix>(*read)));
+}
+
+llvm::Expected<EvaluatedValue> Evaluator::makePacked(quantized::PackedOp packed) {
+  auto name = "packed weight '" + packed.getSymName() + "'";
+  QuantizedMatrix result;
+  auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType());
+  for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {
+    if (!isa_and_nonnull<model::WeightOp>(module.lookupSymbol(source.getValue())))
+      return makeError(name + ": its source '" + source.getValue() + "' is not a weight");
+    llvm::Expected<EvaluatedValue> value = symbol(source.getValue());
+    if (!value)
+      return value.takeError();
+    // Blocks that already have the format are taken over bit for bit.
+    bool kept = type && value->matrix && value->matrix->format == type.getFormat().toFormat();
+    TensorPtr floats = value->tensor;
+    if (!floats && !kept)
+      floats = std::make_shared<const Tensor>(dequantize(*value->matrix));
+    if (!type) {
+      if (ArrayRef<int64_t>(floats->shape) != cast<RankedTensorType>(packed.getType()).getShape())
+        return makeError(name + ": its source '" + source.getValue() + "' has another shape than " +
+                         typeText(packed.getType()));
+      return wrapAs(packed.getType(), *floats);
+    }
+    if ((kept ? value->matrix->columns : floats->width()) != type.getColumns())
+      return makeError(name + ": its source '" + source.getValue() + "' does not have the columns of " +
+                       typeText(packed.getType()));
+    QuantizedPtr part = value->matrix;
+    if (!kept) {
+      llvm::Expected<QuantizedMatrix> made = quantize(*floats, type.getFormat().toFormat());
+      if (!made)
+        return makeError(name + ": its source '" + source.getValue() +
+                         "': " + llvm::toString(made.takeError()));
+      part = std::make_shared<const QuantizedMatrix>(std::move(*made));
+    }
+    result.format = part->format;
+    result.columns = part->columns;
+    result.rows += part->rows;
+    llvm::append_range(result.q, part->q);
+    llvm::append_range(result.scales, part->scales);
+    llvm::append_range(result.zeros, part->zeros);
+    llvm::append_range(result.values, part->values);
+  }
+  if (result.rows != type.getRows())
+    return makeError(name + ": its sources have " + Twine(result.rows) + " rows, its type is " +
+                     typeText(packed.getType()));
+  return wrap(std::move(result));
+}
+
+llvm::Expected<EvaluatedValue> Evaluator::symbol(StringRef name) {
+  auto it = symbols.find(name);
+  if (it != symbols.end())
+    return it->second;
+  auto value =
+      TypeSwitch<Operation *, llvm::Expected<EvaluatedValue>>(module.lookupSymbol(name))
+          .Case<model::WeightOp>([&](auto op) { return readWeight(op); })
+          .Case<quantized::PackedOp>([&](auto op) { return makePacked(op); })
+          .Case<model::RopeTableOp>([&](auto op) {
+            auto type = cast<RankedTensorType>(op.getType());
+            return wrap(ropeTable(type.getDimSize(0),
+                                  op.getRope().getFrequencies(type.getDimSize(1))));
+          })
+          .Default([&](Operation *) { return makeError("'" + name + "' is not a weight"); });
+  if (value)
+    symbols[name] = *value;
+  return value;
+}
+
+//===----------------------------------------------------------------------===//
+// Operations
+//===----------------------------------------------------------------------===//
+
+EvaluatedValue Evaluator::lookup(Value value) const {
+  auto it = values.find(value);
+  if (it != values.end())
+    return it->second;
+  return constants.lookup(value);
+}
+
+const Tensor &Evaluator::tensor(Value value) const { return *lookup(value).tensor; }
+
+static llvm::Expected<EvaluatedValue> evaluateConstant(arith::ConstantOp op) {
+  auto elements = dyn_cast<DenseElementsAttr>(op.getValue());
+  if (!elements || !(isa<FloatType>(elements.getElementType()) ||
+                     elements.getElementType().isSignlessInteger(32)))
+    return makeError("only dense tensors of floats or i32 have a value here");
+  ArrayRef<int64_t> shape = elements.getType().getShape();
+  if (elements.getElementType().isInteger()) {
+    auto range = elements.getValues<int32_t>();
+    return wrap(Tensor::ints(shape, {range.begin(), range.end()}));
+  }
+  std::vector<float> floats;
+  for (const APFloat &value : elements.getValues<APFloat>())
+    floats.push_back(static_cast<float>(value.convertToDouble()));
+  return wrap(Tensor::floats(shape, std::move(floats)));
+}
+
+static llvm::Expected<EvaluatedValue> evaluateTruncation(arith::TruncFOp op, const Tensor &input) {
+  if (op.getRoundingmode().value_or(arith::RoundingMode::to_nearest_even) !=
+      arith::RoundingMode::to_nearest_even)
+    return makeError("only rounding to nearest even has semantics here");
+  return wrapAs(op.getType(), input);
+}
+
+/// Columns begin .. begin + width of every row.
+static Tensor sliceColumns(const Tensor &input, int64_t begin, int64_t width) {
+  Tensor result = Tensor::zeros({input.rows(), width});
+  for (int64_t row = 0; row < input.rows(); ++row)
+    llvm::copy(input.row(row).slice(begin, width), result.row(row).begin());
+  return result;
+}
+
+llvm::Expected<Evaluator::Results> Evaluator::runMatvec(Operation *operation) {
+  auto op = cast<fused::MatvecOp>(operation);
+  EvaluatedValue input = lookup(op.getInput());
+  if (!op.getPrologue().empty()) {
+    llvm::Expected<Results> made = runBlock(op.getPrologue().front(), {input});
+    if (!made)
+      return made.takeError();
+    input = made->front();
+  }
+
+  int64_t rows = 0;
+  for (int64_t segment : op.getSegments())
+    rows += segment;
+  Tensor sums = Tensor::zeros({input.tensor->rows(), rows});
+  int64_t begin = 0;
+  for (Value weight : op.getWeights()) {
+    EvaluatedValue value = lookup(weight);
+    Tensor part = value.matrix
+                      ? product(*input.tensor, *value.matrix)
+                      : product(*input.tensor, *value.tensor, elementOf(weight.getType()));
+    for (int64_t row = 0; row < sums.rows(); ++row)
+      llvm::copy(part.row(row), sums.row(row).begin() + begin);
+    begin += part.width();
+  }
+
+  Results segments;
+  begin = 0;
+  for (int64_t segment : op.getSegments()) {
+    segments.push_back(wrap(sliceColumns(sums, begin, segment)));
+    begin += segment;
+  }
+  if (op.getEpilogue().empty())
+    return segments;
+  return runBlock(op.getEpilogue().front(), segments);
+}
+
+llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
+  using Result = llvm::Expected<EvaluatedValue>;
+  if (isa<fused::MatvecOp>(operation))
+    return runMatvec(operation);
+  if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
+    auto cache = module.lookupSymbol<model::CacheOp>(op.getCache());
+    if (llvm::Error error =
+            cacheAppend(caches[op.getCache()], elementOf(cache.getTensorType()),
+                        tensor(op.getInput()), tensor(op.getPositions())))
+      return error;
+    return Results();
+  }
+
+  Result result =
+      TypeSwitch<Operation *, Result>(operation)
+          .Case<model::ParameterOp>([&](auto op) { return symbol(op.getWeight()); })
+          .Case<model::EmbeddingOp>([&](auto op) {
+            return wrap(embedding(tensor(op.getTokens()), tensor(op.getTable())));
+          })
+          .Case<model::RmsNormOp>([&](auto op) {
+            return wrap(rmsNorm(tensor(op.getInput()), tensor(op.getGain()),
+                                op.getEpsilon().convertToDouble()));
+          })
+          .Case<model::LinearOp>([&](auto op) {
+            return wrap(linear(tensor(op.getInput()), tensor(op.getWeight()),
+                               op.getBias() ? &tensor(op.getBias()) : nullptr));
+          })
+          .Case<model::AddBiasOp>(
+              [&](auto op) { return wrap(addBias(tensor(op.getInput()), tensor(op.getBias()))); })
+          .Case<model::RotaryOp>([&](auto op) -> Result {
+            const Tensor &input = tensor(op.getInput()), &positions = tensor(op.getPositions());
+            if (op.getTable())
+              return wrap(rotary(input, positions, tensor(op.getTable())));
+            return wrap(rotary(input, positions, op.getRope().getFrequencies(op.getHeadDim())));
+          })
+          .Case<model::AttentionOp>([&](auto op) {
+            return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
+                                  caches[op.getValues()], tensor(op.getPositions()),
+                                  op.getScale().convertToDouble(), /*roundWeights=*/false));
+          })
+          .Case<model::SiluOp>([&](auto op) { return wrap(silu(tensor(op.getInput()))); })
+          .Case<quantized::QuantizeOp>([&](auto op) {
+            return wrap(quantize(tensor(op.getInput()), op.getType().getFormat().toFormat()));
+          })
+          .Case<quantized::DequantizeOp>([&](auto op) {
+            return wrapAs(op.getType(), dequantize(*lookup(op.getInput()).matrix));
+          })
+          .Case<fused::EmbeddingOp>([&](auto op) {
+            EvaluatedValue table = lookup(op.getTable());
+            return wrap(table.matrix ? embedding(tensor(op.getTokens()), *table.matrix)
+                                     : embedding(tensor(op.getTokens()), *table.tensor));
+          })
+          .Case<fused::AttentionOp>([&](auto op) -> Result {
+            llvm::Expected<Tensor> mixed =
+                attention(tensor(op.getQuery()), caches[op.getKeys()], caches[op.getValues()],
+                          tensor(op.getPositions()), op.getScale().convertToDouble(),
+                          /*roundWeights=*/true);
+            if (!mixed)
+              return mixed.takeError();
+            return wrapAs(op.getType(), std::move(*mixed));
+          })
+          .Case<arith::ConstantOp>([&](auto op) { return evaluateConstant(op); })
+          .Case<arith::TruncFOp>([&](auto op) { return evaluateTruncation(op, tensor(op.getIn())); })
+          .Case<arith::ExtFOp>([&](auto op) { return lookup(op.getIn()); })
+          .Case<arith::AddFOp>([&](auto op) {
+            return wrapAs(op.getType(), add(tensor(op.getLhs()), tensor(op.getRhs())));
+          })
+          .Case<arith::MulFOp>([&](auto op) {
+            return wrapAs(op.getType(), multiply(tensor(op.getLhs()), tensor(op.getRhs())));
+          })
+          .Default([](Operation *) {
+            return makeError("the operation has no semantics in the reference evaluator");
+          });
+  if (!result)
+    return result.takeError();
+  return Results{std::move(*result)};
+}
+
+/// Whether `op` gives the same values in every call: it depends on weights alone.
+static bool dependsOnWeightsAlone(Operation *op, const llvm::DenseMap<Value, EvaluatedValue> &known) {
+  if (isa<model::ParameterOp, arith::ConstantOp>(op))
+    return true;
+  return isa<quantized::QuantizeOp, quantized::DequantizeOp>(op) &&
+         known.contains(op->getOperand(0));
+}
+
+llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
+                                                       ArrayRef<EvaluatedValue> arguments) {
+  for (auto [argument, value] : llvm::zip_equal(block.getArguments(), arguments))
+    values[argument] = value;
+  for (Operation &op : block.without_terminator()) {
+    bool constant = dependsOnWeightsAlone(&op, constants);
+    Results results;
+    if (constant && constants.contains(op.getResult(0))) {
+      results.push_back(constants.lookup(op.getResult(0)));
+    } else {
+      llvm::Expected<Results> computed = run(&op);
+      if (!computed)
+        // An error inside a region has its own operation's name already.
+        return isa<fused::MatvecOp>(op) ? computed.takeError()
+                                        : inOperation(&op, computed.takeError());
+      results = std::move(*computed);
+    }
+    for (auto [result, value] : llvm::zip_equal(op.getResults(), results))
+      (constant ? constants : values)[result] = value;
+    if (hook)
+      hook(&op, results);
+  }
+  return llvm::map_to_vector<2>(block.getTerminator()->getOperands(),
+                                [&](Value value) { return lookup(value); });
+}
+
+llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function, ArrayRef<Tensor> arguments) {
+  auto op = module.lookupSymbol<func::FuncOp>(function);
+  if (!op || op.isExternal())
+    return makeError("the module has no function '" + function + "'");
+  if (!llvm::hasSingleElement(op.getBody()))
+    return makeError("function '" + function + "' has branches, which the reference evaluator does not follow");
+  if (op.getNumArguments() != arguments.size())
+    return makeError("function '" + function + "' takes " + Twine(op.getNumArguments()) +
+                     " arguments, found " + Twine(arguments.size()));
+  SmallVector<EvaluatedValue> given;
+  for (auto [index, type, argument] : llvm::enumerate(op.getArgumentTypes(), arguments)) {
+    auto expected = dyn_cast<RankedTensorType>(type);
+    bool integers = expected && expected.getElementType().isInteger(32);
+    if (!expected || expected.getShape() != ArrayRef<int64_t>(argument.shape) ||
+        (integers ? argument.integers.size() : argument.values.size()) !=
+            static_cast<size_t>(expected.getNumElements()))
+      return makeError("argument " + Twine(index) + " of function '" + function + "' must be a " +
+                       typeText(type));
+    given.push_back(wrap(argument));
+  }
+  values.clear();
+  llvm::Expected<Results> results = runBlock(op.getBody().front(), given);
+  if (!results)
+    return results.takeError();
+  SmallVector<Tensor> tensors;
+  for (const EvaluatedValue &result : *results) {
+    if (!result.tensor)
+      return makeError("function '" + function + "' returns a quantized matrix");
+    tensors.push_back(*result.tensor);
+  }
+  return tensors;
+}

@@ -1,0 +1,347 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Reference/Ops.h"
+
+#include "sluice/Formats/Activations.h"
+#include "sluice/Formats/Quantizer.h"
+#include "sluice/Formats/RopeTable.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+using namespace llvm;
+using namespace sluice;
+using namespace sluice::reference;
+using formats::Format;
+
+/// A sum of products in double. Its order is not part of anything, so several sums run side by side.
+template <typename T>
+static double dot(ArrayRef<double> x, const T *y) {
+  constexpr size_t lanes = 8;
+  std::array<double, lanes> sums{};
+  size_t size = x.size(), i = 0;
+  for (; i + lanes <= size; i += lanes)
+    for (size_t lane = 0; lane < lanes; ++lane)
+      sums[lane] += x[i + lane] * static_cast<double>(y[i + lane]);
+  double sum = 0;
+  for (double part : sums)
+    sum += part;
+  for (; i < size; ++i)
+    sum += x[i] * static_cast<double>(y[i]);
+  return sum;
+}
+
+static std::vector<double> toDouble(ArrayRef<float> x) { return {x.begin(), x.end()}; }
+
+static Error outside(StringRef what, int64_t value, StringRef place, int64_t size) {
+  return createStringError(what + " " + Twine(value) + " is outside the " + place + " of " + Twine(size));
+}
+
+/// Checks that each integer is an index of `size` things.
+static Error checkIndices(const Tensor &indices, StringRef what, StringRef place, int64_t size) {
+  for (int32_t index : indices.integers)
+    if (index < 0 || index >= size)
+      return outside(what, index, place, size);
+  return Error::success();
+}
+
+static float rounded(Format::Element element, float value) {
+  switch (element) {
+  case Format::Element::F16:
+    return formats::roundToF16(value);
+  case Format::Element::BF16:
+    return formats::roundToBf16(value);
+  default:
+    return value;
+  }
+}
+
+void reference::roundTo(Format::Element element, Tensor &tensor) {
+  for (float &value : tensor.values)
+    value = rounded(element, value);
+}
+
+//===----------------------------------------------------------------------===//
+// model
+//===----------------------------------------------------------------------===//
+
+Expected<Tensor> reference::embedding(const Tensor &tokens, const Tensor &table) {
+  if (Error error = checkIndices(tokens, "token", "table", table.rows()))
+    return error;
+  Tensor result = Tensor::zeros({tokens.rows(), table.width()});
+  for (auto [index, token] : enumerate(tokens.integers))
+    copy(table.row(token), result.row(index).begin());
+  return result;
+}
+
+Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilon) {
+  Tensor result = input;
+  for (int64_t row = 0; row < input.rows(); ++row) {
+    std::vector<double> x = toDouble(input.row(row));
+    double meanSquare = dot(x, x.data()) / static_cast<double>(x.size());
+    double factor = 1 / std::sqrt(meanSquare + epsilon);
+    for (auto [out, in, g] : zip_equal(result.row(row), x, gain.values))
+      out = static_cast<float>(in * factor * g);
+  }
+  return result;
+}
+
+Tensor reference::linear(const Tensor &input, const Tensor &weight, const Tensor *bias) {
+  Tensor result = Tensor::zeros({input.rows(), weight.rows()});
+  for (int64_t row = 0; row < input.rows(); ++row) {
+    std::vector<double> x = toDouble(input.row(row));
+    for (auto [n, out] : enumerate(result.row(row)))
+      out = static_cast<float>(dot(x, weight.row(n).data()) + (bias ? bias->values[n] : 0.0));
+  }
+  return result;
+}
+
+Tensor reference::addBias(const Tensor &input, const Tensor &bias) {
+  Tensor result = input;
+  for (int64_t row = 0; row < result.rows(); ++row)
+    for (auto [out, b] : zip_equal(result.row(row), bias.values))
+      out += b;
+  return result;
+}
+
+/// Turns the pairs of all heads of a row by the angles whose cosines and sines are given.
+template <typename T>
+static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> sines) {
+  size_t half = cosines.size();
+  for (size_t head = 0; head < row.size(); head += 2 * half)
+    for (size_t i = 0; i < half; ++i) {
+      float &first = row[head + i], &second = row[head + half + i];
+      double a = first, b = second;
+      first = static_cast<float>(a * cosines[i] - b * sines[i]);
+      second = static_cast<float>(b * cosines[i] + a * sines[i]);
+    }
+}
+
+Tensor reference::rotary(const Tensor &input, const Tensor &positions,
+                         ArrayRef<double> frequencies) {
+  Tensor result = input;
+  for (auto [row, position] : enumerate(positions.integers)) {
+    std::vector<double> cosines, sines;
+    for (double frequency : frequencies) {
+      cosines.push_back(std::cos(position * frequency));
+      sines.push_back(std::sin(position * frequency));
+    }
+    turn<double>(result.row(row), cosines, sines);
+  }
+  return result;
+}
+
+Expected<Tensor> reference::rotary(const Tensor &input, const Tensor &positions,
+                                   const Tensor &table) {
+  if (Error error = checkIndices(positions, "position", "table", table.rows()))
+    return error;
+  Tensor result = input;
+  for (auto [row, position] : enumerate(positions.integers)) {
+    ArrayRef<float> entry = table.row(position);
+    turn<float>(result.row(row), entry.take_front(entry.size() / 2),
+                entry.drop_front(entry.size() / 2));
+  }
+  return result;
+}
+
+Tensor reference::ropeTable(int64_t positions, ArrayRef<double> frequencies) {
+  size_t half = frequencies.size();
+  Tensor table = Tensor::zeros({positions, static_cast<int64_t>(2 * half)});
+  for (int64_t position = 0; position < positions; ++position) {
+    MutableArrayRef<float> row = table.row(position);
+    formats::ropeTableRow(frequencies, position, row.take_front(half), row.drop_front(half));
+  }
+  return table;
+}
+
+Error reference::cacheAppend(Tensor &cache, Format::Element element, const Tensor &input,
+                             const Tensor &positions) {
+  if (Error error = checkIndices(positions, "position", "cache", cache.rows()))
+    return error;
+  for (auto [row, position] : enumerate(positions.integers))
+    for (auto [out, in] : zip_equal(cache.row(position), input.row(row)))
+      out = rounded(element, in);
+  return Error::success();
+}
+
+Expected<Tensor> reference::attention(const Tensor &query, const Tensor &keys, const Tensor &values,
+                                      const Tensor &positions, double scale, bool roundWeights) {
+  if (Error error = checkIndices(positions, "position", "cache", keys.rows()))
+    return error;
+  int64_t kvHeads = keys.shape[1], dim = keys.shape[2], heads = query.width() / dim;
+  Tensor result = Tensor::zeros(query.shape);
+  for (auto [row, last] : enumerate(positions.integers))
+    for (int64_t head = 0; head < heads; ++head) {
+      int64_t offset = head / (heads / kvHeads) * dim;
+      std::vector<double> q = toDouble(query.row(row).slice(head * dim, dim));
+      std::vector<double> scores;
+      for (int64_t position = 0; position <= last; ++position)
+        scores.push_back(dot(q, keys.row(position).data() + offset) * scale);
+      double greatest = *llvm::max_element(scores), sum = 0;
+      std::vector<double> mixed(dim);
+      for (auto [position, score] : enumerate(scores)) {
+        double weight = std::exp(score - greatest);
+        sum += weight;
+        if (roundWeights)
+          weight = formats::roundToF16(static_cast<float>(weight));
+        for (auto [out, value] : zip_equal(mixed, values.row(position).slice(offset, dim)))
+          out += weight * value;
+      }
+      for (auto [out, value] : zip_equal(result.row(row).slice(head * dim, dim), mixed))
+        out = static_cast<float>(value / sum);
+    }
+  return result;
+}
+
+Tensor reference::silu(const Tensor &input) {
+  Tensor result = input;
+  for (float &value : result.values)
+    value = static_cast<float>(value / (1 + std::exp(-static_cast<double>(value))));
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// quantized
+//===----------------------------------------------------------------------===//
+
+Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Format format) {
+  QuantizedMatrix result;
+  result.format = format;
+  result.rows = input.rows();
+  result.columns = input.width();
+  if (!format.isInteger()) {
+    result.values = input.values;
+    std::vector<uint16_t> bits(input.width());
+    for (int64_t row = 0; row < result.rows; ++row) {
+      // Only for its errors: what rounds to infinity is no weight.
+      Error error = format.element == Format::Element::F32
+                        ? formats::checkFinite(input.row(row), row)
+                        : formats::convertRow(input.row(row), format.element, bits, row);
+      if (error)
+        return error;
+    }
+    for (float &value : result.values)
+      value = rounded(format.element, value);
+    return result;
+  }
+  int64_t groups = result.groups();
+  result.q.resize(result.rows * result.columns);
+  result.scales.resize(result.rows * groups);
+  result.zeros.resize(format.zeroPoint ? result.rows * groups : 0);
+  for (int64_t row = 0; row < result.rows; ++row) {
+    MutableArrayRef<int8_t> zeros = result.zeros;
+    if (Error error = formats::quantizeRow(
+            input.row(row), format,
+            MutableArrayRef(result.q).slice(row * result.columns, result.columns),
+            MutableArrayRef(result.scales).slice(row * groups, groups),
+            format.zeroPoint ? zeros.slice(row * groups, groups) : zeros, row))
+      return error;
+  }
+  return result;
+}
+
+Tensor reference::dequantize(const QuantizedMatrix &input) {
+  Tensor result = Tensor::zeros({input.rows, input.columns});
+  if (!input.format.isInteger()) {
+    result.values = input.values;
+    return result;
+  }
+  for (int64_t row = 0; row < input.rows; ++row)
+    formats::dequantizeRow(input.format, input.rowIntegers(row), input.rowScales(row),
+                           input.rowZeros(row), result.row(row));
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// fused
+//===----------------------------------------------------------------------===//
+
+/// One row of `input` times rows of floats, the input rounded to their type.
+static void floatProducts(ArrayRef<float> input, ArrayRef<float> weights, Format::Element element,
+                          MutableArrayRef<float> sums) {
+  std::vector<float> x(input.size());
+  formats::roundActivations(element, input, x);
+  std::vector<double> wide = toDouble(x);
+  for (auto [n, out] : enumerate(sums))
+    out = static_cast<float>(dot(wide, weights.data() + n * x.size()));
+}
+
+/// One row of `input` times rows of integers. Sums inside a unit are exact; the few units are added
+/// in double because their order is left to the device.
+static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight,
+                            MutableArrayRef<float> sums) {
+  int64_t columns = weight.columns;
+  std::vector<int16_t> x16(columns);
+  std::vector<float> steps(formats::activationGroups(columns));
+  formats::quantizeActivations(input, x16, steps);
+  int64_t unit = formats::unitColumns(weight.format, columns);
+  int64_t group = weight.format.groupColumns(columns);
+  for (auto [n, out] : enumerate(sums)) {
+    ArrayRef<uint16_t> scales = weight.rowScales(n);
+    double sum = 0;
+    for (auto [index, part] : enumerate(formats::integerSums(weight.format, weight.rowIntegers(n),
+                                                             weight.rowZeros(n), x16))) {
+      int64_t column = static_cast<int64_t>(index) * unit;
+      float factor = formats::f16ToFloat(scales[column / group]) *
+                     steps[column / formats::activationGroup];
+      sum += static_cast<double>(static_cast<float>(part)) * factor;
+    }
+    out = static_cast<float>(sum);
+  }
+}
+
+Tensor reference::product(const Tensor &input, const QuantizedMatrix &weight) {
+  Tensor result = Tensor::zeros({input.rows(), weight.rows});
+  for (int64_t row = 0; row < input.rows(); ++row) {
+    if (weight.format.isInteger())
+      integerProducts(input.row(row), weight, result.row(row));
+    else
+      floatProducts(input.row(row), weight.values, weight.format.element, result.row(row));
+  }
+  return result;
+}
+
+Tensor reference::product(const Tensor &input, const Tensor &weight, Format::Element element) {
+  Tensor result = Tensor::zeros({input.rows(), weight.rows()});
+  for (int64_t row = 0; row < input.rows(); ++row)
+    floatProducts(input.row(row), weight.values, element, result.row(row));
+  return result;
+}
+
+Expected<Tensor> reference::embedding(const Tensor &tokens, const QuantizedMatrix &table) {
+  if (Error error = checkIndices(tokens, "token", "table", table.rows))
+    return error;
+  Tensor result = Tensor::zeros({tokens.rows(), table.columns});
+  for (auto [index, token] : enumerate(tokens.integers)) {
+    if (table.format.isInteger())
+      formats::dequantizeRow(table.format, table.rowIntegers(token), table.rowScales(token),
+                             table.rowZeros(token), result.row(index));
+    else
+      copy(ArrayRef(table.values).slice(token * table.columns, table.columns),
+           result.row(index).begin());
+  }
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// arith
+//===----------------------------------------------------------------------===//
+
+Tensor reference::add(const Tensor &a, const Tensor &b) {
+  Tensor result = a;
+  for (auto [out, value] : zip_equal(result.values, b.values))
+    out += value;
+  return result;
+}
+
+Tensor reference::multiply(const Tensor &a, const Tensor &b) {
+  Tensor result = a;
+  for (auto [out, value] : zip_equal(result.values, b.values))
+    out *= value;
+  return result;
+}

@@ -1,0 +1,57 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Reference/WeightProvider.h"
+
+#include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Import/ModelBuilder.h"
+#include "sluice/Import/TensorReader.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::reference;
+
+WeightProvider::~WeightProvider() = default;
+
+llvm::Expected<FileWeights> FileWeights::open(ModuleOp module) {
+  llvm::Expected<std::string> root = weightRoot(module);
+  if (!root)
+    return root.takeError();
+  return FileWeights(std::make_shared<FileSet>(*root));
+}
+
+llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
+  llvm::Expected<TensorRef> ref = weightTensor(weight);
+  if (!ref)
+    return ref.takeError();
+  llvm::Expected<TensorReader> reader = TensorReader::open(*ref, *files);
+  if (!reader)
+    return reader.takeError();
+  int64_t rows = reader->rows(), columns = reader->columns();
+  if (!reader->blockElements()) {
+    Tensor tensor = Tensor::zeros(ref->shape);
+    for (int64_t row = 0; row < rows; ++row)
+      reader->readRow(row,
+                      llvm::MutableArrayRef<float>(tensor.values).slice(row * columns, columns));
+    return tensor;
+  }
+  QuantizedMatrix matrix;
+  matrix.format =
+      reader->type() == StorageType::Q8_0 ? formats::q8_0Format : formats::q4_0Format;
+  matrix.rows = rows;
+  matrix.columns = columns;
+  matrix.q.resize(rows * columns);
+  matrix.scales.resize(rows * matrix.groups());
+  for (int64_t row = 0; row < rows; ++row)
+    reader->readBlocks(
+        row, llvm::MutableArrayRef<int8_t>(matrix.q).slice(row * columns, columns),
+        llvm::MutableArrayRef<uint16_t>(matrix.scales).slice(row * matrix.groups(), matrix.groups()));
+  return matrix;
+}
+
+llvm::Expected<WeightValue> ArrayWeights::read(model::WeightOp weight) {
+  auto it = weights.find(weight.getSymName());
+  if (it == weights.end())
+    return llvm::createStringError("weight '" + weight.getSymName() + "' was not given");
+  return it->second;
+}
