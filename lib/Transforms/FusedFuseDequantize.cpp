@@ -1,0 +1,127 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Transforms/Passes.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/DebugLog.h"
+#include "mlir/IR/Remarks.h"
+
+#define DEBUG_TYPE "fused-fuse-dequantize"
+
+namespace sluice {
+#define GEN_PASS_DEF_FUSEDFUSEDEQUANTIZE
+#include "lib/Transforms/Passes.h.inc"
+
+namespace {
+using namespace mlir;
+
+/// What a kernel reads for the float matrix `weight`: the quantized one behind it, if dequantizing it loses nothing.
+Value lookThroughDequantize(Value weight) {
+  auto dequantize = weight.getDefiningOp<quantized::DequantizeOp>();
+  if (!dequantize)
+    return weight;
+  Type element = cast<RankedTensorType>(weight.getType()).getElementType();
+  bool exact = element.isF32() || element == dequantize.getInput().getType().getFormat().getElement();
+  return exact ? dequantize.getInput() : weight;
+}
+
+RankedTensorType toF16(Type type) {
+  auto tensor = cast<RankedTensorType>(type);
+  return RankedTensorType::get(tensor.getShape(), Float16Type::get(type.getContext()));
+}
+
+struct FusedFuseDequantize : impl::FusedFuseDequantizeBase<FusedFuseDequantize> {
+  void runOnOperation() override;
+
+private:
+  void fuse(model::EmbeddingOp op);
+  void fuse(model::AttentionOp op);
+  void fuse(model::LinearOp op);
+  /// What a product reads for `input`: activations rounded to f16 where the definition says so.
+  Value roundInput(Value input);
+
+  DenseMap<Value, Value> rounded;
+};
+
+void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
+  OpBuilder builder(op);
+  auto fusedOp = fused::EmbeddingOp::create(builder, op.getLoc(), op.getResult().getType(), op.getTokens(),
+                                            lookThroughDequantize(op.getTable()), /*traffic=*/nullptr,
+                                            /*schedule=*/nullptr);
+  op.replaceAllUsesWith(fusedOp.getResult());
+  op.erase();
+}
+
+void FusedFuseDequantize::fuse(model::AttentionOp op) {
+  OpBuilder builder(op);
+  Type type = op.getQuery().getType(), half = toF16(type);
+  Value query = arith::TruncFOp::create(builder, op.getLoc(), half, op.getQuery());
+  auto fusedOp = fused::AttentionOp::create(builder, op.getLoc(), half, query, op.getKeysAttr(), op.getValuesAttr(),
+                                            op.getPositions(), op.getScaleAttr(), /*traffic=*/nullptr,
+                                            /*schedule=*/nullptr);
+  // Layers read the f16 result itself, see roundInput.
+  Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
+  op.replaceAllUsesWith(wide);
+  op.erase();
+}
+
+Value FusedFuseDequantize::roundInput(Value input) {
+  Operation *source = input.getDefiningOp();
+  if (auto extend = dyn_cast_or_null<arith::ExtFOp>(source))
+    if (cast<RankedTensorType>(extend.getIn().getType()).getElementType().isF16())
+      return extend.getIn();
+  if (!isa_and_nonnull<arith::MulFOp>(source))
+    return input;
+  Value &half = rounded[input];
+  if (!half) {
+    OpBuilder builder(&getContext());
+    builder.setInsertionPointAfter(source);
+    half = arith::TruncFOp::create(builder, source->getLoc(), toF16(input.getType()), input);
+  }
+  return half;
+}
+
+void FusedFuseDequantize::fuse(model::LinearOp op) {
+  OpBuilder builder(op);
+  int64_t rows = op.getWeight().getType().getDimSize(0);
+  auto matvec = fused::MatvecOp::create(builder, op.getLoc(), TypeRange(op.getResult().getType()),
+                                        roundInput(op.getInput()), ValueRange(lookThroughDequantize(op.getWeight())),
+                                        builder.getDenseI64ArrayAttr(rows), /*order=*/nullptr, /*traffic=*/nullptr,
+                                        /*schedule=*/nullptr);
+  Value result = matvec.getResult(0);
+  if (op.getBias())
+    result = model::AddBiasOp::create(builder, op.getLoc(), result, op.getBias());
+  op.replaceAllUsesWith(result);
+  op.erase();
+}
+
+void FusedFuseDequantize::runOnOperation() {
+  rounded.clear();
+  // In program order, so that a layer finds the f16 results of the attention before it.
+  WalkResult walk = getOperation().walk([&](Operation *op) {
+    if (auto linear = dyn_cast<model::LinearOp>(op); linear && !linear.getWeight().getType().hasStaticShape()) {
+      linear.emitOpError() << "needs a weight of static shape, found " << linear.getWeight().getType();
+      return WalkResult::interrupt();
+    }
+    TypeSwitch<Operation *>(op).Case<model::EmbeddingOp, model::AttentionOp, model::LinearOp>(
+        [&](auto layer) { fuse(layer); });
+    return WalkResult::advance();
+  });
+  if (walk.wasInterrupted())
+    return signalPassFailure();
+
+  getOperation().walk([](Operation *op) {
+    if (!isa<quantized::DequantizeOp, arith::ExtFOp>(op))
+      return;
+    if (op->use_empty()) {
+      op->erase();
+    } else if (isa<quantized::DequantizeOp>(op)) {
+      LDBG() << "left " << *op;
+      remark::missed(op->getLoc(), remark::RemarkOpts::name("dequantize-left").category(DEBUG_TYPE))
+          << remark::reason("'{0}' reads the dequantized weight", (*op->user_begin())->getName().getStringRef().str());
+    }
+  });
+}
+} // namespace
+} // namespace sluice

@@ -1,0 +1,152 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "Hoist.h"
+#include "sluice/Transforms/Passes.h"
+
+#include "llvm/ADT/SetVector.h"
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/DebugLog.h"
+#include "mlir/IR/Remarks.h"
+
+#define DEBUG_TYPE "fused-fuse-epilogues"
+
+namespace sluice {
+#define GEN_PASS_DEF_FUSEDFUSEEPILOGUES
+#include "lib/Transforms/Passes.h.inc"
+
+namespace {
+using namespace mlir;
+using fused::MatvecOp;
+
+/// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
+bool isFinisher(Operation *op) {
+  if (!isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp, arith::AddFOp, arith::MulFOp,
+           arith::TruncFOp>(op))
+    return false;
+  // A truncation to anything but f16 has no kernel.
+  auto truncate = dyn_cast<arith::TruncFOp>(op);
+  return !truncate || getElementTypeOrSelf(truncate.getOut().getType()).isF16();
+}
+
+/// Whether `op`, or something inside it, may read or write `cache`.
+bool mayTouch(Operation *op, FlatSymbolRefAttr cache) {
+  if (isMemoryEffectFree(op))
+    return false;
+  return op->walk([&](Operation *inner) {
+             bool touches = TypeSwitch<Operation *, bool>(inner)
+                                .Case([&](model::CacheAppendOp append) { return append.getCacheAttr() == cache; })
+                                .Case<model::AttentionOp, fused::AttentionOp>([&](auto attention) {
+                                  return attention.getKeysAttr() == cache || attention.getValuesAttr() == cache;
+                                })
+                                .Case([](MatvecOp) { return false; }) // Its regions are walked.
+                                .Default([](Operation *other) { return !isMemoryEffectFree(other); });
+             return touches ? WalkResult::interrupt() : WalkResult::advance();
+           })
+      .wasInterrupted();
+}
+
+struct FusedFuseEpilogues : impl::FusedFuseEpiloguesBase<FusedFuseEpilogues> {
+  void runOnOperation() override;
+
+private:
+  /// Returns the matvec that takes the place of `matvec`, or `matvec` if it stays.
+  MatvecOp fuse(MatvecOp matvec);
+};
+
+/// Why `op` cannot move into `matvec`; empty if it can. `inside` are the values that the epilogue will hold.
+StringRef whyNot(Operation *op, MatvecOp matvec, const llvm::SmallPtrSetImpl<Operation *> &taken,
+                 llvm::function_ref<bool(Value)> inside, const DominanceInfo &dominance) {
+  for (Value operand : op->getOperands())
+    if (!inside(operand) && !canHoist(operand, matvec, dominance))
+      return "another operand is computed after the product";
+  if (auto append = dyn_cast<model::CacheAppendOp>(op))
+    for (Operation *between = matvec->getNextNode(); between != op; between = between->getNextNode())
+      if (!taken.contains(between) && mayTouch(between, append.getCacheAttr()))
+        return "something between the product and the store may use the same cache";
+  return {};
+}
+
+MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
+  DominanceInfo dominance;
+  // What finishes the matvec's results, in program order.
+  llvm::SmallPtrSet<Operation *, 8> taken;
+  SmallVector<Operation *> finishers;
+  auto inside = [&](Value value) {
+    Operation *source = value.getDefiningOp();
+    return source && (source == matvec || taken.contains(source));
+  };
+  for (Operation *op = matvec->getNextNode(); op; op = op->getNextNode()) {
+    if (!isFinisher(op) || !llvm::any_of(op->getOperands(), inside))
+      continue;
+    StringRef reason = whyNot(op, matvec, taken, inside, dominance);
+    if (!reason.empty()) {
+      remark::missed(op->getLoc(), remark::RemarkOpts::name("not-fused").category(DEBUG_TYPE))
+          << remark::reason("{0}", reason);
+      continue;
+    }
+    taken.insert(op);
+    finishers.push_back(op);
+  }
+  if (finishers.empty())
+    return matvec;
+
+  OpBuilder builder(matvec);
+  for (Operation *op : finishers)
+    for (Value operand : op->getOperands())
+      if (!inside(operand))
+        hoist(operand, matvec, dominance);
+
+  // Results that are read by others leave the epilogue; the rest exist only in it.
+  SmallVector<Value> yielded;
+  auto collect = [&](Operation *op) {
+    for (Value result : op->getResults())
+      if (llvm::any_of(result.getUsers(), [&](Operation *user) { return !taken.contains(user); }))
+        yielded.push_back(result);
+  };
+  collect(matvec);
+  llvm::for_each(finishers, collect);
+
+  auto fusedOp = MatvecOp::create(builder, matvec.getLoc(), TypeRange(ValueRange(yielded)), matvec.getInput(),
+                                  matvec.getWeights(), matvec.getSegmentsAttr(), matvec.getOrderAttr(),
+                                  /*traffic=*/nullptr, /*schedule=*/nullptr);
+  fusedOp->setDiscardableAttrs(matvec->getDiscardableAttrDictionary());
+  fusedOp.getPrologue().takeBody(matvec.getPrologue());
+
+  IRMapping mapping;
+  if (matvec.getEpilogue().empty()) {
+    SmallVector<Location> locations(matvec.getNumResults(), matvec.getLoc());
+    Block *block = builder.createBlock(&fusedOp.getEpilogue(), {}, matvec.getResultTypes(), locations);
+    mapping.map(matvec.getResults(), block->getArguments());
+  } else {
+    fusedOp.getEpilogue().takeBody(matvec.getEpilogue());
+    Operation *yield = fusedOp.getEpilogue().front().getTerminator();
+    mapping.map(matvec.getResults(), yield->getOperands());
+    builder.setInsertionPoint(yield);
+    yield->erase();
+    builder.setInsertionPointToEnd(&fusedOp.getEpilogue().front());
+  }
+  for (Operation *op : finishers)
+    builder.clone(*op, mapping);
+  fused::YieldOp::create(builder, matvec.getLoc(),
+                         llvm::map_to_vector(yielded, [&](Value value) { return mapping.lookup(value); }));
+  for (auto [old, result] : llvm::zip_equal(yielded, fusedOp.getResults()))
+    old.replaceAllUsesWith(result);
+  for (Operation *op : llvm::reverse(finishers))
+    op->erase();
+  matvec.erase();
+  LDBG() << "fused " << finishers.size() << " operations into " << fusedOp;
+  return fusedOp;
+}
+
+void FusedFuseEpilogues::runOnOperation() {
+  SmallVector<MatvecOp> matvecs;
+  getOperation().walk<WalkOrder::PreOrder>([&](MatvecOp op) {
+    if (!op.getTraffic() && !op.getSchedule())
+      matvecs.push_back(op);
+  });
+  for (MatvecOp op : matvecs)
+    fuse(op);
+}
+} // namespace
+} // namespace sluice
