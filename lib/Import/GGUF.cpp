@@ -356,6 +356,12 @@ Error GGUFParser::placeTensors() {
     if (order[i]->offset < order[i - 1]->offset + order[i - 1]->bytes)
       return fail(path, "tensor " + quote(order[i]->name) + " overlaps tensor " +
                             quote(order[i - 1]->name));
+  // Writers pad the last tensor at most. More means that the count of tensors is wrong, and then
+  // the data would be read from the wrong place.
+  uint64_t end = order.empty() ? dataStart : order.back()->offset + order.back()->bytes;
+  if (size - end >= alignment)
+    return fail(path, Twine(size - end) + " bytes follow the last tensor, expected less than the " +
+                          "alignment " + Twine(alignment));
   return Error::success();
 }
 

@@ -21,7 +21,7 @@ using sluice::detail::quote;
 // A config is a few kilobytes; what is larger is something else.
 static constexpr uint64_t maxConfigBytes = 16 << 20;
 
-static std::string join(StringRef folder, StringRef name) {
+static std::string childPath(StringRef folder, StringRef name) {
   SmallString<256> path(folder);
   sys::path::append(path, name);
   return path.str().str();
@@ -206,8 +206,8 @@ static Error collectHuggingFace(ModelFiles &model) {
   };
 
   // transformers takes the single file where both are there.
-  std::string single = join(model.root, "model.safetensors");
-  std::string indexPath = join(model.root, "model.safetensors.index.json");
+  std::string single = childPath(model.root, "model.safetensors");
+  std::string indexPath = childPath(model.root, "model.safetensors.index.json");
   if (sys::fs::exists(single)) {
     inventory.where = single;
     if (Error error = openShard("model.safetensors"))
@@ -222,7 +222,7 @@ static Error collectHuggingFace(ModelFiles &model) {
       return parsed.takeError();
     index = std::move(*parsed);
     for (const std::string &shard : index->shards) {
-      std::string path = join(model.root, shard);
+      std::string path = childPath(model.root, shard);
       if (!sys::fs::exists(path))
         return fail(indexPath, "names the shard " + quote(shard) + ", which is missing");
       if (Error error = openShard(shard))
@@ -240,8 +240,8 @@ static Error collectHuggingFace(ModelFiles &model) {
   } else {
     model.weightsAbsentReason =
         model.path + ": no model.safetensors or model.safetensors.index.json";
-    if (sys::fs::exists(join(model.root, "pytorch_model.bin")) ||
-        sys::fs::exists(join(model.root, "pytorch_model.bin.index.json")))
+    if (sys::fs::exists(childPath(model.root, "pytorch_model.bin")) ||
+        sys::fs::exists(childPath(model.root, "pytorch_model.bin.index.json")))
       model.weightsAbsentReason += " (pytorch_model.bin is not read)";
     return Error::success();
   }
@@ -252,7 +252,7 @@ static Error collectHuggingFace(ModelFiles &model) {
     auto found = index->shardOf.find(name);
     return found == index->shardOf.end() ? nullptr : shards[found->second].find(name);
   };
-  inventory.fileOf = [&](const TensorRef &tensor) { return join(model.root, tensor.file); };
+  inventory.fileOf = [&](const TensorRef &tensor) { return childPath(model.root, tensor.file); };
 
   WeightCollector collector(model.config, inventory, /*gguf=*/false);
   auto weights = collector.run();
@@ -284,7 +284,7 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
     model.root = ".";
   model.files = std::make_shared<FileSet>(model.root);
 
-  std::string configPath = isFolder ? join(path, "config.json") : path.str();
+  std::string configPath = isFolder ? childPath(path, "config.json") : path.str();
   if (isFolder && !sys::fs::exists(configPath))
     return fail(path, "has no config.json, expected a Hugging Face folder or a GGUF file");
   auto file = openConfig(configPath);
@@ -303,16 +303,17 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
   if (!sys::fs::real_path(path, real))
     model.config.name = sys::path::filename(real).str();
 
-  if (std::string generation = join(path, "generation_config.json"); sys::fs::exists(generation)) {
+  if (std::string generation = childPath(path, "generation_config.json");
+      sys::fs::exists(generation)) {
     auto text = openConfig(generation);
     if (!text)
       return text.takeError();
     if (Error error = addGenerationConfig((*text)->text(), generation, model.config))
       return std::move(error);
   }
-  if (std::string name = join(path, "tokenizer.model"); sys::fs::exists(name))
+  if (std::string name = childPath(path, "tokenizer.model"); sys::fs::exists(name))
     model.tokenizer.sentencePieceModel = name;
-  if (std::string name = join(path, "tokenizer.json"); sys::fs::exists(name))
+  if (std::string name = childPath(path, "tokenizer.json"); sys::fs::exists(name))
     model.tokenizer.huggingFaceJson = name;
   if (Error error = collectHuggingFace(model))
     return std::move(error);

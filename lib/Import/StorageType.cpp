@@ -100,7 +100,6 @@ bool sluice::isUsableWeight(StorageType type) {
 
 std::optional<uint64_t> sluice::elementCount(ArrayRef<int64_t> shape) {
   constexpr uint64_t limit = uint64_t(1) << 62;
-  // With a zero anywhere the product is zero whatever the others are.
   bool empty = false;
   uint64_t count = 1;
   for (int64_t dim : shape) {

@@ -87,7 +87,8 @@ bool isPlainFloat(StorageType type);
 /// What matrices may be stored as today: the plain floats, Q8_0 and Q4_0.
 bool isUsableWeight(StorageType type);
 
-/// Number of elements, or nothing when a dimension is negative or the product is above 2^62.
+/// Number of elements, or nothing when a dimension is negative or the product of those that are not
+/// zero is above 2^62.
 std::optional<uint64_t> elementCount(llvm::ArrayRef<int64_t> shape);
 
 /// Bytes of a dense tensor, innermost dimension last; nothing when the count overflows or the

@@ -1,0 +1,319 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Import/ModelConfig.h"
+
+#include "TestFiles.h"
+
+#include "sluice/Import/GGUF.h"
+
+#include <cmath>
+
+using namespace sluice;
+using namespace sluice::test;
+using nlohmann::json;
+
+static llvm::Expected<ModelConfig> fromJson(const json &document,
+                                            std::vector<std::string> *warnings = nullptr) {
+  std::vector<std::string> ignored;
+  return configFromJson(document.dump(), "models/tiny/config.json", warnings ? *warnings : ignored);
+}
+
+static std::string jsonError(const json &document) { return message(fromJson(document)); }
+
+static json with(json document, const char *key, json value) {
+  document[key] = std::move(value);
+  return document;
+}
+
+TEST(ConfigFromJson, Llama) {
+  SLUICE_UNWRAP(config, fromJson(smallConfig()));
+  EXPECT_EQ(config.family, ModelFamily::Llama);
+  EXPECT_EQ(config.name, "tiny");
+  EXPECT_EQ(config.vocabSize, 16);
+  EXPECT_EQ(config.hiddenSize, 64);
+  EXPECT_EQ(config.intermediateSize, 96);
+  EXPECT_EQ(config.layers, 1);
+  EXPECT_EQ(config.heads, 2);
+  EXPECT_EQ(config.kvHeads, 1);
+  EXPECT_EQ(config.headDim, 32);
+  EXPECT_EQ(config.normEps, 1e-5f);
+  EXPECT_EQ(config.ropeTheta, 500000.0);
+  EXPECT_EQ(config.ropeScaling.kind, RopeScaling::Kind::None);
+  EXPECT_EQ(config.contextLength, 128);
+  EXPECT_EQ(config.maxContext(), 128);
+  EXPECT_EQ(config.bosId, 1);
+  EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2}));
+  EXPECT_FALSE(config.qBias || config.oBias || config.mlpBias || config.tiedEmbeddings);
+}
+
+TEST(ConfigFromJson, HeadSizeNeedNotBeWidthOverHeads) {
+  SLUICE_UNWRAP(config, fromJson(with(smallConfig(), "head_dim", 128)));
+  EXPECT_EQ(config.headDim, 128);
+  SLUICE_UNWRAP(null, fromJson(with(smallConfig(), "head_dim", nullptr)));
+  EXPECT_EQ(null.headDim, 32);
+}
+
+TEST(ConfigFromJson, BiasesOfEachFamily) {
+  SLUICE_UNWRAP(llama,
+                fromJson(with(with(smallConfig(), "attention_bias", true), "mlp_bias", true)));
+  EXPECT_TRUE(llama.qBias && llama.kBias && llama.vBias && llama.oBias && llama.mlpBias);
+  SLUICE_UNWRAP(qwen, fromJson(smallConfig("qwen2")));
+  EXPECT_EQ(qwen.family, ModelFamily::Qwen2);
+  EXPECT_TRUE(qwen.qBias && qwen.kBias && qwen.vBias);
+  EXPECT_FALSE(qwen.oBias || qwen.mlpBias);
+}
+
+TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
+  json llama3 = {{"rope_type", "llama3"},
+                 {"factor", 8.0},
+                 {"low_freq_factor", 1.0},
+                 {"high_freq_factor", 4.0},
+                 {"original_max_position_embeddings", 8192}};
+  SLUICE_UNWRAP(old, fromJson(with(smallConfig(), "rope_scaling", llama3)));
+  EXPECT_EQ(old.ropeScaling.kind, RopeScaling::Kind::Llama3);
+  EXPECT_EQ(old.ropeScaling.factor, 8.0);
+  EXPECT_EQ(old.ropeScaling.lowFreqFactor, 1.0);
+  EXPECT_EQ(old.ropeScaling.highFreqFactor, 4.0);
+  EXPECT_EQ(old.ropeScaling.originalContext, 8192);
+  EXPECT_EQ(old.ropeTheta, 500000.0);
+
+  json document = smallConfig();
+  document.erase("rope_theta");
+  llama3["rope_theta"] = 250000.0;
+  SLUICE_UNWRAP(now, fromJson(with(document, "rope_parameters", llama3)));
+  EXPECT_EQ(now.ropeScaling.kind, RopeScaling::Kind::Llama3);
+  EXPECT_EQ(now.ropeTheta, 250000.0);
+
+  SLUICE_UNWRAP(linear,
+                fromJson(with(smallConfig(), "rope_scaling", {{"type", "linear"}, {"factor", 4}})));
+  EXPECT_EQ(linear.ropeScaling.kind, RopeScaling::Kind::Linear);
+  EXPECT_EQ(linear.ropeScaling.factor, 4.0);
+  EXPECT_NE(jsonError(with(smallConfig(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}))
+                .find("rope_scaling.rope_type is 'yarn', expected default, linear or llama3"),
+            std::string::npos);
+}
+
+TEST(ConfigFromJson, SlidingWindowLimitsTheContext) {
+  std::vector<std::string> warnings;
+  SLUICE_UNWRAP(none, fromJson(with(smallConfig("mistral"), "sliding_window", nullptr), &warnings));
+  EXPECT_FALSE(none.slidingWindow);
+  SLUICE_UNWRAP(wide, fromJson(with(smallConfig("mistral"), "sliding_window", 128), &warnings));
+  EXPECT_FALSE(wide.slidingWindow);
+  EXPECT_TRUE(warnings.empty());
+  SLUICE_UNWRAP(narrow, fromJson(with(smallConfig("mistral"), "sliding_window", 96), &warnings));
+  EXPECT_EQ(narrow.slidingWindow, 96);
+  EXPECT_EQ(narrow.maxContext(), 96);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_NE(warnings[0].find("sliding_window 96 is below"), std::string::npos);
+  // Qwen2 writes a window that it does not use.
+  SLUICE_UNWRAP(qwen, fromJson(with(with(smallConfig("qwen2"), "sliding_window", 96),
+                                    "use_sliding_window", false)));
+  EXPECT_FALSE(qwen.slidingWindow);
+}
+
+TEST(ConfigFromJson, EndTokens) {
+  SLUICE_UNWRAP(config, fromJson(with(smallConfig(), "eos_token_id", {2, 3})));
+  EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2, 3}));
+  EXPECT_EQ(message(addGenerationConfig(R"({"eos_token_id": [3, 5]})", "g.json", config)),
+            "success");
+  EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2, 3, 5}));
+  EXPECT_NE(message(addGenerationConfig(R"({"eos_token_id": 16})", "g.json", config))
+                .find("g.json: eos_token_id is 16, expected a token of the vocabulary of 16"),
+            std::string::npos);
+  SLUICE_UNWRAP(none, fromJson(with(smallConfig(), "eos_token_id", nullptr)));
+  EXPECT_TRUE(none.eosIds.empty());
+}
+
+TEST(RopeFrequencies, FollowTheirDefinition) {
+  ModelConfig config;
+  config.headDim = 128;
+  config.ropeTheta = 500000.0;
+  std::vector<float> plain = ropeFrequencies(config);
+  ASSERT_EQ(plain.size(), 64u);
+  EXPECT_EQ(plain[0], 1.0f);
+  EXPECT_FLOAT_EQ(plain[32], 1.0f / std::sqrt(500000.0f));
+
+  config.ropeScaling = {RopeScaling::Kind::Llama3, 8.0, 1.0, 4.0, 8192, {}};
+  std::vector<float> scaled = ropeFrequencies(config);
+  // transformers, written the way of _compute_llama3_parameters: by wavelength.
+  for (int i = 0; i < 64; ++i) {
+    double wavelength = 2 * M_PI / plain[i];
+    double expected = plain[i];
+    if (wavelength > 8192.0 / 1.0)
+      expected = plain[i] / 8.0;
+    else if (wavelength > 8192.0 / 4.0) {
+      double smooth = (8192.0 / wavelength - 1.0) / (4.0 - 1.0);
+      expected = (1 - smooth) * plain[i] / 8.0 + smooth * plain[i];
+    }
+    EXPECT_FLOAT_EQ(scaled[i], static_cast<float>(expected)) << i;
+  }
+  EXPECT_EQ(scaled[0], plain[0]);
+  EXPECT_FLOAT_EQ(scaled[63], plain[63] / 8);
+
+  config.ropeScaling = {RopeScaling::Kind::Linear, 4.0, 1.0, 4.0, 0, {}};
+  EXPECT_FLOAT_EQ(ropeFrequencies(config)[10], plain[10] / 4);
+  config.ropeScaling = {RopeScaling::Kind::Factors, 1.0, 1.0, 4.0, 0, std::vector<float>(64, 2.0f)};
+  EXPECT_FLOAT_EQ(ropeFrequencies(config)[10], plain[10] / 2);
+}
+
+namespace {
+struct BadConfig {
+  const char *key;
+  json value;
+  const char *expected;
+};
+void PrintTo(const BadConfig &bad, std::ostream *os) { *os << bad.key << " " << bad.value; }
+} // namespace
+
+class BadConfigs : public testing::TestWithParam<BadConfig> {};
+
+TEST_P(BadConfigs, AreNamedInOneLine) {
+  std::string error = jsonError(with(smallConfig(), GetParam().key, GetParam().value));
+  EXPECT_EQ(error.find("models/tiny/config.json: "), 0u) << error;
+  EXPECT_NE(error.find(GetParam().expected), std::string::npos) << error;
+  EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Keys, BadConfigs,
+    testing::Values(
+        BadConfig{"model_type", "mamba", "model_type is 'mamba', supported are llama, mistral"},
+        BadConfig{"model_type", nullptr, "model_type is missing"},
+        BadConfig{"model_type", "bad\nname", "model_type is 'bad\\x0aname'"},
+        BadConfig{"architectures",
+                  {"LlamaForSequenceClassification"},
+                  "architectures is \"LlamaForSequenceClassification\", expected LlamaForCausalLM"},
+        BadConfig{"hidden_act", "gelu", "hidden_act is 'gelu', expected silu"},
+        BadConfig{"vocab_size", 0, "vocab_size is 0, expected an integer from 1"},
+        BadConfig{"vocab_size", -7, "vocab_size is -7"},
+        BadConfig{"vocab_size", 1e9, "vocab_size is 1000000000.0"},
+        BadConfig{"hidden_size", "64", "hidden_size is \"64\""},
+        BadConfig{"hidden_size", nullptr, "hidden_size is missing"},
+        BadConfig{"hidden_size", UINT64_MAX, "hidden_size is 18446744073709551615"},
+        BadConfig{"hidden_size", 63, "hidden_size is 63, expected a multiple"},
+        BadConfig{"intermediate_size", int64_t(1) << 40, "intermediate_size is 1099511627776"},
+        BadConfig{"num_hidden_layers", 1 << 20, "num_hidden_layers is 1048576"},
+        BadConfig{"num_key_value_heads", 3, "num_key_value_heads is 3, expected a divisor"},
+        BadConfig{"num_attention_heads", 64, "the head size is 1, expected an even number"},
+        BadConfig{"rms_norm_eps", 0.0, "rms_norm_eps is 0.0, expected a number above 0"},
+        BadConfig{"rms_norm_eps", 2.0, "rms_norm_eps is 2.0, expected a number between 0 and 1"},
+        BadConfig{"rms_norm_eps", 1e-60, "rms_norm_eps is 1e-60"},
+        BadConfig{"rope_theta", -1.0, "rope_theta is -1.0"},
+        BadConfig{"rope_scaling", 3, "rope_scaling is 3, expected an object"},
+        BadConfig{"rope_scaling", {{"rope_type", "linear"}}, "rope_scaling.factor is missing"},
+        BadConfig{"rope_parameters",
+                  {{"full_attention", json::object()}},
+                  "rope_parameters.full_attention is an object, expected the same"},
+        BadConfig{"rope_scaling",
+                  {{"rope_type", "llama3"},
+                   {"factor", 8},
+                   {"low_freq_factor", 4},
+                   {"high_freq_factor", 4},
+                   {"original_max_position_embeddings", 8192}},
+                  "rope_scaling.high_freq_factor is 4, expected more than low_freq_factor (4)"},
+        BadConfig{"partial_rotary_factor", 0.5, "partial_rotary_factor makes"},
+        BadConfig{"max_position_embeddings", 0, "max_position_embeddings is 0"},
+        BadConfig{"tie_word_embeddings", 1, "tie_word_embeddings is 1, expected true or false"},
+        BadConfig{"bos_token_id", 16, "bos_token_id is 16, expected a token"},
+        BadConfig{"eos_token_id", "2", "eos_token_id is \"2\", expected a token id"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "gptq"}},
+                  "quantization_config has quant_method \"gptq\""}));
+
+//===----------------------------------------------------------------------===//
+// GGUF
+//===----------------------------------------------------------------------===//
+
+static llvm::Expected<ModelConfig> fromGGUF(const GGUFBuilder &gguf,
+                                            std::vector<std::string> *warnings = nullptr) {
+  Folder folder;
+  auto file = GGUFFile::open(folder.write("model.gguf", gguf.build()));
+  if (!file)
+    return file.takeError();
+  std::vector<std::string> ignored;
+  return configFromGGUF(*file, warnings ? *warnings : ignored);
+}
+
+TEST(ConfigFromGGUF, Llama) {
+  SLUICE_UNWRAP(config, fromGGUF(smallLlamaGGUF()));
+  EXPECT_EQ(config.family, ModelFamily::Llama);
+  EXPECT_EQ(config.name, "small");
+  EXPECT_EQ(config.vocabSize, 16);
+  EXPECT_EQ(config.hiddenSize, 64);
+  EXPECT_EQ(config.intermediateSize, 96);
+  EXPECT_EQ(config.layers, 1);
+  EXPECT_EQ(config.heads, 2);
+  EXPECT_EQ(config.kvHeads, 1);
+  EXPECT_EQ(config.headDim, 32);
+  EXPECT_EQ(config.normEps, 1e-5f);
+  EXPECT_EQ(config.ropeTheta, 500000.0);
+  EXPECT_EQ(config.contextLength, 128);
+  EXPECT_EQ(config.bosId, 1);
+  EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2}));
+  EXPECT_FALSE(config.tiedEmbeddings || config.qBias || config.mlpBias);
+}
+
+TEST(ConfigFromGGUF, TensorsTellTiedHeadBiasesAndFactors) {
+  GGUFBuilder gguf = smallLlamaGGUF("qwen2");
+  llvm::erase_if(gguf.tensors, [](const auto &tensor) { return tensor.name == "output.weight"; });
+  gguf.f32Tensor("blk.0.attn_q.bias", {64});
+  gguf.f32Tensor("blk.0.attn_k.bias", {32});
+  gguf.f32Tensor("blk.0.attn_v.bias", {32});
+  gguf.f32Tensor("rope_freqs.weight", {16}, 4.0f);
+  SLUICE_UNWRAP(config, fromGGUF(gguf));
+  EXPECT_EQ(config.family, ModelFamily::Qwen2);
+  EXPECT_TRUE(config.tiedEmbeddings);
+  EXPECT_TRUE(config.qBias && config.kBias && config.vBias);
+  EXPECT_FALSE(config.oBias);
+  EXPECT_EQ(config.ropeScaling.kind, RopeScaling::Kind::Factors);
+  EXPECT_EQ(config.ropeScaling.factors, std::vector<float>(16, 4.0f));
+}
+
+TEST(ConfigFromGGUF, NumbersGivenForEachLayer) {
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.erase("llama.attention.head_count_kv");
+  gguf.array<uint32_t>("llama.attention.head_count_kv", 4, {1, 1});
+  SLUICE_UNWRAP(config, fromGGUF(gguf));
+  EXPECT_EQ(config.kvHeads, 1);
+  gguf.erase("llama.attention.head_count_kv");
+  gguf.array<uint32_t>("llama.attention.head_count_kv", 4, {1, 2});
+  EXPECT_NE(message(fromGGUF(gguf)).find("llama.attention.head_count_kv differs by layer"),
+            std::string::npos);
+}
+
+TEST(ConfigFromGGUF, LinearScalingOldAndNewKey) {
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.f32("llama.rope.scale_linear", 2.0f);
+  SLUICE_UNWRAP(old, fromGGUF(gguf));
+  EXPECT_EQ(old.ropeScaling.kind, RopeScaling::Kind::Linear);
+  EXPECT_EQ(old.ropeScaling.factor, 2.0);
+  gguf.string("llama.rope.scaling.type", "linear");
+  gguf.f32("llama.rope.scaling.factor", 4.0f);
+  SLUICE_UNWRAP(now, fromGGUF(gguf));
+  EXPECT_EQ(now.ropeScaling.factor, 4.0);
+}
+
+TEST(ConfigFromGGUF, TheSampleEqualsItsHuggingFaceConfig) {
+  std::vector<std::string> warnings;
+  SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("llama-4m.Q8_0.gguf")));
+  SLUICE_UNWRAP(a, configFromGGUF(gguf, warnings));
+  std::string path = std::string(SLUICE_MODELS) + "/llama-4m/config.json";
+  SLUICE_UNWRAP(text, MappedFile::open(path));
+  SLUICE_UNWRAP(b, configFromJson(text->text(), path, warnings));
+  EXPECT_EQ(a.name, b.name);
+  EXPECT_EQ(a.vocabSize, b.vocabSize);
+  EXPECT_EQ(a.hiddenSize, b.hiddenSize);
+  EXPECT_EQ(a.intermediateSize, b.intermediateSize);
+  EXPECT_EQ(a.layers, b.layers);
+  EXPECT_EQ(a.heads, b.heads);
+  EXPECT_EQ(a.kvHeads, b.kvHeads);
+  EXPECT_EQ(a.headDim, b.headDim);
+  EXPECT_EQ(a.normEps, b.normEps);
+  EXPECT_EQ(a.ropeTheta, b.ropeTheta);
+  EXPECT_EQ(a.contextLength, b.contextLength);
+  EXPECT_EQ(a.tiedEmbeddings, b.tiedEmbeddings);
+  EXPECT_EQ(a.bosId, b.bosId);
+  EXPECT_EQ(a.eosIds, b.eosIds);
+  EXPECT_TRUE(warnings.empty());
+}

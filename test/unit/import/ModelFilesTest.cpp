@@ -1,0 +1,239 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Import/ModelFiles.h"
+
+#include "TestFiles.h"
+
+#include "sluice/Import/TensorReader.h"
+
+#include <cmath>
+
+using namespace sluice;
+using namespace sluice::test;
+using nlohmann::json;
+
+static const std::string sample = std::string(SLUICE_MODELS) + "/llama-4m";
+
+/// Calls `visit` with every weight of a model.
+template <typename Visit> static void forEachWeight(const Weights &weights, Visit visit) {
+  visit(weights.tokenEmbedding);
+  for (const LayerWeights &layer : weights.layers) {
+    for (const Weight *weight : {&layer.attnNorm, &layer.q, &layer.k, &layer.v, &layer.o,
+                                 &layer.mlpNorm, &layer.gate, &layer.up, &layer.down})
+      visit(*weight);
+    for (const std::optional<Weight> *weight :
+         {&layer.qBias, &layer.kBias, &layer.vBias, &layer.oBias, &layer.gateBias, &layer.upBias,
+          &layer.downBias})
+      if (*weight)
+        visit(**weight);
+  }
+  visit(weights.outputNorm);
+  if (weights.head)
+    visit(*weights.head);
+}
+
+TEST(OpenModel, ShardedSample) {
+  SLUICE_UNWRAP(model, openModel(sample));
+  EXPECT_EQ(model.format, ModelFiles::Format::HuggingFace);
+  EXPECT_EQ(model.root, sample);
+  EXPECT_EQ(model.config.name, "llama-4m");
+  ASSERT_TRUE(model.weightsPresent);
+  EXPECT_EQ(model.weights.layers.size(), 4u);
+  EXPECT_TRUE(model.weights.head);
+  EXPECT_EQ(model.weights.tokenEmbedding.tensor.file, "model-00001-of-00002.safetensors");
+  EXPECT_EQ(model.weights.head->tensor.file, "model-00002-of-00002.safetensors");
+  EXPECT_EQ(model.tokenizer.sentencePieceModel, sample + "/tokenizer.model");
+  EXPECT_TRUE(model.tokenizer.huggingFaceJson.empty());
+  EXPECT_TRUE(model.warnings.empty());
+  uint64_t bytes = 0;
+  forEachWeight(model.weights, [&](const Weight &weight) {
+    bytes += weight.tensor.bytes;
+    EXPECT_FALSE(weight.ropeInterleaved);
+    EXPECT_EQ(message(TensorReader::open(weight.tensor, *model.files)), "success");
+  });
+  EXPECT_EQ(bytes, 8393216u); // the index's total_size
+}
+
+TEST(OpenModel, GGUFHasTheSameWeights) {
+  SLUICE_UNWRAP(hf, openModel(sample));
+  SLUICE_UNWRAP(gguf, openModel(dataFile("llama-4m.Q8_0.gguf")));
+  EXPECT_EQ(gguf.format, ModelFiles::Format::GGUF);
+  EXPECT_TRUE(gguf.warnings.empty());
+  ASSERT_EQ(gguf.weights.layers.size(), hf.weights.layers.size());
+
+  // Q8_0 is off by half a step (1/254 of a block's largest magnitude) and by the rounding of the
+  // scale to f16 (2^-11 of the value); the rows are permuted where said.
+  std::vector<std::pair<Weight, Weight>> pairs;
+  forEachWeight(hf.weights, [&](const Weight &weight) { pairs.push_back({weight, {}}); });
+  size_t next = 0;
+  forEachWeight(gguf.weights, [&](const Weight &weight) { pairs[next++].second = weight; });
+  ASSERT_EQ(next, pairs.size());
+  int64_t headDim = hf.config.headDim;
+  int interleaved = 0;
+  for (const auto &[a, b] : pairs) {
+    SLUICE_UNWRAP(ra, TensorReader::open(a.tensor, *hf.files));
+    SLUICE_UNWRAP(rb, TensorReader::open(b.tensor, *gguf.files));
+    ASSERT_EQ(a.tensor.shape, b.tensor.shape) << b.tensor.name;
+    std::vector<float> rowA(ra.columns()), rowB(rb.columns());
+    interleaved += b.ropeInterleaved;
+    for (int64_t row = 0; row < ra.rows(); ++row) {
+      int64_t stored = row;
+      if (b.ropeInterleaved) {
+        int64_t head = row / headDim, i = row % headDim, half = headDim / 2;
+        stored = head * headDim + (i < half ? 2 * i : 2 * (i - half) + 1);
+      }
+      ra.readRow(row, rowA);
+      rb.readRow(stored, rowB);
+      float largest = 0, difference = 0;
+      for (size_t i = 0; i < rowA.size(); ++i) {
+        largest = std::max(largest, std::abs(rowA[i]));
+        difference = std::max(difference, std::abs(rowA[i] - rowB[i]));
+      }
+      ASSERT_LE(difference, largest * (1.0f / 254 + 1.0f / 2048))
+          << b.tensor.name << " row " << row;
+    }
+  }
+  EXPECT_EQ(interleaved, 8); // q and k of four layers
+
+  ASSERT_TRUE(gguf.tokenizer.gguf);
+  const GGUFTokenizer &tokenizer = *gguf.tokenizer.gguf;
+  EXPECT_EQ(tokenizer.model, "llama");
+  EXPECT_EQ(tokenizer.tokens.size(), 2048u);
+  EXPECT_EQ(tokenizer.scores.size(), 2048u);
+  EXPECT_EQ(tokenizer.types.size(), 2048u);
+  EXPECT_EQ(tokenizer.tokens[1], "<s>");
+  EXPECT_EQ(tokenizer.types[3], 6);
+  EXPECT_EQ(tokenizer.bosId, 1);
+  EXPECT_EQ(tokenizer.eosId, 2);
+  EXPECT_EQ(tokenizer.unkId, 0);
+  EXPECT_EQ(tokenizer.addBos, true);
+  EXPECT_EQ(tokenizer.addEos, false);
+  EXPECT_EQ(tokenizer.addSpacePrefix, std::nullopt);
+}
+
+TEST(OpenModel, Qwen2GGUFIsNotPermuted) {
+  Folder folder;
+  GGUFBuilder gguf = smallLlamaGGUF("qwen2");
+  gguf.f32Tensor("blk.0.attn_q.bias", {64});
+  gguf.f32Tensor("blk.0.attn_k.bias", {32});
+  gguf.f32Tensor("blk.0.attn_v.bias", {32});
+  SLUICE_UNWRAP(model, openModel(folder.write("q.gguf", gguf.build())));
+  EXPECT_TRUE(model.weights.layers[0].qBias);
+  forEachWeight(model.weights, [](const Weight &w) { EXPECT_FALSE(w.ropeInterleaved); });
+
+  GGUFBuilder llama = smallLlamaGGUF("llama");
+  llama.f32Tensor("blk.0.attn_q.bias", {64});
+  SLUICE_UNWRAP(biased, openModel(folder.write("l.gguf", llama.build())));
+  EXPECT_TRUE(biased.weights.layers[0].qBias->ropeInterleaved);
+  EXPECT_FALSE(biased.weights.layers[0].kBias);
+}
+
+TEST(OpenModel, SingleFileWithExtras) {
+  Folder folder;
+  folder.write("config.json", smallConfig().dump());
+  folder.write("tokenizer.json", "{}");
+  SafetensorsBuilder tensors = smallSafetensors();
+  tensors.add("model.layers.0.self_attn.rotary_emb.inv_freq", {16}, "F32", 4);
+  tensors.add("some.extra", {3});
+  folder.write("model.safetensors", tensors.build());
+  SLUICE_UNWRAP(model, openModel(folder.str()));
+  EXPECT_TRUE(model.weightsPresent);
+  EXPECT_EQ(model.tokenizer.huggingFaceJson, folder / "tokenizer.json");
+  ASSERT_EQ(model.warnings.size(), 1u);
+  EXPECT_EQ(model.warnings[0], (folder / "model.safetensors") +
+                                   ": tensor 'some.extra' is not part of the model and ignored");
+}
+
+TEST(OpenModel, ShardedWithBiasesAndTiedHead) {
+  Folder folder;
+  json config = smallConfig("qwen2");
+  config["tie_word_embeddings"] = true;
+  folder.write("config.json", config.dump());
+  folder.write("generation_config.json", R"({"eos_token_id": [2, 7]})");
+  SafetensorsBuilder shards[2];
+  json map = json::object();
+  int next = 0;
+  auto add = [&](const std::string &name, const std::vector<int64_t> &shape) {
+    shards[next % 2].add(name, shape, "BF16");
+    map[name] = next % 2 ? "b.safetensors" : "a.safetensors";
+    ++next;
+  };
+  for (const auto &[name, shape] : smallTensors())
+    if (name != "lm_head.weight")
+      add(name, shape);
+  for (const char *part : {"q", "k", "v"})
+    add("model.layers.0.self_attn." + std::string(part) + "_proj.bias", {*part == 'q' ? 64 : 32});
+  folder.write("a.safetensors", shards[0].build());
+  folder.write("b.safetensors", shards[1].build());
+  folder.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
+
+  SLUICE_UNWRAP(model, openModel(folder.str()));
+  EXPECT_FALSE(model.weights.head);
+  EXPECT_TRUE(model.config.tiedEmbeddings);
+  EXPECT_EQ(model.config.eosIds, (llvm::SmallVector<int64_t, 4>{2, 7}));
+  ASSERT_TRUE(model.weights.layers[0].vBias);
+  EXPECT_EQ(model.weights.layers[0].vBias->tensor.type, StorageType::BF16);
+  EXPECT_EQ(model.weights.layers[0].vBias->tensor.shape[0], 32);
+  EXPECT_FALSE(model.weights.layers[0].oBias);
+  EXPECT_TRUE(model.warnings.empty());
+}
+
+TEST(OpenModel, Llama3ScalingFromBothFormats) {
+  Folder folder;
+  json config = smallConfig();
+  config["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", 8.0},
+                            {"low_freq_factor", 1.0},
+                            {"high_freq_factor", 4.0},
+                            {"original_max_position_embeddings", 64}};
+  folder.write("config.json", config.dump());
+  folder.write("model.safetensors", smallSafetensors().build());
+  SLUICE_UNWRAP(hf, openModel(folder.str()));
+
+  // What convert_hf_to_gguf.py stores: plain frequency over scaled frequency.
+  ModelConfig plain = hf.config;
+  plain.ropeScaling = {};
+  std::vector<float> scaled = ropeFrequencies(hf.config), unscaled = ropeFrequencies(plain);
+  GGUFBuilder gguf = smallLlamaGGUF();
+  Bytes factors;
+  for (int i = 0; i < 16; ++i)
+    factors.put(unscaled[i] / scaled[i]);
+  gguf.tensors.push_back({"rope_freqs.weight", {16}, 0, factors.data, std::nullopt});
+  SLUICE_UNWRAP(model, openModel(folder.write("m.gguf", gguf.build())));
+  EXPECT_TRUE(model.warnings.empty());
+  EXPECT_EQ(model.config.ropeScaling.kind, RopeScaling::Kind::Factors);
+  std::vector<float> fromFactors = ropeFrequencies(model.config);
+  EXPECT_NE(scaled, unscaled);
+  for (int i = 0; i < 16; ++i)
+    EXPECT_NEAR(fromFactors[i], scaled[i], 1e-6f * scaled[i]);
+}
+
+TEST(OpenModel, ConfigAloneHasNoWeights) {
+  Folder folder;
+  std::string path = folder.write("config.json", smallConfig().dump());
+  SLUICE_UNWRAP(file, openModel(path));
+  EXPECT_FALSE(file.weightsPresent);
+  EXPECT_EQ(file.weightsAbsentReason, path + ": is a config alone, without weights");
+  EXPECT_EQ(file.config.hiddenSize, 64);
+  EXPECT_TRUE(file.tokenizer.empty());
+
+  folder.write("pytorch_model.bin", "x");
+  SLUICE_UNWRAP(directory, openModel(folder.str()));
+  EXPECT_FALSE(directory.weightsPresent);
+  EXPECT_EQ(directory.weightsAbsentReason,
+            folder.str() + ": no model.safetensors or model.safetensors.index.json "
+                           "(pytorch_model.bin is not read)");
+}
+
+TEST(OpenModel, ManyExtrasAreSummedUp) {
+  Folder folder;
+  folder.write("config.json", smallConfig().dump());
+  SafetensorsBuilder tensors = smallSafetensors();
+  for (int i = 0; i < 20; ++i)
+    tensors.add("extra." + std::to_string(i), {1});
+  folder.write("model.safetensors", tensors.build());
+  SLUICE_UNWRAP(model, openModel(folder.str()));
+  ASSERT_EQ(model.warnings.size(), 17u);
+  EXPECT_NE(model.warnings.back().find("4 more tensors are not part"), std::string::npos);
+}
