@@ -163,11 +163,12 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
       if (!std::isfinite(data.scores[i]))
         throw Error(name + ": tokenizer.ggml.scores of token " + std::to_string(i) + " is " +
                     std::to_string(data.scores[i]) + ", expected a finite number");
-    if (data.unknownId < 0) {
-      auto it = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
-      if (it != data.types.end())
-        data.unknownId = static_cast<int32_t>(it - data.types.begin());
-    }
+    auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
+    if (data.unknownId < 0)
+      data.unknownId =
+          unknown == data.types.end() ? 0 : static_cast<int32_t>(unknown - data.types.begin());
+    if (unknown == data.types.end())
+      data.types[data.unknownId] = TokenType::Unknown;
     // The ids that Llama's first converters took for granted.
     auto isControl = [&](size_t id) { return id < count && data.types[id] == TokenType::Control; };
     if (!gguf.bosId && isControl(1))

@@ -55,8 +55,8 @@ void setToken(Data &data, int64_t id, const std::string &content, TokenType type
   }
   std::string &text = data.tokens[id];
   if (!text.empty() && text != content)
-    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + inQuotes(text) + " and " +
-                inQuotes(content));
+    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + inQuotes(text) +
+                " and " + inQuotes(content));
   text = content;
   data.types[id] = type;
 }
@@ -273,8 +273,8 @@ Data readHuggingFace(const JsonField &root) {
   int64_t most = 4 * static_cast<int64_t>(entries.size()) + 65536;
   int64_t largest = 0;
   for (const auto &[text, id] : entries)
-    largest =
-        std::max(largest, JsonField(id, "model.vocab[" + inQuotes(text) + "]", name).asInt(0, most));
+    largest = std::max(largest,
+                       JsonField(id, "model.vocab[" + inQuotes(text) + "]", name).asInt(0, most));
   data.tokens.resize(largest + 1);
   data.types.resize(largest + 1, TokenType::Unused);
   for (const auto &[text, id] : entries)
@@ -400,8 +400,8 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
     } else if (std::optional<json> added = readOptional(addedName)) {
       JsonField all(*added, "", addedName);
       for (const auto &[content, id] : all.asObject())
-        add(JsonField(id, "[" + inQuotes(content) + "]", addedName).asInt(0, INT32_MAX), content, {},
-            addedName);
+        add(JsonField(id, "[" + inQuotes(content) + "]", addedName).asInt(0, INT32_MAX), content,
+            {}, addedName);
     }
   }
 

@@ -103,22 +103,18 @@ std::string JsonField::stringAt(const char *key, const char *otherwise) const {
 json parseJson(std::string_view text, const std::string &file) {
   try {
     return json::parse(text);
-  } catch (const json::parse_error &e) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ...", which may quote
-    // bytes that are not text.
+  } catch (const json::exception &e) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ...", which may quote a
+    // lot of what it read, and bytes that are not text.
     std::string message = e.what();
     if (size_t end = message.find("] "); end != std::string::npos)
       message.erase(0, end + 2);
     for (char &c : message)
       if (c < ' ' || c > '~')
         c = '?';
+    if (message.size() > 240)
+      message = message.substr(0, 240) + "...";
     throw Error(file + ": not JSON: " + message);
-  } catch (const json::exception &e) {
-    // A number that no double can hold.
-    std::string message = e.what();
-    if (size_t end = message.find("] "); end != std::string::npos)
-      message.erase(0, end + 2);
-    throw Error(file + ": not JSON: " + message.substr(0, 200));
   }
 }
 

@@ -626,6 +626,28 @@ void Model::encodeBpe(std::string_view text, bool atStart, bool parseSpecial, Wo
   // What is not UTF-8 goes around all steps that look at characters.
   std::vector<Piece> pieces;
   std::string given;
+  auto encodePieces = [&] {
+    for (Piece &piece : preTokenize(std::move(pieces))) {
+      if (piece.raw) {
+        if (byteLevel)
+          encodeWord(spellBytes(piece.text), ids);
+        else
+          for (char c : piece.text)
+            ids.push_back(byteTokens[static_cast<uint8_t>(c)]);
+        continue;
+      }
+      // Words come back often, and long ones are not words.
+      if (piece.text.size() > 64) {
+        encodeWord(piece.text, ids);
+        continue;
+      }
+      auto [it, isNew] = cache.try_emplace(std::move(piece.text));
+      if (isNew)
+        encodeWord(it->first, it->second);
+      ids.insert(ids.end(), it->second.begin(), it->second.end());
+    }
+    pieces.clear();
+  };
   auto addText = [&](bool first) {
     if (given.empty())
       return;
@@ -636,9 +658,7 @@ void Model::encodeBpe(std::string_view text, bool atStart, bool parseSpecial, Wo
             {normalized.substr(s.begin, s.end - s.begin), first && s.begin == 0, false});
         continue;
       }
-      for (const Piece &piece : preTokenize(std::move(pieces)))
-        encodeWord(piece.text, ids);
-      pieces.clear();
+      encodePieces();
       ids.push_back(s.id);
     }
     given.clear();
@@ -662,25 +682,7 @@ void Model::encodeBpe(std::string_view text, bool atStart, bool parseSpecial, Wo
   }
   addText(first);
 
-  for (Piece &piece : preTokenize(std::move(pieces))) {
-    if (piece.raw) {
-      if (byteLevel)
-        encodeWord(spellBytes(piece.text), ids);
-      else
-        for (char c : piece.text)
-          ids.push_back(byteTokens[static_cast<uint8_t>(c)]);
-      continue;
-    }
-    // Words come back often, and long ones are not words.
-    if (piece.text.size() > 64) {
-      encodeWord(piece.text, ids);
-      continue;
-    }
-    auto [it, isNew] = cache.try_emplace(std::move(piece.text));
-    if (isNew)
-      encodeWord(it->first, it->second);
-    ids.insert(ids.end(), it->second.begin(), it->second.end());
-  }
+  encodePieces();
 }
 
 /// BPE::tokenize_with_cache and Word::merge_all of the tokenizers library.

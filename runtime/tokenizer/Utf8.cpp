@@ -72,6 +72,12 @@ bool isWhitespace(uint32_t c) {
 }
 
 bool isWord(uint32_t c) {
+  // U+200C and U+200D join; the ranges are letters in circles and squares, which are alphabetic
+  // too.
+  if (c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) ||
+      (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) ||
+      (c >= 0x1F170 && c <= 0x1F189))
+    return true;
   switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
   case UTF8PROC_CATEGORY_LU:
   case UTF8PROC_CATEGORY_LL:
@@ -82,6 +88,7 @@ bool isWord(uint32_t c) {
   case UTF8PROC_CATEGORY_MC:
   case UTF8PROC_CATEGORY_ME:
   case UTF8PROC_CATEGORY_ND:
+  case UTF8PROC_CATEGORY_NL:
   case UTF8PROC_CATEGORY_PC:
     return true;
   default:

@@ -36,7 +36,7 @@ inline constexpr std::string_view spaceSymbol = "\xE2\x96\x81";
 
 /// Unicode's White_Space property.
 bool isWhitespace(uint32_t codePoint);
-/// A letter, mark, number or connector: what \w matches.
+/// What \w matches (UTS #18, annex C): alphabetic, a mark, decimal digit, connector or joiner.
 bool isWord(uint32_t codePoint);
 
 /// For messages: in quotes, one printable line, at most some 60 bytes.

@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+# Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Writes reference.json: what the SentencePiece and tokenizers libraries make of some texts.
+
+Run by hand when a case is added; needs the Python packages sentencepiece and tokenizers. A case of a
+tokenizer.json is that file with a JSON merge patch (RFC 7386) on it, so that one vocabulary serves for
+many configurations.
+"""
+
+import json
+import pathlib
+import random
+
+import sentencepiece
+import tokenizers
+
+here = pathlib.Path(__file__).parent
+models = here / "../../../../models"
+
+TEXTS = [
+    "",
+    " ",
+    "   ",
+    "\n",
+    "Alice was beginning to get very tired of sitting by her sister on the bank.",
+    "  two  spaces   and three ",
+    "don't I'm WE'LL they'Re it's 'tis 'S 'LL x'\u017f",
+    "line\nline\r\nline\n\n\nline \n tab\ttab\t\tend\t",
+    "1 12 123 1234 12345678 3.14159 1,000,000 \uff11\uff12\uff13 \u00b2\u00bd \u0663\u0664",
+    "na\u00efve caf\u00e9 cafe\u0301 A\u030angstr\u00f6m \ufb01x \ufb01ne \ufb02y \u2460 \u33cf",
+    "\u4f60\u597d\uff0c\u4e16\u754c\u3002 \u65e5\u672c\u8a9e \ud55c\uad6d\uc5b4 \u1112\u1161\u11ab",
+    "\u043f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440 \u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
+    "\U0001f600 \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea\ufe0f",
+    "a\u00a0b\u1680c\u180ed\u2003e\u2028f\u3000g\u0085h\ufeffi\u200bj",
+    "\x00\x01\x1b[0m\x7f\x1c\x1d\x0b\x0c",
+    "if (x >= 10) { return a[i++] != '\\0'; } // => done!!!",
+    "<s>hello</s> <unk> <|endoftext|>x<|im_start|>user\n<|im_end|> <0x41> <ctl> [INST]",
+    "\u2581the \u2581\u2581zz foo bar foo barfoo bar <sep><sep> thethe",
+    "\ufffd \u2047 \u2026 \U0010fffd \U000e0041",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "                                                  x" + " " * 30,
+    "<l> a  <l>b<r>  c <lr>  d <n>\u65e5\u672c word sword words word's xqz xq xqzz",
+]
+BYTES = [
+    b"\xff",
+    b"abc\xff\xfedef",
+    b"\xe2\x82",
+    b"caf\xc3",
+    b"\xc3\x28 \xed\xa0\x80 \xf0\x9f\x98 \xf8\x88",
+    b"\x80\xe4\xbd\xa0\xbd ok",
+]
+
+
+def fuzz(seed, count):
+    rnd = random.Random(seed)
+    corpus = (here / "alice-opening.txt").read_text()
+    parts = ["'s", "'ll", " ", "  ", "\n", "\r\n", "\t", "12", "\u00bd", "the", "\u00e9", "e\u0301",
+             "\u2581", "\ufb01", "<s>", "<|im_end|>", "==", "\u4f60", "\U0001f600", "\u3000", "word"]
+    for _ in range(count):
+        text = ""
+        for _ in range(rnd.randrange(2, 14)):
+            if rnd.random() < 0.6:
+                text += rnd.choice(parts)
+            else:
+                at = rnd.randrange(len(corpus))
+                text += corpus[at : at + rnd.randrange(1, 15)]
+        yield text
+
+
+def byte_level(*steps, regex=False):
+    last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*steps, last]}}
+
+
+def split(pattern, behavior="Isolated", invert=False, kind="Regex"):
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def added():
+    flags = ["single_word", "lstrip", "rstrip", "normalized", "special"]
+    rows = [("<|endoftext|>", ["special"]), ("<|im_start|>", ["special"]), ("<|im_end|>", ["special"])]
+    tokens = [(i, *row) for i, row in enumerate(rows)]
+    extra = [("<l>", ["lstrip"]), ("<r>", ["rstrip"]), ("<lr>", ["lstrip", "rstrip", "special"]),
+             ("word", ["single_word"]), ("<n>", ["normalized"]), ("\u65e5\u672c", ["normalized"]),
+             ("xq", []), ("xqz", ["special"])]
+    tokens += [(2048 + i, *row) for i, row in enumerate(extra)]
+    return {"added_tokens": [{"id": i, "content": c, **{f: f in on for f in flags}} for i, c, on in tokens]}
+
+
+def metaspace(scheme, cut):
+    return {"normalizer": None,
+            "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": cut}}
+
+
+VARIANTS = [
+    ("qwen3-4m", "as it is", {}),
+    ("qwen3-4m", "nfc", {"normalizer": {"type": "NFC"}}),
+    ("qwen3-4m", "nfkc and strip", {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFKC"}, {"type": "Strip", "strip_left": True, "strip_right": False}]}}),
+    ("qwen3-4m", "nfd", {"normalizer": {"type": "NFD"}}),
+    ("qwen3-4m", "llama-3", {**byte_level(split(LLAMA3)), "model": {"ignore_merges": True}}),
+    ("qwen3-4m", "gpt-4o", byte_level(split(GPT4O))),
+    ("qwen3-4m", "added tokens", added()),
+    ("qwen3-4m", "added tokens, nfc", {**added(), "normalizer": {"type": "NFC"}}),
+    ("gpt2-4m", "as it is", {}),
+    ("gpt2-4m", "prefix space", {"pre_tokenizer": {"add_prefix_space": True}}),
+    ("gpt2-4m", "digits", byte_level({"type": "Digits", "individual_digits": True}, regex=True)),
+    ("gpt2-4m", "contiguous digits", byte_level({"type": "Digits", "individual_digits": False})),
+    ("gpt2-4m", "punctuation", byte_level({"type": "Punctuation", "behavior": "Contiguous"}, regex=True)),
+    ("gpt2-4m", "white space", byte_level({"type": "WhitespaceSplit"})),
+    ("gpt2-4m", "string", byte_level(split("the", "MergedWithPrevious", kind="String"))),
+    ("gpt2-4m", "isolated inverted", byte_level(split(r"[aeiou ]|\d+", "Isolated", True))),
+    ("gpt2-4m", "removed", byte_level(split(r"[aeiou ]|\d+", "Removed"))),
+    ("gpt2-4m", "merged with previous", byte_level(split(r"[aeiou ]|\d+", "MergedWithPrevious"))),
+    ("gpt2-4m", "merged with next", byte_level(split(r"[aeiou ]|\d+", "MergedWithNext"))),
+    ("gpt2-4m", "contiguous", byte_level(split(r"[aeiou ]|\d+", "Contiguous"))),
+    ("hf-llama", "as it is", {}),
+    ("hf-llama", "metaspace first", metaspace("first", False)),
+    ("hf-llama", "metaspace always", metaspace("always", True)),
+    ("hf-llama", "metaspace never", metaspace("never", True)),
+    ("hf-llama", "fused unknown", {**metaspace("always", True), "model": {"byte_fallback": False}}),
+    ("hf-llama", "unknown", {**metaspace("always", True), "model": {"byte_fallback": False, "fuse_unk": False}}),
+    ("hf-llama", "nothing for the unknown", {**metaspace("always", True), "model": {"byte_fallback": False, "unk_token": None}}),
+    ("hf-llama", "regex replaced", {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": "\u2581"}, {"type": "Prepend", "prepend": "\u2581"}]}}),
+]
+
+
+def merged(base, patch):
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(base) if isinstance(base, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), value)
+    return result
+
+
+sets = []
+for number, (base, name, patch) in enumerate(VARIANTS):
+    whole = merged(json.loads((here / base / "tokenizer.json").read_text()), patch)
+    # The library wants these keys to be there.
+    for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        whole.setdefault(key, None)
+    whole["model"].setdefault("unk_token", None)
+    library = tokenizers.Tokenizer.from_str(json.dumps(whole))
+    cases = []
+    for text in [*TEXTS, *fuzz(number, 6)]:
+        by_special = []
+        for special in (False, True):
+            library.encode_special_tokens = not special
+            by_special.append(library.encode(text, add_special_tokens=False).ids)
+        for special in (False, True):
+            if special and by_special[0] == by_special[1]:
+                continue
+            ids = by_special[special]
+            cases.append({"text": text, "special": special, "ids": ids,
+                          "decoded": library.decode(ids, skip_special_tokens=True)})
+    sets.append({"name": f"{base}, {name}", "file": f"{base}/tokenizer.json", "patch": patch, "cases": cases})
+
+files = ["sp-rules", "sp-suffix", "sp-symbols", "sp-unknown", "sp-unused"]
+for number, path in enumerate([models / "llama-4m/tokenizer.model", *(here / f"{f}.model" for f in files)]):
+    library = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    cases = []
+    for text in [*TEXTS, *BYTES, *fuzz(100 + number, 6)]:
+        ids = library.encode(text)
+        case = {"hex": text.hex()} if isinstance(text, bytes) else {"text": text}
+        cases.append({**case, "special": False, "ids": ids, "decoded": library.decode(ids)})
+    file = "models/llama-4m/tokenizer.model" if number == 0 else path.name
+    sets.append({"name": file, "file": file, "cases": cases})
+
+with open(here / "reference.json", "w", encoding="utf-8") as out:
+    out.write('{"made_by": "tokenizers %s, sentencepiece %s",\n"sets": [\n' % (tokenizers.__version__, sentencepiece.__version__))
+    for i, s in enumerate(sets):
+        cases = s.pop("cases")
+        out.write((",\n" if i else "") + json.dumps(s, ensure_ascii=True)[:-1] + ', "cases": [\n')
+        out.write(",\n".join(json.dumps(c, ensure_ascii=True, separators=(",", ":")) for c in cases))
+        out.write("]}")
+    out.write("\n]}\n")
