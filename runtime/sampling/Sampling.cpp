@@ -19,13 +19,15 @@ template <typename T> static void require(bool ok, const char *option, T value, 
 }
 
 void SamplingOptions::validate() const {
-  require(std::isfinite(temperature) && temperature >= 0, "temperature", temperature, "a finite number of at least 0");
+  require(std::isfinite(temperature) && temperature >= 0, "temperature", temperature,
+          "a finite number of at least 0");
   require(topK >= 0, "top-k", topK, "at least 0 (0 keeps all)");
   require(topP > 0 && topP <= 1, "top-p", topP, "over 0 and at most 1");
   require(minP >= 0 && minP <= 1, "min-p", minP, "at least 0 and at most 1");
-  require(std::isfinite(repetitionPenalty) && repetitionPenalty > 0, "repetition-penalty", repetitionPenalty,
-          "a finite number over 0");
-  require(repetitionWindow >= -1, "repetition-window", repetitionWindow, "at least -1 (-1 takes all tokens)");
+  require(std::isfinite(repetitionPenalty) && repetitionPenalty > 0, "repetition-penalty",
+          repetitionPenalty, "a finite number over 0");
+  require(repetitionWindow >= -1, "repetition-window", repetitionWindow,
+          "at least -1 (-1 takes all tokens)");
 }
 
 /// The largest logit. NaN and +infinity are signs of a broken kernel or model, so they are never
@@ -37,8 +39,8 @@ static float checkedMaximum(std::span<const float> logits) {
   for (size_t i = 0; i < logits.size(); ++i) {
     // False for NaN as well.
     if (!(logits[i] < std::numeric_limits<float>::infinity()))
-      throw Error("the logit of token " + std::to_string(i) + " is " + (std::isnan(logits[i]) ? "NaN" : "+infinity") +
-                  ", expected a finite number");
+      throw Error("the logit of token " + std::to_string(i) + " is " +
+                  (std::isnan(logits[i]) ? "NaN" : "+infinity") + ", expected a finite number");
     maximum = std::max(maximum, logits[i]);
   }
   return maximum;
@@ -47,7 +49,8 @@ static float checkedMaximum(std::span<const float> logits) {
 static float checkedFiniteMaximum(std::span<const float> logits) {
   float maximum = checkedMaximum(logits);
   if (std::isinf(maximum))
-    throw Error("all " + std::to_string(logits.size()) + " logits are -infinity, expected a finite number among them");
+    throw Error("all " + std::to_string(logits.size()) +
+                " logits are -infinity, expected a finite number among them");
   return maximum;
 }
 
@@ -58,7 +61,8 @@ int32_t sluice::runtime::greedy(std::span<const float> logits) {
 
 double sluice::runtime::negativeLogLikelihood(std::span<const float> logits, int32_t target) {
   if (target < 0 || static_cast<size_t>(target) >= logits.size())
-    throw Error("token " + std::to_string(target) + " has no logit, there are " + std::to_string(logits.size()));
+    throw Error("token " + std::to_string(target) + " has no logit, there are " +
+                std::to_string(logits.size()));
   double maximum = checkedFiniteMaximum(logits);
   double sum = 0;
   for (float logit : logits)
@@ -66,7 +70,9 @@ double sluice::runtime::negativeLogLikelihood(std::span<const float> logits, int
   return std::log(sum) - (logits[target] - maximum);
 }
 
-Sampler::Sampler(const SamplingOptions &options) : options(options), random(options.seed) { options.validate(); }
+Sampler::Sampler(const SamplingOptions &options) : options(options), random(options.seed) {
+  options.validate();
+}
 
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
   checkedFiniteMaximum(logits);
@@ -76,8 +82,9 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
     candidates.push_back({logits[i], static_cast<int32_t>(i)});
 
   if (options.repetitionPenalty != 1.0f && options.repetitionWindow != 0) {
-    size_t window =
-        options.repetitionWindow < 0 ? history.size() : std::min<size_t>(history.size(), options.repetitionWindow);
+    size_t window = options.repetitionWindow < 0
+                        ? history.size()
+                        : std::min<size_t>(history.size(), options.repetitionWindow);
     recent.assign(history.end() - window, history.end());
     std::sort(recent.begin(), recent.end());
     recent.erase(std::unique(recent.begin(), recent.end()), recent.end());
@@ -87,7 +94,8 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
       float &logit = candidates[id].logit;
       logit = logit > 0 ? logit / options.repetitionPenalty : logit * options.repetitionPenalty;
       // A tiny penalty can carry a large logit over the edge of float, where softmax has no value.
-      logit = std::clamp(logit, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::max());
+      logit = std::clamp(logit, -std::numeric_limits<float>::infinity(),
+                         std::numeric_limits<float>::max());
     }
   }
 
@@ -103,7 +111,8 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
     throw Error("the repetition penalty leaves no logit finite");
 
   if (options.topK > 0 && static_cast<size_t>(options.topK) < candidates.size()) {
-    std::nth_element(candidates.begin(), candidates.begin() + (options.topK - 1), candidates.end(), better);
+    std::nth_element(candidates.begin(), candidates.begin() + (options.topK - 1), candidates.end(),
+                     better);
     candidates.resize(options.topK);
   }
   std::sort(candidates.begin(), candidates.end(), better);
@@ -123,8 +132,8 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
 
   if (options.minP > 0.0f) {
     double least = maximum + std::log(static_cast<double>(options.minP));
-    auto end =
-        std::find_if(candidates.begin() + 1, candidates.end(), [&](const Candidate &c) { return c.logit < least; });
+    auto end = std::find_if(candidates.begin() + 1, candidates.end(),
+                            [&](const Candidate &c) { return c.logit < least; });
     candidates.erase(end, candidates.end());
   }
 

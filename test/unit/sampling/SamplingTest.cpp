@@ -37,7 +37,8 @@ std::vector<float> logsOf(std::vector<double> probabilities) {
 /// has to stay below the mean + 6 standard deviations of its chi-squared distribution. Seeds are
 /// fixed, so a test that passes once always does.
 void expectDistribution(const SamplingOptions &options, const std::vector<float> &logits,
-                        const std::vector<double> &expected, const std::vector<int32_t> &history = {}) {
+                        const std::vector<double> &expected,
+                        const std::vector<int32_t> &history = {}) {
   constexpr int draws = 20000;
   Sampler sampler(options);
   std::vector<int> counts(logits.size());
@@ -121,7 +122,8 @@ TEST(Sampler, TopPKeepsTheFewestThatReachP) {
   expectDistribution(options, logsOf({0.15, 0.5, 0.1, 0.25}), {0, 2.0 / 3, 0, 1.0 / 3});
   // The token that crosses p is kept, and the first one always is.
   options.topP = 0.8f;
-  expectDistribution(options, logsOf({0.15, 0.5, 0.1, 0.25}), {0.15 / 0.9, 0.5 / 0.9, 0, 0.25 / 0.9});
+  expectDistribution(options, logsOf({0.15, 0.5, 0.1, 0.25}),
+                     {0.15 / 0.9, 0.5 / 0.9, 0, 0.25 / 0.9});
   options.topP = 1e-9f;
   expectDistribution(options, logsOf({0.15, 0.5, 0.1, 0.25}), {0, 1, 0, 0});
 }
@@ -154,7 +156,8 @@ TEST(Sampler, PenaltyDividesPositiveAndMultipliesNegativeLogits) {
   std::vector<float> logits = {2, 1, -1, 1};
   double sum = std::exp(1) + std::exp(1) + std::exp(-2) + std::exp(1);
   // A token counts once, however often it occurred; ids without a logit are passed over.
-  expectDistribution(options, logits, {std::exp(1) / sum, std::exp(1) / sum, std::exp(-2) / sum, std::exp(1) / sum},
+  expectDistribution(options, logits,
+                     {std::exp(1) / sum, std::exp(1) / sum, std::exp(-2) / sum, std::exp(1) / sum},
                      {0, 2, 0, 99, -4});
 }
 
@@ -230,7 +233,8 @@ TEST(Sampler, BrokenLogitsAreErrors) {
               "the logit of token 0 is +infinity, expected a finite number");
     EXPECT_EQ(errorOf([&] { sampler.sample(std::vector<float>{-infinity, -infinity}, {}); }),
               "all 2 logits are -infinity, expected a finite number among them");
-    EXPECT_EQ(errorOf([&] { sampler.sample({}, {}); }), "there are no logits to choose a token from");
+    EXPECT_EQ(errorOf([&] { sampler.sample({}, {}); }),
+              "there are no logits to choose a token from");
   }
 }
 
@@ -244,10 +248,14 @@ TEST(Sampler, OptionsAreValidated) {
             "sampling option temperature is -0.5, expected a finite number of at least 0");
   EXPECT_EQ(error([](auto &o) { o.temperature = nan; }),
             "sampling option temperature is nan, expected a finite number of at least 0");
-  EXPECT_EQ(error([](auto &o) { o.topK = -1; }), "sampling option top-k is -1, expected at least 0 (0 keeps all)");
-  EXPECT_EQ(error([](auto &o) { o.topP = 0; }), "sampling option top-p is 0, expected over 0 and at most 1");
-  EXPECT_EQ(error([](auto &o) { o.topP = nan; }), "sampling option top-p is nan, expected over 0 and at most 1");
-  EXPECT_EQ(error([](auto &o) { o.minP = 1.5f; }), "sampling option min-p is 1.5, expected at least 0 and at most 1");
+  EXPECT_EQ(error([](auto &o) { o.topK = -1; }),
+            "sampling option top-k is -1, expected at least 0 (0 keeps all)");
+  EXPECT_EQ(error([](auto &o) { o.topP = 0; }),
+            "sampling option top-p is 0, expected over 0 and at most 1");
+  EXPECT_EQ(error([](auto &o) { o.topP = nan; }),
+            "sampling option top-p is nan, expected over 0 and at most 1");
+  EXPECT_EQ(error([](auto &o) { o.minP = 1.5f; }),
+            "sampling option min-p is 1.5, expected at least 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.repetitionPenalty = 0; }),
             "sampling option repetition-penalty is 0, expected a finite number over 0");
   EXPECT_EQ(error([](auto &o) { o.repetitionWindow = -2; }),
@@ -267,8 +275,10 @@ TEST(NegativeLogLikelihood, IsExactAndStable) {
 }
 
 TEST(NegativeLogLikelihood, Errors) {
-  EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, 1}, 2); }), "token 2 has no logit, there are 2");
-  EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, 1}, -1); }), "token -1 has no logit, there are 2");
+  EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, 1}, 2); }),
+            "token 2 has no logit, there are 2");
+  EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, 1}, -1); }),
+            "token -1 has no logit, there are 2");
   EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, nan}, 0); }),
             "the logit of token 1 is NaN, expected a finite number");
 }
@@ -298,9 +308,10 @@ TEST(StopMatcher, FindsOverlappingBeginnings) {
 }
 
 TEST(StopMatcher, HowTheTextIsCutDoesNotMatter) {
-  const std::vector<std::vector<std::string>> sets = {{"abc", "bcd"}, {"b", "abcab"},    {"ab", "b"}, {"xyz"},
-                                                      {"caba", "ba"}, {"\xE2\x82\xAC!"}, {}};
-  const std::vector<std::string> texts = {"abcabcab", "aabbccbcd", "xxyzz", "cabcaba", "1\xE2\x82\xAC\xE2\x82\xAC!2"};
+  const std::vector<std::vector<std::string>> sets = {
+      {"abc", "bcd"}, {"b", "abcab"}, {"ab", "b"}, {"xyz"}, {"caba", "ba"}, {"\xE2\x82\xAC!"}, {}};
+  const std::vector<std::string> texts = {"abcabcab", "aabbccbcd", "xxyzz", "cabcaba",
+                                          "1\xE2\x82\xAC\xE2\x82\xAC!2"};
   for (const auto &stops : sets)
     for (const std::string &text : texts) {
       // The definition, without streaming: the earliest end of a stop string, then the longest.
@@ -324,7 +335,8 @@ TEST(StopMatcher, HowTheTextIsCutDoesNotMatter) {
 }
 
 TEST(StopMatcher, AnEmptyStopStringIsAnError) {
-  EXPECT_EQ(errorOf([] { StopMatcher matcher({"a", ""}); }), "a stop string is empty, expected at least one character");
+  EXPECT_EQ(errorOf([] { StopMatcher matcher({"a", ""}); }),
+            "a stop string is empty, expected at least one character");
 }
 
 } // namespace
