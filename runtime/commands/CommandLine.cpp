@@ -274,6 +274,12 @@ int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *
       std::cout.flush();
       return std::cout ? 0 : 1;
     }
+    // CLI11 only says that a subcommand is required when it does not know the one given.
+    if (argc > 1 && argv[1][0] != '-' &&
+        app.get_subcommands([&](CLI::App *sub) { return sub->check_name(argv[1]); }).empty())
+      return fail(std::string("there is no command \"") + argv[1] + "\" (see " + app.get_name() +
+                      " --help)",
+                  2);
     const CLI::App *command = &app;
     while (!command->get_subcommands().empty())
       command = command->get_subcommands().front();

@@ -43,16 +43,16 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
 
   InterruptGuard guard;
   bool echo = options.echo && !options.tokenIds;
-  if (echo) {
-    writeText(out, options.prompt);
-    flush(out);
-  }
   bool started = !options.prompt.empty() && echo;
   Progress progress;
   int64_t done = 0;
   GenerateCallbacks callbacks;
   callbacks.onToken = [&](int32_t, bool isPrompt) {
-    ++done;
+    // Not before the prompt was accepted.
+    if (done++ == 0 && echo) {
+      writeText(out, options.prompt);
+      flush(out);
+    }
     // New text itself shows that there is progress.
     if (isPrompt ? !echo : options.tokenIds)
       progress.show(format("token %lld", static_cast<long long>(done)));

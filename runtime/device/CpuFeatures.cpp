@@ -134,12 +134,9 @@ std::string sluice::runtime::cpuModelName() {
 }
 
 uint64_t sluice::runtime::largestCacheBytes() {
+  // Not sysconf: glibc adds up the caches of cores that are not this machine's, on AMD's in
+  // particular, so that a virtual machine of two cores seems to have 384 MiB.
   long size = 0;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-  size = std::max({sysconf(_SC_LEVEL4_CACHE_SIZE), sysconf(_SC_LEVEL3_CACHE_SIZE),
-                   sysconf(_SC_LEVEL2_CACHE_SIZE)});
-#endif
-  // Glibc reports, on some machines, one core's share: the kernel's view is the whole cache.
   for (int index = 0; index < 8; ++index) {
     std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) +
                        "/size");

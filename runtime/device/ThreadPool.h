@@ -50,7 +50,7 @@ public:
       generation.store(before + 1, std::memory_order_release);
       generation.notify_all();
     } else {
-      waitWhile(generation, before);
+      waitWhile(generation, before, betweenLaunches);
     }
   }
 
@@ -58,12 +58,20 @@ private:
   using Body = void (*)(void *context, int thread);
   void runErased(Body body, void *context);
   void work(int thread);
-  void waitWhile(const std::atomic<uint32_t> &value, uint32_t old) const;
+  /// How long a thread spins before it sleeps, in pauses. It adapts: shorter when that was in vain,
+  /// since the thread that is waited for may need this very CPU, longer when it was not.
+  struct Patience {
+    const int most;
+    std::atomic<int> spins;
+    explicit Patience(int most) : most(most), spins(most) {}
+  };
+  static void waitWhile(const std::atomic<uint32_t> &value, uint32_t old, Patience &patience);
   void stop();
 
   const int count;
-  /// Pauses before a waiting thread sleeps.
-  int spins;
+  // Apart, because what happens between two steps says nothing about what happens within one.
+  alignas(64) Patience betweenLaunches;
+  alignas(64) Patience betweenSteps;
   // Each on a cache line of its own: all threads poll `generation` while others count arrivals.
   alignas(64) std::atomic<uint32_t> arrived{0};
   alignas(64) std::atomic<uint32_t> generation{0};

@@ -1,0 +1,212 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice-runtime/Commands.h"
+#include "test/unit/runtime/TestArtifact.h"
+
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+
+using namespace sluice::runtime;
+using namespace sluice::runtime::test;
+using nlohmann::json;
+
+namespace {
+
+struct Outcome {
+  int status;
+  std::string out, err;
+};
+
+class SluiceRun : public testing::Test {
+protected:
+  SluiceRun() : artifact((directory.path() / "letters.sluice").string()) {
+    std::filesystem::create_directory(artifact);
+    TestArtifact().write(artifact);
+  }
+
+  /// Runs the program through the shell: `arguments` may have redirections, {} is the artifact.
+  Outcome run(std::string arguments, const std::string &before = "") {
+    for (size_t at; (at = arguments.find("{}")) != std::string::npos;)
+      arguments.replace(at, 2, artifact);
+    std::string out = (directory.path() / "out").string(),
+                err = (directory.path() / "err").string();
+    std::string command =
+        "{ " + before + SLUICE_TEST_RUN " " + arguments + "; } > " + out + " 2> " + err;
+    int status = std::system(("bash -c '" + command + "'").c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, readFile(out), readFile(err)};
+  }
+  void expectError(const Outcome &outcome, int status, const std::string &words) {
+    EXPECT_EQ(outcome.status, status);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_EQ(outcome.err.rfind("sluice: error: ", 0), 0u) << outcome.err;
+    EXPECT_NE(outcome.err.find(words), std::string::npos) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  }
+
+  TemporaryDirectory directory;
+  std::string artifact;
+};
+
+TEST_F(SluiceRun, PrintsPromptAndText) {
+  Outcome outcome = run("run {} -p abc -n 3 --temp 0");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.out, "abcdef\n");
+  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --no-echo --threads 3").out, "def\n");
+  EXPECT_EQ(run("run {} -p abc --temp 0 --stop zz --stop hi").out, "abcdefg\n");
+  EXPECT_EQ(run("run {} -p w --temp 0 -n -1").out, "wxyz\n");
+}
+
+TEST_F(SluiceRun, PrintsTokenIdsAndNothingElse) {
+  EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --token-ids").out, "1 4 5 6 7 8 9\n");
+  EXPECT_EQ(run("run {} -p abc -n 0 --token-ids --no-bos").out, "4 5 6\n");
+  EXPECT_EQ(run("run {} -p \"a</s>\" -n 0 --token-ids --special").out, "1 4 2\n");
+}
+
+TEST_F(SluiceRun, ReadsThePromptFromElsewhere) {
+  EXPECT_EQ(run("run {} -p - -n 2 --temp 0", "echo mn | ").out, "mnop\n");
+  writeFile(directory.path() / "prompt", "rs");
+  EXPECT_EQ(run("run {} -f " + (directory.path() / "prompt").string() + " -n 2 --temp 0").out,
+            "rstu\n");
+}
+
+TEST_F(SluiceRun, Tokenizes) {
+  EXPECT_EQ(run("tokenize {} abz --ids").out, "1 4 5 29\n");
+  EXPECT_EQ(run("tokenize {} --ids --no-bos", "printf ab | ").out, "4 5\n");
+  EXPECT_EQ(run("tokenize {} \"a b\" --no-bos").out,
+            "      4  \"a\"\n      3  \"\u2581\"\n      5  \"b\"\n");
+  EXPECT_EQ(run("tokenize {}/tokenizer.json abz --ids").out, "1 4 5 29\n");
+}
+
+TEST_F(SluiceRun, MeasuresPerplexity) {
+  writeFile(directory.path() / "text", "abcdeffghijklmaopqrstuvwxyzabzdefg");
+  Outcome outcome = run("perplexity {} -f " + (directory.path() / "text").string() + " -c 10");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(outcome.out.rfind("3 windows of 10 tokens, 12 tokens scored\n", 0), 0u) << outcome.out;
+  std::string last = outcome.out.substr(outcome.out.rfind("perplexity: "));
+  EXPECT_EQ(last.size(), outcome.out.size() - outcome.out.rfind("perplexity: "));
+  double value = std::stod(last.substr(12));
+  EXPECT_EQ(last, "perplexity: " + last.substr(12, last.size() - 13) + "\n");
+  EXPECT_EQ(last.size() - last.find('.'), 6u) << "four decimals and a line end";
+  TestArtifact().write(artifact);
+  Session session(Artifact::open(artifact));
+  std::vector<int32_t> ids =
+      session.artifact().tokenizer().encode("abcdeffghijklmaopqrstuvwxyzabzdefg", true);
+  EXPECT_NEAR(value, perplexity(session, ids, 1, {10, 0}).perplexity, 1e-4);
+}
+
+TEST_F(SluiceRun, Benches) {
+  Outcome outcome = run("bench {} --context 20 -n 50 --repeat 2 --per-kernel --json");
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  json result = json::parse(outcome.out);
+  uint64_t vocab = static_cast<uint64_t>(TestArtifact().vocabSize());
+  EXPECT_EQ(result["bytes_per_token"], vocab * 9 + 4 + 20 * 128);
+  EXPECT_GT(result["tokens_per_second"].get<double>(), 10);
+  EXPECT_GT(result["read_bandwidth"]["bytes_per_second"].get<double>(), 1e8);
+  EXPECT_NEAR(result["share"].get<double>(),
+              result["bytes_per_second"].get<double>() /
+                  result["read_bandwidth"]["bytes_per_second"].get<double>(),
+              1e-9);
+  ASSERT_EQ(result["kernels"].size(), 3u + 2 * TestArtifact::rotations);
+  EXPECT_EQ(result["kernels"][0]["label"], "embed");
+  outcome = run("bench {} -n 20 --repeat 1 --per-kernel");
+  EXPECT_NE(outcome.out.find("context         48 positions"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("\nsum "), std::string::npos) << outcome.out;
+}
+
+TEST_F(SluiceRun, HelpIsNotAnError) {
+  for (const char *command : {"", "run ", "perplexity ", "tokenize ", "bench "}) {
+    Outcome outcome = run(std::string(command) + "--help");
+    EXPECT_EQ(outcome.status, 0) << command;
+    EXPECT_NE(outcome.out.find("Usage: sluice-run"), std::string::npos) << outcome.out;
+  }
+  EXPECT_EQ(run("--version").out.rfind("sluice-run ", 0), 0u);
+}
+
+TEST_F(SluiceRun, ErrorsAreOneLine) {
+  expectError(run(""), 2, "subcommand is required");
+  expectError(run("fly"), 2, "no command \"fly\"");
+  expectError(run("run"), 2, "MODEL is required (see sluice-run run --help)");
+  expectError(run("run {} --fly -p a"), 2, "--fly");
+  expectError(run("run {} -p a -n many"), 2, "many");
+  expectError(run("run {}"), 1, "--prompt or --file");
+  expectError(run("run {} -p a --top-p 3"), 1, "top-p");
+  expectError(run("run {} -p a --device cuda"), 1, "device \"cuda\" is not available");
+  expectError(run("run /nonexistent -p a"), 1, "/nonexistent: there is no such directory");
+  expectError(run("run {} -f /nonexistent"), 1, "/nonexistent: cannot be read: No such file");
+  expectError(run("run {} -p \"\" --no-bos"), 1, "no tokens");
+  expectError(run("run {} -p aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"), 1, "context");
+  expectError(run("perplexity {} -f /nonexistent"), 1, "/nonexistent");
+  expectError(run("perplexity {} -f {}/plan.json -c 512"), 1, "window is 512 tokens");
+  expectError(run("bench {} --context 49"), 1, "49");
+  expectError(run("run {} -p a > /dev/full"), 1, "No space left on device");
+  expectError(run("perplexity {} -f {}"), 1, "cannot be read: Is a directory");
+}
+
+TEST_F(SluiceRun, AClosedPipeIsQuiet) {
+  Outcome outcome = run("run {} -p a -n 40 --temp 0 | true; exit ${PIPESTATUS[0]}");
+  EXPECT_EQ(outcome.err, "");
+  // Either the reader was gone, or everything had been written before.
+  EXPECT_TRUE(outcome.status == 141 || outcome.status == 0) << outcome.status;
+  outcome = run("perplexity {} -f {}/plan.json -c 20 | true; exit ${PIPESTATUS[0]}");
+  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(outcome.status, 141);
+}
+
+TEST_F(SluiceRun, CtrlCEndsCleanly) {
+  std::string text;
+  for (int i = 0; i < 2'000'000; ++i)
+    text += static_cast<char>('a' + i % 26);
+  writeFile(directory.path() / "text", text);
+  pid_t child = fork();
+  if (child == 0) {
+    std::freopen("/dev/null", "w", stdout);
+    std::string file = (directory.path() / "text").string();
+    execl(SLUICE_TEST_RUN, "sluice-run", "perplexity", artifact.c_str(), "-f", file.c_str(), "-c",
+          "48", nullptr);
+    _exit(99);
+  }
+  ASSERT_GT(child, 0);
+  // Sent again until it arrives after the handler is there.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  kill(child, SIGINT);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 130);
+}
+
+TEST(Commands, TheHookMakesTheArtifact) {
+  TemporaryDirectory directory;
+  TestArtifact().write(directory.path());
+  std::string seen;
+  int64_t context = 0;
+  bool extra = false;
+  CommandHooks hooks;
+  hooks.resolve = [&](const std::string &model, const CompileHints &hints) {
+    seen = model + " on " + hints.device + (extra ? " with extra" : "");
+    context = hints.context;
+    return directory.path();
+  };
+  hooks.modelHelp = "anything";
+  CLI::App app("test", "test");
+  addBenchCommand(app, hooks)->add_flag("--extra", extra);
+  const char *arguments[] = {"test",      "bench",   "model.gguf", "--device", "cpu",
+                             "--context", "40",      "-n",         "2",        "--repeat",
+                             "1",         "--extra", "--json"};
+  testing::internal::CaptureStdout();
+  int status = runCommandLine(app, std::size(arguments), arguments);
+  std::string out = testing::internal::GetCapturedStdout();
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(json::parse(out)["context"], 40);
+  EXPECT_EQ(seen, "model.gguf on cpu with extra");
+  EXPECT_EQ(context, 40);
+}
+
+} // namespace

@@ -1,0 +1,179 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "test/unit/runtime/TestArtifact.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <random>
+
+using namespace sluice::runtime;
+using namespace sluice::runtime::test;
+using nlohmann::json;
+
+namespace {
+
+TEST(Plan, ReadsEveryField) {
+  TestArtifact artifact;
+  Plan plan = Plan::parse(artifact.planText(), "plan.json");
+  EXPECT_EQ(plan.producer, "test");
+  EXPECT_EQ(plan.model.name, "letters");
+  EXPECT_EQ(plan.model.contextLength, TestArtifact::context);
+  EXPECT_EQ(plan.model.bosId, TestArtifact::bos);
+  EXPECT_EQ(plan.model.eosIds, std::vector<int32_t>{TestArtifact::eos});
+  EXPECT_FALSE(plan.model.synthetic);
+  EXPECT_EQ(plan.target.features, std::vector<std::string>{"sse2"});
+  EXPECT_EQ(plan.files.at("weights").bytes, artifact.weights.size());
+  EXPECT_EQ(plan.arenaBytes, 384u);
+  const Buffer &pong = plan.buffers[plan.bufferIndex("pong")];
+  EXPECT_EQ(pong.kind, BufferKind::Arena);
+  EXPECT_EQ(pong.offset, 256u);
+  EXPECT_EQ(plan.buffers[plan.bufferIndex("bias")].tensor, "bias");
+  const Step &step = plan.steps[*plan.findStep("decode")];
+  ASSERT_EQ(step.launches.size(), 3u + 2 * TestArtifact::rotations);
+  EXPECT_EQ(step.launches[0].kernel, "embed");
+  EXPECT_EQ(step.launches[0].arguments[2], plan.bufferIndex("table"));
+  EXPECT_FALSE(step.launches[0].traffic);
+  uint64_t vocab = static_cast<uint64_t>(artifact.vocabSize());
+  EXPECT_EQ(plan.traffic(step).bytes(10), vocab * 5 + 4 + 10 * 128 + vocab * 4);
+}
+
+TEST(Plan, BosMayBeAbsent) {
+  TestArtifact artifact;
+  artifact.plan["model"]["bos_id"] = nullptr;
+  EXPECT_EQ(Plan::parse(artifact.planText(), "plan.json").model.bosId, -1);
+}
+
+TEST(Plan, ChecksumIsTheOneThatPlansCarry) {
+  TestArtifact artifact;
+  std::string text = artifact.planText();
+  EXPECT_EQ(Plan::checksum(text, "plan.json"), json::parse(text)["checksum"].get<std::string>());
+  // Neither order nor white space count.
+  EXPECT_EQ(Plan::checksum(json::parse(text).dump(3), "plan.json"), json::parse(text)["checksum"].get<std::string>());
+  EXPECT_NO_THROW(Plan::parse(json::parse(text).dump(3), "plan.json"));
+}
+
+TEST(Plan, BuffersMayShareBytesWhenOneEndsWhereTheOtherBegins) {
+  TestArtifact artifact;
+  // x is used by the first launch only, ping from the second on.
+  artifact.plan["buffers"][3]["offset"] = 0;
+  EXPECT_NO_THROW(Plan::parse(artifact.planText(), "plan.json"));
+}
+
+TEST(Plan, EveryFlippedBitIsNoticed) {
+  TestArtifact artifact;
+  const std::string text = artifact.planText();
+  for (size_t i = 0; i < text.size(); i += 3) {
+    std::string damaged = text;
+    damaged[i] = static_cast<char>(damaged[i] ^ 1 << (i / 3) % 8);
+    EXPECT_THROW(Plan::parse(damaged, "plan.json"), Error) << "byte " << i;
+  }
+}
+
+/// Puts strange values into every place, with a right checksum: nothing but Error may come out.
+TEST(Plan, StrangeValuesAnywhere) {
+  TestArtifact artifact;
+  std::string deep = std::string(20, '[') + std::string(20, ']');
+  const std::vector<json> values = {nullptr,
+                                    -1,
+                                    0,
+                                    1e300,
+                                    0.5,
+                                    INT64_MAX,
+                                    UINT64_MAX,
+                                    int64_t(1) << 47,
+                                    "",
+                                    "x\ny",
+                                    std::string(10000, 'a'),
+                                    true,
+                                    json::array(),
+                                    json::object(),
+                                    json::parse(deep),
+                                    json::array({-1})};
+  size_t rejected = 0, accepted = 0;
+  std::vector<json::json_pointer> places;
+  std::function<void(const json &, const json::json_pointer &)> collect =
+      [&](const json &value, const json::json_pointer &at) {
+        places.push_back(at);
+        if (value.is_object())
+          for (auto &[key, member] : value.items())
+            collect(member, at / key);
+        else if (value.is_array() && at.to_string().find("launches") == std::string::npos)
+          for (size_t i = 0; i < value.size(); ++i)
+            collect(value[i], at / i);
+      };
+  collect(artifact.plan, json::json_pointer());
+  for (const std::string key : {"0/kernel", "0/grid", "0/arguments", "0/arguments/1", "0/overlap",
+                                "0/block", "0/shared", "0/cluster", "0/label"})
+    places.emplace_back("/steps/decode/launches/" + key);
+  const json original = artifact.plan;
+  for (const auto &place : places) {
+    for (const json &value : values) {
+      artifact.plan = original;
+      artifact.plan[place] = value;
+      if (!artifact.plan.is_object())
+        continue;
+      try {
+        Plan::parse(artifact.planText(), "plan.json");
+        ++accepted;
+      } catch (const Error &e) {
+        ++rejected;
+        EXPECT_EQ(std::string(e.what()).rfind("plan.json", 0), 0u) << e.what();
+        EXPECT_EQ(std::string(e.what()).find('\n'), std::string::npos) << e.what();
+        EXPECT_LT(std::string(e.what()).size(), 500u) << e.what();
+      }
+    }
+    // Nor with the place missing.
+    artifact.plan = original;
+    if (json::json_pointer parent = place.parent_pointer();
+        !place.empty() && artifact.plan[parent].is_object()) {
+      artifact.plan[parent].erase(place.back());
+      try {
+        Plan::parse(artifact.planText(), "plan.json");
+      } catch (const Error &) {
+      }
+    }
+  }
+  EXPECT_GT(rejected, 800u);
+  EXPECT_GT(accepted, 20u);
+}
+
+TEST(Safetensors, ReadsWhatTheArtifactHas) {
+  TestArtifact artifact;
+  auto tensors = readSafetensors(std::as_bytes(std::span(artifact.weights)), "weights");
+  ASSERT_EQ(tensors.size(), 3u);
+  EXPECT_EQ(tensors.at("table").type, "F32");
+  EXPECT_EQ(tensors.at("table").shape,
+            (std::vector<int64_t>{artifact.vocabSize(), TestArtifact::hidden}));
+  EXPECT_EQ(std::to_integer<int>(tensors.at("bias").data[199]), 199);
+}
+
+TEST(Safetensors, AnyDamageIsAnErrorOrHarmless) {
+  TestArtifact artifact;
+  uint64_t headerSize = 0;
+  std::memcpy(&headerSize, artifact.weights.data(), 8);
+  std::mt19937 random(5);
+  size_t rejected = 0;
+  for (int i = 0; i < 4000; ++i) {
+    std::string damaged = artifact.weights;
+    size_t at = random() % (8 + headerSize);
+    damaged[at] = static_cast<char>(damaged[at] ^ 1 << random() % 8);
+    if (i % 4 == 0)
+      damaged.resize(random() % damaged.size());
+    try {
+      for (auto &[name, tensor] : readSafetensors(std::as_bytes(std::span(damaged)), "weights")) {
+        const auto *begin = reinterpret_cast<const char *>(tensor.data.data());
+        EXPECT_TRUE(tensor.data.empty() ||
+                    (begin >= damaged.data() &&
+                     begin + tensor.data.size() <= damaged.data() + damaged.size()));
+      }
+    } catch (const Error &e) {
+      ++rejected;
+      EXPECT_EQ(std::string(e.what()).rfind("weights", 0), 0u) << e.what();
+    }
+  }
+  EXPECT_GT(rejected, 1500u);
+}
+
+} // namespace

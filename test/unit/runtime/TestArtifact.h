@@ -1,0 +1,74 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// An artifact made by hand: a model that continues "a" with "b", "b" with "c" and ends after "z".
+
+#ifndef SLUICE_TEST_UNIT_RUNTIME_TESTARTIFACT_H
+#define SLUICE_TEST_UNIT_RUNTIME_TESTARTIFACT_H
+
+#include "sluice-runtime/Session.h"
+
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+#include <string>
+
+namespace sluice::runtime::test {
+
+/// A directory of its own that is removed with the object.
+class TemporaryDirectory {
+public:
+  TemporaryDirectory();
+  ~TemporaryDirectory();
+  const std::filesystem::path &path() const { return directory; }
+
+private:
+  std::filesystem::path directory;
+};
+
+/// What goes into the files; a test may change all of it before write().
+class TestArtifact {
+public:
+  static constexpr int64_t hidden = 32, context = 48;
+  static constexpr int32_t bos = 1, eos = 2, space = 3, letterA = 4;
+  /// Pairs of launches that pass a vector from thread to thread.
+  static constexpr int rotations = 20;
+
+  TestArtifact();
+
+  int64_t vocabSize() const { return vocab; }
+  /// Element i of the embedding of a token.
+  static float embedding(int32_t token, int64_t i);
+  /// The most likely token after another one.
+  static int32_t next(int32_t token);
+  /// What is added to the logit of a token.
+  static float bias(int64_t token);
+
+  /// A safetensors file of all tensors in order of their names.
+  std::string safetensors() const;
+
+  /// Brings sizes and digests in `plan` up to date with the files.
+  void updateFiles();
+  /// The text of plan.json with the right checksum.
+  std::string planText() const;
+  /// updateFiles() and write all to the directory.
+  void write(const std::filesystem::path &directory);
+  /// Write the files as they are.
+  void writeFiles(const std::filesystem::path &directory, const std::string &planText) const;
+
+  nlohmann::json plan;
+  std::string kernels, weights, tokenizer;
+
+private:
+  int64_t vocab;
+};
+
+std::string readFile(const std::filesystem::path &path);
+void writeFile(const std::filesystem::path &path, const std::string &bytes);
+
+/// A safetensors file from a header and its data.
+std::string makeSafetensors(const std::string &header, const std::string &data);
+
+} // namespace sluice::runtime::test
+
+#endif // SLUICE_TEST_UNIT_RUNTIME_TESTARTIFACT_H
