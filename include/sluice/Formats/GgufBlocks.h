@@ -1,0 +1,46 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// GGUF's blocks Q8_0 and Q4_0 to and from q and scale, bit for bit (ggml: struct block_q8_0, struct
+// block_q4_0).
+
+#ifndef SLUICE_FORMATS_GGUFBLOCKS_H
+#define SLUICE_FORMATS_GGUFBLOCKS_H
+
+#include "sluice/Formats/Format.h"
+
+namespace sluice::formats {
+
+inline constexpr int64_t ggufBlockColumns = 32;
+inline constexpr int64_t q8_0BlockBytes = 34; ///< f16 scale, 32 int8
+inline constexpr int64_t q4_0BlockBytes =
+    18; ///< f16 scale, 16 bytes: q + 8 of elements 0..15 low, of 16..31 high
+
+/// What the blocks are: int8-g32 and int4-g32.
+inline constexpr Format q8_0Format{Format::Element::I8, 32, false};
+inline constexpr Format q4_0Format{Format::Element::I4, 32, false};
+
+/// Splits consecutive blocks. `q` has 32 entries a block, `scales` (f16 bits) one; the sizes decide
+/// how many blocks.
+void readQ8_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
+              llvm::MutableArrayRef<uint16_t> scales);
+void readQ4_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
+              llvm::MutableArrayRef<uint16_t> scales);
+
+/// The inverse.
+void writeQ8_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
+               llvm::MutableArrayRef<uint8_t> blocks);
+void writeQ4_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
+               llvm::MutableArrayRef<uint8_t> blocks);
+
+/// ggml's rule for making blocks (quantize_row_q8_0_ref, quantize_row_q4_0_ref), what a GGUF file
+/// of that type was made with: Q8_0 scale = max|x| / 127; Q4_0 scale = (the x of greatest
+/// magnitude) / -8. A yardstick for the quantizer. The row's length is a multiple of 32.
+void quantizeRowQ8_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
+                     llvm::MutableArrayRef<uint16_t> scales);
+void quantizeRowQ4_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
+                     llvm::MutableArrayRef<uint16_t> scales);
+
+} // namespace sluice::formats
+
+#endif // SLUICE_FORMATS_GGUFBLOCKS_H

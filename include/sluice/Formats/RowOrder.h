@@ -1,0 +1,84 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Which rows of a packed matrix's sources lie side by side in its tiles of 16, so that a kernel's
+// epilogue finds the rows that it combines in one tile. Mirrors `#quantized.row_order`.
+//
+//   natural(i)   | 0 1 2 ... 15 | 16 ... |                       rows of source i in their order
+//   pairs(i, d)  | 0 .. 7, d/2 .. d/2+7 | 8 .. 15, d/2+8 .. |    source i is heads of d rows;
+//   places 0-7 of a tile are
+//                                                                rows r of a head, places 8-15 rows
+//                                                                r + d/2
+//   zip(i, j)    | i: 0 .. 7, j: 0 .. 7 | i: 8 .. 15, j: ... |   places 0-7 of source i, places
+//   8-15 of source j
+//
+// Every segment starts on a tile; in pairs every head starts on one, too. Places left over are
+// empty.
+
+#ifndef SLUICE_FORMATS_ROWORDER_H
+#define SLUICE_FORMATS_ROWORDER_H
+
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace sluice::formats {
+
+struct RowSegment {
+  enum class Kind : uint8_t { Natural, Pairs, Zip };
+  Kind kind = Kind::Natural;
+  /// The source (of Zip: the first source).
+  int64_t first = 0;
+  /// Pairs: rows of a head. Zip: the second source. Natural: unused.
+  int64_t second = 0;
+};
+
+/// A place in a packed matrix: a row of a source, or empty.
+struct RowPlace {
+  int64_t source = -1;
+  int64_t row = 0;
+
+  bool empty() const { return source < 0; }
+  bool operator==(const RowPlace &) const = default;
+};
+
+class RowOrder {
+public:
+  /// Expands segments over sources of the given row counts. No segments means natural(0),
+  /// natural(1), ... Errors: no source or one without rows, a segment that names a source that does
+  /// not exist, a source named twice or never, a head size that is odd, below 2 or does not divide
+  /// the source's rows, zipped sources of different sizes, more than 2^31 places.
+  static llvm::Expected<RowOrder> get(llvm::ArrayRef<RowSegment> segments,
+                                      llvm::ArrayRef<int64_t> sourceRows);
+
+  /// One entry a row of the packed matrix; the size is a multiple of 16.
+  llvm::ArrayRef<RowPlace> places() const { return order; }
+  int64_t rows() const { return static_cast<int64_t>(order.size()); }
+  /// The inverse: the packed row of a source's row.
+  int64_t packedRow(int64_t source, int64_t row) const { return inverse[source][row]; }
+  /// Packed rows of a whole source, indexed by its rows.
+  llvm::ArrayRef<int64_t> packedRows(int64_t source) const { return inverse[source]; }
+
+private:
+  std::vector<RowPlace> order;
+  std::vector<std::vector<int64_t>> inverse;
+};
+
+/// GGUF files of the llama architecture store the rows of q and k so that rotary embedding pairs
+/// neighbours: file row 2i of a head is the model's row i, file row 2i+1 its row i + d/2. Gives the
+/// file row of a model row, for heads of d rows (d even).
+inline int64_t ggufRotaryRow(int64_t row, int64_t headRows) {
+  int64_t half = headRows / 2, r = row % headRows;
+  return row - r + (r < half ? 2 * r : 2 * (r - half) + 1);
+}
+/// Its inverse: the model row of a file row.
+inline int64_t rotaryRowOfGguf(int64_t row, int64_t headRows) {
+  int64_t r = row % headRows;
+  return row - r + r / 2 + (r % 2) * (headRows / 2);
+}
+
+} // namespace sluice::formats
+
+#endif // SLUICE_FORMATS_ROWORDER_H
