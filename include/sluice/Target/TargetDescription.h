@@ -1,0 +1,88 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What the compiler knows of a device: targets/*.json, a file a device, every number with its
+// source.
+
+#ifndef SLUICE_TARGET_TARGETDESCRIPTION_H
+#define SLUICE_TARGET_TARGETDESCRIPTION_H
+
+#include "llvm/ADT/StringMap.h"
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sluice {
+
+/// A number of a target description and where it comes from.
+template <typename T> struct Sourced {
+  T value{};
+  std::string source;
+};
+
+struct TargetDescription {
+  enum class Kind { Cpu, Gpu };
+
+  /// "h100"; "host" if it was resolved by looking at this machine's CPU.
+  std::string name;
+  /// For people: "NVIDIA H100 SXM5 80 GB".
+  std::string description;
+  Kind kind = Kind::Cpu;
+
+  /// Gpu: "sm_90".
+  std::string arch;
+  /// Cpu: "x86_64-linux-gnu"; avx2, avx512 or avx512_vnni; the features that kernels may use, as
+  /// LLVM names them.
+  std::string triple, isa;
+  std::vector<std::string> features;
+
+  /// Bytes a second that the vendor names, and that a read of a large buffer was seen to reach. At
+  /// least one is there; a GPU always has the first.
+  std::optional<Sourced<double>> peakBandwidth, readCeiling;
+  /// Operations a second (a multiplication and an addition are two) by type: f32, f16, bf16, fp8,
+  /// int8. A GPU has f16.
+  std::map<std::string, Sourced<double>> operations;
+  std::optional<Sourced<int64_t>> memoryBytes;
+
+  /// Gpu only.
+  Sourced<int64_t> multiprocessors, l2Bytes, sharedBytesPerBlock;
+
+  bool isGpu() const { return kind == Kind::Gpu; }
+  /// Bytes a second that a floor is computed with: the measured ceiling, or the vendor's number
+  /// where there is none.
+  double bandwidth() const { return (readCeiling ? readCeiling : peakBandwidth)->value; }
+  /// f16 operations for each byte at which a kernel stops being bound by memory: vendor's
+  /// operations over vendor's bandwidth. Nothing where one of them is unknown.
+  std::optional<double> ridge() const;
+};
+
+/// Parses a description; `path` is what errors call it. Every key is checked: unknown and missing
+/// ones, types, ranges.
+llvm::Expected<TargetDescription> parseTarget(llvm::StringRef text, llvm::StringRef path);
+
+/// Finds a description: "host" (this machine's CPU), a name from the directory of targets, or a
+/// path (anything with a slash or that ends in ".json").
+llvm::Expected<TargetDescription> loadTarget(llvm::StringRef nameOrPath);
+
+/// Where targets/*.json are: ../share/sluice/targets beside the running executable, else the folder
+/// of the source tree that it was built from. Empty if neither exists.
+std::string targetDirectory();
+/// Names of the descriptions in the directory, sorted; without "host".
+std::vector<std::string> targetNames();
+
+/// The widest isa that host kernels exist for, from CPU features as llvm::sys::getHostCPUFeatures()
+/// gives them.
+llvm::Expected<std::string> isaOfFeatures(const llvm::StringMap<bool> &features);
+
+/// "target" of plan.json: name, kind, and arch or triple, isa and features.
+nlohmann::json planTarget(const TargetDescription &target);
+
+} // namespace sluice
+
+#endif // SLUICE_TARGET_TARGETDESCRIPTION_H

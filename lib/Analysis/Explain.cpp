@@ -1,0 +1,470 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Analysis/Explain.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Transforms/RegionUtils.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/Support/FormatVariadic.h"
+
+#include <nlohmann/json.hpp>
+
+using namespace mlir;
+using namespace sluice;
+using nlohmann::json;
+
+StringRef sluice::modelPartName(ModelPart part) {
+  switch (part) {
+  case ModelPart::Embedding:
+    return "embedding";
+  case ModelPart::AttentionProjections:
+    return "attention projections";
+  case ModelPart::AttentionCache:
+    return "attention cache";
+  case ModelPart::Mlp:
+    return "MLP";
+  case ModelPart::Norms:
+    return "norms";
+  case ModelPart::Head:
+    return "head";
+  }
+  llvm_unreachable("unknown part");
+}
+
+//===----------------------------------------------------------------------===//
+// What an operation belongs to
+//===----------------------------------------------------------------------===//
+
+static bool isProduct(Operation *op) { return isa<model::LinearOp, fused::MatvecOp>(op); }
+static bool isAttention(Operation *op) { return isa<model::AttentionOp, fused::AttentionOp>(op); }
+static bool isEmbedding(Operation *op) { return isa<model::EmbeddingOp, fused::EmbeddingOp>(op); }
+
+/// By the graph, not by names: a product whose result attention or the cache takes, or whose input
+/// is attention's result, is a projection; one whose result the function returns is the head; the
+/// others are the MLP's.
+static ModelPart partOfProduct(Operation *product) {
+  Value input = product->getOperand(0);
+  while (Operation *definition = input.getDefiningOp()) {
+    if (isAttention(definition))
+      return ModelPart::AttentionProjections;
+    if (isProduct(definition) || definition->getNumOperands() != 1)
+      break;
+    input = definition->getOperand(0);
+  }
+  bool appends =
+      product->walk([](model::CacheAppendOp) { return WalkResult::interrupt(); }).wasInterrupted();
+  if (appends)
+    return ModelPart::AttentionProjections;
+
+  llvm::SetVector<Operation *> reached;
+  reached.insert_range(product->getUsers());
+  for (size_t i = 0; i < reached.size(); ++i) {
+    Operation *op = reached[i];
+    if (isAttention(op) || isa<model::CacheAppendOp>(op))
+      return ModelPart::AttentionProjections;
+    if (isa<func::ReturnOp>(op))
+      return ModelPart::Head;
+    if (!isProduct(op) && op->getBlock() == product->getBlock())
+      reached.insert_range(op->getUsers());
+  }
+  return ModelPart::Mlp;
+}
+
+/// The part whose result `value` is, through elementwise operations; nothing for the residual
+/// stream.
+static std::optional<ModelPart> originOf(Value value) {
+  Operation *op = value.getDefiningOp();
+  if (!op || isa<arith::AddFOp, model::ParameterOp>(op) || isEmbedding(op))
+    return std::nullopt;
+  if (isProduct(op))
+    return partOfProduct(op);
+  if (isAttention(op))
+    return ModelPart::AttentionCache;
+  if (isa<model::RmsNormOp>(op))
+    return ModelPart::Norms;
+  for (Value operand : op->getOperands())
+    if (std::optional<ModelPart> part = originOf(operand))
+      return part;
+  return std::nullopt;
+}
+
+static ModelPart partOf(Operation *op) {
+  if (isEmbedding(op))
+    return ModelPart::Embedding;
+  if (isProduct(op))
+    return partOfProduct(op);
+  if (isAttention(op) || isa<model::CacheAppendOp>(op))
+    return ModelPart::AttentionCache;
+  if (isa<model::RmsNormOp>(op))
+    return ModelPart::Norms;
+  if (isa<model::RotaryOp>(op))
+    return ModelPart::AttentionProjections;
+  for (Value operand : op->getOperands())
+    if (std::optional<ModelPart> part = originOf(operand))
+      return *part;
+  // What is made of a weight belongs to its reader.
+  for (Operation *user : op->getUsers())
+    if (user->getBlock() == op->getBlock() && !user->hasTrait<OpTrait::IsTerminator>())
+      return partOf(user);
+  return ModelPart::Embedding;
+}
+
+//===----------------------------------------------------------------------===//
+// Counting
+//===----------------------------------------------------------------------===//
+
+/// Calls `visit` for each vector (gain or bias) that the operation reads, once for each weight.
+static void visitVectors(Operation *op,
+                         llvm::function_ref<void(OpOperand &use, int64_t bytes)> visit) {
+  SmallPtrSet<void *, 4> seen;
+  op->walk([&](Operation *inner) {
+    for (OpOperand &use : inner->getOpOperands()) {
+      auto type = dyn_cast<RankedTensorType>(use.get().getType());
+      if (!type || type.getRank() != 1 || !isa<FloatType>(type.getElementType()))
+        continue;
+      auto parameter = use.get().getDefiningOp<model::ParameterOp>();
+      void *key = parameter ? const_cast<void *>(parameter.getWeightAttr().getAsOpaquePointer())
+                            : use.get().getAsOpaquePointer();
+      if (seen.insert(key).second)
+        visit(use, matrixBytes(type).elements);
+    }
+  });
+}
+
+static func::FuncOp findDecode(ModuleOp module) {
+  return module.lookupSymbol<func::FuncOp>("decode");
+}
+
+/// Sequences that a function's step decodes.
+static int64_t sequencesOf(func::FuncOp decode) {
+  for (Type type : decode.getArgumentTypes())
+    if (auto tensor = dyn_cast<RankedTensorType>(type); tensor && tensor.getRank() == 1)
+      return tensor.getDimSize(0);
+  return 0;
+}
+
+static PartTraffic count(func::FuncOp decode, int64_t factor) {
+  PartTraffic result;
+  for (Operation &op : decode.getBody().front()) {
+    Traffic traffic = computeTraffic(&op);
+    if (traffic == Traffic())
+      continue;
+    ++result.kernels;
+    int64_t vectors = 0, gains = 0, appended = 0;
+    visitVectors(&op, [&](OpOperand &use, int64_t bytes) {
+      vectors += bytes;
+      if (&op != use.getOwner() && isa<model::RmsNormOp>(use.getOwner()))
+        gains += bytes;
+    });
+    // Inside a product: norms and cache have lines of their own.
+    if (isa<fused::MatvecOp>(op)) {
+      op.walk([&](model::CacheAppendOp append) { appended += computeTraffic(append).written; });
+      traffic.activations -= gains;
+      traffic.written -= appended;
+      vectors -= gains;
+      result[ModelPart::Norms].activations += gains;
+      result[ModelPart::AttentionCache].written += appended * factor;
+    }
+    // A dequantized matrix is written once for all sequences; rows for an embedding are one a
+    // sequence.
+    bool matrix = isa<quantized::DequantizeOp>(op) && traffic.weights;
+    if (!matrix) {
+      traffic.activations = vectors + factor * (traffic.activations - vectors);
+      traffic.written *= factor;
+      traffic.operations *= factor;
+      traffic.keys *= factor;
+      traffic.values *= factor;
+      traffic.operationsPerPosition *= factor;
+      if (!traffic.weights)
+        traffic.scales *= factor;
+    }
+    result[partOf(&op)] += traffic;
+  }
+  for (const Traffic &part : result.parts)
+    result.total += part;
+  return result;
+}
+
+static Floor floorOf(const Traffic &total, const TargetDescription &target, int64_t context,
+                     int64_t batch) {
+  Floor floor;
+  floor.bytes = total.bytes(context);
+  floor.operations = total.operationsAt(context);
+  floor.seconds = static_cast<double>(floor.bytes) / target.bandwidth();
+  if (auto rate = target.operations.find("f16"); rate != target.operations.end()) {
+    double computing = static_cast<double>(floor.operations) / rate->second.value;
+    floor.boundByMemory = computing <= floor.seconds;
+    floor.seconds = std::max(floor.seconds, computing);
+  }
+  floor.tokensPerSecond = static_cast<double>(batch) / floor.seconds;
+  return floor;
+}
+
+/// Elements of the distinct activations that the MLP's products read and write.
+static int64_t mlpActivationElements(func::FuncOp decode) {
+  llvm::SetVector<Value> values;
+  auto add = [&](Value value) {
+    auto type = dyn_cast<RankedTensorType>(value.getType());
+    bool weight =
+        value.getDefiningOp<model::ParameterOp>() || value.getDefiningOp<quantized::DequantizeOp>();
+    if (type && type.getRank() == 2 && isa<FloatType>(type.getElementType()) && !weight)
+      values.insert(value);
+  };
+  for (auto product : decode.getBody().getOps<fused::MatvecOp>()) {
+    if (partOfProduct(product) != ModelPart::Mlp)
+      continue;
+    add(product.getInput());
+    for (Value result : product.getResults())
+      add(result);
+    visitUsedValuesDefinedAbove(product->getRegions(), [&](OpOperand *use) { add(use->get()); });
+  }
+  int64_t elements = 0;
+  for (Value value : values)
+    elements += cast<RankedTensorType>(value.getType()).getNumElements();
+  return elements;
+}
+
+llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
+                                            const TargetDescription &target, int64_t context,
+                                            int64_t batch) {
+  constexpr int64_t most = int64_t(1) << 31;
+  if (context < 1 || context > most)
+    return llvm::createStringError("context is " + llvm::Twine(context) + ", expected 1 to " +
+                                   llvm::Twine(most));
+  if (batch < 1 || batch > most)
+    return llvm::createStringError("batch is " + llvm::Twine(batch) + ", expected 1 to " +
+                                   llvm::Twine(most));
+  Explanation result;
+  result.model = fused.getSymName().value_or("model").str();
+  result.target = target;
+  result.context = context;
+  result.batch = batch;
+
+  func::FuncOp before = findDecode(unfused), after = findDecode(fused);
+  for (func::FuncOp decode : {before, after}) {
+    if (!decode || decode.getBody().empty())
+      return llvm::createStringError("the module has no function @decode to explain");
+    int64_t sequences = sequencesOf(decode);
+    if (sequences < 1 || batch % sequences)
+      return llvm::createStringError("batch is " + llvm::Twine(batch) +
+                                     ", expected a multiple of the module's " +
+                                     llvm::Twine(sequences) + " sequences");
+  }
+  result.layers =
+      llvm::count_if(after.getBody().front(), [](Operation &op) { return isAttention(&op); });
+  if (!result.layers)
+    return llvm::createStringError("@decode has no attention, so no layers to explain");
+
+  result.unfused = count(before, batch / sequencesOf(before));
+  result.fused = count(after, batch / sequencesOf(after));
+  result.unfusedFloor = floorOf(result.unfused.total, target, context, batch);
+  result.fusedFloor = floorOf(result.fused.total, target, context, batch);
+
+  double layers = static_cast<double>(result.layers);
+  const Traffic &mlp = result.fused[ModelPart::Mlp],
+                &attention = result.fused[ModelPart::AttentionProjections];
+  LayerFigures &layer = result.layer;
+  layer.mlpWeights = static_cast<double>(mlp.weights) / layers;
+  layer.mlpScales = static_cast<double>(mlp.scales) / layers;
+  layer.attentionWeights = static_cast<double>(attention.weights) / layers;
+  layer.attentionScales = static_cast<double>(attention.scales) / layers;
+  layer.mlpOperations = static_cast<double>(mlp.operations) / layers;
+  layer.mlpActivations =
+      2.0 * static_cast<double>(mlpActivationElements(after) * (batch / sequencesOf(after))) /
+      layers;
+  if (layer.mlpWeights > 0)
+    layer.intensity = layer.mlpOperations / (layer.mlpWeights + layer.mlpActivations);
+
+  llvm::MapVector<Attribute, int64_t> formats;
+  llvm::MapVector<Attribute, quantized::QuantizedTensorType> example;
+  for (auto product : after.getBody().getOps<fused::MatvecOp>())
+    for (Value weight : product.getWeights()) {
+      quantized::FormatAttr format;
+      if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
+        format = type.getFormat();
+        example.insert({format, type});
+      } else {
+        format = quantized::FormatAttr::get(
+            fused.getContext(), cast<RankedTensorType>(weight.getType()).getElementType(),
+            quantized::FormatAttr::kChannel, false);
+      }
+      MatrixBytes bytes = matrixBytes(weight.getType());
+      formats[format] += bytes.elements + bytes.scales;
+    }
+  SmallVector<std::pair<Attribute, int64_t>> byBytes = formats.takeVector();
+  llvm::sort(byBytes, [](const auto &a, const auto &b) {
+    if (a.second != b.second)
+      return a.second > b.second;
+    return cast<quantized::FormatAttr>(a.first).getName() <
+           cast<quantized::FormatAttr>(b.first).getName();
+  });
+  for (auto &[format, bytes] : byBytes) {
+    auto known = cast<quantized::FormatAttr>(format);
+    result.formats.emplace_back(known.getName(), bytes);
+    if (!known.isInteger() || result.dequantizeToF32)
+      continue;
+    DequantizePass pass{.block = static_cast<double>(example.lookup(format).getGroup()),
+                        .elementBytes = known.getBits() / 8.0,
+                        .parameterBytes = known.getZeroPoint() ? 3.0 : 2.0,
+                        .resultBytes = 4};
+    result.dequantizeToF32 = pass;
+    pass.resultBytes = 2;
+    result.dequantizeToF16 = pass;
+  }
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// Printing
+//===----------------------------------------------------------------------===//
+
+/// "135.3 MB", "4.72 MB", "0 B": decimal units, three or four digits.
+static std::string human(double value, StringRef unit) {
+  static constexpr llvm::StringLiteral prefixes[] = {"", "K", "M", "G", "T", "P"};
+  size_t prefix = 0;
+  while (value >= 999.95 && prefix + 1 < std::size(prefixes)) {
+    value /= 1000;
+    ++prefix;
+  }
+  bool whole = prefix == 0 && value == static_cast<double>(static_cast<int64_t>(value));
+  std::string number = whole           ? llvm::formatv("{0}", static_cast<int64_t>(value)).str()
+                       : value < 9.995 ? llvm::formatv("{0:F2}", value).str()
+                                       : llvm::formatv("{0:F1}", value).str();
+  return number + " " + prefixes[prefix].str() + unit.str();
+}
+
+static std::string human(int64_t value, StringRef unit) {
+  return human(static_cast<double>(value), unit);
+}
+
+static std::string seconds(double value) {
+  if (value < 1e-3)
+    return llvm::formatv("{0:F1} us", value * 1e6);
+  if (value < 1)
+    return llvm::formatv("{0:F2} ms", value * 1e3);
+  return llvm::formatv("{0:F2} s", value);
+}
+
+static std::string rate(double value) {
+  return value < 100 ? llvm::formatv("{0:F1}", value).str() : llvm::formatv("{0:F0}", value).str();
+}
+
+void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
+  os << e.model << ", weights ";
+  llvm::ListSeparator comma;
+  for (const auto &[name, bytes] : e.formats)
+    os << comma << name << " (" << human(bytes, "B") << ")";
+  os << "\nbytes of a step: context " << e.context << ", batch " << e.batch << "\n\n";
+
+  auto row = [&](StringRef name, ArrayRef<std::string> cells) {
+    os << llvm::left_justify(name, 22);
+    for (const std::string &cell : cells)
+      os << llvm::right_justify(cell, 12);
+    os << "\n";
+  };
+  row("part",
+      {"weights", "scales", "activations", "keys", "values", "written", "total", "unfused"});
+  auto line = [&](StringRef name, const Traffic &t, const Traffic &unfused) {
+    row(name,
+        {human(t.weights, "B"), human(t.scales, "B"), human(t.activations, "B"),
+         human(t.keys * e.context, "B"), human(t.values * e.context, "B"), human(t.written, "B"),
+         human(t.bytes(e.context), "B"), human(unfused.bytes(e.context), "B")});
+  };
+  for (size_t i = 0; i < kModelParts; ++i)
+    line(modelPartName(static_cast<ModelPart>(i)), e.fused.parts[i], e.unfused.parts[i]);
+  line("total", e.fused.total, e.unfused.total);
+  row("kernels",
+      {"", "", "", "", "", "", std::to_string(e.fused.kernels), std::to_string(e.unfused.kernels)});
+
+  const LayerFigures &layer = e.layer;
+  os << "\na layer (of " << e.layers << "): MLP " << human(layer.mlpWeights, "B")
+     << ", attention projections " << human(layer.attentionWeights, "B")
+     << " of weights; their scales " << human(layer.mlpScales, "B") << " and "
+     << human(layer.attentionScales, "B") << "\n";
+  os << "  MLP: " << human(layer.mlpOperations, "FLOP") << " a step, activations of 16 bits "
+     << human(layer.mlpActivations, "B") << ": " << llvm::formatv("{0:F1}", layer.intensity)
+     << " FLOP a byte\n";
+
+  os << "target " << e.target.name << " (" << e.target.description << "): ";
+  if (std::optional<double> ridge = e.target.ridge())
+    os << "ridge at " << llvm::formatv("{0:F0}", *ridge) << " FLOP a byte ("
+       << human(e.target.operations.at("f16").value, "FLOP/s") << " over "
+       << human(e.target.peakBandwidth->value, "B/s") << "), ";
+  os << (e.target.readCeiling ? "read ceiling " : "bandwidth ")
+     << human(e.target.bandwidth(), "B/s") << "\n";
+  auto floor = [&](StringRef name, const Floor &f) {
+    os << "floor " << name << ": " << human(f.bytes, "B") << ", "
+       << llvm::formatv("{0:F1}", static_cast<double>(f.operations) / static_cast<double>(f.bytes))
+       << " FLOP a byte, " << seconds(f.seconds) << ", " << rate(f.tokensPerSecond) << " tokens/s"
+       << (f.boundByMemory ? "" : " (bound by operations)") << "\n";
+  };
+  floor("fused", e.fusedFloor);
+  floor("unfused", e.unfusedFloor);
+  if (e.dequantizeToF32)
+    os << "dequantizing in a pass of its own, groups of "
+       << static_cast<int64_t>(e.dequantizeToF32->block) << ": "
+       << llvm::formatv("{0:F2}", e.dequantizeToF32->intensity())
+       << " operations a byte to float32, "
+       << llvm::formatv("{0:F2}", e.dequantizeToF16->intensity()) << " to 16 bits; scales add "
+       << llvm::formatv("{0:F3}", e.dequantizeToF32->overhead()) << " bytes an element\n";
+}
+
+static json trafficJson(const Traffic &t, int64_t context) {
+  return {{"weights", t.weights},         {"scales", t.scales},
+          {"activations", t.activations}, {"keys", t.keys * context},
+          {"values", t.values * context}, {"written", t.written},
+          {"bytes", t.bytes(context)},    {"operations", t.operationsAt(context)}};
+}
+
+json sluice::explanationJson(const Explanation &e) {
+  auto column = [&](const PartTraffic &traffic, const Floor &floor) {
+    json parts = json::object();
+    for (size_t i = 0; i < kModelParts; ++i)
+      parts[modelPartName(static_cast<ModelPart>(i)).str()] =
+          trafficJson(traffic.parts[i], e.context);
+    return json{{"parts", parts},
+                {"total", trafficJson(traffic.total, e.context)},
+                {"kernels", traffic.kernels},
+                {"floor",
+                 {{"seconds", floor.seconds},
+                  {"tokens_per_second", floor.tokensPerSecond},
+                  {"operations_per_byte",
+                   static_cast<double>(floor.operations) / static_cast<double>(floor.bytes)},
+                  {"bound_by", floor.boundByMemory ? "memory" : "operations"}}}};
+  };
+  json formats = json::object();
+  for (const auto &[name, bytes] : e.formats)
+    formats[name] = bytes;
+  json target = planTarget(e.target);
+  target["description"] = e.target.description;
+  target["bandwidth"] = e.target.bandwidth();
+  target["bandwidth_source"] =
+      (e.target.readCeiling ? e.target.readCeiling : e.target.peakBandwidth)->source;
+  if (std::optional<double> ridge = e.target.ridge())
+    target["ridge"] = *ridge;
+  json result = {{"model", e.model},
+                 {"weights", formats},
+                 {"target", target},
+                 {"context", e.context},
+                 {"batch", e.batch},
+                 {"layers", e.layers},
+                 {"fused", column(e.fused, e.fusedFloor)},
+                 {"unfused", column(e.unfused, e.unfusedFloor)},
+                 {"layer",
+                  {{"mlp_weights", e.layer.mlpWeights},
+                   {"mlp_scales", e.layer.mlpScales},
+                   {"attention_weights", e.layer.attentionWeights},
+                   {"attention_scales", e.layer.attentionScales},
+                   {"mlp_operations", e.layer.mlpOperations},
+                   {"mlp_activations", e.layer.mlpActivations},
+                   {"mlp_operations_per_byte", e.layer.intensity}}}};
+  if (e.dequantizeToF32)
+    result["dequantize_pass"] = {{"block", e.dequantizeToF32->block},
+                                 {"operations_per_byte_f32", e.dequantizeToF32->intensity()},
+                                 {"operations_per_byte_f16", e.dequantizeToF16->intensity()},
+                                 {"parameter_bytes_per_element", e.dequantizeToF32->overhead()}};
+  return result;
+}

@@ -1,0 +1,204 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Transforms/Passes.h"
+
+#include "sluice/Formats/Packing.h"
+#include "sluice/Formats/RowOrder.h"
+#include "sluice/Target/TargetDescription.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/DebugLog.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
+
+#define DEBUG_TYPE "fused-assign-schedules"
+
+namespace sluice {
+#define GEN_PASS_DEF_FUSEDASSIGNSCHEDULES
+#include "lib/Transforms/Passes.h.inc"
+
+namespace {
+using namespace mlir;
+using llvm::formatv;
+using quantized::LayoutKind;
+using quantized::QuantizedTensorType;
+
+/// A schedule and why it was chosen.
+struct Choice {
+  Attribute schedule;
+  std::string reason;
+};
+
+/// What the kernels of GPU products are made of. These are the choices of a chain of matrix-vector
+/// products that reaches 92% (H200) and 99% (H100) of the read ceiling; docs/kernels.md has the
+/// measurements.
+namespace gpu {
+/// Warps that multiply; one more copies.
+constexpr int64_t warps = 16;
+/// A ring bridges the gap between two kernels: ten stages of 16 KB do, more do not help.
+constexpr int64_t stages = 10;
+/// More copies in flight do not raise bandwidth, but every small access queues behind them; one or
+/// two are too few.
+constexpr int64_t inFlight = 3;
+/// Tiles whose sums of all warps wait in shared memory to be added.
+constexpr int64_t heldTiles = 14;
+/// Barriers and alignment.
+constexpr int64_t reserved = 512;
+/// Attention: a cluster of 8 blocks a key/value head; pieces of 32 positions; two warps a piece,
+/// four pieces at once.
+constexpr int64_t splits = 8, positions = 32, attentionWarps = 8;
+/// A short ring leaves room for the next product's block beside attention's, so its weights stream
+/// meanwhile; a long cache needs the bandwidth of a long one.
+constexpr int64_t shortStages = 2, longStages = 12, shortContext = 2048;
+} // namespace gpu
+
+struct FusedAssignSchedules : impl::FusedAssignSchedulesBase<FusedAssignSchedules> {
+  using FusedAssignSchedulesBase::FusedAssignSchedulesBase;
+  void runOnOperation() override;
+
+private:
+  template <typename Op> LogicalResult assign(Op op);
+  FailureOr<Choice> chooseHost(Operation *op);
+  FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
+  FailureOr<Choice> chooseGpu(fused::MatvecOp op);
+  FailureOr<Choice> chooseGpu(fused::AttentionOp op);
+
+  TargetDescription description;
+};
+
+FailureOr<Choice> FusedAssignSchedules::chooseHost(Operation *op) {
+  if (auto matvec = dyn_cast<fused::MatvecOp>(op))
+    if (QuantizedTensorType type = matvec.getPackedType();
+        type && type.getLayout().getKind() == LayoutKind::Mma)
+      return op->emitOpError() << "reads weights packed for a GPU (" << type << "), target "
+                               << description.name << " is a CPU";
+  // Four independent sums hide a multiply-add's latency of four cycles; 64 positions' scores stay
+  // in registers and L1.
+  int64_t positions = isa<fused::AttentionOp>(op) ? 64 : 0;
+  std::string reason = formatv("{0} is what target {1} has", description.isa, description.name);
+  return Choice{
+      fused::HostScheduleAttr::get(&getContext(), description.isa, /*accumulators=*/4, positions),
+      reason};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
+  auto result = op.getResult().getType();
+  int64_t columns = std::min<int64_t>(result.getDimSize(1), 1024);
+  int64_t blocks = result.getDimSize(0) * llvm::divideCeil(result.getDimSize(1), columns);
+  return Choice{
+      fused::GpuScheduleAttr::get(&getContext(), blocks, /*warps=*/8, /*stages=*/1, /*inFlight=*/1,
+                                  columns,
+                                  /*splits=*/1, "none"),
+      formatv("a row of {0} numbers a token, {1} a block", result.getDimSize(1), columns)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
+  QuantizedTensorType type = op.getPackedType();
+  if (!type || type.getLayout().getKind() != LayoutKind::Mma || op.getWeights().size() != 1)
+    return op.emitOpError() << "reads weights that are not packed for a GPU ("
+                            << op.getWeights().front().getType() << "), target " << description.name
+                            << " is one";
+  llvm::Expected<formats::RowOrder> order =
+      quantized::expandRowOrder(op.getOrderAttr(), op.getSegments());
+  if (!order)
+    return op.emitOpError() << "has a row order that does not fit: "
+                            << llvm::toString(order.takeError());
+  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
+      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), type.getColumns());
+  if (!shape)
+    return op.emitOpError() << "has weights that cannot be packed: "
+                            << llvm::toString(shape.takeError());
+
+  int64_t tiles = shape->tiles(), chunks = shape->chunks(), stageBytes = shape->chunkBytes(0);
+  int64_t blocks = std::min(description.multiprocessors.value, tiles);
+  int64_t perBlock = llvm::divideCeil(tiles, blocks);
+  // In shared memory beside the ring: the input (two bytes an element, in either form, and a scale
+  // a group of 128), the warps' partial sums.
+  int64_t sequences = op.getSequences(), width = op.getColumns();
+  int64_t input = sequences * (2 * width + 4 * llvm::divideCeil(width, 128));
+  int64_t sums = sequences * std::min(perBlock, gpu::heldTiles) * gpu::warps *
+                 quantized::LayoutAttr::kTileRows * 4;
+  int64_t available = description.sharedBytesPerBlock.value - input - sums - gpu::reserved;
+  int64_t fitting = available / stageBytes;
+  if (available < 0 || fitting < 1)
+    return op.emitOpError() << "needs " << input + sums + gpu::reserved + stageBytes
+                            << " bytes of shared memory for one stage, target " << description.name
+                            << " has " << description.sharedBytesPerBlock.value << " a block";
+  int64_t read = perBlock * chunks;
+  int64_t stages = std::min({gpu::stages, fitting, read});
+  StringRef limit = stages == read      ? "all that a block reads"
+                    : stages == fitting ? "what fits in shared memory"
+                                        : "enough to bridge two kernels";
+  return Choice{fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::warps, stages,
+                                            std::min(gpu::inFlight, stages),
+                                            type.getLayout().getColumns(), /*splits=*/1, "weights"),
+                formatv("{0} tiles on {1} multiprocessors; {2} stages of {3} bytes, {4}", tiles,
+                        description.multiprocessors.value, stages, stageBytes, limit)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
+  auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
+  auto values = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getValuesAttr());
+  if (!keys || !values)
+    return op.emitOpError() << "names an unknown cache";
+  RankedTensorType type = keys.getTensorType();
+  int64_t heads = type.getDimSize(1);
+  int64_t stageBytes =
+      gpu::positions * type.getDimSize(2) *
+      static_cast<int64_t>(llvm::divideCeil(
+          type.getElementTypeBitWidth() + values.getTensorType().getElementTypeBitWidth(), 8));
+  bool isShort = type.getDimSize(0) <= gpu::shortContext;
+  int64_t fitting = (description.sharedBytesPerBlock.value - gpu::reserved) / stageBytes;
+  if (fitting < 1)
+    return op.emitOpError() << "needs " << stageBytes
+                            << " bytes of shared memory for one stage, target " << description.name
+                            << " has " << description.sharedBytesPerBlock.value << " a block";
+  int64_t stages = std::min(isShort ? gpu::shortStages : gpu::longStages, fitting);
+  int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * gpu::splits;
+  return Choice{
+      fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::attentionWarps, stages,
+                                  std::min(gpu::inFlight, stages), gpu::positions, gpu::splits,
+                                  "cache"),
+      formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
+              gpu::splits, isShort ? "short" : "long", stages * stageBytes, type.getDimSize(0))};
+}
+
+template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {
+  if (std::optional<Attribute> schedule = op.getSchedule()) {
+    bool fits = description.isGpu() ? isa<fused::GpuScheduleAttr>(*schedule)
+                                    : isa<fused::HostScheduleAttr>(*schedule);
+    if (!fits)
+      return op.emitOpError() << "has the schedule " << *schedule << ", but target "
+                              << description.name << " is a "
+                              << (description.isGpu() ? "GPU" : "CPU");
+    return success();
+  }
+  FailureOr<Choice> choice = description.isGpu() ? chooseGpu(op) : chooseHost(op);
+  if (failed(choice))
+    return failure();
+  op.setScheduleAttr(choice->schedule);
+  op->setDiscardableAttr("sluice.schedule_reason", StringAttr::get(&getContext(), choice->reason));
+  LDBG() << op->getName() << ": " << choice->schedule << ", " << choice->reason;
+  return success();
+}
+
+void FusedAssignSchedules::runOnOperation() {
+  llvm::Expected<TargetDescription> loaded = loadTarget(target);
+  if (!loaded) {
+    emitError(getOperation().getLoc()) << llvm::toString(loaded.takeError());
+    return signalPassFailure();
+  }
+  description = std::move(*loaded);
+  WalkResult walk = getOperation().walk([&](Operation *op) {
+    LogicalResult result = llvm::TypeSwitch<Operation *, LogicalResult>(op)
+                               .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp>(
+                                   [&](auto kernel) { return assign(kernel); })
+                               .Default([](Operation *) { return success(); });
+    return failed(result) ? WalkResult::interrupt() : WalkResult::advance();
+  });
+  if (walk.wasInterrupted())
+    signalPassFailure();
+}
+} // namespace
+} // namespace sluice

@@ -1,0 +1,392 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Transforms/Passes.h"
+
+#include "sluice/Formats/Packing.h"
+#include "sluice/Formats/RowOrder.h"
+#include "sluice/Target/TargetDescription.h"
+
+#include "mlir/IR/Remarks.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/Support/DebugLog.h"
+#include "llvm/Support/MathExtras.h"
+
+#define DEBUG_TYPE "fused-pack-weights"
+
+namespace sluice {
+#define GEN_PASS_DEF_FUSEDPACKWEIGHTS
+#include "lib/Transforms/Passes.h.inc"
+
+namespace {
+using namespace mlir;
+using quantized::FormatAttr;
+using quantized::LayoutAttr;
+using quantized::LayoutKind;
+using quantized::QuantizedTensorType;
+using quantized::RowOrderAttr;
+
+/// A weight of a model file and the format in which a kernel wants it.
+struct Source {
+  model::WeightOp weight;
+  FormatAttr format;
+  StringRef decision, reason;
+};
+
+/// The name of what is packed of several weights: what they have in common, then what each has of
+/// its own: blk.0.attn_q, _k and _v give blk.0.attn_qkv; blk.0.ffn_gate and _up give
+/// blk.0.ffn_gate_up.
+std::string jointName(ArrayRef<StringRef> names) {
+  size_t common = names.front().size();
+  for (StringRef name : names)
+    while (!name.starts_with(names.front().take_front(common)))
+      --common;
+  StringRef prefix = names.front().take_front(common);
+  prefix = prefix.take_front(prefix.find_last_of("._") + 1);
+  SmallVector<StringRef> own =
+      llvm::map_to_vector(names, [&](StringRef name) { return name.substr(prefix.size()); });
+  bool letters = llvm::all_of(own, [](StringRef name) { return name.size() == 1; });
+  return prefix.str() + llvm::join(own, letters ? "" : "_");
+}
+
+struct FusedPackWeights : impl::FusedPackWeightsBase<FusedPackWeights> {
+  using FusedPackWeightsBase::FusedPackWeightsBase;
+  void runOnOperation() override;
+
+private:
+  /// The weight behind `value` through quantize and dequantize; a null weight if it is packed
+  /// already. Emits an error at `reader` if there is none.
+  FailureOr<Source> trace(Value value, Operation *reader);
+  FailureOr<LayoutAttr> chooseLayout(FormatAttr format, int64_t columns, Operation *reader);
+  LogicalResult pack(fused::MatvecOp op);
+  LogicalResult pack(fused::EmbeddingOp op);
+  LogicalResult packVector(model::ParameterOp parameter);
+  /// A value of the packed weight with this recipe, made known before `point`.
+  Value load(ArrayRef<Source> sources, ArrayAttr order, Type type, const Twine &name,
+             Operation *point);
+
+  bool gpu = false;
+  std::optional<SymbolTable> symbols;
+  llvm::DenseMap<std::tuple<Attribute, Attribute, Type>, quantized::PackedOp> recipes;
+};
+
+FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
+  Source source;
+  if (auto type = dyn_cast<QuantizedTensorType>(value.getType()))
+    source.format = type.getFormat();
+  else
+    source.format =
+        FormatAttr::get(&getContext(), cast<RankedTensorType>(value.getType()).getElementType(),
+                        FormatAttr::kChannel, false);
+  // A recipe rounds once, from the file's numbers: parameter, perhaps dequantize (to float32),
+  // perhaps quantize.
+  bool quantized = false, dequantized = false;
+  auto roundedTwice = [&] {
+    return reader->emitOpError() << "reads a weight that is rounded twice, which cannot be packed";
+  };
+  while (Operation *op = value.getDefiningOp()) {
+    if (auto decision = op->getAttrOfType<StringAttr>("sluice.decision");
+        decision && source.decision.empty()) {
+      source.decision = decision.getValue();
+      if (auto reason = op->getAttrOfType<StringAttr>("sluice.reason"))
+        source.reason = reason.getValue();
+    }
+    if (isa<quantized::QuantizeOp>(op)) {
+      if (quantized || dequantized)
+        return roundedTwice();
+      quantized = true;
+      value = op->getOperand(0);
+    } else if (auto dequantize = dyn_cast<quantized::DequantizeOp>(op)) {
+      bool exact = dequantize.getResult().getType().getElementType().isF32();
+      if (dequantized || (quantized && !exact))
+        return roundedTwice();
+      dequantized = true;
+      value = dequantize.getInput();
+    } else if (auto parameter = dyn_cast<model::ParameterOp>(op)) {
+      Operation *symbol = symbols->lookup(parameter.getWeight());
+      source.weight = dyn_cast_or_null<model::WeightOp>(symbol);
+      if (!source.weight && !isa_and_nonnull<quantized::PackedOp>(symbol))
+        return reader->emitOpError()
+               << "reads @" << parameter.getWeight() << ", which is not a weight";
+      return source;
+    } else {
+      break;
+    }
+  }
+  return reader->emitOpError() << "reads a weight that is computed, which cannot be packed";
+}
+
+FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(FormatAttr format, int64_t width,
+                                                     Operation *reader) {
+  if (!gpu)
+    return LayoutAttr::get(&getContext(), LayoutKind::Lanes, 0);
+  // A stage of about 16 KB: smaller bulk copies do not reach the memory's speed, larger ones make
+  // every small access wait longer. 16 rows of 8 bits are 1024 columns.
+  constexpr int64_t stageBits = 16 * 1024 * 8;
+  int64_t unit = std::max<int64_t>(128, format.getGroup());
+  int64_t chunk = columns;
+  if (!chunk) {
+    int64_t most = stageBits / LayoutAttr::kTileRows / format.getBits();
+    // Chunks of equal size, so that the last one of a tile is no stub.
+    int64_t chunks = llvm::divideCeil(width, most);
+    chunk = llvm::alignTo(llvm::divideCeil(width, chunks), unit);
+  }
+  auto error = [&] {
+    return reader->emitOpError() << "cannot be packed with columns = " << chunk << ": ";
+  };
+  LayoutAttr layout = LayoutAttr::getChecked(error, &getContext(), LayoutKind::Mma, chunk);
+  if (!layout)
+    return failure();
+  return layout;
+}
+
+/// Which rows of a matvec's segments its epilogue combines: halves of heads that rotary embedding
+/// turns, segments that meet elementwise.
+SmallVector<Attribute> chooseOrder(fused::MatvecOp op) {
+  MLIRContext *context = op.getContext();
+  int64_t count = op.getSegments().size();
+  SmallVector<int64_t> headDim(count, 0), partner(count, -1);
+  if (!op.getEpilogue().empty()) {
+    Block &block = op.getEpilogue().front();
+    // The one segment that a value is made of, or -1.
+    DenseMap<Value, int64_t> segmentOf;
+    for (BlockArgument argument : block.getArguments())
+      segmentOf[argument] = argument.getArgNumber();
+    for (Operation &inner : block) {
+      llvm::SmallSetVector<int64_t, 2> from;
+      for (Value operand : inner.getOperands())
+        if (auto found = segmentOf.find(operand); found != segmentOf.end())
+          from.insert(found->second);
+      if (from.size() == 1 && from[0] >= 0)
+        if (auto rotary = dyn_cast<model::RotaryOp>(inner))
+          headDim[from[0]] = rotary.getHeadDim();
+      // Each segment is zipped once, with the first that it meets.
+      if (from.size() == 2 && from[0] >= 0 && from[1] >= 0 && !isa<fused::YieldOp>(inner) &&
+          partner[from[0]] < 0 && partner[from[1]] < 0) {
+        partner[from[0]] = from[1];
+        partner[from[1]] = from[0];
+      }
+      for (Value result : inner.getResults())
+        if (!from.empty())
+          segmentOf[result] = from.size() == 1 ? from[0] : -1;
+    }
+  }
+  SmallVector<Attribute> order;
+  ArrayRef<int64_t> segments = op.getSegments();
+  auto zips = [&](int64_t i) {
+    int64_t j = partner[i];
+    return j >= 0 && !headDim[i] && !headDim[j] && segments[i] == segments[j];
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    if (headDim[i] && segments[i] % headDim[i] == 0)
+      order.push_back(RowOrderAttr::get(context, "pairs", i, headDim[i]));
+    else if (!zips(i))
+      order.push_back(RowOrderAttr::get(context, "natural", i, 0));
+    else if (i < partner[i])
+      order.push_back(RowOrderAttr::get(context, "zip", i, partner[i]));
+  }
+  return order;
+}
+
+Value FusedPackWeights::load(ArrayRef<Source> sources, ArrayAttr order, Type type,
+                             const Twine &name, Operation *point) {
+  OpBuilder builder(&getContext());
+  SmallVector<Attribute> names = llvm::map_to_vector(sources, [](Source source) -> Attribute {
+    return FlatSymbolRefAttr::get(source.weight.getSymNameAttr());
+  });
+  ArrayAttr references = builder.getArrayAttr(names);
+  quantized::PackedOp &packed = recipes[{references, order, type}];
+  if (!packed) {
+    Operation *before = point;
+    while (before->getParentOp() != getOperation())
+      before = before->getParentOp();
+    builder.setInsertionPoint(before);
+    packed =
+        quantized::PackedOp::create(builder, point->getLoc(), name.str(), references, order, type);
+    symbols->insert(packed);
+    if (isa<QuantizedTensorType>(type)) {
+      FormatAttr format = sources.front().format;
+      llvm::SmallSetVector<StringRef, 3> reasons;
+      for (const Source &source : sources)
+        if (!source.reason.empty())
+          reasons.insert(source.reason);
+      packed->setDiscardableAttr("sluice.decision", builder.getStringAttr(format.getName()));
+      packed->setDiscardableAttr(
+          "sluice.reason",
+          builder.getStringAttr(reasons.empty() ? "as the model's file has it"
+                                                : llvm::join(reasons.getArrayRef(), "; ")));
+    }
+    LDBG() << "made " << packed;
+  }
+  builder.setInsertionPoint(point);
+  return model::ParameterOp::create(builder, point->getLoc(), type,
+                                    FlatSymbolRefAttr::get(packed.getSymNameAttr()));
+}
+
+LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
+  SmallVector<Source> sources;
+  SmallVector<int64_t> rows;
+  size_t packed = 0;
+  for (Value weight : op.getWeights()) {
+    FailureOr<Source> source = trace(weight, op);
+    if (failed(source))
+      return failure();
+    packed += !source->weight;
+    auto quantized = dyn_cast<QuantizedTensorType>(weight.getType());
+    rows.push_back(quantized ? quantized.getRows()
+                             : cast<RankedTensorType>(weight.getType()).getDimSize(0));
+    sources.push_back(*source);
+  }
+  if (packed == sources.size())
+    return success(); // by an earlier run
+  if (packed)
+    return op.emitOpError() << "reads packed and unpacked weights";
+  FormatAttr format = sources.front().format;
+  for (const Source &source : sources)
+    if (source.format != format)
+      return op.emitOpError() << "reads weights of different formats, " << format.getName()
+                              << " and " << source.format.getName()
+                              << ", which cannot be packed together";
+
+  SmallVector<Attribute> order = chooseOrder(op), sourceOrder = order;
+  if (!llvm::equal(rows, op.getSegments())) {
+    // A weight that holds several segments has its rows one after the other; every segment must
+    // start a tile.
+    order.clear();
+    sourceOrder.clear();
+    for (int64_t i = 0, e = op.getSegments().size(); i < e; ++i) {
+      if (op.getSegments()[i] % LayoutAttr::kTileRows)
+        return op.emitOpError() << "has a weight of several segments, of which one has "
+                                << op.getSegments()[i] << " rows, not a multiple of "
+                                << LayoutAttr::kTileRows;
+      order.push_back(RowOrderAttr::get(&getContext(), "natural", i, 0));
+    }
+    for (int64_t i = 0, e = sources.size(); i < e; ++i)
+      sourceOrder.push_back(RowOrderAttr::get(&getContext(), "natural", i, 0));
+  }
+
+  FailureOr<LayoutAttr> layout = chooseLayout(format, op.getColumns(), op);
+  if (failed(layout))
+    return failure();
+  ArrayAttr sourceOrders = ArrayAttr::get(&getContext(), sourceOrder);
+  llvm::Expected<formats::RowOrder> places = quantized::expandRowOrder(sourceOrders, rows);
+  if (!places)
+    return op.emitOpError() << "cannot be packed: " << llvm::toString(places.takeError());
+  llvm::Expected<int64_t> bytes =
+      formats::packedBytes(format.toFormat(), layout->toLayout(), places->rows(), op.getColumns());
+  if (!bytes)
+    return op.emitOpError() << "cannot be packed for target " << target << ": "
+                            << llvm::toString(bytes.takeError());
+  SmallVector<StringRef> names =
+      llvm::map_to_vector(sources, [](Source &source) { return source.weight.getSymName(); });
+  std::string name = names.size() == 1 ? (names[0] + ".packed").str() : jointName(names);
+  int64_t total = 0;
+  for (int64_t segment : op.getSegments())
+    total += segment;
+  int64_t shape[] = {total, op.getColumns()};
+  auto type =
+      QuantizedTensorType::getChecked([&] { return op.emitOpError() << "cannot be packed: "; },
+                                      &getContext(), ArrayRef<int64_t>(shape), format, *layout);
+  if (!type)
+    return failure();
+  Value value = load(sources, sourceOrders, type, name, op);
+  op.getWeightsMutable().assign(value);
+  op.setOrderAttr(ArrayAttr::get(&getContext(), order));
+  remark::passed(op.getLoc(), remark::RemarkOpts::name("packed").category(DEBUG_TYPE))
+      << remark::reason("{0} of {1} weights, {2} bytes", name, sources.size(), *bytes);
+  return success();
+}
+
+LogicalResult FusedPackWeights::pack(fused::EmbeddingOp op) {
+  FailureOr<Source> source = trace(op.getTable(), op);
+  if (failed(source))
+    return failure();
+  if (!source->weight)
+    return success();
+  Type type = op.getTable().getType();
+  // Rows are looked up one by one: integers stay row after row, floats are a plain tensor.
+  if (auto quantized = dyn_cast<QuantizedTensorType>(type)) {
+    type = quantized.withLayout(LayoutAttr::get(&getContext(), LayoutKind::Rows, 0));
+    if (!source->format.isInteger())
+      type = RankedTensorType::get(quantized.getShape(), source->format.getElement());
+  }
+  ArrayAttr order = ArrayAttr::get(&getContext(), {});
+  Value value = load(*source, order, type, source->weight.getSymName() + ".rows", op);
+  op.getTableMutable().assign(value);
+  return success();
+}
+
+LogicalResult FusedPackWeights::packVector(model::ParameterOp parameter) {
+  Source source;
+  source.weight = symbols->lookup<model::WeightOp>(parameter.getWeight());
+  Type type = RankedTensorType::get(cast<RankedTensorType>(parameter.getType()).getShape(),
+                                    Float32Type::get(&getContext()));
+  ArrayAttr order = ArrayAttr::get(&getContext(), {});
+  Value value = load(source, order, type, parameter.getWeight() + ".f32", parameter);
+  parameter.replaceAllUsesWith(value);
+  parameter.erase();
+  return success();
+}
+
+void FusedPackWeights::runOnOperation() {
+  ModuleOp module = getOperation();
+  llvm::Expected<TargetDescription> description = loadTarget(target);
+  if (!description) {
+    emitError(module.getLoc()) << llvm::toString(description.takeError());
+    return signalPassFailure();
+  }
+  gpu = description->isGpu();
+  if (columns < 0 || (columns && !gpu)) {
+    emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found " << columns
+                               << " for target " << target;
+    return signalPassFailure();
+  }
+  symbols.emplace(module);
+  recipes.clear();
+  // Recipes that are there serve again.
+  for (auto packed : module.getOps<quantized::PackedOp>())
+    recipes.try_emplace({packed.getSourcesAttr(), packed.getOrderAttr(), packed.getType()}, packed);
+
+  WalkResult walk = module.walk([&](Operation *op) {
+    LogicalResult result = success();
+    if (auto matvec = dyn_cast<fused::MatvecOp>(op))
+      result = pack(matvec);
+    else if (auto embedding = dyn_cast<fused::EmbeddingOp>(op))
+      result = pack(embedding);
+    return failed(result) ? WalkResult::interrupt() : WalkResult::advance();
+  });
+  if (walk.wasInterrupted())
+    return signalPassFailure();
+
+  // Dead links between files and kernels, readers before what they read.
+  SmallVector<Operation *> links;
+  module.walk([&](Operation *op) {
+    if (isa<model::ParameterOp, quantized::QuantizeOp, quantized::DequantizeOp>(op))
+      links.push_back(op);
+  });
+  for (Operation *op : llvm::reverse(links))
+    if (op->use_empty())
+      op->erase();
+
+  SmallVector<model::ParameterOp> parameters;
+  module.walk([&](model::ParameterOp parameter) { parameters.push_back(parameter); });
+  for (model::ParameterOp parameter : parameters) {
+    if (!symbols->lookup<model::WeightOp>(parameter.getWeight()))
+      continue;
+    auto type = dyn_cast<RankedTensorType>(parameter.getType());
+    bool vector =
+        type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
+        llvm::all_of(parameter->getUsers(), llvm::IsaPred<model::RmsNormOp, model::AddBiasOp>);
+    if (!vector) {
+      parameter.emitOpError() << "loads @" << parameter.getWeight() << " for '"
+                              << (*parameter->user_begin())->getName()
+                              << "', which reads no packed weight";
+      return signalPassFailure();
+    }
+    if (failed(packVector(parameter)))
+      return signalPassFailure();
+  }
+}
+} // namespace
+} // namespace sluice
