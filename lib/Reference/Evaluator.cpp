@@ -126,7 +126,7 @@ llvm::Expected<EvaluatedValue> Evaluator::readWeight(model::WeightOp weight) {
 }
 
 llvm::Expected<EvaluatedValue> Evaluator::makePacked(quantized::PackedOp packed) {
-  auto name = "packed weight '" + packed.getSymName() + "'";
+  std::string name = ("packed weight '" + packed.getSymName() + "'").str();
   QuantizedMatrix result;
   auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType());
   for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {

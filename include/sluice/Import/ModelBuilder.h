@@ -22,7 +22,7 @@ namespace sluice {
 struct ImportOptions {
   /// Positions that the caches hold. Without it as many as the model was made for, but at most
   /// `defaultContext`: a cache is memory, and models that allow 128k positions rarely see them.
-  std::optional<int64_t> context;
+  std::optional<int64_t> context = std::nullopt;
   /// Rows of a step. All rows share the caches: they are tokens of one text, each attending to the
   /// positions up to its own.
   int64_t sequences = 1;

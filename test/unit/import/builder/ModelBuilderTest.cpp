@@ -313,7 +313,7 @@ TEST_F(ModelBuilderTest, MakesStepsOfSeveralRows) {
                  "model.linear %3, %4 : tensor<8x64xf32>"});
   EXPECT_EQ(message(importModel(context, files, {.context = 8, .sequences = 9})),
             "rows of a step must be 1 to the context's 8, found 9");
-  EXPECT_EQ(message(importModel(context, files, {.sequences = 0})),
+  EXPECT_EQ(message(importModel(context, files, {.context = 128, .sequences = 0})),
             "rows of a step must be 1 to the context's 128, found 0");
 }
 
