@@ -165,4 +165,134 @@ def FusedTabulateRotary : Pass<"fused-tabulate-rotary", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::model::ModelDialect"];
 }
 
+def FusedAnnotateTraffic : Pass<"fused-annotate-traffic", "::mlir::ModuleOp"> {
+  let summary = "Write on every kernel how many bytes it moves";
+  let description = [{
+    Sets `traffic` of every fused operation, or corrects it: bytes read of weights, of their scales and zero points, of activations (inputs,
+    residuals, norm gains, biases, a row of a rotary or embedding table), of keys and values for a position of context, bytes
+    written, and operations. `include/sluice/Analysis/Traffic.h` says how they are counted.
+
+    ```mlir
+    %y = fused.matvec %x weights(%w) segments [768]
+        : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128> -> tensor<1x768xf32>
+    ```
+    ==>
+    ```mlir
+    %y = fused.matvec %x weights(%w) segments [768]
+        traffic <weights = 196608, scales = 3072, activations = 1024, keys = 0, values = 0, written = 3072, operations = 393216, operations_per_position = 0>
+        : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128> -> tensor<1x768xf32>
+    ```
+  }];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Scheduled stage
+//===----------------------------------------------------------------------===//
+
+def FusedPackWeights : Pass<"fused-pack-weights", "::mlir::ModuleOp"> {
+  let summary = "Choose the physical layout of every weight";
+  let description = [{
+    Gives every weight that a kernel reads a `quantized.packed` symbol: the recipe by which the artifact's writer makes it from the model's file. Matrices of a
+    `fused.matvec` become one, in layout `lanes` for a CPU or `mma` for a GPU, whose chunks of about 16 KB are what a bulk copy brings. Rows that the
+    epilogue combines lie in one tile: `pairs` for heads that rotary embedding turns, `zip` for segments that meet elementwise. Embedding
+    tables stay row by row; gains and biases become float32. What was decided and why (`sluice.decision`, `sluice.reason`) moves from quantize operations to the recipe.
+
+    A weight that is packed already is left alone. Afterwards no function loads a `model.weight`.
+
+    ```mlir
+    %g = model.parameter @blk.0.ffn_gate : tensor<768x256xf16>
+    %u = model.parameter @blk.0.ffn_up : tensor<768x256xf16>
+    %h = fused.matvec %x weights(%g, %u) segments [768, 768]
+        : tensor<1x256xf32>, tensor<768x256xf16>, tensor<768x256xf16> -> tensor<1x768xf32>
+    epilogue {
+    ^bb0(%a: tensor<1x768xf32>, %b: tensor<1x768xf32>):
+      %m = arith.mulf %a, %b : tensor<1x768xf32>
+      fused.yield %m : tensor<1x768xf32>
+    }
+    ```
+    ==>
+    ```mlir
+    quantized.packed @blk.0.ffn_gate_up of [@blk.0.ffn_gate, @blk.0.ffn_up] order [zip(0, 1)]
+        {sluice.decision = "f16", sluice.reason = "as the model's file has it"} : !quantized.tensor<1536x256xf16, layout = lanes>
+    // ...
+    %w = model.parameter @blk.0.ffn_gate_up : !quantized.tensor<1536x256xf16, layout = lanes>
+    %h = fused.matvec %x weights(%w) segments [768, 768] order [zip(0, 1)]
+        : tensor<1x256xf32>, !quantized.tensor<1536x256xf16, layout = lanes> -> tensor<1x768xf32>
+    epilogue {
+    ^bb0(%a: tensor<1x768xf32>, %b: tensor<1x768xf32>):
+      %m = arith.mulf %a, %b : tensor<1x768xf32>
+      fused.yield %m : tensor<1x768xf32>
+    }
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+                 Option<"columns", "columns", "int64_t", /*default=*/"0",
+                        "columns of a chunk of layout mma; 0: about 16 KB of elements, less if the matrix is narrower">];
+  let dependentDialects = ["::sluice::model::ModelDialect", "::sluice::quantized::QuantizedDialect"];
+}
+
+def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
+  let summary = "Choose how every kernel runs on a target";
+  let description = [{
+    Sets `schedule` of every fused operation for a target description, and `sluice.schedule_reason`, which says why in words. An operation that has a schedule keeps it.
+
+    ```mlir
+    %y = fused.matvec %x weights(%w) segments [768]
+        : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x768xf32>
+    ```
+    ==>
+    ```mlir
+    %y = fused.matvec %x weights(%w) segments [768]
+        schedule (#fused.gpu_schedule<blocks = 48, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
+        {sluice.schedule_reason = "48 tiles on 132 multiprocessors; 1 stages of 4160 bytes, all that a block reads"}
+        : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x768xf32>
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+//===----------------------------------------------------------------------===//
+// Plan stage
+//===----------------------------------------------------------------------===//
+
+def PlanAssignBuffers : Pass<"plan-assign-buffers", "::mlir::ModuleOp"> {
+  let summary = "Give every value of the step a place in memory";
+  let description = [{
+    Turns the function `@decode`, whose operations are `plan.dispatch`, into `plan.buffer` symbols and a `plan.step`. Values between launches share one arena:
+    the largest first, each at the lowest cost in space where nothing that is alive at the same time lies, at multiples of 256 bytes. The function's arguments become
+    the inputs `@token` and `@position`, what it returns the output `@logits`; packed weights, rotary tables and caches keep their names. The recipe of
+    a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
+
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
+      %t = model.parameter @token_embd.rows : tensor<2048x256xf16>
+      %x = plan.dispatch @kernels::@embedding_0(%token, %t) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "token_embd"
+          : (tensor<1xi32>, tensor<2048x256xf16>) -> tensor<1x256xf32>
+      %w = model.parameter @output.packed : !quantized.tensor<2048x256xf16, layout = lanes>
+      %y = plan.dispatch @kernels::@matvec_0(%x, %w) launch <grid = 128, block = 0, shared = 0, cluster = 1, overlap = false> label "output"
+          : (tensor<1x256xf32>, !quantized.tensor<2048x256xf16, layout = lanes>) -> tensor<1x2048xf32>
+      return %y : tensor<1x2048xf32>
+    }
+    ```
+    ==>
+    ```mlir
+    plan.buffer @token input : tensor<1xi32> bytes 4
+    plan.buffer @position input : tensor<1xi32> bytes 4
+    plan.buffer @token_embd.rows weights : tensor<2048x256xf16> bytes 1048576 {source = @token_embd.rows.recipe}
+    plan.buffer @output.packed weights : !quantized.tensor<2048x256xf16, layout = lanes> bytes 1048576 {source = @output.packed.recipe}
+    plan.buffer @token_embd.out arena : tensor<1x256xf32> bytes 1024 offset 0 alive 0 to 1
+    plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
+    plan.step @decode arena 1024 {
+      plan.launch @kernels::@embedding_0 [@token, @token_embd.rows, @token_embd.out]
+          launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "token_embd"
+      plan.launch @kernels::@matvec_0 [@token_embd.out, @output.packed, @logits]
+          launch <grid = 128, block = 0, shared = 0, cluster = 1, overlap = false> label "output"
+    }
+    ```
+  }];
+  let dependentDialects = ["::sluice::plan::PlanDialect"];
+}
+
 #endif // SLUICE_TRANSFORMS_PASSES
