@@ -5,6 +5,7 @@
 #include "dialects/Model/Model.h"
 #include "dialects/Plan/Plan.h"
 #include "dialects/Quantized/Quantized.h"
+#include "sluice/Conversion/Passes.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/InitAllDialects.h"
@@ -16,6 +17,7 @@ int main(int argc, char **argv) {
   mlir::registerAllDialects(registry);
   mlir::registerAllPasses();
   sluice::registerSluiceTransformsPasses();
+  sluice::registerConversion();
   registry.insert<sluice::model::ModelDialect, sluice::quantized::QuantizedDialect, sluice::fused::FusedDialect,
                   sluice::plan::PlanDialect>();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "Sluice optimizer driver\n", registry));

@@ -1,0 +1,97 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "KernelInterface.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::host;
+
+FailureOr<KernelInterface> KernelInterface::get(Operation *op) {
+  KernelInterface result;
+  result.op = op;
+  result.numResults = op->getNumResults();
+  result.values.insert_range(op->getOperands());
+
+  auto addCache = [&](Operation *user, FlatSymbolRefAttr symbol) -> LogicalResult {
+    auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol);
+    if (!cache)
+      return user->emitOpError() << "names an unknown cache " << symbol;
+    result.cacheTypes.insert({symbol, cache.getTensorType()});
+    return success();
+  };
+  if (auto attention = dyn_cast<fused::AttentionOp>(op))
+    if (failed(addCache(op, attention.getKeysAttr())) ||
+        failed(addCache(op, attention.getValuesAttr())))
+      return failure();
+  for (Region &region : op->getRegions()) {
+    WalkResult walk = region.walk<WalkOrder::PreOrder>([&](Operation *inner) {
+      for (Value operand : inner->getOperands())
+        if (!region.isAncestor(operand.getParentRegion()))
+          result.values.insert(operand);
+      if (auto append = dyn_cast<model::CacheAppendOp>(inner))
+        if (failed(addCache(inner, append.getCacheAttr())))
+          return WalkResult::interrupt();
+      return WalkResult::advance();
+    });
+    if (walk.wasInterrupted())
+      return failure();
+  }
+  return result;
+}
+
+SmallVector<Attribute> KernelInterface::caches() const {
+  return llvm::map_to_vector(cacheTypes, [](const auto &entry) { return entry.first; });
+}
+
+std::string KernelInterface::key() const {
+  std::string text;
+  llvm::raw_string_ostream os(text);
+  DenseMap<Value, unsigned> numbers;
+  for (auto [number, value] : llvm::enumerate(values)) {
+    numbers[value] = number;
+    os << value.getType() << ' ';
+  }
+  for (auto [cache, type] : cacheTypes)
+    os << type << ' ';
+  auto number = [&](Value value) {
+    return numbers.try_emplace(value, numbers.size()).first->second;
+  };
+  op->walk<WalkOrder::PreOrder>([&](Operation *inner) {
+    os << '\n' << inner->getName();
+    for (Value operand : inner->getOperands())
+      os << " %" << number(operand);
+    for (NamedAttribute attr : inner->getAttrDictionary()) {
+      if (inner == op && attr.getName() == "traffic")
+        continue;
+      os << ' ' << attr.getName().getValue() << '=';
+      auto *cache = cacheTypes.find(attr.getValue());
+      if (cache != cacheTypes.end())
+        os << "cache" << cache - cacheTypes.begin();
+      else
+        os << attr.getValue();
+    }
+    for (Region &region : inner->getRegions())
+      for (Block &block : region)
+        for (BlockArgument argument : block.getArguments())
+          os << " ^%" << number(argument) << ':' << argument.getType();
+    for (Value result : inner->getResults())
+      os << " ->%" << number(result) << ':' << result.getType();
+  });
+  return text;
+}
+
+void KernelInterface::loadPointers(KernelBuilder &k, Value arguments) {
+  int64_t count = values.size() + cacheTypes.size() + numResults;
+  for (int64_t i = 0; i < count; ++i)
+    pointers.push_back(k.load(k.ptr(), k.offset(arguments, 8 * i), 8));
+}
+
+Value KernelInterface::pointer(Value operand) const {
+  auto found = llvm::find(values, operand);
+  return found == values.end() ? Value() : pointers[found - values.begin()];
+}
+
+Value KernelInterface::cachePointer(FlatSymbolRefAttr cache) const {
+  return pointers[values.size() + (cacheTypes.find(cache) - cacheTypes.begin())];
+}

@@ -1,0 +1,198 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The products of 16 packed rows with the input: a lane is a row, so nothing is ever added across
+// lanes.
+
+#include "Products.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::host;
+using formats::Format;
+
+/// How far ahead of its use a weight is asked for. The hardware's own prefetchers stop at the end
+/// of a page.
+static constexpr int64_t kPrefetchBytes = 4096;
+static constexpr int64_t kLineBytes = 64;
+
+namespace {
+/// Emits integer products. A vector of 32 words (two columns of 16 rows) is one register with
+/// AVX-512, two with AVX2.
+class IntegerProducts {
+public:
+  IntegerProducts(KernelBuilder &k, const formats::PackedShape &shape, const PreparedInput &input,
+                  Value tile, int64_t accumulators)
+      : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
+        chains(std::max<int64_t>(
+            1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.sequences))) {}
+
+  SmallVector<Value> emit();
+
+private:
+  int64_t parts() const { return k.isa == Isa::Avx2 ? 2 : 1; }
+  int64_t partLanes() const { return kLanes / parts(); }
+  int64_t columnsOfLoad() const { return format.element == Format::Element::I8 ? 2 : 4; }
+
+  /// Sums of `columns` columns from `first` (i64) on, for each sequence 16 lanes of i32.
+  SmallVector<Value> unitSums(Value first, int64_t columns);
+  /// Adds the products of two columns: `weights` are their words, `pair` two words of the input.
+  Value multiplyAdd(Value sum, Value weights, Value pair);
+  /// The block's contribution, added to `sums`.
+  SmallVector<Value> block(Value block, int64_t columns, ValueRange sums);
+
+  KernelBuilder &k;
+  const formats::PackedShape &shape;
+  const Format format;
+  const PreparedInput &input;
+  Value tile;
+  int64_t chains;
+};
+} // namespace
+
+Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
+  VectorType words = k.vec(2 * partLanes(), k.i16());
+  Value pairs = k.bitcast(k.splat(pair, partLanes()), words);
+  if (k.isa == Isa::Avx512Vnni)
+    return k.intrinsic("llvm.x86.avx512.vpdpwssd.512", sum.getType(), {sum, weights, pairs});
+  StringRef multiply =
+      k.isa == Isa::Avx512 ? "llvm.x86.avx512.pmaddw.d.512" : "llvm.x86.avx2.pmadd.wd";
+  return k.add(sum, k.intrinsic(multiply, sum.getType(), {weights, pairs}));
+}
+
+SmallVector<Value> IntegerProducts::unitSums(Value first, int64_t columns) {
+  int64_t sequences = input.sequences;
+  VectorType bytes = k.vec(2 * partLanes(), k.i8()), sumType = k.vec(partLanes(), k.i32());
+  // Indexed by (sequence, chain, part).
+  SmallVector<Value> sums(sequences * chains * parts(), k.integer(sumType, 0));
+  Value elements = k.offset(tile, k.mul(first, 32 / columnsOfLoad()));
+  Value x16 = k.offset(input.x16, k.mul(first, 2));
+  for (int64_t start = 0, load = 0; start < columns; start += columnsOfLoad(), ++load) {
+    int64_t byte = load * 32;
+    if (byte % kLineBytes == 0)
+      k.prefetch(elements, byte + kPrefetchBytes);
+    for (int64_t part = 0; part < parts(); ++part) {
+      Value stored =
+          k.load(bytes, k.offset(elements, byte + part * 2 * partLanes()), 2 * partLanes());
+      Value words = k.extend(stored, k.i16());
+      // Word vectors of columns start, start + 1 and, of int4, of the two after them.
+      SmallVector<Value, 2> operands;
+      if (format.element == Format::Element::I8)
+        operands = {words};
+      else
+        operands = {k.sar(k.shl(words, 12), 12), k.sar(words, 4)};
+      for (auto [half, operand] : llvm::enumerate(operands))
+        for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+          int64_t column = start + 2 * half, chain = column / 2 % chains;
+          Value pair = k.load(k.i32(), k.offset(x16, (sequence * input.padded + column) * 2), 4);
+          Value &sum = sums[(sequence * chains + chain) * parts() + part];
+          sum = multiplyAdd(sum, operand, pair);
+        }
+    }
+  }
+  SmallVector<Value> results;
+  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+    SmallVector<Value, 2> halves;
+    for (int64_t part = 0; part < parts(); ++part) {
+      Value total = sums[sequence * chains * parts() + part];
+      for (int64_t chain = 1; chain < std::min(chains, columns / 2); ++chain)
+        total = k.add(total, sums[(sequence * chains + chain) * parts() + part]);
+      halves.push_back(total);
+    }
+    results.push_back(parts() == 1 ? halves[0] : k.concat(halves[0], halves[1]));
+  }
+  return results;
+}
+
+SmallVector<Value> IntegerProducts::block(Value block, int64_t columns, ValueRange sums) {
+  int64_t unit = input.unitsPerBlock() == 1 ? columns : input.unit;
+  SmallVector<Value> results(sums);
+  for (int64_t start = 0, number = 0; start < columns; start += unit, ++number) {
+    SmallVector<Value> integers =
+        unitSums(k.add(k.mul(block, 128), start), std::min(unit, columns - start));
+    Value group = format.group == Format::channel ? k.index(0)
+                  : format.group >= 128           ? k.div(block, format.group / 128)
+                                                  : k.add(k.mul(block, 128 / format.group), number);
+    Value scalePointer = k.offset(k.offset(tile, shape.chunkScales(0)), k.mul(group, 2 * kLanes));
+    Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), scalePointer, 32));
+    Value zero;
+    if (format.zeroPoint) {
+      Value zeroPointer = k.offset(k.offset(tile, shape.chunkZeros(0)), k.mul(group, kLanes));
+      zero = k.extend(k.load(k.vec(kLanes, k.i8()), zeroPointer, kLanes), k.i32());
+    }
+    for (auto [sequence, integer] : llvm::enumerate(integers)) {
+      Value place = k.add(block, int64_t(sequence) * input.blocks());
+      if (zero) {
+        Value unitPlace = k.add(k.mul(place, input.unitsPerBlock()), number);
+        Value inputSum = k.load(k.i32(), k.offset(input.unitSums, k.mul(unitPlace, 4)), 4);
+        integer = k.sub(integer, k.mul(zero, k.splat(inputSum, kLanes)));
+      }
+      Value step = k.load(k.f32(), k.offset(input.steps, k.mul(place, 4)), 4);
+      results[sequence] =
+          k.fma(k.toFloat(integer), k.mulF(scale, k.splat(step, kLanes)), results[sequence]);
+    }
+  }
+  return results;
+}
+
+SmallVector<Value> IntegerProducts::emit() {
+  int64_t full = input.padded / 128, rest = input.padded % 128;
+  SmallVector<Value> sums(input.sequences, k.number(k.vec(kLanes, k.f32()), 0.0));
+  if (full)
+    sums = k.loop(k.index(0), k.index(full), 1, sums,
+                  [&](Value index, ValueRange carried) { return block(index, 128, carried); });
+  if (rest)
+    sums = block(k.index(full), rest, sums);
+  return sums;
+}
+
+/// Emits products with float weights, `chains` independent sums a sequence. 32 columns are
+/// unrolled.
+static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::PackedShape &shape,
+                                            const PreparedInput &input, Value tile,
+                                            int64_t accumulators) {
+  constexpr int64_t unrolled = 32;
+  Type element = shape.format().element == Format::Element::F16    ? Type(k.f16())
+                 : shape.format().element == Format::Element::BF16 ? Type(k.b.getBF16Type())
+                                                                   : k.f32();
+  int64_t columnBytes = kLanes * bytesOf(element);
+  int64_t chains =
+      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.sequences));
+  SmallVector<Value> zeros(input.sequences * chains, k.number(k.vec(kLanes, k.f32()), 0.0));
+  auto body = [&](Value first, ValueRange carried) {
+    SmallVector<Value> sums(carried);
+    Value elements = k.offset(tile, k.mul(first, columnBytes));
+    Value x = k.offset(input.values, k.mul(first, 4));
+    for (int64_t column = 0; column < unrolled; ++column) {
+      if (column * columnBytes % kLineBytes == 0)
+        k.prefetch(elements, column * columnBytes + kPrefetchBytes);
+      Value stored =
+          k.load(k.vec(kLanes, element), k.offset(elements, column * columnBytes), columnBytes);
+      Value weights = k.widen(stored);
+      for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
+        Value factor = k.load(k.f32(), k.offset(x, (sequence * input.padded + column) * 4), 4);
+        Value &sum = sums[sequence * chains + column % chains];
+        sum = k.fma(weights, k.splat(factor, kLanes), sum);
+      }
+    }
+    return sums;
+  };
+  SmallVector<Value> sums = k.loop(k.index(0), k.index(input.padded), unrolled, zeros, body);
+  SmallVector<Value> results;
+  for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
+    Value total = sums[sequence * chains];
+    for (int64_t chain = 1; chain < chains; ++chain)
+      total = k.addF(total, sums[sequence * chains + chain]);
+    results.push_back(total);
+  }
+  return results;
+}
+
+SmallVector<Value> sluice::host::emitTileProducts(KernelBuilder &k,
+                                                  const formats::PackedShape &shape,
+                                                  const PreparedInput &input, Value tile,
+                                                  int64_t accumulators) {
+  if (shape.format().isInteger())
+    return IntegerProducts(k, shape, input, tile, accumulators).emit();
+  return emitFloatProducts(k, shape, input, tile, accumulators);
+}
