@@ -5,7 +5,9 @@
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
+#include "mlir/IR/PatternMatch.h"
 #include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -83,7 +85,8 @@ LogicalResult AttentionOp::verify() {
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  return model::verifyAttention(*this, getQuery().getType().getDimSize(1), getKeysAttr(), getValuesAttr(), symbols);
+  return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(), getValuesAttr(),
+                                symbols);
 }
 
 /// Checks that `region` has one block with these argument types that ends in a yield of these types.
@@ -100,23 +103,53 @@ static LogicalResult verifyRegion(MatvecOp op, Region &region, StringRef name, A
   return success();
 }
 
+/// Checks that the row order of `op` arranges every segment once.
+static LogicalResult verifyOrder(MatvecOp op) {
+  ArrayRef<int64_t> segments = op.getSegments();
+  int64_t count = segments.size();
+  SmallVector<int64_t> seen;
+  for (auto order : op.getOrder()->getAsRange<quantized::RowOrderAttr>()) {
+    int64_t first = order.getFirst(), second = order.getSecond();
+    seen.push_back(first);
+    if (order.isZip())
+      seen.push_back(second);
+    if (llvm::any_of(seen, [&](int64_t segment) { return segment >= count; }))
+      return op.emitOpError() << "order names a segment that does not exist (there are " << count << ")";
+    if (order.isZip() && segments[first] != segments[second])
+      return op.emitOpError() << "order zips segments of different lengths: " << segments[first] << " and "
+                              << segments[second];
+    if (order.isPairs() && segments[first] % second)
+      return op.emitOpError() << "order has heads of " << second << " rows, but segment " << first << " has "
+                              << segments[first];
+  }
+  llvm::sort(seen);
+  if (!llvm::equal(seen, llvm::seq<int64_t>(0, count)))
+    return op.emitOpError() << "order must name every segment once";
+  return success();
+}
+
 LogicalResult MatvecOp::verify() {
   if (getWeights().empty())
     return emitOpError() << "needs at least one weight";
-  int64_t sequences = getSequences(), columns = getColumns(), rows = 0, segmentRows = 0;
+  int64_t sequences = getSequences(), columns = getColumns();
+  uint64_t rows = 0, segmentRows = 0;
   for (Value weight : getWeights()) {
     auto [weightRows, weightColumns] = weightShape(weight.getType());
     if (weightColumns != columns)
       return emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns << " columns";
-    rows += weightRows;
+    if (ShapedType::isDynamic(weightRows))
+      return emitOpError() << "weights must have a static shape";
+    rows = llvm::SaturatingAdd(rows, static_cast<uint64_t>(weightRows));
   }
   for (int64_t segment : getSegments()) {
     if (segment <= 0)
       return emitOpError() << "segments must be positive";
-    segmentRows += segment;
+    segmentRows = llvm::SaturatingAdd(segmentRows, static_cast<uint64_t>(segment));
   }
   if (segmentRows != rows)
-    return emitOpError() << "segments sum to " << segmentRows << " rows, weights have " << rows;
+    return emitOpError() << "segments must sum to the " << rows << " rows of the weights, found " << getSegmentsAttr();
+  if (getOrder() && failed(verifyOrder(*this)))
+    return failure();
 
   MLIRContext *context = getContext();
   auto activation = [&](int64_t width) -> Type {
@@ -133,6 +166,55 @@ LogicalResult MatvecOp::verify() {
     return emitOpError() << "without an epilogue must return (" << sums << "), found (" << getResultTypes() << ")";
   }
   return verifySchedule(*this, getSchedule());
+}
+
+/// Whether `region` yields its arguments and does nothing else.
+static bool isIdentity(Region &region) {
+  if (region.empty())
+    return false;
+  auto yield = dyn_cast<YieldOp>(region.front().front());
+  return yield && llvm::equal(yield.getValues(), region.getArguments());
+}
+
+/// A region that changes nothing is left out.
+static LogicalResult dropIdentityRegions(MatvecOp op, PatternRewriter &rewriter) {
+  bool changed = false;
+  for (Region *region : {&op.getPrologue(), &op.getEpilogue()})
+    if (isIdentity(*region)) {
+      rewriter.modifyOpInPlace(op, [&] { rewriter.eraseBlock(&region->front()); });
+      changed = true;
+    }
+  return success(changed);
+}
+
+/// Results of an epilogue that nobody reads are not written.
+static LogicalResult dropUnreadResults(MatvecOp op, PatternRewriter &rewriter) {
+  if (op.getEpilogue().empty() || llvm::none_of(op.getResults(), [](Value result) { return result.use_empty(); }))
+    return failure();
+  auto yield = cast<YieldOp>(op.getEpilogue().front().getTerminator());
+  SmallVector<Value> results, yielded;
+  for (auto [result, value] : llvm::zip_equal(op.getResults(), yield.getValues()))
+    if (!result.use_empty()) {
+      results.push_back(result);
+      yielded.push_back(value);
+    }
+  // Traffic and schedule were chosen for what was written before.
+  auto narrower = MatvecOp::create(rewriter, op.getLoc(), TypeRange(ValueRange(results)), op.getInput(),
+                                   op.getWeights(), op.getSegmentsAttr(), op.getOrderAttr(), /*traffic=*/nullptr,
+                                   /*schedule=*/nullptr);
+  narrower->setDiscardableAttrs(op->getDiscardableAttrDictionary());
+  rewriter.modifyOpInPlace(yield, [&] { yield.getValuesMutable().assign(yielded); });
+  rewriter.inlineRegionBefore(op.getPrologue(), narrower.getPrologue(), narrower.getPrologue().end());
+  rewriter.inlineRegionBefore(op.getEpilogue(), narrower.getEpilogue(), narrower.getEpilogue().end());
+  for (auto [result, replacement] : llvm::zip_equal(results, narrower.getResults()))
+    rewriter.replaceAllUsesWith(result, replacement);
+  rewriter.eraseOp(op);
+  return success();
+}
+
+void MatvecOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *) {
+  patterns.add(dropIdentityRegions);
+  patterns.add(dropUnreadResults);
 }
 
 #define GET_OP_CLASSES

@@ -30,7 +30,7 @@ def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {
   let arguments = (ins Model_Positions:$tokens, Fused_Weight:$table, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = [{
-    $tokens `,` $table oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict `:` type($tokens) `,` type($table) `->` type($result)
+    $tokens `,` $table oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($tokens) `,` type($table) `->` type($result)
   }];
   let hasVerifier = 1;
 }
@@ -70,10 +70,11 @@ def Fused_MatvecOp : Fused_Op<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Variadic<Fused_Activation>:$results);
   let regions = (region AnyRegion:$prologue, AnyRegion:$epilogue);
+  let hasCanonicalizer = 1;
   let assemblyFormat = [{
     $input `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
-    oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($input) `,` type($weights) `->` type($results)
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($input) `,` type($weights) (`->` type($results)^)?
     (`prologue` $prologue^)? (`epilogue` $epilogue^)?
   }];
   let hasVerifier = 1;
@@ -113,7 +114,7 @@ def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, Declare
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let assemblyFormat = [{
-    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) oilist(`traffic` $traffic | `schedule` `(` $schedule `)`) attr-dict
+    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($query) `,` type($positions) `->` type($result)
   }];
   let hasVerifier = 1;

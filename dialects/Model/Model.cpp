@@ -83,6 +83,8 @@ LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, Flo
   for (double v : values.asArrayRef())
     if (!(v > 0) || !std::isfinite(v))
       return emitError() << "values of a scaling must be positive";
+  if (scaling == "llama3" && !(values[1] < values[2]))
+    return emitError() << "scaling llama3 needs its second value (low) below its third (high)";
   if (scaling == "llama3" && values[2] <= values[1])
     return emitError() << "scaling llama3 needs a high factor above the low one, found " << values[1] << " and "
                        << values[2];
@@ -103,16 +105,18 @@ SmallVector<double> RopeAttr::getFrequencies(int64_t headDim) const {
 //===----------------------------------------------------------------------===//
 
 LogicalResult WeightOp::verify() {
-  if (!isa<RankedTensorType, quantized::QuantizedTensorType>(getType()))
-    return emitOpError() << "type must be a builtin or quantized tensor, found " << getType();
+  auto plain = dyn_cast<RankedTensorType>(getType());
+  auto quantized = dyn_cast<quantized::QuantizedTensorType>(getType());
+  if (!quantized && !(plain && plain.hasStaticShape() && plain.getRank() > 0))
+    return emitOpError() << "type must be a builtin tensor of static shape or a quantized tensor, found " << getType();
   bool from = getFile().has_value();
   if (getTensor().has_value() != from || getOffset().has_value() != from || getLength().has_value() != from)
     return emitOpError() << "file, tensor, offset and length come together";
-  if (from && (*getOffset() < 0 || *getLength() < 0))
+  // Accessors of signless attributes are unsigned.
+  if (from && (static_cast<int64_t>(*getOffset()) < 0 || static_cast<int64_t>(*getLength()) < 0))
     return emitOpError() << "offset and length must not be negative";
   if (std::optional<int64_t> dim = getInterleaved()) {
-    int64_t rows = isa<quantized::QuantizedTensorType>(getType()) ? cast<quantized::QuantizedTensorType>(getType()).getRows()
-                                                         : cast<RankedTensorType>(getType()).getDimSize(0);
+    int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
     if (*dim <= 0 || *dim % 2 || rows % *dim)
       return emitOpError() << "interleaved needs an even head size that divides the rows (" << rows << "), found "
                            << *dim;
@@ -122,7 +126,8 @@ LogicalResult WeightOp::verify() {
 
 LogicalResult RopeTableOp::verify() {
   auto type = dyn_cast<RankedTensorType>(getType());
-  if (!type || type.getRank() != 2 || !type.getElementType().isF32() || type.getDimSize(1) % 2)
+  if (!type || type.getRank() != 2 || !type.hasStaticShape() || !type.getElementType().isF32() ||
+      type.getDimSize(1) % 2)
     return emitOpError() << "type must be a float32 matrix [positions, head size], found " << getType();
   if (type.getDimSize(0) <= 0 || type.getDimSize(1) <= 0 || type.getDimSize(1) > maxHeadDim)
     return emitOpError() << "needs positions and a head size of at most " << maxHeadDim << ", found " << type;
@@ -133,7 +138,8 @@ LogicalResult RopeTableOp::verify() {
 
 LogicalResult CacheOp::verify() {
   auto type = dyn_cast<RankedTensorType>(getType());
-  if (!type || type.getRank() != 3 || !type.hasStaticShape() || !isa<FloatType>(type.getElementType()))
+  if (!type || type.getRank() != 3 || !type.hasStaticShape() || llvm::is_contained(type.getShape(), 0) ||
+      !isa<FloatType>(type.getElementType()))
     return emitOpError() << "type must be a float tensor [positions, heads, head size], found " << getType();
   return success();
 }
@@ -163,6 +169,8 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   CacheOp cache = lookupCache(*this, getCacheAttr(), symbols);
   if (!cache)
     return failure();
+  if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
+    return emitOpError() << "needs one position a row";
   RankedTensorType type = cache.getTensorType();
   int64_t width = getInput().getType().getDimSize(1);
   if (type.getDimSize(1) * type.getDimSize(2) != width)
@@ -171,8 +179,11 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   return success();
 }
 
-LogicalResult sluice::model::verifyAttention(Operation *op, int64_t width, FlatSymbolRefAttr keys,
-                                             FlatSymbolRefAttr values, SymbolTableCollection &symbols) {
+LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query, RankedTensorType positions,
+                                             FlatSymbolRefAttr keys, FlatSymbolRefAttr values,
+                                             SymbolTableCollection &symbols) {
+  if (positions.getDimSize(0) != query.getDimSize(0))
+    return op->emitOpError() << "needs one position a row";
   CacheOp k = lookupCache(op, keys, symbols), v = k ? lookupCache(op, values, symbols) : CacheOp();
   if (!k || !v)
     return failure();
@@ -180,13 +191,14 @@ LogicalResult sluice::model::verifyAttention(Operation *op, int64_t width, FlatS
     return op->emitOpError() << "keys and values differ in shape: " << k.getTensorType() << " and "
                              << v.getTensorType();
   int64_t kvWidth = k.getTensorType().getDimSize(1) * k.getTensorType().getDimSize(2);
+  int64_t width = query.getDimSize(1);
   if (width % kvWidth != 0)
     return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width " << kvWidth;
   return success();
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  return verifyAttention(*this, getQuery().getType().getDimSize(1), getKeysAttr(), getValuesAttr(), symbols);
+  return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(), getValuesAttr(), symbols);
 }
 
 //===----------------------------------------------------------------------===//

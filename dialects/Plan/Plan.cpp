@@ -51,17 +51,19 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
 
 LogicalResult BufferOp::verify() {
   bool arena = getKind() == BufferKind::Arena;
-  if (getBytes() <= 0)
+  // Accessors of signless attributes are unsigned.
+  auto isNegative = [](std::optional<uint64_t> value) { return static_cast<int64_t>(value.value_or(0)) < 0; };
+  if (isNegative(getBytes()) || getBytes() == 0)
     return emitOpError() << "must have a positive size";
   if (arena != getOffset().has_value() || arena != getFirst().has_value() || arena != getLast().has_value())
     return emitOpError() << "an arena buffer, and no other, has an offset and a lifetime";
-  if (arena && (*getOffset() < 0 || *getFirst() < 0 || *getLast() < *getFirst()))
+  if (arena && (isNegative(getOffset()) || isNegative(getFirst()) || *getLast() < *getFirst()))
     return emitOpError() << "offset and lifetime are out of order";
   return success();
 }
 
 LogicalResult StepOp::verify() {
-  if (getArenaBytes() < 0)
+  if (static_cast<int64_t>(getArenaBytes()) < 0)
     return emitOpError() << "arena must not be negative";
   for (Operation &op : getBody().front())
     if (!isa<LaunchOp>(op))

@@ -30,7 +30,7 @@ def Plan_DispatchOp : Plan_Op<"dispatch", [DeclareOpInterfaceMethods<SymbolUserO
                        Plan_LaunchAttr:$launch, StrAttr:$label, OptionalAttr<Fused_TrafficAttr>:$traffic);
   let results = (outs Variadic<AnyType>:$results);
   let assemblyFormat = [{
-    $kernel `(` $arguments `)` (`caches` $caches^)? `launch` $launch `label` $label (`traffic` $traffic^)? attr-dict `:` functional-type($arguments, $results)
+    $kernel `(` $arguments `)` (`caches` $caches^)? `launch` $launch `label` $label (`traffic` `(` qualified($traffic)^ `)`)? attr-dict `:` functional-type($arguments, $results)
   }];
 }
 
@@ -80,7 +80,7 @@ def Plan_LaunchOp : Plan_Op<"launch", [HasParent<"StepOp">, DeclareOpInterfaceMe
   }];
   let arguments = (ins SymbolRefAttr:$kernel, FlatSymbolRefArrayAttr:$arguments, Plan_LaunchAttr:$launch, StrAttr:$label,
                        OptionalAttr<Fused_TrafficAttr>:$traffic);
-  let assemblyFormat = "$kernel $arguments `launch` $launch `label` $label (`traffic` $traffic^)? attr-dict";
+  let assemblyFormat = "$kernel $arguments `launch` $launch `label` $label (`traffic` `(` qualified($traffic)^ `)`)? attr-dict";
 }
 
 #endif

@@ -370,6 +370,9 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
                                  FormatAttr format, LayoutAttr layout) {
   if (shape.size() != 2 || shape[0] <= 0 || shape[1] <= 0)
     return emitError() << "a quantized tensor has two positive dimensions";
+  // Keeps every count of bytes well inside 64 bits.
+  if (shape[0] > (int64_t(1) << 46) / shape[1])
+    return emitError() << "a quantized tensor has at most 2^46 elements";
   if (format.isInteger() && format.getGroup() != FormatAttr::kChannel && shape[1] % format.getGroup() != 0)
     return emitError() << "columns (" << shape[1] << ") must be a multiple of the group (" << format.getGroup() << ")";
   LayoutKind kind = layout.getKind();
@@ -398,9 +401,9 @@ LogicalResult QuantizeOp::verify() {
 }
 
 OpFoldResult QuantizeOp::fold(FoldAdaptor) {
-  // Quantizing what a matrix of the same format stands for gives that matrix.
+  // Quantizing what a matrix of the same format stands for gives that matrix, unless it was rounded on the way.
   if (auto source = getInput().getDefiningOp<DequantizeOp>())
-    if (source.getInput().getType() == getType())
+    if (source.getInput().getType() == getType() && getInput().getType().getElementType().isF32())
       return source.getInput();
   return {};
 }
@@ -415,9 +418,17 @@ LogicalResult PackedOp::verify() {
   if (isa<RankedTensorType>(getType()) && (getSources().size() != 1 || !getOrder().empty()))
     return emitOpError() << "a builtin tensor is made of one source in its own order";
   int64_t sources = getSources().size();
-  for (auto order : getOrder().getAsRange<RowOrderAttr>())
-    if (order.getFirst() >= sources || (order.isZip() && order.getSecond() >= sources))
-      return emitOpError() << "row order names a source that does not exist (there are " << sources << ")";
+  SmallVector<int64_t> seen;
+  for (auto order : getOrder().getAsRange<RowOrderAttr>()) {
+    seen.push_back(order.getFirst());
+    if (order.isZip())
+      seen.push_back(order.getSecond());
+  }
+  llvm::sort(seen);
+  if (!seen.empty() && seen.back() >= sources)
+    return emitOpError() << "row order names a source that does not exist (there are " << sources << ")";
+  if (!seen.empty() && !llvm::equal(seen, llvm::seq<int64_t>(0, sources)))
+    return emitOpError() << "row order must name every source once";
   return success();
 }
 

@@ -29,7 +29,7 @@ def Quantized_QuantizeOp : Quantized_Op<"quantize", [Pure]> {
   }];
   let arguments = (ins Quantized_FloatMatrix:$input);
   let results = (outs Quantized_TensorType:$result);
-  let assemblyFormat = "$input attr-dict `:` type($input) `to` type($result)";
+  let assemblyFormat = "$input attr-dict `:` type($input) `to` qualified(type($result))";
   let hasVerifier = 1;
   let hasFolder = 1;
 }
@@ -47,7 +47,7 @@ def Quantized_DequantizeOp : Quantized_Op<"dequantize", [Pure]> {
   }];
   let arguments = (ins Quantized_TensorType:$input);
   let results = (outs Quantized_FloatMatrix:$result);
-  let assemblyFormat = "$input attr-dict `:` type($input) `to` type($result)";
+  let assemblyFormat = "$input attr-dict `:` qualified(type($input)) `to` type($result)";
   let hasVerifier = 1;
 }
 

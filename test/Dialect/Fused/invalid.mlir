@@ -1,0 +1,185 @@
+// RUN: sluice-opt %s -split-input-file -verify-diagnostics
+
+// expected-error @+1 {{isa must be avx2, avx512 or avx512_vnni, found 'sse'}}
+func.func private @f() attributes {sluice.s = #fused.host_schedule<isa = "sse", accumulators = 1, positions = 0>}
+
+// -----
+
+// expected-error @+1 {{accumulators must be 1 to 8, found 9}}
+func.func private @f() attributes {sluice.s = #fused.host_schedule<isa = "avx2", accumulators = 9, positions = 0>}
+
+// -----
+
+// expected-error @+1 {{positions must be 0 to 1024, found 4096}}
+func.func private @f() attributes {sluice.s = #fused.host_schedule<isa = "avx2", accumulators = 1, positions = 4096>}
+
+// -----
+
+// expected-error @+1 {{blocks, warps (at most 31), stages, columns and splits must be positive}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, warps = 32, stages = 1, in_flight = 1, columns = 1, splits = 1, early = "none">}
+
+// -----
+
+// expected-error @+1 {{in_flight must be 1 to stages (2), found 3}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, warps = 1, stages = 2, in_flight = 3, columns = 1, splits = 1, early = "none">}
+
+// -----
+
+// expected-error @+1 {{early must be none, weights or cache, found 'all'}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, warps = 1, stages = 2, in_flight = 1, columns = 1, splits = 1, early = "all">}
+
+// -----
+
+func.func @f(%t: tensor<1xi32>, %w: tensor<8x4xf16>) {
+  // expected-error @+1 {{schedule must be a host_schedule or a gpu_schedule, found 1 : i32}}
+  %x = fused.embedding %t, %w schedule (1 : i32) : tensor<1xi32>, tensor<8x4xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%t: tensor<1xi32>, %w: tensor<8x4xf16>) {
+  // expected-error @+1 {{result must be [tokens, table's width], found 'tensor<1x8xf32>'}}
+  %x = fused.embedding %t, %w : tensor<1xi32>, tensor<8x4xf16> -> tensor<1x8xf32>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f(%q: tensor<1x128xf16>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{query and result differ in type}}
+  %y = fused.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return
+}
+
+// -----
+
+func.func @f(%q: tensor<1x128xf16>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'fused.attention' op names an unknown cache @c}}
+  %y = fused.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf16>, tensor<1xi32> -> tensor<1x128xf16>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{needs at least one weight}}
+  "fused.matvec"(%x) <{segments = array<i64>}> ({}, {}) : (tensor<1x8xf32>) -> ()
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x16xf16>) {
+  // expected-error @+1 {{input is 8 wide, a weight has 16 columns}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x16xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<?x8xf16>) {
+  // expected-error @+1 {{weights must have a static shape}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<?x8xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{segments must be positive}}
+  %y:2 = fused.matvec %x weights(%w) segments [4, 0] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32>, tensor<1x0xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{segments must sum to the 4 rows of the weights, found array<i64: 9223372036854775807, 9223372036854775807, 6>}}
+  %y = fused.matvec %x weights(%w) segments [9223372036854775807, 9223372036854775807, 6] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{order names a segment that does not exist (there are 1)}}
+  %y = fused.matvec %x weights(%w) segments [4] order [zip(0, 1)] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{order zips segments of different lengths: 1 and 3}}
+  %y:2 = fused.matvec %x weights(%w) segments [1, 3] order [zip(0, 1)] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x1xf32>, tensor<1x3xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{order has heads of 16 rows, but segment 0 has 4}}
+  %y = fused.matvec %x weights(%w) segments [4] order [pairs(0, 16)] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{order must name every segment once}}
+  %y:2 = fused.matvec %x weights(%w) segments [1, 3] order [natural(1)] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x1xf32>, tensor<1x3xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{prologue must take ('tensor<1x8xf32>'), found ('tensor<1x4xf32>')}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32> prologue {
+  ^bb0(%in: tensor<1x4xf32>):
+    fused.yield %in : tensor<1x4xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{epilogue must end in fused.yield}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32> epilogue {
+  ^bb0(%s: tensor<1x4xf32>):
+    func.return %s : tensor<1x4xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{epilogue must yield ('tensor<1x4xf32>'), found ()}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32> epilogue {
+  ^bb0(%s: tensor<1x4xf32>):
+    fused.yield
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{expects a non-empty block}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf32> epilogue {
+  ^bb0(%s: tensor<1x4xf32>):
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{without an epilogue must return ('tensor<1x4xf32>'), found ('tensor<1x4xf16>')}}
+  %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf16>
+  return
+}

@@ -1,0 +1,65 @@
+// RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
+
+model.cache @cache.k : tensor<16x2x64xf16>
+model.cache @cache.v : tensor<16x2x64xf16>
+
+// CHECK-LABEL: func.func @embedding
+func.func @embedding(%t: tensor<1xi32>, %w: !quantized.tensor<2048x256xi8, group = 32>) -> tensor<1x256xf32> {
+  // CHECK: fused.embedding %{{.*}}, %{{.*}} traffic(#fused.traffic<weights = 256, scales = 16, activations = 4, keys = 0, values = 0, written = 1024, operations = 256, operations_per_position = 0>)
+  // CHECK-SAME: schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) : tensor<1xi32>, !quantized.tensor<2048x256xi8, group = 32> -> tensor<1x256xf32>
+  %x = fused.embedding %t, %w
+      traffic (#fused.traffic<weights = 256, scales = 16, activations = 4, keys = 0, values = 0, written = 1024, operations = 256, operations_per_position = 0>)
+      schedule (#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>)
+      : tensor<1xi32>, !quantized.tensor<2048x256xi8, group = 32> -> tensor<1x256xf32>
+  return %x : tensor<1x256xf32>
+}
+
+// CHECK-LABEL: func.func @attention
+func.func @attention(%q: tensor<1x256xf16>, %p: tensor<1xi32>) -> tensor<1x256xf16> {
+  // CHECK: fused.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache">)
+  %y = fused.attention %q, @cache.k, @cache.v at %p scale 0.125
+      schedule (#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache">)
+      : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %y : tensor<1x256xf16>
+}
+
+// CHECK-LABEL: func.func @matvec
+func.func @matvec(%x: tensor<1x256xf32>, %gain: tensor<256xf32>, %a: tensor<8x256xf16>, %b: tensor<4x256xf16>,
+                  %p: !quantized.tensor<1536x256xi8, group = 128, layout = lanes>)
+    -> (tensor<1x8xf32>, tensor<1x4xf32>, tensor<1x768xf16>) {
+  // CHECK: fused.matvec %{{.*}} weights(%{{.*}}, %{{.*}}) segments [8, 4] : tensor<1x256xf32>, tensor<8x256xf16>, tensor<4x256xf16> -> tensor<1x8xf32>, tensor<1x4xf32>{{$}}
+  %c, %d = fused.matvec %x weights(%a, %b) segments [8, 4]
+      : tensor<1x256xf32>, tensor<8x256xf16>, tensor<4x256xf16> -> tensor<1x8xf32>, tensor<1x4xf32>
+  // CHECK: fused.matvec %{{.*}} weights(%{{.*}}) segments [768, 768] order [zip(0, 1)] schedule(#fused.host_schedule<isa = "avx512_vnni", accumulators = 4, positions = 0>)
+  %e = fused.matvec %x weights(%p) segments [768, 768] order [zip(0, 1)]
+      schedule (#fused.host_schedule<isa = "avx512_vnni", accumulators = 4, positions = 0>)
+      : tensor<1x256xf32>, !quantized.tensor<1536x256xi8, group = 128, layout = lanes> -> tensor<1x768xf16>
+  // CHECK-SAME: prologue {
+  // CHECK: fused.yield %{{.*}} : tensor<1x256xf32>
+  // CHECK: } epilogue {
+  // CHECK: fused.yield %{{.*}} : tensor<1x768xf16>
+  prologue {
+  ^bb0(%in: tensor<1x256xf32>):
+    %n = model.rms_norm %in, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
+    fused.yield %n : tensor<1x256xf32>
+  } epilogue {
+  ^bb0(%g: tensor<1x768xf32>, %u: tensor<1x768xf32>):
+    %m = arith.mulf %g, %u : tensor<1x768xf32>
+    %r = arith.truncf %m : tensor<1x768xf32> to tensor<1x768xf16>
+    fused.yield %r : tensor<1x768xf16>
+  }
+  return %c, %d, %e : tensor<1x8xf32>, tensor<1x4xf32>, tensor<1x768xf16>
+}
+
+// An epilogue may store everything and yield nothing.
+// CHECK-LABEL: func.func @no_result
+func.func @no_result(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>, %p: tensor<1xi32>) {
+  fused.matvec %x weights(%w) segments [128] : tensor<1x256xf32>, tensor<128x256xf16> epilogue {
+  ^bb0(%k: tensor<1x128xf32>):
+    // CHECK: model.cache_append
+    // CHECK-NEXT: fused.yield{{$}}
+    model.cache_append @cache.k, %k at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield
+  }
+  return
+}

@@ -1,0 +1,227 @@
+// RUN: sluice-opt %s -split-input-file -verify-diagnostics
+
+// expected-error @+1 {{theta must be positive}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 0.0>}
+
+// -----
+
+// expected-error @+1 {{scaling must be linear, llama3 or factors, found 'yarn'}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, yarn = [1.0]>}
+
+// -----
+
+// expected-error @+1 {{scaling llama3 has 4 values, found 1}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, llama3 = [8.0]>}
+
+// -----
+
+// expected-error @+1 {{values of a scaling must be positive}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, linear = [-2.0]>}
+
+// -----
+
+// expected-error @+1 {{scaling llama3 needs its second value (low) below its third (high)}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, llama3 = [8.0, 4.0, 4.0, 8192.0]>}
+
+// -----
+
+// expected-error @+1 {{type must be a builtin tensor of static shape or a quantized tensor, found 'tensor<?x4xf16>'}}
+model.weight @w : tensor<?x4xf16>
+
+// -----
+
+// expected-error @+1 {{file, tensor, offset and length come together}}
+"model.weight"() {sym_name = "w", type = tensor<4xf16>, file = "a"} : () -> ()
+
+// -----
+
+// expected-error @+1 {{offset and length must not be negative}}
+model.weight @w : tensor<4xf16> from "a" tensor "b" at -1 size 8
+
+// -----
+
+// expected-error @+1 {{interleaved needs an even head size that divides the rows (4), found 3}}
+model.weight @w : tensor<4x4xf16> interleaved 3
+
+// -----
+
+// expected-error @+1 {{type must be a float32 matrix [positions, head size], found 'tensor<4x4xf16>'}}
+model.rope_table @t <theta = 1.0> : tensor<4x4xf16>
+
+// -----
+
+// expected-error @+1 {{needs 2 factors, found 1}}
+model.rope_table @t <theta = 1.0, factors = [1.0]> : tensor<4x4xf32>
+
+// -----
+
+// expected-error @+1 {{type must be a float tensor [positions, heads, head size], found 'tensor<4x0x64xf16>'}}
+model.cache @c : tensor<4x0x64xf16>
+
+// -----
+
+func.func @f() {
+  // expected-error @+1 {{names an unknown weight @w}}
+  %w = model.parameter @w : tensor<4xf16>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f() {
+  // expected-error @+1 {{@c is not a weight}}
+  %w = model.parameter @c : tensor<4x2x64xf16>
+  return
+}
+
+// -----
+
+model.weight @w : tensor<4xf16>
+func.func @f() {
+  // expected-error @+1 {{has type 'tensor<8xf16>' but @w is 'tensor<4xf16>'}}
+  %w = model.parameter @w : tensor<8xf16>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{names an unknown cache @c}}
+  model.cache_append @c, %x at %p : tensor<1x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{stores 64 numbers but a position of @c has 128}}
+  model.cache_append @c, %x at %p : tensor<1x64xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'model.cache_append' op needs one position a row}}
+  model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
+  // expected-error @+1 {{'model.attention' op needs one position a row}}
+  %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>
+  return
+}
+
+// -----
+
+model.cache @k : tensor<4x2x64xf16>
+model.cache @v : tensor<8x2x64xf16>
+func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{keys and values differ in shape: 'tensor<4x2x64xf16>' and 'tensor<8x2x64xf16>'}}
+  %y = model.attention %q, @k, @v at %p scale 1.0 : tensor<1x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+model.cache @c : tensor<4x2x64xf16>
+func.func @f(%q: tensor<1x192xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{query width 192 must be a multiple of the keys' width 128}}
+  %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x192xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+func.func @f(%t: tensor<1xi32>, %w: tensor<8x4xf16>) {
+  // expected-error @+1 {{result must be [tokens, table's width], found 'tensor<1x8xf32>'}}
+  %y = model.embedding %t, %w : tensor<1xi32>, tensor<8x4xf16> -> tensor<1x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
+  // expected-error @+1 {{gain has 4 elements, input is 8 wide}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<1x8xf32>, tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
+  // expected-error @+1 {{epsilon must not be negative}}
+  %y = model.rms_norm %x, %g epsilon -1.0 : tensor<1x8xf32>, tensor<8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x16xf16>) {
+  // expected-error @+1 {{input is 8 wide, weight has 16 columns}}
+  %y = model.linear %x, %w : tensor<1x8xf32>, tensor<4x16xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
+  // expected-error @+1 {{result must be [1, 4], found 'tensor<1x8xf32>'}}
+  %y = model.linear %x, %w : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>, %b: tensor<8xf16>) {
+  // expected-error @+1 {{bias has 8 elements, weight has 4 rows}}
+  %y = model.linear %x, %w bias %b : tensor<1x8xf32>, tensor<4x8xf16>, tensor<8xf16> -> tensor<1x4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %b: tensor<4xf16>) {
+  // expected-error @+1 {{bias has 4 elements, input is 8 wide}}
+  %y = model.add_bias %x, %b : tensor<1x8xf32>, tensor<4xf16>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{head_dim must be even and divide the width 128, found 96}}
+  %y = model.rotary %x at %p head_dim 96 <theta = 1.0> : tensor<1x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'model.rotary' op needs one position a row}}
+  %y = model.rotary %x at %p head_dim 64 <theta = 1.0> : tensor<2x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'model.rotary' op needs 2 factors, found 1}}
+  %y = model.rotary %x at %p head_dim 4 <theta = 1.0, factors = [1.0]> : tensor<1x8xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>, %t: tensor<16x8xf32>) {
+  // expected-error @+1 {{table is 8 wide, expected 4}}
+  %y = model.rotary %x at %p head_dim 4 <theta = 1.0> table %t : tensor<1x8xf32>, tensor<1xi32>, tensor<16x8xf32>
+  return
+}

@@ -1,0 +1,123 @@
+// RUN: sluice-opt %s -split-input-file -verify-diagnostics
+
+// expected-error @+1 {{unknown keyword 'groups'}}
+func.func private @f(!quantized.tensor<4x256xi8, groups = 32>)
+
+// -----
+
+// expected-error @+1 {{a float format has neither groups nor zero points}}
+func.func private @f(!quantized.tensor<4x256xf16, group = 32>)
+
+// -----
+
+// expected-error @+1 {{element type must be i4, i8, f16, bf16 or f32, found 'i6'}}
+func.func private @f(!quantized.tensor<4x256xi6, group = 32>)
+
+// -----
+
+// expected-error @+1 {{group must be 32, 64, 128, 256 or channel, found 48}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 48>)
+
+// -----
+
+// expected-error @+1 {{unknown layout 'columns': expected rows, q8_0, q4_0, lanes or mma}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = columns>)
+
+// -----
+
+// expected-error @+1 {{layout mma needs columns, a positive multiple of 128, found 0}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = mma>)
+
+// -----
+
+// expected-error @+1 {{layout lanes has no columns}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = lanes, columns = 128>)
+
+// -----
+
+// expected-error @+1 {{a quantized tensor has two positive dimensions}}
+func.func private @f(!quantized.tensor<256xi8, group = 32>)
+
+// -----
+
+// expected-error @+1 {{a quantized tensor has at most 2^46 elements}}
+func.func private @f(!quantized.tensor<1000000000000x256xi8, group = 32>)
+
+// -----
+
+// expected-error @+1 {{columns (100) must be a multiple of the group (32)}}
+func.func private @f(!quantized.tensor<4x100xi8, group = 32>)
+
+// -----
+
+// expected-error @+1 {{layout q4_0 holds symmetric i4 elements in groups of 32, found #quantized.format<i8, group = 32>}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = q4_0>)
+
+// -----
+
+// expected-error @+1 {{row order must be natural, pairs or zip, found 'reverse'}}
+func.func private @f() attributes {sluice.order = #quantized.row_order<reverse(0, 1)>}
+
+// -----
+
+// expected-error @+1 {{row order has a negative operand}}
+func.func private @f() attributes {sluice.order = #quantized.row_order<natural(-1)>}
+
+// -----
+
+// expected-error @+1 {{pairs needs an even, positive head size, found 3}}
+func.func private @f() attributes {sluice.order = #quantized.row_order<pairs(0, 3)>}
+
+// -----
+
+// expected-error @+1 {{zip needs two different sources}}
+func.func private @f() attributes {sluice.order = #quantized.row_order<zip(1, 1)>}
+
+// -----
+
+func.func @f(%w: tensor<4x256xf16>) {
+  // expected-error @+1 {{result must have layout rows, found '!quantized.tensor<4x256xi8, group = 32, layout = lanes>'}}
+  %q = quantized.quantize %w : tensor<4x256xf16> to !quantized.tensor<4x256xi8, group = 32, layout = lanes>
+  return
+}
+
+// -----
+
+func.func @f(%w: tensor<4x256xf16>) {
+  // expected-error @+1 {{shapes differ: 'tensor<4x256xf16>' and '!quantized.tensor<8x256xi8, group = 32>'}}
+  %q = quantized.quantize %w : tensor<4x256xf16> to !quantized.tensor<8x256xi8, group = 32>
+  return
+}
+
+// -----
+
+func.func @f(%q: !quantized.tensor<4x256xi8, group = 32>) {
+  // expected-error @+1 {{shapes differ: 'tensor<8x256xf32>' and '!quantized.tensor<4x256xi8, group = 32>'}}
+  %w = quantized.dequantize %q : !quantized.tensor<4x256xi8, group = 32> to tensor<8x256xf32>
+  return
+}
+
+// -----
+
+// expected-error @+1 {{needs at least one source}}
+quantized.packed @p of [] : tensor<4xf32>
+
+// -----
+
+// expected-error @+1 {{type must be a quantized or builtin tensor, found 'f32'}}
+quantized.packed @p of [@a] : f32
+
+// -----
+
+// expected-error @+1 {{a builtin tensor is made of one source in its own order}}
+quantized.packed @p of [@a, @b] : tensor<4xf32>
+
+// -----
+
+// expected-error @+1 {{row order names a source that does not exist (there are 2)}}
+quantized.packed @p of [@a, @b] order [zip(0, 2)] : !quantized.tensor<4x256xi8, group = 32, layout = lanes>
+
+// -----
+
+// expected-error @+1 {{row order must name every source once}}
+quantized.packed @p of [@a, @b] order [natural(0)] : !quantized.tensor<4x256xi8, group = 32, layout = lanes>
