@@ -108,8 +108,10 @@ TEST(ReferenceModelTest, HasTheLikelihoodOfTransformers) {
   std::vector<int> ids = golden()["alice_first_513_ids"];
   double expected = golden()["alice_first_512_mean_nll_fp32"];
   ASSERT_NEAR(expected, 3.777131, 1e-6);
-  // What is left is the f16 cache; with a float32 cache the difference is 1e-6.
-  EXPECT_NEAR(meanSurprise(model, ids), expected, 1e-4);
+  double actual = meanSurprise(model, ids);
+  EXPECT_NEAR(actual, expected, 1e-4);
+  // The golden value has float32 noise of its own: in double, and with a cache that rounds nothing, it is 3.7771142.
+  EXPECT_NEAR(actual, 3.7771142, 1e-5);
 }
 
 TEST(ReferenceModelTest, BlocksOfAGGUFAreCloseToTheFloats) {
