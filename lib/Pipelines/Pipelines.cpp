@@ -8,12 +8,11 @@
 #include "dialects/Plan/Plan.h"
 #include "dialects/Quantized/Quantized.h"
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Target/HostTarget.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Pass/PassRegistry.h"
-#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
 #include "mlir/Transforms/Passes.h"
 
 using namespace mlir;
@@ -67,7 +66,7 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createCSEPass());
 }
 
-static void buildDevicePipeline(OpPassManager &pm) { buildFusedToHostPipeline(pm); }
+static void buildDevicePipeline(OpPassManager &pm) { buildHostCodePipeline(pm); }
 
 void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOptions &options) {
   switch (stage) {
@@ -108,6 +107,5 @@ void sluice::registerDialects(DialectRegistry &registry) {
   registry.insert<arith::ArithDialect, func::FuncDialect, LLVM::LLVMDialect, math::MathDialect,
                   scf::SCFDialect, vector::VectorDialect, model::ModelDialect,
                   quantized::QuantizedDialect, fused::FusedDialect, plan::PlanDialect>();
-  registerBuiltinDialectTranslation(registry);
-  registerLLVMDialectTranslation(registry);
+  host::registerHostTranslations(registry);
 }

@@ -19,8 +19,10 @@ struct Failure : std::runtime_error {
   explicit Failure(llvm::Error error) : Failure(llvm::toString(std::move(error))) {}
 };
 
-/// Options that say how a model is compiled, shared by compile, run and explain.
-void addCompileOptions(CLI::App &command, CompileOptions &options);
+/// --target and number formats, for every command that may compile a model.
+void addFormatOptions(CLI::App &command, CompileOptions &options);
+/// --context and --batch.
+void addSizeOptions(CLI::App &command, CompileOptions &options);
 
 void addCompileCommand(CLI::App &app);
 void addExplainCommand(CLI::App &app);

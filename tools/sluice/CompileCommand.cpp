@@ -11,7 +11,7 @@
 using namespace sluice;
 using namespace sluice::driver;
 
-void driver::addCompileOptions(CLI::App &command, CompileOptions &options) {
+void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option("--target", options.target,
                   "What to compile for: the name of a target description (host, h100, h200, ...) or "
@@ -26,6 +26,9 @@ void driver::addCompileOptions(CLI::App &command, CompileOptions &options) {
   auto f16Only = CLI::IsMember({"auto", "f16"});
   command.add_option("--k-cache", "Number format of cached keys: auto or f16")->check(f16Only);
   command.add_option("--v-cache", "Number format of cached values: auto or f16")->check(f16Only);
+}
+
+void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option("--context", options.context,
                   "Positions that the cache holds (default: the model's, at most 4096)")
@@ -76,7 +79,8 @@ void driver::addCompileCommand(CLI::App &app) {
       ->type_name("FILE");
   command->add_flag("--synthetic-weights", options->syntheticWeights,
                     "Compile from a config.json alone; the runtime generates weights");
-  addCompileOptions(*command, *options);
+  addFormatOptions(*command, *options);
+  addSizeOptions(*command, *options);
   command->callback([options] {
     if (options->model.empty() && options->fromIr.empty())
       throw Failure("compile: needs a MODEL or --from-ir FILE");

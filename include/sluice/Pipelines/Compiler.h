@@ -42,6 +42,14 @@ struct CompileOptions {
 /// Compiles. The error is one line; nothing is left behind in `output` then.
 llvm::Error compile(const CompileOptions &options);
 
+/// What a step moves, part by part, before and after fusing, and the least time that it can take on
+/// options.target: a table, or JSON. Takes a config.json alone, too. options.context is the position
+/// that is looked at (0: 512).
+llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
+
+/// The artifact's tokenizer.json for a model file's tokenizer.
+llvm::Expected<std::string> modelTokenizer(llvm::StringRef model);
+
 } // namespace sluice
 
 #endif // SLUICE_PIPELINES_COMPILER_H

@@ -41,7 +41,7 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   // Beside the target: rename() needs the same file system.
   SmallString<128> temporary(
       (Twine(target) + ".partial-" + Twine(sys::Process::getProcessId())).str());
-  if (std::error_code code = fs::create_directory(temporary, /*IgnoreExisting=*/false))
+  if (std::error_code code = fs::create_directory(temporary, /*IgnoreExisting=*/false, fs::all_all))
     return fileError(temporary, code);
   return ArtifactDirectory(target.str().str(), temporary.str().str());
 }

@@ -19,13 +19,13 @@ static std::string checksum(ArrayRef<uint8_t> bytes) {
 }
 
 static json attributeJson(Attribute attribute) {
-  return TypeSwitch<Attribute, json>(attribute)
+  return llvm::TypeSwitch<Attribute, json>(attribute)
       .Case<BoolAttr>([](BoolAttr a) { return a.getValue(); })
       .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
       .Case<FloatAttr>([](FloatAttr a) { return a.getValueAsDouble(); })
       .Case<StringAttr>([](StringAttr a) { return a.getValue().str(); })
       .Case<DenseI64ArrayAttr>([](DenseI64ArrayAttr a) {
-        return json(std::vector<int64_t>(a.asArrayRef().begin(), a.asArrayRef().end()));
+        return json(a.asArrayRef().vec());
       })
       .Case<ArrayAttr>([](ArrayAttr a) {
         json list = json::array();
@@ -46,13 +46,13 @@ static json attributeJson(Attribute attribute) {
       });
 }
 
-static json typeJson(Type type, json &shape) {
+static json typeJson(mlir::Type type, json &shape) {
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
-    shape = std::vector<int64_t>(quantized.getShape());
+    shape = quantized.getShape().vec();
     return quantized.getFormat().getName();
   }
   auto tensor = cast<RankedTensorType>(type);
-  shape = std::vector<int64_t>(tensor.getShape());
+  shape = tensor.getShape().vec();
   std::string name;
   raw_string_ostream(name) << tensor.getElementType();
   return name;
@@ -136,7 +136,7 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())
         launches.push_back(launchJson(launch));
       plan["steps"][step.getSymName().str()] = {{"launches", launches}};
-      plan["arena_bytes"] = std::max<int64_t>(plan["arena_bytes"], step.getArenaBytes());
+      plan["arena_bytes"] = std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
       auto decision = packed->getAttrOfType<StringAttr>("sluice.decision");
       auto reason = packed->getAttrOfType<StringAttr>("sluice.reason");

@@ -227,7 +227,7 @@ Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, Safe
   if (reader.rows() * reader.columns() != type.getNumElements())
     return createStringError(packed.getSymName() + ": has " + Twine(type.getNumElements()) +
                              " elements, its source " + Twine(reader.rows() * reader.columns()));
-  Type element = type.getElementType();
+  mlir::Type element = type.getElementType();
   SmallVector<float> values(reader.columns());
   SmallVector<uint16_t> bits(reader.columns());
   for (int64_t row = 0; row < reader.rows(); ++row) {
@@ -294,7 +294,9 @@ Error Writer::write(StringRef path) {
     Operation *recipe = symbols.lookup(name);
     if (!isa_and_nonnull<model::RopeTableOp, quantized::PackedOp>(recipe))
       return createStringError(buffer.getSymName() + ": no packed weight has this name");
-    declarations.push_back({buffer.getSymName().str(), StorageType::U8, {buffer.getBytes()}});
+    declarations.push_back({buffer.getSymName().str(),
+                            StorageType::U8,
+                            {static_cast<int64_t>(buffer.getBytes())}});
     recipes.push_back(recipe);
     total += buffer.getBytes();
   }

@@ -173,8 +173,8 @@ Expected<std::string> host::compileKernels(ModuleOp kernels, std::string *llvmIr
   registerHostTranslations(registry);
   kernels.getContext()->appendDialectRegistry(registry);
   std::string diagnostics;
+  llvm::LLVMContext context; // outlives its module
   std::unique_ptr<llvm::Module> module;
-  llvm::LLVMContext context;
   {
     ScopedDiagnosticHandler handler(kernels.getContext(), [&](Diagnostic &diagnostic) {
       if (diagnostics.empty())

@@ -1,0 +1,36 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "Commands.h"
+
+#include "sluice-runtime/Artifact.h"
+
+using namespace sluice;
+using namespace sluice::driver;
+
+void driver::addExplainCommand(CLI::App &app) {
+  struct Options {
+    CompileOptions compile;
+    bool json = false;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App *command = app.add_subcommand(
+      "explain", "Show what a decode step has to move, part by part, and the least time it can take");
+  command->footer("Examples:\n"
+                  "  sluice explain models/llama-4m --weights int8-g128 --target h200\n"
+                  "  sluice explain Llama-2-7B/config.json --weights int8-g128 --target h100 --context 4096");
+  command->add_option("MODEL", options->compile.model, "A model file or directory, or a config.json alone")
+      ->required();
+  command->add_flag("--json", options->json, "Print JSON");
+  addFormatOptions(*command, options->compile);
+  addSizeOptions(*command, options->compile);
+  command->callback([options] {
+    if (options->compile.target.empty())
+      options->compile.target = "host";
+    options->compile.syntheticWeights = true;
+    llvm::Expected<std::string> text = explainModel(options->compile, options->json);
+    if (!text)
+      throw Failure(text.takeError());
+    fputs(text->c_str(), stdout);
+  });
+}
