@@ -1,0 +1,65 @@
+// RUN: sluice-opt %s --fused-fuse-dequantize --remarks-filter=fused-fuse-dequantize -verify-diagnostics | FileCheck %s
+// RUN: sluice-opt %s --fused-fuse-dequantize --fused-fuse-dequantize | FileCheck %s
+
+model.cache @k : tensor<16x2x64xf16>
+model.cache @v : tensor<16x2x64xf16>
+
+// CHECK-LABEL: func.func @layers
+func.func @layers(%t: tensor<2xi32>, %q: !quantized.tensor<256x256xi8, group = 32, layout = q8_0>, %b: tensor<256xf16>) -> tensor<2x256xf32> {
+  // CHECK-NEXT: %[[X:.*]] = fused.embedding %{{.*}}, %[[Q:arg1]] : tensor<2xi32>, !quantized.tensor<256x256xi8, group = 32, layout = q8_0> -> tensor<2x256xf32>
+  // CHECK-NEXT: %[[Y:.*]] = fused.matvec %[[X]] weights(%[[Q]]) segments [256] : tensor<2x256xf32>, !quantized.tensor<256x256xi8, group = 32, layout = q8_0> -> tensor<2x256xf32>
+  // CHECK-NEXT: model.add_bias %[[Y]], %{{.*}} : tensor<2x256xf32>, tensor<256xf16>
+  // CHECK-NEXT: return
+  %w = quantized.dequantize %q : !quantized.tensor<256x256xi8, group = 32, layout = q8_0> to tensor<256x256xf32>
+  %x = model.embedding %t, %w : tensor<2xi32>, tensor<256x256xf32> -> tensor<2x256xf32>
+  %y = model.linear %x, %w bias %b : tensor<2x256xf32>, tensor<256x256xf32>, tensor<256xf16> -> tensor<2x256xf32>
+  return %y : tensor<2x256xf32>
+}
+
+// Layers read attention's f16 result; others its value in float32.
+// CHECK-LABEL: func.func @attention
+func.func @attention(%q: tensor<1x256xf32>, %p: tensor<1xi32>, %w: tensor<256x256xf16>) -> (tensor<1x256xf32>, tensor<1x256xf32>) {
+  // CHECK-NEXT: %[[H:.*]] = arith.truncf %{{.*}} : tensor<1x256xf32> to tensor<1x256xf16>
+  // CHECK-NEXT: %[[A:.*]] = fused.attention %[[H]], @k, @v at %{{.*}} scale 1.250000e-01 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  // CHECK-NEXT: %[[E:.*]] = arith.extf %[[A]]
+  // CHECK-NEXT: %[[Y:.*]] = fused.matvec %[[A]] weights(%{{.*}}) segments [256] : tensor<1x256xf16>, tensor<256x256xf16> -> tensor<1x256xf32>
+  // CHECK-NEXT: return %[[E]], %[[Y]]
+  %a = model.attention %q, @k, @v at %p scale 0.125 : tensor<1x256xf32>, tensor<1xi32>
+  %y = model.linear %a, %w : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>
+  return %a, %y : tensor<1x256xf32>, tensor<1x256xf32>
+}
+
+// A product of activations is rounded once for all its readers, a norm is not.
+// CHECK-LABEL: func.func @roundings
+func.func @roundings(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %gain: tensor<256xf16>) -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>) {
+  // CHECK: %[[M:.*]] = arith.mulf
+  // CHECK-NEXT: %[[H:.*]] = arith.truncf %[[M]]
+  // CHECK-NOT: arith.truncf
+  // CHECK: fused.matvec %[[H]]
+  // CHECK: fused.matvec %[[H]]
+  // CHECK: %[[N:.*]] = model.rms_norm
+  // CHECK: fused.matvec %[[N]]
+  %m = arith.mulf %g, %g : tensor<1x256xf32>
+  %a = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %b = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %n = model.rms_norm %m, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %c = model.linear %n, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %a, %b, %c : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @left
+func.func @left(%x: tensor<1x256xf32>, %q: !quantized.tensor<8x256xi8, group = 32>) -> (tensor<1x8xf32>, tensor<8x256xf32>, tensor<1x8xf32>) {
+  // CHECK: %[[D:.*]] = quantized.dequantize
+  // CHECK: fused.matvec %{{.*}} weights(%arg1)
+  // Rounding the weights to f16 is not what the kernel would compute.
+  // CHECK: %[[H:.*]] = quantized.dequantize
+  // CHECK: fused.matvec %{{.*}} weights(%[[H]])
+  // CHECK: return %{{.*}}, %[[D]]
+  // expected-remark @+1 {{'func.return' reads the dequantized weight}}
+  %w = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32> to tensor<8x256xf32>
+  %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  // expected-remark @+1 {{'fused.matvec' reads the dequantized weight}}
+  %h = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32> to tensor<8x256xf16>
+  %z = model.linear %x, %h : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y, %w, %z : tensor<1x8xf32>, tensor<8x256xf32>, tensor<1x8xf32>
+}

@@ -1,0 +1,60 @@
+// RUN: sluice-opt %s --fused-fuse-prologues --remarks-filter=fused-fuse-prologues -verify-diagnostics | FileCheck %s
+// RUN: sluice-opt %s --fused-fuse-prologues --fused-fuse-prologues | FileCheck %s
+
+// CHECK-LABEL: func.func @norm
+// CHECK-SAME: %[[X:.*]]: tensor<2x256xf32>, %[[G:.*]]: tensor<256xf16>
+func.func @norm(%x: tensor<2x256xf32>, %g: tensor<256xf16>, %w: tensor<8x256xf16>) -> tensor<2x8xf32> {
+  // CHECK-NEXT: fused.matvec %[[X]] weights
+  // CHECK-SAME: prologue {
+  // CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<2x256xf32>):
+  // CHECK-NEXT: %[[N:.*]] = model.rms_norm %[[IN]], %[[G]] epsilon 1.000000e-05
+  // CHECK-NEXT: fused.yield %[[N]] : tensor<2x256xf32>
+  // CHECK-NEXT: }
+  // CHECK-NEXT: return
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<2x256xf32>, tensor<256xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<2x256xf32>, tensor<8x256xf16> -> tensor<2x8xf32>
+  return %y : tensor<2x8xf32>
+}
+
+// CHECK-LABEL: func.func @two_readers
+func.func @two_readers(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %w: tensor<8x256xf16>, %v: tensor<8x256xf32>) -> (tensor<1x8xf32>, tensor<1x8xf32>) {
+  // CHECK-NEXT: fused.matvec %arg0
+  // CHECK: model.rms_norm
+  // CHECK: fused.matvec %arg0
+  // CHECK: model.rms_norm
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  // expected-remark @+1 {{the norm is computed again in each product that reads it}}
+  %z = fused.matvec %n weights(%v) segments [8] : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  return %y, %z : tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @other_reader
+func.func @other_reader(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %w: tensor<8x256xf16>) -> (tensor<1x256xf32>, tensor<1x8xf32>) {
+  // CHECK-NEXT: %[[N:.*]] = model.rms_norm
+  // CHECK-NEXT: fused.matvec %arg0 {{.*}} prologue
+  // CHECK: return %[[N]]
+  // expected-remark @+1 {{'func.return' reads the norm too}}
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %n, %y : tensor<1x256xf32>, tensor<1x8xf32>
+}
+
+// A matvec that has a prologue, and one whose input is no norm, stay.
+// CHECK-LABEL: func.func @kept
+func.func @kept(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %w: tensor<8x256xf16>) -> (tensor<1x8xf32>, tensor<1x8xf32>) {
+  // CHECK: %[[N:.*]] = model.rms_norm
+  // CHECK: fused.matvec %[[N]]
+  // CHECK: model.silu
+  // CHECK: %[[S:.*]] = model.silu %arg0
+  // CHECK: fused.matvec %[[S]] weights(%{{.*}}) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>{{$}}
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32> prologue {
+  ^bb0(%in: tensor<1x256xf32>):
+    %t = model.silu %in : tensor<1x256xf32>
+    fused.yield %t : tensor<1x256xf32>
+  }
+  %s = model.silu %x : tensor<1x256xf32>
+  %z = fused.matvec %s weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y, %z : tensor<1x8xf32>, tensor<1x8xf32>
+}

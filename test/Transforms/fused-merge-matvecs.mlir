@@ -1,0 +1,61 @@
+// RUN: sluice-opt %s --fused-merge-matvecs --remarks-filter=fused-merge-matvecs -verify-diagnostics | FileCheck %s
+// RUN: sluice-opt %s --fused-merge-matvecs --fused-merge-matvecs | FileCheck %s
+
+model.weight @a : tensor<8x256xf16>
+model.weight @b : tensor<4x256xf16>
+model.weight @blocks : !quantized.tensor<4x256xi8, group = 32, layout = q8_0>
+
+// Weights named later are named earlier, with what prepares them.
+// CHECK-LABEL: func.func @merged
+func.func @merged(%x: tensor<2x256xf32>) -> (tensor<2x8xf32>, tensor<2x4xf32>) {
+  // CHECK: %[[A:.*]] = model.parameter @a
+  // CHECK: %[[P:.*]] = quantized.quantize %[[A]]
+  // CHECK: %[[B:.*]] = model.parameter @b
+  // CHECK: %[[Q:.*]] = quantized.quantize %[[B]]
+  // CHECK: %[[Y:.*]]:2 = fused.matvec %{{.*}} weights(%[[P]], %[[Q]]) segments [8, 4] : tensor<2x256xf32>, !quantized.tensor<8x256xi8, group = 32>, !quantized.tensor<4x256xi8, group = 32> -> tensor<2x8xf32>, tensor<2x4xf32>
+  // CHECK: model.silu %[[Y]]#0
+  // CHECK-NOT: fused.matvec
+  // CHECK: return %{{.*}}, %[[Y]]#1
+  %a = model.parameter @a : tensor<8x256xf16>
+  %p = quantized.quantize %a : tensor<8x256xf16> to !quantized.tensor<8x256xi8, group = 32>
+  %y = fused.matvec %x weights(%p) segments [8] : tensor<2x256xf32>, !quantized.tensor<8x256xi8, group = 32> -> tensor<2x8xf32>
+  %s = model.silu %y : tensor<2x8xf32>
+  %b = model.parameter @b : tensor<4x256xf16>
+  %q = quantized.quantize %b : tensor<4x256xf16> to !quantized.tensor<4x256xi8, group = 32>
+  %z = fused.matvec %x weights(%q) segments [4] : tensor<2x256xf32>, !quantized.tensor<4x256xi8, group = 32> -> tensor<2x4xf32>
+  return %s, %z : tensor<2x8xf32>, tensor<2x4xf32>
+}
+
+// CHECK-LABEL: func.func @formats
+func.func @formats(%x: tensor<1x256xf32>) -> (tensor<1x8xf32>, tensor<1x4xf32>, tensor<1x4xf32>) {
+  // CHECK: fused.matvec %{{.*}} weights(%{{.*}}, %{{.*}}) segments [8, 4] : tensor<1x256xf32>, tensor<8x256xf16>, tensor<4x256xf16>
+  // CHECK: fused.matvec {{.*}} segments [4] : tensor<1x256xf32>, !quantized.tensor
+  %a = model.parameter @a : tensor<8x256xf16>
+  %q = model.parameter @blocks : !quantized.tensor<4x256xi8, group = 32, layout = q8_0>
+  %b = model.parameter @b : tensor<4x256xf16>
+  %y = fused.matvec %x weights(%a) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  // expected-remark @+1 {{its weight differs in format from those of other readers of the same input}}
+  %z = fused.matvec %x weights(%q) segments [4] : tensor<1x256xf32>, !quantized.tensor<4x256xi8, group = 32, layout = q8_0> -> tensor<1x4xf32>
+  %u = fused.matvec %x weights(%b) segments [4] : tensor<1x256xf32>, tensor<4x256xf16> -> tensor<1x4xf32>
+  return %y, %z, %u : tensor<1x8xf32>, tensor<1x4xf32>, tensor<1x4xf32>
+}
+
+// CHECK-LABEL: func.func @apart
+func.func @apart(%x: tensor<1x8xf32>, %w: tensor<8x8xf16>, %v: tensor<1x8xf32>, %w32: tensor<8x8xf32>) -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>) {
+  // CHECK-COUNT-4: fused.matvec {{.*}} segments [8] :
+  %y = fused.matvec %x weights(%w) segments [8] : tensor<1x8xf32>, tensor<8x8xf16> -> tensor<1x8xf32>
+  // Another input.
+  %z = fused.matvec %v weights(%w) segments [8] : tensor<1x8xf32>, tensor<8x8xf16> -> tensor<1x8xf32>
+  // A weight that is computed between.
+  %c = tensor.insert_slice %y into %w32[0, 0] [1, 8] [1, 1] : tensor<1x8xf32> into tensor<8x8xf32>
+  %d = arith.truncf %c : tensor<8x8xf32> to tensor<8x8xf16>
+  // expected-remark @+1 {{its weight is computed after another reader of the same input}}
+  %u = fused.matvec %x weights(%d) segments [8] : tensor<1x8xf32>, tensor<8x8xf16> -> tensor<1x8xf32>
+  // An epilogue of its own.
+  %t = fused.matvec %x weights(%w) segments [8] : tensor<1x8xf32>, tensor<8x8xf16> -> tensor<1x8xf32> epilogue {
+  ^bb0(%s: tensor<1x8xf32>):
+    %r = model.silu %s : tensor<1x8xf32>
+    fused.yield %r : tensor<1x8xf32>
+  }
+  return %y, %z, %u, %t : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+}

@@ -1,0 +1,72 @@
+// RUN: sluice-opt %s --quantized-quantize-weights=scheme=int8-g128 --remarks-filter=quantized-quantize-weights -verify-diagnostics | FileCheck %s
+// RUN: sluice-opt %s --quantized-quantize-weights=scheme=int8-g128 --quantized-quantize-weights=scheme=int4-g32 | FileCheck %s
+// RUN: sluice-opt %s --quantized-quantize-weights=scheme=f16 | FileCheck %s --check-prefix=F16
+// RUN: sluice-opt %s --quantized-quantize-weights=scheme=int8-g32 | FileCheck %s --check-prefix=G32
+// RUN: sluice-opt %s --quantized-quantize-weights=scheme=keep | FileCheck %s --check-prefix=KEEP
+// RUN: not sluice-opt %s --quantized-quantize-weights=scheme=int8-g48 2>&1 | FileCheck %s --check-prefix=ERROR
+
+// KEEP-NOT: quantized.quantize
+// ERROR: error: unknown weight scheme 'int8-g48': expected keep, f16, bf16, f32, or int8 or int4 with -g32, -g64, -g128, -g256 or -channel, and optionally -zp
+
+model.weight @w : tensor<8x256xf16>
+model.weight @b : tensor<8xf16>
+model.weight @q8 : !quantized.tensor<8x256xi8, group = 32, layout = q8_0>
+model.weight @narrow : tensor<8x96xbf16>
+model.weight @odd : tensor<8x100xf32>
+
+// A weight shared with the embedding is quantized for the layers only, and once for all of them.
+// CHECK-LABEL: func.func @shared
+// F16-LABEL: func.func @shared
+func.func @shared(%t: tensor<1xi32>) -> (tensor<1x8xf32>, tensor<1x8xf32>) {
+  // CHECK: %[[W:.*]] = model.parameter @w
+  // CHECK: %[[Q:.*]] = quantized.quantize %[[W]] {sluice.decision = "int8-g128", sluice.reason = "asked for"} : tensor<8x256xf16> to !quantized.tensor<8x256xi8, group = 128>
+  // CHECK: %[[D:.*]] = quantized.dequantize %[[Q]] : !quantized.tensor<8x256xi8, group = 128> to tensor<8x256xf32>
+  // CHECK: model.embedding %{{.*}}, %[[W]]
+  // CHECK: model.linear %{{.*}}, %[[D]] bias
+  // CHECK: model.linear %{{.*}}, %[[D]] :
+  // F16-NOT: quantize
+  %w = model.parameter @w : tensor<8x256xf16>
+  %b = model.parameter @b : tensor<8xf16>
+  %x = model.embedding %t, %w : tensor<1xi32>, tensor<8x256xf16> -> tensor<1x256xf32>
+  %y = model.linear %x, %w bias %b : tensor<1x256xf32>, tensor<8x256xf16>, tensor<8xf16> -> tensor<1x8xf32>
+  %z = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y, %z : tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @blocks
+// F16-LABEL: func.func @blocks
+// G32-LABEL: func.func @blocks
+func.func @blocks(%x: tensor<1x256xf32>) -> tensor<1x8xf32> {
+  // CHECK: %[[D:.*]] = quantized.dequantize
+  // CHECK: quantized.quantize %[[D]] {{.*}} to !quantized.tensor<8x256xi8, group = 128>
+  // F16: quantized.quantize {{.*}} : tensor<8x256xf32> to !quantized.tensor<8x256xf16>
+  // Blocks that are what was asked for are taken over.
+  // G32-NOT: quantized.quantize
+  // G32: return
+  %q = model.parameter @q8 : !quantized.tensor<8x256xi8, group = 32, layout = q8_0>
+  %w = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32, layout = q8_0> to tensor<8x256xf32>
+  %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @columns
+func.func @columns(%x: tensor<2x96xf32>, %z: tensor<1x100xf32>) -> (tensor<2x8xf32>, tensor<1x8xf32>) {
+  // CHECK: {sluice.decision = "int8-g32", sluice.reason = "96 columns are not a multiple of 128"} : tensor<8x96xbf16> to !quantized.tensor<8x96xi8, group = 32>
+  // CHECK: {sluice.decision = "f16", sluice.reason = "100 columns are not a multiple of 128, nor of any smaller group"} : tensor<8x100xf32> to !quantized.tensor<8x100xf16>
+  // expected-remark @+1 {{int8-g32 instead of int8-g128: 96 columns are not a multiple of 128}}
+  %a = model.parameter @narrow : tensor<8x96xbf16>
+  // expected-remark @+1 {{f16 instead of int8-g128}}
+  %b = model.parameter @odd : tensor<8x100xf32>
+  %c = model.linear %x, %a : tensor<2x96xf32>, tensor<8x96xbf16> -> tensor<2x8xf32>
+  %d = model.linear %z, %b : tensor<1x100xf32>, tensor<8x100xf32> -> tensor<1x8xf32>
+  return %c, %d : tensor<2x8xf32>, tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @not_a_parameter
+// expected-remark @+1 {{a weight that is computed cannot be quantized}}
+func.func @not_a_parameter(%x: tensor<1x256xf32>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  // CHECK-NOT: quantize
+  // CHECK: return
+  %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}
