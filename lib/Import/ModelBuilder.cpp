@@ -10,6 +10,8 @@
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 
+#include <array>
+#include <charconv>
 #include <cmath>
 
 using namespace mlir;
@@ -31,6 +33,8 @@ public:
   OwningOpRef<ModuleOp> build();
 
 private:
+  /// The decimal number that the model's author wrote: 1e-5 and not the float nearest to it.
+  FloatAttr normEpsilon();
   Location named(const Twine &name) { return NameLoc::get(code.getStringAttr(name)); }
   RankedTensorType activation(int64_t width) {
     return RankedTensorType::get({sequences, width}, code.getF32Type());
@@ -63,6 +67,14 @@ private:
 
 } // namespace
 
+FloatAttr ModelBuilder::normEpsilon() {
+  std::array<char, 32> shortest;
+  char *end = std::to_chars(shortest.begin(), shortest.end(), config.normEps).ptr;
+  double value = config.normEps;
+  std::from_chars(shortest.begin(), end, value);
+  return code.getF64FloatAttr(value);
+}
+
 DictionaryAttr ModelBuilder::configAttr() {
   SmallVector<NamedAttribute> entries;
   auto integer = [&](StringRef key, int64_t value) {
@@ -79,7 +91,7 @@ DictionaryAttr ModelBuilder::configAttr() {
   integer("head_dim", config.headDim);
   integer("context_length", positions);
   integer("max_context_length", config.maxContext());
-  entries.push_back(code.getNamedAttr("norm_epsilon", code.getF64FloatAttr(config.normEps)));
+  entries.push_back(code.getNamedAttr("norm_epsilon", normEpsilon()));
   if (config.bosId)
     integer("bos_id", *config.bosId);
   entries.push_back(code.getNamedAttr("eos_ids", code.getDenseI64ArrayAttr(config.eosIds)));
@@ -176,8 +188,7 @@ Value ModelBuilder::matrix(StringRef name, const Weight *weight, int64_t rows, i
 
 Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain) {
   Value values = vector(name, gain, config.hiddenSize);
-  return model::RmsNormOp::create(code, named(name), input.getType(), input, values,
-                                  code.getF64FloatAttr(config.normEps));
+  return model::RmsNormOp::create(code, named(name), input.getType(), input, values, normEpsilon());
 }
 
 Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, int64_t rows,
@@ -213,8 +224,8 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
   q = rotary("attn_q.rope", q);
   k = rotary("attn_k.rope", k);
 
-  auto cacheType = RankedTensorType::get({positions, config.kvHeads, config.headDim},
-                                         code.getF16Type());
+  auto cacheType =
+      RankedTensorType::get({positions, config.kvHeads, config.headDim}, code.getF16Type());
   auto append = [&](StringRef kind, Value value) {
     std::string cache = ("cache." + kind + "." + Twine(layer)).str();
     model::CacheOp::create(symbols, named(cache), symbols.getStringAttr(cache),
@@ -235,9 +246,9 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
 Value ModelBuilder::mlp(int64_t layer, Value x, const LayerWeights *weights) {
   auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
   Value n = norm(name("ffn_norm"), x, get(weights, &LayerWeights::mlpNorm));
-  Value gate = linear(name("ffn_gate"), n, get(weights, &LayerWeights::gate),
-                      config.intermediateSize, config.mlpBias,
-                      get(weights, &LayerWeights::gateBias));
+  Value gate =
+      linear(name("ffn_gate"), n, get(weights, &LayerWeights::gate), config.intermediateSize,
+             config.mlpBias, get(weights, &LayerWeights::gateBias));
   Value up = linear(name("ffn_up"), n, get(weights, &LayerWeights::up), config.intermediateSize,
                     config.mlpBias, get(weights, &LayerWeights::upBias));
   Value activated = model::SiluOp::create(code, named(name("ffn_silu")), gate.getType(), gate);
@@ -258,9 +269,9 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
 
   auto perRow = RankedTensorType::get({sequences}, code.getI32Type());
   code.setInsertionPointToEnd(module.getBody());
-  auto function = func::FuncOp::create(
-      code, named("decode"), "decode",
-      code.getFunctionType({perRow, perRow}, {activation(config.vocabSize)}));
+  auto function =
+      func::FuncOp::create(code, named("decode"), "decode",
+                           code.getFunctionType({perRow, perRow}, {activation(config.vocabSize)}));
   Block *body = new Block();
   function.getBody().push_back(body);
   tokens = body->addArgument(perRow, named("token"));
@@ -289,9 +300,8 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   return owner;
 }
 
-llvm::Expected<OwningOpRef<ModuleOp>> sluice::importModel(MLIRContext &context,
-                                                          const ModelFiles &files,
-                                                          const ImportOptions &options) {
+llvm::Expected<OwningOpRef<ModuleOp>>
+sluice::importModel(MLIRContext &context, const ModelFiles &files, const ImportOptions &options) {
   int64_t most = files.config.maxContext();
   int64_t positions = options.context.value_or(std::min(most, ImportOptions::defaultContext));
   if (positions < 1)
@@ -305,8 +315,7 @@ llvm::Expected<OwningOpRef<ModuleOp>> sluice::importModel(MLIRContext &context,
 
   context.loadDialect<arith::ArithDialect, func::FuncDialect, model::ModelDialect,
                       quantized::QuantizedDialect>();
-  OwningOpRef<ModuleOp> module =
-      ModelBuilder(context, files, positions, options.sequences).build();
+  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.sequences).build();
 
   std::string message;
   ScopedDiagnosticHandler collect(&context, [&](Diagnostic &diagnostic) {

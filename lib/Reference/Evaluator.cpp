@@ -29,7 +29,8 @@ static std::string typeText(Type type) {
 
 /// Puts the operation's name, and the part of the model that it is located at, before an error.
 static llvm::Error inOperation(Operation *op, llvm::Error error) {
-  std::string message = llvm::toString(std::move(error)), where = op->getName().getStringRef().str();
+  std::string message = llvm::toString(std::move(error)),
+              where = op->getName().getStringRef().str();
   if (auto name = op->getLoc()->findInstanceOf<NameLoc>())
     where += " (" + name.getName().str() + ")";
   return makeError(where + ": " + message);
@@ -49,8 +50,7 @@ static EvaluatedValue wrap(Tensor tensor) {
 static EvaluatedValue wrap(QuantizedMatrix matrix) {
   return {nullptr, std::make_shared<const QuantizedMatrix>(std::move(matrix))};
 }
-template <typename T>
-static llvm::Expected<EvaluatedValue> wrap(llvm::Expected<T> value) {
+template <typename T> static llvm::Expected<EvaluatedValue> wrap(llvm::Expected<T> value) {
   if (!value)
     return value.takeError();
   return wrap(std::move(*value));
@@ -147,8 +147,8 @@ llvm::Expected<EvaluatedValue> Evaluator::makePacked(quantized::PackedOp packed)
       return wrapAs(packed.getType(), *floats);
     }
     if ((kept ? value->matrix->columns : floats->width()) != type.getColumns())
-      return makeError(name + ": its source '" + source.getValue() + "' does not have the columns of " +
-                       typeText(packed.getType()));
+      return makeError(name + ": its source '" + source.getValue() +
+                       "' does not have the columns of " + typeText(packed.getType()));
     QuantizedPtr part = value->matrix;
     if (!kept) {
       llvm::Expected<QuantizedMatrix> made = quantize(*floats, type.getFormat().toFormat());
@@ -181,8 +181,8 @@ llvm::Expected<EvaluatedValue> Evaluator::symbol(StringRef name) {
           .Case<quantized::PackedOp>([&](auto op) { return makePacked(op); })
           .Case<model::RopeTableOp>([&](auto op) {
             auto type = cast<RankedTensorType>(op.getType());
-            return wrap(ropeTable(type.getDimSize(0),
-                                  op.getRope().getFrequencies(type.getDimSize(1))));
+            return wrap(
+                ropeTable(type.getDimSize(0), op.getRope().getFrequencies(type.getDimSize(1))));
           })
           .Default([&](Operation *) { return makeError("'" + name + "' is not a weight"); });
   if (value)
@@ -251,9 +251,8 @@ llvm::Expected<Evaluator::Results> Evaluator::runMatvec(Operation *operation) {
   int64_t begin = 0;
   for (Value weight : op.getWeights()) {
     EvaluatedValue value = lookup(weight);
-    Tensor part = value.matrix
-                      ? product(*input.tensor, *value.matrix)
-                      : product(*input.tensor, *value.tensor, elementOf(weight.getType()));
+    Tensor part = value.matrix ? product(*input.tensor, *value.matrix)
+                               : product(*input.tensor, *value.tensor, elementOf(weight.getType()));
     for (int64_t row = 0; row < sums.rows(); ++row)
       llvm::copy(part.row(row), sums.row(row).begin() + begin);
     begin += part.width();
@@ -276,9 +275,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
     return runMatvec(operation);
   if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
     auto cache = module.lookupSymbol<model::CacheOp>(op.getCache());
-    if (llvm::Error error =
-            cacheAppend(caches[op.getCache()], elementOf(cache.getTensorType()),
-                        tensor(op.getInput()), tensor(op.getPositions())))
+    if (llvm::Error error = cacheAppend(caches[op.getCache()], elementOf(cache.getTensorType()),
+                                        tensor(op.getInput()), tensor(op.getPositions())))
       return error;
     return Results();
   }
@@ -332,7 +330,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             return wrapAs(op.getType(), std::move(*mixed));
           })
           .Case<arith::ConstantOp>([&](auto op) { return evaluateConstant(op); })
-          .Case<arith::TruncFOp>([&](auto op) { return evaluateTruncation(op, tensor(op.getIn())); })
+          .Case<arith::TruncFOp>(
+              [&](auto op) { return evaluateTruncation(op, tensor(op.getIn())); })
           .Case<arith::ExtFOp>([&](auto op) { return lookup(op.getIn()); })
           .Case<arith::AddFOp>([&](auto op) {
             return wrapAs(op.getType(), add(tensor(op.getLhs()), tensor(op.getRhs())));
@@ -349,7 +348,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
 }
 
 /// Whether `op` gives the same values in every call: it depends on weights alone.
-static bool dependsOnWeightsAlone(Operation *op, const llvm::DenseMap<Value, EvaluatedValue> &known) {
+static bool dependsOnWeightsAlone(Operation *op,
+                                  const llvm::DenseMap<Value, EvaluatedValue> &known) {
   if (isa<model::ParameterOp, arith::ConstantOp>(op))
     return true;
   return isa<quantized::QuantizeOp, quantized::DequantizeOp>(op) &&
@@ -382,12 +382,14 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
                                 [&](Value value) { return lookup(value); });
 }
 
-llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function, ArrayRef<Tensor> arguments) {
+llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function,
+                                                    ArrayRef<Tensor> arguments) {
   auto op = module.lookupSymbol<func::FuncOp>(function);
   if (!op || op.isExternal())
     return makeError("the module has no function '" + function + "'");
   if (!llvm::hasSingleElement(op.getBody()))
-    return makeError("function '" + function + "' has branches, which the reference evaluator does not follow");
+    return makeError("function '" + function +
+                     "' has branches, which the reference evaluator does not follow");
   if (op.getNumArguments() != arguments.size())
     return makeError("function '" + function + "' takes " + Twine(op.getNumArguments()) +
                      " arguments, found " + Twine(arguments.size()));

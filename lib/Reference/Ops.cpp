@@ -19,9 +19,9 @@ using namespace sluice;
 using namespace sluice::reference;
 using formats::Format;
 
-/// A sum of products in double. Its order is not part of anything, so several sums run side by side.
-template <typename T>
-static double dot(ArrayRef<double> x, const T *y) {
+/// A sum of products in double. Its order is not part of anything, so several sums run side by
+/// side.
+template <typename T> static double dot(ArrayRef<double> x, const T *y) {
   constexpr size_t lanes = 8;
   std::array<double, lanes> sums{};
   size_t size = x.size(), i = 0;
@@ -39,7 +39,8 @@ static double dot(ArrayRef<double> x, const T *y) {
 static std::vector<double> toDouble(ArrayRef<float> x) { return {x.begin(), x.end()}; }
 
 static Error outside(StringRef what, int64_t value, StringRef place, int64_t size) {
-  return createStringError(what + " " + Twine(value) + " is outside the " + place + " of " + Twine(size));
+  return createStringError(what + " " + Twine(value) + " is outside the " + place + " of " +
+                           Twine(size));
 }
 
 /// Checks that each integer is an index of `size` things.
@@ -284,11 +285,11 @@ static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight
   for (auto [n, out] : enumerate(sums)) {
     ArrayRef<uint16_t> scales = weight.rowScales(n);
     double sum = 0;
-    for (auto [index, part] : enumerate(formats::integerSums(weight.format, weight.rowIntegers(n),
-                                                             weight.rowZeros(n), x16))) {
+    for (auto [index, part] : enumerate(
+             formats::integerSums(weight.format, weight.rowIntegers(n), weight.rowZeros(n), x16))) {
       int64_t column = static_cast<int64_t>(index) * unit;
-      float factor = formats::f16ToFloat(scales[column / group]) *
-                     steps[column / formats::activationGroup];
+      float factor =
+          formats::f16ToFloat(scales[column / group]) * steps[column / formats::activationGroup];
       sum += static_cast<double>(static_cast<float>(part)) * factor;
     }
     out = static_cast<float>(sum);

@@ -27,4 +27,6 @@ Tensor Tensor::ints(llvm::ArrayRef<int64_t> shape, std::vector<int32_t> integers
   return {{shape.begin(), shape.end()}, {}, std::move(integers)};
 }
 
-int64_t Tensor::width() const { return shape.empty() ? 1 : product(llvm::ArrayRef(shape).drop_front()); }
+int64_t Tensor::width() const {
+  return shape.empty() ? 1 : product(llvm::ArrayRef(shape).drop_front());
+}

@@ -36,16 +36,15 @@ llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
     return tensor;
   }
   QuantizedMatrix matrix;
-  matrix.format =
-      reader->type() == StorageType::Q8_0 ? formats::q8_0Format : formats::q4_0Format;
+  matrix.format = reader->type() == StorageType::Q8_0 ? formats::q8_0Format : formats::q4_0Format;
   matrix.rows = rows;
   matrix.columns = columns;
   matrix.q.resize(rows * columns);
   matrix.scales.resize(rows * matrix.groups());
   for (int64_t row = 0; row < rows; ++row)
-    reader->readBlocks(
-        row, llvm::MutableArrayRef<int8_t>(matrix.q).slice(row * columns, columns),
-        llvm::MutableArrayRef<uint16_t>(matrix.scales).slice(row * matrix.groups(), matrix.groups()));
+    reader->readBlocks(row, llvm::MutableArrayRef<int8_t>(matrix.q).slice(row * columns, columns),
+                       llvm::MutableArrayRef<uint16_t>(matrix.scales)
+                           .slice(row * matrix.groups(), matrix.groups()));
   return matrix;
 }
 

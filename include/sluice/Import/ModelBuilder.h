@@ -32,7 +32,8 @@ struct ImportOptions {
 
 /// Builds
 ///
-///   module @name attributes {model.source = "path", model.config = {architecture = "llama", ...}} {
+///   module @name attributes {model.source = "path", model.config = {architecture = "llama", ...}}
+///   {
 ///     model.weight @token_embd ... ; @blk.N.attn_q ... ; @output ...
 ///     model.cache @cache.k.N, @cache.v.N : tensor<context x kv_heads x head_dim x f16>
 ///     func.func @decode(tensor<sequences x i32>, tensor<sequences x i32>)
@@ -40,14 +41,15 @@ struct ImportOptions {
 ///   }
 ///
 /// Weights carry GGUF's names without `.weight` (a bias ends in `.bias`), whatever the file calls
-/// them. Operations are located by name (`blk.0.attn_q`), so that later stages can say which part of
-/// the model a kernel came from. Files without weights give synthetic f16 ones.
+/// them. Operations are located by name (`blk.0.attn_q`), so that later stages can say which part
+/// of the model a kernel came from. Files without weights give synthetic f16 ones.
 ///
 /// `model.config` holds architecture, vocab_size, hidden_size, intermediate_size, layers, heads,
-/// kv_heads, head_dim, context_length (of the caches), max_context_length (the model's own), eos_ids
-/// and, where the model has one, bos_id as integers, and norm_epsilon as a float.
+/// kv_heads, head_dim, context_length (of the caches), max_context_length (the model's own),
+/// eos_ids and, where the model has one, bos_id as integers, and norm_epsilon as a float.
 ///
-/// Errors: a context above the model's own, fewer than one position or row, more rows than positions.
+/// Errors: a context above the model's own, fewer than one position or row, more rows than
+/// positions.
 llvm::Expected<mlir::OwningOpRef<mlir::ModuleOp>>
 importModel(mlir::MLIRContext &context, const ModelFiles &files, const ImportOptions &options = {});
 
@@ -55,8 +57,8 @@ importModel(mlir::MLIRContext &context, const ModelFiles &files, const ImportOpt
 /// the folder it lies in. An error if the module does not name its source.
 llvm::Expected<std::string> weightRoot(mlir::ModuleOp module);
 
-/// Where `weight` lies, so that text that was edited by hand is as good as a fresh import. An error,
-/// naming the weight, if it is synthetic or if its type is none that a model file can hold.
+/// Where `weight` lies, so that text that was edited by hand is as good as a fresh import. An
+/// error, naming the weight, if it is synthetic or if its type is none that a model file can hold.
 llvm::Expected<TensorRef> weightTensor(model::WeightOp weight);
 
 } // namespace sluice

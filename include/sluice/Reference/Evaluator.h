@@ -32,17 +32,17 @@ struct EvaluatedValue {
 
 class Evaluator {
 public:
-  /// Sees each operation, those of prologues and epilogues included, once its results are known. The
-  /// values of its operands and of everything before it can be looked up.
+  /// Sees each operation, those of prologues and epilogues included, once its results are known.
+  /// The values of its operands and of everything before it can be looked up.
   using Hook = std::function<void(mlir::Operation *, llvm::ArrayRef<EvaluatedValue>)>;
 
   /// `module` must be valid and, like `weights`, outlive the evaluator and stay as it is. Caches
   /// start as zeros.
   Evaluator(mlir::ModuleOp module, WeightProvider &weights);
 
-  /// Runs a function. Errors, one line that names the operation: an unknown function, arguments that
-  /// do not have its types, an operation without semantics here, a token or position out of range,
-  /// a weight that cannot be read or does not have its declared type.
+  /// Runs a function. Errors, one line that names the operation: an unknown function, arguments
+  /// that do not have its types, an operation without semantics here, a token or position out of
+  /// range, a weight that cannot be read or does not have its declared type.
   llvm::Expected<llvm::SmallVector<Tensor>> call(llvm::StringRef function,
                                                  llvm::ArrayRef<Tensor> arguments);
 
@@ -51,7 +51,8 @@ public:
   /// The value of `value` in the latest call; empty if that has not computed it.
   EvaluatedValue lookup(mlir::Value value) const;
 
-  /// The numbers that the symbol of a weight, rotary table or packed weight stands for, in logical order.
+  /// The numbers that the symbol of a weight, rotary table or packed weight stands for, in logical
+  /// order.
   llvm::Expected<EvaluatedValue> symbol(llvm::StringRef name);
 
   /// The cache of that name, or null.

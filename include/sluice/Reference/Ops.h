@@ -3,14 +3,14 @@
 
 // What each operation means, one function an operation.
 //
-// Operands and results are float32 (or the type that the operation rounds to); everything between is
-// double, so a result is the correctly rounded value of its formula but for the last bit. Devices
-// compute in float32 and differ from it by their own rounding errors alone. Roundings that belong to
-// an operation's definition (fixed-point inputs, f16 softmax weights) are made, and sums of which the
-// definition leaves the order open are added in double.
+// Operands and results are float32 (or the type that the operation rounds to); everything between
+// is double, so a result is the correctly rounded value of its formula but for the last bit.
+// Devices compute in float32 and differ from it by their own rounding errors alone. Roundings that
+// belong to an operation's definition (fixed-point inputs, f16 softmax weights) are made, and sums
+// of which the definition leaves the order open are added in double.
 //
-// Shapes are those that the operations' verifiers demand and are not checked again. Errors are about
-// numbers: a token outside the table, a position outside the cache.
+// Shapes are those that the operations' verifiers demand and are not checked again. Errors are
+// about numbers: a token outside the table, a position outside the cache.
 
 #ifndef SLUICE_REFERENCE_OPS_H
 #define SLUICE_REFERENCE_OPS_H
@@ -56,10 +56,10 @@ Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
 llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const Tensor &input,
                         const Tensor &positions);
 
-/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query head
-/// h reads key/value head h / (query heads / key heads). With `roundWeights` the softmax's weights
-/// exp(score - greatest score) are rounded to f16 before they meet V, while their sum, which
-/// normalises, is of unrounded ones. Errors: a position outside the caches.
+/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query
+/// head h reads key/value head h / (query heads / key heads). With `roundWeights` the softmax's
+/// weights exp(score - greatest score) are rounded to f16 before they meet V, while their sum,
+/// which normalises, is of unrounded ones. Errors: a position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
                                  const Tensor &positions, double scale, bool roundWeights);
 
@@ -80,8 +80,8 @@ Tensor dequantize(const QuantizedMatrix &input);
 // fused
 //===----------------------------------------------------------------------===//
 
-/// The products of fused.matvec: input [S, K], weight [N, K] -> [S, N], with the input rounded as the
-/// weight's format has it (Formats/Activations.h).
+/// The products of fused.matvec: input [S, K], weight [N, K] -> [S, N], with the input rounded as
+/// the weight's format has it (Formats/Activations.h).
 Tensor product(const Tensor &input, const QuantizedMatrix &weight);
 /// The same for a builtin tensor of `element`.
 Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Element element);

@@ -42,7 +42,8 @@ struct Tensor {
   }
 };
 
-/// A matrix of `!quantized.tensor`. The layout does not matter here: everything is in logical order.
+/// A matrix of `!quantized.tensor`. The layout does not matter here: everything is in logical
+/// order.
 struct QuantizedMatrix {
   formats::Format format;
   int64_t rows = 0, columns = 0;

@@ -21,7 +21,8 @@ namespace sluice::reference {
 class WeightProvider {
 public:
   virtual ~WeightProvider();
-  /// The numbers of a weight, rows in the order of its file: `interleaved` is undone by whoever asks.
+  /// The numbers of a weight, rows in the order of its file: `interleaved` is undone by whoever
+  /// asks.
   virtual llvm::Expected<WeightValue> read(model::WeightOp weight) = 0;
 };
 

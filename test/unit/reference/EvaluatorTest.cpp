@@ -130,8 +130,9 @@ TEST_F(EvaluatorTest, ErrorsNameTheOperation) {
   loadFunction("", "(%x: tensor<1x1xf32>) -> tensor<1x1xf32>", R"(
     %r = arith.negf %x : tensor<1x1xf32> loc("blk.7.oddity")
     return %r : tensor<1x1xf32>)");
-  EXPECT_EQ(error({floats({1, 1}, {1})}), "arith.negf (blk.7.oddity): the operation has no semantics in "
-                                          "the reference evaluator");
+  EXPECT_EQ(error({floats({1, 1}, {1})}),
+            "arith.negf (blk.7.oddity): the operation has no semantics in "
+            "the reference evaluator");
 
   loadFunction("model.weight @w : tensor<1x1xf32>", "(%x: tensor<1x1xf32>) -> tensor<1x1xf32>", R"(
     %w = model.parameter @w : tensor<1x1xf32>
@@ -156,7 +157,8 @@ TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {
     auto value = evaluator->symbol(name);
     return value ? "success" : llvm::toString(value.takeError());
   };
-  std::string wrongPlain = "weight 'w' is declared as tensor<2x32xf16>, but another shape or format was read";
+  std::string wrongPlain =
+      "weight 'w' is declared as tensor<2x32xf16>, but another shape or format was read";
   weights.set("w", floats({2, 31}, Floats(62, 1)));
   EXPECT_EQ(message("w"), wrongPlain);
   QuantizedMatrix q;
@@ -168,8 +170,9 @@ TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {
   weights.set("w", q);
   EXPECT_EQ(message("w"), wrongPlain);
   weights.set("q", q);
-  EXPECT_EQ(message("q"), "weight 'q' is declared as !quantized.tensor<2x32xi8, group = 32, layout = q8_0>, "
-                          "but another shape or format was read");
+  EXPECT_EQ(message("q"),
+            "weight 'q' is declared as !quantized.tensor<2x32xi8, group = 32, layout = q8_0>, "
+            "but another shape or format was read");
   q.format.element = formats::Format::Element::I8;
   weights.set("q", q);
   EXPECT_EQ(message("q"), "success");

@@ -46,8 +46,8 @@ TEST_F(FusedTest, Dequantize) {
     %w = quantized.dequantize %q : !quantized.tensor<2x64xi4, group = 32, zero_point> to tensor<2x64xf32>
     return %w : tensor<2x64xf32>)");
   QuantizedMatrix w = matrix(int4g32zp, 2, 64, 5, 0.5f, 3);
-  w.q[64 + 33] = -8;             // row 1, group 1
-  w.zeros[3] = -2;               // of that group
+  w.q[64 + 33] = -8;            // row 1, group 1
+  w.zeros[3] = -2;              // of that group
   w.scales[3] = floatToF16(-4); // and its scale
   weights.set("w", w);
   Tensor result = call();
@@ -58,7 +58,8 @@ TEST_F(FusedTest, Dequantize) {
 }
 
 TEST_F(FusedTest, DequantizeToF16Rounds) {
-  loadFunction("model.weight @w : !quantized.tensor<1x32xi8, group = 32>", "() -> tensor<1x32xf16>", R"(
+  loadFunction("model.weight @w : !quantized.tensor<1x32xi8, group = 32>", "() -> tensor<1x32xf16>",
+               R"(
     %q = model.parameter @w : !quantized.tensor<1x32xi8, group = 32>
     %w = quantized.dequantize %q : !quantized.tensor<1x32xi8, group = 32> to tensor<1x32xf16>
     return %w : tensor<1x32xf16>)");
@@ -85,7 +86,8 @@ TEST_F(FusedTest, QuantizeFindsWhatFitsExactly) {
     value *= 2;
   EXPECT_EQ(call({w}).values, w.values);
   w.values[32 + 5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(StringRef(error({w})).substr(0, 38), "quantized.quantize: row 1, column 5: w") << error({w});
+  EXPECT_EQ(StringRef(error({w})).substr(0, 38), "quantized.quantize: row 1, column 5: w")
+      << error({w});
 }
 
 TEST_F(FusedTest, EmbeddingDequantizes) {
@@ -116,12 +118,16 @@ TEST_F(FusedTest, IntegerProductRoundsItsInput) {
   weights.set("w", w);
   // 1 and 0.5 are 32512 and 16256 steps: exact up to the step's own rounding.
   expectNear(call({row(32, {1, 0.5})}).values, {(2 * 1 + 4 * 0.5) * 0.5, 100 * 0.5 * 0.5}, 1e-6);
-  // 0.00005 is 1.6256 steps, so 2; 0.00001 is 0.325, so none; 1.5 steps are a tie and become 2, 2.5 too.
+  // 0.00005 is 1.6256 steps, so 2; 0.00001 is 0.325, so none; 1.5 steps are a tie and become 2, 2.5
+  // too.
   double step = 1.0 / 32512;
-  expectNear(call({row(32, {-1, 5e-5f})}).values, {(-2 + 4 * 2 * step) * 0.5, 100 * 2 * step * 0.5}, 1e-6);
+  expectNear(call({row(32, {-1, 5e-5f})}).values, {(-2 + 4 * 2 * step) * 0.5, 100 * 2 * step * 0.5},
+             1e-6);
   expectNear(call({row(32, {-1, 1e-5f})}).values, {-2 * 0.5, 0}, 1e-6);
-  expectNear(call({row(32, {32512, 1.5f})}).values, {(2 * 32512 + 4 * 2) * 0.5, 100 * 2 * 0.5}, 1e-6);
-  expectNear(call({row(32, {32512, 2.5f})}).values, {(2 * 32512 + 4 * 2) * 0.5, 100 * 2 * 0.5}, 1e-6);
+  expectNear(call({row(32, {32512, 1.5f})}).values, {(2 * 32512 + 4 * 2) * 0.5, 100 * 2 * 0.5},
+             1e-6);
+  expectNear(call({row(32, {32512, 2.5f})}).values, {(2 * 32512 + 4 * 2) * 0.5, 100 * 2 * 0.5},
+             1e-6);
   EXPECT_EQ(call({row(32, {})}).values, (Floats{0, 0}));
 }
 
@@ -161,7 +167,9 @@ TEST_F(FusedTest, FloatProductsRoundTheirInput) {
                   model.weight @b : tensor<1x2xbf16>
                   model.weight @s : tensor<1x2xf32>
                   model.weight @q : !quantized.tensor<1x2xf16, layout = lanes>)",
-               "(%x: tensor<1x2xf32>) -> (tensor<1x1xf32>, tensor<1x1xf32>, tensor<1x1xf32>, tensor<1x1xf32>)", R"(
+               "(%x: tensor<1x2xf32>) -> (tensor<1x1xf32>, tensor<1x1xf32>, tensor<1x1xf32>, "
+               "tensor<1x1xf32>)",
+               R"(
     %h = model.parameter @h : tensor<1x2xf16>
     %b = model.parameter @b : tensor<1x2xbf16>
     %f = model.parameter @s : tensor<1x2xf32>
@@ -189,10 +197,11 @@ TEST_F(FusedTest, FloatProductsRoundTheirInput) {
 }
 
 TEST_F(FusedTest, MatvecRunsItsRegions) {
-  // Two weights as three segments that do not follow their boundary, a norm before, an f16 residual sum after, for two
-  // rows. The residual comes from above the operation.
+  // Two weights as three segments that do not follow their boundary, a norm before, an f16 residual
+  // sum after, for two rows. The residual comes from above the operation.
   loadFunction("model.weight @a : tensor<2x2xf32>\nmodel.weight @b : tensor<2x2xf32>",
-               "(%x: tensor<2x2xf32>, %res: tensor<2x2xf32>) -> (tensor<2x1xf32>, tensor<2x2xf16>)", R"(
+               "(%x: tensor<2x2xf32>, %res: tensor<2x2xf32>) -> (tensor<2x1xf32>, tensor<2x2xf16>)",
+               R"(
     %a = model.parameter @a : tensor<2x2xf32>
     %b = model.parameter @b : tensor<2x2xf32>
     %gain = arith.constant dense<[5.0, 10.0]> : tensor<2xf32>
@@ -213,8 +222,8 @@ TEST_F(FusedTest, MatvecRunsItsRegions) {
   weights.set("a", floats({2, 2}, {1, 0, 0, 1}));
   weights.set("b", floats({2, 2}, {1, 1, 1, -1}));
   // Both rows have mean square 12.5, so the norm divides by 5: [3, 8] and [4, 6].
-  auto results = evaluator->call(
-      "f", {floats({2, 2}, {3, 4, 4, 3}), floats({2, 2}, {0.5, 2040, 1, 2040})});
+  auto results =
+      evaluator->call("f", {floats({2, 2}, {3, 4, 4, 3}), floats({2, 2}, {0.5, 2040, 1, 2040})});
   ASSERT_TRUE(static_cast<bool>(results)) << llvm::toString(results.takeError());
   // Sums: [3, 8, 11, -5] and [4, 6, 10, -2]; 2051 is a tie among halves.
   expectNear((*results)[0].values, {3 * -5.0, 4 * -2.0});
@@ -222,8 +231,8 @@ TEST_F(FusedTest, MatvecRunsItsRegions) {
 }
 
 TEST_F(FusedTest, PackedWeightsFollowTheirRecipe) {
-  // Zipped in memory, but in logical order for the numbers. @a has the format already and is kept, although its scale is
-  // not what the search would choose; @b is quantized.
+  // Zipped in memory, but in logical order for the numbers. @a has the format already and is kept,
+  // although its scale is not what the search would choose; @b is quantized.
   loadFunction(R"(model.weight @a : !quantized.tensor<16x32xi8, group = 32, layout = q8_0>
                   model.weight @b : tensor<16x32xf16>
                   model.weight @gain : tensor<2xf16>
@@ -275,8 +284,9 @@ TEST_F(FusedTest, PackedWeightsWithWrongRecipes) {
   };
   EXPECT_EQ(message("rows"), "packed weight 'rows': its sources have 4 rows, its type is "
                              "!quantized.tensor<3x32xi8, group = 32>");
-  EXPECT_EQ(message("columns"), "packed weight 'columns': its source 'n' does not have the columns of "
-                                "!quantized.tensor<4x32xi8, group = 32>");
+  EXPECT_EQ(message("columns"),
+            "packed weight 'columns': its source 'n' does not have the columns of "
+            "!quantized.tensor<4x32xi8, group = 32>");
   EXPECT_EQ(message("shape"),
             "packed weight 'shape': its source 'a' has another shape than tensor<2x31xf32>");
   EXPECT_EQ(message("nested"), "packed weight 'nested': its source 'rows' is not a weight");
@@ -291,13 +301,15 @@ TEST_F(FusedTest, AttentionRoundsWeightsAndResult) {
                "(%q: tensor<1x1xf16>, %p: tensor<1xi32>) -> tensor<1x1xf16>", R"(
     %r = fused.attention %q, @k, @v at %p scale 1.0 : tensor<1x1xf16>, tensor<1xi32> -> tensor<1x1xf16>
     return %r : tensor<1x1xf16>)");
-  // Scores 0 and -0.65625: the second weight is e^-0.65625 = 0.518793, or 0.518555 among halves, while the sum that
-  // divides has it unrounded. 2048 * 0.518555 / 1.518793 = 699.239, among halves (multiples of 0.5 here) 699; without
-  // the rounding it were 699.561, with the rounding in the sum too 699.349, both 699.5.
+  // Scores 0 and -0.65625: the second weight is e^-0.65625 = 0.518793, or 0.518555 among halves,
+  // while the sum that divides has it unrounded. 2048 * 0.518555 / 1.518793 = 699.239, among halves
+  // (multiples of 0.5 here) 699; without the rounding it were 699.561, with the rounding in the sum
+  // too 699.349, both 699.5.
   evaluator->cache("k")->values = {0, -0.65625f};
   evaluator->cache("v")->values = {0, 2048};
   EXPECT_EQ(call({floats({1, 1}, {1}), ints({1})}).values, Floats{699});
-  EXPECT_EQ(error({floats({1, 1}, {1}), ints({2})}), "fused.attention: position 2 is outside the cache of 2");
+  EXPECT_EQ(error({floats({1, 1}, {1}), ints({2})}),
+            "fused.attention: position 2 is outside the cache of 2");
 }
 
 } // namespace

@@ -110,7 +110,8 @@ TEST(ReferenceModelTest, HasTheLikelihoodOfTransformers) {
   ASSERT_NEAR(expected, 3.777131, 1e-6);
   double actual = meanSurprise(model, ids);
   EXPECT_NEAR(actual, expected, 1e-4);
-  // The golden value has float32 noise of its own: in double, and with a cache that rounds nothing, it is 3.7771142.
+  // The golden value has float32 noise of its own: in double, and with a cache that rounds nothing,
+  // it is 3.7771142.
   EXPECT_NEAR(actual, 3.7771142, 1e-5);
 }
 

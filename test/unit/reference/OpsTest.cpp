@@ -92,7 +92,8 @@ TEST_F(OpsTest, RotaryTurnsOnePairByOneRadian) {
 TEST_F(OpsTest, RotaryIsAComplexProduct) {
   constexpr int64_t dim = 16, heads = 3, half = dim / 2;
   loadFunction("model.rope_table @rope <theta = 500.0> : tensor<40x16xf32>",
-               "(%x: tensor<2x48xf32>, %p: tensor<2xi32>) -> (tensor<2x48xf32>, tensor<2x48xf32>)", R"(
+               "(%x: tensor<2x48xf32>, %p: tensor<2xi32>) -> (tensor<2x48xf32>, tensor<2x48xf32>)",
+               R"(
     %t = model.parameter @rope : tensor<40x16xf32>
     %a = model.rotary %x at %p head_dim 16 <theta = 500.0> : tensor<2x48xf32>, tensor<2xi32>
     %b = model.rotary %x at %p head_dim 16 <theta = 500.0> table %t : tensor<2x48xf32>, tensor<2xi32>, tensor<40x16xf32>
@@ -132,8 +133,8 @@ TEST_F(OpsTest, RotaryScalings) {
   near(frequencies("#model.rope<theta = 100.0>", 4), {1, 0.1});
   near(frequencies("#model.rope<theta = 100.0, linear = [4.0]>", 4), {0.25, 0.025});
   near(frequencies("#model.rope<theta = 100.0, factors = [2.0, 5.0]>", 4), {0.5, 0.02});
-  // Llama 3.1 with heads of 8: wavelengths 6.3 and 167 are kept, 4443 lies between 2048 and 8192 and
-  // is blended, 118142 is divided by 8.
+  // Llama 3.1 with heads of 8: wavelengths 6.3 and 167 are kept, 4443 lies between 2048 and 8192
+  // and is blended, 118142 is divided by 8.
   near(frequencies("#model.rope<theta = 500000.0, llama3 = [8.0, 1.0, 4.0, 8192.0]>", 8),
        {1, 0.03760603093086393, 0.0005248461609929547, 6.647869871181235e-06});
 }
@@ -151,7 +152,8 @@ TEST_F(OpsTest, RotaryAppliesItsScaling) {
 }
 
 TEST_F(OpsTest, RopeTable) {
-  loadFunction("model.rope_table @rope <theta = 100.0> : tensor<3x4xf32>", "() -> tensor<3x4xf32>", R"(
+  loadFunction("model.rope_table @rope <theta = 100.0> : tensor<3x4xf32>", "() -> tensor<3x4xf32>",
+               R"(
     %t = model.parameter @rope : tensor<3x4xf32>
     return %t : tensor<3x4xf32>)");
   expectNear(call().values,
@@ -171,9 +173,12 @@ TEST_F(OpsTest, CacheAppendRoundsToTheCachesType) {
     return)");
   Tensor x = floats({2, 2}, {1.0f / 3, 2049, -1.0f / 3, 2051});
   call({x, ints({2, 0})});
-  // 1/3 is 0x1.555556p-2; halves have 10 bits after the point, bfloats 7. 2049 and 2051 are ties in f16.
-  EXPECT_EQ(evaluator->cache("f16")->values, (Floats{-0x1.554p-2f, 2052, 0, 0, 0x1.554p-2f, 2048, 0, 0}));
-  EXPECT_EQ(evaluator->cache("bf16")->values, (Floats{-0x1.56p-2f, 2048, 0, 0, 0x1.56p-2f, 2048, 0, 0}));
+  // 1/3 is 0x1.555556p-2; halves have 10 bits after the point, bfloats 7. 2049 and 2051 are ties in
+  // f16.
+  EXPECT_EQ(evaluator->cache("f16")->values,
+            (Floats{-0x1.554p-2f, 2052, 0, 0, 0x1.554p-2f, 2048, 0, 0}));
+  EXPECT_EQ(evaluator->cache("bf16")->values,
+            (Floats{-0x1.56p-2f, 2048, 0, 0, 0x1.56p-2f, 2048, 0, 0}));
   EXPECT_EQ(evaluator->cache("f32")->values, (Floats{-1.0f / 3, 2051, 0, 0, 1.0f / 3, 2049, 0, 0}));
   evaluator->resetCaches();
   EXPECT_EQ(evaluator->cache("f16")->values, Floats(8, 0.0f));
@@ -207,10 +212,12 @@ TEST_F(OpsTest, AttentionOfLargeScores) {
 }
 
 TEST_F(OpsTest, AttentionGroupsQueriesAndRows) {
-  // Two key/value heads of one number, four query heads, two rows at positions 0 and 1. All scores are equal, so that
-  // a result is the mean of its head's values up to its row's position.
+  // Two key/value heads of one number, four query heads, two rows at positions 0 and 1. All scores
+  // are equal, so that a result is the mean of its head's values up to its row's position.
   loadFunction("model.cache @k : tensor<2x2x1xf16>\nmodel.cache @v : tensor<2x2x1xf16>",
-               "(%q: tensor<2x4xf32>, %k: tensor<2x2xf32>, %v: tensor<2x2xf32>, %p: tensor<2xi32>) -> tensor<2x4xf32>", R"(
+               "(%q: tensor<2x4xf32>, %k: tensor<2x2xf32>, %v: tensor<2x2xf32>, %p: tensor<2xi32>) "
+               "-> tensor<2x4xf32>",
+               R"(
     model.cache_append @k, %k at %p : tensor<2x2xf32>, tensor<2xi32>
     model.cache_append @v, %v at %p : tensor<2x2xf32>, tensor<2xi32>
     %r = model.attention %q, @k, @v at %p scale 1.0 : tensor<2x4xf32>, tensor<2xi32>
@@ -236,7 +243,10 @@ TEST_F(OpsTest, Silu) {
 }
 
 TEST_F(OpsTest, ArithRoundsToItsType) {
-  loadFunction("", "() -> (tensor<1x3xf16>, tensor<1x3xbf16>, tensor<1x3xf32>, tensor<1x3xf16>, tensor<1x3xf32>)", R"(
+  loadFunction("",
+               "() -> (tensor<1x3xf16>, tensor<1x3xbf16>, tensor<1x3xf32>, tensor<1x3xf16>, "
+               "tensor<1x3xf32>)",
+               R"(
     %x = arith.constant dense<[[0.333333343, 65520.0, 2049.0]]> : tensor<1x3xf32>
     %a = arith.truncf %x : tensor<1x3xf32> to tensor<1x3xf16>
     %b = arith.truncf %x : tensor<1x3xf32> to tensor<1x3xbf16>
@@ -253,7 +263,8 @@ TEST_F(OpsTest, ArithRoundsToItsType) {
   EXPECT_EQ((*results)[2].values, (Floats{0x1.554p-2f, infinity, 2048}));
   // 1.3333 needs one bit less after the point; 2048 + 1 is a tie.
   EXPECT_EQ((*results)[3].values, (Floats{0x1.554p0f, infinity, 2048}));
-  EXPECT_EQ((*results)[4].values, (Floats{0.333333343f * 0.333333343f, 65520.0f * 65520.0f, 4198401}));
+  EXPECT_EQ((*results)[4].values,
+            (Floats{0.333333343f * 0.333333343f, 65520.0f * 65520.0f, 4198401}));
 }
 
 TEST_F(OpsTest, ArithRefusesOtherRoundings) {

@@ -79,15 +79,21 @@ TEST_F(ModelBuilderTest, BuildsTheWholeLlamaGraph) {
   expectInOrder(
       whole,
       {"module @\"llama-4m\" attributes {model.config = {architecture = \"llama\", "
-       "bos_id = 1 : i64, context_length = 2048 : i64, eos_ids = array<i64: 2>, head_dim = 64 : i64, "
-       "heads = 4 : i64, hidden_size = 256 : i64, intermediate_size = 768 : i64, kv_heads = 2 : i64, "
-       "layers = 4 : i64, max_context_length = 2048 : i64, norm_epsilon = ",
-       "vocab_size = 2048 : i64}, model.source = \"", path, "\"}",
+       "bos_id = 1 : i64, context_length = 2048 : i64, eos_ids = array<i64: 2>, head_dim = 64 : "
+       "i64, "
+       "heads = 4 : i64, hidden_size = 256 : i64, intermediate_size = 768 : i64, kv_heads = 2 : "
+       "i64, "
+       "layers = 4 : i64, max_context_length = 2048 : i64, norm_epsilon = 1.000000e-05 : f64, "
+       "vocab_size = 2048 : i64}, model.source = \"",
+       path,
+       "\"}",
        "model.weight @token_embd : tensor<2048x256xf16> from \"model-0000",
-       "tensor \"model.embed_tokens.weight\" at ", "size 1048576\n",
+       "tensor \"model.embed_tokens.weight\" at ",
+       "size 1048576\n",
        "model.weight @blk.0.attn_norm : tensor<256xf16>",
        "model.weight @blk.0.attn_q : tensor<256x256xf16> from",
-       "tensor \"model.layers.0.self_attn.q_proj.weight\" at ", "size 131072\n",
+       "tensor \"model.layers.0.self_attn.q_proj.weight\" at ",
+       "size 131072\n",
        "model.weight @blk.0.attn_k : tensor<128x256xf16>",
        "model.weight @blk.0.attn_v : tensor<128x256xf16>",
        "model.cache @cache.k.0 : tensor<2048x2x64xf16>",
@@ -104,14 +110,14 @@ TEST_F(ModelBuilderTest, BuildsTheWholeLlamaGraph) {
        "%0 = model.parameter @token_embd : tensor<2048x256xf16>",
        "%1 = model.embedding %arg0, %0 :",
        "%2 = model.parameter @blk.0.attn_norm :",
-       "%3 = model.rms_norm %1, %2 epsilon ",
+       "%3 = model.rms_norm %1, %2 epsilon 1.000000e-05 :",
        "%4 = model.parameter @blk.0.attn_q :",
        "%5 = model.linear %3, %4 : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>",
        "%6 = model.parameter @blk.0.attn_k :",
        "%7 = model.linear %3, %6 :",
        "%8 = model.parameter @blk.0.attn_v :",
        "%9 = model.linear %3, %8 :",
-       "%10 = model.rotary %5 at %arg1 head_dim 64 <theta = ",
+       "%10 = model.rotary %5 at %arg1 head_dim 64 <theta = 1.000000e+04>",
        "%11 = model.rotary %7 at %arg1 head_dim 64 <theta = ",
        "model.cache_append @cache.k.0, %11 at %arg1 :",
        "model.cache_append @cache.v.0, %9 at %arg1 :",
@@ -164,14 +170,16 @@ TEST_F(ModelBuilderTest, KeepsGGUFBlocksBehindDequantize) {
   expectInOrder(
       whole,
       {"model.weight @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0> from "
-       "\"llama-4m.Q8_0.gguf\" tensor \"token_embd.weight\" at ", "size 557056\n",
-       "model.weight @blk.0.attn_norm : tensor<256xf32>",
+       "\"llama-4m.Q8_0.gguf\" tensor \"token_embd.weight\" at ",
+       "size 557056\n", "model.weight @blk.0.attn_norm : tensor<256xf32>",
        "model.weight @blk.0.attn_q : !quantized.tensor<256x256xi8, group = 32, layout = q8_0>",
        "size 69632 interleaved 64\n",
        "model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0>",
        "size 34816 interleaved 64\n",
-       "%0 = model.parameter @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0>",
-       "%1 = quantized.dequantize %0 : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0> to "
+       "%0 = model.parameter @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = "
+       "q8_0>",
+       "%1 = quantized.dequantize %0 : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0> "
+       "to "
        "tensor<2048x256xf32>",
        "%2 = model.embedding %arg0, %1"});
   EXPECT_EQ(count(whole, "interleaved 64"), 8);
@@ -230,17 +238,17 @@ TEST_F(ModelBuilderTest, GivesSyntheticWeightsToAConfigAlone) {
   ASSERT_TRUE(module);
   std::string whole = text(*module);
   // Qwen2 has biases on q, k and v; a tied head has no weight of its own.
-  expectInOrder(whole, {"architecture = \"qwen2\"", "model.weight @token_embd : tensor<16x64xf16>\n",
-                        "model.weight @blk.0.attn_q : tensor<64x64xf16>\n",
-                        "model.weight @blk.0.attn_q.bias : tensor<64xf16>\n",
-                        "model.weight @blk.0.attn_k.bias : tensor<32xf16>\n",
-                        "model.weight @blk.0.attn_v.bias : tensor<32xf16>\n",
-                        "%4 = model.parameter @blk.0.attn_q :",
-                        "%5 = model.parameter @blk.0.attn_q.bias : tensor<64xf16>",
-                        "%6 = model.linear %3, %4 bias %5 : tensor<1x64xf32>, tensor<64x64xf16>, "
-                        "tensor<64xf16> -> tensor<1x64xf32>",
-                        "model.parameter @output_norm", "model.parameter @token_embd",
-                        "-> tensor<1x16xf32>"});
+  expectInOrder(
+      whole,
+      {"architecture = \"qwen2\"", "model.weight @token_embd : tensor<16x64xf16>\n",
+       "model.weight @blk.0.attn_q : tensor<64x64xf16>\n",
+       "model.weight @blk.0.attn_q.bias : tensor<64xf16>\n",
+       "model.weight @blk.0.attn_k.bias : tensor<32xf16>\n",
+       "model.weight @blk.0.attn_v.bias : tensor<32xf16>\n", "%4 = model.parameter @blk.0.attn_q :",
+       "%5 = model.parameter @blk.0.attn_q.bias : tensor<64xf16>",
+       "%6 = model.linear %3, %4 bias %5 : tensor<1x64xf32>, tensor<64x64xf16>, "
+       "tensor<64xf16> -> tensor<1x64xf32>",
+       "model.parameter @output_norm", "model.parameter @token_embd", "-> tensor<1x16xf32>"});
   EXPECT_EQ(count(whole, ".bias : tensor<64xf16>\n"), 2);
   EXPECT_EQ(count(whole, "@token_embd :"), 3);
   EXPECT_EQ(count(whole, "@output :"), 0);
@@ -285,9 +293,9 @@ TEST_F(ModelBuilderTest, ChoosesTheContext) {
   auto caches = [&](ImportOptions options) {
     OwningOpRef<ModuleOp> module = import(files, options);
     auto cache = module->lookupSymbol<model::CacheOp>("cache.v.0");
-    return std::string(StringRef(text(*module)).contains(
-                           "context_length = " +
-                           std::to_string(cache.getTensorType().getDimSize(0)) + " :")
+    return std::string(StringRef(text(*module))
+                               .contains("context_length = " +
+                                         std::to_string(cache.getTensorType().getDimSize(0)) + " :")
                            ? ""
                            : "config differs ") +
            std::to_string(cache.getTensorType().getDimSize(0));
