@@ -133,7 +133,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   return Choice{fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::warps, stages,
                                             std::min(gpu::inFlight, stages),
                                             type.getLayout().getColumns(), /*splits=*/1, "weights"),
-                formatv("{0} tiles on {1} multiprocessors; {2} stages of {3} bytes, {4}", tiles,
+                formatv("{0} tiles on {1} multiprocessors; a ring of {2} x {3} bytes, {4}", tiles,
                         description.multiprocessors.value, stages, stageBytes, limit)};
 }
 

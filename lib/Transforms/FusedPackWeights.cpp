@@ -338,7 +338,7 @@ void FusedPackWeights::runOnOperation() {
   }
   gpu = description->isGpu();
   if (columns < 0 || (columns && !gpu)) {
-    emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found " << columns
+    emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found " << int64_t(columns)
                                << " for target " << target;
     return signalPassFailure();
   }

@@ -179,7 +179,7 @@ def FusedAnnotateTraffic : Pass<"fused-annotate-traffic", "::mlir::ModuleOp"> {
     ==>
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]
-        traffic <weights = 196608, scales = 3072, activations = 1024, keys = 0, values = 0, written = 3072, operations = 393216, operations_per_position = 0>
+        traffic(#fused.traffic<weights = 196608, scales = 3072, activations = 1024, keys = 0, values = 0, written = 3072, operations = 393216, operations_per_position = 0>)
         : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128> -> tensor<1x768xf32>
     ```
   }];
@@ -244,8 +244,8 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
     ==>
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]
-        schedule (#fused.gpu_schedule<blocks = 48, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
-        {sluice.schedule_reason = "48 tiles on 132 multiprocessors; 1 stages of 4160 bytes, all that a block reads"}
+        schedule(#fused.gpu_schedule<blocks = 48, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
+        {sluice.schedule_reason = "48 tiles on 132 multiprocessors; a ring of 1 x 4160 bytes, all that a block reads"}
         : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x768xf32>
     ```
   }];

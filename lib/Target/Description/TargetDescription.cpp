@@ -184,7 +184,10 @@ Expected<TargetDescription> sluice::parseTarget(StringRef text, StringRef path) 
   } else {
     target.triple = reader.string(
         "triple",
-        [](StringRef s) { return Triple(s).getArch() == Triple::x86_64 && Triple(s).isOSLinux(); },
+        [](StringRef s) {
+          Triple triple(Triple::normalize(s));
+          return triple.getArch() == Triple::x86_64 && triple.isOSLinux();
+        },
         "a triple of x86_64 and linux");
     target.isa = reader.string(
         "isa",

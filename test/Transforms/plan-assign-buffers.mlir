@@ -1,0 +1,124 @@
+// RUN: sluice-opt %s --split-input-file --verify-diagnostics --plan-assign-buffers | FileCheck %s
+// RUN: sluice-opt %s --split-input-file --verify-diagnostics --plan-assign-buffers --plan-assign-buffers | FileCheck %s
+
+// CHECK: module @chain
+module @chain {
+  model.weight @token_embd : tensor<2048x256xf16>
+  model.weight @q : tensor<36x256xf16>
+  model.weight @k : tensor<20x256xf16>
+  // CHECK: quantized.packed @token_embd.rows.recipe
+  quantized.packed @token_embd.rows of [@token_embd] : tensor<2048x256xf16>
+  // CHECK: quantized.packed @qk.recipe
+  quantized.packed @qk of [@q, @k] : !quantized.tensor<56x256xf16, layout = lanes>
+  // CHECK: model.rope_table @rope.recipe
+  model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
+  // CHECK-NOT: model.cache
+  model.cache @cache.k.0 : tensor<2048x2x64xf16>
+  module @kernels {
+    llvm.func @embedding_0()
+    llvm.func @matvec_0()
+    llvm.func @step_0()
+  }
+  // CHECK: plan.buffer @token input : tensor<1xi32> bytes 4
+  // CHECK: plan.buffer @position input : tensor<1xi32> bytes 4
+  // CHECK: plan.buffer @token_embd.rows weights : tensor<2048x256xf16> bytes 1048576 {source = @token_embd.rows.recipe}
+  // Segments start on tiles: 48 + 32 rows of 256 f16.
+  // CHECK: plan.buffer @qk weights : !quantized.tensor<56x256xf16, layout = lanes> bytes 40960 {source = @qk.recipe}
+  // CHECK: plan.buffer @rope weights : tensor<2048x64xf32> bytes 524288 {source = @rope.recipe}
+  // CHECK: plan.buffer @cache.k.0 cache : tensor<2048x2x64xf16> bytes 524288
+  // CHECK: plan.buffer @embed.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 0 to 2
+  // CHECK: plan.buffer @qk.out.0 arena : tensor<1x20xf32> bytes 80 offset 2304 alive 1 to 2
+  // Never read, but the kernel writes it; its place is free again a launch later.
+  // CHECK: plan.buffer @qk.out.1 arena : tensor<1x36xf32> bytes 144 offset 0 alive 1 to 1
+  // CHECK: plan.buffer @mix.out arena : tensor<1x300xf32> bytes 1200 offset 0 alive 2 to 3
+  // Takes the place of @embed.out, which has died.
+  // CHECK: plan.buffer @last.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 3 to 4
+  // CHECK: plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
+  // CHECK: plan.step @decode arena 2560 {
+  // CHECK: plan.launch @kernels::@embedding_0 [@token, @token_embd.rows, @embed.out] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed" traffic(#fused.traffic<weights = 1,
+  // CHECK: plan.launch @kernels::@matvec_0 [@embed.out, @qk, @rope, @position, @cache.k.0, @qk.out.0, @qk.out.1]
+  // CHECK: plan.launch @kernels::@step_0 [@embed.out, @qk.out.0, @mix.out]
+  // CHECK: plan.launch @kernels::@step_0 [@mix.out, @last.out]
+  // CHECK: plan.launch @kernels::@step_0 [@last.out, @logits]
+  // CHECK-NOT: func.func
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
+    %t = model.parameter @token_embd.rows : tensor<2048x256xf16>
+    %w = model.parameter @qk : !quantized.tensor<56x256xf16, layout = lanes>
+    %r = model.parameter @rope : tensor<2048x64xf32>
+    %x = plan.dispatch @kernels::@embedding_0(%token, %t) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed"
+        traffic(#fused.traffic<weights = 1, scales = 2, activations = 3, keys = 4, values = 5, written = 6, operations = 7, operations_per_position = 8>)
+        : (tensor<1xi32>, tensor<2048x256xf16>) -> tensor<1x256xf32>
+    %a, %b = plan.dispatch @kernels::@matvec_0(%x, %w, %r, %position) caches [@cache.k.0] launch <grid = 4, block = 0, shared = 0, cluster = 1, overlap = false> label "qk"
+        : (tensor<1x256xf32>, !quantized.tensor<56x256xf16, layout = lanes>, tensor<2048x64xf32>, tensor<1xi32>) -> (tensor<1x20xf32>, tensor<1x36xf32>)
+    %c = plan.dispatch @kernels::@step_0(%x, %a) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "mix"
+        : (tensor<1x256xf32>, tensor<1x20xf32>) -> tensor<1x300xf32>
+    %d = plan.dispatch @kernels::@step_0(%c) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "last" : (tensor<1x300xf32>) -> tensor<1x256xf32>
+    %e = plan.dispatch @kernels::@step_0(%d) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1x256xf32>) -> tensor<1x2048xf32>
+    return %e : tensor<1x2048xf32>
+  }
+}
+
+// -----
+
+// expected-error @+1 {{has no function @decode}}
+module {
+  func.func private @other()
+}
+
+// -----
+
+// expected-error @+1 {{must take tokens and positions, two int32 vectors}}
+func.func @decode(%token: tensor<1xi32>) -> tensor<1xi32> {
+  return %token : tensor<1xi32>
+}
+
+// -----
+
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1xi32> {
+  // expected-error @+1 {{must return the logits, one value that a plan.dispatch computes}}
+  return %token : tensor<1xi32>
+}
+
+// -----
+
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1xi32> {
+  // expected-error @+1 {{is not compiled to a kernel: @decode may hold plan.dispatch and model.parameter only}}
+  %x = arith.addi %token, %position : tensor<1xi32>
+  return %x : tensor<1xi32>
+}
+
+// -----
+
+module @kernels {
+  llvm.func @a()
+}
+model.weight @w : tensor<16x32xf16>
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x16xf32> {
+  // expected-error @+1 {{loads @w, which is neither packed nor a rotary table}}
+  %w = model.parameter @w : tensor<16x32xf16>
+  %x = plan.dispatch @kernels::@a(%w) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<16x32xf16>) -> tensor<1x16xf32>
+  return %x : tensor<1x16xf32>
+}
+
+// -----
+
+module @kernels {
+  llvm.func @a()
+}
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x?xf32> {
+  // expected-error @+1 {{needs a buffer of type 'tensor<1x?xf32>', expected a tensor of static shape}}
+  %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x?xf32>
+  return %x : tensor<1x?xf32>
+}
+
+// -----
+
+module @kernels {
+  llvm.func @a()
+}
+// expected-error @+1 {{cannot be part of a plan, which has the one step @decode}}
+func.func private @prefill()
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x16xf32> {
+  %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>
+  return %x : tensor<1x16xf32>
+}
