@@ -44,9 +44,9 @@ LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitEr
   return success();
 }
 
-LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks, int64_t warps,
-                                      int64_t stages, int64_t inFlight, int64_t columns, int64_t splits,
-                                      StringRef early) {
+LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks,
+                                      int64_t warps, int64_t stages, int64_t inFlight,
+                                      int64_t columns, int64_t splits, StringRef early) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
   if (inFlight < 1 || inFlight > stages)
@@ -66,7 +66,8 @@ static std::pair<int64_t, int64_t> weightShape(Type type) {
 
 static LogicalResult verifySchedule(Operation *op, std::optional<Attribute> schedule) {
   if (schedule && !isa<HostScheduleAttr, GpuScheduleAttr>(*schedule))
-    return op->emitOpError() << "schedule must be a host_schedule or a gpu_schedule, found " << *schedule;
+    return op->emitOpError() << "schedule must be a host_schedule or a gpu_schedule, found "
+                             << *schedule;
   return success();
 }
 
@@ -85,21 +86,23 @@ LogicalResult AttentionOp::verify() {
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(), getValuesAttr(),
-                                symbols);
+  return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
+                                getKeysAttr(), getValuesAttr(), symbols);
 }
 
-/// Checks that `region` has one block with these argument types that ends in a yield of these types.
-static LogicalResult verifyRegion(MatvecOp op, Region &region, StringRef name, ArrayRef<Type> arguments,
-                                  TypeRange results) {
+/// Checks that `region` has one block with these argument types that ends in a yield of these
+/// types.
+static LogicalResult verifyRegion(MatvecOp op, Region &region, StringRef name,
+                                  ArrayRef<Type> arguments, TypeRange results) {
   if (!llvm::equal(region.getArgumentTypes(), arguments))
-    return op.emitOpError() << name << " must take (" << arguments << "), found (" << region.getArgumentTypes() << ")";
+    return op.emitOpError() << name << " must take (" << arguments << "), found ("
+                            << region.getArgumentTypes() << ")";
   auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
   if (!yield)
     return op.emitOpError() << name << " must end in fused.yield";
   if (yield.getValues().getTypes() != results)
-    return op.emitOpError() << name << " must yield (" << results << "), found (" << yield.getValues().getTypes()
-                            << ")";
+    return op.emitOpError() << name << " must yield (" << results << "), found ("
+                            << yield.getValues().getTypes() << ")";
   return success();
 }
 
@@ -114,13 +117,14 @@ static LogicalResult verifyOrder(MatvecOp op) {
     if (order.isZip())
       seen.push_back(second);
     if (llvm::any_of(seen, [&](int64_t segment) { return segment >= count; }))
-      return op.emitOpError() << "order names a segment that does not exist (there are " << count << ")";
+      return op.emitOpError() << "order names a segment that does not exist (there are " << count
+                              << ")";
     if (order.isZip() && segments[first] != segments[second])
-      return op.emitOpError() << "order zips segments of different lengths: " << segments[first] << " and "
-                              << segments[second];
+      return op.emitOpError() << "order zips segments of different lengths: " << segments[first]
+                              << " and " << segments[second];
     if (order.isPairs() && segments[first] % second)
-      return op.emitOpError() << "order has heads of " << second << " rows, but segment " << first << " has "
-                              << segments[first];
+      return op.emitOpError() << "order has heads of " << second << " rows, but segment " << first
+                              << " has " << segments[first];
   }
   llvm::sort(seen);
   if (!llvm::equal(seen, llvm::seq<int64_t>(0, count)))
@@ -136,7 +140,8 @@ LogicalResult MatvecOp::verify() {
   for (Value weight : getWeights()) {
     auto [weightRows, weightColumns] = weightShape(weight.getType());
     if (weightColumns != columns)
-      return emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns << " columns";
+      return emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns
+                           << " columns";
     if (ShapedType::isDynamic(weightRows))
       return emitOpError() << "weights must have a static shape";
     rows = llvm::SaturatingAdd(rows, static_cast<uint64_t>(weightRows));
@@ -147,7 +152,8 @@ LogicalResult MatvecOp::verify() {
     segmentRows = llvm::SaturatingAdd(segmentRows, static_cast<uint64_t>(segment));
   }
   if (segmentRows != rows)
-    return emitOpError() << "segments must sum to the " << rows << " rows of the weights, found " << getSegmentsAttr();
+    return emitOpError() << "segments must sum to the " << rows << " rows of the weights, found "
+                         << getSegmentsAttr();
   if (getOrder() && failed(verifyOrder(*this)))
     return failure();
 
@@ -155,15 +161,16 @@ LogicalResult MatvecOp::verify() {
   auto activation = [&](int64_t width) -> Type {
     return RankedTensorType::get({sequences, width}, Float32Type::get(context));
   };
-  if (!getPrologue().empty() &&
-      failed(verifyRegion(*this, getPrologue(), "prologue", {getInput().getType()}, {activation(columns)})))
+  if (!getPrologue().empty() && failed(verifyRegion(*this, getPrologue(), "prologue",
+                                                    {getInput().getType()}, {activation(columns)})))
     return failure();
   SmallVector<Type> sums = llvm::map_to_vector(getSegments(), activation);
   if (!getEpilogue().empty()) {
     if (failed(verifyRegion(*this, getEpilogue(), "epilogue", sums, getResultTypes())))
       return failure();
   } else if (TypeRange(sums) != getResultTypes()) {
-    return emitOpError() << "without an epilogue must return (" << sums << "), found (" << getResultTypes() << ")";
+    return emitOpError() << "without an epilogue must return (" << sums << "), found ("
+                         << getResultTypes() << ")";
   }
   return verifySchedule(*this, getSchedule());
 }
@@ -189,7 +196,8 @@ static LogicalResult dropIdentityRegions(MatvecOp op, PatternRewriter &rewriter)
 
 /// Results of an epilogue that nobody reads are not written.
 static LogicalResult dropUnreadResults(MatvecOp op, PatternRewriter &rewriter) {
-  if (op.getEpilogue().empty() || llvm::none_of(op.getResults(), [](Value result) { return result.use_empty(); }))
+  if (op.getEpilogue().empty() ||
+      llvm::none_of(op.getResults(), [](Value result) { return result.use_empty(); }))
     return failure();
   auto yield = cast<YieldOp>(op.getEpilogue().front().getTerminator());
   SmallVector<Value> results, yielded;
@@ -199,13 +207,16 @@ static LogicalResult dropUnreadResults(MatvecOp op, PatternRewriter &rewriter) {
       yielded.push_back(value);
     }
   // Traffic and schedule were chosen for what was written before.
-  auto narrower = MatvecOp::create(rewriter, op.getLoc(), TypeRange(ValueRange(results)), op.getInput(),
-                                   op.getWeights(), op.getSegmentsAttr(), op.getOrderAttr(), /*traffic=*/nullptr,
+  auto narrower = MatvecOp::create(rewriter, op.getLoc(), TypeRange(ValueRange(results)),
+                                   op.getInput(), op.getWeights(), op.getSegmentsAttr(),
+                                   op.getOrderAttr(), /*traffic=*/nullptr,
                                    /*schedule=*/nullptr);
   narrower->setDiscardableAttrs(op->getDiscardableAttrDictionary());
   rewriter.modifyOpInPlace(yield, [&] { yield.getValuesMutable().assign(yielded); });
-  rewriter.inlineRegionBefore(op.getPrologue(), narrower.getPrologue(), narrower.getPrologue().end());
-  rewriter.inlineRegionBefore(op.getEpilogue(), narrower.getEpilogue(), narrower.getEpilogue().end());
+  rewriter.inlineRegionBefore(op.getPrologue(), narrower.getPrologue(),
+                              narrower.getPrologue().end());
+  rewriter.inlineRegionBefore(op.getEpilogue(), narrower.getEpilogue(),
+                              narrower.getEpilogue().end());
   for (auto [result, replacement] : llvm::zip_equal(results, narrower.getResults()))
     rewriter.replaceAllUsesWith(result, replacement);
   rewriter.eraseOp(op);

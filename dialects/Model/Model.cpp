@@ -38,7 +38,8 @@ Attribute RopeAttr::parse(AsmParser &parser, Type) {
   double theta;
   std::string scaling = "none";
   SmallVector<double> values;
-  if (parser.parseLess() || parser.parseKeyword("theta") || parser.parseEqual() || parser.parseFloat(theta))
+  if (parser.parseLess() || parser.parseKeyword("theta") || parser.parseEqual() ||
+      parser.parseFloat(theta))
     return {};
   if (succeeded(parser.parseOptionalComma())) {
     StringRef keyword;
@@ -61,14 +62,15 @@ void RopeAttr::print(AsmPrinter &printer) const {
   printer.printFloat(getTheta().getValue());
   if (getScaling() != "none") {
     printer << ", " << getScaling() << " = [";
-    llvm::interleaveComma(getValues().asArrayRef(), printer, [&](double v) { printer.printFloat(APFloat(v)); });
+    llvm::interleaveComma(getValues().asArrayRef(), printer,
+                          [&](double v) { printer.printFloat(APFloat(v)); });
     printer << "]";
   }
   printer << ">";
 }
 
-LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, FloatAttr theta, StringRef scaling,
-                               DenseF64ArrayAttr values) {
+LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, FloatAttr theta,
+                               StringRef scaling, DenseF64ArrayAttr values) {
   if (!(theta.getValueAsDouble() > 0) || !std::isfinite(theta.getValueAsDouble()))
     return emitError() << "theta must be positive";
   std::optional<size_t> count = llvm::StringSwitch<std::optional<size_t>>(scaling)
@@ -79,15 +81,16 @@ LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, Flo
   if (!count && scaling != "factors")
     return emitError() << "scaling must be linear, llama3 or factors, found '" << scaling << "'";
   if (count && values.size() != static_cast<int64_t>(*count))
-    return emitError() << "scaling " << scaling << " has " << *count << " values, found " << values.size();
+    return emitError() << "scaling " << scaling << " has " << *count << " values, found "
+                       << values.size();
   for (double v : values.asArrayRef())
     if (!(v > 0) || !std::isfinite(v))
       return emitError() << "values of a scaling must be positive";
   if (scaling == "llama3" && !(values[1] < values[2]))
     return emitError() << "scaling llama3 needs its second value (low) below its third (high)";
   if (scaling == "llama3" && values[2] <= values[1])
-    return emitError() << "scaling llama3 needs a high factor above the low one, found " << values[1] << " and "
-                       << values[2];
+    return emitError() << "scaling llama3 needs a high factor above the low one, found "
+                       << values[1] << " and " << values[2];
   return success();
 }
 
@@ -96,8 +99,8 @@ static constexpr int64_t maxHeadDim = 65536;
 
 SmallVector<double> RopeAttr::getFrequencies(int64_t headDim) const {
   // The verifiers of this attribute and of the operations that carry it exclude every error.
-  return llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), headDim, getScaling(),
-                                                 getValues().asArrayRef()));
+  return llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), headDim,
+                                                 getScaling(), getValues().asArrayRef()));
 }
 
 //===----------------------------------------------------------------------===//
@@ -108,9 +111,12 @@ LogicalResult WeightOp::verify() {
   auto plain = dyn_cast<RankedTensorType>(getType());
   auto quantized = dyn_cast<quantized::QuantizedTensorType>(getType());
   if (!quantized && !(plain && plain.hasStaticShape() && plain.getRank() > 0))
-    return emitOpError() << "type must be a builtin tensor of static shape or a quantized tensor, found " << getType();
+    return emitOpError()
+           << "type must be a builtin tensor of static shape or a quantized tensor, found "
+           << getType();
   bool from = getFile().has_value();
-  if (getTensor().has_value() != from || getOffset().has_value() != from || getLength().has_value() != from)
+  if (getTensor().has_value() != from || getOffset().has_value() != from ||
+      getLength().has_value() != from)
     return emitOpError() << "file, tensor, offset and length come together";
   // Accessors of signless attributes are unsigned.
   if (from && (static_cast<int64_t>(*getOffset()) < 0 || static_cast<int64_t>(*getLength()) < 0))
@@ -118,8 +124,8 @@ LogicalResult WeightOp::verify() {
   if (std::optional<int64_t> dim = getInterleaved()) {
     int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
     if (*dim <= 0 || *dim % 2 || rows % *dim)
-      return emitOpError() << "interleaved needs an even head size that divides the rows (" << rows << "), found "
-                           << *dim;
+      return emitOpError() << "interleaved needs an even head size that divides the rows (" << rows
+                           << "), found " << *dim;
   }
   return success();
 }
@@ -128,19 +134,23 @@ LogicalResult RopeTableOp::verify() {
   auto type = dyn_cast<RankedTensorType>(getType());
   if (!type || type.getRank() != 2 || !type.hasStaticShape() || !type.getElementType().isF32() ||
       type.getDimSize(1) % 2)
-    return emitOpError() << "type must be a float32 matrix [positions, head size], found " << getType();
+    return emitOpError() << "type must be a float32 matrix [positions, head size], found "
+                         << getType();
   if (type.getDimSize(0) <= 0 || type.getDimSize(1) <= 0 || type.getDimSize(1) > maxHeadDim)
-    return emitOpError() << "needs positions and a head size of at most " << maxHeadDim << ", found " << type;
+    return emitOpError() << "needs positions and a head size of at most " << maxHeadDim
+                         << ", found " << type;
   if (getRope().getScaling() == "factors" && getRope().getValues().size() != type.getDimSize(1) / 2)
-    return emitOpError() << "needs " << type.getDimSize(1) / 2 << " factors, found " << getRope().getValues().size();
+    return emitOpError() << "needs " << type.getDimSize(1) / 2 << " factors, found "
+                         << getRope().getValues().size();
   return success();
 }
 
 LogicalResult CacheOp::verify() {
   auto type = dyn_cast<RankedTensorType>(getType());
-  if (!type || type.getRank() != 3 || !type.hasStaticShape() || llvm::is_contained(type.getShape(), 0) ||
-      !isa<FloatType>(type.getElementType()))
-    return emitOpError() << "type must be a float tensor [positions, heads, head size], found " << getType();
+  if (!type || type.getRank() != 3 || !type.hasStaticShape() ||
+      llvm::is_contained(type.getShape(), 0) || !isa<FloatType>(type.getElementType()))
+    return emitOpError() << "type must be a float tensor [positions, heads, head size], found "
+                         << getType();
   return success();
 }
 
@@ -152,8 +162,8 @@ LogicalResult ParameterOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (!isa<WeightOp, RopeTableOp, quantized::PackedOp>(target) || !type)
     return emitOpError() << getWeightAttr() << " is not a weight";
   if (type.getValue() != getResult().getType())
-    return emitOpError() << "has type " << getResult().getType() << " but " << getWeightAttr() << " is "
-                         << type.getValue();
+    return emitOpError() << "has type " << getResult().getType() << " but " << getWeightAttr()
+                         << " is " << type.getValue();
   return success();
 }
 
@@ -174,13 +184,14 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   RankedTensorType type = cache.getTensorType();
   int64_t width = getInput().getType().getDimSize(1);
   if (type.getDimSize(1) * type.getDimSize(2) != width)
-    return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr() << " has "
-                         << type.getDimSize(1) * type.getDimSize(2);
+    return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr()
+                         << " has " << type.getDimSize(1) * type.getDimSize(2);
   return success();
 }
 
-LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query, RankedTensorType positions,
-                                             FlatSymbolRefAttr keys, FlatSymbolRefAttr values,
+LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query,
+                                             RankedTensorType positions, FlatSymbolRefAttr keys,
+                                             FlatSymbolRefAttr values,
                                              SymbolTableCollection &symbols) {
   if (positions.getDimSize(0) != query.getDimSize(0))
     return op->emitOpError() << "needs one position a row";
@@ -193,12 +204,14 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   int64_t kvWidth = k.getTensorType().getDimSize(1) * k.getTensorType().getDimSize(2);
   int64_t width = query.getDimSize(1);
   if (width % kvWidth != 0)
-    return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width " << kvWidth;
+    return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width "
+                             << kvWidth;
   return success();
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(), getValuesAttr(), symbols);
+  return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(),
+                         getValuesAttr(), symbols);
 }
 
 //===----------------------------------------------------------------------===//
@@ -207,15 +220,16 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
 
 LogicalResult EmbeddingOp::verify() {
   auto table = getTable().getType(), result = getResult().getType();
-  if (table.getDimSize(1) != result.getDimSize(1) || getTokens().getType().getDimSize(0) != result.getDimSize(0))
+  if (table.getDimSize(1) != result.getDimSize(1) ||
+      getTokens().getType().getDimSize(0) != result.getDimSize(0))
     return emitOpError() << "result must be [tokens, table's width], found " << result;
   return success();
 }
 
 LogicalResult RmsNormOp::verify() {
   if (getGain().getType().getDimSize(0) != getInput().getType().getDimSize(1))
-    return emitOpError() << "gain has " << getGain().getType().getDimSize(0) << " elements, input is "
-                         << getInput().getType().getDimSize(1) << " wide";
+    return emitOpError() << "gain has " << getGain().getType().getDimSize(0)
+                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
   if (!(getEpsilon().convertToDouble() >= 0))
     return emitOpError() << "epsilon must not be negative";
   return success();
@@ -224,34 +238,39 @@ LogicalResult RmsNormOp::verify() {
 LogicalResult LinearOp::verify() {
   auto in = getInput().getType(), w = getWeight().getType(), out = getResult().getType();
   if (in.getDimSize(1) != w.getDimSize(1))
-    return emitOpError() << "input is " << in.getDimSize(1) << " wide, weight has " << w.getDimSize(1) << " columns";
+    return emitOpError() << "input is " << in.getDimSize(1) << " wide, weight has "
+                         << w.getDimSize(1) << " columns";
   if (out.getDimSize(1) != w.getDimSize(0) || out.getDimSize(0) != in.getDimSize(0))
-    return emitOpError() << "result must be [" << in.getDimSize(0) << ", " << w.getDimSize(0) << "], found " << out;
+    return emitOpError() << "result must be [" << in.getDimSize(0) << ", " << w.getDimSize(0)
+                         << "], found " << out;
   if (getBias() && getBias().getType().getDimSize(0) != w.getDimSize(0))
-    return emitOpError() << "bias has " << getBias().getType().getDimSize(0) << " elements, weight has "
-                         << w.getDimSize(0) << " rows";
+    return emitOpError() << "bias has " << getBias().getType().getDimSize(0)
+                         << " elements, weight has " << w.getDimSize(0) << " rows";
   return success();
 }
 
 LogicalResult AddBiasOp::verify() {
   if (getBias().getType().getDimSize(0) != getInput().getType().getDimSize(1))
-    return emitOpError() << "bias has " << getBias().getType().getDimSize(0) << " elements, input is "
-                         << getInput().getType().getDimSize(1) << " wide";
+    return emitOpError() << "bias has " << getBias().getType().getDimSize(0)
+                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
   return success();
 }
 
 LogicalResult RotaryOp::verify() {
   int64_t dim = getHeadDim(), width = getInput().getType().getDimSize(1);
   if (dim <= 0 || dim % 2 || width % dim)
-    return emitOpError() << "head_dim must be even and divide the width " << width << ", found " << dim;
+    return emitOpError() << "head_dim must be even and divide the width " << width << ", found "
+                         << dim;
   if (dim > maxHeadDim)
     return emitOpError() << "head_dim must be at most " << maxHeadDim << ", found " << dim;
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
     return emitOpError() << "needs one position a row";
   if (getRope().getScaling() == "factors" && getRope().getValues().size() != dim / 2)
-    return emitOpError() << "needs " << dim / 2 << " factors, found " << getRope().getValues().size();
+    return emitOpError() << "needs " << dim / 2 << " factors, found "
+                         << getRope().getValues().size();
   if (getTable() && getTable().getType().getDimSize(1) != dim)
-    return emitOpError() << "table is " << getTable().getType().getDimSize(1) << " wide, expected " << dim;
+    return emitOpError() << "table is " << getTable().getType().getDimSize(1) << " wide, expected "
+                         << dim;
   return success();
 }
 

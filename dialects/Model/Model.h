@@ -25,10 +25,12 @@ namespace sluice::model {
 /// Assembly of an f64 attribute without its type: the `Double` directive of assembly formats.
 mlir::ParseResult parseDouble(mlir::AsmParser &parser, mlir::FloatAttr &value);
 void printDouble(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::FloatAttr value);
-/// Checks that `op` has a position for every row of its query and names two caches that fit each other and the query.
+/// Checks that `op` has a position for every row of its query and names two caches that fit each
+/// other and the query.
 mlir::LogicalResult verifyAttention(mlir::Operation *op, mlir::RankedTensorType query,
                                     mlir::RankedTensorType positions, mlir::FlatSymbolRefAttr keys,
-                                    mlir::FlatSymbolRefAttr values, mlir::SymbolTableCollection &symbols);
+                                    mlir::FlatSymbolRefAttr values,
+                                    mlir::SymbolTableCollection &symbols);
 } // namespace sluice::model
 
 #define GET_OP_CLASSES

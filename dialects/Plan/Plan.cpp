@@ -27,16 +27,18 @@ void PlanDialect::initialize() {
       >();
 }
 
-LogicalResult LaunchAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t grid, int64_t block,
-                                 int64_t shared, int64_t cluster, bool overlap) {
+LogicalResult LaunchAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t grid,
+                                 int64_t block, int64_t shared, int64_t cluster, bool overlap) {
   if (grid < 1 || block < 0 || shared < 0 || cluster < 1)
-    return emitError() << "grid and cluster must be positive, block and shared must not be negative";
+    return emitError()
+           << "grid and cluster must be positive, block and shared must not be negative";
   if (grid % cluster)
     return emitError() << "grid (" << grid << ") must be a multiple of cluster (" << cluster << ")";
   return success();
 }
 
-static LogicalResult verifyKernel(Operation *op, SymbolRefAttr kernel, SymbolTableCollection &symbols) {
+static LogicalResult verifyKernel(Operation *op, SymbolRefAttr kernel,
+                                  SymbolTableCollection &symbols) {
   if (!symbols.lookupNearestSymbolFrom(op, kernel))
     return op->emitOpError() << "names an unknown kernel " << kernel;
   return success();
@@ -52,10 +54,13 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
 LogicalResult BufferOp::verify() {
   bool arena = getKind() == BufferKind::Arena;
   // Accessors of signless attributes are unsigned.
-  auto isNegative = [](std::optional<uint64_t> value) { return static_cast<int64_t>(value.value_or(0)) < 0; };
+  auto isNegative = [](std::optional<uint64_t> value) {
+    return static_cast<int64_t>(value.value_or(0)) < 0;
+  };
   if (isNegative(getBytes()) || getBytes() == 0)
     return emitOpError() << "must have a positive size";
-  if (arena != getOffset().has_value() || arena != getFirst().has_value() || arena != getLast().has_value())
+  if (arena != getOffset().has_value() || arena != getFirst().has_value() ||
+      arena != getLast().has_value())
     return emitOpError() << "an arena buffer, and no other, has an offset and a lifetime";
   if (arena && (isNegative(getOffset()) || isNegative(getFirst()) || *getLast() < *getFirst()))
     return emitOpError() << "offset and lifetime are out of order";
@@ -78,9 +83,10 @@ LogicalResult LaunchOp::verifySymbolUses(SymbolTableCollection &symbols) {
     if (!buffer)
       return emitOpError() << "names an unknown buffer " << argument;
     if (buffer.getKind() == BufferKind::Arena &&
-        (buffer.getBytes() > step.getArenaBytes() || *buffer.getOffset() > step.getArenaBytes() - buffer.getBytes()))
-      return emitOpError() << "uses " << argument << ", which ends outside the arena of " << step.getArenaBytes()
-                           << " bytes";
+        (buffer.getBytes() > step.getArenaBytes() ||
+         *buffer.getOffset() > step.getArenaBytes() - buffer.getBytes()))
+      return emitOpError() << "uses " << argument << ", which ends outside the arena of "
+                           << step.getArenaBytes() << " bytes";
   }
   return verifyKernel(*this, getKernel(), symbols);
 }

@@ -36,8 +36,8 @@ void QuantizedDialect::initialize() {
 // FormatAttr
 //===----------------------------------------------------------------------===//
 
-/// Parses what follows the element type: `, group = 128, zero_point`, and leaves other keywords to `other`,
-/// which returns false for an unknown one.
+/// Parses what follows the element type: `, group = 128, zero_point`, and leaves other keywords to
+/// `other`, which returns false for an unknown one.
 static ParseResult parseFormatOptions(AsmParser &parser, int64_t &group, bool &zeroPoint,
                                       function_ref<FailureOr<bool>(StringRef)> other) {
   group = FormatAttr::kChannel;
@@ -70,7 +70,8 @@ Attribute FormatAttr::parse(AsmParser &parser, Type) {
   int64_t group;
   bool zeroPoint;
   if (parser.parseLess() || parser.parseType(element) ||
-      parseFormatOptions(parser, group, zeroPoint, [](StringRef) { return FailureOr<bool>(false); }) ||
+      parseFormatOptions(parser, group, zeroPoint,
+                         [](StringRef) { return FailureOr<bool>(false); }) ||
       parser.parseGreater())
     return {};
   return parser.getChecked<FormatAttr>(parser.getContext(), element, group, zeroPoint);
@@ -95,8 +96,8 @@ void FormatAttr::printBody(AsmPrinter &printer) const {
     printer << ", zero_point";
 }
 
-LogicalResult FormatAttr::verify(function_ref<InFlightDiagnostic()> emitError, Type element, int64_t group,
-                                 bool zeroPoint) {
+LogicalResult FormatAttr::verify(function_ref<InFlightDiagnostic()> emitError, Type element,
+                                 int64_t group, bool zeroPoint) {
   if (isa<Float16Type, BFloat16Type, Float32Type>(element)) {
     if (group != kChannel || zeroPoint)
       return emitError() << "a float format has neither groups nor zero points";
@@ -145,8 +146,8 @@ FormatAttr FormatAttr::fromName(MLIRContext *context, StringRef name) {
     return {};
   bool zeroPoint = name.consume_back("-zp");
   int64_t group = kChannel;
-  if (name != "channel" &&
-      (!name.consume_front("g") || name.getAsInteger(10, group) || !llvm::is_contained({32, 64, 128, 256}, group)))
+  if (name != "channel" && (!name.consume_front("g") || name.getAsInteger(10, group) ||
+                            !llvm::is_contained({32, 64, 128, 256}, group)))
     return {};
   return get(context, element, group, zeroPoint);
 }
@@ -172,7 +173,8 @@ static FailureOr<LayoutKind> parseLayoutKind(AsmParser &parser) {
     return failure();
   if (std::optional<LayoutKind> kind = symbolizeLayoutKind(keyword))
     return *kind;
-  return parser.emitError(loc, "unknown layout '") << keyword << "': expected rows, q8_0, q4_0, lanes or mma";
+  return parser.emitError(loc, "unknown layout '")
+         << keyword << "': expected rows, q8_0, q4_0, lanes or mma";
 }
 
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
@@ -197,7 +199,8 @@ void LayoutAttr::print(AsmPrinter &printer) const {
   printer << '>';
 }
 
-LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, LayoutKind kind, int64_t columns) {
+LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, LayoutKind kind,
+                                 int64_t columns) {
   if (kind == LayoutKind::Mma && (columns <= 0 || columns % 128 != 0))
     return emitError() << "layout mma needs columns, a positive multiple of 128, found " << columns;
   if (kind != LayoutKind::Mma && columns != 0)
@@ -229,7 +232,8 @@ sluice::formats::Layout LayoutAttr::toLayout() const {
 Attribute RowOrderAttr::parse(AsmParser &parser, Type) {
   StringRef kind;
   int64_t first = 0, second = 0;
-  if (parser.parseLess() || parser.parseKeyword(&kind) || parser.parseLParen() || parser.parseInteger(first))
+  if (parser.parseLess() || parser.parseKeyword(&kind) || parser.parseLParen() ||
+      parser.parseInteger(first))
     return {};
   std::string kindCopy = kind.str();
   if (kindCopy != "natural" && (parser.parseComma() || parser.parseInteger(second)))
@@ -252,8 +256,8 @@ void RowOrderAttr::print(AsmPrinter &printer) const {
   printer << '>';
 }
 
-LogicalResult RowOrderAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef kind, int64_t first,
-                                   int64_t second) {
+LogicalResult RowOrderAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef kind,
+                                   int64_t first, int64_t second) {
   if (kind != "natural" && kind != "pairs" && kind != "zip")
     return emitError() << "row order must be natural, pairs or zip, found '" << kind << "'";
   if (first < 0 || second < 0)
@@ -297,8 +301,8 @@ ParseResult sluice::quantized::parseRowOrders(AsmParser &parser, ArrayAttr &orde
       return failure();
     if (parser.parseRParen())
       return failure();
-    RowOrderAttr order = RowOrderAttr::getChecked([&] { return parser.emitError(loc); }, parser.getContext(), kindCopy,
-                                                  first, second);
+    RowOrderAttr order = RowOrderAttr::getChecked([&] { return parser.emitError(loc); },
+                                                  parser.getContext(), kindCopy, first, second);
     if (!order)
       return failure();
     list.push_back(order);
@@ -345,8 +349,9 @@ Type QuantizedTensorType::parse(AsmParser &parser) {
     }
     return false;
   };
-  if (parser.parseLess() || parser.parseDimensionList(shape, /*allowDynamic=*/false) || parser.parseType(element) ||
-      parseFormatOptions(parser, group, zeroPoint, parseLayout) || parser.parseGreater())
+  if (parser.parseLess() || parser.parseDimensionList(shape, /*allowDynamic=*/false) ||
+      parser.parseType(element) || parseFormatOptions(parser, group, zeroPoint, parseLayout) ||
+      parser.parseGreater())
     return {};
   auto emitError = [&] { return parser.emitError(loc); };
   auto format = FormatAttr::getChecked(emitError, parser.getContext(), element, group, zeroPoint);
@@ -366,21 +371,24 @@ void QuantizedTensorType::print(AsmPrinter &printer) const {
   printer << '>';
 }
 
-LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emitError, ArrayRef<int64_t> shape,
-                                 FormatAttr format, LayoutAttr layout) {
+LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emitError,
+                                          ArrayRef<int64_t> shape, FormatAttr format,
+                                          LayoutAttr layout) {
   if (shape.size() != 2 || shape[0] <= 0 || shape[1] <= 0)
     return emitError() << "a quantized tensor has two positive dimensions";
   // Keeps every count of bytes well inside 64 bits.
   if (shape[0] > (int64_t(1) << 46) / shape[1])
     return emitError() << "a quantized tensor has at most 2^46 elements";
-  if (format.isInteger() && format.getGroup() != FormatAttr::kChannel && shape[1] % format.getGroup() != 0)
-    return emitError() << "columns (" << shape[1] << ") must be a multiple of the group (" << format.getGroup() << ")";
+  if (format.isInteger() && format.getGroup() != FormatAttr::kChannel &&
+      shape[1] % format.getGroup() != 0)
+    return emitError() << "columns (" << shape[1] << ") must be a multiple of the group ("
+                       << format.getGroup() << ")";
   LayoutKind kind = layout.getKind();
   unsigned blockBits = kind == LayoutKind::BlocksQ8_0 ? 8 : kind == LayoutKind::BlocksQ4_0 ? 4 : 0;
-  if (blockBits && (!format.isInteger() || format.getBits() != blockBits || format.getGroup() != 32 ||
-                    format.getZeroPoint()))
-    return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i" << blockBits
-                       << " elements in groups of 32, found " << format;
+  if (blockBits && (!format.isInteger() || format.getBits() != blockBits ||
+                    format.getGroup() != 32 || format.getZeroPoint()))
+    return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i"
+                       << blockBits << " elements in groups of 32, found " << format;
   return success();
 }
 
@@ -388,7 +396,8 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
 // Operations
 //===----------------------------------------------------------------------===//
 
-static LogicalResult verifySameShape(Operation *op, RankedTensorType plain, QuantizedTensorType quantized) {
+static LogicalResult verifySameShape(Operation *op, RankedTensorType plain,
+                                     QuantizedTensorType quantized) {
   if (plain.getShape() != quantized.getShape())
     return op->emitOpError() << "shapes differ: " << plain << " and " << quantized;
   return success();
@@ -401,14 +410,17 @@ LogicalResult QuantizeOp::verify() {
 }
 
 OpFoldResult QuantizeOp::fold(FoldAdaptor) {
-  // Quantizing what a matrix of the same format stands for gives that matrix, unless it was rounded on the way.
+  // Quantizing what a matrix of the same format stands for gives that matrix, unless it was rounded
+  // on the way.
   if (auto source = getInput().getDefiningOp<DequantizeOp>())
     if (source.getInput().getType() == getType() && getInput().getType().getElementType().isF32())
       return source.getInput();
   return {};
 }
 
-LogicalResult DequantizeOp::verify() { return verifySameShape(*this, getResult().getType(), getInput().getType()); }
+LogicalResult DequantizeOp::verify() {
+  return verifySameShape(*this, getResult().getType(), getInput().getType());
+}
 
 LogicalResult PackedOp::verify() {
   if (getSources().empty())
@@ -426,7 +438,8 @@ LogicalResult PackedOp::verify() {
   }
   llvm::sort(seen);
   if (!seen.empty() && seen.back() >= sources)
-    return emitOpError() << "row order names a source that does not exist (there are " << sources << ")";
+    return emitOpError() << "row order names a source that does not exist (there are " << sources
+                         << ")";
   if (!seen.empty() && !llvm::equal(seen, llvm::seq<int64_t>(0, sources)))
     return emitOpError() << "row order must name every source once";
   return success();

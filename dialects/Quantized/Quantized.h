@@ -18,7 +18,6 @@
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
 
-
 #include "dialects/Quantized/QuantizedDialect.h.inc"
 #include "dialects/Quantized/QuantizedEnums.h.inc"
 #define GET_ATTRDEF_CLASSES
@@ -27,9 +26,12 @@
 #include "dialects/Quantized/QuantizedTypes.h.inc"
 
 namespace sluice::quantized {
-/// The row order of a packed matrix whose segments have these rows. `orders` may be empty: one after the other.
-llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders, llvm::ArrayRef<int64_t> sourceRows);
-/// Assembly of a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of assembly formats.
+/// The row order of a packed matrix whose segments have these rows. `orders` may be empty: one
+/// after the other.
+llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders,
+                                                 llvm::ArrayRef<int64_t> sourceRows);
+/// Assembly of a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of
+/// assembly formats.
 mlir::ParseResult parseRowOrders(mlir::AsmParser &parser, mlir::ArrayAttr &orders);
 void printRowOrders(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::ArrayAttr orders);
 } // namespace sluice::quantized

@@ -3,9 +3,9 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "mlir/IR/Remarks.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/DebugLog.h"
-#include "mlir/IR/Remarks.h"
 
 #define DEBUG_TYPE "fused-fuse-dequantize"
 
@@ -16,13 +16,15 @@ namespace sluice {
 namespace {
 using namespace mlir;
 
-/// What a kernel reads for the float matrix `weight`: the quantized one behind it, if dequantizing it loses nothing.
+/// What a kernel reads for the float matrix `weight`: the quantized one behind it, if dequantizing
+/// it loses nothing.
 Value lookThroughDequantize(Value weight) {
   auto dequantize = weight.getDefiningOp<quantized::DequantizeOp>();
   if (!dequantize)
     return weight;
   Type element = cast<RankedTensorType>(weight.getType()).getElementType();
-  bool exact = element.isF32() || element == dequantize.getInput().getType().getFormat().getElement();
+  bool exact =
+      element.isF32() || element == dequantize.getInput().getType().getFormat().getElement();
   return exact ? dequantize.getInput() : weight;
 }
 
@@ -46,9 +48,10 @@ private:
 
 void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
   OpBuilder builder(op);
-  auto fusedOp = fused::EmbeddingOp::create(builder, op.getLoc(), op.getResult().getType(), op.getTokens(),
-                                            lookThroughDequantize(op.getTable()), /*traffic=*/nullptr,
-                                            /*schedule=*/nullptr);
+  auto fusedOp =
+      fused::EmbeddingOp::create(builder, op.getLoc(), op.getResult().getType(), op.getTokens(),
+                                 lookThroughDequantize(op.getTable()), /*traffic=*/nullptr,
+                                 /*schedule=*/nullptr);
   op.replaceAllUsesWith(fusedOp.getResult());
   op.erase();
 }
@@ -57,8 +60,9 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
   OpBuilder builder(op);
   Type type = op.getQuery().getType(), half = toF16(type);
   Value query = arith::TruncFOp::create(builder, op.getLoc(), half, op.getQuery());
-  auto fusedOp = fused::AttentionOp::create(builder, op.getLoc(), half, query, op.getKeysAttr(), op.getValuesAttr(),
-                                            op.getPositions(), op.getScaleAttr(), /*traffic=*/nullptr,
+  auto fusedOp = fused::AttentionOp::create(builder, op.getLoc(), half, query, op.getKeysAttr(),
+                                            op.getValuesAttr(), op.getPositions(),
+                                            op.getScaleAttr(), /*traffic=*/nullptr,
                                             /*schedule=*/nullptr);
   // Layers read the f16 result itself, see roundInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
@@ -85,10 +89,11 @@ Value FusedFuseDequantize::roundInput(Value input) {
 void FusedFuseDequantize::fuse(model::LinearOp op) {
   OpBuilder builder(op);
   int64_t rows = op.getWeight().getType().getDimSize(0);
-  auto matvec = fused::MatvecOp::create(builder, op.getLoc(), TypeRange(op.getResult().getType()),
-                                        roundInput(op.getInput()), ValueRange(lookThroughDequantize(op.getWeight())),
-                                        builder.getDenseI64ArrayAttr(rows), /*order=*/nullptr, /*traffic=*/nullptr,
-                                        /*schedule=*/nullptr);
+  auto matvec = fused::MatvecOp::create(
+      builder, op.getLoc(), TypeRange(op.getResult().getType()), roundInput(op.getInput()),
+      ValueRange(lookThroughDequantize(op.getWeight())), builder.getDenseI64ArrayAttr(rows),
+      /*order=*/nullptr, /*traffic=*/nullptr,
+      /*schedule=*/nullptr);
   Value result = matvec.getResult(0);
   if (op.getBias())
     result = model::AddBiasOp::create(builder, op.getLoc(), result, op.getBias());
@@ -100,8 +105,10 @@ void FusedFuseDequantize::runOnOperation() {
   rounded.clear();
   // In program order, so that a layer finds the f16 results of the attention before it.
   WalkResult walk = getOperation().walk([&](Operation *op) {
-    if (auto linear = dyn_cast<model::LinearOp>(op); linear && !linear.getWeight().getType().hasStaticShape()) {
-      linear.emitOpError() << "needs a weight of static shape, found " << linear.getWeight().getType();
+    if (auto linear = dyn_cast<model::LinearOp>(op);
+        linear && !linear.getWeight().getType().hasStaticShape()) {
+      linear.emitOpError() << "needs a weight of static shape, found "
+                           << linear.getWeight().getType();
       return WalkResult::interrupt();
     }
     TypeSwitch<Operation *>(op).Case<model::EmbeddingOp, model::AttentionOp, model::LinearOp>(
@@ -116,10 +123,16 @@ void FusedFuseDequantize::runOnOperation() {
       return;
     if (op->use_empty()) {
       op->erase();
-    } else if (isa<quantized::DequantizeOp>(op)) {
+      return;
+    }
+    // Weights on their way to another format are dequantized by the compiler, not by a kernel.
+    auto reader = llvm::find_if(op->getUsers(),
+                                [](Operation *user) { return !isa<quantized::QuantizeOp>(user); });
+    if (isa<quantized::DequantizeOp>(op) && reader != op->user_end()) {
       LDBG() << "left " << *op;
       remark::missed(op->getLoc(), remark::RemarkOpts::name("dequantize-left").category(DEBUG_TYPE))
-          << remark::reason("'{0}' reads the dequantized weight", (*op->user_begin())->getName().getStringRef().str());
+          << remark::reason("'{0}' reads the dequantized weight",
+                            (*reader)->getName().getStringRef().str());
     }
   });
 }

@@ -4,10 +4,10 @@
 #include "Hoist.h"
 #include "sluice/Transforms/Passes.h"
 
+#include "mlir/IR/Remarks.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/DebugLog.h"
-#include "mlir/IR/Remarks.h"
 
 #define DEBUG_TYPE "fused-fuse-epilogues"
 
@@ -21,28 +21,30 @@ using fused::MatvecOp;
 
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
-  if (!isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp, arith::AddFOp, arith::MulFOp,
-           arith::TruncFOp>(op))
-    return false;
-  // A truncation to anything but f16 has no kernel.
-  auto truncate = dyn_cast<arith::TruncFOp>(op);
-  return !truncate || getElementTypeOrSelf(truncate.getOut().getType()).isF16();
+  // Epilogues compute in float32 and round to f16 at most.
+  if (isa<arith::AddFOp, arith::MulFOp>(op))
+    return getElementTypeOrSelf(op->getResult(0)).isF32();
+  if (isa<arith::TruncFOp>(op))
+    return getElementTypeOrSelf(op->getResult(0)).isF16();
+  return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp>(op);
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.
 bool mayTouch(Operation *op, FlatSymbolRefAttr cache) {
   if (isMemoryEffectFree(op))
     return false;
-  return op->walk([&](Operation *inner) {
-             bool touches = TypeSwitch<Operation *, bool>(inner)
-                                .Case([&](model::CacheAppendOp append) { return append.getCacheAttr() == cache; })
-                                .Case<model::AttentionOp, fused::AttentionOp>([&](auto attention) {
-                                  return attention.getKeysAttr() == cache || attention.getValuesAttr() == cache;
-                                })
-                                .Case([](MatvecOp) { return false; }) // Its regions are walked.
-                                .Default([](Operation *other) { return !isMemoryEffectFree(other); });
-             return touches ? WalkResult::interrupt() : WalkResult::advance();
-           })
+  return op
+      ->walk([&](Operation *inner) {
+        bool touches =
+            TypeSwitch<Operation *, bool>(inner)
+                .Case([&](model::CacheAppendOp append) { return append.getCacheAttr() == cache; })
+                .Case<model::AttentionOp, fused::AttentionOp>([&](auto attention) {
+                  return attention.getKeysAttr() == cache || attention.getValuesAttr() == cache;
+                })
+                .Case([](MatvecOp) { return false; }) // Its regions are walked.
+                .Default([](Operation *other) { return !isMemoryEffectFree(other); });
+        return touches ? WalkResult::interrupt() : WalkResult::advance();
+      })
       .wasInterrupted();
 }
 
@@ -54,14 +56,16 @@ private:
   MatvecOp fuse(MatvecOp matvec);
 };
 
-/// Why `op` cannot move into `matvec`; empty if it can. `inside` are the values that the epilogue will hold.
+/// Why `op` cannot move into `matvec`; empty if it can. `inside` are the values that the epilogue
+/// will hold.
 StringRef whyNot(Operation *op, MatvecOp matvec, const llvm::SmallPtrSetImpl<Operation *> &taken,
                  llvm::function_ref<bool(Value)> inside, const DominanceInfo &dominance) {
   for (Value operand : op->getOperands())
     if (!inside(operand) && !canHoist(operand, matvec, dominance))
       return "another operand is computed after the product";
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
-    for (Operation *between = matvec->getNextNode(); between != op; between = between->getNextNode())
+    for (Operation *between = matvec->getNextNode(); between != op;
+         between = between->getNextNode())
       if (!taken.contains(between) && mayTouch(between, append.getCacheAttr()))
         return "something between the product and the store may use the same cache";
   return {};
@@ -107,16 +111,18 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
   collect(matvec);
   llvm::for_each(finishers, collect);
 
-  auto fusedOp = MatvecOp::create(builder, matvec.getLoc(), TypeRange(ValueRange(yielded)), matvec.getInput(),
-                                  matvec.getWeights(), matvec.getSegmentsAttr(), matvec.getOrderAttr(),
-                                  /*traffic=*/nullptr, /*schedule=*/nullptr);
+  auto fusedOp =
+      MatvecOp::create(builder, matvec.getLoc(), TypeRange(ValueRange(yielded)), matvec.getInput(),
+                       matvec.getWeights(), matvec.getSegmentsAttr(), matvec.getOrderAttr(),
+                       /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(matvec->getDiscardableAttrDictionary());
   fusedOp.getPrologue().takeBody(matvec.getPrologue());
 
   IRMapping mapping;
   if (matvec.getEpilogue().empty()) {
     SmallVector<Location> locations(matvec.getNumResults(), matvec.getLoc());
-    Block *block = builder.createBlock(&fusedOp.getEpilogue(), {}, matvec.getResultTypes(), locations);
+    Block *block =
+        builder.createBlock(&fusedOp.getEpilogue(), {}, matvec.getResultTypes(), locations);
     mapping.map(matvec.getResults(), block->getArguments());
   } else {
     fusedOp.getEpilogue().takeBody(matvec.getEpilogue());
@@ -128,8 +134,9 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
   }
   for (Operation *op : finishers)
     builder.clone(*op, mapping);
-  fused::YieldOp::create(builder, matvec.getLoc(),
-                         llvm::map_to_vector(yielded, [&](Value value) { return mapping.lookup(value); }));
+  fused::YieldOp::create(builder, matvec.getLoc(), llvm::map_to_vector(yielded, [&](Value value) {
+                           return mapping.lookup(value);
+                         }));
   for (auto [old, result] : llvm::zip_equal(yielded, fusedOp.getResults()))
     old.replaceAllUsesWith(result);
   for (Operation *op : llvm::reverse(finishers))

@@ -3,9 +3,9 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "mlir/IR/Remarks.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/Support/DebugLog.h"
-#include "mlir/IR/Remarks.h"
 
 #define DEBUG_TYPE "fused-fuse-prologues"
 
@@ -28,10 +28,12 @@ void FusedFusePrologues::runOnOperation() {
     if (!norm || !matvec.getPrologue().empty() || matvec.getTraffic() || matvec.getSchedule())
       return;
     if (!norms.insert(norm))
-      remark::analysis(matvec.getLoc(), remark::RemarkOpts::name("norm-repeated").category(DEBUG_TYPE))
+      remark::analysis(matvec.getLoc(),
+                       remark::RemarkOpts::name("norm-repeated").category(DEBUG_TYPE))
           << remark::reason("the norm is computed again in each product that reads it");
     OpBuilder builder(&getContext());
-    Block *block = builder.createBlock(&matvec.getPrologue(), {}, norm.getInput().getType(), norm.getLoc());
+    Block *block =
+        builder.createBlock(&matvec.getPrologue(), {}, norm.getInput().getType(), norm.getLoc());
     IRMapping mapping;
     mapping.map(norm.getInput(), block->getArgument(0));
     Operation *inside = builder.clone(*norm, mapping);
@@ -45,7 +47,8 @@ void FusedFusePrologues::runOnOperation() {
       continue;
     }
     remark::missed(norm->getLoc(), remark::RemarkOpts::name("norm-left").category(DEBUG_TYPE))
-        << remark::reason("'{0}' reads the norm too", (*norm->user_begin())->getName().getStringRef().str());
+        << remark::reason("'{0}' reads the norm too",
+                          (*norm->user_begin())->getName().getStringRef().str());
   }
 }
 } // namespace

@@ -4,9 +4,9 @@
 #include "Hoist.h"
 #include "sluice/Transforms/Passes.h"
 
+#include "mlir/IR/Remarks.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/Support/DebugLog.h"
-#include "mlir/IR/Remarks.h"
 
 #define DEBUG_TYPE "fused-merge-matvecs"
 
@@ -25,10 +25,11 @@ std::pair<Attribute, Attribute> storage(Value weight) {
   return {TypeAttr::get(cast<RankedTensorType>(weight.getType()).getElementType()), Attribute()};
 }
 
-/// Whether `op` is a bare product: regions, row orders and schedules stand for decisions that merging would undo.
+/// Whether `op` is a bare product: regions, row orders and schedules stand for decisions that
+/// merging would undo.
 bool isBare(MatvecOp op) {
-  return op.getPrologue().empty() && op.getEpilogue().empty() && !op.getOrder() && !op.getTraffic() &&
-         !op.getSchedule();
+  return op.getPrologue().empty() && op.getEpilogue().empty() && !op.getOrder() &&
+         !op.getTraffic() && !op.getSchedule();
 }
 
 struct FusedMergeMatvecs : impl::FusedMergeMatvecsBase<FusedMergeMatvecs> {
@@ -56,13 +57,15 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
   }
   if (groups.size() > 1)
     for (auto &[key, group] : llvm::drop_begin(groups))
-      missed(group.front(), "its weight differs in format from those of other readers of the same input");
+      missed(group.front(),
+             "its weight differs in format from those of other readers of the same input");
 
   for (auto &[key, group] : groups) {
     first = group.front();
     SmallVector<MatvecOp> mergeable;
     for (MatvecOp op : group) {
-      if (llvm::all_of(op.getWeights(), [&](Value weight) { return canHoist(weight, first, dominance); }))
+      if (llvm::all_of(op.getWeights(),
+                       [&](Value weight) { return canHoist(weight, first, dominance); }))
         mergeable.push_back(op);
       else
         missed(op, "its weight is computed after another reader of the same input");
@@ -81,8 +84,9 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
       locations.push_back(op.getLoc());
     }
     OpBuilder builder(first);
-    auto merged = MatvecOp::create(builder, FusedLoc::get(&getContext(), locations), TypeRange(ValueRange(oldResults)),
-                                   first.getInput(), weights, builder.getDenseI64ArrayAttr(segments),
+    auto merged = MatvecOp::create(builder, FusedLoc::get(&getContext(), locations),
+                                   TypeRange(ValueRange(oldResults)), first.getInput(), weights,
+                                   builder.getDenseI64ArrayAttr(segments),
                                    /*order=*/nullptr, /*traffic=*/nullptr, /*schedule=*/nullptr);
     for (auto [old, result] : llvm::zip_equal(oldResults, merged.getResults()))
       old.replaceAllUsesWith(result);

@@ -26,7 +26,8 @@ private:
 
 FailureOr<int64_t> FusedTabulateRotary::chooseRows(model::RotaryOp first) {
   if (context > static_cast<uint64_t>(std::numeric_limits<int32_t>::max()))
-    return emitError(getOperation().getLoc()) << "context must be at most 2147483647, found " << context;
+    return emitError(getOperation().getLoc())
+           << "context must be at most 2147483647, found " << context.getValue();
   int64_t rows = static_cast<int64_t>(context);
   model::CacheOp largest;
   for (auto cache : getOperation().getOps<model::CacheOp>())
@@ -35,10 +36,11 @@ FailureOr<int64_t> FusedTabulateRotary::chooseRows(model::RotaryOp first) {
   int64_t positions = largest ? largest.getTensorType().getDimSize(0) : 0;
   if (rows && rows < positions)
     return emitError(getOperation().getLoc())
-           << "context must be at least the " << positions << " positions of @" << largest.getSymName() << ", found "
-           << rows;
+           << "context must be at least the " << positions << " positions of @"
+           << largest.getSymName() << ", found " << rows;
   if (!rows && !positions)
-    return first.emitOpError() << "needs option context, as the module has no cache to take the positions from";
+    return first.emitOpError()
+           << "needs option context, as the module has no cache to take the positions from";
   return rows ? rows : positions;
 }
 
@@ -80,7 +82,8 @@ void FusedTabulateRotary::runOnOperation() {
     Value &value = values[{function, table}];
     if (!value) {
       builder.setInsertionPointToStart(&function.front());
-      value = model::ParameterOp::create(builder, op.getLoc(), type, FlatSymbolRefAttr::get(table.getSymNameAttr()));
+      value = model::ParameterOp::create(builder, op.getLoc(), type,
+                                         FlatSymbolRefAttr::get(table.getSymNameAttr()));
     }
     op.getTableMutable().assign(value);
   }

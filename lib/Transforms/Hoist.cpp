@@ -11,10 +11,12 @@ using namespace mlir;
 bool sluice::canHoist(Value value, Operation *point, const DominanceInfo &dominance) {
   if (dominance.properlyDominates(value, point))
     return true;
-  // Only what names or prepares a weight: moving computations up would lengthen the lives of their results.
+  // Only what names or prepares a weight: moving computations up would lengthen the lives of their
+  // results.
   Operation *op = value.getDefiningOp();
   return isa_and_nonnull<model::ParameterOp, quantized::QuantizeOp, quantized::DequantizeOp>(op) &&
-         llvm::all_of(op->getOperands(), [&](Value operand) { return canHoist(operand, point, dominance); });
+         llvm::all_of(op->getOperands(),
+                      [&](Value operand) { return canHoist(operand, point, dominance); });
 }
 
 void sluice::hoist(Value value, Operation *point, const DominanceInfo &dominance) {

@@ -8,8 +8,8 @@
 
 namespace sluice {
 
-/// Whether `value` is known at `point`, or is a weight, or the result of quantizing weights, that can be made known there by moving the
-/// operations that name it. Moves nothing.
+/// Whether `value` is known at `point`, or is a weight, or the result of quantizing weights, that
+/// can be made known there by moving the operations that name it. Moves nothing.
 bool canHoist(mlir::Value value, mlir::Operation *point, const mlir::DominanceInfo &dominance);
 
 /// Makes `value`, for which canHoist holds, known at `point`.

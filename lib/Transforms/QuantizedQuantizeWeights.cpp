@@ -3,8 +3,8 @@
 
 #include "sluice/Transforms/Passes.h"
 
-#include "llvm/Support/DebugLog.h"
 #include "mlir/IR/Remarks.h"
+#include "llvm/Support/DebugLog.h"
 
 #define DEBUG_TYPE "quantized-quantize-weights"
 
@@ -54,7 +54,8 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
   if (isa_and_nonnull<quantized::QuantizeOp>(source))
     return weight; // Decided by an earlier run or by hand.
   if (!isa_and_nonnull<model::ParameterOp>(source)) {
-    remark::missed(weight.getLoc(), remark::RemarkOpts::name("not-a-parameter").category(DEBUG_TYPE))
+    remark::missed(weight.getLoc(),
+                   remark::RemarkOpts::name("not-a-parameter").category(DEBUG_TYPE))
         << remark::reason("a weight that is computed cannot be quantized");
     return weight;
   }
@@ -63,11 +64,13 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
     return weight;
   auto storedType = dyn_cast<QuantizedTensorType>(stored.getType());
   FormatAttr present = storedType ? storedType.getFormat()
-                                  : FormatAttr::get(&getContext(), type.getElementType(), FormatAttr::kChannel, false);
+                                  : FormatAttr::get(&getContext(), type.getElementType(),
+                                                    FormatAttr::kChannel, false);
   Decision decision = decide(asked, type.getDimSize(1));
   if (decision.format != asked)
     remark::analysis(weight.getLoc(), remark::RemarkOpts::name("other-format").category(DEBUG_TYPE))
-        << remark::reason("{0} instead of {1}: {2}", decision.format.getName(), asked.getName(), decision.reason);
+        << remark::reason("{0} instead of {1}: {2}", decision.format.getName(), asked.getName(),
+                          decision.reason);
   if (decision.format == present)
     return weight;
 
@@ -75,11 +78,13 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
   builder.setInsertionPointAfterValue(weight);
   auto rows = LayoutAttr::get(&getContext(), LayoutKind::Rows, 0);
   auto quantize = quantized::QuantizeOp::create(
-      builder, weight.getLoc(), QuantizedTensorType::get(&getContext(), type.getShape(), decision.format, rows), weight);
+      builder, weight.getLoc(),
+      QuantizedTensorType::get(&getContext(), type.getShape(), decision.format, rows), weight);
   quantize->setDiscardableAttr("sluice.decision", builder.getStringAttr(decision.format.getName()));
   quantize->setDiscardableAttr("sluice.reason", builder.getStringAttr(decision.reason));
   LDBG() << decision.format.getName() << " for " << *source;
-  return quantized::DequantizeOp::create(builder, weight.getLoc(), type.clone(builder.getF32Type()), quantize);
+  return quantized::DequantizeOp::create(builder, weight.getLoc(), type.clone(builder.getF32Type()),
+                                         quantize);
 }
 
 void QuantizedQuantizeWeights::runOnOperation() {
@@ -87,10 +92,10 @@ void QuantizedQuantizeWeights::runOnOperation() {
     return markAllAnalysesPreserved();
   FormatAttr asked = FormatAttr::fromName(&getContext(), scheme);
   if (!asked) {
-    emitError(getOperation().getLoc())
-        << "unknown weight scheme '" << scheme
-        << "': expected keep, f16, bf16, f32, or int8 or int4 with -g32, -g64, -g128, -g256 or -channel, and "
-           "optionally -zp";
+    emitError(getOperation().getLoc()) << "unknown weight scheme '" << scheme
+                                       << "': expected keep, f16, bf16, f32, or int8 or int4 with "
+                                          "-g32, -g64, -g128, -g256 or -channel, and "
+                                          "optionally -zp";
     return signalPassFailure();
   }
   DenseMap<Value, Value> replacements;

@@ -63,3 +63,16 @@ func.func @left(%x: tensor<1x256xf32>, %q: !quantized.tensor<8x256xi8, group = 3
   %z = model.linear %x, %h : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   return %y, %w, %z : tensor<1x8xf32>, tensor<8x256xf32>, tensor<1x8xf32>
 }
+
+// What is quantized anew is no kernel's work, and no remark's.
+// CHECK-LABEL: func.func @anew
+func.func @anew(%x: tensor<1x256xf32>, %q: !quantized.tensor<8x256xi8, group = 32>) -> tensor<1x8xf32> {
+  // CHECK: %[[D:.*]] = quantized.dequantize
+  // CHECK: %[[R:.*]] = quantized.quantize %[[D]]
+  // CHECK: fused.matvec %{{.*}} weights(%[[R]])
+  %d = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32> to tensor<8x256xf32>
+  %r = quantized.quantize %d : tensor<8x256xf32> to !quantized.tensor<8x256xi4, group = 64>
+  %w = quantized.dequantize %r : !quantized.tensor<8x256xi4, group = 64> to tensor<8x256xf32>
+  %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}

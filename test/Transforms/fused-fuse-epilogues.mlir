@@ -96,3 +96,15 @@ func.func @kept(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %g: tensor<128xf16>, %
   return %n, %b : tensor<1x128xf32>, tensor<1x128xbf16>
 }
 func.func private @unknown()
+
+// Arithmetic in half precision is not an epilogue's.
+// CHECK-LABEL: func.func @half
+func.func @half(%x: tensor<1x256xf32>, %h: tensor<1x128xf16>, %w: tensor<128x256xf16>) -> tensor<1x128xf16> {
+  // CHECK: fused.matvec {{.*}} -> tensor<1x128xf16> epilogue
+  // CHECK: }
+  // CHECK-NEXT: arith.addf
+  %y = fused.matvec %x weights(%w) segments [128] : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
+  %t = arith.truncf %y : tensor<1x128xf32> to tensor<1x128xf16>
+  %s = arith.addf %t, %h : tensor<1x128xf16>
+  return %s : tensor<1x128xf16>
+}

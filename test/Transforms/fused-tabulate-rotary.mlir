@@ -2,7 +2,9 @@
 // RUN: sluice-opt %s --fused-tabulate-rotary --fused-tabulate-rotary --split-input-file -verify-diagnostics | FileCheck %s
 // RUN: sluice-opt %s --fused-tabulate-rotary=context=4096 --split-input-file | FileCheck %s --check-prefix=CONTEXT
 // RUN: not sluice-opt %s --fused-tabulate-rotary=context=16 --split-input-file 2>&1 | FileCheck %s --check-prefix=SMALL
+// RUN: not sluice-opt %s --fused-tabulate-rotary=context=4294967296 --split-input-file 2>&1 | FileCheck %s --check-prefix=LARGE
 
+// LARGE: context must be at most 2147483647, found 4294967296
 // SMALL: context must be at least the 2048 positions of @cache.k, found 16
 model.cache @cache.k : tensor<2048x2x64xf16>
 model.cache @small : tensor<16x2x64xf16>
