@@ -315,7 +315,7 @@ void CpuDevice::run(uint32_t index) {
   pool->run([&](int thread) {
     for (size_t i = 0; i < step.launches.size(); ++i) {
       if (i > 0)
-        pool->barrier();
+        pool->barrier(thread);
       runPart(step, step.launches[i], thread);
     }
   });
@@ -328,7 +328,7 @@ std::vector<double> CpuDevice::profile(uint32_t index) {
     auto start = std::chrono::steady_clock::now();
     for (size_t i = 0; i < step.launches.size(); ++i) {
       runPart(step, step.launches[i], thread);
-      pool->barrier();
+      pool->barrier(thread);
       auto end = std::chrono::steady_clock::now();
       if (thread == 0)
         seconds[i] = std::chrono::duration<double>(end - start).count();

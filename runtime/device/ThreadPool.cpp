@@ -21,10 +21,6 @@ static void relax() {
 #endif
 }
 
-// In pauses, of 20 to 60 ns: about what the last arrivals at a barrier differ by; 100 us; and what
-// it takes to choose a token and print it.
-static constexpr int fewestSpins = 30, launchSpins = 2000, stepSpins = 8000;
-
 int sluice::runtime::availableCpus() {
   int cpus = 0;
   cpu_set_t set;
@@ -45,8 +41,12 @@ int sluice::runtime::availableCpus() {
 }
 
 ThreadPool::ThreadPool(int threads)
-    : count(threads), betweenLaunches(threads <= availableCpus() ? launchSpins : fewestSpins),
-      betweenSteps(threads <= availableCpus() ? stepSpins : fewestSpins) {
+    : count(threads), places(new Place[static_cast<size_t>(threads)]) {
+  // Pauses of 20 to 60 ns: some 100 us between launches, and between steps what it takes to choose
+  // a token and print it. With more threads than CPUs somebody always waits for a CPU.
+  bool enough = threads <= availableCpus();
+  launchSpins = enough ? 2500 : 30;
+  stepSpins = enough ? 8000 : 30;
   try {
     workers.reserve(count - 1);
     for (int i = 1; i < count; ++i)
@@ -70,25 +70,33 @@ void ThreadPool::stop() {
   workers.clear();
 }
 
-void ThreadPool::waitWhile(const std::atomic<uint32_t> &value, uint32_t old, Patience &patience) {
-  int limit = patience.spins.load(std::memory_order_relaxed);
-  for (int i = 0; i < limit; ++i) {
-    if (value.load(std::memory_order_acquire) != old) {
-      if (limit < patience.most)
-        patience.spins.store(std::min(limit + limit / 64 + 1, patience.most),
-                             std::memory_order_relaxed);
+bool ThreadPool::sharesCpu(int thread) const {
+  int cpu = places[thread].cpu.load(std::memory_order_relaxed);
+  for (int other = 0; other < count; ++other)
+    if (other != thread && places[other].cpu.load(std::memory_order_relaxed) == cpu)
+      return true;
+  return false;
+}
+
+void ThreadPool::waitWhile(const std::atomic<uint32_t> &value, uint32_t old, int spins,
+                           int thread) const {
+  // Looked at only when the wait is not a short one.
+  constexpr int first = 30;
+  for (int i = 0; i < spins; ++i) {
+    if (value.load(std::memory_order_acquire) != old)
       return;
-    }
+    if (i == first && sharesCpu(thread))
+      break;
     relax();
   }
-  patience.spins.store(std::max(limit / 2, fewestSpins), std::memory_order_relaxed);
   while (value.load(std::memory_order_acquire) == old)
     value.wait(old, std::memory_order_acquire);
 }
 
 void ThreadPool::work(int thread) {
   for (uint32_t seen = 0;; ++seen) {
-    waitWhile(jobs, seen, betweenSteps);
+    places[thread].cpu.store(sched_getcpu(), std::memory_order_relaxed);
+    waitWhile(jobs, seen, stepSpins, thread);
     if (!job)
       return;
     job(jobContext, thread);
@@ -108,6 +116,7 @@ void ThreadPool::runErased(Body body, void *context) {
   jobs.fetch_add(1, std::memory_order_release);
   jobs.notify_all();
   body(context, 0);
+  places[0].cpu.store(sched_getcpu(), std::memory_order_relaxed);
   for (uint32_t left; (left = running.load(std::memory_order_acquire)) != 0;)
-    waitWhile(running, left, betweenLaunches);
+    waitWhile(running, left, launchSpins, 0);
 }

@@ -10,6 +10,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
+#include <sched.h>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -20,7 +22,8 @@ namespace sluice::runtime {
 int availableCpus();
 
 /// A fixed set of threads, the one that calls run() among them. Waiting threads spin for a moment
-/// and then sleep: a step follows a step within microseconds, a prompt at a terminal does not.
+/// and then sleep: a step follows a step within microseconds, a prompt at a terminal does not. A
+/// thread that waits for one on its own CPU sleeps at once: spinning would only keep it away.
 class ThreadPool {
 public:
   /// `threads` is at least 1. Throws Error if the system does not give that many.
@@ -39,18 +42,19 @@ public:
               &body);
   }
 
-  /// Inside of run(): returns when all threads have called it. What they wrote before is visible
-  /// to all after.
-  void barrier() {
+  /// Inside of run(), with the body's own argument: returns when all threads have called it. What
+  /// they wrote before is visible to all after.
+  void barrier(int thread) {
     if (count == 1)
       return;
+    places[thread].cpu.store(sched_getcpu(), std::memory_order_relaxed);
     uint32_t before = generation.load(std::memory_order_relaxed);
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(count)) {
       arrived.store(0, std::memory_order_relaxed);
       generation.store(before + 1, std::memory_order_release);
       generation.notify_all();
     } else {
-      waitWhile(generation, before, betweenLaunches);
+      waitWhile(generation, before, launchSpins, thread);
     }
   }
 
@@ -58,20 +62,20 @@ private:
   using Body = void (*)(void *context, int thread);
   void runErased(Body body, void *context);
   void work(int thread);
-  /// How long a thread spins before it sleeps, in pauses. It adapts: shorter when that was in vain,
-  /// since the thread that is waited for may need this very CPU, longer when it was not.
-  struct Patience {
-    const int most;
-    std::atomic<int> spins;
-    explicit Patience(int most) : most(most), spins(most) {}
-  };
-  static void waitWhile(const std::atomic<uint32_t> &value, uint32_t old, Patience &patience);
+  /// Spins for up to `spins` pauses, then sleeps.
+  void waitWhile(const std::atomic<uint32_t> &value, uint32_t old, int spins, int thread) const;
+  bool sharesCpu(int thread) const;
   void stop();
 
   const int count;
-  // Apart, because what happens between two steps says nothing about what happens within one.
-  alignas(64) Patience betweenLaunches;
-  alignas(64) Patience betweenSteps;
+  // In pauses. A thread that was woken needs some 20 us to run: the others must wait longer than
+  // that, or else they would sleep in turn and wake each other for ever.
+  int launchSpins, stepSpins;
+  /// Where a thread was seen last.
+  struct alignas(64) Place {
+    std::atomic<int> cpu{-1};
+  };
+  std::unique_ptr<Place[]> places;
   // Each on a cache line of its own: all threads poll `generation` while others count arrivals.
   alignas(64) std::atomic<uint32_t> arrived{0};
   alignas(64) std::atomic<uint32_t> generation{0};

@@ -290,10 +290,10 @@ TEST(ThreadPool, BarriersSeparatePhases) {
       pool.run([&](int thread) {
         for (int phase = 0; phase < 50; ++phase) {
           values[thread] = run * 50 + phase;
-          pool.barrier();
+          pool.barrier(thread);
           for (int value : values)
             wrong += value != run * 50 + phase;
-          pool.barrier();
+          pool.barrier(thread);
         }
       });
     EXPECT_EQ(wrong, 0) << threads;
@@ -309,7 +309,7 @@ TEST(ThreadPool, SleepingThreadsWakeUp) {
       // The others sleep at the barrier.
       if (thread == 2)
         std::this_thread::sleep_for(std::chrono::milliseconds(10));
-      pool.barrier();
+      pool.barrier(thread);
       ++count;
     });
   }
