@@ -15,8 +15,7 @@ static Value emitColumns(KernelBuilder &k, const formats::PackedShape &shape, Ty
   Value mask = count < kLanes ? k.firstLanes(kLanes, k.index(count)) : Value();
   if (!format.isInteger()) {
     int64_t bytes = bytesOf(element);
-    return k.widen(
-        k.load(k.vec(kLanes, element), k.offset(row, k.mul(column, bytes)), bytes, mask));
+    return k.loadFloats(kLanes, element, k.offset(row, k.mul(column, bytes)), bytes, mask);
   }
   Value q;
   if (format.element == Format::Element::I8) {

@@ -38,9 +38,9 @@ private:
 
   /// The position of the sequence, clamped to [0, limit).
   Value position(Value positions, int64_t limit);
-  /// The rows' elements of an array that starts at `first` (i64, in elements).
+  /// The rows' elements of an array that starts at `first` (i64, in elements), as float32.
   Value load(Value pointer, Value first, Type element);
-  void store(Value lanes, Value pointer, Value first);
+  void store(Value lanes, Type element, Value pointer, Value first);
 
   KernelBuilder &k;
   fused::MatvecOp op;
@@ -124,17 +124,18 @@ Value Epilogue::load(Value pointer, Value first, Type element) {
   Value lanes;
   for (const TileRows::Run &run : rows.runs) {
     Value place = k.offset(pointer, k.mul(k.add(first, run.first), bytes));
-    Value part = k.load(k.vec(run.laneCount, element), place, bytes, run.mask);
+    Value part = k.loadFloats(run.laneCount, element, place, bytes, run.mask);
     lanes = lanes ? k.concat(lanes, part) : part;
   }
   return lanes;
 }
 
-void Epilogue::store(Value lanes, Value pointer, Value first) {
-  int64_t bytes = bytesOf(getElementTypeOrSelf(lanes.getType())), lane = 0;
+void Epilogue::store(Value lanes, Type element, Value pointer, Value first) {
+  int64_t bytes = bytesOf(element), lane = 0;
+  lanes = k.widen(lanes);
   for (const TileRows::Run &run : rows.runs) {
     Value place = k.offset(pointer, k.mul(k.add(first, run.first), bytes));
-    k.store(k.slice(lanes, lane, run.laneCount), place, bytes, run.mask);
+    k.storeFloats(k.slice(lanes, lane, run.laneCount), element, place, bytes, run.mask);
     lane += run.laneCount;
   }
 }
@@ -211,8 +212,7 @@ LogicalResult Epilogue::append(model::CacheAppendOp append) {
                                 << " cannot be converted to host code";
   int64_t rowWidth = cache.getDimSize(1) * cache.getDimSize(2);
   Value first = k.mul(position(append.getPositions(), cache.getDimSize(0)), rowWidth);
-  store(k.narrow(k.widen(*lanes), cache.getElementType()),
-        interface.cachePointer(append.getCacheAttr()), first);
+  store(*lanes, cache.getElementType(), interface.cachePointer(append.getCacheAttr()), first);
   return success();
 }
 
@@ -220,8 +220,9 @@ LogicalResult Epilogue::yield(Value value, unsigned result) {
   FailureOr<Value> lanes = evaluate(value);
   if (failed(lanes))
     return failure();
-  int64_t width = cast<RankedTensorType>(op.getResult(result).getType()).getDimSize(1);
-  store(*lanes, interface.resultPointer(result), k.index(sequence * width));
+  auto type = cast<RankedTensorType>(op.getResult(result).getType());
+  store(*lanes, type.getElementType(), interface.resultPointer(result),
+        k.index(sequence * type.getDimSize(1)));
   return success();
 }
 
@@ -230,7 +231,7 @@ LogicalResult Epilogue::emit(Value tile, Value sums) {
   if (op.getEpilogue().empty()) {
     if (segment.order.isZip())
       return op.emitOpError() << "with zipped rows needs an epilogue";
-    store(sums, interface.resultPointer(segment.order.getFirst()),
+    store(sums, k.f32(), interface.resultPointer(segment.order.getFirst()),
           k.index(sequence * op.getSegments()[segment.order.getFirst()]));
     return success();
   }

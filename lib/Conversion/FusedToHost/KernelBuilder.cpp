@@ -178,6 +178,23 @@ void KernelBuilder::store(Value value, Value pointer, unsigned alignment, Value 
   LLVM::MaskedStoreOp::create(b, loc, value, pointer, mask, static_cast<uint32_t>(alignment));
 }
 
+Value KernelBuilder::loadFloats(int64_t lanes, Type element, Value pointer, unsigned alignment,
+                                Value mask) {
+  if (!element.isBF16())
+    return widen(load(vec(lanes, element), pointer, alignment, mask));
+  Value bits = load(vec(lanes, i16()), pointer, alignment, mask);
+  Value wide = arith::ExtUIOp::create(b, loc, vec(lanes, i32()), bits);
+  return bitcast(shl(wide, 16), vec(lanes, f32()));
+}
+
+void KernelBuilder::storeFloats(Value value, Type element, Value pointer, unsigned alignment,
+                                Value mask) {
+  Value stored = narrow(value, element);
+  if (element.isBF16())
+    stored = bitcast(stored, like(stored.getType(), i16()));
+  store(stored, pointer, alignment, mask);
+}
+
 Value KernelBuilder::scratch(int64_t bytes) {
   OpBuilder::InsertionGuard guard(b);
   Block *block = b.getInsertionBlock();

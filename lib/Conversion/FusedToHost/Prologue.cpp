@@ -71,7 +71,7 @@ Value Columns::load(Value pointer, RankedTensorType type, Value row, Value colum
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
   Value place = type.getRank() == 2 ? k.add(k.mul(row, type.getDimSize(1)), column) : column;
-  return k.load(k.vec(kLanes, element), k.offset(pointer, k.mul(place, bytes)), bytes, mask(count));
+  return k.loadFloats(kLanes, element, k.offset(pointer, k.mul(place, bytes)), bytes, mask(count));
 }
 
 FailureOr<Value> Columns::normFactor(model::RmsNormOp norm) {

@@ -166,9 +166,8 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
     for (int64_t column = 0; column < unrolled; ++column) {
       if (column * columnBytes % kLineBytes == 0)
         k.prefetch(elements, column * columnBytes + kPrefetchBytes);
-      Value stored =
-          k.load(k.vec(kLanes, element), k.offset(elements, column * columnBytes), columnBytes);
-      Value weights = k.widen(stored);
+      Value weights =
+          k.loadFloats(kLanes, element, k.offset(elements, column * columnBytes), columnBytes);
       for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
         Value factor = k.load(k.f32(), k.offset(x, (sequence * input.padded + column) * 4), 4);
         Value &sum = sums[sequence * chains + column % chains];

@@ -1,0 +1,273 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "HostKernels.h"
+
+#include "sluice/Conversion/Passes.h"
+#include "sluice/Formats/Activations.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Parser/Parser.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FileUtilities.h"
+
+#include <cmath>
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using formats::Format;
+
+static constexpr uint8_t kCanary = 0xA5;
+
+Buffer::Buffer(size_t size) : bytes(size) {
+  size_t page = sysconf(_SC_PAGESIZE), slots = (size + 63) / 64 * 64,
+         usable = (slots + page - 1) / page * page;
+  mapped = usable + page;
+  mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED ||
+      mprotect(static_cast<uint8_t *>(mapping) + usable, page, PROT_NONE) != 0)
+    abort();
+  memset(mapping, kCanary, usable);
+  start = static_cast<uint8_t *>(mapping) + usable - slots;
+}
+
+Buffer::Buffer(Buffer &&other) noexcept
+    : mapping(std::exchange(other.mapping, nullptr)), mapped(other.mapped), bytes(other.bytes),
+      start(other.start) {}
+
+Buffer::~Buffer() {
+  if (mapping)
+    munmap(mapping, mapped);
+}
+
+bool Buffer::intact() const {
+  const uint8_t *end = static_cast<const uint8_t *>(mapping) + mapped - sysconf(_SC_PAGESIZE);
+  auto untouched = [](uint8_t byte) { return byte == kCanary; };
+  return std::all_of(static_cast<const uint8_t *>(start) + bytes, end, untouched) &&
+         std::all_of(static_cast<const uint8_t *>(mapping), static_cast<const uint8_t *>(start),
+                     untouched);
+}
+
+std::vector<host::Isa> test::runnableIsas() {
+  std::vector<host::Isa> isas;
+  std::optional<host::Isa> best = host::detectIsa();
+  for (host::Isa isa : {host::Isa::Avx2, host::Isa::Avx512, host::Isa::Avx512Vnni})
+    if (best && isa <= *best)
+      isas.push_back(isa);
+  return isas;
+}
+
+std::string test::schedule(host::Isa isa, int64_t accumulators, int64_t positions) {
+  return "schedule(#fused.host_schedule<isa = \"" + host::isaName(isa).str() +
+         "\", accumulators = " + std::to_string(accumulators) +
+         ", positions = " + std::to_string(positions) + ">)";
+}
+
+std::unique_ptr<HostKernels> HostKernels::compile(const std::string &text) {
+  mlir::DialectRegistry registry;
+  registry.insert<model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
+                  plan::PlanDialect, mlir::func::FuncDialect, mlir::arith::ArithDialect>();
+  mlir::MLIRContext context(registry, mlir::MLIRContext::Threading::DISABLED);
+  mlir::OwningOpRef<mlir::ModuleOp> module =
+      mlir::parseSourceString<mlir::ModuleOp>(text, &context);
+  if (!module) {
+    ADD_FAILURE() << "cannot parse\n" << text;
+    return nullptr;
+  }
+  mlir::PassManager pm(&context);
+  buildHostCodePipeline(pm);
+  if (failed(pm.run(*module))) {
+    ADD_FAILURE() << "cannot convert\n" << text;
+    return nullptr;
+  }
+  std::unique_ptr<HostKernels> result(new HostKernels);
+  module->walk([&](plan::DispatchOp dispatch) {
+    result->dispatches.push_back(
+        {dispatch.getKernel().getLeafReference().str(), dispatch.getLaunch().getGrid()});
+  });
+  auto kernels = module->lookupSymbol<mlir::ModuleOp>(kKernelsModule);
+  llvm::Expected<std::string> object = host::compileKernels(kernels);
+  if (!object) {
+    ADD_FAILURE() << llvm::toString(object.takeError());
+    return nullptr;
+  }
+  llvm::SmallString<64> path;
+  int descriptor;
+  if (llvm::sys::fs::createTemporaryFile("host-kernels-test", "so", descriptor, path)) {
+    ADD_FAILURE() << "cannot make a temporary file";
+    return nullptr;
+  }
+  llvm::FileRemover remover(path);
+  llvm::raw_fd_ostream(descriptor, true) << *object;
+  result->library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!result->library) {
+    ADD_FAILURE() << dlerror();
+    return nullptr;
+  }
+  return result;
+}
+
+HostKernels::~HostKernels() {
+  if (library)
+    dlclose(library);
+}
+
+void HostKernels::run(size_t dispatch, const std::vector<Buffer *> &arguments) {
+  ASSERT_LT(dispatch, dispatches.size());
+  auto [name, grid] = dispatches[dispatch];
+  auto *kernel =
+      reinterpret_cast<void (*)(void *const *, int64_t, int64_t)>(dlsym(library, name.c_str()));
+  ASSERT_NE(kernel, nullptr) << name;
+  std::vector<void *> pointers;
+  for (Buffer *argument : arguments)
+    pointers.push_back(argument->as<void>());
+  kernel(pointers.data(), grid / 2, grid);
+  kernel(pointers.data(), 0, grid / 2);
+  for (auto [number, argument] : llvm::enumerate(arguments))
+    EXPECT_TRUE(argument->intact()) << name << " wrote outside argument " << number;
+}
+
+std::vector<float> Random::normal(size_t count, float scale) {
+  std::normal_distribution<float> distribution(0.0f, scale);
+  std::vector<float> values(count);
+  for (float &value : values)
+    value = distribution(engine);
+  return values;
+}
+
+std::vector<uint16_t> Random::normalF16(size_t count, float scale) {
+  std::vector<uint16_t> halves(count);
+  formats::floatToF16(normal(count, scale), halves);
+  return halves;
+}
+
+Weight::Weight(Format format, int64_t rows, int64_t columns, Random &random)
+    : format(format), rows(rows), columns(columns) {
+  size_t count = rows * columns;
+  if (!format.isInteger()) {
+    std::vector<float> values = random.normal(count, 0.05f);
+    halves.resize(count);
+    if (format.element == Format::Element::F16)
+      formats::floatToF16(values, halves);
+    else if (format.element == Format::Element::BF16)
+      formats::floatToBf16(values, halves);
+    else
+      floats = values;
+    return;
+  }
+  q.resize(count);
+  for (int8_t &element : q)
+    element = static_cast<int8_t>(random.integer(format.qMin(), format.qMax()));
+  size_t groups = rows * format.groupsPerRow(columns);
+  scales = random.normalF16(groups, 0.01f);
+  if (format.zeroPoint) {
+    zeros.resize(groups);
+    for (int8_t &zero : zeros)
+      zero = static_cast<int8_t>(random.integer(format.qMin(), format.qMax()));
+  }
+}
+
+formats::PackRow Weight::row(int64_t index) const {
+  if (index < 0)
+    return {};
+  formats::PackRow row;
+  if (!format.isInteger()) {
+    row.elements = floats.empty() ? static_cast<const void *>(&halves[index * columns])
+                                  : &floats[index * columns];
+    return row;
+  }
+  row.elements = &q[index * columns];
+  row.scales = &scales[index * format.groupsPerRow(columns)];
+  if (format.zeroPoint)
+    row.zeros = &zeros[index * format.groupsPerRow(columns)];
+  return row;
+}
+
+float Weight::product(int64_t row, const std::vector<float> &x) const {
+  if (!format.isInteger()) {
+    // Wider sums than the definition's: the order of float32 additions is not what is tested.
+    std::vector<float> rounded(x.size());
+    formats::roundActivations(format.element, x, rounded);
+    double sum = 0;
+    for (int64_t column = 0; column < columns; ++column) {
+      int64_t place = row * columns + column;
+      float weight = format.element == Format::Element::F16    ? formats::f16ToFloat(halves[place])
+                     : format.element == Format::Element::BF16 ? formats::bf16ToFloat(halves[place])
+                                                               : floats[place];
+      sum += double(weight) * rounded[column];
+    }
+    return static_cast<float>(sum);
+  }
+  std::vector<int16_t> x16(columns);
+  std::vector<float> steps(formats::activationGroups(columns));
+  formats::quantizeActivations(x, x16, steps);
+  int64_t groups = format.groupsPerRow(columns);
+  llvm::ArrayRef<int8_t> rowZeros;
+  if (format.zeroPoint)
+    rowZeros = llvm::ArrayRef<int8_t>(zeros).slice(row * groups, groups);
+  return formats::integerProduct(format, llvm::ArrayRef<int8_t>(q).slice(row * columns, columns),
+                                 llvm::ArrayRef<uint16_t>(scales).slice(row * groups, groups),
+                                 rowZeros, x16, steps);
+}
+
+std::string test::tensorType(Format format, int64_t rows, int64_t columns,
+                             const std::string &layout) {
+  std::string shape = std::to_string(rows) + "x" + std::to_string(columns) + "x", text;
+  switch (format.element) {
+  case Format::Element::F32:
+    text = "f32";
+    break;
+  case Format::Element::F16:
+    text = "f16";
+    break;
+  case Format::Element::BF16:
+    text = "bf16";
+    break;
+  case Format::Element::I8:
+  case Format::Element::I4:
+    text = format.element == Format::Element::I8 ? "i8" : "i4";
+    text +=
+        ", group = " + (format.group == Format::channel ? "channel" : std::to_string(format.group));
+    if (format.zeroPoint)
+      text += ", zero_point";
+  }
+  return "!quantized.tensor<" + shape + text + (layout == "rows" ? "" : ", layout = " + layout) +
+         ">";
+}
+
+Buffer test::pack(const Weight &weight, const std::vector<int64_t> &rows,
+                  formats::Layout::Kind layout) {
+  formats::PackedShape shape = llvm::cantFail(
+      formats::PackedShape::get(weight.format, {layout}, rows.size(), weight.columns));
+  Buffer buffer(shape.bytes());
+  for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
+    std::vector<formats::PackRow> packRows;
+    for (size_t row = tile * shape.rowsPerTile();
+         row < std::min<size_t>(rows.size(), (tile + 1) * shape.rowsPerTile()); ++row)
+      packRows.push_back(weight.row(rows[row]));
+    formats::packTile(
+        shape, packRows,
+        {buffer.as<uint8_t>() + tile * shape.tileBytes(), static_cast<size_t>(shape.tileBytes())});
+  }
+  return buffer;
+}
+
+std::vector<int64_t> test::naturalRows(int64_t rows) {
+  std::vector<int64_t> result(rows);
+  std::iota(result.begin(), result.end(), 0);
+  return result;
+}
+
+double test::relativeError(const std::vector<float> &x, const std::vector<double> &y) {
+  EXPECT_EQ(x.size(), y.size());
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    difference += (x[i] - y[i]) * (x[i] - y[i]);
+    norm += y[i] * y[i];
+  }
+  return std::sqrt(difference / norm);
+}
