@@ -8,6 +8,7 @@
 #include "sluice/Formats/RowOrder.h"
 
 #include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/DebugLog.h"
 
 #define DEBUG_TYPE "plan-assign-buffers"
@@ -23,6 +24,21 @@ using quantized::QuantizedTensorType;
 
 /// Of arena buffers: GPUs want 256 for wide and bulk accesses, hosts 64.
 constexpr int64_t alignment = 256;
+
+/// What a launch with this label computes: "blk.0.attn_output.packed" gives
+/// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
+std::string resultName(StringRef label) {
+  if (!label.consume_back(".packed"))
+    label.consume_back(".rows");
+  std::string name;
+  for (char c : label) {
+    if (llvm::isAlnum(c) || c == '.' || c == '_')
+      name += c;
+    else if (!name.empty() && name.back() != '_')
+      name += '_';
+  }
+  return (name.empty() || llvm::isDigit(name[0]) ? "_" + name : name) + ".out";
+}
 
 struct PlanAssignBuffers : impl::PlanAssignBuffersBase<PlanAssignBuffers> {
   void runOnOperation() override;
@@ -210,7 +226,7 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
             createBuffer(dispatch.getLoc(), "logits", BufferKind::Output, result.getType(), *bytes);
         continue;
       }
-      std::string name = (dispatch.getLabel() + ".out").str();
+      std::string name = resultName(dispatch.getLabel());
       if (dispatch->getNumResults() > 1)
         name += "." + std::to_string(result.getResultNumber());
       buffers[result] =

@@ -32,27 +32,27 @@ module @chain {
   // CHECK: plan.buffer @qk.out.1 arena : tensor<1x36xf32> bytes 144 offset 0 alive 1 to 1
   // CHECK: plan.buffer @mix.out arena : tensor<1x300xf32> bytes 1200 offset 0 alive 2 to 3
   // Takes the place of @embed.out, which has died.
-  // CHECK: plan.buffer @last.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 3 to 4
+  // CHECK: plan.buffer @attention_over_k_v.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 3 to 4
   // CHECK: plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
   // CHECK: plan.step @decode arena 2560 {
-  // CHECK: plan.launch @kernels::@embedding_0 [@token, @token_embd.rows, @embed.out] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed" traffic(#fused.traffic<weights = 1,
+  // CHECK: plan.launch @kernels::@embedding_0 [@token, @token_embd.rows, @embed.out] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed.rows" traffic(#fused.traffic<weights = 1,
   // CHECK: plan.launch @kernels::@matvec_0 [@embed.out, @qk, @rope, @position, @cache.k.0, @qk.out.0, @qk.out.1]
   // CHECK: plan.launch @kernels::@step_0 [@embed.out, @qk.out.0, @mix.out]
-  // CHECK: plan.launch @kernels::@step_0 [@mix.out, @last.out]
-  // CHECK: plan.launch @kernels::@step_0 [@last.out, @logits]
+  // CHECK: plan.launch @kernels::@step_0 [@mix.out, @attention_over_k_v.out]
+  // CHECK: plan.launch @kernels::@step_0 [@attention_over_k_v.out, @logits]
   // CHECK-NOT: func.func
   func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
     %t = model.parameter @token_embd.rows : tensor<2048x256xf16>
     %w = model.parameter @qk : !quantized.tensor<56x256xf16, layout = lanes>
     %r = model.parameter @rope : tensor<2048x64xf32>
-    %x = plan.dispatch @kernels::@embedding_0(%token, %t) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed"
+    %x = plan.dispatch @kernels::@embedding_0(%token, %t) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed.rows"
         traffic(#fused.traffic<weights = 1, scales = 2, activations = 3, keys = 4, values = 5, written = 6, operations = 7, operations_per_position = 8>)
         : (tensor<1xi32>, tensor<2048x256xf16>) -> tensor<1x256xf32>
     %a, %b = plan.dispatch @kernels::@matvec_0(%x, %w, %r, %position) caches [@cache.k.0] launch <grid = 4, block = 0, shared = 0, cluster = 1, overlap = false> label "qk"
         : (tensor<1x256xf32>, !quantized.tensor<56x256xf16, layout = lanes>, tensor<2048x64xf32>, tensor<1xi32>) -> (tensor<1x20xf32>, tensor<1x36xf32>)
-    %c = plan.dispatch @kernels::@step_0(%x, %a) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "mix"
+    %c = plan.dispatch @kernels::@step_0(%x, %a) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "mix.packed"
         : (tensor<1x256xf32>, tensor<1x20xf32>) -> tensor<1x300xf32>
-    %d = plan.dispatch @kernels::@step_0(%c) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "last" : (tensor<1x300xf32>) -> tensor<1x256xf32>
+    %d = plan.dispatch @kernels::@step_0(%c) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "attention over @k, v" : (tensor<1x300xf32>) -> tensor<1x256xf32>
     %e = plan.dispatch @kernels::@step_0(%d) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1x256xf32>) -> tensor<1x2048xf32>
     return %e : tensor<1x2048xf32>
   }

@@ -140,10 +140,12 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
       auto decision = packed->getAttrOfType<StringAttr>("sluice.decision");
       auto reason = packed->getAttrOfType<StringAttr>("sluice.reason");
+      // Of each weight of the model, whatever it was packed together with.
       if (decision)
-        plan["decisions"].push_back({{"what", packed.getSymName().str()},
-                                     {"decision", decision.getValue().str()},
-                                     {"reason", reason ? reason.getValue().str() : ""}});
+        for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>())
+          plan["decisions"].push_back({{"what", source.getValue().str()},
+                                       {"decision", decision.getValue().str()},
+                                       {"reason", reason ? reason.getValue().str() : ""}});
     } else if (auto weight = dyn_cast<model::WeightOp>(op)) {
       if (weight.isSynthetic())
         model["synthetic"] = true;
