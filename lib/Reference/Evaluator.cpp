@@ -175,8 +175,11 @@ llvm::Expected<EvaluatedValue> Evaluator::symbol(StringRef name) {
   auto it = symbols.find(name);
   if (it != symbols.end())
     return it->second;
+  Operation *definition = module.lookupSymbol(name);
+  if (!definition)
+    return makeError("the module has no symbol '" + name + "'");
   auto value =
-      TypeSwitch<Operation *, llvm::Expected<EvaluatedValue>>(module.lookupSymbol(name))
+      TypeSwitch<Operation *, llvm::Expected<EvaluatedValue>>(definition)
           .Case<model::WeightOp>([&](auto op) { return readWeight(op); })
           .Case<quantized::PackedOp>([&](auto op) { return makePacked(op); })
           .Case<model::RopeTableOp>([&](auto op) {

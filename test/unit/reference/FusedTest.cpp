@@ -274,6 +274,7 @@ TEST_F(FusedTest, PackedWeightsWithWrongRecipes) {
           quantized.packed @columns of [@a, @n] : !quantized.tensor<4x32xi8, group = 32>
           quantized.packed @shape of [@a] : tensor<2x31xf32>
           quantized.packed @nested of [@rows] : !quantized.tensor<3x32xi8, group = 32>
+          model.cache @k : tensor<1x1x1xf16>
           quantized.packed @infinite of [@bad] : !quantized.tensor<1x32xf16>)");
   weights.set("a", floats({2, 32}, Floats(64, 1)));
   weights.set("n", floats({2, 64}, Floats(128, 1)));
@@ -293,7 +294,8 @@ TEST_F(FusedTest, PackedWeightsWithWrongRecipes) {
   EXPECT_TRUE(StringRef(message("infinite"))
                   .starts_with("packed weight 'infinite': its source 'bad': row 0, column 0: "))
       << message("infinite");
-  EXPECT_EQ(message("none"), "'none' is not a weight");
+  EXPECT_EQ(message("none"), "the module has no symbol 'none'");
+  EXPECT_EQ(message("k"), "'k' is not a weight");
 }
 
 TEST_F(FusedTest, AttentionRoundsWeightsAndResult) {
