@@ -279,6 +279,14 @@ TEST(CApi, WholeLife) {
   sluice_artifact_free(nullptr);
 }
 
+extern "C" const char *runExample(const char *directory);
+
+TEST(CApi, WorksFromC) {
+  TemporaryDirectory directory;
+  TestArtifact().write(directory.path());
+  EXPECT_STREQ(runExample(directory.path().c_str()), "bcde");
+}
+
 TEST(CApi, ErrorsAreCodesAndText) {
   sluice_artifact *artifact = nullptr;
   EXPECT_EQ(sluice_artifact_open("/nonexistent/model", &artifact), SLUICE_ERROR);

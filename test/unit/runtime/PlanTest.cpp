@@ -50,7 +50,8 @@ TEST(Plan, ChecksumIsTheOneThatPlansCarry) {
   std::string text = artifact.planText();
   EXPECT_EQ(Plan::checksum(text, "plan.json"), json::parse(text)["checksum"].get<std::string>());
   // Neither order nor white space count.
-  EXPECT_EQ(Plan::checksum(json::parse(text).dump(3), "plan.json"), json::parse(text)["checksum"].get<std::string>());
+  EXPECT_EQ(Plan::checksum(json::parse(text).dump(3), "plan.json"),
+            json::parse(text)["checksum"].get<std::string>());
   EXPECT_NO_THROW(Plan::parse(json::parse(text).dump(3), "plan.json"));
 }
 
