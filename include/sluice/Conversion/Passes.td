@@ -36,6 +36,7 @@ def ConvertFusedToHost : Pass<"convert-fused-to-host", "::mlir::ModuleOp"> {
     module @kernels {
       llvm.func @matvec_0(%arguments: !llvm.ptr, %begin: i64, %end: i64) attributes {target_cpu = "x86-64-v3"} {
         // ...
+        llvm.return
       }
     }
     ```
