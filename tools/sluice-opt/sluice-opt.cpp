@@ -1,11 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "dialects/Fused/Fused.h"
-#include "dialects/Model/Model.h"
-#include "dialects/Plan/Plan.h"
-#include "dialects/Quantized/Quantized.h"
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/InitAllDialects.h"
@@ -18,7 +15,7 @@ int main(int argc, char **argv) {
   mlir::registerAllPasses();
   sluice::registerSluiceTransformsPasses();
   sluice::registerConversion();
-  registry.insert<sluice::model::ModelDialect, sluice::quantized::QuantizedDialect, sluice::fused::FusedDialect,
-                  sluice::plan::PlanDialect>();
+  sluice::registerPipelines();
+  sluice::registerDialects(registry);
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "Sluice optimizer driver\n", registry));
 }

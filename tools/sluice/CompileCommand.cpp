@@ -86,6 +86,9 @@ void driver::addCompileCommand(CLI::App &app) {
       throw Failure("compile: needs a MODEL or --from-ir FILE");
     if (options->output.empty() && options->emitIr.empty())
       throw Failure("compile: needs -o DIR, or --emit-ir DIR to see the stages only");
+    if (options->batch != 1)
+      throw Failure("--batch " + std::to_string(options->batch) +
+                    ": artifacts decode one sequence so far (explain takes more)");
     compileWithProgress(*options);
   });
 }

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "ArtifactReport.h"
 #include "Commands.h"
 
 #include "sluice-runtime/Artifact.h"
@@ -19,12 +20,17 @@ void driver::addExplainCommand(CLI::App &app) {
   command->footer("Examples:\n"
                   "  sluice explain models/llama-4m --weights int8-g128 --target h200\n"
                   "  sluice explain Llama-2-7B/config.json --weights int8-g128 --target h100 --context 4096");
-  command->add_option("MODEL", options->compile.model, "A model file or directory, or a config.json alone")
+  command->add_option("MODEL", options->compile.model, "A model file or directory, a config.json alone, or an artifact")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   addFormatOptions(*command, options->compile);
   addSizeOptions(*command, options->compile);
   command->callback([options] {
+    if (runtime::Artifact::isArtifact(options->compile.model)) {
+      explainArtifact(readPlan(options->compile.model), options->compile.target,
+                      options->compile.context, options->json, llvm::outs());
+      return;
+    }
     if (options->compile.target.empty())
       options->compile.target = "host";
     options->compile.syntheticWeights = true;

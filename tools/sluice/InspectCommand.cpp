@@ -1,8 +1,10 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "ArtifactReport.h"
 #include "Commands.h"
 
+#include "sluice-runtime/Artifact.h"
 #include "sluice/Import/Listing.h"
 
 #include <nlohmann/json.hpp>
@@ -22,6 +24,14 @@ void driver::addInspectCommand(CLI::App &app) {
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {
+    if (runtime::Artifact::isArtifact(options->file)) {
+      nlohmann::json plan = readPlan(options->file);
+      if (options->json)
+        llvm::outs() << plan.dump(2) << "\n";
+      else
+        printArtifact(plan, llvm::outs());
+      return;
+    }
     llvm::Expected<nlohmann::ordered_json> listing = listModelFile(options->file);
     if (!listing)
       throw Failure(listing.takeError());

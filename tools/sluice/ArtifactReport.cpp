@@ -1,0 +1,134 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "ArtifactReport.h"
+
+#include "Commands.h"
+#include "sluice-runtime/Commands.h"
+#include "sluice/Target/TargetDescription.h"
+
+#include "llvm/Support/Format.h"
+
+using namespace sluice;
+using namespace sluice::driver;
+using nlohmann::json;
+
+json driver::readPlan(const std::string &artifact) {
+  runtime::openArtifact(artifact); // throws what is wrong with it
+  return json::parse(runtime::readTextFile(artifact + "/plan.json"));
+}
+
+static std::string bytesText(double bytes) {
+  const char *units[] = {"B", "KB", "MB", "GB", "TB"};
+  unsigned unit = 0;
+  for (; bytes >= 1000 && unit < 4; ++unit)
+    bytes /= 1000;
+  std::string text;
+  llvm::raw_string_ostream(text) << llvm::format(unit ? "%.2f %s" : "%.0f %s", bytes, units[unit]);
+  return text;
+}
+
+static int64_t launchBytes(const json &launch, int64_t context) {
+  if (!launch.contains("traffic"))
+    return 0;
+  const json &t = launch["traffic"];
+  auto get = [&](const char *key) { return t.value(key, int64_t(0)); };
+  return get("weights") + get("scales") + get("activations") + get("written") +
+         context * (get("keys") + get("values"));
+}
+
+void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
+  const json &model = plan["model"], &target = plan["target"];
+  auto text = [](const json &object, const char *key) { return object.value(key, std::string()); };
+  os << text(model, "name") << ": " << text(model, "architecture") << ", weights " << text(model, "weights");
+  if (model.value("synthetic", false))
+    os << " (synthetic)";
+  os << "\n";
+  for (const char *key : {"layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim",
+                          "vocab_size", "context_length"})
+    if (model.contains(key))
+      os << "  " << llvm::left_justify(key, 20) << model[key].dump() << "\n";
+  os << "target " << text(target, "name") << ": " << text(target, "kind");
+  for (const char *key : {"triple", "isa", "arch"})
+    if (!text(target, key).empty())
+      os << ", " << text(target, key);
+  os << "\nfiles\n";
+  for (const auto &[role, file] : plan["files"].items())
+    os << "  " << llvm::left_justify(role, 12) << llvm::left_justify(text(file, "name"), 32)
+       << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 " << text(file, "xxh3")
+       << "\n";
+  std::map<std::string, std::pair<int, double>> kinds;
+  for (const json &buffer : plan["buffers"]) {
+    auto &[count, bytes] = kinds[text(buffer, "kind")];
+    ++count;
+    bytes += buffer.value("bytes", 0.0);
+  }
+  os << "buffers\n";
+  for (const auto &[kind, sum] : kinds)
+    os << "  " << llvm::left_justify(kind, 12) << llvm::right_justify(std::to_string(sum.first), 5)
+       << llvm::right_justify(bytesText(sum.second), 12) << "\n";
+  os << "  arena in use " << bytesText(plan.value("arena_bytes", 0.0)) << "\n";
+  for (const auto &[name, step] : plan["steps"].items()) {
+    os << "step " << name << ": " << step["launches"].size() << " launches\n";
+    for (const json &launch : step["launches"]) {
+      os << "  " << llvm::left_justify(text(launch, "kernel"), 16)
+         << llvm::left_justify(text(launch, "label"), 40) << " grid "
+         << llvm::right_justify(launch["grid"].dump(), 6);
+      if (launch.value("block", 0))
+        os << " block " << launch["block"].dump() << " shared " << launch["shared"].dump();
+      os << "\n";
+    }
+  }
+}
+
+void driver::explainArtifact(const json &plan, const std::string &targetName, int64_t context, bool asJson,
+                             llvm::raw_ostream &os) {
+  llvm::Expected<TargetDescription> target =
+      loadTarget(targetName.empty() ? plan["target"].value("name", std::string("host")) : targetName);
+  if (!target)
+    throw Failure(target.takeError());
+  int64_t longest = plan["model"].value("context_length", int64_t(1));
+  if (context == 0)
+    context = std::min<int64_t>(512, longest);
+  if (context > longest)
+    throw Failure("option --context is " + std::to_string(context) + ", but this artifact has " +
+                  std::to_string(longest) + " positions");
+  int64_t total = 0;
+  const json &launches = plan["steps"]["decode"]["launches"];
+  for (const json &launch : launches)
+    total += launchBytes(launch, context);
+  double seconds = total / target->bandwidth();
+  if (asJson) {
+    json list = json::array();
+    for (const json &launch : launches)
+      list.push_back({{"label", launch["label"]},
+                      {"bytes", launchBytes(launch, context)},
+                      {"floor_seconds", launchBytes(launch, context) / target->bandwidth()}});
+    json report = {{"model", plan["model"]["name"]}, {"target", target->name},
+                   {"context", context},             {"bytes", total},
+                   {"floor_seconds", seconds},       {"launches", list},
+                   {"decisions", plan["decisions"]}};
+    os << report.dump(2) << "\n";
+    return;
+  }
+  os << plan["model"].value("name", std::string()) << " on " << target->name << ", context " << context
+     << "\n\n";
+  os << llvm::left_justify("launch", 42) << llvm::right_justify("bytes", 12)
+     << llvm::right_justify("floor", 12) << llvm::right_justify("part", 9) << "\n";
+  for (const json &launch : launches) {
+    double bytes = launchBytes(launch, context);
+    os << llvm::left_justify(launch.value("label", std::string()), 42)
+       << llvm::right_justify(bytesText(bytes), 12)
+       << llvm::format("%9.2f us %7.1f%%\n", 1e6 * bytes / target->bandwidth(),
+                       total ? 100 * bytes / total : 0.0);
+  }
+  os << llvm::left_justify("step", 42) << llvm::right_justify(bytesText(total), 12)
+     << llvm::format("%9.2f us, so at most %.0f tokens/s\n", 1e6 * seconds, 1 / seconds);
+  if (plan["decisions"].empty())
+    return;
+  os << "\ndecisions\n";
+  for (const json &decision : plan["decisions"])
+    os << "  " << llvm::left_justify(decision.value("what", std::string()), 28)
+       << llvm::left_justify(decision.value("decision", std::string()), 14)
+       << decision.value("reason", std::string()) << "\n";
+}
