@@ -223,7 +223,8 @@ static int64_t mlpActivationElements(func::FuncOp decode) {
   }
   int64_t elements = 0;
   for (Value value : values)
-    elements += cast<RankedTensorType>(value.getType()).getNumElements();
+    elements += matrixBytes(value.getType()).elements * 8 /
+                cast<RankedTensorType>(value.getType()).getElementTypeBitWidth();
   return elements;
 }
 

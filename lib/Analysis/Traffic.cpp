@@ -36,12 +36,25 @@ Traffic Traffic::fromAttribute(fused::TrafficAttr attribute) {
           attribute.getOperations(),  attribute.getOperationsPerPosition()};
 }
 
+/// Product of sizes. Types may be written by hand: no shape makes the counts overflow.
+static int64_t product(ArrayRef<int64_t> sizes) {
+  constexpr int64_t most = int64_t(1) << 46;
+  int64_t result = 1;
+  for (int64_t size : sizes) {
+    if (size <= 0)
+      return 0;
+    result = result > most / size ? most : result * size;
+  }
+  return result;
+}
+
 /// Bytes of a plain tensor with a static shape; 0 of anything else.
 static int64_t tensorBytes(Type type) {
   auto tensor = dyn_cast<RankedTensorType>(type);
   if (!tensor || !tensor.hasStaticShape() || !tensor.getElementType().isIntOrFloat())
     return 0;
-  return llvm::divideCeil(tensor.getNumElements() * tensor.getElementTypeBitWidth(), 8);
+  int64_t elements = product(tensor.getShape());
+  return llvm::divideCeil(elements * tensor.getElementTypeBitWidth(), 8);
 }
 
 MatrixBytes sluice::matrixBytes(Type type) {
@@ -73,8 +86,7 @@ static int64_t cacheBytes(Operation *from, FlatSymbolRefAttr name) {
   if (!cache)
     return 0;
   RankedTensorType type = cache.getTensorType();
-  return llvm::divideCeil(type.getDimSize(1) * type.getDimSize(2) * type.getElementTypeBitWidth(),
-                          8);
+  return llvm::divideCeil(product(type.getShape().drop_front()) * type.getElementTypeBitWidth(), 8);
 }
 
 /// Bytes read of `value`, which an operation for `sequences` sequences uses, where `user` is one of
@@ -91,7 +103,7 @@ static int64_t readBytes(Value value, OpOperand &use, int64_t sequences) {
 
 /// Rows of an embedding table for some tokens.
 static Traffic gather(Type table, int64_t tokens) {
-  auto [rows, columns] = matrixShape(table);
+  int64_t rows = std::max<int64_t>(1, matrixShape(table).first);
   MatrixBytes bytes = matrixBytes(table);
   Traffic traffic;
   traffic.activations = bytes.elements / rows * tokens;
@@ -114,7 +126,7 @@ static Traffic traffic(fused::MatvecOp op) {
     auto [rows, columns] = matrixShape(weight.getType());
     traffic.weights += bytes.elements;
     traffic.scales += bytes.scales;
-    traffic.operations += 2 * rows * columns * sequences;
+    traffic.operations += 2 * product({rows, columns, sequences});
   }
   traffic.activations = tensorBytes(op.getInput().getType());
   for (Type type : op.getResultTypes())
@@ -155,7 +167,7 @@ static Traffic attention(Operation *op, Value query, FlatSymbolRefAttr keys,
   traffic.keys = sequences * cacheBytes(op, keys);
   traffic.values = sequences * cacheBytes(op, values);
   traffic.written = tensorBytes(op->getResult(0).getType());
-  traffic.operationsPerPosition = 4 * type.getNumElements();
+  traffic.operationsPerPosition = 4 * product(type.getShape());
   return traffic;
 }
 
@@ -169,7 +181,7 @@ static Traffic traffic(model::LinearOp op) {
   if (op.getBias())
     traffic.activations += tensorBytes(op.getBias().getType());
   traffic.written = tensorBytes(op.getType());
-  traffic.operations = 2 * rows * columns * op.getInput().getType().getDimSize(0);
+  traffic.operations = 2 * product({rows, columns, op.getInput().getType().getDimSize(0)});
   return traffic;
 }
 
@@ -181,7 +193,7 @@ static Traffic traffic(quantized::DequantizeOp op) {
     for (Operation *user : op->getUsers())
       tokens += cast<model::EmbeddingOp>(user).getTokens().getType().getDimSize(0);
     Traffic traffic = gather(type, tokens);
-    traffic.written = tokens * tensorBytes(result) / result.getDimSize(0);
+    traffic.written = tokens * (tensorBytes(result) / std::max<int64_t>(1, result.getDimSize(0)));
     traffic.operations = 2 * tokens * result.getDimSize(1);
     return traffic;
   }
@@ -190,7 +202,7 @@ static Traffic traffic(quantized::DequantizeOp op) {
   traffic.weights = bytes.elements;
   traffic.scales = bytes.scales;
   traffic.written = tensorBytes(result);
-  traffic.operations = 2 * result.getNumElements();
+  traffic.operations = 2 * product(result.getShape());
   return traffic;
 }
 

@@ -30,9 +30,8 @@ struct Choice {
   std::string reason;
 };
 
-/// What the kernels of GPU products are made of. These are the choices of a chain of matrix-vector
-/// products that reaches 92% (H200) and 99% (H100) of the read ceiling; docs/kernels.md has the
-/// measurements.
+/// What the kernels of GPU products are made of. A chain of matrix-vector products built this way
+/// reached 92% (H200) and 99% (H100) of the read ceiling with the shapes of Llama-3-8B in int8.
 namespace gpu {
 /// Warps that multiply; one more copies.
 constexpr int64_t warps = 16;

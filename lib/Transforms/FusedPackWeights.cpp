@@ -266,6 +266,9 @@ LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
       sourceOrder.push_back(RowOrderAttr::get(&getContext(), "natural", i, 0));
   }
 
+  if (op.getColumns() < 1)
+    return op.emitOpError() << "has an input of type " << op.getInput().getType()
+                            << ", expected a positive width";
   FailureOr<LayoutAttr> layout = chooseLayout(format, op.getColumns(), op);
   if (failed(layout))
     return failure();
@@ -338,8 +341,8 @@ void FusedPackWeights::runOnOperation() {
   }
   gpu = description->isGpu();
   if (columns < 0 || (columns && !gpu)) {
-    emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found " << int64_t(columns)
-                               << " for target " << target;
+    emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found "
+                               << int64_t(columns) << " for target " << target;
     return signalPassFailure();
   }
   symbols.emplace(module);

@@ -1,6 +1,8 @@
 // RUN: sluice-opt %s --fused-annotate-traffic | FileCheck %s
 
 model.weight @table : tensor<2048x256xf16>
+model.weight @empty : tensor<0x256xf16>
+model.weight @huge : tensor<16x4611686018427387904xf32>
 model.weight @packed_table : !quantized.tensor<2048x256xi8, group = 64, zero_point>
 model.weight @w : !quantized.tensor<512x256xi4, group = 64, zero_point>
 model.weight @u : tensor<256x256xf16>
@@ -72,4 +74,16 @@ func.func @attention(%q: tensor<1x256xf16>, %position: tensor<1xi32>) -> tensor<
   // CHECK: traffic(#fused.traffic<weights = 0, scales = 0, activations = 516, keys = 256, values = 256, written = 512, operations = 0, operations_per_position = 1024>)
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
   return %y : tensor<1x256xf16>
+}
+
+// Shapes that no model has still count without overflow.
+// CHECK-LABEL: @degenerate
+func.func @degenerate(%token: tensor<1xi32>, %x: tensor<1x4611686018427387904xf32>) -> tensor<1x256xf32> {
+  %e = model.parameter @empty : tensor<0x256xf16>
+  // CHECK: activations = 4,
+  %y = fused.embedding %token, %e : tensor<1xi32>, tensor<0x256xf16> -> tensor<1x256xf32>
+  %w = model.parameter @huge : tensor<16x4611686018427387904xf32>
+  // CHECK: operations = 140737488355328,
+  %z = fused.matvec %x weights(%w) segments [16] : tensor<1x4611686018427387904xf32>, tensor<16x4611686018427387904xf32> -> tensor<1x16xf32>
+  return %y : tensor<1x256xf32>
 }

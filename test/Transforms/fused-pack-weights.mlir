@@ -158,3 +158,13 @@ func.func @unfused(%x: tensor<1x128xf32>) -> tensor<1x64xf32> {
   %y = model.linear %x, %w : tensor<1x128xf32>, tensor<64x128xf16> -> tensor<1x64xf32>
   return %y : tensor<1x64xf32>
 }
+
+// -----
+
+model.weight @w : tensor<16x0xf16>
+func.func @empty(%x: tensor<1x0xf32>) -> tensor<1x16xf32> {
+  %w = model.parameter @w : tensor<16x0xf16>
+  // expected-error @+1 {{has an input of type 'tensor<1x0xf32>', expected a positive width}}
+  %y = fused.matvec %x weights(%w) segments [16] : tensor<1x0xf32>, tensor<16x0xf16> -> tensor<1x16xf32>
+  return %y : tensor<1x16xf32>
+}
