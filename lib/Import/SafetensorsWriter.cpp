@@ -92,8 +92,8 @@ struct SafetensorsWriter::State {
 };
 
 SafetensorsWriter::SafetensorsWriter(std::unique_ptr<State> state) : state(std::move(state)) {}
-SafetensorsWriter::SafetensorsWriter(SafetensorsWriter &&) = default;
-SafetensorsWriter &SafetensorsWriter::operator=(SafetensorsWriter &&) = default;
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter &&) noexcept = default;
+SafetensorsWriter &SafetensorsWriter::operator=(SafetensorsWriter &&) noexcept = default;
 SafetensorsWriter::~SafetensorsWriter() = default;
 
 uint64_t SafetensorsWriter::offset(size_t index) const { return state->slots[index].offset; }

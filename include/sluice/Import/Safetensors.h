@@ -75,8 +75,8 @@ public:
   create(llvm::StringRef path, llvm::ArrayRef<Declaration> declarations,
          llvm::ArrayRef<std::pair<std::string, std::string>> metadata = {});
 
-  SafetensorsWriter(SafetensorsWriter &&);
-  SafetensorsWriter &operator=(SafetensorsWriter &&);
+  SafetensorsWriter(SafetensorsWriter &&) noexcept;
+  SafetensorsWriter &operator=(SafetensorsWriter &&) noexcept;
   /// Without a finish() the temporary file is removed.
   ~SafetensorsWriter();
 
