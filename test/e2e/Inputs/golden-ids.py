@@ -1,3 +1,5 @@
+# Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Compares the ids that `sluice run --token-ids` printed with a golden.json's."""
 
 import json
