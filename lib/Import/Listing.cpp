@@ -20,7 +20,6 @@ using namespace sluice;
 using nlohmann::json;
 using nlohmann::ordered_json;
 using sluice::detail::fail;
-using sluice::detail::quote;
 using sluice::detail::sanitize;
 
 static constexpr uint64_t longArray = 16;

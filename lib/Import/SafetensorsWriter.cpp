@@ -51,7 +51,7 @@ struct SafetensorsWriter::State {
     if (descriptor >= 0)
       ::close(descriptor);
     if (!temporary.empty()) {
-      sys::fs::remove(temporary);
+      (void)sys::fs::remove(temporary); // a destructor has nobody to tell
       sys::DontRemoveFileOnSignal(temporary);
     }
   }

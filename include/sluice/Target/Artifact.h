@@ -26,7 +26,7 @@ class ArtifactDirectory {
 public:
   /// Fails if `path` exists and is neither an artifact nor an empty directory.
   static llvm::Expected<ArtifactDirectory> create(llvm::StringRef path);
-  ArtifactDirectory(ArtifactDirectory &&other);
+  ArtifactDirectory(ArtifactDirectory &&other) noexcept;
   /// Removes what was written unless it was committed.
   ~ArtifactDirectory();
 

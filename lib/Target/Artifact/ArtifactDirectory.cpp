@@ -46,7 +46,7 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   return ArtifactDirectory(target.str().str(), temporary.str().str());
 }
 
-ArtifactDirectory::ArtifactDirectory(ArtifactDirectory &&other)
+ArtifactDirectory::ArtifactDirectory(ArtifactDirectory &&other) noexcept
     : path(std::move(other.path)), temporary(std::move(other.temporary)) {
   other.temporary.clear();
 }
