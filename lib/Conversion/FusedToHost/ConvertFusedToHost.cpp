@@ -61,6 +61,10 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
   SmallVector<std::string> enabled;
   for (StringRef feature : isaFeatures(isa))
     enabled.push_back(("+" + feature).str());
+  // No feature of the machine but a preference: else LLVM takes dot products apart again, to
+  // shorten a chain that is not the limit.
+  if (isa == Isa::Avx512Vnni)
+    enabled.push_back("+fast-dpwssd");
   features.assign(enabled.begin(), enabled.end());
   function.setTargetFeaturesAttr(LLVM::TargetFeaturesAttr::get(context, features));
   if (isa != Isa::Avx2)

@@ -4,7 +4,6 @@
 #include "sluice/Conversion/Passes.h"
 
 #include "mlir/Conversion/Passes.h"
-#include "mlir/Pass/PassRegistry.h"
 #include "mlir/Transforms/Passes.h"
 
 using namespace mlir;
@@ -26,14 +25,4 @@ void sluice::buildHostLowerKernelsPipeline(OpPassManager &pm) {
 void sluice::buildHostCodePipeline(OpPassManager &pm) {
   pm.addPass(createConvertFusedToHost());
   buildHostLowerKernelsPipeline(pm);
-}
-
-void sluice::registerConversion() {
-  registerSluiceConversionPasses();
-  PassPipelineRegistration<>("host-lower-kernels",
-                             "Lower generated host kernels to the llvm dialect alone",
-                             buildHostLowerKernelsPipeline);
-  PassPipelineRegistration<>(
-      "host-code", "Generate host kernels for fused operations, in the llvm dialect alone",
-      buildHostCodePipeline);
 }

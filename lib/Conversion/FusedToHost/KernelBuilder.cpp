@@ -205,11 +205,13 @@ Value KernelBuilder::scratch(int64_t bytes) {
   return LLVM::AllocaOp::create(b, loc, ptr(), i8(), index(bytes), 64);
 }
 
-void KernelBuilder::prefetch(Value pointer, int64_t bytes) {
-  pointer = LLVM::GEPOp::create(b, loc, ptr(), i8(), pointer,
-                                ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)});
-  // For reading, to be kept in all levels, data.
-  LLVM::Prefetch::create(b, loc, pointer, 0u, 3u, 1u);
+Value KernelBuilder::outside(Value pointer, Value bytes) {
+  return LLVM::GEPOp::create(b, loc, ptr(), i8(), pointer, ValueRange{bytes});
+}
+
+void KernelBuilder::prefetch(Value pointer, unsigned locality) {
+  // For reading, data.
+  LLVM::Prefetch::create(b, loc, pointer, 0u, locality, 1u);
 }
 
 Value KernelBuilder::intrinsic(StringRef name, Type result, ValueRange operands) {

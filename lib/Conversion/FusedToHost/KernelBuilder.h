@@ -131,14 +131,19 @@ public:
   /// all lanes.
   Value load(mlir::VectorType type, Value pointer, unsigned alignment, Value mask);
   void store(Value value, Value pointer, unsigned alignment, Value mask);
-  /// Floats of a narrower type in memory, float32 in registers. bfloat16 goes through integers: LLVM's own conversions are
-  /// library calls on most machines, and appear where none was written.
-  Value loadFloats(int64_t lanes, mlir::Type element, Value pointer, unsigned alignment, Value mask = {});
-  void storeFloats(Value value, mlir::Type element, Value pointer, unsigned alignment, Value mask = {});
+  /// Floats of a narrower type in memory, float32 in registers. bfloat16 goes through integers:
+  /// LLVM's own conversions are library calls on most machines, and appear where none was written.
+  Value loadFloats(int64_t lanes, mlir::Type element, Value pointer, unsigned alignment,
+                   Value mask = {});
+  void storeFloats(Value value, mlir::Type element, Value pointer, unsigned alignment,
+                   Value mask = {});
   /// 64-byte aligned stack memory of the whole call, in the function's entry block.
   Value scratch(int64_t bytes);
-  /// Asks for the line at `bytes` after the pointer, which may lie outside of what it points to.
-  void prefetch(Value pointer, int64_t bytes);
+  /// A place that may lie outside of what `pointer` points to: for prefetch only.
+  Value outside(Value pointer, Value bytes);
+  /// Asks for a line, to be kept in all caches (locality 3), from the second on (2), or nowhere for
+  /// long (0).
+  void prefetch(Value pointer, unsigned locality);
 
   Value intrinsic(llvm::StringRef name, mlir::Type result, mlir::ValueRange operands);
 

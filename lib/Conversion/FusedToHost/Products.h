@@ -25,6 +25,9 @@ struct PreparedInput {
   /// Integer weights: int16 [sequences][padded], float [sequences][blocks] and, for zero points,
   /// the sums of x16 of each unit, int32 [sequences][blocks * unitsPerBlock].
   mlir::Value x16, steps, unitSums;
+  /// Int4 weights: -8 times the sum of those x16 of each unit that meet a low nibble, int32, placed
+  /// like unitSums.
+  mlir::Value lowBiases;
   /// Float weights: float [sequences][padded].
   mlir::Value values;
 

@@ -136,7 +136,7 @@ FailureOr<Value> Columns::evaluate(Value value, Value column, int64_t count) {
 /// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point
 /// (docs/numerics.md).
 static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const PreparedInput &input,
-                                    Value sequence, Value block, int64_t count, bool zeroPoints) {
+                                    Value sequence, Value block, int64_t count) {
   VectorType floats = k.vec(kLanes, k.f32()), words = k.vec(kLanes, k.i32());
   Value first = k.mul(block, 128);
   SmallVector<Value> chunks;
@@ -179,18 +179,26 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
   for (int64_t start = chunks.size() * kLanes; start < paddedCount; start += kLanes)
     k.store(k.integer(k.vec(kLanes, k.i16()), 0), k.offset(base, start * 2), 32);
 
-  if (!zeroPoints)
-    return success();
-  int64_t perUnit = input.unit / kLanes;
-  if (input.unitsPerBlock() == 1)
-    perUnit = fixed.size();
-  for (size_t start = 0, unit = 0; start < fixed.size(); start += perUnit, ++unit) {
-    Value sum = fixed[start];
-    for (size_t i = start + 1; i < std::min(fixed.size(), start + perUnit); ++i)
-      sum = k.add(sum, fixed[i]);
-    Value total = k.reduce(sum, [&](Value x, Value y) { return k.add(x, y); });
-    Value place = k.add(k.mul(stepPlace, input.unitsPerBlock()), unit);
-    k.store(total, k.offset(input.unitSums, k.mul(place, 4)), 4);
+  // Sums of each unit's x16, of those in lanes that `counts` (null: all), times `factor`.
+  auto storeSums = [&](Value destination, Value counts, int64_t factor) {
+    size_t perUnit = input.unitsPerBlock() == 1 ? fixed.size() : input.unit / kLanes;
+    for (size_t start = 0, unit = 0; start < fixed.size(); start += perUnit, ++unit) {
+      Value sum = fixed[start];
+      for (size_t i = start + 1; i < std::min(fixed.size(), start + perUnit); ++i)
+        sum = k.add(sum, fixed[i]);
+      if (counts)
+        sum = k.select(counts, sum, k.integer(words, 0));
+      Value total = k.mul(k.reduce(sum, [&](Value x, Value y) { return k.add(x, y); }), factor);
+      Value place = k.add(k.mul(stepPlace, input.unitsPerBlock()), unit);
+      k.store(total, k.offset(destination, k.mul(place, 4)), 4);
+    }
+  };
+  if (input.unitSums)
+    storeSums(input.unitSums, Value(), 1);
+  if (input.lowBiases) {
+    // Of four columns, the first two are in low nibbles.
+    Value inFour = arith::AndIOp::create(k.b, k.loc, k.laneNumbers(kLanes), k.integer(words, 3));
+    storeSums(input.lowBiases, k.less(inFour, k.integer(words, 2)), -8);
   }
   return success();
 }
@@ -208,8 +216,11 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
         format.group == formats::Format::channel ? 128 : std::min<int64_t>(format.group, 128);
     input.x16 = k.scratch(input.sequences * input.padded * 2);
     input.steps = k.scratch(input.sequences * input.blocks() * 4);
+    int64_t sumBytes = input.sequences * input.blocks() * input.unitsPerBlock() * 4;
     if (format.zeroPoint)
-      input.unitSums = k.scratch(input.sequences * input.blocks() * input.unitsPerBlock() * 4);
+      input.unitSums = k.scratch(sumBytes);
+    if (format.element == formats::Format::Element::I4)
+      input.lowBiases = k.scratch(sumBytes);
   } else {
     input.values = k.scratch(input.sequences * input.padded * 4);
   }
@@ -219,7 +230,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   auto emitGroup = [&](Value sequence, Value block, int64_t count) {
     if (failed(result))
       return;
-    result = emitFixedPoint(k, columns, input, sequence, block, count, format.zeroPoint);
+    result = emitFixedPoint(k, columns, input, sequence, block, count);
   };
   auto emitRounded = [&](Value sequence, Value column, int64_t count) {
     if (failed(result))

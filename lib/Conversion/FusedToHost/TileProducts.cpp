@@ -24,18 +24,34 @@ public:
   IntegerProducts(KernelBuilder &k, const formats::PackedShape &shape, const PreparedInput &input,
                   Value tile, int64_t accumulators)
       : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
-        chains(std::max<int64_t>(
-            1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.sequences))) {}
+        chains(std::max<int64_t>(1, std::min({accumulators, registers() / input.sequences,
+                                              input.unit / kMinChain}))) {}
 
   SmallVector<Value> emit();
 
 private:
+  /// Columns of a unit that make a sum of their own worth its addition at the end.
+  static constexpr int64_t kMinChain = 16;
+
+  /// How many sums stay in registers.
+  int64_t registers() const { return k.isa == Isa::Avx2 ? 4 : 16; }
   int64_t parts() const { return k.isa == Isa::Avx2 ? 2 : 1; }
   int64_t partLanes() const { return kLanes / parts(); }
   int64_t columnsOfLoad() const { return format.element == Format::Element::I8 ? 2 : 4; }
 
-  /// Sums of `columns` columns from `first` (i64) on, for each sequence 16 lanes of i32.
-  SmallVector<Value> unitSums(Value first, int64_t columns);
+  int64_t bytesOfColumns(int64_t columns) const { return columns / columnsOfLoad() * 32; }
+
+  /// Sums of the `columns` columns of unit `number` of a block, for each sequence 16 lanes of i32.
+  SmallVector<Value> unitSums(Value block, int64_t number, int64_t columns);
+  /// Where an array with an entry a unit has the one of this unit.
+  Value unitEntry(Value array, Value block, int64_t number, int64_t sequence) {
+    Value place =
+        k.add(k.mul(k.add(block, sequence * input.blocks()), input.unitsPerBlock()), number);
+    return k.load(k.i32(), k.offset(array, k.mul(place, 4)), 4);
+  }
+  /// Asks for the elements that will be needed kPrefetchBytes after this block's, in this tile or
+  /// the next one.
+  void prefetchElements(Value block, int64_t columns);
   /// Adds the products of two columns: `weights` are their words, `pair` two words of the input.
   Value multiplyAdd(Value sum, Value weights, Value pair);
   /// The block's contribution, added to `sums`.
@@ -60,27 +76,44 @@ Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
   return k.add(sum, k.intrinsic(multiply, sum.getType(), {weights, pairs}));
 }
 
-SmallVector<Value> IntegerProducts::unitSums(Value first, int64_t columns) {
+void IntegerProducts::prefetchElements(Value block, int64_t columns) {
+  // Between the elements of two tiles lie scales and zero points, which are asked for where they
+  // are used.
+  int64_t elements = shape.chunkScales(0);
+  Value ahead = k.add(k.mul(block, bytesOfColumns(128)), kPrefetchBytes);
+  Value inTile = k.less(ahead, k.index(elements));
+  ahead = k.add(ahead, k.select(inTile, k.index(0), k.index(shape.tileBytes() - elements)));
+  Value pointer = k.outside(tile, ahead);
+  for (int64_t byte = 0; byte < bytesOfColumns(columns); byte += kLineBytes)
+    k.prefetch(k.outside(pointer, k.index(byte)), /*locality=*/3);
+}
+
+SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_t columns) {
   int64_t sequences = input.sequences;
-  VectorType bytes = k.vec(2 * partLanes(), k.i8()), sumType = k.vec(partLanes(), k.i32());
+  VectorType bytes = k.vec(2 * partLanes(), k.i8()), words = k.vec(2 * partLanes(), k.i16());
+  VectorType sumType = k.vec(partLanes(), k.i32());
   // Indexed by (sequence, chain, part).
   SmallVector<Value> sums(sequences * chains * parts(), k.integer(sumType, 0));
+  if (input.lowBiases)
+    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+      Value bias = k.splat(unitEntry(input.lowBiases, block, number, sequence), partLanes());
+      std::fill_n(sums.begin() + sequence * chains * parts(), parts(), bias);
+    }
+  Value first = k.add(k.mul(block, 128), number * input.unit);
   Value elements = k.offset(tile, k.mul(first, 32 / columnsOfLoad()));
   Value x16 = k.offset(input.x16, k.mul(first, 2));
-  for (int64_t start = 0, load = 0; start < columns; start += columnsOfLoad(), ++load) {
-    int64_t byte = load * 32;
-    if (byte % kLineBytes == 0)
-      k.prefetch(elements, byte + kPrefetchBytes);
+  for (int64_t start = 0; start < columns; start += columnsOfLoad())
     for (int64_t part = 0; part < parts(); ++part) {
-      Value stored =
-          k.load(bytes, k.offset(elements, byte + part * 2 * partLanes()), 2 * partLanes());
-      Value words = k.extend(stored, k.i16());
-      // Word vectors of columns start, start + 1 and, of int4, of the two after them.
-      SmallVector<Value, 2> operands;
-      if (format.element == Format::Element::I8)
-        operands = {words};
-      else
-        operands = {k.sar(k.shl(words, 12), 12), k.sar(words, 4)};
+      Value place = k.offset(elements, bytesOfColumns(start) + part * 2 * partLanes());
+      Value stored = k.extend(k.load(bytes, place, 2 * partLanes()), k.i16());
+      // Words of columns start, start + 1 and, of int4, of the two after them. Low nibbles are
+      // taken as q + 8, which is one instruction; the sums start at what this adds.
+      SmallVector<Value, 2> operands = {stored};
+      if (format.element == Format::Element::I4) {
+        Value nibble = arith::AndIOp::create(k.b, k.loc, stored, k.integer(words, 15));
+        operands = {arith::XOrIOp::create(k.b, k.loc, nibble, k.integer(words, 8)),
+                    k.sar(stored, 4)};
+      }
       for (auto [half, operand] : llvm::enumerate(operands))
         for (int64_t sequence = 0; sequence < sequences; ++sequence) {
           int64_t column = start + 2 * half, chain = column / 2 % chains;
@@ -89,7 +122,6 @@ SmallVector<Value> IntegerProducts::unitSums(Value first, int64_t columns) {
           sum = multiplyAdd(sum, operand, pair);
         }
     }
-  }
   SmallVector<Value> results;
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
     SmallVector<Value, 2> halves;
@@ -107,26 +139,28 @@ SmallVector<Value> IntegerProducts::unitSums(Value first, int64_t columns) {
 SmallVector<Value> IntegerProducts::block(Value block, int64_t columns, ValueRange sums) {
   int64_t unit = input.unitsPerBlock() == 1 ? columns : input.unit;
   SmallVector<Value> results(sums);
+  prefetchElements(block, columns);
   for (int64_t start = 0, number = 0; start < columns; start += unit, ++number) {
-    SmallVector<Value> integers =
-        unitSums(k.add(k.mul(block, 128), start), std::min(unit, columns - start));
+    SmallVector<Value> integers = unitSums(block, number, std::min(unit, columns - start));
     Value group = format.group == Format::channel ? k.index(0)
                   : format.group >= 128           ? k.div(block, format.group / 128)
                                                   : k.add(k.mul(block, 128 / format.group), number);
     Value scalePointer = k.offset(k.offset(tile, shape.chunkScales(0)), k.mul(group, 2 * kLanes));
     Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), scalePointer, 32));
+    // The next tile's scales wait in the second cache.
+    k.prefetch(k.outside(scalePointer, k.index(shape.tileBytes())), /*locality=*/2);
     Value zero;
     if (format.zeroPoint) {
       Value zeroPointer = k.offset(k.offset(tile, shape.chunkZeros(0)), k.mul(group, kLanes));
       zero = k.extend(k.load(k.vec(kLanes, k.i8()), zeroPointer, kLanes), k.i32());
+      k.prefetch(k.outside(zeroPointer, k.index(shape.tileBytes())), /*locality=*/2);
     }
     for (auto [sequence, integer] : llvm::enumerate(integers)) {
-      Value place = k.add(block, int64_t(sequence) * input.blocks());
       if (zero) {
-        Value unitPlace = k.add(k.mul(place, input.unitsPerBlock()), number);
-        Value inputSum = k.load(k.i32(), k.offset(input.unitSums, k.mul(unitPlace, 4)), 4);
-        integer = k.sub(integer, k.mul(zero, k.splat(inputSum, kLanes)));
+        Value inputSum = k.splat(unitEntry(input.unitSums, block, number, sequence), kLanes);
+        integer = k.sub(integer, k.mul(zero, inputSum));
       }
+      Value place = k.add(block, int64_t(sequence) * input.blocks());
       Value step = k.load(k.f32(), k.offset(input.steps, k.mul(place, 4)), 4);
       results[sequence] =
           k.fma(k.toFloat(integer), k.mulF(scale, k.splat(step, kLanes)), results[sequence]);
@@ -165,7 +199,8 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
     Value x = k.offset(input.values, k.mul(first, 4));
     for (int64_t column = 0; column < unrolled; ++column) {
       if (column * columnBytes % kLineBytes == 0)
-        k.prefetch(elements, column * columnBytes + kPrefetchBytes);
+        k.prefetch(k.outside(elements, k.index(column * columnBytes + kPrefetchBytes)),
+                   /*locality=*/3);
       Value weights =
           k.loadFloats(kLanes, element, k.offset(elements, column * columnBytes), columnBytes);
       for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
