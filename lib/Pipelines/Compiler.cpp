@@ -31,7 +31,7 @@ class DiagnosticCollector {
 public:
   explicit DiagnosticCollector(MLIRContext &context)
       : handler(&context, [this](Diagnostic &diagnostic) {
-          if (diagnostic.getSeverity() != DiagnosticSeverity::Error || !first.empty())
+          if (diagnostic.getSeverity() != mlir::DiagnosticSeverity::Error || !first.empty())
             return success();
           raw_string_ostream os(first);
           Location location = diagnostic.getLocation();
