@@ -8,7 +8,7 @@
 using namespace mlir;
 
 void sluice::registerConversion() {
-  registerConvertFusedToHost();
+  registerSluiceConversionPasses();
   PassPipelineRegistration<>("host-lower-kernels",
                              "Lower generated host kernels to the llvm dialect alone",
                              buildHostLowerKernelsPipeline);

@@ -9,7 +9,9 @@
 #include "dialects/Plan/Plan.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
+#include "mlir/Dialect/LLVMIR/NVVMDialect.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/Dialect/SCF/IR/SCF.h"
 #include "mlir/Dialect/Vector/IR/VectorOps.h"
@@ -36,6 +38,14 @@ void buildHostLowerKernelsPipeline(mlir::OpPassManager &pm);
 /// All of the way from scheduled kernels to the llvm dialect: `convert-fused-to-host`, then the
 /// above.
 void buildHostCodePipeline(mlir::OpPassManager &pm);
+
+/// Lowers the kernels that `convert-fused-to-gpu` makes to the llvm and nvvm dialects:
+/// `gpu-lower-kernels` in sluice-opt.
+void buildGpuLowerKernelsPipeline(mlir::OpPassManager &pm);
+
+/// All of the way from scheduled kernels to the llvm and nvvm dialects for a target:
+/// `convert-fused-to-gpu`, then the above.
+void buildGpuCodePipeline(mlir::OpPassManager &pm, llvm::StringRef target);
 
 /// Registers the passes and pipelines of this header.
 void registerConversion();

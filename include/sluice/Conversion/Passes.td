@@ -45,4 +45,43 @@ def ConvertFusedToHost : Pass<"convert-fused-to-host", "::mlir::ModuleOp"> {
                            "::mlir::vector::VectorDialect", "::mlir::LLVM::LLVMDialect"];
 }
 
+def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
+  let summary = "Generate a GPU kernel for every fused operation";
+  let description = [{
+    Every `fused` operation with a `#fused.gpu_schedule` becomes a `plan.dispatch` of a kernel in the `gpu.module` `@kernels`. Operations that differ only in
+    the values and caches that they name share a kernel, so that all layers of a model run the same code.
+
+    A kernel has one global pointer for each operand, cache and result of the dispatch; operands are the operation's input and weight, then what its regions
+    capture, in the order of first use. Shapes are constants of the code. Shared memory is one dynamic array, `@shared`.
+
+    Kernels are written in `arith`, `scf`, `llvm` and `nvvm` operations; the pipeline `gpu-lower-kernels` takes them to `llvm` and `nvvm`. That module is
+    the kernel: PTX is made from it, and the emulator runs it.
+
+    - Products want one weight in layout `mma`. Sixteen warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
+      (before sm_90 by `cp.async`). Weights, norm gains, positions and tables are read before the previous kernel has ended, all else after
+      `griddepcontrol.wait`. Integer products are exact inside a unit, as on the host; the sums over units are float32.
+    - Caches are in the order of include/sluice/Formats/CacheLayout.h.
+
+    ```mlir
+    %y = fused.matvec %x weights(%w) segments [64] schedule(#fused.gpu_schedule<blocks = 4, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
+        : tensor<1x256xf32>, !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x64xf32>
+    ```
+    ==>
+    ```mlir
+    %y = plan.dispatch @kernels::@matvec_0(%x, %w) launch <grid = 4, block = 544, shared = 5968, cluster = 1, overlap = true> label "blk.0.attn_q"
+        : (tensor<1x256xf32>, !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256>) -> tensor<1x64xf32>
+    // ...
+    gpu.module @kernels [#nvvm.target<O = 3, chip = "sm_90", features = "+ptx83">] {
+      llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 128 : i64} : !llvm.array<0 x i8>
+      llvm.func @matvec_0(%x: !llvm.ptr<1>, %w: !llvm.ptr<1>, %y: !llvm.ptr<1>) attributes {gpu.kernel, nvvm.kernel, nvvm.maxntid = array<i32: 544>} {
+        // ...
+      }
+    }
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"h200\"", "name or path of a target description">];
+  let dependentDialects = ["::sluice::plan::PlanDialect", "::mlir::arith::ArithDialect", "::mlir::gpu::GPUDialect", "::mlir::scf::SCFDialect",
+                           "::mlir::LLVM::LLVMDialect", "::mlir::NVVM::NVVMDialect"];
+}
+
 #endif // SLUICE_CONVERSION_PASSES

@@ -1,0 +1,206 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "Kernels.h"
+
+#include "sluice/Target/TargetDescription.h"
+
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+namespace sluice {
+#define GEN_PASS_DEF_CONVERTFUSEDTOGPU
+#include "lib/Conversion/Passes.h.inc"
+} // namespace sluice
+
+using namespace mlir;
+using namespace sluice;
+using sluice::device::DeviceBuilder;
+using sluice::device::Launch;
+using sluice::device::SharedMemory;
+using sluice::host::KernelInterface;
+
+namespace {
+struct GeneratedKernel {
+  std::string name;
+  Launch launch;
+};
+
+class ConvertFusedToGpu : public sluice::impl::ConvertFusedToGpuBase<ConvertFusedToGpu> {
+public:
+  using ConvertFusedToGpuBase::ConvertFusedToGpuBase;
+  void runOnOperation() override;
+
+private:
+  LogicalResult convert(Operation *op, mlir::gpu::GPUModuleOp module);
+  FailureOr<GeneratedKernel> generate(Operation *op, KernelInterface &interface,
+                                      fused::GpuScheduleAttr schedule,
+                                      mlir::gpu::GPUModuleOp module);
+
+  int arch = 0;
+  int64_t sharedLimit = 0;
+  llvm::StringMap<GeneratedKernel> kernels;
+  llvm::StringMap<unsigned> counts;
+  SmallVector<Operation *> pending;
+};
+} // namespace
+
+/// The name of the block's dynamic shared memory.
+static constexpr llvm::StringLiteral kShared = "shared";
+
+/// What the operation computes, for people: the weight's symbol, or the caches'.
+static std::string labelOf(Operation *op, StringRef kernel) {
+  if (auto attention = dyn_cast<fused::AttentionOp>(op))
+    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
+  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
+                                          : cast<fused::EmbeddingOp>(op).getTable();
+  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
+    return parameter.getWeight().str();
+  return kernel.str();
+}
+
+/// A text that is the same for two operations exactly if one kernel serves both. Beyond what the
+/// interface tells apart: which operands earlier kernels write, and which caches hold keys.
+static std::string keyOf(Operation *op, const KernelInterface &interface) {
+  std::string key = interface.key();
+  for (Value operand : interface.operands())
+    key += device::isConstant(operand) ? 'c' : 'v';
+  auto function = op->getParentOfType<func::FuncOp>();
+  for (Attribute cache : interface.caches()) {
+    bool isKeys = false;
+    function.walk([&](fused::AttentionOp attention) {
+      isKeys |= attention.getKeysAttr() == cache;
+    });
+    key += isKeys ? 'k' : 'v';
+  }
+  return key;
+}
+
+FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInterface &interface,
+                                                       fused::GpuScheduleAttr schedule,
+                                                       mlir::gpu::GPUModuleOp module) {
+  StringRef kind = op->getName().stripDialect();
+  GeneratedKernel kernel{(kind + "_" + Twine(counts[kind]++)).str(), {}};
+
+  OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
+  MLIRContext *context = op->getContext();
+  size_t arguments =
+      interface.operands().size() + interface.caches().size() + interface.results();
+  SmallVector<Type> types(arguments, LLVM::LLVMPointerType::get(context, 1));
+  auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
+  auto function = LLVM::LLVMFuncOp::create(b, op->getLoc(), kernel.name, type);
+  Block *entry = function.addEntryBlock(b);
+  b.setInsertionPointToStart(entry);
+  auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
+  b.setInsertionPoint(end);
+
+  interface.usePointers(entry->getArguments());
+  DeviceBuilder builder(b, op->getLoc(), arch);
+  Value base = LLVM::AddressOfOp::create(
+      b, op->getLoc(), LLVM::LLVMPointerType::get(context, static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared)),
+      kShared);
+  SharedMemory shared(base);
+  device::Kernel body{builder, interface, shared, schedule, sharedLimit};
+  FailureOr<Launch> launch =
+      llvm::TypeSwitch<Operation *, FailureOr<Launch>>(op)
+          .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
+          .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
+          .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); });
+  if (failed(launch))
+    return failure();
+  kernel.launch = *launch;
+
+  auto dimension = [&](int64_t extent) {
+    return b.getDenseI32ArrayAttr({static_cast<int32_t>(extent)});
+  };
+  function->setAttr(mlir::gpu::GPUDialect::getKernelFuncAttrName(), b.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getKernelFuncAttrName(), b.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getMaxntidAttrName(), dimension(launch->block));
+  if (launch->resident)
+    function->setAttr(NVVM::NVVMDialect::getMinctasmAttrName(),
+                      b.getI32IntegerAttr(launch->resident));
+  if (launch->cluster > 1)
+    function->setAttr(NVVM::NVVMDialect::getClusterDimAttrName(), dimension(launch->cluster));
+  return kernel;
+}
+
+LogicalResult ConvertFusedToGpu::convert(Operation *op, mlir::gpu::GPUModuleOp module) {
+  auto schedule = op->getAttrOfType<fused::GpuScheduleAttr>("schedule");
+  if (!schedule)
+    return op->emitOpError() << "has no GPU schedule (fused-assign-schedules gives it one)";
+  FailureOr<KernelInterface> interface = KernelInterface::get(op);
+  if (failed(interface))
+    return failure();
+  auto [entry, isNew] = kernels.try_emplace(keyOf(op, *interface));
+  if (isNew) {
+    FailureOr<GeneratedKernel> generated = generate(op, *interface, schedule, module);
+    if (failed(generated))
+      return failure();
+    entry->second = *generated;
+  }
+  const GeneratedKernel &kernel = entry->second;
+  OpBuilder b(op);
+  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
+                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
+  const Launch &launch = kernel.launch;
+  auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
+                                      launch.cluster, launch.overlap);
+  auto dispatch = plan::DispatchOp::create(
+      b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
+      b.getArrayAttr(interface->caches()), config, b.getStringAttr(labelOf(op, kernel.name)),
+      op->getAttrOfType<fused::TrafficAttr>("traffic"));
+  op->replaceAllUsesWith(dispatch);
+  pending.push_back(op);
+  return success();
+}
+
+void ConvertFusedToGpu::runOnOperation() {
+  ModuleOp module = getOperation();
+  kernels.clear();
+  counts.clear();
+  SmallVector<Operation *> fusedOps;
+  module.walk([&](Operation *op) {
+    if (isa<fused::MatvecOp, fused::AttentionOp, fused::EmbeddingOp>(op))
+      fusedOps.push_back(op);
+  });
+  if (fusedOps.empty())
+    return;
+  llvm::Expected<TargetDescription> description = loadTarget(target);
+  if (!description) {
+    emitError(module.getLoc()) << llvm::toString(description.takeError());
+    return signalPassFailure();
+  }
+  StringRef number = description->arch;
+  if (!description->isGpu() || !number.consume_front("sm_") || number.getAsInteger(10, arch) ||
+      arch < 80) {
+    emitError(module.getLoc()) << "GPU kernels need a target of sm_80 or newer, "
+                               << description->name << " is "
+                               << (description->isGpu() ? description->arch : "a CPU");
+    return signalPassFailure();
+  }
+  sharedLimit = description->sharedBytesPerBlock.value;
+  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
+    taken->emitError() << "symbol '" << kKernelsModule
+                       << "' is taken, kernels are generated under it";
+    return signalPassFailure();
+  }
+  OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
+  // PTX 8.3 is the first that has all of sm_90's instructions that kernels use; sm_80's are older.
+  auto nvvmTarget = NVVM::NVVMTargetAttr::get(&getContext(), /*optLevel=*/3, "nvptx64-nvidia-cuda",
+                                              description->arch, "+ptx83");
+  auto kernelModule = mlir::gpu::GPUModuleOp::create(b, module.getLoc(), kKernelsModule,
+                                                     b.getArrayAttr({nvvmTarget}));
+  b.setInsertionPointToStart(kernelModule.getBody());
+  // Its size is the launch's.
+  LLVM::GlobalOp::create(b, module.getLoc(), LLVM::LLVMArrayType::get(b.getI8Type(), 0),
+                         /*isConstant=*/false, LLVM::Linkage::External, kShared, Attribute(),
+                         /*alignment=*/128, /*addrSpace=*/3);
+  // Operations are erased at the end: a kernel may ask how attention reads a cache.
+  pending.clear();
+  for (Operation *op : fusedOps)
+    if (failed(convert(op, kernelModule)))
+      return signalPassFailure();
+  for (Operation *op : pending)
+    op->erase();
+}

@@ -1,0 +1,209 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "DeviceBuilder.h"
+
+using namespace mlir;
+using namespace sluice::device;
+
+Value DeviceBuilder::widen(Value x) {
+  return x.getType().isF32() ? x : arith::ExtFOp::create(b, loc, f32(), x).getResult();
+}
+
+Value DeviceBuilder::narrow(Value x, Type element) {
+  return element.isF32() ? x : arith::TruncFOp::create(b, loc, element, x).getResult();
+}
+
+Value DeviceBuilder::silu(Value x) {
+  Value power = exp2(mulF(x, number(-1.44269504088896341)));
+  return divF(x, addF(number(1.0), power));
+}
+
+Value DeviceBuilder::packPair(Value low, Value high, Type element) {
+  return bitcast(vectorOf({narrow(low, element), narrow(high, element)}), i32());
+}
+
+Value DeviceBuilder::lane(Value vector, int64_t lane) {
+  return LLVM::ExtractElementOp::create(b, loc, vector, i(lane));
+}
+
+DeviceBuilder::Values DeviceBuilder::lanes(Value vector) {
+  Values result;
+  for (int64_t l = 0, e = cast<VectorType>(vector.getType()).getDimSize(0); l < e; ++l)
+    result.push_back(lane(vector, l));
+  return result;
+}
+
+Value DeviceBuilder::vectorOf(ValueRange lanes) {
+  Value result = LLVM::UndefOp::create(
+      b, loc, vec(static_cast<int64_t>(lanes.size()), lanes.front().getType()));
+  for (auto [l, value] : llvm::enumerate(lanes))
+    result = LLVM::InsertElementOp::create(b, loc, result, value, i(l));
+  return result;
+}
+
+Value DeviceBuilder::offset(Value pointer, Value bytes) {
+  return LLVM::GEPOp::create(b, loc, pointer.getType(), i8(), pointer, ValueRange{bytes},
+                             LLVM::GEPNoWrapFlags::inbounds);
+}
+
+Value DeviceBuilder::offset(Value pointer, int64_t bytes) {
+  if (!bytes)
+    return pointer;
+  if (!llvm::isInt<31>(bytes))
+    return offset(pointer, integer(i64(), bytes));
+  return LLVM::GEPOp::create(b, loc, pointer.getType(), i8(), pointer,
+                             ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)},
+                             LLVM::GEPNoWrapFlags::inbounds);
+}
+
+void DeviceBuilder::barrier(int64_t id, int64_t threads) {
+  NVVM::BarrierOp::create(b, loc, TypeRange{}, i(id), i(threads), NVVM::BarrierReductionAttr(),
+                          Value());
+}
+
+Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {
+  return NVVM::ShflOp::create(b, loc, x.getType(), i(-1), x, i(mask), i(31), NVVM::ShflKind::bfly,
+                              UnitAttr());
+}
+
+void DeviceBuilder::arrive(Value barrier) {
+  NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, Value());
+}
+
+void DeviceBuilder::wait(Value barrier, Value parity) {
+  if (hasBulkCopies()) {
+    // Nanoseconds after which the machine looks again.
+    NVVM::MBarrierTryWaitParityOp::create(b, loc, barrier, parity, i(10'000'000));
+    return;
+  }
+  scf::WhileOp::create(
+      b, loc, TypeRange{}, ValueRange{},
+      [&](OpBuilder &nested, Location, ValueRange) {
+        Value done = NVVM::MBarrierTestWaitOp::create(nested, loc, nested.getI1Type(), barrier,
+                                                      parity);
+        Value on = arith::ConstantOp::create(nested, loc, nested.getBoolAttr(true));
+        Value again = arith::XOrIOp::create(nested, loc, done, on);
+        scf::ConditionOp::create(nested, loc, again, ValueRange{});
+      },
+      [&](OpBuilder &nested, Location, ValueRange) { scf::YieldOp::create(nested, loc); });
+}
+
+void DeviceBuilder::expectBytes(Value barrier, Value bytes) {
+  NVVM::MBarrierArriveExpectTxOp::create(b, loc, TypeRange{}, barrier, bytes,
+                                         NVVM::MemScopeKind::CTA, false, Value());
+}
+
+void DeviceBuilder::bulkCopy(Value to, Value from, Value bytes, Value barrier) {
+  // The instruction's destination is an address of the cluster's shared memory; a block's own
+  // addresses are such, too.
+  Value target = LLVM::AddrSpaceCastOp::create(
+      b, loc, LLVM::LLVMPointerType::get(b.getContext(),
+                                      static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)), to);
+  NVVM::CpAsyncBulkGlobalToSharedClusterOp::create(b, loc, target, from, barrier, bytes, Value(),
+                                                   Value());
+}
+
+void DeviceBuilder::copy16(Value to, Value from) {
+  NVVM::CpAsyncOp::create(b, loc, to, from, 16, NVVM::LoadCacheModifierKind::CG, Value());
+}
+
+void DeviceBuilder::arriveAfterCopies(Value barrier) {
+  NVVM::CpAsyncMBarrierArriveOp::create(b, loc, barrier, /*noinc=*/true);
+}
+
+void DeviceBuilder::waitForPredecessor() {
+  if (hasBulkCopies())
+    NVVM::GriddepcontrolOp::create(b, loc, NVVM::GridDepActionKind::wait);
+}
+
+void DeviceBuilder::launchDependents() {
+  if (hasBulkCopies())
+    NVVM::GriddepcontrolOp::create(b, loc, NVVM::GridDepActionKind::launch_dependents);
+}
+
+static DeviceBuilder::Values fieldsOf(DeviceBuilder &k, Value result) {
+  DeviceBuilder::Values fields;
+  for (int64_t field = 0; field < 4; ++field)
+    fields.push_back(LLVM::ExtractValueOp::create(k.b, k.loc, result, field));
+  return fields;
+}
+
+DeviceBuilder::Values DeviceBuilder::mmaInt8(Values accumulators, ArrayRef<Value> aOperand,
+                                             ArrayRef<Value> bOperand) {
+  Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32(), i32(), i32()});
+  Value product = NVVM::MmaOp::create(
+      b, loc, result, aOperand, bOperand, accumulators, {16, 8, 32}, std::nullopt,
+      NVVM::MMAIntOverflow::wrapped,
+      std::array<NVVM::MMATypes, 2>{NVVM::MMATypes::s8, NVVM::MMATypes::s8},
+      std::array<NVVM::MMALayout, 2>{NVVM::MMALayout::row, NVVM::MMALayout::col});
+  return fieldsOf(*this, product);
+}
+
+DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, Values accumulators,
+                                              ArrayRef<Value> aOperand, ArrayRef<Value> bOperand) {
+  Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {f32(), f32(), f32(), f32()});
+  // f16 operands are vectors of two, bf16 operands i32.
+  bool bf16 = element.isBF16();
+  auto operands = [&](ArrayRef<Value> words) {
+    return llvm::map_to_vector(
+        words, [&](Value word) { return bf16 ? word : bitcast(word, vec(2, f16())); });
+  };
+  NVVM::MMATypes type = bf16 ? NVVM::MMATypes::bf16 : NVVM::MMATypes::f16;
+  Value product = NVVM::MmaOp::create(
+      b, loc, result, operands(aOperand), operands(bOperand), accumulators, {16, 8, 16},
+      std::nullopt, std::nullopt, std::array<NVVM::MMATypes, 2>{type, type},
+      std::array<NVVM::MMALayout, 2>{NVVM::MMALayout::row, NVVM::MMALayout::col});
+  return fieldsOf(*this, product);
+}
+
+DeviceBuilder::Values
+DeviceBuilder::loop(Value lower, Value upper, Value step, ValueRange carried,
+                    llvm::function_ref<Values(Value, ValueRange)> body) {
+  auto build = [&](OpBuilder &nested, Location, Value index, ValueRange values) {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToEnd(nested.getInsertionBlock());
+    Values results = body(index, values);
+    scf::YieldOp::create(b, loc, results);
+  };
+  ValueRange results = scf::ForOp::create(b, loc, lower, upper, step, carried, build).getResults();
+  return Values(results.begin(), results.end());
+}
+
+void DeviceBuilder::loop(Value lower, Value upper, Value step,
+                         llvm::function_ref<void(Value)> body) {
+  loop(lower, upper, step, ValueRange{}, [&](Value index, ValueRange) {
+    body(index);
+    return Values();
+  });
+}
+
+DeviceBuilder::Values DeviceBuilder::choose(Value condition, llvm::function_ref<Values()> then,
+                                            llvm::function_ref<Values()> otherwise) {
+  auto block = [&](llvm::function_ref<Values()> fill) {
+    return [this, fill](OpBuilder &nested, Location) {
+      OpBuilder::InsertionGuard guard(b);
+      b.setInsertionPointToEnd(nested.getInsertionBlock());
+      Values results = fill();
+      scf::YieldOp::create(b, loc, results);
+    };
+  };
+  ValueRange results =
+      scf::IfOp::create(b, loc, condition, block(then), block(otherwise)).getResults();
+  return Values(results.begin(), results.end());
+}
+
+void DeviceBuilder::branch(Value condition, llvm::function_ref<void()> then,
+                           llvm::function_ref<void()> otherwise) {
+  auto none = [](llvm::function_ref<void()> fill) {
+    return [fill] {
+      fill();
+      return Values();
+    };
+  };
+  choose(condition, none(then), none(otherwise));
+}
+
+void DeviceBuilder::when(Value condition, llvm::function_ref<void()> then) {
+  branch(condition, then, [] {});
+}
