@@ -51,7 +51,7 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
   auto dequantize = weight.getDefiningOp<quantized::DequantizeOp>();
   Value stored = dequantize ? Value(dequantize.getInput()) : weight;
   Operation *source = stored.getDefiningOp();
-  if (isa_and_nonnull<quantized::QuantizeOp>(source))
+  if (source && (isa<quantized::QuantizeOp>(source) || source->hasAttr("sluice.decision")))
     return weight; // Decided by an earlier run or by hand.
   if (!isa_and_nonnull<model::ParameterOp>(source)) {
     remark::missed(weight.getLoc(),
@@ -71,17 +71,24 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
     remark::analysis(weight.getLoc(), remark::RemarkOpts::name("other-format").category(DEBUG_TYPE))
         << remark::reason("{0} instead of {1}: {2}", decision.format.getName(), asked.getName(),
                           decision.reason);
-  if (decision.format == present)
-    return weight;
-
   OpBuilder builder(&getContext());
+  auto record = [&](Operation *op) {
+    op->setDiscardableAttr("sluice.decision", builder.getStringAttr(decision.format.getName()));
+    op->setDiscardableAttr("sluice.reason", builder.getStringAttr(decision.reason));
+  };
+  if (decision.format == present) {
+    // Not what was asked for, so the reason is worth knowing even though nothing changes.
+    if (decision.format != asked)
+      record(source);
+    return weight;
+  }
+
   builder.setInsertionPointAfterValue(weight);
   auto rows = LayoutAttr::get(&getContext(), LayoutKind::Rows, 0);
   auto quantize = quantized::QuantizeOp::create(
       builder, weight.getLoc(),
       QuantizedTensorType::get(&getContext(), type.getShape(), decision.format, rows), weight);
-  quantize->setDiscardableAttr("sluice.decision", builder.getStringAttr(decision.format.getName()));
-  quantize->setDiscardableAttr("sluice.reason", builder.getStringAttr(decision.reason));
+  record(quantize);
   LDBG() << decision.format.getName() << " for " << *source;
   return quantized::DequantizeOp::create(builder, weight.getLoc(), type.clone(builder.getF32Type()),
                                          quantize);

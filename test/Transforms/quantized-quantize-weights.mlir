@@ -13,6 +13,7 @@ model.weight @b : tensor<8xf16>
 model.weight @q8 : !quantized.tensor<8x256xi8, group = 32, layout = q8_0>
 model.weight @narrow : tensor<8x96xbf16>
 model.weight @odd : tensor<8x100xf32>
+model.weight @odd_half : tensor<8x100xf16>
 
 // A weight shared with the embedding is quantized for the layers only, and once for all of them.
 // CHECK-LABEL: func.func @shared
@@ -60,6 +61,17 @@ func.func @columns(%x: tensor<2x96xf32>, %z: tensor<1x100xf32>) -> (tensor<2x8xf
   %c = model.linear %x, %a : tensor<2x96xf32>, tensor<8x96xbf16> -> tensor<2x8xf32>
   %d = model.linear %z, %b : tensor<1x100xf32>, tensor<8x100xf32> -> tensor<1x8xf32>
   return %c, %d : tensor<2x8xf32>, tensor<1x8xf32>
+}
+
+// A weight that stays as it is, though something else was asked for, says why.
+// CHECK-LABEL: func.func @stays
+func.func @stays(%x: tensor<1x100xf32>) -> tensor<1x8xf32> {
+  // CHECK: model.parameter @odd_half {sluice.decision = "f16", sluice.reason = "100 columns are not a multiple of 128, nor of any smaller group"}
+  // CHECK-NOT: quantized.quantize
+  // expected-remark @+1 {{f16 instead of int8-g128}}
+  %w = model.parameter @odd_half : tensor<8x100xf16>
+  %y = model.linear %x, %w : tensor<1x100xf32>, tensor<8x100xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
 }
 
 // CHECK-LABEL: func.func @not_a_parameter
