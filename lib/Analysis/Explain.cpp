@@ -274,8 +274,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   layer.attentionScales = static_cast<double>(attention.scales) / layers;
   layer.mlpOperations = static_cast<double>(mlp.operations) / layers;
   int64_t steps = batch / sequencesOf(after);
-  layer.mlpActivations =
-      2.0 * static_cast<double>(mlpActivationElements(after) * steps) / layers;
+  layer.mlpActivations = 2.0 * static_cast<double>(mlpActivationElements(after) * steps) / layers;
   if (layer.mlpWeights > 0)
     layer.intensity = layer.mlpOperations / (layer.mlpWeights + layer.mlpActivations);
 

@@ -17,7 +17,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SEPARATOR = "// -----"
 # Operations that stand in a module; all others go into a function.
-MODULE_LEVEL = ("model.weight", "model.cache ", "model.rope_table", "quantized.packed", "plan.buffer", "plan.step", "func.func", "module ")
+MODULE_LEVEL = ("model.weight", "model.cache ", "model.rope_table", "quantized.packed", "plan.buffer", "plan.step", "func.func", "gpu.module ", "module ")
 
 
 def fences(path):

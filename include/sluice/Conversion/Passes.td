@@ -75,6 +75,7 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
       llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 128 : i64} : !llvm.array<0 x i8>
       llvm.func @matvec_0(%x: !llvm.ptr<1>, %w: !llvm.ptr<1>, %y: !llvm.ptr<1>) attributes {gpu.kernel, nvvm.kernel, nvvm.maxntid = array<i32: 544>} {
         // ...
+        llvm.return
       }
     }
     ```
