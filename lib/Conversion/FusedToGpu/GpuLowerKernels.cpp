@@ -15,10 +15,12 @@ void sluice::buildGpuLowerKernelsPipeline(OpPassManager &pm) {
   kernels.addPass(createCSEPass());
   kernels.addPass(createSCFToControlFlowPass());
   kernels.addPass(createArithToLLVMConversionPass());
-  kernels.addPass(createConvertControlFlowToLLVMPass());
-  kernels.addPass(createReconcileUnrealizedCastsPass());
-  kernels.addPass(createCanonicalizerPass());
-  kernels.addPass(createCSEPass());
+  // Runs on whole modules only.
+  pm.addPass(createConvertControlFlowToLLVMPass());
+  OpPassManager &converted = pm.nest<mlir::gpu::GPUModuleOp>();
+  converted.addPass(createReconcileUnrealizedCastsPass());
+  converted.addPass(createCanonicalizerPass());
+  converted.addPass(createCSEPass());
 }
 
 void sluice::buildGpuCodePipeline(OpPassManager &pm, StringRef target) {
