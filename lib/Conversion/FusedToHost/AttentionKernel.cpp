@@ -12,6 +12,9 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
 
+/// Positions between the key that is read and the one that is asked for.
+static constexpr int64_t kKeysAhead = 32;
+
 namespace {
 class AttentionKernel {
 public:
@@ -119,7 +122,15 @@ Value AttentionKernel::transposeAndSum(SmallVector<Value> vectors) {
 
 void AttentionKernel::scoresOf(Value first, Value start, Value count) {
   k.loop(k.index(0), count, 1, [&](Value i) {
-    Value row = cached(op.getKeysAttr(), k.add(first, i));
+    Value position = k.add(first, i);
+    Value row = cached(op.getKeysAttr(), position);
+    // A head's rows lie apart, which the hardware does not foresee. The block's values are next.
+    Value valueRow = cached(op.getValuesAttr(), position);
+    for (int64_t byte = 0; byte < head * 2; byte += 64) {
+      int64_t ahead = kKeysAhead * keyHeads * head * 2;
+      k.prefetch(k.outside(row, k.index(ahead + byte)), /*locality=*/3);
+      k.prefetch(k.outside(valueRow, k.index(byte)), /*locality=*/3);
+    }
     forColumns([&](Value column, Value mask) {
       k.store(widened(row, column, mask), place(keys, i, padded, column), alignment());
     });

@@ -28,8 +28,9 @@ Format sluice::host::formatOf(Type weight) {
   return {elementOf(cast<RankedTensorType>(weight).getElementType())};
 }
 
-/// The packed weight's segments with their tiles, in order.
-static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) {
+/// The packed weight's segments with their tiles, in order. The operation's verifier has checked
+/// that they fit.
+static SmallVector<PackedSegment> packedSegments(fused::MatvecOp op) {
   SmallVector<PackedSegment> result;
   ArrayRef<int64_t> rows = op.getSegments();
   if (std::optional<ArrayAttr> orders = op.getOrder(); orders && !orders->empty()) {
@@ -39,36 +40,18 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
     for (int64_t i = 0, e = rows.size(); i < e; ++i)
       result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
   }
-  SmallVector<unsigned> uses(rows.size(), 0);
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
-    int64_t first = segment.order.getFirst(), second = segment.order.getSecond(),
-            count = rows.size();
-    if (first >= count || (segment.order.isZip() && second >= count))
-      return op.emitOpError() << "row order " << segment.order
-                              << " names a segment that does not exist (there are " << count << ")";
-    ++uses[first];
-    if (segment.order.isZip()) {
-      ++uses[second];
-      if (rows[first] != rows[second])
-        return op.emitOpError() << "row order " << segment.order << " joins segments of "
-                                << rows[first] << " and " << rows[second] << " rows";
-      segment.tiles = llvm::divideCeil(rows[first], kLanes / 2);
-    } else if (segment.order.isPairs()) {
-      if (rows[first] % second)
-        return op.emitOpError() << "row order " << segment.order << " does not divide a segment of "
-                                << rows[first] << " rows";
-      segment.tiles = rows[first] / second * llvm::divideCeil(second / 2, kLanes / 2);
-    } else {
-      segment.tiles = llvm::divideCeil(rows[first], kLanes);
-    }
+    int64_t count = rows[segment.order.getFirst()], head = segment.order.getSecond();
+    if (segment.order.isZip())
+      segment.tiles = llvm::divideCeil(count, kLanes / 2);
+    else if (segment.order.isPairs())
+      segment.tiles = count / head * llvm::divideCeil(head / 2, kLanes / 2);
+    else
+      segment.tiles = llvm::divideCeil(count, kLanes);
     segment.firstTile = tile;
     tile += segment.tiles;
   }
-  for (auto [source, count] : llvm::enumerate(uses))
-    if (count != 1)
-      return op.emitOpError() << "row order names segment " << source << ' ' << count
-                              << " times, expected once";
   return result;
 }
 
@@ -85,10 +68,8 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
   if (op.getSequences() > kMaxSequences)
     return op.emitOpError() << "has " << op.getSequences()
                             << " sequences, host kernels take at most " << kMaxSequences;
-  FailureOr<SmallVector<PackedSegment>> segments = packedSegments(op);
-  if (failed(segments))
-    return failure();
-  int64_t tiles = segments->back().firstTile + segments->back().tiles;
+  SmallVector<PackedSegment> segments = packedSegments(op);
+  int64_t tiles = segments.back().firstTile + segments.back().tiles;
 
   Format format = formatOf(type);
   auto shape = formats::PackedShape::get(format, {formats::Layout::Kind::Lanes}, tiles * kLanes,
@@ -108,14 +89,14 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
         k, *shape, *input, k.offset(weights, k.mul(tile, shape->tileBytes())), accumulators);
     // A chain of comparisons finds the tile's segment; there are at most a handful.
     std::function<void(size_t)> emitSegment = [&](size_t number) {
-      const PackedSegment &segment = (*segments)[number];
+      const PackedSegment &segment = segments[number];
       auto finish = [&] {
         Value inSegment = k.sub(tile, k.index(segment.firstTile));
         for (auto [sequence, sum] : llvm::enumerate(sums))
           if (succeeded(result))
             result = emitEpilogue(k, op, interface, segment, inSegment, sum, sequence);
       };
-      if (number + 1 == segments->size())
+      if (number + 1 == segments.size())
         return finish();
       Value here = k.less(tile, k.index(segment.firstTile + segment.tiles));
       k.branch(here, finish, [&] { emitSegment(number + 1); });

@@ -24,8 +24,8 @@ public:
   IntegerProducts(KernelBuilder &k, const formats::PackedShape &shape, const PreparedInput &input,
                   Value tile, int64_t accumulators)
       : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
-        chains(std::max<int64_t>(1, std::min({accumulators, registers() / input.sequences,
-                                              input.unit / kMinChain}))) {}
+        chains(std::max<int64_t>(
+            1, std::min({accumulators, registers() / input.sequences, input.unit / kMinChain}))) {}
 
   SmallVector<Value> emit();
 

@@ -38,13 +38,13 @@ std::vector<Product> productsOf(Format format, size_t number) {
   bool free = !format.isInteger() || format.group == Format::channel;
   std::vector<std::pair<int64_t, int64_t>> shapes;
   if (free)
-    shapes = {{1, 32}, {17, 100}, {40, 1024}, {5, 333}};
+    shapes = {{1, 32}, {17, 100}, {40, 1024}};
   else if (format.group == 32)
-    shapes = {{1, 32}, {17, 160}, {40, 1024}, {5, 992}};
+    shapes = {{1, 32}, {17, 160}, {40, 1024}};
   else if (format.group == 64)
-    shapes = {{1, 64}, {17, 192}, {40, 1024}, {5, 448}};
+    shapes = {{1, 64}, {17, 192}, {40, 1024}};
   else
-    shapes = {{1, format.group}, {17, 3 * format.group}, {40, 1024}};
+    shapes = {{1, format.group}, {40, 3 * format.group}};
   std::vector<Product> products;
   for (auto [i, shape] : llvm::enumerate(shapes))
     products.push_back({format, shape.first, shape.second, 1});

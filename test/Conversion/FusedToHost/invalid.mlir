@@ -1,0 +1,137 @@
+// RUN: sluice-opt %s --convert-fused-to-host --split-input-file --verify-diagnostics
+
+func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lanes>) -> tensor<1x32xf32> {
+  // expected-error @+1 {{'fused.matvec' op has no host schedule (fused-assign-schedules gives it one)}}
+  %y = fused.matvec %x weights(%w) segments [32] : tensor<1x32xf32>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<1x32xf32>
+  return %y : tensor<1x32xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %w: tensor<32x32xf16>) -> tensor<1x32xf32> {
+  // expected-error @+1 {{weight must be packed in layout lanes, found 'tensor<32x32xf16>'}}
+  %y = fused.matvec %x weights(%w) segments [32] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, tensor<32x32xf16> -> tensor<1x32xf32>
+  return %y : tensor<1x32xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> (tensor<1x16xf32>, tensor<1x16xf32>) {
+  // expected-error @+1 {{has 2 weights, expected one packed weight}}
+  %y:2 = fused.matvec %x weights(%w, %w) segments [16, 16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>, tensor<1x16xf32>
+  return %y#0, %y#1 : tensor<1x16xf32>, tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<9x32xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<9x16xf32> {
+  // expected-error @+1 {{has 9 sequences, host kernels take at most 8}}
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<9x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<9x16xf32>
+  return %y : tensor<9x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16, 16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>, %b: tensor<1x16xf32>):
+    %m = arith.mulf %a, %b : tensor<1x16xf32>
+    // expected-error @+1 {{combines rows of segments 0 and 1, which the row order keeps in different tiles (zip would join them)}}
+    fused.yield %m : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %r: tensor<1x16xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error @+1 {{in an epilogue reads a value that does not depend on the product}}
+    fused.yield %r : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %t: tensor<64x16xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error @+1 {{needs its rows in the order pairs(0, 16), found #quantized.row_order<natural(0)>}}
+    %r = model.rotary %a at %p head_dim 16 <theta = 10000.0> table %t : tensor<1x16xf32>, tensor<1xi32>, tensor<64x16xf32>
+    fused.yield %r : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] order [pairs(0, 16)] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error @+1 {{needs a table (fused-tabulate-rotary makes one)}}
+    %r = model.rotary %a at %p head_dim 16 <theta = 10000.0> : tensor<1x16xf32>, tensor<1xi32>
+    fused.yield %r : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %gain: tensor<16xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error @+1 {{'model.rms_norm' op in an epilogue cannot be converted to host code}}
+    %r = model.rms_norm %a, %gain epsilon 1.0e-5 : tensor<1x16xf32>, tensor<16xf32>
+    fused.yield %r : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  prologue {
+  ^bb0(%a: tensor<1x32xf32>):
+    // expected-error @+1 {{'math.absf' op in a prologue cannot be converted to host code}}
+    %r = math.absf %a : tensor<1x32xf32>
+    fused.yield %r : tensor<1x32xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%t: tensor<1xi32>, %w: !quantized.tensor<64x32xf16, layout = lanes>) -> tensor<1x32xf32> {
+  // expected-error @+1 {{table must have layout rows, found '!quantized.tensor<64x32xf16, layout = lanes>'}}
+  %x = fused.embedding %t, %w schedule (#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>)
+      : tensor<1xi32>, !quantized.tensor<64x32xf16, layout = lanes> -> tensor<1x32xf32>
+  return %x : tensor<1x32xf32>
+}
+
+// -----
+
+// expected-error @+1 {{symbol 'kernels' is taken, kernels are generated under it}}
+module @kernels {
+}
+func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lanes>) -> tensor<1x32xf32> {
+  %y = fused.matvec %x weights(%w) segments [32] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<1x32xf32>
+  return %y : tensor<1x32xf32>
+}
