@@ -1,0 +1,111 @@
+// RUN: sluice-opt %s --convert-fused-to-gpu=target=h200 --canonicalize --cse --split-input-file | FileCheck %s
+// RUN: not sluice-opt %s --convert-fused-to-gpu=target=a100 --canonicalize --cse --split-input-file 2>&1 | FileCheck %s --check-prefix=SM80
+
+// A cluster of two blocks a head; 12 pieces a block, a ring of 3 stages of which 2 teams of 2 warps use 2.
+
+model.cache @cache.k.0 : tensor<768x2x48xf16>
+model.cache @cache.v.0 : tensor<768x2x48xf16>
+
+// CHECK-LABEL: func.func @clusters
+// CHECK: plan.dispatch @kernels::@attention_0(%{{.*}}, %{{.*}}) caches [@cache.k.0, @cache.v.0]
+// CHECK-SAME: launch <grid = 4, block = 160, shared = 13048, cluster = 2, overlap = true> label "attention over cache.k.0, cache.v.0"
+// SM80: splits = 2, early = "cache">: sm_80 has no clusters, splits must be 1
+func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf16> {
+  %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.125
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 3, in_flight = 1, columns = 32, splits = 2, early = "cache">)
+      : tensor<1x288xf16>, tensor<1xi32> -> tensor<1x288xf16>
+  return %y : tensor<1x288xf16>
+}
+
+// CHECK: llvm.func @attention_0(%[[Q:.*]]: !llvm.ptr<1>, %[[P:.*]]: !llvm.ptr<1>, %[[K:.*]]: !llvm.ptr<1>, %[[V:.*]]: !llvm.ptr<1>, %[[Y:.*]]: !llvm.ptr<1>)
+// CHECK-SAME: nvvm.cluster_dim = array<i32: 2>
+// CHECK-SAME: nvvm.maxntid = array<i32: 160>
+// CHECK-SAME: nvvm.minctasm = 2
+
+// A full and an empty barrier a stage, which two warps empty.
+// CHECK-DAG: %[[ONE:.*]] = arith.constant 1 : i32
+// CHECK-DAG: %[[TWO:.*]] = arith.constant 2 : i32
+// CHECK: nvvm.mbarrier.init %{{.*}}, %[[ONE]]
+// CHECK: nvvm.mbarrier.init %{{.*}}, %[[TWO]]
+// CHECK: nvvm.mbarrier.init %{{.*}}, %[[ONE]]
+// CHECK: nvvm.mbarrier.init %{{.*}}, %[[TWO]]
+// CHECK-NOT: nvvm.mbarrier.init
+// CHECK: nvvm.fence.mbarrier.init
+// The position is read before the previous kernel has ended, the query after.
+// CHECK: llvm.load %[[P]]
+// CHECK: nvvm.barrier0
+// CHECK-NEXT: nvvm.griddepcontrol launch_dependents
+// CHECK-NEXT: nvvm.cluster.arrive {aligned}
+// CHECK: nvvm.griddepcontrol wait
+// CHECK: llvm.load volatile {{.*}} : !llvm.ptr<1> -> vector<4xi32>
+// CHECK: llvm.load volatile {{.*}} : !llvm.ptr<1> -> vector<2xi32>
+
+// A piece: one and a half operands of 32 elements for the scores, three for the values.
+// CHECK: scf.for
+// CHECK: nvvm.mbarrier.try_wait.parity
+// CHECK-COUNT-3: nvvm.mma.sync
+// CHECK-COUNT-4: arith.select
+// CHECK: nvvm.shfl.sync bfly
+// CHECK: nvvm.vote.sync any
+// CHECK: llvm.intr.exp2
+// CHECK-COUNT-2: nvvm.inline_ptx "movmatrix.sync.aligned.m8n8.trans.b16 {$w0}, {$r0};"
+// Values of positions that do not exist are zeroed, in the last piece only.
+// CHECK: scf.if
+// CHECK: llvm.store {{.*}} : vector<4xi32>, !llvm.ptr<3>
+// CHECK-COUNT-3: nvvm.mma.sync
+// CHECK-NOT: nvvm.mma.sync
+// CHECK: nvvm.bar.warp.sync
+// CHECK: nvvm.mbarrier.arrive
+
+// Pieces of earlier steps do not wait for the previous kernel, the last one does.
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: nvvm.griddepcontrol wait
+// CHECK: nvvm.fence.proxy {kind = #nvvm.proxy_kind<async.global>}
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+
+// The blocks' parts meet once.
+// CHECK: nvvm.barrier0
+// CHECK: nvvm.barrier0
+// CHECK: nvvm.cluster.wait
+// CHECK: nvvm.mapa
+// CHECK: llvm.store {{.*}} : f32, !llvm.ptr<7>
+// CHECK: nvvm.cluster.arrive
+// CHECK-NEXT: nvvm.cluster.wait
+// CHECK: arith.divf
+// CHECK: llvm.store {{.*}} : f16, !llvm.ptr<1>
+
+// -----
+
+// One block a head and no stage used twice: no barriers for empty stages, no cluster. Two sequences: the oldest position
+// of both says which pieces are old.
+
+model.cache @cache.k.0 : tensor<64x2x16xf16>
+model.cache @cache.v.0 : tensor<64x2x16xf16>
+
+// CHECK-LABEL: func.func @single
+// CHECK: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = true>
+// CHECK: llvm.func @attention_0
+// CHECK-NOT: nvvm.cluster
+// CHECK-COUNT-2: nvvm.mbarrier.init
+// CHECK-NOT: nvvm.mbarrier.init
+// CHECK-COUNT-3: llvm.load {{.*}} : !llvm.ptr<1> -> i32
+// CHECK-NOT: nvvm.mbarrier.arrive %
+// CHECK-NOT: nvvm.mapa
+// CHECK-NOT: nvvm.cluster
+
+// SM80-LABEL: func.func @single
+// SM80: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = false>
+// SM80: llvm.func @attention_0
+// SM80-NOT: griddepcontrol
+// SM80: nvvm.mbarrier.test.wait
+// SM80: nvvm.cp.async.shared.global
+// SM80: nvvm.cp.async.mbarrier.arrive
+// SM80-NOT: griddepcontrol
+func.func @single(%q: tensor<2x64xf16>, %p: tensor<2xi32>) -> tensor<2x64xf16> {
+  %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
+      : tensor<2x64xf16>, tensor<2xi32> -> tensor<2x64xf16>
+  return %y : tensor<2x64xf16>
+}
