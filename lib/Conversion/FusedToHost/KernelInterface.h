@@ -32,7 +32,9 @@ public:
   /// Loads the pointers; `arguments` is the kernel's array of them.
   void loadPointers(KernelBuilder &k, mlir::Value arguments);
   /// Takes the pointers, where they are the kernel's arguments.
-  void usePointers(mlir::ValueRange arguments) { pointers.assign(arguments.begin(), arguments.end()); }
+  void usePointers(mlir::ValueRange arguments) {
+    pointers.assign(arguments.begin(), arguments.end());
+  }
   /// Null for a value that is no operand.
   mlir::Value pointer(mlir::Value operand) const;
   mlir::Value cachePointer(mlir::FlatSymbolRefAttr cache) const;
