@@ -323,6 +323,12 @@ Error Lowering::lowerIntrinsic(LLVM::CallIntrinsicOp op) {
   auto isOneOf = [&](ArrayRef<StringRef> names) { return llvm::is_contained(names, name); };
   if (!name.consume_front("llvm.nvvm.") || op.getArgs().empty())
     return unsupported(op, "'" + op.getIntrin() + "'");
+  // What nvvm.barrier with a number of threads means.
+  if (name == "barrier.cta.sync.aligned.count" && op.getArgs().size() == 2) {
+    call("barrier", Type(), {op.getArgs()[0], op.getArgs()[1], constant(1)}, op);
+    op.erase();
+    return Error::success();
+  }
   if (isOneOf({"ex2.approx.f", "ex2.approx.ftz.f", "ex2.approx.f32", "ex2.approx.ftz.f32",
                "ex2.approx", "ex2.approx.ftz"}))
     return unary([&](Value x) { return LLVM::Exp2Op::create(builder, location, x); });

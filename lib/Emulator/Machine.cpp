@@ -430,6 +430,9 @@ void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t c
                 "divergent barrier: waits for all " + number(block.threads.size()) +
                     " threads of the block, of which " +
                     number(block.threads.size() - block.running) + " have exited");
+  if (wait && warp.alive != warp.lanes)
+    return fail(thread, location, "divergent barrier: lanes " + hex(warp.lanes & ~warp.alive) +
+                                      " of the warp have exited");
   release(thread, barrier.clock);
   ++barrier.arrived;
   if (wait) {
@@ -1007,7 +1010,7 @@ void Machine::startCluster(LaunchState &launch) {
       warp.block = &block;
       warp.first = i * warpSize;
       uint32_t lanes = std::min(warpSize, threads - warp.first);
-      warp.alive = lanes == warpSize ? ~0u : (1u << lanes) - 1;
+      warp.lanes = warp.alive = lanes == warpSize ? ~0u : (1u << lanes) - 1;
     }
     for (uint32_t i = 0; i < threads; ++i) {
       Thread &thread = block.threads[i];

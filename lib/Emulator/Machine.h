@@ -73,6 +73,7 @@ struct Flight {
 struct Warp {
   Block *block = nullptr;
   uint32_t first = 0;
+  uint32_t lanes = 0; ///< that exist
   uint32_t alive = 0; ///< lanes that have not exited
   struct Meeting {
     uint32_t mask, arrived, location;
