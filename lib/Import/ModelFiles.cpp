@@ -87,7 +87,7 @@ private:
       return std::nullopt;
     return vector(stem + ".bias", size, permuted);
   }
-  Weight take(const std::string &name, SmallVector<int64_t, 4> shape, bool permuted);
+  Weight take(const std::string &name, const SmallVector<int64_t, 4> &shape, bool permuted);
 
   const ModelConfig &config;
   const Inventory &inventory;
@@ -98,7 +98,7 @@ private:
 };
 } // namespace
 
-Weight WeightCollector::take(const std::string &name, SmallVector<int64_t, 4> shape,
+Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t, 4> &shape,
                              bool permuted) {
   Weight weight;
   if (problem)
