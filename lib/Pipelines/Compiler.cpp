@@ -5,13 +5,16 @@
 #include "TokenizerSource.h"
 
 #include "dialects/Plan/Plan.h"
+#include "sluice-runtime/Plan.h"
 #include "sluice/Analysis/Explain.h"
 
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Formats/Format.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Target/Artifact.h"
+#include "sluice/Target/GpuTarget.h"
 #include "sluice/Target/HostTarget.h"
 #include "sluice/Target/TargetDescription.h"
 
@@ -43,8 +46,9 @@ public:
         }) {}
 
   Error take(const Twine &otherwise) {
-    StringRef line = StringRef(first).split('\n').first;
-    return createStringError(line.empty() ? otherwise : Twine(line));
+    // Whoever prints it shows a line end that it quotes as something else.
+    StringRef text = StringRef(first).rtrim();
+    return createStringError(text.empty() ? otherwise : Twine(text));
   }
 
 private:
@@ -76,6 +80,7 @@ private:
   Error runStage(Stage next);
   Error emitStage(Stage stage);
   Error writeArtifact();
+  Error writeKernels(std::vector<ArtifactFile> &files, nlohmann::json &resources);
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
   StringRef option(StringRef name);
   void setOption(StringRef name, StringRef value);
@@ -89,6 +94,9 @@ private:
   DiagnosticCollector diagnostics;
   OwningOpRef<ModuleOp> module;
   Stage stage = Stage::Model;
+  /// The artifact, if one is wanted, from the start: a place that cannot be written is known before
+  /// the work is done.
+  std::optional<ArtifactDirectory> directory;
 };
 
 } // namespace
@@ -133,6 +141,10 @@ Error Compilation::importModelFile() {
   StringRef weights = options.weights;
   if (weights.empty() || weights == "auto")
     weights = automaticFormat(*files);
+  else if (weights != "keep" && !formats::Format::fromName(weights))
+    return createStringError("unknown number format --weights " + weights +
+                             ": expected auto, keep, f16, bf16, f32, or int8 or int4 with -g32, "
+                             "-g64, -g128, -g256 or -channel, and optionally -zp");
   setOption("weights", weights);
   stage = Stage::Model;
   return Error::success();
@@ -140,8 +152,13 @@ Error Compilation::importModelFile() {
 
 Error Compilation::parseStageFile() {
   report("reading " + options.fromIr, 0);
-  if (!sys::fs::exists(options.fromIr))
-    return createStringError(options.fromIr + ": no such file");
+  sys::fs::file_status status;
+  if (std::error_code code = sys::fs::status(options.fromIr, status))
+    return createStringError(code, options.fromIr + ": " + code.message());
+  // A device may have no end.
+  if (status.type() != sys::fs::file_type::regular_file &&
+      status.type() != sys::fs::file_type::fifo_file)
+    return createStringError(options.fromIr + ": is not a regular file, expected a stage's file");
   ParserConfig config(&context);
   module = parseSourceFile<ModuleOp>(options.fromIr, config);
   if (!module)
@@ -170,10 +187,16 @@ Error Compilation::parseStageFile() {
 Error Compilation::emitStage(Stage emitted) {
   if (options.emitIr.empty())
     return Error::success();
-  if (std::error_code code = sys::fs::create_directories(options.emitIr))
+  std::string folder = options.emitIr;
+  if (directory)
+    if (std::optional<std::string> inside = directory->pathInside(folder))
+      folder = *inside;
+  if (std::error_code code = sys::fs::create_directories(folder))
     return createStringError(code, options.emitIr + ": " + code.message());
-  StringRef name = emitted == Stage::Device ? StringRef("host") : stageName(emitted);
-  std::string path = (Twine(options.emitIr) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" +
+  StringRef name = stageName(emitted);
+  if (emitted == Stage::Device)
+    name = module->lookupSymbol<gpu::GPUModuleOp>(kKernelsModule) ? "gpu" : "host";
+  std::string path = (Twine(folder) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" +
                       name + ".mlir")
                          .str();
   std::error_code code;
@@ -183,6 +206,11 @@ Error Compilation::emitStage(Stage emitted) {
   // Locations carry the weights' names, which label kernels, so they are part of a stage.
   (*module)->print(file.os(), OpPrintingFlags().enableDebugInfo());
   file.os() << "\n";
+  file.os().close();
+  if ((code = file.os().error())) {
+    file.os().clear_error();
+    return createStringError(code, path + ": " + code.message());
+  }
   file.keep();
   return Error::success();
 }
@@ -230,26 +258,56 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
   return Error::success();
 }
 
+static Error checkPlan(const std::string &text) {
+  try {
+    (void)runtime::Plan::parse(text, "plan.json");
+  } catch (const std::exception &error) {
+    return createStringError(error.what());
+  }
+  return Error::success();
+}
+
+/// Compiles the kernels for the device and writes them; `resources` gets what is known of each.
+Error Compilation::writeKernels(std::vector<ArtifactFile> &files, nlohmann::json &resources) {
+  report("compiling kernels", 0);
+  Operation *kernels = module->lookupSymbol(kKernelsModule);
+  if (auto host = dyn_cast_or_null<ModuleOp>(kernels)) {
+    Expected<std::string> object = host::compileKernels(host);
+    if (!object)
+      return object.takeError();
+    files.push_back({"kernels", ("kernels." + host::triple + ".so").str()});
+    return directory->write(files.back().name, *object);
+  }
+  auto gpu = dyn_cast_or_null<gpu::GPUModuleOp>(kernels);
+  if (!gpu)
+    return createStringError("the module has no kernels: expected a module @" + kKernelsModule);
+  Expected<nvidia::GpuCode> code = nvidia::compileKernels(gpu);
+  if (!code)
+    return code.takeError();
+  files.push_back({"ptx", "kernels.ptx"});
+  if (Error error = directory->write("kernels.ptx", code->ptx))
+    return error;
+  for (const nvidia::KernelResources &kernel : code->resources)
+    resources[kernel.name] = {{"registers", kernel.registers},
+                              {"stack_bytes", kernel.stackBytes},
+                              {"spill_store_bytes", kernel.spillStoreBytes},
+                              {"spill_load_bytes", kernel.spillLoadBytes},
+                              {"static_shared_bytes", kernel.staticSharedBytes}};
+  if (code->cubin.empty())
+    return Error::success();
+  files.push_back({"cubin." + code->arch, "kernels." + code->arch + ".cubin"});
+  return directory->write(files.back().name, code->cubin);
+}
+
 Error Compilation::writeArtifact() {
   Expected<TargetDescription> target = loadTarget(option("target"));
   if (!target)
     return target.takeError();
-  Expected<ArtifactDirectory> directory = ArtifactDirectory::create(options.output);
-  if (!directory)
-    return directory.takeError();
   std::vector<ArtifactFile> files;
 
-  report("compiling kernels", 0);
-  auto kernels = module->lookupSymbol<ModuleOp>(kKernelsModule);
-  if (!kernels)
-    return createStringError("the module has no kernels: expected a module @" + kKernelsModule);
-  Expected<std::string> object = host::compileKernels(kernels);
-  if (!object)
-    return object.takeError();
-  std::string objectName = ("kernels." + host::triple + ".so").str();
-  if (Error error = directory->write(objectName, *object))
+  nlohmann::json kernels = nlohmann::json::object();
+  if (Error error = writeKernels(files, kernels))
     return error;
-  files.push_back({"kernels", objectName});
 
   report("packing weights", 0);
   if (Error error = writeWeights(*module, directory->pathOf("weights.safetensors"),
@@ -258,9 +316,12 @@ Error Compilation::writeArtifact() {
   files.push_back({"weights", "weights.safetensors"});
   if (Error error = writeTokenizer(*directory, files))
     return error;
-  Expected<std::string> plan = planJson(*module, planTarget(*target), files, *directory);
+  Expected<std::string> plan = planJson(*module, planTarget(*target), kernels, files, *directory);
   if (!plan)
     return plan.takeError();
+  // What no runtime would take is no artifact: stages may have been edited.
+  if (Error error = checkPlan(*plan))
+    return error;
   if (Error error = directory->write("plan.json", *plan))
     return error;
   return directory->commit();
@@ -299,6 +360,12 @@ Expected<std::string> Compilation::explain(bool json) {
 }
 
 Error Compilation::run() {
+  if (!options.output.empty()) {
+    Expected<ArtifactDirectory> made = ArtifactDirectory::create(options.output);
+    if (!made)
+      return made.takeError();
+    directory = std::move(*made);
+  }
   if (Error error = options.fromIr.empty() ? importModelFile() : parseStageFile())
     return error;
   if (!options.target.empty())

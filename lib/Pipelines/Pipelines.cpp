@@ -8,7 +8,9 @@
 #include "dialects/Plan/Plan.h"
 #include "dialects/Quantized/Quantized.h"
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Target/GpuTarget.h"
 #include "sluice/Target/HostTarget.h"
+#include "sluice/Target/TargetDescription.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -66,7 +68,18 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createCSEPass());
 }
 
-static void buildDevicePipeline(OpPassManager &pm) { buildHostCodePipeline(pm); }
+static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &options) {
+  llvm::Expected<TargetDescription> target = loadTarget(options.target);
+  if (!target) {
+    // The schedules' pass has reported it already.
+    llvm::consumeError(target.takeError());
+    return;
+  }
+  if (target->isGpu())
+    buildGpuCodePipeline(pm, options.target);
+  else
+    buildHostCodePipeline(pm);
+}
 
 void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOptions &options) {
   switch (stage) {
@@ -79,7 +92,7 @@ void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOp
   case Stage::Scheduled:
     return buildScheduledPipeline(pm, options);
   case Stage::Device:
-    return buildDevicePipeline(pm);
+    return buildDevicePipeline(pm, options);
   case Stage::Plan:
     pm.addPass(createPlanAssignBuffers());
     return;
@@ -104,8 +117,10 @@ void sluice::registerPipelines() {
 }
 
 void sluice::registerDialects(DialectRegistry &registry) {
-  registry.insert<arith::ArithDialect, func::FuncDialect, LLVM::LLVMDialect, math::MathDialect,
+  registry.insert<arith::ArithDialect, func::FuncDialect, gpu::GPUDialect, LLVM::LLVMDialect,
+                  NVVM::NVVMDialect, math::MathDialect,
                   scf::SCFDialect, vector::VectorDialect, model::ModelDialect,
                   quantized::QuantizedDialect, fused::FusedDialect, plan::PlanDialect>();
   host::registerHostTranslations(registry);
+  nvidia::registerGpuTranslations(registry);
 }

@@ -57,6 +57,13 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
     os << "  " << llvm::left_justify(role, 12) << llvm::left_justify(text(file, "name"), 32)
        << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 " << text(file, "xxh3")
        << "\n";
+  json kernels = plan.value("kernels", json::object());
+  if (!kernels.empty())
+    os << "kernels\n";
+  for (const auto &[name, kernel] : kernels.items())
+    os << "  " << llvm::left_justify(name, 16) << kernel.value("registers", 0) << " registers, "
+       << kernel.value("spill_store_bytes", 0) + kernel.value("spill_load_bytes", 0)
+       << " bytes of spills, " << kernel.value("stack_bytes", 0) << " bytes of stack\n";
   std::map<std::string, std::pair<int, double>> kinds;
   for (const json &buffer : plan["buffers"]) {
     auto &[count, bytes] = kinds[text(buffer, "kind")];

@@ -28,6 +28,9 @@ void addCompileCommand(CLI::App &app);
 void addExplainCommand(CLI::App &app);
 void addInspectCommand(CLI::App &app);
 
+/// Writes a command's result to standard output, all of it or throws.
+void printResult(llvm::StringRef text);
+
 /// Compiles and, on a terminal, shows how far it is.
 void compileWithProgress(CompileOptions options);
 

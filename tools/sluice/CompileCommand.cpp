@@ -3,8 +3,13 @@
 
 #include "Commands.h"
 
+#include "sluice-runtime/Commands.h"
+
+#include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 #include <unistd.h>
 
@@ -37,6 +42,14 @@ void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
   command.add_option("--batch", options.batch, "Sequences decoded together (default: 1)")
       ->check(CLI::Range(1, 8))
       ->type_name("N");
+}
+
+void driver::printResult(llvm::StringRef text) {
+  if (fwrite(text.data(), 1, text.size(), stdout) == text.size() && fflush(stdout) == 0)
+    return;
+  if (errno == EPIPE)
+    throw runtime::CommandExit{128 + SIGPIPE};
+  throw Failure(std::string("cannot write the output: ") + strerror(errno));
 }
 
 void driver::compileWithProgress(CompileOptions options) {

@@ -27,8 +27,14 @@ void driver::addExplainCommand(CLI::App &app) {
   addSizeOptions(*command, options->compile);
   command->callback([options] {
     if (runtime::Artifact::isArtifact(options->compile.model)) {
+      if (!options->compile.weights.empty() || options->compile.batch != 1)
+        throw Failure("--weights and --batch: " + options->compile.model +
+                      " is an artifact, which is compiled already; give the model instead");
+      std::string text;
+      llvm::raw_string_ostream os(text);
       explainArtifact(readPlan(options->compile.model), options->compile.target,
-                      options->compile.context, options->json, llvm::outs());
+                      options->compile.context, options->json, os);
+      printResult(text);
       return;
     }
     if (options->compile.target.empty())
@@ -37,6 +43,6 @@ void driver::addExplainCommand(CLI::App &app) {
     llvm::Expected<std::string> text = explainModel(options->compile, options->json);
     if (!text)
       throw Failure(text.takeError());
-    fputs(text->c_str(), stdout);
+    printResult(*text);
   });
 }

@@ -24,20 +24,24 @@ void driver::addInspectCommand(CLI::App &app) {
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {
+    std::string text;
+    llvm::raw_string_ostream os(text);
     if (runtime::Artifact::isArtifact(options->file)) {
       nlohmann::json plan = readPlan(options->file);
       if (options->json)
-        llvm::outs() << plan.dump(2) << "\n";
+        os << plan.dump(2) << "\n";
       else
-        printArtifact(plan, llvm::outs());
+        printArtifact(plan, os);
+      printResult(text);
       return;
     }
     llvm::Expected<nlohmann::ordered_json> listing = listModelFile(options->file);
     if (!listing)
       throw Failure(listing.takeError());
     if (options->json)
-      llvm::outs() << listing->dump(2) << "\n";
+      os << listing->dump(2) << "\n";
     else
-      printListing(*listing, llvm::outs());
+      printListing(*listing, os);
+    printResult(text);
   });
 }

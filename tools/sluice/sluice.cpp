@@ -6,9 +6,7 @@
 #include "Commands.h"
 
 #include "sluice-runtime/Commands.h"
-
-#include "llvm/Support/FileSystem.h"
-#include "llvm/Support/Path.h"
+#include "sluice/Target/ScratchDirectory.h"
 
 using namespace sluice;
 using namespace sluice::driver;
@@ -16,37 +14,43 @@ using namespace sluice::driver;
 namespace {
 
 /// Artifacts of models that were given where an artifact could be: compiled when asked for, removed at
-/// the end.
+/// the end, whatever ends the process.
 class TemporaryArtifacts {
 public:
-  ~TemporaryArtifacts() {
-    for (const std::string &path : paths)
-      llvm::sys::fs::remove_directories(path);
-  }
-
   std::string compile(CompileOptions options) {
-    llvm::SmallString<128> root;
-    if (std::error_code code = llvm::sys::fs::createUniqueDirectory("sluice", root))
-      throw Failure("temporary directory: " + code.message());
-    paths.push_back(root.str().str());
-    options.output = (root + "/artifact").str();
+    llvm::Expected<ScratchDirectory> folder = ScratchDirectory::createTemporary("sluice");
+    if (!folder)
+      throw Failure(folder.takeError());
+    options.output = (folder->path() + "/artifact").str();
+    folders.push_back(std::move(*folder));
     compileWithProgress(options);
     return options.output;
   }
 
 private:
-  std::vector<std::string> paths;
+  std::vector<ScratchDirectory> folders;
 };
 
 } // namespace
+
+/// An artifact is what it was compiled to be.
+static void refuseCompileOptions(const CompileOptions &options, const std::string &artifact) {
+  for (const auto &[name, value] :
+       {std::pair("--weights", options.weights), {"--target", options.target}})
+    if (!value.empty())
+      throw Failure(std::string(name) + " " + value + ": " + artifact +
+                    " is an artifact, which is compiled already; give the model instead");
+}
 
 static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOptions &options) {
   runtime::CommandHooks hooks;
   hooks.modelHelp = "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
   hooks.resolve = [&](const std::string &model,
                       const runtime::CompileHints &hints) -> std::filesystem::path {
-    if (runtime::Artifact::isArtifact(model))
+    if (runtime::Artifact::isArtifact(model)) {
+      refuseCompileOptions(options, model);
       return model;
+    }
     CompileOptions compile = options;
     compile.model = model;
     if (hints.context > 0 && compile.context == 0)
@@ -76,7 +80,7 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addRunCommand(app, hooks), options);
   addFormatOptions(*runtime::addPerplexityCommand(app, hooks), options);
   runtime::addTokenizeCommand(app, hooks);
-  runtime::addBenchCommand(app, hooks);
+  addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addExplainCommand(app);
   addInspectCommand(app);
   return runtime::runCommandLine(app, argc, argv);

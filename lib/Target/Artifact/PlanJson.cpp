@@ -71,6 +71,19 @@ static json bufferJson(plan::BufferOp buffer) {
   return object;
 }
 
+static json patternJson(const synthetic::SyntheticPattern &pattern) {
+  auto hex = [](uint64_t value) { return utohexstr(value, /*LowerCase=*/true, /*Width=*/16); };
+  json regions = json::array();
+  uint64_t begin = 0;
+  for (const synthetic::SyntheticRegion &region : pattern.regions) {
+    regions.push_back({{"bytes", region.end - begin},
+                       {"keep", hex(region.masks.keep)},
+                       {"set", hex(region.masks.set)}});
+    begin = region.end;
+  }
+  return {{"seed", hex(pattern.seed)}, {"regions", regions}};
+}
+
 static json launchJson(plan::LaunchOp launch) {
   plan::LaunchAttr extent = launch.getLaunch();
   json arguments = json::array();
@@ -96,7 +109,7 @@ static json launchJson(plan::LaunchOp launch) {
   return object;
 }
 
-Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
+Expected<std::string> sluice::planJson(ModuleOp module, const json &target, const json &kernels,
                                        ArrayRef<ArtifactFile> files,
                                        const ArtifactDirectory &directory) {
   auto config = module->getAttrOfType<DictionaryAttr>("model.config");
@@ -128,9 +141,22 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
                                 {"bytes", bytes.size()},
                                 {"xxh3", checksum(arrayRefFromStringRef(bytes))}};
   }
+  SymbolTable symbols(module);
+  Error failed = Error::success();
   module.walk([&](Operation *op) {
     if (auto buffer = dyn_cast<plan::BufferOp>(op)) {
-      plan["buffers"].push_back(bufferJson(buffer));
+      json object = bufferJson(buffer);
+      if (buffer.getKind() == plan::BufferKind::Weights) {
+        Expected<std::optional<synthetic::SyntheticPattern>> pattern =
+            syntheticPattern(buffer, symbols);
+        if (!pattern) {
+          failed = joinErrors(std::move(failed), pattern.takeError());
+          return WalkResult::interrupt();
+        }
+        if (*pattern)
+          object["synthetic"] = patternJson(**pattern);
+      }
+      plan["buffers"].push_back(std::move(object));
     } else if (auto step = dyn_cast<plan::StepOp>(op)) {
       json launches = json::array();
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())
@@ -150,8 +176,13 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target,
       if (weight.isSynthetic())
         model["synthetic"] = true;
     }
+    return WalkResult::advance();
   });
+  if (failed)
+    return std::move(failed);
   plan["model"] = model;
+  if (!kernels.empty())
+    plan["kernels"] = kernels;
   std::string compact = plan.dump();
   plan["checksum"] = checksum(arrayRefFromStringRef(compact));
   return plan.dump(1) + "\n";

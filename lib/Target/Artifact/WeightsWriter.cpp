@@ -6,12 +6,14 @@
 #include "dialects/Quantized/Quantized.h"
 #include "sluice/Formats/Quantizer.h"
 #include "sluice/Formats/RopeTable.h"
+#include "sluice/Formats/Synthetic.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/Safetensors.h"
 #include "sluice/Import/TensorReader.h"
 #include "sluice/Target/Artifact.h"
 
 #include "llvm/Support/Parallel.h"
+#include "llvm/Support/xxhash.h"
 
 #include <mutex>
 
@@ -86,6 +88,52 @@ private:
 
 static Error prefixed(const Twine &prefix, Error error) {
   return createStringError(prefix + ": " + toString(std::move(error)));
+}
+
+/// The weight, packed or computed, that a buffer holds; null if there is none.
+static Operation *recipeOf(plan::BufferOp buffer, const SymbolTable &symbols) {
+  auto source = buffer->getAttrOfType<FlatSymbolRefAttr>("source");
+  Operation *recipe = symbols.lookup(source ? source.getValue() : buffer.getSymName());
+  return isa_and_nonnull<model::RopeTableOp, quantized::PackedOp>(recipe) ? recipe : nullptr;
+}
+
+Expected<std::optional<synthetic::SyntheticPattern>>
+sluice::syntheticPattern(Operation *op, const SymbolTable &symbols) {
+  auto buffer = cast<plan::BufferOp>(op);
+  Operation *recipe = recipeOf(buffer, symbols);
+  if (!recipe)
+    return createStringError(buffer.getSymName() + ": no packed weight has this name");
+  auto packed = dyn_cast<quantized::PackedOp>(recipe);
+  if (!packed)
+    return std::nullopt;
+  bool isSynthetic = true;
+  for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {
+    auto weight = symbols.lookup<model::WeightOp>(source.getValue());
+    isSynthetic &= weight && weight.isSynthetic();
+  }
+  if (!isSynthetic)
+    return std::nullopt;
+  StringRef name = buffer.getSymName();
+  uint64_t seed = xxh3_64bits(name);
+  // Patterns repeat from tile to tile, so that the number of rows does not matter.
+  auto patternOf = [&](Format format, formats::Layout layout, int64_t columns)
+      -> Expected<std::optional<synthetic::SyntheticPattern>> {
+    Expected<formats::PackedShape> shape = formats::PackedShape::get(format, layout, 1, columns);
+    if (!shape)
+      return createStringError(name + ": " + toString(shape.takeError()));
+    return formats::SyntheticTensor(*shape, seed).pattern();
+  };
+  if (auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType()))
+    return patternOf(type.getFormat().toFormat(), type.getLayout().toLayout(), type.getColumns());
+  auto type = cast<RankedTensorType>(packed.getType());
+  mlir::Type element = type.getElementType();
+  Format format;
+  format.element = element.isF32()   ? Format::Element::F32
+                   : element.isF16() ? Format::Element::F16
+                                     : Format::Element::BF16;
+  if (type.getRank() < 2)
+    return formats::syntheticVector(format.element, seed);
+  return patternOf(format, {}, type.getDimSize(type.getRank() - 1));
 }
 
 Error Writer::append(SafetensorsWriter &out, size_t index, ArrayRef<uint8_t> data) {
@@ -278,22 +326,24 @@ Error Writer::writeSymbol(Operation *symbol, SafetensorsWriter &out, size_t inde
 }
 
 Error Writer::write(StringRef path) {
-  Expected<std::string> root = weightRoot(module);
-  if (!root)
-    return root.takeError();
-  files = std::make_unique<FileSet>(*root);
-
   std::vector<SafetensorsWriter::Declaration> declarations;
   SmallVector<Operation *> recipes;
   for (auto buffer : module.getOps<plan::BufferOp>()) {
     if (buffer.getKind() != plan::BufferKind::Weights)
       continue;
-    StringRef name = buffer->getAttrOfType<FlatSymbolRefAttr>("source")
-                         ? buffer->getAttrOfType<FlatSymbolRefAttr>("source").getValue()
-                         : buffer.getSymName();
-    Operation *recipe = symbols.lookup(name);
-    if (!isa_and_nonnull<model::RopeTableOp, quantized::PackedOp>(recipe))
-      return createStringError(buffer.getSymName() + ": no packed weight has this name");
+    Expected<std::optional<synthetic::SyntheticPattern>> pattern =
+        syntheticPattern(buffer, symbols);
+    if (!pattern)
+      return pattern.takeError();
+    if (*pattern)
+      continue;
+    Operation *recipe = recipeOf(buffer, symbols);
+    if (isa<quantized::PackedOp>(recipe) && !files) {
+      Expected<std::string> root = weightRoot(module);
+      if (!root)
+        return root.takeError();
+      files = std::make_unique<FileSet>(*root);
+    }
     declarations.push_back({buffer.getSymName().str(),
                             StorageType::U8,
                             {static_cast<int64_t>(buffer.getBytes())}});

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Target/HostTarget.h"
+#include "sluice/Target/ScratchDirectory.h"
 
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
@@ -13,7 +14,6 @@
 #include "llvm/MC/TargetRegistry.h"
 #include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/FileSystem.h"
-#include "llvm/Support/FileUtilities.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Program.h"
@@ -83,24 +83,18 @@ static void optimise(llvm::Module &module, llvm::TargetMachine &machine) {
   builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O3).run(module, modules);
 }
 
-/// Writes `contents` to a new temporary file that is removed with the returned object.
-static Expected<std::string> writeTemporary(StringRef suffix, StringRef contents) {
-  llvm::SmallString<128> path;
-  int descriptor;
-  if (std::error_code code =
-          llvm::sys::fs::createTemporaryFile("sluice-kernels", suffix, descriptor, path))
-    return createStringError(code,
-                             "cannot make a temporary file for host kernels: " + code.message());
-  llvm::raw_fd_ostream os(descriptor, /*shouldClose=*/true);
-  os << contents;
-  os.close();
-  if (os.has_error()) {
-    std::error_code code = os.error();
+static Error writeFile(StringRef path, StringRef contents) {
+  std::error_code code;
+  llvm::raw_fd_ostream os(path, code);
+  if (!code) {
+    os << contents;
+    os.close();
+    code = os.error();
     os.clear_error();
-    llvm::sys::fs::remove(path);
-    return createStringError(code, path + ": cannot write host kernels: " + code.message());
   }
-  return std::string(path);
+  if (code)
+    return createStringError(code, path + ": cannot write host kernels: " + code.message());
+  return Error::success();
 }
 
 static Expected<std::string> readFile(StringRef path) {
@@ -117,26 +111,22 @@ static Expected<std::string> link(StringRef object) {
   Expected<std::string> linker = host::findLinker();
   if (!linker)
     return linker.takeError();
-  Expected<std::string> input = writeTemporary("o", object);
-  if (!input)
-    return input.takeError();
-  llvm::FileRemover removeInput(*input);
-  Expected<std::string> output = writeTemporary("so", "");
-  if (!output)
-    return output.takeError();
-  llvm::FileRemover removeOutput(*output);
-  Expected<std::string> log = writeTemporary("log", "");
-  if (!log)
-    return log.takeError();
-  llvm::FileRemover removeLog(*log);
+  Expected<ScratchDirectory> scratch = ScratchDirectory::createTemporary("sluice-kernels");
+  if (!scratch)
+    return scratch.takeError();
+  std::string input = (scratch->path() + "/kernels.o").str();
+  std::string output = (scratch->path() + "/kernels.so").str();
+  std::string log = (scratch->path() + "/log").str();
+  if (Error error = writeFile(input, object))
+    return std::move(error);
 
   // Nothing of the input's path gets into the output; an undefined symbol is an error, since
   // nothing is linked against.
   std::vector<StringRef> arguments = {*linker,
                                       "-shared",
                                       "-o",
-                                      *output,
-                                      *input,
+                                      output,
+                                      input,
                                       "--build-id=none",
                                       "-z",
                                       "defs",
@@ -147,18 +137,18 @@ static Expected<std::string> link(StringRef object) {
                                       "kernels.so",
                                       "-s"};
   std::string message;
-  std::optional<StringRef> redirects[] = {StringRef(), StringRef(*log), StringRef(*log)};
+  std::optional<StringRef> redirects[] = {StringRef(), StringRef(log), StringRef(log)};
   int status =
       llvm::sys::ExecuteAndWait(*linker, arguments, std::nullopt, redirects, 0, 0, &message);
   if (status != 0) {
-    if (Expected<std::string> said = readFile(*log); !said)
+    if (Expected<std::string> said = readFile(log); !said)
       llvm::consumeError(said.takeError());
     else if (message.empty())
       message = StringRef(*said).trim().split('\n').first.str();
     return createStringError(*linker + ": linking host kernels failed with status " +
                              std::to_string(status) + ": " + message);
   }
-  return readFile(*output);
+  return readFile(output);
 }
 
 Expected<std::string> host::compileKernels(ModuleOp kernels, std::string *llvmIr) {

@@ -1,0 +1,69 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// NVIDIA GPUs as a target: the way from kernels in the llvm and nvvm dialects to PTX, and from PTX
+// to a cubin.
+
+#ifndef SLUICE_TARGET_GPUTARGET_H
+#define SLUICE_TARGET_GPUTARGET_H
+
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+#include "mlir/IR/DialectRegistry.h"
+#include "llvm/Support/Error.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sluice::nvidia {
+
+/// What ptxas says of a kernel.
+struct KernelResources {
+  std::string name;
+  int64_t registers = 0; ///< of a thread
+  /// Bytes of a thread's local memory: its stack, and what did not fit in registers.
+  int64_t stackBytes = 0, spillStoreBytes = 0, spillLoadBytes = 0;
+  int64_t staticSharedBytes = 0;
+  int64_t barriers = 0;
+
+  bool operator==(const KernelResources &) const = default;
+};
+
+struct GpuCode {
+  std::string arch; ///< "sm_90"
+  std::string ptx;
+  /// Empty where there is no ptxas: the driver compiles the PTX then.
+  std::string cubin;
+  std::vector<KernelResources> resources;
+};
+
+/// PTX of a `gpu.module` with one `#nvvm.target`, whose kernels are in the llvm and nvvm dialects.
+/// The module is left as it is; the same module gives the same text. `llvmIr`, if given, receives
+/// the optimised LLVM IR.
+llvm::Expected<std::string> emitPtx(mlir::gpu::GPUModuleOp kernels, std::string *llvmIr = nullptr);
+
+/// The chip of the module's target, "sm_90".
+llvm::Expected<std::string> archOf(mlir::gpu::GPUModuleOp kernels);
+
+/// ptxas: what SLUICE_PTXAS in the environment names, else on the PATH, else of a CUDA toolkit
+/// (CUDA_HOME, CUDA_PATH, /usr/local/cuda), else of the PyPI package nvidia-cuda-nvcc among the
+/// user's Python packages, else where it was when Sluice was configured. The error says where it
+/// was looked for.
+llvm::Expected<std::string> findPtxas();
+
+/// Runs ptxas. Errors carry its first message.
+llvm::Error assemble(GpuCode &code, llvm::StringRef ptxas);
+
+/// What `ptxas -v` prints, in the order of the kernels.
+llvm::Expected<std::vector<KernelResources>> parseResources(llvm::StringRef log);
+
+/// emitPtx, then assemble if there is a ptxas; `remark` receives why there is none.
+llvm::Expected<GpuCode> compileKernels(mlir::gpu::GPUModuleOp kernels,
+                                       std::string *remark = nullptr);
+
+/// Adds the dialects and translations to LLVM IR that emitPtx needs.
+void registerGpuTranslations(mlir::DialectRegistry &registry);
+
+} // namespace sluice::nvidia
+
+#endif // SLUICE_TARGET_GPUTARGET_H
