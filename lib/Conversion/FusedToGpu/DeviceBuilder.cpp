@@ -58,8 +58,11 @@ Value DeviceBuilder::offset(Value pointer, int64_t bytes) {
 }
 
 void DeviceBuilder::barrier(int64_t id, int64_t threads) {
-  NVVM::BarrierOp::create(b, loc, TypeRange{}, i(id), i(threads), NVVM::BarrierReductionAttr(),
-                          Value());
+  // nvvm.barrier with a number of threads cannot be read back where locations are printed: MLIR 22
+  // takes `loc(...)` for its reduction.
+  LLVM::CallIntrinsicOp::create(b, loc,
+                                b.getStringAttr("llvm.nvvm.barrier.cta.sync.aligned.count"),
+                                ValueRange{i(id), i(threads)});
 }
 
 Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {

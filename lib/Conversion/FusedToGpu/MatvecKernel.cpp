@@ -85,8 +85,11 @@ private:
 
   void copyWeights(Value lane);
   LogicalResult multiply(Value thread, PreparedInput &input);
+  /// The warp's part of the input, as operands.
+  SmallVector<Values> loadInput(PreparedInput &input, Value chunk);
   /// What a warp adds to the sums of its rows r and r + 8 from one chunk.
-  Values multiplyChunk(PreparedInput &input, Value chunk, Value stage, Values sums);
+  Values multiplyChunk(PreparedInput &input, ArrayRef<Values> x, Value chunk, Value stage,
+                       Values sums);
   LogicalResult finish(Value thread, Value firstTile, Value held);
 
   Kernel &kernel;
@@ -204,8 +207,24 @@ void MatvecKernel::copyWeights(Value lane) {
   });
 }
 
-DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, Value chunk, Value stage,
-                                                  Values sums) {
+SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input, Value chunk) {
+  int64_t fragments = slice / input.fragmentColumns();
+  Value myLane = lane;
+  if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
+    myLane = k.min(lane, k.i(input.fragmentLanes() - 1));
+  Value number = k.add(k.mul(chunk, users), user);
+  Value from = k.offset(
+      k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
+      k.shl(myLane, 3));
+  SmallVector<Values> x;
+  for (int64_t f = 0; f < fragments; ++f)
+    x.push_back(
+        k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
+  return x;
+}
+
+DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef<Values> x,
+                                                  Value chunk, Value stage, Values sums) {
   Format format = shape.format();
   bool isInteger = format.isInteger(), int4 = format.element == Format::Element::I4;
   int64_t fragmentsPerSlice = slice / input.fragmentColumns();
@@ -232,19 +251,6 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, Value ch
       return k.i(index * bytes);
     return k.select(isRest, k.i((existing - 1) * bytes), k.i(index * bytes));
   };
-
-  // The thread's part of the input.
-  Value sliceNumber = k.add(k.mul(chunk, users), user);
-  Value myLane = lane;
-  if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
-    myLane = k.min(lane, k.i(input.fragmentLanes() - 1));
-  Value fragment = k.offset(
-      k.offset(input.fragments, k.mul(sliceNumber, fragmentsPerSlice * input.fragmentBytes())),
-      k.shl(myLane, 3));
-  SmallVector<Values> x;
-  for (int64_t f = 0; f < fragmentsPerSlice; ++f)
-    x.push_back(k.lanes(
-        k.load(k.vec(2, k.i32()), k.offset(fragment, f * input.fragmentBytes()), 8)));
 
   Value elements = k.offset(stage, k.add(k.mul(user, blocks * 512), k.shl(lane, 4)));
   SmallVector<Values> w;
@@ -280,6 +286,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, Value ch
 
   // Columns 2t and 2t + 1 are the high and low bytes of sequence t.
   int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.unit;
+  Value sliceNumber = k.add(k.mul(chunk, users), user);
   Value sequence = k.bitAnd(lane, 3);
   Value stepPlace = sliceNumber, sumPlace = k.mul(sliceNumber, slice / input.unit);
   if (op.getSequences() > 1) {
@@ -356,18 +363,23 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
                           [&](Value chunk, ValueRange values) {
       Value slot = values[0], parity = values[1];
       Values partial = llvm::to_vector(values.drop_front(2));
-      k.wait(slotOf(full, slot, 8), parity);
-      Value stage = slotOf(stages, slot, shape.chunkBytes(0));
       // The last chunk may have fewer slices.
       int64_t lastUsers = llvm::divideCeil(shape.chunkColumns(chunks - 1), slice);
+      Value stage = slotOf(stages, slot, shape.chunkBytes(0));
       if (lastUsers < users) {
+        k.wait(slotOf(full, slot, 8), parity);
         Value exists = k.less(user, k.select(k.equal(chunk, k.i(chunks - 1)), k.i(lastUsers),
                                              k.i(users)));
         partial = k.choose(
-            exists, [&] { return multiplyChunk(input, chunk, stage, partial); },
+            exists,
+            [&] {
+              return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial);
+            },
             [&] { return partial; });
       } else {
-        partial = multiplyChunk(input, chunk, stage, partial);
+        SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
+        k.wait(slotOf(full, slot, 8), parity);
+        partial = multiplyChunk(input, x, chunk, stage, partial);
       }
       if (reuses) {
         k.syncWarp();
