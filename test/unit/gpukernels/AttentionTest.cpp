@@ -1,0 +1,178 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "GpuKernels.h"
+
+#include "sluice/Formats/CacheLayout.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+
+namespace {
+
+struct Shape {
+  int64_t dim, keyHeads, group, sequences, positions;
+  int64_t warps, stages, inFlight, splits;
+  std::string target = "h200";
+
+  int64_t width() const { return keyHeads * group * dim; }
+};
+
+/// A cache [positions][key heads][dim].
+using Cache = std::vector<uint16_t>;
+
+/// Softmax attention in double precision.
+std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q, const Cache &k,
+                              const Cache &v, const std::vector<int32_t> &at, double scale) {
+  std::vector<double> result;
+  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence)
+    for (int64_t query = 0; query < shape.keyHeads * shape.group; ++query) {
+      auto cached = [&](const Cache &cache, int64_t position, int64_t d) {
+        int64_t row = position * shape.keyHeads + query / shape.group;
+        return double(formats::f16ToFloat(cache[row * shape.dim + d]));
+      };
+      const uint16_t *head = &q[sequence * shape.width() + query * shape.dim];
+      std::vector<double> weights, output(shape.dim);
+      double maximum = -INFINITY, sum = 0;
+      for (int64_t position = 0; position <= at[sequence]; ++position) {
+        double score = 0;
+        for (int64_t d = 0; d < shape.dim; ++d)
+          score += formats::f16ToFloat(head[d]) * cached(k, position, d);
+        weights.push_back(score * scale);
+        maximum = std::max(maximum, weights.back());
+      }
+      for (double &weight : weights)
+        sum += weight = std::exp(weight - maximum);
+      for (auto [position, weight] : llvm::enumerate(weights))
+        for (int64_t d = 0; d < shape.dim; ++d)
+          output[d] += weight / sum * cached(v, position, d);
+      result.insert(result.end(), output.begin(), output.end());
+    }
+  return result;
+}
+
+/// The cache in a GPU's order, with NaN behind position `last`: what is there must not matter.
+Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys) {
+  Buffer buffer(cache.size() * 2);
+  int64_t headBytes = shape.positions * shape.dim * 2;
+  for (int64_t position = 0; position < shape.positions; ++position)
+    for (int64_t head = 0; head < shape.keyHeads; ++head)
+      for (int64_t d = 0; d < shape.dim; ++d) {
+        int64_t byte = keys ? formats::keyByte(shape.dim, position, d)
+                            : formats::valueByte(shape.dim, position, d);
+        uint16_t value = cache[(position * shape.keyHeads + head) * shape.dim + d];
+        buffer.as<uint16_t>()[(head * headBytes + byte) / 2] = position > last ? 0x7E00 : value;
+      }
+  return buffer;
+}
+
+std::string attention(const Shape &shape, double scale) {
+  std::string type = "tensor<" + std::to_string(shape.sequences) + "x" +
+                     std::to_string(shape.width()) + "xf16>",
+              at = "tensor<" + std::to_string(shape.sequences) + "xi32>",
+              cache = "tensor<" + std::to_string(shape.positions) + "x" +
+                      std::to_string(shape.keyHeads) + "x" + std::to_string(shape.dim) + "xf16>";
+  return "model.cache @k : " + cache + "\nmodel.cache @v : " + cache +
+         "\nfunc.func @f(%q: " + type + ", %p: " + at + ") -> " + type +
+         " {\n  %y = fused.attention %q, @k, @v at %p scale " + std::to_string(scale) + " " +
+         gpuSchedule(shape.sequences * shape.keyHeads * shape.splits, shape.warps, shape.stages,
+                     shape.inFlight, 32, shape.splits, "cache") +
+         " : " + type + ", " + at + " -> " + type + "\n  return %y : " + type + "\n}\n";
+}
+
+class GpuAttention : public testing::TestWithParam<Shape> {};
+
+} // namespace
+
+TEST_P(GpuAttention, AllContexts) {
+  const Shape &shape = GetParam();
+  std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(attention(shape, 0.125), shape.target);
+  ASSERT_TRUE(kernels);
+  ASSERT_EQ(kernels->dispatches.size(), 1u);
+  Random random(1);
+  std::vector<uint16_t> q = random.normalF16(shape.sequences * shape.width(), 2.0f);
+  Cache k = random.normalF16(shape.positions * shape.keyHeads * shape.dim),
+        v = random.normalF16(shape.positions * shape.keyHeads * shape.dim);
+  uint64_t seed = 0;
+  for (int64_t position : {int64_t(0), int64_t(7), int64_t(15), int64_t(16), int64_t(31),
+                           int64_t(32), shape.positions / 2 + 5, shape.positions - 1}) {
+    if (position >= shape.positions)
+      continue;
+    SCOPED_TRACE("position " + std::to_string(position));
+    std::vector<int32_t> at;
+    for (int32_t sequence = 0; sequence < shape.sequences; ++sequence)
+      at.push_back(std::max<int32_t>(0, position - 37 * sequence));
+    Buffer query(q), keys = ordered(shape, k, position, true),
+                     values = ordered(shape, v, position, false), positions(at),
+                     output(q.size() * 2);
+    kernels->run(0, {&query, &positions, &keys, &values, &output}, ++seed);
+    if (HasFailure())
+      return;
+    std::vector<float> y(q.size());
+    formats::f16ToFloat(output.copy<uint16_t>(), y);
+    // Weights and results are rounded to f16, 2^-12 relative on average each.
+    EXPECT_LE(relativeError(y, reference(shape, q, k, v, at, 0.125)), 5e-4);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, GpuAttention,
+    testing::Values(
+        // Heads of one operand and of half ones, groups from 1 to 8, rings that are reused and not,
+        // copies that wait for the oldest, more blocks than pieces.
+        Shape{16, 1, 1, 1, 64, 8, 2, 2, 8}, Shape{64, 2, 2, 1, 320, 8, 2, 2, 8},
+        Shape{128, 2, 4, 1, 1024, 8, 2, 2, 8}, Shape{128, 1, 8, 1, 1536, 8, 12, 3, 2},
+        Shape{48, 2, 3, 1, 256, 8, 3, 1, 2}, Shape{80, 1, 5, 1, 256, 4, 4, 2, 1},
+        Shape{96, 1, 7, 1, 192, 6, 3, 3, 4}, Shape{256, 1, 2, 1, 256, 8, 4, 4, 2},
+        // A number of outputs that the blocks cannot share evenly; several sequences.
+        Shape{16, 2, 1, 1, 96, 2, 1, 1, 7}, Shape{32, 2, 2, 3, 160, 8, 2, 2, 2},
+        // Without clusters and bulk copies.
+        Shape{64, 2, 2, 2, 512, 8, 4, 2, 1, "a100"}),
+    [](const auto &info) {
+      const Shape &shape = info.param;
+      return "dim" + std::to_string(shape.dim) + "heads" + std::to_string(shape.keyHeads) +
+             "group" + std::to_string(shape.group) + "sequences" +
+             std::to_string(shape.sequences) + "splits" + std::to_string(shape.splits) +
+             shape.target;
+    });
+
+TEST(GpuAttentionOf, PositionsOutsideTheCacheAreClamped) {
+  Shape shape = {16, 1, 1, 2, 64, 8, 2, 2, 1};
+  std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(attention(shape, 0.25), "h200");
+  ASSERT_TRUE(kernels);
+  Random random(2);
+  std::vector<uint16_t> q = random.normalF16(32);
+  Cache k = random.normalF16(64 * 16), v = random.normalF16(64 * 16);
+  Buffer query(q), keys = ordered(shape, k, 63, true), values = ordered(shape, v, 63, false),
+                   positions(std::vector<int32_t>{-7, 1000000}), output(64);
+  kernels->run(0, {&query, &positions, &keys, &values, &output}, 1);
+  std::vector<float> y(32);
+  formats::f16ToFloat(output.copy<uint16_t>(), y);
+  EXPECT_LE(relativeError(y, reference(shape, q, k, v, {0, 63}, 0.25)), 5e-4);
+}
+
+// Scores far apart: the running maximum is rescaled, and everything before it becomes nothing.
+TEST(GpuAttentionOf, LateMaximum) {
+  Shape shape = {32, 1, 2, 1, 256, 8, 2, 2, 2};
+  std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(attention(shape, 1.0), "h200");
+  ASSERT_TRUE(kernels);
+  Random random(3);
+  std::vector<uint16_t> q = random.normalF16(64);
+  Cache k = random.normalF16(256 * 32), v = random.normalF16(256 * 32);
+  for (int64_t position = 0; position < 256; ++position)
+    for (int64_t d = 0; d < 32; ++d) {
+      float factor = static_cast<float>(position) / 64;
+      uint16_t &element = k[position * 32 + d];
+      std::vector<float> scaled = {formats::f16ToFloat(q[d]) * factor};
+      formats::floatToF16(scaled, llvm::MutableArrayRef<uint16_t>(element));
+    }
+  Buffer query(q), keys = ordered(shape, k, 255, true), values = ordered(shape, v, 255, false),
+                   positions(std::vector<int32_t>{255}), output(128);
+  kernels->run(0, {&query, &positions, &keys, &values, &output}, 1);
+  std::vector<float> y(64);
+  formats::f16ToFloat(output.copy<uint16_t>(), y);
+  EXPECT_LE(relativeError(y, reference(shape, q, k, v, {255}, 1.0)), 5e-4);
+}

@@ -1,0 +1,64 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "GpuKernels.h"
+
+#include "sluice/Formats/Quantizer.h"
+
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using formats::Format;
+
+TEST(GpuEmbedding, RowsOfAllFormats) {
+  struct Table {
+    Format format;
+    int64_t columns;
+    bool builtin = false;
+  };
+  std::vector<Table> tables = {
+      {{Format::Element::F16}, 256, true}, {{Format::Element::BF16}, 100, true},
+      {{Format::Element::F32}, 38, true},  {{Format::Element::F16}, 40},
+      {{Format::Element::BF16}, 34},       {{Format::Element::F32}, 640}};
+  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
+    for (bool zeroPoint : {false, true}) {
+      tables.push_back({{element, 32, zeroPoint}, 96});
+      tables.push_back({{element, 128, zeroPoint}, 1152});
+      tables.push_back({{element, Format::channel, zeroPoint}, 74});
+    }
+  constexpr int64_t rows = 9, sequences = 5;
+  std::string text;
+  for (auto [number, table] : llvm::enumerate(tables)) {
+    std::string columns = std::to_string(table.columns), out = "tensor<5x" + columns + "xf32>",
+                type = table.builtin ? "tensor<9x" + columns + "x" + table.format.name() + ">"
+                                     : tensorType(table.format, rows, table.columns, "rows");
+    // One block a sequence, or two.
+    text += "func.func @f" + std::to_string(number) + "(%t: tensor<5xi32>, %w: " + type + ") -> " +
+            out + " {\n  %y = fused.embedding %t, %w " +
+            gpuSchedule(sequences * (1 + number % 2), 4, 1, 1, 1024, 1, "none") +
+            " : tensor<5xi32>, " + type + " -> " + out + "\n  return %y : " + out + "\n}\n";
+  }
+  std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(text, "h200");
+  ASSERT_TRUE(kernels);
+  Random random(1);
+  for (auto [number, table] : llvm::enumerate(tables)) {
+    SCOPED_TRACE(table.format.name() + " of " + std::to_string(table.columns));
+    Weight weight(table.format, rows, table.columns, random);
+    // The last two are outside and taken for the nearest inside.
+    const std::vector<int32_t> ids = {0, 8, 3, -1, 100};
+    const int64_t used[] = {0, 8, 3, 0, 8};
+    Buffer tokens(ids), packed = pack(weight, naturalRows(rows), formats::Layout::Kind::Rows),
+                        output(sequences * table.columns * 4);
+    kernels->run(number, {&tokens, &packed, &output}, number);
+    formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
+        table.format, {formats::Layout::Kind::Rows}, rows, table.columns));
+    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+      std::vector<float> expected(table.columns),
+          found(output.as<float>() + sequence * table.columns,
+                output.as<float>() + (sequence + 1) * table.columns);
+      formats::unpackRow(shape, {packed.as<uint8_t>(), packed.size()}, used[sequence], expected);
+      EXPECT_EQ(found, expected) << "sequence " << sequence;
+    }
+  }
+}
