@@ -104,9 +104,9 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
   if (artifact)
     throw Error(newArtifact->planName() + ": this device has loaded another artifact already");
   const runtime::Plan &plan = newArtifact->plan();
-  if (plan.target.kind != "cuda")
+  if (plan.target.kind == "cpu")
     throw Error(newArtifact->planName() + ": was compiled for target \"" + plan.target.name +
-                "\" (" + plan.target.kind + "), the emulator runs kernels for cuda");
+                "\" (" + plan.target.kind + "), the emulator runs kernels of GPUs");
   const runtime::MappedFile &file = newArtifact->file(kModuleRole);
   auto created = emulator::Emulator::create(file.text(), file.path().string());
   if (!created)

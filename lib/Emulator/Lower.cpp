@@ -323,6 +323,16 @@ Error Lowering::lowerIntrinsic(LLVM::CallIntrinsicOp op) {
   auto isOneOf = [&](ArrayRef<StringRef> names) { return llvm::is_contained(names, name); };
   if (!name.consume_front("llvm.nvvm.") || op.getArgs().empty())
     return unsupported(op, "'" + op.getIntrin() + "'");
+  if (name == "barrier.cta.sync.aligned.count" && op.getArgs().size() == 2) {
+    call("barrier", Type(), {op.getArgs()[0], op.getArgs()[1], constant(1)}, op);
+    op.erase();
+    return Error::success();
+  }
+  if (name == "barrier.cta.sync.aligned.all" && op.getArgs().size() == 1) {
+    call("barrier", Type(), {op.getArgs()[0], constant(0), constant(1)}, op);
+    op.erase();
+    return Error::success();
+  }
   // What nvvm.barrier with a number of threads means.
   if (name == "barrier.cta.sync.aligned.count" && op.getArgs().size() == 2) {
     call("barrier", Type(), {op.getArgs()[0], op.getArgs()[1], constant(1)}, op);
