@@ -80,7 +80,7 @@ public:
   /// The mapped file with this role; an Error if the plan names none.
   const MappedFile &file(const std::string &role) const;
 
-  /// The bytes of a buffer of kind Weights. Not for synthetic models.
+  /// The bytes of a buffer of kind Weights that is not synthetic.
   std::span<const std::byte> weights(const Buffer &buffer) const;
 
   bool hasTokenizer() const { return theTokenizer.has_value(); }

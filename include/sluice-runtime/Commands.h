@@ -93,6 +93,10 @@ struct BenchResult {
   uint64_t bytesPerToken = 0;
   double bytesPerSecond() const { return static_cast<double>(bytesPerToken) * tokensPerSecond; }
   Bandwidth bandwidth;
+  /// A step by the device's own clock, without inputs, outputs and waiting (Device::measureStep).
+  std::optional<double> stepSeconds;
+  /// Device::profileRemark().
+  std::string profileRemark;
   /// Empty unless asked for.
   std::vector<BenchKernel> kernels;
 };
@@ -134,6 +138,9 @@ int runCommandLine(CLI::App &app, int argc, const char *const *argv);
 
 /// An artifact opened with progress on a terminal.
 std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);
+
+/// A session opened with progress on a terminal.
+Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);
 
 /// The whole of a file, or of standard input if the path is "-"; throws Error.
 std::string readTextFile(const std::filesystem::path &path);

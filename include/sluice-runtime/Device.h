@@ -1,7 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What executes a plan. The host CPU is built in; other devices register themselves.
+// What executes a plan. The host's CPU ("cpu") and NVIDIA GPUs ("cuda") are built in; other devices
+// register themselves.
 
 #ifndef SLUICE_RUNTIME_DEVICE_H
 #define SLUICE_RUNTIME_DEVICE_H
@@ -11,6 +12,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,8 +21,10 @@ namespace sluice::runtime {
 
 struct DeviceOptions {
   /// Threads of the CPU device, the calling one included; 0 takes one for each CPU that this
-  /// process may use.
+  /// process may use. Other devices use the host's threads only to generate weights.
   int threads = 0;
+  /// Called now and then while load() copies or generates weights, with bytes done and in all.
+  std::function<void(uint64_t done, uint64_t total)> onProgress = nullptr;
 };
 
 /// How fast a device reads memory.
@@ -29,6 +33,8 @@ struct Bandwidth {
   uint64_t bufferBytes = 0;
   /// What was read: "the weights" or "a buffer of its own".
   std::string buffer;
+  /// How: "plain loads", ...
+  std::string method = "plain loads";
 };
 
 /// Executes the steps of one artifact and owns their memory. A device belongs to one session and
@@ -57,6 +63,17 @@ public:
   /// Runs a step and returns each launch's time in seconds, in the plan's order. The step's results
   /// are the same as run()'s; it may take longer.
   virtual std::vector<double> profile(uint32_t step) = 0;
+  /// For people: in what these times differ from those of the launches in run(); empty if in
+  /// nothing that matters.
+  virtual std::string profileRemark() const { return {}; }
+
+  /// Seconds that one run of the step takes by the device's own clock, without what the host adds
+  /// (inputs, outputs, waiting): the mean of `count` runs, one right after the other. Nothing if
+  /// the device has no such clock. Inputs are those of the last run.
+  virtual std::optional<double> measureStep(uint32_t step, int64_t count) {
+    (void)step, (void)count;
+    return std::nullopt;
+  }
 
   /// Copies into (out of) a buffer at a byte offset; an Error if that leaves the buffer. Weights
   /// can not be written. The caller may change or free `bytes` on return.
@@ -70,8 +87,8 @@ public:
   /// Zeroes all buffers of kind Cache.
   virtual void clearCaches() = 0;
 
-  /// Reads memory once with plain loads from all threads: the weights, when they are much larger
-  /// than the caches of the hardware, else a buffer that is.
+  /// Reads memory once as fast as the device can: the weights, when they are much larger than the
+  /// caches of the hardware, else a buffer that is.
   virtual Bandwidth measureReadBandwidth() = 0;
 };
 
@@ -86,8 +103,8 @@ std::vector<std::string> deviceNames();
 /// Throws an Error that names the devices there are if there is none of this name.
 std::unique_ptr<Device> createDevice(const std::string &name, const DeviceOptions &options = {});
 
-/// The device that an artifact runs on when nobody chose one: "cpu" for a host target, else the
-/// target's kind.
+/// The device that an artifact runs on when nobody chose one: "cpu" for a host target, "cuda" for a
+/// GPU, else the target's kind.
 std::string defaultDevice(const Plan &plan);
 
 } // namespace sluice::runtime

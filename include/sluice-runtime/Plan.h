@@ -8,6 +8,7 @@
 #define SLUICE_RUNTIME_PLAN_H
 
 #include "sluice-runtime/Error.h"
+#include "sluice-runtime/SyntheticWords.h"
 
 #include <cstdint>
 #include <map>
@@ -34,17 +35,19 @@ struct ModelInfo {
   std::vector<int32_t> eosIds;
   /// The weights' format in words, such as "f16" or "int8-g128".
   std::string weights;
-  /// The weights do not exist: a device fills them with generated numbers.
+  /// Weights do not exist: a device fills the buffers that have a pattern with generated numbers.
   bool synthetic = false;
 };
 
 /// The machine that an artifact was compiled for.
 struct TargetInfo {
   std::string name;
-  /// "cpu", or the kind of another device ("cuda").
+  /// "cpu", "gpu", or the name of another device.
   std::string kind;
   std::string triple;
   std::string isa;
+  /// What the GPU kernels were made for, as PTX names it: "sm_90", "sm_90a"; kind "gpu" only.
+  std::string arch;
   /// CPU features that the kernels use, as LLVM names them: "avx2", "avx512vnni".
   std::vector<std::string> features;
 };
@@ -85,6 +88,8 @@ struct Buffer {
   uint64_t offset = 0;
   /// Weights only.
   std::string tensor;
+  /// Weights of synthetic models only: the bytes are generated, and `tensor` need not exist.
+  std::optional<synthetic::SyntheticPattern> synthetic;
 };
 
 /// Bytes that a launch moves and its operations, a token.
@@ -115,6 +120,13 @@ struct Launch {
   std::optional<Traffic> traffic;
 };
 
+/// A kernel that no step launches, but the device itself; its arguments are part of its name's
+/// meaning (docs/artifact.md).
+struct Utility {
+  /// Threads a block, bytes of dynamic shared memory, blocks a multiprocessor.
+  int64_t block = 0, shared = 0, blocksPerMultiprocessor = 1;
+};
+
 /// Launches that run in order.
 struct Step {
   std::string name;
@@ -141,11 +153,13 @@ struct Plan {
   std::string producer;
   ModelInfo model;
   TargetInfo target;
-  /// By role: "kernels", "weights", "tokenizer", ...
+  /// By role: "kernels" (a CPU's), "ptx", "cubin.sm_90", "weights", "tokenizer", ...
   std::map<std::string, FileInfo> files;
   uint64_t arenaBytes = 0;
   std::vector<Buffer> buffers;
   std::vector<Step> steps;
+  /// By the kernel's name.
+  std::map<std::string, Utility> utilities;
 
   /// Index of a buffer.
   std::optional<uint32_t> findBuffer(std::string_view name) const;

@@ -4,37 +4,55 @@
 #include "sluice/Formats/Synthetic.h"
 #include "sluice/Formats/GgufBlocks.h"
 
+#include "llvm/Support/ErrorHandling.h"
+
 #include <algorithm>
 #include <cassert>
 #include <cmath>
-#include <cstring>
 
 using namespace llvm;
 using namespace sluice::formats;
 
 static uint64_t repeat16(uint64_t bits) { return bits * 0x0001000100010001u; }
 
-SyntheticTensor::SyntheticTensor(const PackedShape &shape, uint64_t seed)
-    : packed(shape), seed(seed) {
-  Format format = shape.format();
-  double deviation = 1 / std::sqrt(static_cast<double>(shape.columns()));
-  // +-2^e [1, 2), uniform, has a mean square of 7/3 * 4^e.
-  int exponent = static_cast<int>(std::lround(std::log2(deviation / std::sqrt(7.0 / 3))));
-  switch (format.element) {
+/// +-2^exponent * [1, 2).
+static SyntheticMasks floatMasks(Format::Element element, int exponent) {
+  switch (element) {
   case Format::Element::F32:
-    elementMasks = {0x807FFFFF807FFFFFu,
-                    static_cast<uint64_t>(exponent + 127) * 0x0080000000800000u};
-    return;
+    return {0x807FFFFF807FFFFFu, static_cast<uint64_t>(exponent + 127) * 0x0080000000800000u};
   case Format::Element::F16:
-    elementMasks = {repeat16(0x83FF),
-                    repeat16(static_cast<uint64_t>(std::max(exponent, -14) + 15) << 10)};
-    return;
+    return {repeat16(0x83FF),
+            repeat16(static_cast<uint64_t>(std::max(exponent, -14) + 15) << 10)};
   case Format::Element::BF16:
-    elementMasks = {repeat16(0x807F), repeat16(static_cast<uint64_t>(exponent + 127) << 7)};
-    return;
+    return {repeat16(0x807F), repeat16(static_cast<uint64_t>(exponent + 127) << 7)};
   case Format::Element::I8:
   case Format::Element::I4:
     break;
+  }
+  llvm_unreachable("not a float");
+}
+
+SyntheticPattern sluice::formats::syntheticVector(Format::Element element, uint64_t seed) {
+  SyntheticPattern pattern;
+  pattern.seed = seed;
+  pattern.append(8, floatMasks(element, -1));
+  return pattern;
+}
+
+SyntheticTensor::SyntheticTensor(const PackedShape &shape, uint64_t seed) : packed(shape) {
+  regions.seed = seed;
+  setMasks();
+  setRegions();
+}
+
+void SyntheticTensor::setMasks() {
+  Format format = packed.format();
+  double deviation = 1 / std::sqrt(static_cast<double>(packed.columns()));
+  // +-2^e [1, 2), uniform, has a mean square of 7/3 * 4^e.
+  int exponent = static_cast<int>(std::lround(std::log2(deviation / std::sqrt(7.0 / 3))));
+  if (!format.isInteger()) {
+    elementMasks = floatMasks(format.element, exponent);
+    return;
   }
   double square = 0;
   int count = 0;
@@ -49,52 +67,39 @@ SyntheticTensor::SyntheticTensor(const PackedShape &shape, uint64_t seed)
   scaleMasks = {repeat16(0x8000), repeat16(std::max<uint16_t>(scale, 1))};
 }
 
-void SyntheticTensor::generate(int64_t firstWord, MutableArrayRef<uint8_t> out) const {
-  int64_t begin = firstWord * 16, end = begin + static_cast<int64_t>(out.size());
-  assert(firstWord >= 0 && end <= packed.bytes() && "outside the matrix");
-
-  // Bytes [from, to) of the matrix under one pair of masks, cut to [begin, end). All masks repeat
-  // every 8 bytes, and their numbers are aligned to their own size in the matrix, so a region may
-  // start anywhere in a word.
-  auto fill = [&](int64_t from, int64_t to, SyntheticMasks masks) {
-    from = std::max(from, begin);
-    to = std::min(to, end);
-    for (int64_t at = from; at < to;) {
-      int64_t half = at / 8, skip = at % 8, bytes = std::min(8 - skip, to - at);
-      uint64_t bits =
-          (syntheticBits(seed, static_cast<uint64_t>(half / 2), static_cast<uint64_t>(half % 2)) &
-           masks.keep) |
-          masks.set;
-      bits >>= 8 * skip;
-      std::memcpy(out.data() + (at - begin), &bits, static_cast<size_t>(bytes));
-      at += bytes;
-    }
-  };
+void SyntheticTensor::setRegions() {
   Layout::Kind kind = packed.layout().kind;
-  bool blocks = kind == Layout::Kind::BlocksQ8_0 || kind == Layout::Kind::BlocksQ4_0;
-  for (int64_t tile = begin / packed.tileBytes(); tile * packed.tileBytes() < end; ++tile) {
-    int64_t base = tile * packed.tileBytes();
-    if (blocks) {
-      int64_t bytes = kind == Layout::Kind::BlocksQ8_0 ? q8_0BlockBytes : q4_0BlockBytes;
-      for (int64_t block = 0; block < packed.groups(); ++block) {
-        fill(base + block * bytes, base + block * bytes + 2, scaleMasks);
-        fill(base + block * bytes + 2, base + (block + 1) * bytes, elementMasks);
-      }
-      continue;
-    }
-    for (int64_t chunk = 0; chunk < packed.chunks(); ++chunk) {
-      int64_t at = base + packed.chunkOffset(chunk), stop = at + packed.chunkBytes(chunk);
-      int64_t elementsEnd = at + packed.chunkElements(chunk),
-              scalesBegin = at + packed.chunkScales(chunk);
-      int64_t zerosBegin = at + packed.chunkZeros(chunk);
-      int64_t zerosEnd =
-          zerosBegin +
-          (packed.format().zeroPoint ? packed.chunkGroups(chunk) * packed.rowsPerTile() : 0);
-      fill(at, elementsEnd, elementMasks);
-      fill(elementsEnd, scalesBegin, {});
-      fill(scalesBegin, zerosBegin, scaleMasks);
-      fill(zerosBegin, zerosEnd, zeros());
-      fill(zerosEnd, stop, {});
-    }
+  if (kind == Layout::Kind::BlocksQ8_0 || kind == Layout::Kind::BlocksQ4_0) {
+    int64_t bytes = kind == Layout::Kind::BlocksQ8_0 ? q8_0BlockBytes : q4_0BlockBytes;
+    regions.append(2, scaleMasks);
+    regions.append(bytes - 2, elementMasks);
+    return;
   }
+  auto appendChunk = [&](SyntheticPattern &to, int64_t chunk) {
+    int64_t elements = packed.chunkElements(chunk), scales = packed.chunkScales(chunk),
+            zeroPoints = packed.chunkZeros(chunk);
+    int64_t zerosEnd = zeroPoints + (packed.format().zeroPoint
+                                         ? packed.chunkGroups(chunk) * packed.rowsPerTile()
+                                         : 0);
+    to.append(elements, elementMasks);
+    to.append(scales - elements, {});
+    to.append(zeroPoints - scales, scaleMasks);
+    to.append(zerosEnd - zeroPoints, zeros());
+    to.append(packed.chunkBytes(chunk) - zerosEnd, {});
+  };
+  SyntheticPattern first, last;
+  appendChunk(first, 0);
+  appendChunk(last, packed.chunks() - 1);
+  if (first == last) {
+    regions.regions = std::move(first.regions);
+    return;
+  }
+  for (int64_t chunk = 0; chunk < packed.chunks(); ++chunk)
+    appendChunk(regions, chunk);
+}
+
+void SyntheticTensor::generate(int64_t firstWord, MutableArrayRef<uint8_t> out) const {
+  assert(firstWord >= 0 && firstWord * 16 + static_cast<int64_t>(out.size()) <= packed.bytes() &&
+         "outside the matrix");
+  regions.generate(static_cast<uint64_t>(firstWord) * 16, out.data(), out.size());
 }

@@ -29,7 +29,8 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
                 ", expected 1 to the artifact's " + std::to_string(longest));
   if (options.repetitions < 1 || options.tokens < 0)
     throw Error("a measurement needs at least one repetition of at least one token");
-  const Step &step = plan.steps[*plan.findStep("decode")];
+  const uint32_t decodeStep = *plan.findStep("decode");
+  const Step &step = plan.steps[decodeStep];
   result.bytesPerToken = plan.traffic(step).bytes(static_cast<uint64_t>(result.context));
   result.repetitions = options.repetitions;
 
@@ -53,12 +54,14 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
   session.device().measureReadBandwidth();
 
   Progress progress;
-  std::vector<double> speeds, bandwidths;
+  std::vector<double> speeds, bandwidths, steps;
   std::vector<std::vector<double>> launches(step.launches.size());
   for (int64_t r = 0; r < options.repetitions; ++r) {
     result.bandwidth = session.device().measureReadBandwidth();
     bandwidths.push_back(result.bandwidth.bytesPerSecond);
     speeds.push_back(static_cast<double>(result.tokensEach) / decode(result.tokensEach));
+    if (auto seconds = session.device().measureStep(decodeStep, result.tokensEach))
+      steps.push_back(*seconds);
     if (options.perKernel)
       for (int64_t i = 0; i < std::clamp<int64_t>(result.tokensEach, 1, 20); ++i) {
         InterruptGuard::check();
@@ -74,6 +77,9 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
   result.slowest = *std::min_element(speeds.begin(), speeds.end());
   result.fastest = *std::max_element(speeds.begin(), speeds.end());
   result.bandwidth.bytesPerSecond = median(bandwidths);
+  if (!steps.empty())
+    result.stepSeconds = median(steps);
+  result.profileRemark = session.device().profileRemark();
   if (options.perKernel)
     for (size_t k = 0; k < launches.size(); ++k) {
       const Launch &launch = step.launches[k];
@@ -103,9 +109,15 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
       {"read_bandwidth",
        {{"bytes_per_second", ceiling},
         {"buffer", result.bandwidth.buffer},
+        {"method", result.bandwidth.method},
         {"buffer_bytes", result.bandwidth.bufferBytes}}},
       {"share", result.bytesPerSecond() / ceiling},
   };
+  if (result.stepSeconds) {
+    json["step_seconds"] = *result.stepSeconds;
+    json["step_share"] =
+        static_cast<double>(result.bytesPerToken) / *result.stepSeconds / ceiling;
+  }
   if (!result.kernels.empty()) {
     auto &kernels = json["kernels"] = nlohmann::json::array();
     for (const BenchKernel &kernel : result.kernels) {
@@ -142,12 +154,14 @@ static void printKernels(const BenchResult &result, std::FILE *out) {
     bytes += kernel.bytes;
   }
   row("sum", seconds, bytes);
+  if (!result.profileRemark.empty())
+    writeText(out, "(" + result.profileRemark + ")\n");
 }
 
 void sluice::runtime::bench(const std::filesystem::path &path, const BenchOptions &options,
                             std::FILE *out) {
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
-  Session session(artifact, options.session);
+  Session session = openSession(artifact, options.session);
   InterruptGuard guard;
   BenchResult result = measureSpeed(session, options);
   const std::string device = session.device().name() + ": " + session.device().description();
@@ -167,8 +181,8 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
             format("speed           %.1f tokens/s (median of %lld x %lld tokens; %.1f to %.1f)\n",
                    result.tokensPerSecond, static_cast<long long>(result.repetitions),
                    static_cast<long long>(result.tokensEach), result.slowest, result.fastest));
-  writeText(out, format("read bandwidth  %.2f GB/s (plain loads of %s, %s)\n", ceiling / 1e9,
-                        result.bandwidth.buffer.c_str(),
+  writeText(out, format("read bandwidth  %.2f GB/s (%s of %s, %s)\n", ceiling / 1e9,
+                        result.bandwidth.method.c_str(), result.bandwidth.buffer.c_str(),
                         formatBytes(static_cast<double>(result.bandwidth.bufferBytes)).c_str()));
   if (result.bytesPerToken == 0) {
     writeText(out, "traffic         unknown: the plan does not say how many bytes a token moves\n");
@@ -178,11 +192,17 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
                           result.bytesPerSecond() / 1e9));
     writeText(out, format("share           %.1f%% of the read bandwidth\n",
                           100 * result.bytesPerSecond() / ceiling));
+    if (result.stepSeconds)
+      writeText(out, format("step alone      %.1f us on the device (%.1f tokens/s), %.1f%% of the "
+                            "read bandwidth\n",
+                            *result.stepSeconds * 1e6, 1 / *result.stepSeconds,
+                            100 * static_cast<double>(result.bytesPerToken) /
+                                *result.stepSeconds / ceiling));
     // A buffer is at least four times the largest cache.
     if (result.bytesPerToken < result.bandwidth.bufferBytes / 4)
       writeText(
           out,
-          "                (a token's bytes fit into the CPU's caches, so it can exceed 100%)\n");
+          "                (a token's bytes fit into the caches, so it can exceed 100%)\n");
   }
   if (options.perKernel)
     printKernels(result, out);

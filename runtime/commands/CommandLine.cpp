@@ -26,6 +26,17 @@ std::shared_ptr<const Artifact> sluice::runtime::openArtifact(const fs::path &di
   return Artifact::open(directory, options);
 }
 
+Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
+                                     SessionOptions options) {
+  Progress progress;
+  if (!options.deviceOptions.onProgress)
+    options.deviceOptions.onProgress = [&](uint64_t done, uint64_t total) {
+      progress.show("loading weights: " + formatBytes(static_cast<double>(done)) + " of " +
+                    formatBytes(static_cast<double>(total)));
+    };
+  return Session(std::move(artifact), options);
+}
+
 std::string sluice::runtime::readTextFile(const fs::path &path) {
   bool isInput = path == "-";
   std::string name = isInput ? "standard input" : path.string();
@@ -184,7 +195,7 @@ CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHook
   command
       ->add_option("--windows", state->options.perplexity.maxWindows,
                    "score only so many windows (default: all)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   addSession(*command, state->options.session);
   command->callback([state, hooks] {
     const PerplexityCommandOptions &options = state->options;
@@ -235,11 +246,11 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   command
       ->add_option("--context", options.context,
                    "positions in the cache (default: 512, or all if there are fewer)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   command
       ->add_option("-n,--tokens", options.tokens,
                    "tokens of one measurement (default: half a second of them)")
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   command->add_option("--repeat", options.repetitions, "measurements, of which the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

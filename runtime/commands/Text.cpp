@@ -39,7 +39,7 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   const Tokenizer &tokenizer = artifact->tokenizer();
   std::vector<int32_t> prompt =
       tokenizer.encode(options.prompt, options.addBos && tokenizer.addsBos(), options.parseSpecial);
-  Session session(artifact, options.session);
+  Session session = openSession(artifact, options.session);
 
   InterruptGuard guard;
   bool echo = options.echo && !options.tokenIds;
@@ -93,7 +93,7 @@ void sluice::runtime::measurePerplexity(const std::filesystem::path &path,
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
   const Tokenizer &tokenizer = artifact->tokenizer();
   std::vector<int32_t> ids = tokenizer.encode(text, tokenizer.addsBos());
-  Session session(artifact, options.session);
+  Session session = openSession(artifact, options.session);
 
   InterruptGuard guard;
   PerplexityResult result;

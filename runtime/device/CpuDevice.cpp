@@ -4,6 +4,7 @@
 #include "runtime/device/CpuDevice.h"
 
 #include "runtime/device/CpuFeatures.h"
+#include "runtime/device/SyntheticWeights.h"
 #include "runtime/device/ThreadPool.h"
 #include "runtime/plan/Json.h"
 
@@ -220,22 +221,10 @@ void CpuDevice::loadKernels() {
   }
 }
 
-/// Fills weights that do not exist. Every byte pattern made here is a small finite number as f16,
-/// bf16 and f32, whichever way a packed layout cuts it.
-static void fillSynthetic(std::byte *data, uint64_t bytes, uint64_t seed) {
-  uint64_t state = seed * 0x9E3779B97F4A7C15u + 1;
-  for (uint64_t i = 0; i < bytes; i += 8) {
-    // xorshift64 (Marsaglia 2003).
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    uint64_t word = (state & 0x8787878787878787u) | 0x2020202020202020u;
-    std::memcpy(data + i, &word, std::min<uint64_t>(8, bytes - i));
-  }
-}
-
 void CpuDevice::bindWeights(uint32_t index) {
   const Buffer &buffer = artifact->plan().buffers[index];
   std::span<const std::byte> bytes;
-  if (!artifact->model().synthetic) {
+  if (!buffer.synthetic) {
     bytes = artifact->weights(buffer);
     if (reinterpret_cast<uintptr_t>(bytes.data()) % alignment == 0) {
       // Kernels only read it: the mapping is read-only.
@@ -244,8 +233,8 @@ void CpuDevice::bindWeights(uint32_t index) {
     }
   }
   HostMemory &copy = copiedWeights.emplace_back(buffer.bytes, "buffer \"" + buffer.name + "\"");
-  if (artifact->model().synthetic)
-    fillSynthetic(copy.data(), buffer.bytes, index + 1);
+  if (buffer.synthetic)
+    generateSynthetic(*buffer.synthetic, {copy.data(), buffer.bytes}, threads);
   else
     std::memcpy(copy.data(), bytes.data(), buffer.bytes);
   pointers[index] = copy.data();
@@ -256,7 +245,7 @@ void CpuDevice::allocate() {
   uint64_t persistentBytes = 0, syntheticBytes = 0;
   for (const Buffer &buffer : plan.buffers) {
     if (buffer.kind == BufferKind::Weights)
-      syntheticBytes += plan.model.synthetic ? alignUp(buffer.bytes) : 0;
+      syntheticBytes += buffer.synthetic ? alignUp(buffer.bytes) : 0;
     else if (buffer.kind != BufferKind::Arena)
       persistentBytes += alignUp(buffer.bytes);
   }

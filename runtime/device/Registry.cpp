@@ -4,6 +4,7 @@
 #include "sluice-runtime/Device.h"
 
 #include "runtime/device/CpuDevice.h"
+#include "runtime/device/cuda/CudaDevice.h"
 
 #include <map>
 #include <mutex>
@@ -14,7 +15,8 @@ namespace {
 
 struct Registry {
   std::mutex mutex;
-  std::map<std::string, DeviceFactory> factories{{"cpu", createCpuDevice}};
+  std::map<std::string, DeviceFactory> factories{{"cpu", createCpuDevice},
+                                                 {"cuda", createCudaDevice}};
 };
 
 } // namespace
@@ -57,4 +59,6 @@ std::unique_ptr<Device> sluice::runtime::createDevice(const std::string &name,
   return factory(options);
 }
 
-std::string sluice::runtime::defaultDevice(const Plan &plan) { return plan.target.kind; }
+std::string sluice::runtime::defaultDevice(const Plan &plan) {
+  return plan.target.kind == "gpu" ? "cuda" : plan.target.kind;
+}

@@ -85,10 +85,9 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
     const MappedFile &weights = artifact->file("weights");
     artifact->tensors = readSafetensors(weights.bytes(), weights.path().string());
   }
-  if (!plan.model.synthetic)
-    for (const Buffer &buffer : plan.buffers)
-      if (buffer.kind == BufferKind::Weights)
-        artifact->weights(buffer);
+  for (const Buffer &buffer : plan.buffers)
+    if (buffer.kind == BufferKind::Weights && !buffer.synthetic)
+      artifact->weights(buffer);
 
   if (artifact->files.count("tokenizer")) {
     const MappedFile &tokenizer = artifact->file("tokenizer");

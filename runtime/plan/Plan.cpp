@@ -6,6 +6,7 @@
 #include "runtime/plan/Json.h"
 
 #include <algorithm>
+#include <regex>
 #include <unordered_map>
 
 #define XXH_INLINE_ALL
@@ -22,6 +23,7 @@ constexpr int64_t maxId = INT32_MAX;
 constexpr size_t maxBuffers = 1 << 20;
 constexpr size_t maxLaunches = 1 << 20;
 constexpr size_t maxArguments = 64;
+constexpr size_t maxRegions = 4096;
 constexpr uint64_t arenaAlignment = 64;
 
 } // namespace
@@ -92,15 +94,28 @@ static ModelInfo readModel(const JsonValue &value) {
   return model;
 }
 
+/// "sm_" and the major and minor capability, then perhaps what restricts it to one chip (a) or
+/// family (f).
+static bool isGpuArch(const std::string &text) {
+  static const std::regex pattern("sm_[1-9][0-9]{1,2}[af]?");
+  return std::regex_match(text, pattern);
+}
+
 static TargetInfo readTarget(const JsonValue &value) {
   TargetInfo target;
   target.name = value.at("name").string();
   target.kind = value.at("kind").string(64);
   if (target.kind.empty())
     value.at("kind").fail("a kind of device");
-  target.triple = value.at("triple").string();
+  if (value.has("triple") || target.kind == "cpu")
+    target.triple = value.at("triple").string();
   if (value.has("isa"))
     target.isa = value.at("isa").string();
+  if (target.kind == "gpu") {
+    target.arch = value.at("arch").string(64);
+    if (!isGpuArch(target.arch))
+      value.at("arch").fail("a GPU architecture such as \"sm_90\"");
+  }
   if (value.has("features") || target.kind == "cpu") {
     JsonValue features = value.at("features");
     features.requireArray(1024);
@@ -110,7 +125,7 @@ static TargetInfo readTarget(const JsonValue &value) {
   return target;
 }
 
-static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const ModelInfo &model) {
+static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const Plan &plan) {
   std::map<std::string, FileInfo> files;
   value.forEachMember([&](const std::string &role, const JsonValue &member) {
     FileInfo file;
@@ -119,8 +134,10 @@ static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const M
     file.xxh3 = readDigest(member.at("xxh3"));
     files.emplace(role, std::move(file));
   });
-  value.at("kernels");
-  if (!model.synthetic)
+  // A device of another kind knows itself which files it needs.
+  if (plan.target.kind == "cpu")
+    value.at("kernels");
+  if (!plan.model.synthetic)
     value.at("weights");
   return files;
 }
@@ -132,6 +149,22 @@ static BufferKind readKind(const JsonValue &value) {
     if (text == bufferKindName(kind))
       return kind;
   value.fail("arena, weights, cache, input or output");
+}
+
+static sluice::synthetic::SyntheticPattern readPattern(const JsonValue &value) {
+  sluice::synthetic::SyntheticPattern pattern;
+  pattern.seed = readDigest(value.at("seed"));
+  JsonValue regions = value.at("regions");
+  regions.requireArray(maxRegions);
+  if (regions.size() == 0)
+    regions.failWith("is empty, expected at least one region");
+  uint64_t end = 0;
+  for (size_t i = 0; i < regions.size(); ++i) {
+    end += static_cast<uint64_t>(regions[i].at("bytes").integer(1, maxBytes));
+    pattern.regions.push_back(
+        {end, {readDigest(regions[i].at("keep")), readDigest(regions[i].at("set"))}});
+  }
+  return pattern;
 }
 
 static Buffer readBuffer(const JsonValue &value, uint64_t arenaBytes) {
@@ -175,6 +208,8 @@ static Buffer readBuffer(const JsonValue &value, uint64_t arenaBytes) {
     buffer.tensor = value.at("tensor").string(1024);
     if (buffer.tensor.empty())
       value.at("tensor").fail("the name of a tensor");
+    if (value.has("synthetic"))
+      buffer.synthetic = readPattern(value.at("synthetic"));
   }
   return buffer;
 }
@@ -269,6 +304,18 @@ static void checkLifetimes(const Plan &plan, const Step &step, const JsonValue &
   }
 }
 
+static std::map<std::string, Utility> readUtilities(const JsonValue &value) {
+  std::map<std::string, Utility> utilities;
+  value.forEachMember([&](const std::string &name, const JsonValue &member) {
+    Utility utility;
+    utility.block = member.at("block").integer(1, 1024);
+    utility.shared = member.at("shared").integer(0, 1 << 30);
+    utility.blocksPerMultiprocessor = member.at("blocks_per_multiprocessor").integer(1, 64);
+    utilities.emplace(name, utility);
+  });
+  return utilities;
+}
+
 static Step readStep(const std::string &name, const JsonValue &value, const Plan &plan,
                      const std::unordered_map<std::string, uint32_t> &buffers) {
   Step step;
@@ -349,7 +396,7 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
   plan.producer = top.at("producer").string();
   plan.model = readModel(top.at("model"));
   plan.target = readTarget(top.at("target"));
-  plan.files = readFiles(top.at("files"), plan.model);
+  plan.files = readFiles(top.at("files"), plan);
   plan.arenaBytes = static_cast<uint64_t>(top.at("arena_bytes").integer(0, maxBytes));
 
   JsonValue buffers = top.at("buffers");
@@ -359,6 +406,8 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
   int64_t total = 0;
   for (size_t i = 0; i < buffers.size(); ++i) {
     Buffer buffer = readBuffer(buffers[i], plan.arenaBytes);
+    if (buffer.synthetic && !plan.model.synthetic)
+      buffers[i].at("synthetic").failWith("generates weights, but the model is not synthetic");
     if (!index.emplace(buffer.name, static_cast<uint32_t>(i)).second)
       buffers[i].at("name").fail("a name that no buffer before it has");
     if (buffer.kind != BufferKind::Arena &&
@@ -372,6 +421,8 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
   steps.forEachMember([&](const std::string &step, const JsonValue &value) {
     plan.steps.push_back(readStep(step, value, plan, index));
   });
+  if (top.has("utilities"))
+    plan.utilities = readUtilities(top.at("utilities"));
   checkInterface(plan, name);
   return plan;
 }

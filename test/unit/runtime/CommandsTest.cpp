@@ -137,12 +137,12 @@ TEST_F(SluiceRun, ErrorsAreOneLine) {
   expectError(run("run {} -p a -n many"), 2, "many");
   expectError(run("run {}"), 1, "--prompt or --file");
   expectError(run("run {} -p a --top-p 3"), 1, "top-p");
-  expectError(run("run {} -p a --device cuda"), 1, "device \"cuda\" is not available");
-  expectError(run("run /nonexistent -p a"), 1, "/nonexistent: there is no such directory");
-  expectError(run("run {} -f /nonexistent"), 1, "/nonexistent: cannot be read: No such file");
+  expectError(run("run {} -p a --device npu"), 1, "device \"npu\" is not available");
+  expectError(run("run /no-such-folder -p a"), 1, "/no-such-folder: there is no such directory");
+  expectError(run("run {} -f /no-such-folder"), 1, "/no-such-folder: cannot be read: No such file");
   expectError(run("run {} -p \"\" --no-bos"), 1, "no tokens");
   expectError(run("run {} -p aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"), 1, "context");
-  expectError(run("perplexity {} -f /nonexistent"), 1, "/nonexistent");
+  expectError(run("perplexity {} -f /no-such-folder"), 1, "/no-such-folder");
   expectError(run("perplexity {} -f {}/plan.json -c 512"), 1, "window is 512 tokens");
   expectError(run("bench {} --context 49"), 1, "49");
   expectError(run("run {} -p a > /dev/full"), 1, "No space left on device");

@@ -267,11 +267,11 @@ const std::vector<Corruption> corruptions = {
      {"plan.json", "riscv64-linux-gnu", "this machine is"}},
     {"OtherDevice",
      [](A &a) {
-       a.plan["target"]["kind"] = "cuda";
-       a.plan["target"]["name"] = "h100";
+       a.plan["target"]["kind"] = "npu";
+       a.plan["target"]["name"] = "x100";
      },
      {},
-     {"device \"cuda\" is not available", "cpu"}},
+     {"device \"npu\" is not available", "cpu, cuda"}},
     // weights.safetensors.
     {"WeightsTruncated",
      {},

@@ -218,6 +218,16 @@ TestArtifact::TestArtifact() {
   updateFiles();
 }
 
+void TestArtifact::retargetToGpu() {
+  plan["target"] = {{"name", "test"}, {"kind", "gpu"}, {"arch", "sm_90"}};
+  plan["files"].erase("kernels");
+  others = {{"ptx", "// PTX of nothing"}, {"cubin.sm_90", "\x7f" "ELF" + std::string(64, 'x')}};
+  plan["files"]["ptx"] = {{"name", "kernels.ptx"}};
+  plan["files"]["cubin.sm_90"] = {{"name", "kernels.sm_90.cubin"}};
+  for (auto &launch : plan["steps"]["decode"]["launches"])
+    launch["block"] = 128;
+}
+
 void TestArtifact::updateFiles() {
   auto update = [&](const char *role, const std::string &bytes) {
     if (!plan["files"].contains(role))
@@ -228,6 +238,8 @@ void TestArtifact::updateFiles() {
   update("kernels", kernels);
   update("weights", weights);
   update("tokenizer", tokenizer);
+  for (const auto &[role, bytes] : others)
+    update(role.c_str(), bytes);
 }
 
 std::string TestArtifact::planText() const {
@@ -242,6 +254,9 @@ void TestArtifact::writeFiles(const fs::path &directory, const std::string &plan
   writeFile(directory / "kernels.x86_64-linux-gnu.so", kernels);
   writeFile(directory / "weights.safetensors", weights);
   writeFile(directory / "tokenizer.json", tokenizer);
+  for (const auto &[role, bytes] : others)
+    if (plan["files"].contains(role))
+      writeFile(directory / plan["files"][role]["name"].get<std::string>(), bytes);
 }
 
 void TestArtifact::write(const fs::path &directory) {

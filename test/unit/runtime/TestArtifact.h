@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
+#include <map>
 #include <string>
 
 namespace sluice::runtime::test {
@@ -56,8 +57,14 @@ public:
   /// Write the files as they are.
   void writeFiles(const std::filesystem::path &directory, const std::string &planText) const;
 
+  /// Makes it an artifact for a GPU: kernels of role "ptx" and "cubin.sm_90" that only a fake
+  /// driver can load.
+  void retargetToGpu();
+
   nlohmann::json plan;
   std::string kernels, weights, tokenizer;
+  /// More files, by role; the plan has their names.
+  std::map<std::string, std::string> others;
 
 private:
   int64_t vocab;
