@@ -1,0 +1,451 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Generated GPU products, run by the emulator, against the definitions in sluice/Formats; and what
+// ptxas says of the same kernels.
+
+#include "HostKernels.h"
+
+#include "sluice/Conversion/Passes.h"
+#include "sluice/Emulator/Emulator.h"
+#include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/RowOrder.h"
+#include "sluice/Target/GpuTarget.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Parser/Parser.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using formats::Format;
+
+namespace {
+/// The kernels of a module's fused operations.
+class GpuKernels {
+public:
+  GpuKernels(const std::string &text, const std::string &target) {
+    mlir::DialectRegistry registry;
+    registry.insert<model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
+                    plan::PlanDialect, mlir::func::FuncDialect, mlir::arith::ArithDialect>();
+    nvidia::registerGpuTranslations(registry);
+    context.appendDialectRegistry(registry);
+    module = mlir::parseSourceString<mlir::ModuleOp>(text, &context);
+    if (!module) {
+      ADD_FAILURE() << "cannot parse\n" << text;
+      return;
+    }
+    mlir::PassManager pm(&context);
+    buildGpuCodePipeline(pm, target);
+    if (failed(pm.run(*module))) {
+      ADD_FAILURE() << "cannot convert\n" << text;
+      return;
+    }
+    module->walk([&](plan::DispatchOp dispatch) {
+      plan::LaunchAttr launch = dispatch.getLaunch();
+      launches.push_back({dispatch.getKernel().getLeafReference().str(), "",
+                          uint32_t(launch.getGrid()), uint32_t(launch.getBlock()),
+                          uint32_t(launch.getShared()), uint32_t(launch.getCluster()),
+                          launch.getOverlap(), {}});
+    });
+    llvm::Expected<std::string> kernels = emulator::kernelsText(*module);
+    if (!kernels) {
+      ADD_FAILURE() << llvm::toString(kernels.takeError());
+      return;
+    }
+    llvm::Expected<std::unique_ptr<emulator::Emulator>> made =
+        emulator::Emulator::create(*kernels, "kernels.mlir");
+    if (!made)
+      ADD_FAILURE() << llvm::toString(made.takeError());
+    else
+      emulator = std::move(*made);
+  }
+
+  /// A launch alone, on memory that the host fills.
+  void run(size_t number, const std::vector<Buffer *> &arguments) {
+    ASSERT_TRUE(emulator);
+    ASSERT_LT(number, launches.size());
+    emulator::Launch launch = launches[number];
+    for (Buffer *argument : arguments) {
+      std::string name = "argument " + std::to_string(launch.buffers.size());
+      uint32_t memory = emulator->addMemory(name, argument->as<void>(), argument->size(),
+                                            emulator::MemoryKind::Persistent);
+      launch.buffers.push_back(emulator->addBuffer(name, memory, 0, argument->size()));
+    }
+    llvm::Error error = emulator->run(launch);
+    EXPECT_FALSE(static_cast<bool>(error)) << llvm::toString(std::move(error));
+  }
+
+  /// No kernel spills or needs more registers than a block of 17 warps can have.
+  void checkResources() {
+    auto kernels = module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule);
+    llvm::Expected<nvidia::GpuCode> code = nvidia::compileKernels(kernels);
+    ASSERT_TRUE(static_cast<bool>(code)) << llvm::toString(code.takeError());
+    EXPECT_FALSE(code->resources.empty());
+    for (const nvidia::KernelResources &kernel : code->resources) {
+      EXPECT_EQ(kernel.stackBytes + kernel.spillStoreBytes + kernel.spillLoadBytes, 0)
+          << kernel.name;
+      EXPECT_LE(kernel.registers, 120) << kernel.name;
+    }
+  }
+
+  mlir::MLIRContext context{mlir::MLIRContext::Threading::DISABLED};
+  mlir::OwningOpRef<mlir::ModuleOp> module;
+  std::vector<emulator::Launch> launches;
+  std::unique_ptr<emulator::Emulator> emulator;
+};
+
+struct Product {
+  Format format;
+  int64_t rows, columns, chunk, sequences, blocks, stages, inFlight;
+};
+
+std::string activation(int64_t sequences, int64_t width, const std::string &element) {
+  return "tensor<" + std::to_string(sequences) + "x" + std::to_string(width) + "x" + element + ">";
+}
+
+std::string mmaType(Format format, int64_t rows, int64_t columns, int64_t chunk) {
+  return tensorType(format, rows, columns, "mma, columns = " + std::to_string(chunk));
+}
+
+std::string gpuSchedule(int64_t blocks, int64_t stages, int64_t inFlight, int64_t chunk) {
+  return "schedule(#fused.gpu_schedule<blocks = " + std::to_string(blocks) +
+         ", warps = 16, stages = " + std::to_string(stages) + ", in_flight = " +
+         std::to_string(inFlight) + ", columns = " + std::to_string(chunk) +
+         ", splits = 1, early = \"weights\">)";
+}
+
+/// Packs rows, -1 for an empty place.
+Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t chunk) {
+  formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
+      weight.format, {formats::Layout::Kind::Mma, chunk}, rows.size(), weight.columns));
+  Buffer packed(shape.bytes());
+  for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
+    std::vector<formats::PackRow> tileRows;
+    for (size_t i = tile * 16; i < std::min<size_t>(rows.size(), (tile + 1) * 16); ++i)
+      tileRows.push_back(rows[i] < 0 ? formats::PackRow() : weight.row(rows[i]));
+    formats::packTile(
+        shape, tileRows,
+        {packed.as<uint8_t>() + tile * shape.tileBytes(), size_t(shape.tileBytes())});
+  }
+  return packed;
+}
+
+Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
+                   const std::vector<int64_t> &sources, int64_t chunk) {
+  formats::RowOrder rows = llvm::cantFail(formats::RowOrder::get(order, sources));
+  std::vector<int64_t> first = {0}, places;
+  for (int64_t source : sources)
+    first.push_back(first.back() + source);
+  for (formats::RowPlace place : rows.places())
+    places.push_back(place.empty() ? -1 : first[place.source] + place.row);
+  return packMma(weight, places, chunk);
+}
+
+std::vector<Product> productsOf(Format format, size_t number) {
+  bool free = !format.isInteger() || format.group == Format::channel;
+  int64_t group = free ? 8 : format.group;
+  int64_t most = format.isInteger() ? 4 : 8;
+  std::vector<Product> products = {
+      // One tile, partly empty; a row that ends inside a fragment.
+      {format, 1, group, std::max<int64_t>(group, 128), 1, 1, 1, 1},
+      // A ring that is used again, by several teams, with a short last chunk.
+      {format, 70, 3 * std::max<int64_t>(group, 128) + (free ? 40 : group % 128),
+       std::max<int64_t>(group, 128), 1, 2, 4, 2},
+      // Chunks of many slices, fewer tiles than rows of blocks would divide.
+      {format, 40, 2048, 1024, 1, 2, 3, 3}};
+  int64_t sequences = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;
+  products.push_back({format, 23, 2 * std::max<int64_t>(group, 128),
+                      std::max<int64_t>(group, 128), sequences, 2, 1, 1});
+  return products;
+}
+
+std::vector<Format> allFormats() {
+  std::vector<Format> result = {{Format::Element::F16}, {Format::Element::BF16}};
+  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
+    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Format::channel})
+      for (bool zeroPoint : {false, true})
+        result.push_back({element, group, zeroPoint});
+  return result;
+}
+
+/// "h200" copies in bulk, "a100" by 16 bytes.
+class GpuMatvec : public testing::TestWithParam<const char *> {};
+
+std::vector<float> fromF16(const std::vector<uint16_t> &halves) {
+  std::vector<float> values(halves.size());
+  formats::f16ToFloat(halves, values);
+  return values;
+}
+
+std::vector<float> rmsNorm(const float *x, const std::vector<float> &gain, double epsilon) {
+  double sum = 0;
+  for (size_t i = 0; i < gain.size(); ++i)
+    sum += double(x[i]) * x[i];
+  double factor = 1 / std::sqrt(sum / gain.size() + epsilon);
+  std::vector<float> result;
+  for (size_t i = 0; i < gain.size(); ++i)
+    result.push_back(static_cast<float>(x[i] * factor * gain[i]));
+  return result;
+}
+} // namespace
+
+TEST_P(GpuMatvec, ProductsOfAllFormats) {
+  std::vector<Product> products;
+  for (auto [number, format] : llvm::enumerate(allFormats()))
+    llvm::append_range(products, productsOf(format, number));
+  // More tiles than a block holds the sums of.
+  products.push_back({{Format::Element::I8, 128, false}, 16 * 31, 128, 128, 1, 1, 10, 3});
+  std::string text;
+  for (auto [number, product] : llvm::enumerate(products)) {
+    std::string weight = mmaType(product.format, product.rows, product.columns, product.chunk);
+    std::string input = activation(product.sequences, product.columns, "f32"),
+                output = activation(product.sequences, product.rows, "f32");
+    int64_t blocks = std::min<int64_t>(product.blocks, llvm::divideCeil(product.rows, 16));
+    text += "func.func @f" + std::to_string(number) + "(%x: " + input + ", %w: " + weight +
+            ") -> " + output + " {\n  %y = fused.matvec %x weights(%w) segments [" +
+            std::to_string(product.rows) + "] " +
+            gpuSchedule(blocks, product.stages, product.inFlight, product.chunk) + " : " + input +
+            ", " + weight + " -> " + output + "\n  return %y : " + output + "\n}\n";
+  }
+  GpuKernels kernels(text, GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  ASSERT_EQ(kernels.launches.size(), products.size());
+  Random random(1);
+  for (auto [number, product] : llvm::enumerate(products)) {
+    SCOPED_TRACE(product.format.name() + " " + std::to_string(product.rows) + "x" +
+                 std::to_string(product.columns) + " x" + std::to_string(product.sequences));
+    Weight weight(product.format, product.rows, product.columns, random);
+    std::vector<float> x = random.normal(product.sequences * product.columns);
+    Buffer input(x), packed = packMma(weight, naturalRows(product.rows), product.chunk),
+                     output(product.sequences * product.rows * sizeof(float));
+    kernels.run(number, {&input, &packed, &output});
+    std::vector<double> expected;
+    for (int64_t sequence = 0; sequence < product.sequences; ++sequence) {
+      std::vector<float> row(x.begin() + sequence * product.columns,
+                             x.begin() + (sequence + 1) * product.columns);
+      for (int64_t i = 0; i < product.rows; ++i)
+        expected.push_back(weight.product(i, row));
+    }
+    EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);
+  }
+  kernels.checkResources();
+}
+
+TEST_P(GpuMatvec, SpecialInputs) {
+  // Zeros, tiny values, infinity and NaN, each in a group of its own.
+  constexpr int64_t columns = 640, rows = 16;
+  Format format{Format::Element::I8, 128, true};
+  std::string type = mmaType(format, rows, columns, 640);
+  GpuKernels kernels("func.func @f(%x: tensor<3x640xf32>, %w: " + type +
+                         ") -> tensor<3x16xf32> {\n  %y = fused.matvec %x weights(%w) segments "
+                         "[16] " +
+                         gpuSchedule(1, 1, 1, 640) + " : tensor<3x640xf32>, " + type +
+                         " -> tensor<3x16xf32>\n  return %y : tensor<3x16xf32>\n}\n",
+                     GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  Random random(2);
+  Weight weight(format, rows, columns, random);
+  std::vector<float> x = random.normal(3 * columns);
+  std::fill(x.begin(), x.begin() + 128, 0.0f);
+  std::fill(x.begin() + 128, x.begin() + 256, 1e-38f);
+  x[columns + 300] = INFINITY;
+  x[2 * columns + 300] = NAN;
+  Buffer input(x), packed = packMma(weight, naturalRows(rows), 640), output(3 * rows * 4);
+  kernels.run(0, {&input, &packed, &output});
+  std::vector<float> y = output.copy<float>();
+  std::vector<double> expected;
+  for (int64_t row = 0; row < rows; ++row) {
+    expected.push_back(weight.product(row, {x.begin(), x.begin() + columns}));
+    EXPECT_TRUE(std::isnan(y[rows + row]));
+    EXPECT_TRUE(std::isnan(y[2 * rows + row]));
+  }
+  y.resize(rows);
+  EXPECT_LE(relativeError(y, expected), 1e-6);
+}
+
+TEST_P(GpuMatvec, GatedMlp) {
+  using Segment = formats::RowSegment;
+  for (int64_t rows : {24, 20}) {
+    for (int64_t sequences : {1, 2}) {
+      SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(sequences) + " sequences");
+      Format format{Format::Element::I4, 32, false};
+      constexpr int64_t columns = 160, chunk = 128;
+      std::string type = mmaType(format, 2 * rows, columns, chunk);
+      std::string in = activation(sequences, columns, "f32"),
+                  sum = activation(sequences, rows, "f32"),
+                  out = activation(sequences, rows, "f16"), count = std::to_string(rows);
+      GpuKernels kernels(
+          "func.func @f(%x: " + in + ", %w: " + type + ", %gain: tensor<160xf32>) -> " + out +
+              " {\n  %y = fused.matvec %x weights(%w) segments [" + count + ", " + count +
+              "] order [zip(0, 1)] " + gpuSchedule(2, 4, 3, chunk) + " : " + in + ", " + type +
+              " -> " + out + "\n  prologue {\n  ^bb0(%in: " + in +
+              "):\n    %n = model.rms_norm %in, %gain epsilon 1.0e-5 : " + in +
+              ", tensor<160xf32>\n    fused.yield %n : " + in +
+              "\n  } epilogue {\n  ^bb0(%g: " + sum + ", %u: " + sum +
+              "):\n    %s = model.silu %g : " + sum + "\n    %m = arith.mulf %s, %u : " + sum +
+              "\n    %r = arith.truncf %m : " + sum + " to " + out + "\n    fused.yield %r : " +
+              out + "\n  }\n  return %y : " + out + "\n}\n",
+          GetParam());
+      ASSERT_TRUE(kernels.emulator);
+      Random random(4);
+      Weight weight(format, 2 * rows, columns, random);
+      std::vector<float> x = random.normal(sequences * columns), gain = random.normal(columns);
+      Buffer input(x), gains(gain),
+          packed = packOrdered(weight, {{Segment::Kind::Zip, 0, 1}}, {rows, rows}, chunk),
+          output(sequences * rows * 2);
+      kernels.run(0, {&input, &packed, &gains, &output});
+      std::vector<double> expected;
+      for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+        std::vector<float> n = rmsNorm(&x[sequence * columns], gain, 1e-5);
+        for (int64_t row = 0; row < rows; ++row) {
+          double g = weight.product(row, n), u = weight.product(rows + row, n);
+          expected.push_back(g / (1 + std::exp(-g)) * u);
+        }
+      }
+      // The result is rounded to f16; an element of x16 may round the other way.
+      EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expected), 3e-4);
+    }
+  }
+}
+
+TEST_P(GpuMatvec, QueriesKeysAndValues) {
+  using Segment = formats::RowSegment;
+  for (int64_t head : {16, 64, 80}) {
+    SCOPED_TRACE("head of " + std::to_string(head));
+    constexpr int64_t sequences = 2, columns = 96, chunk = 128, context = 64, queryHeads = 3,
+                      keyHeads = 1;
+    int64_t q = queryHeads * head, kv = keyHeads * head;
+    Format format{Format::Element::I8, 32, true};
+    std::string type = mmaType(format, q + 2 * kv, columns, chunk),
+                in = activation(sequences, columns, "f32"), qs = activation(sequences, q, "f32"),
+                kvs = activation(sequences, kv, "f32"), out = activation(sequences, q, "f16"),
+                d = std::to_string(head), cache = "tensor<64x1x" + d + "xf16>",
+                table = "tensor<64x" + d + "xf32>";
+    auto rotary = [&](const std::string &name, const std::string &values) {
+      return "    %" + name + "r = model.rotary %" + name + " at %p head_dim " + d +
+             " <theta = 10000.0> table %t : " + values + ", tensor<2xi32>, " + table + "\n";
+    };
+    GpuKernels kernels(
+        "model.cache @k : " + cache + "\nmodel.cache @v : " + cache + "\nfunc.func @f(%x: " + in +
+            ", %w: " + type + ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" +
+            std::to_string(q) + "xbf16>) -> " + out +
+            " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(q) + ", " +
+            std::to_string(kv) + ", " + std::to_string(kv) + "] order [pairs(0, " + d +
+            "), pairs(1, " + d + "), natural(2)] " + gpuSchedule(3, 2, 2, chunk) + " : " + in +
+            ", " + type + " -> " + out + "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs +
+            ", %v: " + kvs + "):\n    %q = model.add_bias %q0, %b : " + qs + ", tensor<" +
+            std::to_string(q) + "xbf16>\n" + rotary("q", qs) + rotary("k", kvs) +
+            "    model.cache_append @k, %kr at %p : " + kvs +
+            ", tensor<2xi32>\n    model.cache_append @v, %v at %p : " + kvs +
+            ", tensor<2xi32>\n    %r = arith.truncf %qr : " + qs + " to " + out +
+            "\n    fused.yield %r : " + out +
+            "\n  }\n  %a = fused.attention %y, @k, @v at %p scale 0.25 "
+            "schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, "
+            "columns = 32, splits = 1, early = \"cache\">) : " +
+            out + ", tensor<2xi32> -> " + out + "\n  return %a : " + out + "\n}\n",
+        GetParam());
+    ASSERT_TRUE(kernels.emulator);
+
+    Random random(5);
+    Weight weight(format, q + 2 * kv, columns, random);
+    std::vector<float> x = random.normal(sequences * columns), turns(context * head);
+    for (int64_t position = 0; position < context; ++position)
+      for (int64_t i = 0; i < head / 2; ++i) {
+        double angle = position * std::pow(10000.0, -2.0 * i / head);
+        turns[position * head + i] = static_cast<float>(std::cos(angle));
+        turns[position * head + head / 2 + i] = static_cast<float>(std::sin(angle));
+      }
+    std::vector<float> biasValues = random.normal(q);
+    std::vector<uint16_t> bias(q);
+    formats::floatToBf16(biasValues, bias);
+    const std::vector<int32_t> at = {39, 7};
+    std::vector<uint16_t> empty(context * kv, 0x1234);
+    Buffer input(x), positions(at), tables(turns), biases(bias), keys(empty), values(empty),
+        output(sequences * q * 2),
+        packed = packOrdered(weight,
+                             {{Segment::Kind::Pairs, 0, head},
+                              {Segment::Kind::Pairs, 1, head},
+                              {Segment::Kind::Natural, 2, 0}},
+                             {q, kv, kv}, chunk);
+    // Captured values in order of first use: the bias, the positions, the table.
+    kernels.run(0, {&input, &packed, &biases, &positions, &tables, &keys, &values, &output});
+
+    std::vector<double> expectedQ, expectedK, expectedV;
+    std::vector<float> keyRows, valueRows;
+    int64_t untouched = 2 * context * kv;
+    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+      std::vector<float> row(x.begin() + sequence * columns, x.begin() + (sequence + 1) * columns);
+      auto turned = [&](int64_t first, int64_t count, bool withBias, std::vector<double> &result) {
+        std::vector<double> y;
+        for (int64_t i = 0; i < count; ++i)
+          y.push_back(weight.product(first + i, row) +
+                      (withBias ? formats::bf16ToFloat(bias[i]) : 0.0f));
+        for (int64_t i = 0; i < count; ++i) {
+          int64_t inHead = i % head, pair = inHead % (head / 2);
+          double c = turns[at[sequence] * head + pair],
+                 s = turns[at[sequence] * head + head / 2 + pair];
+          result.push_back(inHead < head / 2 ? y[i] * c - y[i + head / 2] * s
+                                             : y[i] * c + y[i - head / 2] * s);
+        }
+      };
+      turned(0, q, true, expectedQ);
+      turned(q, kv, false, expectedK);
+      for (int64_t i = 0; i < kv; ++i) {
+        expectedV.push_back(weight.product(q + kv + i, row));
+        auto element = [&](Buffer &cache, int64_t byte) {
+          uint16_t &half = cache.as<uint16_t>()[byte / 2];
+          float value = formats::f16ToFloat(half);
+          half = 0x1234;
+          return value;
+        };
+        keyRows.push_back(element(keys, formats::keyByte(head, at[sequence], i)));
+        valueRows.push_back(element(values, formats::valueByte(head, at[sequence], i)));
+      }
+    }
+    EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expectedQ), 3e-4);
+    EXPECT_LE(relativeError(keyRows, expectedK), 3e-4);
+    EXPECT_LE(relativeError(valueRows, expectedV), 3e-4);
+    // Nothing else in the caches was written.
+    for (Buffer *cache : {&keys, &values})
+      for (uint16_t half : cache->copy<uint16_t>())
+        untouched -= half == 0x1234;
+    EXPECT_EQ(untouched, 0);
+  }
+}
+
+TEST_P(GpuMatvec, ResidualsAndHalfInputs) {
+  for (Format format : {Format{Format::Element::I8, 64, false}, Format{Format::Element::BF16}}) {
+    constexpr int64_t rows = 40, columns = 328, chunk = 128;
+    if (format.isInteger() && columns % format.group)
+      format.group = Format::channel;
+    SCOPED_TRACE(format.name());
+    std::string type = mmaType(format, rows, columns, chunk);
+    GpuKernels kernels(
+        "func.func @f(%x: tensor<1x328xf16>, %w: " + type +
+            ", %h: tensor<1x40xf32>) -> tensor<1x40xf32> {\n  %y = fused.matvec %x weights(%w) "
+            "segments [40] order [natural(0)] " +
+            gpuSchedule(3, 3, 1, chunk) + " : tensor<1x328xf16>, " + type +
+            " -> tensor<1x40xf32>\n  epilogue {\n  ^bb0(%s: tensor<1x40xf32>):\n    %r = "
+            "arith.addf %h, %s : tensor<1x40xf32>\n    fused.yield %r : tensor<1x40xf32>\n  }\n  "
+            "return %y : tensor<1x40xf32>\n}\n",
+        GetParam());
+    ASSERT_TRUE(kernels.emulator);
+    Random random(6);
+    Weight weight(format, rows, columns, random);
+    std::vector<uint16_t> x = random.normalF16(columns);
+    std::vector<float> residual = random.normal(rows), wide = fromF16(x);
+    Buffer input(x), before(residual), output(rows * 4),
+        packed = packMma(weight, naturalRows(rows), chunk);
+    kernels.run(0, {&input, &packed, &before, &output});
+    std::vector<double> expected;
+    for (int64_t row = 0; row < rows; ++row)
+      expected.push_back(residual[row] + double(weight.product(row, wide)));
+    EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, GpuMatvec, testing::Values("h200", "a100"),
+                         [](const auto &info) { return std::string(info.param); });
