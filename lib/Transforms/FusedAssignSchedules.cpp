@@ -147,20 +147,35 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
       gpu::positions * type.getDimSize(2) *
       static_cast<int64_t>(llvm::divideCeil(
           type.getElementTypeBitWidth() + values.getTensorType().getElementTypeBitWidth(), 8));
-  bool isShort = type.getDimSize(0) <= gpu::shortContext;
-  int64_t fitting = (description.sharedBytesPerBlock.value - gpu::reserved) / stageBytes;
-  if (fitting < 1)
-    return op.emitOpError() << "needs " << stageBytes
+  // Clusters, and with them blocks that share a head, came with sm_90.
+  StringRef arch = description.arch;
+  unsigned capability = 0;
+  bool hasClusters = arch.consume_front("sm_") && !arch.getAsInteger(10, capability) &&
+                     capability >= 90;
+  int64_t splits = hasClusters ? gpu::splits : 1;
+  // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
+  // other blocks.
+  int64_t outputs = op.getQuery().getType().getDimSize(1) / heads;
+  int64_t group = outputs / type.getDimSize(2);
+  int64_t parts = 8 * gpu::attentionWarps * group +
+                  4 * splits * (static_cast<int64_t>(llvm::divideCeil(outputs, splits)) + 2 * group);
+  int64_t available = description.sharedBytesPerBlock.value - parts - gpu::reserved;
+  if (available < stageBytes)
+    return op.emitOpError() << "needs " << parts + gpu::reserved + stageBytes
                             << " bytes of shared memory for one stage, target " << description.name
                             << " has " << description.sharedBytesPerBlock.value << " a block";
-  int64_t stages = std::min(isShort ? gpu::shortStages : gpu::longStages, fitting);
-  int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * gpu::splits;
+  bool isShort = type.getDimSize(0) <= gpu::shortContext;
+  int64_t stages = std::min(isShort ? gpu::shortStages : gpu::longStages, available / stageBytes);
+  // Every pair of warps has stages of its own.
+  int64_t teams = std::min(gpu::attentionWarps / 2, stages);
+  stages -= stages % teams;
+  int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * splits;
+  // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
   return Choice{
       fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::attentionWarps, stages,
-                                  std::min(gpu::inFlight, stages), gpu::positions, gpu::splits,
-                                  "cache"),
+                                  /*inFlight=*/stages, gpu::positions, splits, "cache"),
       formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
-              gpu::splits, isShort ? "short" : "long", stages * stageBytes, type.getDimSize(0))};
+              splits, isShort ? "short" : "long", stages * stageBytes, type.getDimSize(0))};
 }
 
 template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {

@@ -49,8 +49,9 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %q: tensor<1x
   // HOST: fused.attention {{.*}}schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
   // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 8, early = "cache">)
   %a = fused.attention %q, @short.k, @short.v at %position scale 0.125 : tensor<1x4096xf16>, tensor<1xi32> -> tensor<1x4096xf16>
-  // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 8, stages = 12, in_flight = 3, columns = 32, splits = 8, early = "cache">)
-  // SMALL: fused.attention {{.*}}stages = 6,
+  // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 8, stages = 12, in_flight = 12, columns = 32, splits = 8, early = "cache">)
+  // No clusters, and room for one stage of every pair of warps.
+  // SMALL: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 8, warps = 8, stages = 4, in_flight = 4, columns = 32, splits = 1, early = "cache">)
   %b = fused.attention %a, @long.k, @long.v at %position scale 0.125 : tensor<1x4096xf16>, tensor<1xi32> -> tensor<1x4096xf16>
   return %a, %b, %y, %z, %m : tensor<1x4096xf16>, tensor<1x4096xf16>, tensor<1x4096xf32>, tensor<1x4096xf32>, tensor<1x64xf32>
 }

@@ -582,7 +582,8 @@ FailureOr<Launch> AttentionKernel::emit() {
   launch.shared = kernel.shared.bytes();
   launch.cluster = splits;
   // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
-  launch.resident = 2;
+  // Longer heads do not fit in so few, and before sm_90 no kernel starts early.
+  launch.resident = k.hasBulkCopies() && dim <= 128 ? 2 : 0;
   launch.overlap = k.hasBulkCopies();
   return launch;
 }
