@@ -5,7 +5,9 @@
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -51,6 +53,27 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
   return verifyKernel(*this, getKernel(), symbols);
 }
 
+/// Bytes of a tensor's elements (and scales and zero points) without any padding: the least that a
+/// buffer of it has. Nothing if that is unknown or more than a 63-bit number.
+static std::optional<int64_t> leastBytes(Type type) {
+  int64_t bytes = 0;
+  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
+    if (llvm::MulOverflow(quantized.getRows(),
+                          quantized.getFormat().toFormat().bytesPerRow(quantized.getColumns()),
+                          bytes))
+      return std::nullopt;
+    return bytes;
+  }
+  auto tensor = dyn_cast<RankedTensorType>(type);
+  if (!tensor || !tensor.hasStaticShape() || !tensor.getElementType().isIntOrFloat())
+    return std::nullopt;
+  bytes = llvm::divideCeil(tensor.getElementTypeBitWidth(), 8);
+  for (int64_t dim : tensor.getShape())
+    if (llvm::MulOverflow(bytes, dim, bytes))
+      return std::nullopt;
+  return bytes;
+}
+
 LogicalResult BufferOp::verify() {
   bool arena = getKind() == BufferKind::Arena;
   // Accessors of signless attributes are unsigned.
@@ -59,6 +82,11 @@ LogicalResult BufferOp::verify() {
   };
   if (isNegative(getBytes()) || getBytes() == 0)
     return emitOpError() << "must have a positive size";
+  std::optional<int64_t> least = leastBytes(getType());
+  if (!least)
+    return emitOpError() << "has type " << getType() << ", expected a tensor of a known size";
+  if (static_cast<int64_t>(getBytes()) < *least)
+    return emitOpError() << "has " << getBytes() << " bytes, but its type needs " << *least;
   if (arena != getOffset().has_value() || arena != getFirst().has_value() ||
       arena != getLast().has_value())
     return emitOpError() << "an arena buffer, and no other, has an offset and a lifetime";
@@ -76,6 +104,35 @@ LogicalResult StepOp::verify() {
   return success();
 }
 
+/// No launch uses a buffer that is not alive, and no two buffers share bytes while both are alive.
+static LogicalResult verifyLifetimes(StepOp step, SymbolTableCollection &symbols) {
+  llvm::SetVector<BufferOp> buffers;
+  for (auto [index, launch] : llvm::enumerate(step.getBody().getOps<LaunchOp>()))
+    for (auto argument : launch.getArguments().getAsRange<FlatSymbolRefAttr>()) {
+      auto buffer = symbols.lookupNearestSymbolFrom<BufferOp>(step, argument);
+      if (!buffer || buffer.getKind() != BufferKind::Arena)
+        continue;
+      if (index < *buffer.getFirst() || index > *buffer.getLast())
+        return launch.emitOpError() << "is launch " << index << " and uses " << argument
+                                    << ", which is alive from " << *buffer.getFirst() << " to "
+                                    << *buffer.getLast();
+      buffers.insert(buffer);
+    }
+  auto meet = [](uint64_t begin, uint64_t end, uint64_t otherBegin, uint64_t otherEnd) {
+    return begin < otherEnd && otherBegin < end;
+  };
+  for (size_t i = 0; i < buffers.size(); ++i)
+    for (size_t j = 0; j < i; ++j) {
+      BufferOp a = buffers[j], b = buffers[i];
+      if (meet(*a.getOffset(), *a.getOffset() + a.getBytes(), *b.getOffset(),
+               *b.getOffset() + b.getBytes()) &&
+          meet(*a.getFirst(), *a.getLast() + 1, *b.getFirst(), *b.getLast() + 1))
+        return b.emitOpError() << "shares bytes with @" << a.getSymName()
+                               << " while both are alive";
+    }
+  return success();
+}
+
 LogicalResult LaunchOp::verifySymbolUses(SymbolTableCollection &symbols) {
   auto step = cast<StepOp>((*this)->getParentOp());
   for (auto argument : getArguments().getAsRange<FlatSymbolRefAttr>()) {
@@ -88,6 +145,9 @@ LogicalResult LaunchOp::verifySymbolUses(SymbolTableCollection &symbols) {
       return emitOpError() << "uses " << argument << ", which ends outside the arena of "
                            << step.getArenaBytes() << " bytes";
   }
+  if (&step.getBody().front().front() == getOperation() &&
+      failed(verifyLifetimes(step, symbols)))
+    return failure();
   return verifyKernel(*this, getKernel(), symbols);
 }
 

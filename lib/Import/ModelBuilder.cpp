@@ -331,7 +331,11 @@ llvm::Expected<std::string> sluice::weightRoot(ModuleOp module) {
   auto source = module->getAttrOfType<StringAttr>("model.source");
   if (!source)
     return makeError("the module has no model.source: its weights cannot be found");
-  if (llvm::sys::fs::is_directory(source.getValue()))
+  llvm::sys::fs::file_status status;
+  if (std::error_code code = llvm::sys::fs::status(source.getValue(), status))
+    return makeError(source.getValue() + ": the module's model.source cannot be opened: " +
+                     code.message());
+  if (status.type() == llvm::sys::fs::file_type::directory_file)
     return source.str();
   StringRef parent = llvm::sys::path::parent_path(source.getValue());
   return parent.empty() ? std::string(".") : parent.str();

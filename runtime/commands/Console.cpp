@@ -25,7 +25,7 @@ void sluice::runtime::writeText(std::FILE *out, std::string_view text) {
 }
 
 void sluice::runtime::flush(std::FILE *out) {
-  if (std::fflush(out))
+  if (std::fflush(out) || std::ferror(out))
     failOutput();
 }
 
@@ -54,10 +54,12 @@ static struct sigaction formerInterrupt, formerTerminate;
 InterruptGuard::InterruptGuard() {
   interruptSeen = 0;
   struct sigaction action = {};
-  action.sa_handler = [](int) { interruptSeen = 1; };
-  // No SA_RESTART: reading from a terminal must end. Once only: the second signal does what it
-  // does by default.
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  // Once only: the second signal does what it did before.
+  action.sa_handler = [](int signal) {
+    interruptSeen = 1;
+    sigaction(signal, signal == SIGINT ? &formerInterrupt : &formerTerminate, nullptr);
+  };
+  // No SA_RESTART: reading from a terminal must end.
   sigaction(SIGINT, &action, &formerInterrupt);
   sigaction(SIGTERM, &action, &formerTerminate);
 }

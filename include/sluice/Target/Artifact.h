@@ -19,7 +19,6 @@
 #include <optional>
 #include <optional>
 #include <string>
-#include <vector>
 
 namespace sluice {
 
@@ -35,10 +34,6 @@ class ArtifactDirectory {
 public:
   /// Fails if `path` exists and is neither an artifact nor an empty directory, or cannot be written.
   static llvm::Expected<ArtifactDirectory> create(llvm::StringRef path);
-  ArtifactDirectory(ArtifactDirectory &&other) noexcept = default;
-  ArtifactDirectory &operator=(ArtifactDirectory &&other) noexcept = default;
-  ~ArtifactDirectory();
-
   /// Path of a file of the artifact while it is being written.
   std::string pathOf(llvm::StringRef name) const;
   /// If `other` is to lie inside the artifact, its path there while that is being written.
@@ -50,10 +45,9 @@ public:
 private:
   ArtifactDirectory() = default;
 
+  std::string given; ///< path as it was given
   std::string path;
   ScratchDirectory scratch;
-  /// Folders above it that did not exist, the highest first.
-  std::vector<std::string> madeFolders;
 };
 
 /// How the bytes of a plan's weights buffer are generated, if its weight comes from no file but from

@@ -34,6 +34,8 @@ public:
   llvm::StringRef path() const { return directory; }
   /// Gives it another name, which must be free or an empty directory's, and keeps it.
   llvm::Error keepAs(llvm::StringRef path);
+  /// Exchanges it with the directory `path`, at once: what has been there goes away instead.
+  std::error_code exchange(llvm::StringRef path);
 
 private:
   explicit ScratchDirectory(std::string path);

@@ -21,7 +21,7 @@ static Error fileError(const Twine &path, std::error_code code) {
 /// What an artifact may hold: a directory with anything else is not one that may be replaced.
 static bool isArtifactFile(StringRef name) {
   return name == "plan.json" || name == "weights.safetensors" || name == "tokenizer.json" ||
-         name == "ir" || name.starts_with("kernels.");
+         name == "ir" || name.starts_with("kernels.") || name.ends_with(".mlir");
 }
 
 static Error checkReplaceable(StringRef target) {
@@ -52,6 +52,7 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   // A trailing slash would make the temporary directory a child of the target.
   while (target.size() > 1 && sys::path::is_separator(target.back()))
     target.pop_back();
+  result.given = target.str();
   if (fs::exists(target)) {
     // A link stays one, and "." gets a name.
     SmallString<128> real;
@@ -65,30 +66,18 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   }
   result.path = target.str();
 
+  // Beside the target, because a rename needs the same file system; where folders above it are
+  // missing, beside the first of them, so that they need not be made before the end.
+  StringRef highest = target;
   for (StringRef folder = sys::path::parent_path(target); !folder.empty() && !fs::exists(folder);
        folder = sys::path::parent_path(folder))
-    result.madeFolders.insert(result.madeFolders.begin(), folder.str());
-  for (auto [index, folder] : enumerate(result.madeFolders))
-    if (std::error_code code = fs::create_directory(folder)) {
-      std::string failed = folder;
-      result.madeFolders.resize(index);
-      return fileError(failed, code);
-    }
-  // Beside the target: a rename needs the same file system.
+    highest = folder;
   Expected<ScratchDirectory> scratch = ScratchDirectory::create(
-      (target + ".partial-" + Twine(sys::Process::getProcessId())).str());
+      (highest + ".partial-" + Twine(sys::Process::getProcessId())).str());
   if (!scratch)
     return scratch.takeError();
   result.scratch = std::move(*scratch);
   return result;
-}
-
-ArtifactDirectory::~ArtifactDirectory() {
-  scratch = ScratchDirectory();
-  // Those that someone else uses by now are not empty.
-  for (const std::string &folder : reverse(madeFolders))
-    if (fs::remove(folder))
-      break;
 }
 
 std::string ArtifactDirectory::pathOf(StringRef name) const {
@@ -96,15 +85,21 @@ std::string ArtifactDirectory::pathOf(StringRef name) const {
 }
 
 std::optional<std::string> ArtifactDirectory::pathInside(StringRef other) const {
-  SmallString<128> inner(other), outer(path);
-  if (fs::make_absolute(inner) || fs::make_absolute(outer))
-    return std::nullopt;
-  sys::path::remove_dots(inner, /*remove_dot_dot=*/true);
-  sys::path::remove_dots(outer, /*remove_dot_dot=*/true);
-  StringRef rest = inner;
-  if (!rest.consume_front(outer) || (!rest.empty() && !sys::path::is_separator(rest.front())))
-    return std::nullopt;
-  return (scratch.path() + rest).str();
+  auto absolute = [](StringRef path) {
+    SmallString<128> result(path);
+    if (fs::make_absolute(result))
+      result.clear();
+    sys::path::remove_dots(result, /*remove_dot_dot=*/true);
+    return result;
+  };
+  SmallString<128> inner = absolute(other);
+  for (StringRef outer : {given, path}) {
+    StringRef rest = inner;
+    if (rest.consume_front(absolute(outer)) &&
+        (rest.empty() || sys::path::is_separator(rest.front())))
+      return (scratch.path() + rest).str();
+  }
+  return std::nullopt;
 }
 
 Error ArtifactDirectory::write(StringRef name, StringRef contents) {
@@ -123,30 +118,23 @@ Error ArtifactDirectory::write(StringRef name, StringRef contents) {
 }
 
 Error ArtifactDirectory::commit() {
-  // The old artifact moves into a directory that goes away. Another compilation may put its own
-  // there in between, so try again.
+  StringRef parent = sys::path::parent_path(path);
+  if (!parent.empty())
+    if (std::error_code code = fs::create_directories(parent))
+      return fileError(parent, code);
+  // Another compilation may put its artifact there, or take it away, at any time.
   for (int attempt = 0;; ++attempt) {
-    ScratchDirectory former;
-    std::string aside;
     if (fs::exists(path)) {
-      Expected<ScratchDirectory> made = ScratchDirectory::create(
-          (path + ".partial-old-" + Twine(sys::Process::getProcessId())).str());
-      if (!made)
-        return made.takeError();
-      former = std::move(*made);
-      aside = (former.path() + "/artifact").str();
-      std::error_code code = fs::rename(path, aside);
-      if (code && code != std::errc::no_such_file_or_directory)
-        return fileError(path, code);
+      std::error_code code = scratch.exchange(path);
+      if (!code)
+        return Error::success();
+      // Not every file system can exchange two directories.
+      if (code != std::errc::no_such_file_or_directory)
+        if ((code = fs::remove_directories(path, /*IgnoreErrors=*/false)))
+          return fileError(path, code);
     }
     Error error = scratch.keepAs(path);
-    if (!error) {
-      madeFolders.clear();
-      return error;
-    }
-    if (!aside.empty())
-      (void)fs::rename(aside, path); // Unless there is one again.
-    if (attempt == 8)
+    if (!error || attempt == 8)
       return error;
     consumeError(std::move(error));
   }

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <system_error>
 #include <unistd.h>
 
 using namespace llvm;
@@ -151,4 +152,13 @@ Error ScratchDirectory::keepAs(StringRef path) {
   directory.clear();
   slot = -1;
   return Error::success();
+}
+
+std::error_code ScratchDirectory::exchange(StringRef path) {
+  // In no header of every C library: RENAME_EXCHANGE.
+  constexpr unsigned exchangeFlag = 2;
+  if (syscall(SYS_renameat2, AT_FDCWD, directory.c_str(), AT_FDCWD, path.str().c_str(),
+              exchangeFlag) == 0)
+    return {};
+  return std::error_code(errno, std::generic_category());
 }

@@ -32,6 +32,41 @@ plan.buffer @b input : tensor<1xi32> bytes -4
 
 // -----
 
+// expected-error @+1 {{has 1020 bytes, but its type needs 1024}}
+plan.buffer @b input : tensor<1x256xf32> bytes 1020
+
+// -----
+
+// expected-error @+1 {{has 66559 bytes, but its type needs 66560}}
+plan.buffer @b weights : !quantized.tensor<256x256xi8, group = 128, layout = lanes> bytes 66559
+
+// -----
+
+// expected-error @+1 {{expected a tensor of a known size}}
+plan.buffer @b input : tensor<4611686018427387904x4xf32> bytes 4
+
+// -----
+
+func.func private @k()
+plan.buffer @a arena : tensor<1xi32> bytes 4 offset 0 alive 0 to 0
+plan.step @s arena 4 {
+  plan.launch @k [@a] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "k"
+  // expected-error @+1 {{is launch 1 and uses @a, which is alive from 0 to 0}}
+  plan.launch @k [@a] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "k"
+}
+
+// -----
+
+func.func private @k()
+plan.buffer @a arena : tensor<2xi32> bytes 8 offset 0 alive 0 to 0
+// expected-error @+1 {{shares bytes with @a while both are alive}}
+plan.buffer @b arena : tensor<1xi32> bytes 4 offset 4 alive 0 to 0
+plan.step @s arena 8 {
+  plan.launch @k [@a, @b] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "k"
+}
+
+// -----
+
 // expected-error @+1 {{an arena buffer, and no other, has an offset and a lifetime}}
 plan.buffer @b input : tensor<1xi32> bytes 4 offset 0 alive 0 to 1
 

@@ -1,0 +1,41 @@
+# Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+"""Interrupts a command after various times: interrupt.py FOLDER COMMAND...
+
+The command runs in FOLDER, where its temporary files go to, too. Whatever happens, it ends with
+the signal, its own clean-up done: FOLDER is empty afterwards, unless the command was faster."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+folder, command = os.path.abspath(sys.argv[1]), sys.argv[2:]
+stopped = 0
+for number, delay in [
+    (signal.SIGINT, 0.1),
+    (signal.SIGTERM, 0.2),
+    (signal.SIGHUP, 0.3),
+    (signal.SIGINT, 0.4),
+    (signal.SIGTERM, 0.05),
+]:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    process = subprocess.Popen(
+        command, cwd=folder, env=dict(os.environ, TMPDIR=folder), stdout=subprocess.DEVNULL
+    )
+    time.sleep(delay)
+    process.send_signal(number)
+    status = process.wait()
+    if status == 0:
+        continue
+    # A run that has begun to speak ends by itself, with the status that a shell would show.
+    if status not in (-number, 128 + signal.SIGINT):
+        sys.exit(f"status {status} after signal {number}")
+    if os.listdir(folder):
+        sys.exit(f"signal {number} after {delay} s left {os.listdir(folder)}")
+    stopped += 1
+if not stopped:
+    sys.exit("no signal came in time")
