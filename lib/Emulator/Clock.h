@@ -69,6 +69,24 @@ private:
   Body *body = nullptr;
 };
 
+/// A clock that threads add theirs to. Most of them have the same one.
+struct Gathering {
+  Clock clock;
+  Clock last;
+
+  void add(const Clock &other) {
+    if (!clock)
+      clock = other.clone();
+    else if (!(other == last))
+      clock.join(other);
+    last = other;
+  }
+  Clock take() {
+    last = Clock();
+    return std::exchange(clock, Clock());
+  }
+};
+
 /// join() of two clocks, remembered: the threads of a warp often make the same one, one by one.
 class ClockJoin {
 public:

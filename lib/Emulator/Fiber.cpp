@@ -70,8 +70,8 @@ std::byte *StackPool::take() {
   return stack;
 }
 
-Fiber sluice::emulator::makeFiber(std::byte *stack, void (*entry)()) {
-  auto *top = reinterpret_cast<void **>(stack + StackPool::stackBytes);
+Fiber sluice::emulator::makeFiber(std::byte *stack, unsigned index, void (*entry)()) {
+  auto *top = reinterpret_cast<void **>(stack + StackPool::stackBytes - index % 16 * 256);
   // The entry finds the stack as after a call: 8 bytes past a multiple of 16.
   *--top = nullptr;
   *--top = reinterpret_cast<void *>(entry);

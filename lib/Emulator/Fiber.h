@@ -31,8 +31,9 @@ struct Fiber {
   void *stackPointer = nullptr;
 };
 
-/// Makes a fiber that calls `entry`, which must not return.
-Fiber makeFiber(std::byte *stack, void (*entry)());
+/// Makes a fiber that calls `entry`, which must not return. Fibers of different `index` do not
+/// compete for the same lines of the processor's caches.
+Fiber makeFiber(std::byte *stack, unsigned index, void (*entry)());
 
 /// Goes on in `to`; returns when something switches to `from`. `stack` is the lowest address of
 /// `to`'s stack, for the address sanitizer.

@@ -387,12 +387,9 @@ void Machine::poll(Thread &thread, uint32_t location) {
 }
 
 /// The thread's progress becomes part of `into`; what it does from now on does not.
-void Machine::release(Thread &thread, Clock &into) {
-  if (!into)
-    into = thread.seen.clone();
-  else if (!(into == thread.seen))
-    into.join(thread.seen);
-  uint32_t &own = into.values()[thread.actor];
+void Machine::release(Thread &thread, Gathering &into) {
+  into.add(thread.seen);
+  uint32_t &own = into.clock.values()[thread.actor];
   own = std::max(own, thread.clock);
   ++thread.clock;
 }
@@ -433,7 +430,7 @@ void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t c
   if (wait && warp.alive != warp.lanes)
     return fail(thread, location, "divergent barrier: lanes " + hex(warp.lanes & ~warp.alive) +
                                       " of the warp have exited");
-  release(thread, barrier.clock);
+  release(thread, barrier.gathering);
   ++barrier.arrived;
   if (wait) {
     warp.atBarrier |= 1u << thread.lane;
@@ -451,15 +448,15 @@ void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t c
                         number(otherWarp.first / warpSize) + " have arrived, of lanes " +
                         hex(otherWarp.alive));
     }
+    Clock together = barrier.gathering.take();
     for (Thread *other : barrier.waiting) {
-      other->seen = barrier.clock;
+      other->seen = together;
       other->warp->atBarrier = 0;
       if (other != &thread)
         makeReady(*other);
     }
     barrier.waiting.clear();
     barrier.arrived = 0;
-    barrier.clock = Clock();
   } else if (wait) {
     suspend(thread, WaitKind::Barrier, location, &barrier, id);
   }
@@ -486,20 +483,20 @@ static const char *operationName(WarpOperation operation) {
 bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperation operation) {
   Warp &warp = *thread.warp;
   uint32_t bit = 1u << thread.lane;
-  std::string divergent = std::string("divergent ") + operationName(operation) + ": ";
+  auto divergent = [&] { return std::string("divergent ") + operationName(operation) + ": "; };
   if (!(mask & bit)) {
     fail(thread, location,
-         divergent + "the thread's lane " + number(thread.lane) + " is not in the mask " + hex(mask));
+         divergent() + "the thread's lane " + number(thread.lane) + " is not in the mask " + hex(mask));
     return false;
   }
   if (mask & ~warp.alive) {
-    fail(thread, location, divergent + "lanes " + hex(mask & ~warp.alive) + " of the mask " +
+    fail(thread, location, divergent() + "lanes " + hex(mask & ~warp.alive) + " of the mask " +
                                hex(mask) + " have exited");
     return false;
   }
   if (uint32_t waiting = warp.atBarrier & mask) {
     fail(thread, location,
-         divergent + "lanes " + hex(waiting) + " of the mask wait at " + where(warp.barrierLocation));
+         divergent() + "lanes " + hex(waiting) + " of the mask wait at " + where(warp.barrierLocation));
     return false;
   }
   Warp::Meeting *meeting = nullptr;
@@ -512,7 +509,7 @@ bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperati
       meeting = &candidate;
       continue;
     }
-    fail(thread, location, divergent + "lanes " + hex(candidate.arrived) + " wait for this thread at " +
+    fail(thread, location, divergent() + "lanes " + hex(candidate.arrived) + " wait for this thread at " +
                                where(candidate.location) + " with mask " + hex(candidate.mask));
     return false;
   }
@@ -522,9 +519,10 @@ bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperati
   if (meeting->arrived == mask) {
     warp.meetings.erase(warp.meetings.begin() + (meeting - warp.meetings.data()));
     if (operation == WarpOperation::Sync) {
-      Clock joined;
+      Gathering gathering;
       for (uint32_t lanes = mask; lanes; lanes &= lanes - 1)
-        release(warp.block->threads[warp.first + std::countr_zero(lanes)], joined);
+        release(warp.block->threads[warp.first + std::countr_zero(lanes)], gathering);
+      Clock joined = gathering.take();
       for (uint32_t lanes = mask; lanes; lanes &= lanes - 1)
         warp.block->threads[warp.first + std::countr_zero(lanes)].seen = joined;
     }
@@ -622,8 +620,7 @@ void Machine::completePhase(Block &block, Mbarrier &barrier) {
   if (barrier.pending != 0 || barrier.transactions != 0)
     return;
   idlePolls = 0;
-  Clock completed = std::move(barrier.arriving);
-  barrier.arriving = Clock();
+  Clock completed = barrier.arriving.take();
   ++barrier.phase;
   completed.values()[barrier.actor] = barrier.phase;
   barrier.completed = completed;
@@ -651,8 +648,8 @@ uint64_t Machine::mbarrierArrive(Thread &thread, uint32_t location, void *addres
   uint64_t before = barrier->phase;
   if (releases)
     release(thread, barrier->arriving);
-  else if (!barrier->arriving)
-    barrier->arriving = block->cluster->zero.clone();
+  else
+    barrier->arriving.add(block->cluster->zero);
   barrier->transactions += transactions;
   barrier->pending -= count;
   completePhase(*block, *barrier);
@@ -762,8 +759,8 @@ void Machine::land(size_t index) {
   --flight.block->copiesInFlight;
   barrier.transactions -= flight.transactions;
   barrier.pending -= flight.arrivals;
-  if (!barrier.arriving && barrier.pending == 0)
-    barrier.arriving = flight.block->cluster->zero.clone();
+  if (barrier.pending == 0)
+    barrier.arriving.add(flight.block->cluster->zero);
   completePhase(*flight.block, barrier);
 }
 
@@ -886,8 +883,7 @@ void Machine::completeClusterBarrier(Cluster &cluster) {
   if (cluster.arrived == 0 || cluster.arrived < cluster.running)
     return;
   idlePolls = 0;
-  cluster.completed = std::move(cluster.arriving);
-  cluster.arriving = Clock();
+  cluster.completed = cluster.arriving.take();
   ++cluster.phase;
   cluster.arrived = 0;
   for (Thread *thread : cluster.waiting) {
@@ -906,8 +902,8 @@ void Machine::clusterArrive(Thread &thread, uint32_t location, bool releases) {
   thread.clusterPhase = cluster.phase;
   if (releases)
     release(thread, cluster.arriving);
-  else if (!cluster.arriving)
-    cluster.arriving = cluster.zero.clone();
+  else
+    cluster.arriving.add(cluster.zero);
   ++cluster.arrived;
   completeClusterBarrier(cluster);
 }
@@ -1000,7 +996,7 @@ void Machine::startCluster(LaunchState &launch) {
     block.shared = spareShared.back();
     spareShared.pop_back();
     block.mbarriers.reserve(barrierLimit);
-    block.shadow.reset(block.sharedBytes);
+    block.shadow.reset(block.sharedBytes, cluster.actors);
     block.threads.resize(threads);
     block.warps.assign((threads + warpSize - 1) / warpSize, Warp());
     block.running = threads;
@@ -1021,7 +1017,7 @@ void Machine::startCluster(LaunchState &launch) {
         cluster.blocks.push_back(std::move(owned));
         return;
       }
-      thread.fiber = makeFiber(thread.stack, threadMain);
+      thread.fiber = makeFiber(thread.stack, i, threadMain);
       thread.machine = this;
       thread.block = &block;
       thread.index = i;
@@ -1248,7 +1244,7 @@ void Machine::loop() {
     size_t chosen = random() % readyBlocks.size();
     Block &block = *readyBlocks[chosen];
     bool newest = random() % 8 == 0;
-    for (uint64_t n = 1 + random() % 128; n && !block.ready.empty(); --n) {
+    for (uint64_t n = 1 + random() % 512; n && !block.ready.empty(); --n) {
       Thread *thread = newest ? block.ready.back() : block.ready.front();
       newest ? block.ready.pop_back() : block.ready.pop_front();
       resume(*thread);

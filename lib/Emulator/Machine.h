@@ -115,7 +115,7 @@ struct NamedBarrier {
   uint32_t expected = 0, arrived = 0;
   bool counted = false;
   std::vector<Thread *> waiting;
-  Clock clock;
+  Gathering gathering;
 };
 
 struct Mbarrier {
@@ -126,7 +126,8 @@ struct Mbarrier {
   uint32_t phase = 0;
   uint32_t actor = 0;
   uint32_t creator = 0, created = 0;
-  Clock arriving, completed;
+  Gathering arriving;
+  Clock completed;
   ClockJoin join;
   std::vector<Thread *> waiting;
 };
@@ -153,7 +154,8 @@ struct Cluster {
   LaunchState *launch = nullptr;
   std::vector<std::unique_ptr<Block>> blocks;
   uint32_t actors = 0, threads = 0, running = 0, arrived = 0, phase = 0;
-  Clock arriving, completed;
+  Gathering arriving;
+  Clock completed;
   std::vector<Thread *> waiting;
   ClockJoin join, gridJoin;
   /// All zero, and the one that knows only of the dependency wait.
@@ -299,7 +301,7 @@ private:
 
   Mbarrier *findBarrier(Thread &thread, uint32_t location, void *address, Block **block,
                         bool ordered = true);
-  void release(Thread &thread, Clock &into);
+  void release(Thread &thread, Gathering &into);
   void completePhase(Block &block, Mbarrier &barrier);
   void land(size_t index);
   static void perform(const Copy &copy, uint32_t actor, uint32_t clock);

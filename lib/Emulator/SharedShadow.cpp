@@ -7,12 +7,54 @@
 
 using namespace sluice::emulator;
 
-void SharedShadow::reset(uint32_t bytes) {
+/// Readers up to which looking through a list is fast.
+static constexpr size_t shortList = 12;
+
+void SharedShadow::clear(Readers &readers) {
+  if (!readers.places.empty())
+    for (const Reader &reader : readers.list)
+      readers.places[reader.actor] = 0;
+  readers.list.clear();
+}
+
+void SharedShadow::addReader(Readers &readers, const Access &access) {
+  Reader mine = {access.actor, access.clock, access.location};
+  if (readers.list.size() <= shortList) {
+    for (Reader &reader : readers.list)
+      if (reader.actor == access.actor) {
+        reader = mine;
+        return;
+      }
+    // A write that is ordered after this read is ordered after those that this one is ordered after.
+    std::erase_if(readers.list, [&](const Reader &reader) {
+      return access.seen[reader.actor] >= reader.clock;
+    });
+    readers.list.push_back(mine);
+    if (readers.list.size() <= shortList)
+      return;
+    readers.places.resize(actors);
+    for (size_t i = 0; i < readers.list.size(); ++i)
+      readers.places[readers.list[i].actor] = i + 1;
+    return;
+  }
+  uint16_t &place = readers.places[access.actor];
+  if (place) {
+    readers.list[place - 1] = mine;
+    return;
+  }
+  readers.list.push_back(mine);
+  place = readers.list.size();
+}
+
+void SharedShadow::reset(uint32_t bytes, uint32_t newActors) {
+  if (newActors != actors)
+    lists.clear();
+  actors = newActors;
   cells.assign((bytes + 3) / 4, Cell());
   quads.clear();
   freeLists.clear();
   for (uint32_t i = 0; i < lists.size(); ++i) {
-    lists[i].clear();
+    clear(lists[i]);
     freeLists.push_back(i);
   }
 }
@@ -30,7 +72,7 @@ uint32_t SharedShadow::newList() {
 void SharedShadow::forgetReaders(Cell &cell) {
   if ((cell.reader & TagMask) == Several) {
     uint32_t index = cell.reader & ~TagMask;
-    lists[index].clear();
+    clear(lists[index]);
     freeLists.push_back(index);
   }
   cell.reader = Nobody;
@@ -94,24 +136,14 @@ Conflict::Kind SharedShadow::readCell(Cell &cell, const Access &access, Conflict
       return Conflict::AfterWrite;
   }
   if ((cell.reader & TagMask) == Several) {
-    std::vector<Reader> &list = lists[cell.reader & ~TagMask];
-    for (Reader &reader : list)
-      if (reader.actor == access.actor) {
-        reader = {access.actor, access.clock, access.location};
-        return Conflict::None;
-      }
-    // A write that is ordered after this read is ordered after those that this one is ordered after.
-    std::erase_if(list, [&](const Reader &reader) {
-      return access.seen[reader.actor] >= reader.clock;
-    });
-    list.push_back({access.actor, access.clock, access.location});
+    addReader(lists[cell.reader & ~TagMask], access);
     return Conflict::None;
   }
   if (cell.reader != Nobody && cell.reader != access.actor &&
       access.seen[cell.reader] < cell.readClock) {
     uint32_t index = newList();
-    lists[index] = {{cell.reader, cell.readClock, cell.readLocation},
-                    {access.actor, access.clock, access.location}};
+    lists[index].list = {{cell.reader, cell.readClock, cell.readLocation},
+                         {access.actor, access.clock, access.location}};
     cell.reader = Several | index;
     return Conflict::None;
   }
@@ -144,7 +176,7 @@ Conflict::Kind SharedShadow::writeCell(Cell &cell, const Access &access, uint32_
     return false;
   };
   if ((cell.reader & TagMask) == Several) {
-    for (const Reader &reader : lists[cell.reader & ~TagMask])
+    for (const Reader &reader : lists[cell.reader & ~TagMask].list)
       if (!ordered(reader.actor, reader.clock, reader.location))
         return Conflict::AfterRead;
   } else if (cell.reader != Nobody && !ordered(cell.reader, cell.readClock, cell.readLocation)) {

@@ -43,8 +43,8 @@ struct Conflict {
 
 class SharedShadow {
 public:
-  /// All bytes become uninitialised.
-  void reset(uint32_t bytes);
+  /// All bytes become uninitialised. Actors are below `actors`.
+  void reset(uint32_t bytes, uint32_t actors);
 
   Conflict read(uint32_t offset, uint32_t bytes, const Access &access);
   Conflict write(uint32_t offset, uint32_t bytes, const Access &access);
@@ -78,17 +78,27 @@ private:
     uint32_t actor, clock, location;
   };
 
+  /// The reads that a write must be ordered after; many readers are found by their actor.
+  struct Readers {
+    std::vector<Reader> list;
+    /// Index in `list` plus 1, by actor; unused while the list is short.
+    std::vector<uint16_t> places;
+  };
+
   template <typename Visit>
   Conflict visit(uint32_t offset, uint32_t bytes, Visit visitCell);
   Conflict::Kind readCell(Cell &cell, const Access &access, Conflict &conflict);
   Conflict::Kind writeCell(Cell &cell, const Access &access, uint32_t tag, Conflict &conflict);
   void split(Cell &cell);
   void forgetReaders(Cell &cell);
+  void addReader(Readers &readers, const Access &access);
+  void clear(Readers &readers);
   uint32_t newList();
 
   std::vector<Cell> cells;
   std::vector<std::array<Cell, 4>> quads;
-  std::vector<std::vector<Reader>> lists;
+  std::vector<Readers> lists;
+  uint32_t actors = 0;
   std::vector<uint32_t> freeLists;
 };
 

@@ -24,8 +24,8 @@ namespace sluice::emulator {
 struct Options {
   /// Chooses the order in which threads run and copies complete: the same seed is the same run.
   uint64_t seed = 1;
-  /// Blocks that live at the same time; a cluster always lives as a whole.
-  unsigned residentBlocks = 16;
+  /// Blocks of a launch that live at the same time; a cluster always lives as a whole.
+  unsigned residentBlocks = 4;
 };
 
 /// How memory comes by its contents.
