@@ -60,6 +60,10 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
     - Products want one weight in layout `mma`. Sixteen warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
       (before sm_90 by `cp.async`). Weights, norm gains, positions and tables are read before the previous kernel has ended, all else after
       `griddepcontrol.wait`. Integer products are exact inside a unit, as on the host; the sums over units are float32.
+    - Attention gives a key/value head to a cluster of `splits` blocks, which divide its pieces of 32 positions among them and bring
+      their parts together in each other's shared memory (before sm_90 to one block). Pieces that hold only earlier steps' tokens are
+      read before the previous kernel has ended. A weight is exp(score - the maximum that its warp has seen so far), rounded to f16 before it
+      meets V; one launch serves every position.
     - Caches are in the order of include/sluice/Formats/CacheLayout.h.
 
     ```mlir
