@@ -150,15 +150,16 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   // Clusters, and with them blocks that share a head, came with sm_90.
   StringRef arch = description.arch;
   unsigned capability = 0;
-  bool hasClusters = arch.consume_front("sm_") && !arch.getAsInteger(10, capability) &&
-                     capability >= 90;
+  bool hasClusters =
+      arch.consume_front("sm_") && !arch.getAsInteger(10, capability) && capability >= 90;
   int64_t splits = hasClusters ? gpu::splits : 1;
   // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
   // other blocks.
   int64_t outputs = op.getQuery().getType().getDimSize(1) / heads;
   int64_t group = outputs / type.getDimSize(2);
-  int64_t parts = 8 * gpu::attentionWarps * group +
-                  4 * splits * (static_cast<int64_t>(llvm::divideCeil(outputs, splits)) + 2 * group);
+  int64_t parts =
+      8 * gpu::attentionWarps * group +
+      4 * splits * (static_cast<int64_t>(llvm::divideCeil(outputs, splits)) + 2 * group);
   int64_t available = description.sharedBytesPerBlock.value - parts - gpu::reserved;
   if (available < stageBytes)
     return op.emitOpError() << "needs " << parts + gpu::reserved + stageBytes

@@ -36,8 +36,7 @@ class AttentionKernel {
 public:
   using Values = DeviceBuilder::Values;
 
-  AttentionKernel(Kernel &kernel, fused::AttentionOp op)
-      : kernel(kernel), k(kernel.k), op(op) {}
+  AttentionKernel(Kernel &kernel, fused::AttentionOp op) : kernel(kernel), k(kernel.k), op(op) {}
 
   FailureOr<Launch> emit();
 
@@ -67,7 +66,7 @@ private:
   void advance(Value &slot, Value &parity, int64_t steps);
 
   /// Copies pieces [begin, end) of this block, by one thread, or before sm_90 by one warp.
-  Values copyPieces(Value begin, Value end, Values state);
+  Values copyPieces(Value begin, Value end, const Values &state);
   void copyAll();
   SmallVector<Values> loadQueries();
   Values consume();
@@ -87,10 +86,10 @@ private:
   fused::AttentionOp op;
   int64_t sequences = 0, positions = 0, heads = 0, dim = 0, group = 0;
   int64_t warps = 0, splits = 0, ring = 0, inFlight = 0, teams = 0;
-  int64_t pieceBytes = 0;  ///< of the keys, and of the values
-  int64_t active = 0;      ///< warps that consume
-  int64_t own = 0;         ///< outputs that a block finishes
-  bool reuses = false;     ///< whether a stage is filled more than once
+  int64_t pieceBytes = 0;                ///< of the keys, and of the values
+  int64_t active = 0;                    ///< warps that consume
+  int64_t own = 0;                       ///< outputs that a block finishes
+  bool reuses = false;                   ///< whether a stage is filled more than once
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
   Value split, head, sequence;
   Value last, oldPieces; ///< see readPositions
@@ -126,8 +125,7 @@ LogicalResult AttentionKernel::plan() {
     return op.emitOpError() << "cannot run with " << schedule << ": ";
   };
   if (warps < kPieceWarps || warps > 31 || schedule.getStages() < 1 || schedule.getInFlight() < 1)
-    return reject() << "warps must be " << kPieceWarps
-                    << " to 31, stages and in_flight at least 1";
+    return reject() << "warps must be " << kPieceWarps << " to 31, stages and in_flight at least 1";
   if (schedule.getColumns() != formats::cachePiece)
     return reject() << "a stage holds " << formats::cachePiece << " positions";
   if (splits < 1 || splits > 8)
@@ -197,7 +195,7 @@ void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
   parity = k.select(wraps, k.bitXor(parity, 1), parity);
 }
 
-DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, Values state) {
+DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const Values &state) {
   // Carried: slot and parity of the next stage to fill and of the oldest that may be under way.
   return k.loop(begin, end, k.i(1), state, [&](Value piece, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
@@ -227,9 +225,8 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, Values
       if (k.hasBulkCopies())
         k.bulkCopy(to, from, k.i(pieceBytes), barrier);
       else
-        k.loop(k.shl(lane, 4), k.i(pieceBytes), k.i(kWarp * 16), [&, to](Value place) {
-          k.copy16(k.offset(to, place), k.offset(from, place));
-        });
+        k.loop(k.shl(lane, 4), k.i(pieceBytes), k.i(kWarp * 16),
+               [&, to](Value place) { k.copy16(k.offset(to, place), k.offset(from, place)); });
       to = k.offset(stage, pieceBytes);
     }
     if (!k.hasBulkCopies())
@@ -252,8 +249,8 @@ void AttentionKernel::copyAll() {
     return;
   }
   Value earlyEnd = k.max(first, k.min(end, oldPieces));
-  state = k.choose(
-      copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
+  state =
+      k.choose(copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
   k.waitForPredecessor();
   k.when(copier, [&] {
     // The previous kernel wrote this step's keys and values by ordinary stores.
@@ -278,8 +275,7 @@ SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
     queries.push_back(k.lanes(k.loadFresh(k.vec(4, k.i32()), k.offset(wide, d * 2), 16)));
   if (dim % 32) {
     Value narrow = k.offset(base, k.shl(column, 3));
-    queries.push_back(
-        k.lanes(k.loadFresh(k.vec(2, k.i32()), k.offset(narrow, dim / 32 * 64), 8)));
+    queries.push_back(k.lanes(k.loadFresh(k.vec(2, k.i32()), k.offset(narrow, dim / 32 * 64), 8)));
   }
   return queries;
 }
@@ -329,8 +325,8 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   Value factor = k.number(op.getScale().convertToDouble() * 1.44269504088896341);
   for (int64_t i = 0; i < 4; ++i) {
     Value position = k.add(firstPosition, i < 2 ? row : k.add(row, 8));
-    x[i] = k.select(k.less(last, position),
-                    k.number(-std::numeric_limits<double>::infinity()), k.mulF(x[i], factor));
+    x[i] = k.select(k.less(last, position), k.number(-std::numeric_limits<double>::infinity()),
+                    k.mulF(x[i], factor));
   }
   std::array<Value, 2> maxima;
   for (int64_t h = 0; h < 2; ++h) {
@@ -340,8 +336,7 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
     maxima[h] = k.maxF(greatest, state.maxima[h]);
   }
   Value grows = k.bitOr(k.lessF(state.maxima[0], maxima[0]), k.lessF(state.maxima[1], maxima[1]));
-  Value any = NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.i(-1), grows,
-                                       NVVM::VoteSyncKind::any);
+  Value any = NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.i(-1), grows, NVVM::VoteSyncKind::any);
   Values sums = k.choose(
       any,
       [&] {
@@ -369,8 +364,8 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   // From rows of positions to the operand's rows of heads.
   auto turn = [&](Value low, Value high) {
     Value word = k.packPair(low, high, k.f16());
-    return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word},
-                                     ValueRange{}, ptx::moveMatrixTransposed, Value())
+    return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word}, ValueRange{},
+                                     ptx::moveMatrixTransposed, Value())
         .getResult(0);
   };
   Value weights[] = {turn(x[0], x[1]), turn(x[2], x[3])};
@@ -390,8 +385,8 @@ DeviceBuilder::Values AttentionKernel::consume() {
   Value team = k.div(warp, kPieceWarps);
   Values carried = {team, k.i(0), k.number(kLowest), k.number(kLowest)};
   carried.append(2 + dim / 4, k.number(0.0));
-  Values after = k.loop(
-      k.add(first, team), end, k.i(teams), carried, [&](Value piece, ValueRange values) {
+  Values after =
+      k.loop(k.add(first, team), end, k.i(teams), carried, [&](Value piece, ValueRange values) {
         Value slot = values[0], parity = values[1];
         State state(values.drop_front(2));
         k.wait(slotOf(full, slot, 8), parity);
@@ -461,9 +456,7 @@ void AttentionKernel::storeResult(Value index, Value sum, Value total) {
 
 void AttentionKernel::combine() {
   int64_t threads = (warps + 1) * kWarp;
-  auto clusterArrive = [&] {
-    NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
-  };
+  auto clusterArrive = [&] { NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr()); };
   auto clusterWait = [&] { NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr()); };
   if (splits > 1)
     clusterWait(); // the others run: their shared memory is there
@@ -476,8 +469,8 @@ void AttentionKernel::combine() {
     auto push = [&](Value value, Value base, Value index) {
       Value remote = NVVM::MapaOp::create(
           k.b, k.loc,
-          LLVM::LLVMPointerType::get(
-              k.b.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)),
+          LLVM::LLVMPointerType::get(k.b.getContext(),
+                                     static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)),
           floats(base, index), rank);
       k.store(value, remote, 4);
     };

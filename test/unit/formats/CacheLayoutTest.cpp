@@ -76,8 +76,7 @@ TEST(CacheShape, Accepts) {
 }
 
 TEST(CacheShape, Rejects) {
-  EXPECT_EQ(checkCacheShape(100, 64),
-            "a GPU's cache needs a multiple of 32 positions, found 100");
+  EXPECT_EQ(checkCacheShape(100, 64), "a GPU's cache needs a multiple of 32 positions, found 100");
   EXPECT_EQ(checkCacheShape(0, 64), "a GPU's cache needs a multiple of 32 positions, found 0");
   for (int64_t dim : {0, 8, 24, 72, 272})
     EXPECT_EQ(checkCacheShape(64, dim), "a GPU's cache needs heads of a multiple of 16 elements, "

@@ -134,9 +134,8 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto &info) {
       const Shape &shape = info.param;
       return "dim" + std::to_string(shape.dim) + "heads" + std::to_string(shape.keyHeads) +
-             "group" + std::to_string(shape.group) + "sequences" +
-             std::to_string(shape.sequences) + "splits" + std::to_string(shape.splits) +
-             shape.target;
+             "group" + std::to_string(shape.group) + "sequences" + std::to_string(shape.sequences) +
+             "splits" + std::to_string(shape.splits) + shape.target;
     });
 
 TEST(GpuAttentionOf, PositionsOutsideTheCacheAreClamped) {
