@@ -562,7 +562,7 @@ Error Lowering::lowerNvvm(Operation *op) {
           return unsupported(op, "in a mode other than the default");
         return done(call("permute", i32(),
                          {permute.getLo(), permute.getHi(), permute.getSelector()}, nullptr,
-                         /*withThread=*/false));
+                         /*thread=*/false));
       })
       .Case([&](NVVM::ConvertF32x2ToF16x2Op convert) -> Error {
         if (convert.getRandomBits() || convert.getRelu() ||
@@ -616,7 +616,7 @@ Error Lowering::lowerNvvm(Operation *op) {
         // This operation stands for a loop: it ends when the phase is complete.
         Value parity = LLVM::ZExtOp::create(builder, location, i64(), wait.getPhase());
         call("mbarrier_wait", i32(),
-             {generic(wait.getAddr()), parity, constant(0), constant(Machine::Block_)}, op);
+             {generic(wait.getAddr()), parity, constant(0), constant(Machine::Wait)}, op);
         return done();
       })
       .Case<NVVM::MBarrierTestWaitOp, NVVM::MBarrierTryWaitOp>([&](auto wait) -> Error {

@@ -239,7 +239,7 @@ public:
   uint64_t mbarrierArrive(Thread &thread, uint32_t location, void *address, uint32_t count,
                           uint64_t transactions, bool release);
   void mbarrierExpect(Thread &thread, uint32_t location, void *address, int64_t transactions);
-  enum WaitMode : uint32_t { Test, Try, Block_ };
+  enum WaitMode : uint32_t { Test, Try, Wait };
   bool mbarrierWait(Thread &thread, uint32_t location, void *address, uint64_t value, bool isState,
                     WaitMode mode);
 
@@ -276,7 +276,8 @@ private:
   void finishBlock(Block &block);
   void loop();
   void resume(Thread &thread);
-  void makeReady(Thread &thread);
+  /// Behind the other threads of its block, or before them.
+  void makeReady(Thread &thread, bool next = false);
   void suspend(Thread &thread, WaitKind kind, uint32_t location, const void *object = nullptr,
                uint32_t detail = 0);
   void reportDeadlock(bool polling);

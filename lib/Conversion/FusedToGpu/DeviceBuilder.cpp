@@ -60,8 +60,7 @@ Value DeviceBuilder::offset(Value pointer, int64_t bytes) {
 void DeviceBuilder::barrier(int64_t id, int64_t threads) {
   // nvvm.barrier with a number of threads cannot be read back where locations are printed: MLIR 22
   // takes `loc(...)` for its reduction.
-  LLVM::CallIntrinsicOp::create(b, loc,
-                                b.getStringAttr("llvm.nvvm.barrier.cta.sync.aligned.count"),
+  LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr("llvm.nvvm.barrier.cta.sync.aligned.count"),
                                 ValueRange{i(id), i(threads)});
 }
 
@@ -83,8 +82,8 @@ void DeviceBuilder::wait(Value barrier, Value parity) {
   scf::WhileOp::create(
       b, loc, TypeRange{}, ValueRange{},
       [&](OpBuilder &nested, Location, ValueRange) {
-        Value done = NVVM::MBarrierTestWaitOp::create(nested, loc, nested.getI1Type(), barrier,
-                                                      parity);
+        Value done =
+            NVVM::MBarrierTestWaitOp::create(nested, loc, nested.getI1Type(), barrier, parity);
         Value on = arith::ConstantOp::create(nested, loc, nested.getBoolAttr(true));
         Value again = arith::XOrIOp::create(nested, loc, done, on);
         scf::ConditionOp::create(nested, loc, again, ValueRange{});
@@ -101,8 +100,10 @@ void DeviceBuilder::bulkCopy(Value to, Value from, Value bytes, Value barrier) {
   // The instruction's destination is an address of the cluster's shared memory; a block's own
   // addresses are such, too.
   Value target = LLVM::AddrSpaceCastOp::create(
-      b, loc, LLVM::LLVMPointerType::get(b.getContext(),
-                                      static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)), to);
+      b, loc,
+      LLVM::LLVMPointerType::get(b.getContext(),
+                                 static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)),
+      to);
   NVVM::CpAsyncBulkGlobalToSharedClusterOp::create(b, loc, target, from, barrier, bytes, Value(),
                                                    Value());
 }
@@ -132,7 +133,7 @@ static DeviceBuilder::Values fieldsOf(DeviceBuilder &k, Value result) {
   return fields;
 }
 
-DeviceBuilder::Values DeviceBuilder::mmaInt8(Values accumulators, ArrayRef<Value> aOperand,
+DeviceBuilder::Values DeviceBuilder::mmaInt8(const Values &accumulators, ArrayRef<Value> aOperand,
                                              ArrayRef<Value> bOperand) {
   Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32(), i32(), i32()});
   Value product = NVVM::MmaOp::create(
@@ -143,7 +144,7 @@ DeviceBuilder::Values DeviceBuilder::mmaInt8(Values accumulators, ArrayRef<Value
   return fieldsOf(*this, product);
 }
 
-DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, Values accumulators,
+DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, const Values &accumulators,
                                               ArrayRef<Value> aOperand, ArrayRef<Value> bOperand) {
   Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {f32(), f32(), f32(), f32()});
   // f16 operands are vectors of two, bf16 operands i32.
@@ -160,9 +161,8 @@ DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, Values accumulators,
   return fieldsOf(*this, product);
 }
 
-DeviceBuilder::Values
-DeviceBuilder::loop(Value lower, Value upper, Value step, ValueRange carried,
-                    llvm::function_ref<Values(Value, ValueRange)> body) {
+DeviceBuilder::Values DeviceBuilder::loop(Value lower, Value upper, Value step, ValueRange carried,
+                                          llvm::function_ref<Values(Value, ValueRange)> body) {
   auto build = [&](OpBuilder &nested, Location, Value index, ValueRange values) {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToEnd(nested.getInsertionBlock());

@@ -183,8 +183,8 @@ public:
   void launchDependents();
 
   // Tensor cores. Operands are i32; accumulators four i32 or f32.
-  Values mmaInt8(Values accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b);
-  Values mmaFloat(mlir::Type element, Values accumulators, llvm::ArrayRef<Value> a,
+  Values mmaInt8(const Values &accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b);
+  Values mmaFloat(mlir::Type element, const Values &accumulators, llvm::ArrayRef<Value> a,
                   llvm::ArrayRef<Value> b);
 
   // Control flow.
