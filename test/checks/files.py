@@ -1,6 +1,6 @@
 # Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Every source file has the license header, links in pages lead somewhere, and the tree stays small and speaks only of itself."""
+"""Every source file has the license header, links and mentions of pages lead somewhere, and the tree stays small and speaks only of itself."""
 import re
 import sys
 
@@ -49,6 +49,9 @@ def main():
         if path.endswith(".md"):
             findings += [f"{path}: link to {target}, which does not exist" for target in broken_links(path, text)]
         for number, line in enumerate(text.split("\n"), 1):
+            for page in re.findall(r"\bdocs/[\w/-]+\.md\b", line):
+                if not (ROOT / page).exists() and "ggml's " + page not in line:
+                    findings.append(f"{path}:{number}: {page} does not exist")
             if match := FOREIGN.search(line):
                 findings.append(f"{path}:{number}: '{match[0]}' does not belong in the repository")
     if total > MAX_TREE_BYTES:
