@@ -360,10 +360,10 @@ void Machine::access(Thread &thread, uint32_t location, const void *address, uin
 
 //===-- Threads, barriers -------------------------------------------------------------------===//
 
-void Machine::makeReady(Thread &thread) {
+void Machine::makeReady(Thread &thread, bool next) {
   thread.waitKind = WaitKind::None;
   Block &block = *thread.block;
-  block.ready.push_back(&thread);
+  next ? block.ready.push_front(&thread) : block.ready.push_back(&thread);
   if (!block.queued) {
     block.queued = true;
     readyBlocks.push_back(&block);
@@ -534,8 +534,18 @@ bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperati
 
 void Machine::part(Thread &thread, uint32_t mask) {
   Warp &warp = *thread.warp;
-  for (uint32_t lanes = mask & ~(1u << thread.lane); lanes; lanes &= lanes - 1)
-    makeReady(warp.block->threads[warp.first + std::countr_zero(lanes)]);
+  mask &= ~(1u << thread.lane);
+  // A warp that goes on at once still has its stacks in the cache; now and then it does not.
+  if (random() % 16 == 0) {
+    for (uint32_t lanes = mask; lanes; lanes &= lanes - 1)
+      makeReady(warp.block->threads[warp.first + std::countr_zero(lanes)]);
+    return;
+  }
+  for (uint32_t lanes = mask; lanes;) {
+    uint32_t last = 31 - std::countl_zero(lanes);
+    makeReady(warp.block->threads[warp.first + last], /*next=*/true);
+    lanes &= ~(1u << last);
+  }
 }
 
 //===-- mbarrier objects --------------------------------------------------------------------===//
