@@ -1,3 +1,5 @@
+# Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+# SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 """Checks that ptxas put every kernel of an artifact into registers: no-spills.py DIR KERNELS."""
 
 import json
