@@ -6,6 +6,7 @@
 #include "Commands.h"
 
 #include "sluice-runtime/Commands.h"
+#include "sluice/Emulator/Emulator.h"
 #include "sluice/Target/ScratchDirectory.h"
 
 using namespace sluice;
@@ -72,6 +73,7 @@ int main(int argc, char **argv) {
   CLI::App app("Sluice compiles language models for decoding at the speed of the memory.", "sluice");
   app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.require_subcommand(1);
+  emulator::registerEmulatorDevice();
 
   TemporaryArtifacts artifacts;
   CompileOptions options;
