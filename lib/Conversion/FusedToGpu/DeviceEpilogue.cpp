@@ -22,7 +22,8 @@ public:
   Epilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment, int64_t sequence)
       : kernel(kernel), k(kernel.k), op(op), segment(segment), sequence(sequence) {}
 
-  LogicalResult emit(Value tile, Value row, Value low, Value high);
+  LogicalResult emit(Value tile, Value row, Value low, Value high, const EpilogueLoads &loads);
+  void preload(Value tile, Value row, bool fresh, EpilogueLoads &loads);
 
 private:
   /// A row of the source; `exists` is null if it always does. `index` is a row that does.
@@ -40,6 +41,11 @@ private:
   FailureOr<bool> concerns(Operation *user, Value value);
   FailureOr<Values> evaluate(Value value);
   FailureOr<Values> rotary(model::RotaryOp rotary);
+  /// The elements of a tensor from outside at the rows' places: of a vector for all sequences, or of
+  /// a row for each. Empty if it is no such tensor.
+  Values load(Value value);
+  /// Cosine and sine by which the rows turn.
+  Values loadTurn(model::RotaryOp rotary);
   LogicalResult append(model::CacheAppendOp append);
   LogicalResult yield(Value value, unsigned result);
   void store(Values elements, Type element, llvm::function_ref<Value(Value row)> place);
@@ -53,6 +59,7 @@ private:
   const PackedSegment &segment;
   int64_t sequence;
   SmallVector<Row, 2> rows;
+  EpilogueLoads loads;
   DenseMap<Value, Values> values;
   DenseMap<Value, SmallBitVector> sources;
 };
@@ -140,25 +147,66 @@ void Epilogue::store(Values elements, Type element, llvm::function_ref<Value(Val
   }
 }
 
+DeviceBuilder::Values Epilogue::load(Value value) {
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  if (!type || !isa<FloatType>(type.getElementType()) || type.getRank() > 2)
+    return {};
+  Type element = type.getElementType();
+  int64_t bytes = bytesOf(element);
+  int64_t first = type.getRank() == 2 ? sequence * type.getDimSize(1) : 0;
+  Value base = k.offset(kernel.interface.pointer(value), first * bytes);
+  Values elements;
+  for (const Row &row : rows) {
+    Value place = k.offset(base, k.mul(row.index, bytes));
+    elements.push_back(isConstant(value) ? k.load(element, place, bytes)
+                                         : k.loadFresh(element, place, bytes));
+  }
+  return elements;
+}
+
+DeviceBuilder::Values Epilogue::loadTurn(model::RotaryOp rotary) {
+  int64_t head = rotary.getHeadDim();
+  auto tableType = rotary.getTable().getType();
+  Value row = k.mul(position(rotary.getPositions(), tableType.getDimSize(0)), head);
+  // Row i of the first half turns by angle i of the head.
+  Value place = k.add(row, k.rem(rows.front().index, head));
+  Value cosines = k.offset(kernel.interface.pointer(rotary.getTable()),
+                           k.extendUnsigned(k.mul(place, 4), k.i64()));
+  return {k.load(k.f32(), cosines, 4), k.load(k.f32(), k.offset(cosines, head / 2 * 4), 4)};
+}
+
+void Epilogue::preload(Value tile, Value row, bool fresh, EpilogueLoads &result) {
+  if (op.getEpilogue().empty())
+    return;
+  findRows(tile, row);
+  for (Operation &inner : op.getEpilogue().front()) {
+    bool concernsSegment = llvm::any_of(inner.getResults(), [&](Value value) {
+      return llvm::any_of(sourcesOf(value).set_bits(), [&](unsigned n) { return holds(n); });
+    });
+    if (!concernsSegment)
+      continue;
+    if (auto rotary = dyn_cast<model::RotaryOp>(inner)) {
+      if (!fresh && rotary.getTable() && segment.order.isPairs())
+        result[&inner] = loadTurn(rotary);
+      continue;
+    }
+    for (Value operand : inner.getOperands())
+      if (kernel.interface.pointer(operand) && isConstant(operand) != fresh)
+        if (Values elements = load(operand); !elements.empty())
+          result[operand.getAsOpaquePointer()] = elements;
+  }
+}
+
 FailureOr<DeviceBuilder::Values> Epilogue::evaluate(Value value) {
   if (auto found = values.find(value); found != values.end())
     return found->second;
-  if (Value pointer = kernel.interface.pointer(value)) {
-    // A tensor from outside, read at the rows' places: a vector for all sequences, or a row for
-    // each.
-    auto type = dyn_cast<RankedTensorType>(value.getType());
-    if (!type || !isa<FloatType>(type.getElementType()) || type.getRank() > 2)
+  if (auto found = loads.find(value.getAsOpaquePointer()); found != loads.end())
+    return found->second;
+  if (kernel.interface.pointer(value)) {
+    Values elements = load(value);
+    if (elements.empty())
       return op.emitOpError() << "epilogue reads a value of type " << value.getType()
                               << " in a way that cannot be converted to GPU code";
-    Type element = type.getElementType();
-    int64_t bytes = bytesOf(element);
-    int64_t first = type.getRank() == 2 ? sequence * type.getDimSize(1) : 0;
-    Values elements;
-    for (const Row &row : rows) {
-      Value place = k.offset(k.offset(pointer, first * bytes), k.mul(row.index, bytes));
-      elements.push_back(isConstant(value) ? k.load(element, place, bytes)
-                                           : k.loadFresh(element, place, bytes));
-    }
     return values[value] = elements;
   }
   Operation *inner = value.getDefiningOp();
@@ -198,14 +246,9 @@ FailureOr<DeviceBuilder::Values> Epilogue::rotary(model::RotaryOp rotary) {
   FailureOr<Values> input = evaluate(rotary.getInput());
   if (failed(input))
     return failure();
-  auto tableType = rotary.getTable().getType();
-  Value row = k.mul(position(rotary.getPositions(), tableType.getDimSize(0)), head);
-  // Row i of the first half turns by angle i of the head.
-  Value place = k.add(row, k.rem(rows.front().index, head));
-  Value cosines = k.offset(kernel.interface.pointer(rotary.getTable()),
-                           k.extendUnsigned(k.mul(place, 4), k.i64()));
-  Value cosine = k.load(k.f32(), cosines, 4);
-  Value sine = k.load(k.f32(), k.offset(cosines, head / 2 * 4), 4);
+  auto found = loads.find(rotary.getOperation());
+  Values turn = found != loads.end() ? found->second : loadTurn(rotary);
+  Value cosine = turn[0], sine = turn[1];
   Value x = (*input)[0], y = (*input)[1];
   return Values{k.subF(k.mulF(x, cosine), k.mulF(y, sine)),
                 k.addF(k.mulF(y, cosine), k.mulF(x, sine))};
@@ -269,7 +312,9 @@ LogicalResult Epilogue::yield(Value value, unsigned result) {
   return success();
 }
 
-LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high) {
+LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high,
+                             const EpilogueLoads &preloaded) {
+  loads = preloaded;
   findRows(tile, row);
   int64_t first = segment.order.getFirst();
   if (op.getEpilogue().empty()) {
@@ -303,8 +348,14 @@ LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high) {
   return success();
 }
 
+void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
+                             Value tile, Value row, int64_t sequence, bool fresh,
+                             EpilogueLoads &loads) {
+  Epilogue(kernel, op, segment, sequence).preload(tile, row, fresh, loads);
+}
+
 LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op,
                                    const PackedSegment &segment, Value tile, Value row, Value low,
-                                   Value high, int64_t sequence) {
-  return Epilogue(kernel, op, segment, sequence).emit(tile, row, low, high);
+                                   Value high, int64_t sequence, const EpilogueLoads &loads) {
+  return Epilogue(kernel, op, segment, sequence).emit(tile, row, low, high, loads);
 }

@@ -241,7 +241,7 @@ FailureOr<DeviceBuilder::Values> Prologue::evaluate(Value value, int64_t n) {
   return result;
 }
 
-void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, Values x) {
+void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const Values &x) {
   // Magnitudes compare as integers, infinity and NaN above all numbers.
   Value greatest;
   for (Value element : x) {
@@ -318,7 +318,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, Values
     storeAll();
 }
 
-void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, Values x) {
+void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Values &x) {
   Type element = input.format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type())
                                                                         : k.f16();
   auto storeAll = [&] {

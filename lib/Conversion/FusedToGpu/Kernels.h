@@ -11,6 +11,8 @@
 
 #include "sluice/Formats/Packing.h"
 
+#include "mlir/Dialect/GPU/IR/GPUDialect.h"
+
 namespace sluice::device {
 
 using host::KernelInterface;
@@ -105,8 +107,8 @@ private:
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
   mlir::FailureOr<Values> evaluate(mlir::Value value, int64_t n);
   mlir::FailureOr<mlir::Value> normFactor(model::RmsNormOp norm);
-  void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, Values x);
-  void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, Values x);
+  void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
+  void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
 
   Kernel &kernel;
   DeviceBuilder &k;
@@ -124,11 +126,21 @@ struct PackedSegment {
   int64_t firstTile = 0, tiles = 0;
 };
 
-/// Emits the epilogue for the sums of rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`, which
-/// counts from the segment's first.
+/// What an epilogue reads from memory, by the value (or the rotary operation) that it is for. Read
+/// ahead of the sums, it does not add a memory's latency to the end of a kernel.
+using EpilogueLoads = llvm::MapVector<void *, DeviceBuilder::Values>;
+
+/// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`, which
+/// counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of all
+/// else.
+void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
+                     mlir::Value tile, mlir::Value row, int64_t sequence, bool fresh,
+                     EpilogueLoads &loads);
+
+/// Emits the epilogue for the sums of these rows.
 mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
-                                 mlir::Value high, int64_t sequence);
+                                 mlir::Value high, int64_t sequence, const EpilogueLoads &loads);
 
 /// Emits an operation on single elements (additions, conversions, silu). Null if it is no such
 /// operation.
@@ -138,6 +150,11 @@ mlir::Value emitElementwise(DeviceBuilder &k, mlir::Operation *op, mlir::ValueRa
 mlir::FailureOr<Launch> emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::FailureOr<Launch> emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::FailureOr<Launch> emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
+
+/// Adds the kernels that the runtime launches for itself; `shared` names the block's dynamic shared
+/// memory. Each has its launch's extents in the attribute kUtilityAttr.
+void addUtilityKernels(mlir::gpu::GPUModuleOp module, int arch, int64_t sharedLimit,
+                       llvm::StringRef shared);
 
 } // namespace sluice::device
 

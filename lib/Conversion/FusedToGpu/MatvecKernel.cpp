@@ -91,6 +91,10 @@ private:
   Values multiplyChunk(PreparedInput &input, ArrayRef<Values> x, Value chunk, Value stage,
                        Values sums);
   LogicalResult finish(Value thread, Value firstTile, Value held);
+  /// Whether a thread has at most one pair of rows in the whole kernel, so that it can read early
+  /// what their epilogue needs.
+  bool preloads() const { return held == tilesPerBlock && held * 8 <= warps * kWarp; }
+  void preload(Value thread, bool fresh);
 
   Kernel &kernel;
   DeviceBuilder &k;
@@ -106,6 +110,8 @@ private:
   int64_t heldBytes = 0;  ///< of a tile's sums
   bool reuses = false;    ///< whether a stage is filled more than once
   Value block, user, team, lane, stages, full, empty, sums;
+  /// For each sequence and segment.
+  SmallVector<EpilogueLoads> early;
 };
 } // namespace
 
@@ -443,6 +449,45 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   return result;
 }
 
+void MatvecKernel::preload(Value thread, bool fresh) {
+  if (!preloads() || op.getEpilogue().empty())
+    return;
+  size_t parts = op.getSequences() * segments.size();
+  early.resize(parts);
+  SmallVector<EpilogueLoads> loads(parts);
+  SmallVector<Type> types;
+  Values results = k.choose(
+      k.less(thread, k.shl(tileCount(), 3)),
+      [&] {
+        Value tile = k.add(block, k.mul(k.shr(thread, 3), grid)), row = k.bitAnd(thread, 7);
+        Values all;
+        for (size_t part = 0; part < parts; ++part) {
+          // Every segment's, as if the tile were in each of them: loads of a place that exists cost
+          // less than finding out.
+          const PackedSegment &segment = segments[part % segments.size()];
+          Value inSegment = k.max(
+              k.min(k.sub(tile, segment.firstTile), k.i(segment.tiles - 1)), k.i(0));
+          preloadEpilogue(kernel, op, segment, inSegment, row, part / segments.size(), fresh,
+                          loads[part]);
+          for (auto &[key, elements] : loads[part])
+            all.append(elements);
+        }
+        for (Value value : all)
+          types.push_back(value.getType());
+        return all;
+      },
+      [&] {
+        return Values(llvm::map_range(types, [&](Type type) -> Value {
+          return arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(type, 0.0));
+        }));
+      });
+  size_t next = 0;
+  for (size_t part = 0; part < parts; ++part)
+    for (auto &[key, elements] : loads[part])
+      for (size_t e = 0; e < elements.size(); ++e)
+        early[part][key].push_back(results[next++]);
+}
+
 LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
   LogicalResult result = success();
   int64_t active = teams * users;
@@ -464,7 +509,9 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
         auto here = [&] {
           Value inSegment = k.sub(tile, segment.firstTile);
           if (succeeded(result))
-            result = emitEpilogue(kernel, op, segment, inSegment, row, low, high, sequence);
+            result = emitEpilogue(kernel, op, segment, inSegment, row, low, high, sequence,
+                                  early.empty() ? EpilogueLoads()
+                                                : early[sequence * segments.size() + n]);
         };
         if (n + 1 == segments.size())
           return here();
@@ -508,7 +555,6 @@ FailureOr<Launch> MatvecKernel::emit() {
   k.launchDependents();
 
   LogicalResult result = success();
-  bool early = kernel.schedule.getEarly() != "none";
   k.branch(
       k.less(thread, k.i(threads)),
       [&] {
@@ -518,7 +564,9 @@ FailureOr<Launch> MatvecKernel::emit() {
           result = failure();
           return;
         }
+        preload(thread, /*fresh=*/false);
         k.waitForPredecessor();
+        preload(thread, /*fresh=*/true);
         result = prologue.emit(*input);
         if (succeeded(result))
           result = multiply(thread, *input);
@@ -539,7 +587,9 @@ FailureOr<Launch> MatvecKernel::emit() {
   launch.grid = grid;
   launch.block = threads + kWarp;
   launch.shared = kernel.shared.bytes();
-  launch.overlap = early && k.hasBulkCopies();
+  // Else ptxas saves registers for a second block, that shared memory has no room for.
+  launch.resident = 1;
+  launch.overlap = kernel.schedule.getEarly() != "none" && k.hasBulkCopies();
   return launch;
 }
 
