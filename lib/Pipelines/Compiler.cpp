@@ -41,6 +41,9 @@ public:
           if (auto file = location->findInstanceOf<FileLineColLoc>())
             os << file.getFilename().getValue() << ":" << file.getLine() << ":" << file.getColumn()
                << ": ";
+          // Stages carry the weights' names as locations.
+          else if (auto name = location->findInstanceOf<NameLoc>())
+            os << name.getName().getValue() << ": ";
           os << diagnostic.str();
           return success();
         }) {}
@@ -161,8 +164,12 @@ Error Compilation::parseStageFile() {
     return createStringError(options.fromIr + ": is not a regular file, expected a stage's file");
   ParserConfig config(&context);
   module = parseSourceFile<ModuleOp>(options.fromIr, config);
-  if (!module)
-    return diagnostics.take(options.fromIr + ": is not a valid module");
+  if (!module) {
+    std::string message = toString(diagnostics.take("is not a valid module"));
+    if (!StringRef(message).starts_with(options.fromIr + ":"))
+      message = options.fromIr + ": " + message;
+    return createStringError(message);
+  }
   auto name = (*module)->getAttrOfType<StringAttr>(kStageAttr);
   std::optional<Stage> parsed = name ? stageFromName(name.getValue()) : std::nullopt;
   if (!parsed)
@@ -284,6 +291,12 @@ Error Compilation::writeKernels(std::vector<ArtifactFile> &files, nlohmann::json
   Expected<nvidia::GpuCode> code = nvidia::compileKernels(gpu);
   if (!code)
     return code.takeError();
+  // The emulator runs the very module that the PTX was made from, and names places in this text.
+  std::string text;
+  raw_string_ostream(text) << *gpu << "\n";
+  files.push_back({"module", "kernels.mlir"});
+  if (Error error = directory->write("kernels.mlir", text))
+    return error;
   files.push_back({"ptx", "kernels.ptx"});
   if (Error error = directory->write("kernels.ptx", code->ptx))
     return error;
