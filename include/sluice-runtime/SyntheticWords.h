@@ -20,10 +20,10 @@
 // On a GPU a kernel of the artifact does this where the period and all regions are multiples of 8
 // bytes; its grid is free, as each thread takes halves at a stride of all threads:
 //
-//   sluice_synthesize(ptr buffer, i64 bytes, i64 seed, i64 period, i64 regions, ptr table)
+//   sluice_synthesize(ptr parameters, ptr buffer)
 //
-// `bytes` is a multiple of 8; `table` has for each region three u64: the end of the region in the
-// period, keep, set.
+// `parameters` are u64: the buffer's bytes (a multiple of 8), the seed, the period, the number of
+// regions, then for each region its end in the period, keep, set.
 
 #ifndef SLUICE_RUNTIME_SYNTHETICWORDS_H
 #define SLUICE_RUNTIME_SYNTHETICWORDS_H

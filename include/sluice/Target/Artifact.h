@@ -22,6 +22,10 @@
 
 namespace sluice {
 
+/// On a kernel that the runtime launches for itself: a dictionary of its launch's extents, which
+/// plan.json has under "utilities".
+inline constexpr llvm::StringLiteral kUtilityAttr = "sluice.utility";
+
 /// A file of the artifact other than plan.json, and the role it has in it.
 struct ArtifactFile {
   std::string role; ///< kernels, ptx, cubin.sm_90, weights, tokenizer

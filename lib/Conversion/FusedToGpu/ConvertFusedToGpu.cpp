@@ -203,4 +203,5 @@ void ConvertFusedToGpu::runOnOperation() {
       return signalPassFailure();
   for (Operation *op : pending)
     op->erase();
+  device::addUtilityKernels(kernelModule, arch, sharedLimit, kShared);
 }

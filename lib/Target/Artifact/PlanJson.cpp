@@ -18,7 +18,7 @@ static std::string checksum(ArrayRef<uint8_t> bytes) {
   return utohexstr(xxh3_64bits(bytes), /*LowerCase=*/true, /*Width=*/16);
 }
 
-static json attributeJson(Attribute attribute) {
+static json attributeJson(mlir::Attribute attribute) {
   return llvm::TypeSwitch<Attribute, json>(attribute)
       .Case<BoolAttr>([](BoolAttr a) { return a.getValue(); })
       .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
@@ -29,7 +29,7 @@ static json attributeJson(Attribute attribute) {
       })
       .Case<ArrayAttr>([](ArrayAttr a) {
         json list = json::array();
-        for (Attribute element : a)
+        for (mlir::Attribute element : a)
           list.push_back(attributeJson(element));
         return list;
       })
@@ -39,7 +39,7 @@ static json attributeJson(Attribute attribute) {
           object[entry.getName().str()] = attributeJson(entry.getValue());
         return object;
       })
-      .Default([](Attribute a) {
+      .Default([](mlir::Attribute a) {
         std::string text;
         raw_string_ostream(text) << a;
         return text;
@@ -157,6 +157,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
           object["synthetic"] = patternJson(**pattern);
       }
       plan["buffers"].push_back(std::move(object));
+    } else if (auto utility = op->getAttrOfType<DictionaryAttr>(kUtilityAttr)) {
+      plan["utilities"][SymbolTable::getSymbolName(op).str()] = attributeJson(utility);
     } else if (auto step = dyn_cast<plan::StepOp>(op)) {
       json launches = json::array();
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())

@@ -516,10 +516,15 @@ void CudaDevice::synthesizeOnGpu(const std::vector<uint32_t> &buffers,
   if (buffers.empty())
     return;
   const Utility &utility = artifact->plan().utilities.at(synthesizeKernel);
-  std::vector<uint64_t> table;
-  for (uint32_t index : buffers)
-    for (const sluice::synthetic::SyntheticRegion &region : bufferAt(index).synthetic->regions)
+  std::vector<uint64_t> table, starts;
+  for (uint32_t index : buffers) {
+    const Buffer &buffer = bufferAt(index);
+    starts.push_back(table.size() * sizeof(uint64_t));
+    table.insert(table.end(), {buffer.bytes, buffer.synthetic->seed, buffer.synthetic->period(),
+                               buffer.synthetic->regions.size()});
+    for (const sluice::synthetic::SyntheticRegion &region : buffer.synthetic->regions)
       table.insert(table.end(), {region.end, region.masks.keep, region.masks.set});
+  }
   const uint64_t tableBytes = table.size() * sizeof(uint64_t);
   DeviceMemory memory(*driver, tableBytes, "the patterns of generated weights");
   upload(
@@ -529,15 +534,11 @@ void CudaDevice::synthesizeOnGpu(const std::vector<uint32_t> &buffers,
                     out.size());
       },
       [](uint64_t) {});
-  DevicePointer at = memory.address();
-  for (uint32_t index : buffers) {
-    const Buffer &buffer = bufferAt(index);
-    uint64_t bytes = buffer.bytes, seed = buffer.synthetic->seed,
-             period = buffer.synthetic->period(), regions = buffer.synthetic->regions.size();
-    void *parameters[] = {&pointers[index], &bytes, &seed, &period, &regions, &at};
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    DevicePointer pattern = memory.address() + starts[i];
+    void *parameters[] = {&pattern, &pointers[buffers[i]]};
     launchUtility(loaded->synthesize, utility, parameters, synthesizeKernel);
-    at += regions * 3 * sizeof(uint64_t);
-    onDone(bytes);
+    onDone(bufferAt(buffers[i]).bytes);
   }
   synchronize("cannot generate weights");
 }
@@ -795,11 +796,20 @@ Bandwidth CudaDevice::measureReadBandwidth() {
     result.method = std::string("reads by ") + readCeilingKernel;
     uint64_t outBytes = 8 * static_cast<uint64_t>(gpu.multiprocessors) *
                         static_cast<uint64_t>(utility.blocksPerMultiprocessor);
-    if (loaded->bandwidthScratch.bytes() == 0)
-      loaded->bandwidthScratch = DeviceMemory(*driver, outBytes, "measuring the memory");
+    // | the kernel's parameters | its results |
+    if (loaded->bandwidthScratch.bytes() == 0) {
+      loaded->bandwidthScratch =
+          DeviceMemory(*driver, alignment + outBytes, "measuring the memory");
+      upload(
+          loaded->bandwidthScratch.address(), sizeof(bytes),
+          [&](uint64_t, std::span<std::byte> out) {
+            std::memcpy(out.data(), &bytes, sizeof(bytes));
+          },
+          [](uint64_t) {});
+    }
     readOnce = [&] {
-      DevicePointer out = loaded->bandwidthScratch.address();
-      void *parameters[] = {&buffer, &bytes, &out};
+      DevicePointer size = loaded->bandwidthScratch.address(), out = size + alignment;
+      void *parameters[] = {&buffer, &size, &out};
       launchUtility(loaded->readCeiling, utility, parameters, readCeilingKernel);
     };
   } else {

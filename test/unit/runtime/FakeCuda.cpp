@@ -88,19 +88,25 @@ std::vector<Kernel> kernels = {
     hostKernel("head", 4, head),
     {"sluice_read_ceiling", 3,
      [](const std::vector<uint64_t> &values, unsigned grid) {
-       if (values[1] % 65536 || values[0] % 256)
-         complain("sluice_read_ceiling gets an odd buffer");
-       std::byte *data = hostAddress(values[0], values[1]);
+       auto *bytes = reinterpret_cast<const uint64_t *>(hostAddress(values[1], 8));
        std::byte *out = hostAddress(values[2], size_t(8) * grid);
-       if (data && out)
+       if (!bytes || !out)
+         return;
+       if (*bytes % 65536 || values[0] % 256)
+         complain("sluice_read_ceiling gets an odd buffer");
+       if (std::byte *data = hostAddress(values[0], *bytes))
          std::memcpy(out, data, 8);
      }},
     // Written from the rule, not from the runtime's function.
-    {"sluice_synthesize", 6, [](const std::vector<uint64_t> &values, unsigned) {
+    {"sluice_synthesize", 2, [](const std::vector<uint64_t> &values, unsigned) {
+       auto *header = reinterpret_cast<const uint64_t *>(hostAddress(values[0], 32));
+       if (!header)
+         return;
        auto [bytes, seed, period, regions] =
-           std::array<uint64_t, 4>{values[1], values[2], values[3], values[4]};
-       std::byte *out = hostAddress(values[0], bytes);
-       auto *table = reinterpret_cast<const uint64_t *>(hostAddress(values[5], 24 * regions));
+           std::array<uint64_t, 4>{header[0], header[1], header[2], header[3]};
+       std::byte *out = hostAddress(values[1], bytes);
+       auto *table =
+           reinterpret_cast<const uint64_t *>(hostAddress(values[0] + 32, 24 * regions));
        if (!out || !table)
          return;
        for (uint64_t h = 0; h < bytes / 8; ++h) {
