@@ -96,8 +96,8 @@ sluice::emulator::compile(Lowered &lowered,
   if (!process)
     return process.takeError();
   (*jit)->getMainJITDylib().addGenerator(std::move(*process));
-  if (llvm::Error error = (*jit)->addIRModule(
-          llvm::orc::ThreadSafeModule(std::move(module), std::move(context))))
+  if (llvm::Error error =
+          (*jit)->addIRModule(llvm::orc::ThreadSafeModule(std::move(module), std::move(context))))
     return error;
   for (Kernel &kernel : lowered.kernels) {
     Expected<llvm::orc::ExecutorAddr> address = (*jit)->lookup("entry." + kernel.name);

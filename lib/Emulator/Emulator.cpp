@@ -37,8 +37,7 @@ static Expected<gpu::GPUModuleOp> findKernels(ModuleOp module, llvm::StringRef n
     ++count;
   });
   if (count != 1)
-    return createStringError(name + ": holds " + llvm::Twine(count) +
-                             " gpu.modules, expected 1");
+    return createStringError(name + ": holds " + llvm::Twine(count) + " gpu.modules, expected 1");
   return found;
 }
 
@@ -97,27 +96,4 @@ std::vector<std::string> Emulator::kernels() const {
   for (const Kernel &kernel : impl->machine.kernels)
     names.push_back(kernel.name);
   return names;
-}
-
-Expected<std::string> sluice::emulator::kernelsText(ModuleOp module) {
-  Expected<gpu::GPUModuleOp> kernels =
-      findKernels(module, module.getName().value_or("the module"));
-  if (!kernels)
-    return kernels.takeError();
-  OwningOpRef<ModuleOp> alone = ModuleOp::create(module.getLoc());
-  OpBuilder builder(alone->getBodyRegion());
-  auto copy = cast<gpu::GPUModuleOp>(builder.clone(*kernels->getOperation()));
-  // Meta data of the compiler's own dialects is not for the emulator.
-  copy.walk([](Operation *op) {
-    for (NamedAttribute attribute : llvm::to_vector(op->getDiscardableAttrs())) {
-      StringRef dialect = attribute.getName().getValue().split('.').first;
-      if (attribute.getName().getValue().contains('.') && dialect != "nvvm" &&
-          dialect != "gpu" && dialect != "llvm")
-        op->removeDiscardableAttr(attribute.getName());
-    }
-  });
-  std::string text;
-  llvm::raw_string_ostream os(text);
-  alone->print(os);
-  return text;
 }

@@ -22,8 +22,8 @@ constexpr const char *kModuleRole = "module";
 class Pages {
 public:
   Pages(uint64_t bytes, const std::string &what) : size(bytes ? bytes : 1) {
-    data = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
     if (data == MAP_FAILED)
       throw Error("cannot allocate " + std::to_string(bytes) + " bytes for " + what);
   }
@@ -157,8 +157,8 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
     for (const runtime::Launch &launch : step.launches) {
       for (int64_t value : {launch.grid, launch.block, launch.shared, launch.cluster})
         if (value < 0 || value > UINT32_MAX)
-          throw Error(artifact->planName() + ": launch \"" + launch.label + "\": " +
-                      std::to_string(value) + " is out of range");
+          throw Error(artifact->planName() + ": launch \"" + launch.label +
+                      "\": " + std::to_string(value) + " is out of range");
       launches.push_back({launch.kernel, launch.label, uint32_t(launch.grid),
                           uint32_t(launch.block), uint32_t(launch.shared),
                           uint32_t(std::max<int64_t>(launch.cluster, 1)), launch.overlap,

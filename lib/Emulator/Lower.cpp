@@ -14,7 +14,6 @@
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/Path.h"
 
-
 using namespace mlir;
 using namespace sluice::emulator;
 using llvm::createStringError;
@@ -28,31 +27,102 @@ constexpr unsigned kGlobal = 1, kShared = 3, kConstant = 4, kSharedCluster = 7;
 /// What means the same on the host.
 const llvm::StringSet<> &plainOperations() {
   static const llvm::StringSet<> names = {
-      "llvm.add",          "llvm.sub",           "llvm.mul",          "llvm.sdiv",
-      "llvm.udiv",         "llvm.srem",          "llvm.urem",         "llvm.and",
-      "llvm.or",           "llvm.xor",           "llvm.shl",          "llvm.lshr",
-      "llvm.ashr",         "llvm.fadd",          "llvm.fsub",         "llvm.fmul",
-      "llvm.fdiv",         "llvm.frem",          "llvm.fneg",         "llvm.fcmp",
-      "llvm.icmp",         "llvm.select",        "llvm.zext",         "llvm.sext",
-      "llvm.trunc",        "llvm.bitcast",       "llvm.fpext",        "llvm.fptrunc",
-      "llvm.sitofp",       "llvm.uitofp",        "llvm.fptosi",       "llvm.fptoui",
-      "llvm.ptrtoint",     "llvm.inttoptr",      "llvm.getelementptr", "llvm.extractelement",
-      "llvm.insertelement", "llvm.shufflevector", "llvm.extractvalue", "llvm.insertvalue",
-      "llvm.mlir.constant", "llvm.mlir.zero",    "llvm.mlir.undef",   "llvm.mlir.poison",
-      "llvm.freeze",       "llvm.br",            "llvm.cond_br",      "llvm.switch",
-      "llvm.return",       "llvm.fence",         "llvm.addrspacecast", "llvm.alloca",
-      "llvm.intr.fma",     "llvm.intr.fmuladd",  "llvm.intr.exp",     "llvm.intr.exp2",
-      "llvm.intr.log",     "llvm.intr.log2",     "llvm.intr.sqrt",    "llvm.intr.fabs",
-      "llvm.intr.maxnum",  "llvm.intr.minnum",   "llvm.intr.maximum", "llvm.intr.minimum",
-      "llvm.intr.rint",    "llvm.intr.nearbyint", "llvm.intr.round",  "llvm.intr.roundeven",
-      "llvm.intr.floor",   "llvm.intr.ceil",     "llvm.intr.trunc",   "llvm.intr.copysign",
-      "llvm.intr.sin",     "llvm.intr.cos",      "llvm.intr.pow",     "llvm.intr.tanh",
-      "llvm.intr.smax",    "llvm.intr.smin",     "llvm.intr.umax",    "llvm.intr.umin",
-      "llvm.intr.abs",     "llvm.intr.bswap",    "llvm.intr.ctpop",   "llvm.intr.ctlz",
-      "llvm.intr.cttz",    "llvm.intr.fshl",     "llvm.intr.fshr",    "llvm.intr.assume",
-      "llvm.intr.bitreverse", "llvm.intr.vector.reduce.add", "llvm.intr.vector.reduce.fadd",
-      "llvm.intr.vector.reduce.fmax", "llvm.intr.vector.reduce.smax",
-      "llvm.intr.lifetime.start", "llvm.intr.lifetime.end", "llvm.intr.expect",
+      "llvm.add",
+      "llvm.sub",
+      "llvm.mul",
+      "llvm.sdiv",
+      "llvm.udiv",
+      "llvm.srem",
+      "llvm.urem",
+      "llvm.and",
+      "llvm.or",
+      "llvm.xor",
+      "llvm.shl",
+      "llvm.lshr",
+      "llvm.ashr",
+      "llvm.fadd",
+      "llvm.fsub",
+      "llvm.fmul",
+      "llvm.fdiv",
+      "llvm.frem",
+      "llvm.fneg",
+      "llvm.fcmp",
+      "llvm.icmp",
+      "llvm.select",
+      "llvm.zext",
+      "llvm.sext",
+      "llvm.trunc",
+      "llvm.bitcast",
+      "llvm.fpext",
+      "llvm.fptrunc",
+      "llvm.sitofp",
+      "llvm.uitofp",
+      "llvm.fptosi",
+      "llvm.fptoui",
+      "llvm.ptrtoint",
+      "llvm.inttoptr",
+      "llvm.getelementptr",
+      "llvm.extractelement",
+      "llvm.insertelement",
+      "llvm.shufflevector",
+      "llvm.extractvalue",
+      "llvm.insertvalue",
+      "llvm.mlir.constant",
+      "llvm.mlir.zero",
+      "llvm.mlir.undef",
+      "llvm.mlir.poison",
+      "llvm.freeze",
+      "llvm.br",
+      "llvm.cond_br",
+      "llvm.switch",
+      "llvm.return",
+      "llvm.fence",
+      "llvm.addrspacecast",
+      "llvm.alloca",
+      "llvm.intr.fma",
+      "llvm.intr.fmuladd",
+      "llvm.intr.exp",
+      "llvm.intr.exp2",
+      "llvm.intr.log",
+      "llvm.intr.log2",
+      "llvm.intr.sqrt",
+      "llvm.intr.fabs",
+      "llvm.intr.maxnum",
+      "llvm.intr.minnum",
+      "llvm.intr.maximum",
+      "llvm.intr.minimum",
+      "llvm.intr.rint",
+      "llvm.intr.nearbyint",
+      "llvm.intr.round",
+      "llvm.intr.roundeven",
+      "llvm.intr.floor",
+      "llvm.intr.ceil",
+      "llvm.intr.trunc",
+      "llvm.intr.copysign",
+      "llvm.intr.sin",
+      "llvm.intr.cos",
+      "llvm.intr.pow",
+      "llvm.intr.tanh",
+      "llvm.intr.smax",
+      "llvm.intr.smin",
+      "llvm.intr.umax",
+      "llvm.intr.umin",
+      "llvm.intr.abs",
+      "llvm.intr.bswap",
+      "llvm.intr.ctpop",
+      "llvm.intr.ctlz",
+      "llvm.intr.cttz",
+      "llvm.intr.fshl",
+      "llvm.intr.fshr",
+      "llvm.intr.assume",
+      "llvm.intr.bitreverse",
+      "llvm.intr.vector.reduce.add",
+      "llvm.intr.vector.reduce.fadd",
+      "llvm.intr.vector.reduce.fmax",
+      "llvm.intr.vector.reduce.smax",
+      "llvm.intr.lifetime.start",
+      "llvm.intr.lifetime.end",
+      "llvm.intr.expect",
   };
   return names;
 }
@@ -228,8 +298,8 @@ void Lowering::checkAccess(Operation *op, Value address, Type type, uint64_t ali
     flags |= Machine::InShared;
   else if (space == kGlobal || space == kConstant)
     flags |= Machine::InGlobal;
-  call("access", Type(),
-       {generic(address), constant(bytes), constant(alignment), constant(flags)}, op);
+  call("access", Type(), {generic(address), constant(bytes), constant(alignment), constant(flags)},
+       op);
 }
 
 Error Lowering::lowerOperation(Operation *op) {
@@ -272,8 +342,9 @@ Error Lowering::lowerOperation(Operation *op) {
     if (global.getAddrSpace() != kShared)
       return Error::success();
     Value shared = call("shared", pointer(), {});
-    replace(op, LLVM::AddrSpaceCastOp::create(builder, location, address.getType(), shared)
-                    ->getResults());
+    replace(
+        op,
+        LLVM::AddrSpaceCastOp::create(builder, location, address.getType(), shared)->getResults());
     return Error::success();
   }
   if (auto called = dyn_cast<LLVM::CallOp>(op)) {
@@ -284,9 +355,9 @@ Error Lowering::lowerOperation(Operation *op) {
                                     : llvm::Twine("the callee is not known"));
     SmallVector<Value> arguments = {thread};
     llvm::append_range(arguments, called.getArgOperands());
-    auto made = LLVM::CallOp::create(builder, location, called->getResultTypes(),
-                                     FlatSymbolRefAttr::get(builder.getContext(), *callee),
-                                     arguments);
+    auto made =
+        LLVM::CallOp::create(builder, location, called->getResultTypes(),
+                             FlatSymbolRefAttr::get(builder.getContext(), *callee), arguments);
     replace(op, made->getResults());
     return Error::success();
   }
@@ -353,9 +424,8 @@ Error Lowering::lowerIntrinsic(LLVM::CallIntrinsicOp op) {
   if (isOneOf({"tanh.approx", "tanh.approx.f", "tanh.approx.f32"}))
     return unary([&](Value x) { return LLVM::TanhOp::create(builder, location, x); });
   if (isOneOf({"rcp.approx.f", "rcp.approx.ftz.f", "rcp.rn.f", "rcp.rn.ftz.f"}))
-    return unary([&](Value x) {
-      return LLVM::FDivOp::create(builder, location, one(x.getType()), x);
-    });
+    return unary(
+        [&](Value x) { return LLVM::FDivOp::create(builder, location, one(x.getType()), x); });
   if (isOneOf({"rsqrt.approx.f", "rsqrt.approx.ftz.f"}))
     return unary([&](Value x) {
       return LLVM::FDivOp::create(builder, location, one(x.getType()),
@@ -363,9 +433,8 @@ Error Lowering::lowerIntrinsic(LLVM::CallIntrinsicOp op) {
     });
   if (isOneOf({"div.approx.f", "div.approx.ftz.f", "div.full", "div.full.ftz"}) &&
       op.getArgs().size() == 2)
-    return unary([&](Value x) {
-      return LLVM::FDivOp::create(builder, location, x, op.getArgs()[1]);
-    });
+    return unary(
+        [&](Value x) { return LLVM::FDivOp::create(builder, location, x, op.getArgs()[1]); });
   if (isOneOf({"f2i.rn", "f2i.rn.ftz"}))
     return unary([&](Value x) {
       return LLVM::FPToSIOp::create(builder, location, i32(),
@@ -375,9 +444,9 @@ Error Lowering::lowerIntrinsic(LLVM::CallIntrinsicOp op) {
 }
 
 Error Lowering::lowerInlinePtx(NVVM::InlinePtxOp op) {
-  if (op.getPtxCode() == sluice::ptx::moveMatrixTransposed && !op.getPredicate() && op.getReadOnlyArgs().size() == 1 &&
-      op.getNumResults() == 1 && op.getResult(0).getType().isInteger(32) &&
-      op.getReadOnlyArgs()[0].getType().isInteger(32)) {
+  if (op.getPtxCode() == sluice::ptx::moveMatrixTransposed && !op.getPredicate() &&
+      op.getReadOnlyArgs().size() == 1 && op.getNumResults() == 1 &&
+      op.getResult(0).getType().isInteger(32) && op.getReadOnlyArgs()[0].getType().isInteger(32)) {
     replace(op, call("movmatrix", i32(), {op.getReadOnlyArgs()[0]}, op));
     return Error::success();
   }
@@ -436,8 +505,8 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
     out = LLVM::AllocaOp::create(builder, location, pointer(), i32(), constant(4), 4);
   }
   int32_t slot = 0;
-  for (ValueRange operands : {ValueRange(op.getOperandA()), ValueRange(op.getOperandB()),
-                              ValueRange(op.getOperandC())})
+  for (ValueRange operands :
+       {ValueRange(op.getOperandA()), ValueRange(op.getOperandB()), ValueRange(op.getOperandC())})
     for (Value operand : operands) {
       Value at = LLVM::GEPOp::create(builder, location, pointer(), i32(), in,
                                      ArrayRef<LLVM::GEPArg>{slot++});
@@ -492,8 +561,8 @@ Error Lowering::lowerNvvm(Operation *op) {
       .Case([&](NVVM::InlinePtxOp inlined) -> Error { return lowerInlinePtx(inlined); })
       .Case([&](NVVM::MmaOp mma) -> Error { return lowerMma(mma); })
       .Case([&](NVVM::RcpApproxFtzF32Op rcp) -> Error {
-        Value one =
-            LLVM::ConstantOp::create(builder, location, rcp.getType(), builder.getF32FloatAttr(1.0f));
+        Value one = LLVM::ConstantOp::create(builder, location, rcp.getType(),
+                                             builder.getF32FloatAttr(1.0f));
         return done(LLVM::FDivOp::create(builder, location, one, rcp.getArg()));
       })
       .Case([&](NVVM::Barrier0Op) -> Error {
@@ -530,28 +599,26 @@ Error Lowering::lowerNvvm(Operation *op) {
         value = fromI32(value, shuffle.getVal().getType());
         if (!shuffle.getReturnValueAndIsValid())
           return done(value);
-        Value valid = LLVM::TruncOp::create(
-            builder, location, builder.getI1Type(),
-            LLVM::LShrOp::create(builder, location, both, constant64(32)));
+        Value valid =
+            LLVM::TruncOp::create(builder, location, builder.getI1Type(),
+                                  LLVM::LShrOp::create(builder, location, both, constant64(32)));
         Value whole = LLVM::UndefOp::create(builder, location, shuffle.getType());
         whole = LLVM::InsertValueOp::create(builder, location, whole, value, ArrayRef<int64_t>{0});
-        return done(LLVM::InsertValueOp::create(builder, location, whole, valid,
-                                                  ArrayRef<int64_t>{1}));
+        return done(
+            LLVM::InsertValueOp::create(builder, location, whole, valid, ArrayRef<int64_t>{1}));
       })
       .Case([&](NVVM::VoteSyncOp vote) -> Error {
-        Value result = call("vote", i32(),
-                            {vote.getMask(), toI32(vote.getPred()),
-                             constant(int64_t(vote.getKind()))},
-                            op);
+        Value result =
+            call("vote", i32(),
+                 {vote.getMask(), toI32(vote.getPred()), constant(int64_t(vote.getKind()))}, op);
         return done(fromI32(result, vote.getType()));
       })
       .Case([&](NVVM::ReduxOp redux) -> Error {
         if (!redux.getType().isInteger(32))
           return unsupported(op, "of floats");
-        return done(call("redux", i32(),
-                         {redux.getMaskAndClamp(), redux.getVal(),
-                          constant(int64_t(redux.getKind()))},
-                         op));
+        return done(call(
+            "redux", i32(),
+            {redux.getMaskAndClamp(), redux.getVal(), constant(int64_t(redux.getKind()))}, op));
       })
       .Case([&](NVVM::ElectSyncOp elect) -> Error {
         Value mask = elect.getMembermask() ? elect.getMembermask() : constant(-1);
@@ -588,11 +655,11 @@ Error Lowering::lowerNvvm(Operation *op) {
         return done();
       })
       .Case([&](NVVM::MBarrierArriveOp arrive) -> Error {
-        return done(call("mbarrier_arrive", i64(),
-                         {generic(arrive.getAddr()),
-                          arrive.getCount() ? arrive.getCount() : constant(1), constant(0),
-                          constant(!arrive.getRelaxed())},
-                         op));
+        return done(
+            call("mbarrier_arrive", i64(),
+                 {generic(arrive.getAddr()), arrive.getCount() ? arrive.getCount() : constant(1),
+                  constant(0), constant(!arrive.getRelaxed())},
+                 op));
       })
       .Case([&](NVVM::MBarrierArriveExpectTxOp arrive) -> Error {
         if (predicated(arrive.getPredicate()))
@@ -607,8 +674,7 @@ Error Lowering::lowerNvvm(Operation *op) {
         return done();
       })
       .Case([&](NVVM::MBarrierCompleteTxOp complete) -> Error {
-        Value negative =
-            LLVM::SubOp::create(builder, location, constant(0), complete.getTxcount());
+        Value negative = LLVM::SubOp::create(builder, location, constant(0), complete.getTxcount());
         call("mbarrier_expect", Type(), {generic(complete.getAddr()), negative}, op);
         return done();
       })
@@ -624,12 +690,11 @@ Error Lowering::lowerNvvm(Operation *op) {
         bool isState = value.getType().isInteger(64);
         if (!isState)
           value = LLVM::ZExtOp::create(builder, location, i64(), value);
-        constexpr auto mode = std::is_same_v<decltype(wait), NVVM::MBarrierTestWaitOp>
-                                  ? Machine::Test
-                                  : Machine::Try;
-        Value result = call("mbarrier_wait", i32(),
-                            {generic(wait.getAddr()), value, constant(isState), constant(mode)},
-                            op);
+        constexpr auto mode =
+            std::is_same_v<decltype(wait), NVVM::MBarrierTestWaitOp> ? Machine::Test : Machine::Try;
+        Value result =
+            call("mbarrier_wait", i32(),
+                 {generic(wait.getAddr()), value, constant(isState), constant(mode)}, op);
         return done(fromI32(result, builder.getI1Type()));
       })
       .Case([&](NVVM::CpAsyncBulkGlobalToSharedClusterOp copy) -> Error {
@@ -663,8 +728,7 @@ Error Lowering::lowerNvvm(Operation *op) {
         return done();
       })
       .Case([&](NVVM::CpAsyncMBarrierArriveOp arrive) -> Error {
-        call("async_arrive", Type(), {generic(arrive.getAddr()), constant(!arrive.getNoinc())},
-             op);
+        call("async_arrive", Type(), {generic(arrive.getAddr()), constant(!arrive.getNoinc())}, op);
         return done();
       })
       .Case([&](NVVM::GriddepcontrolOp control) -> Error {
@@ -729,9 +793,8 @@ void Lowering::addEntry(LLVM::LLVMFuncOp kernel) {
   builder.setInsertionPointToEnd(target.getBody());
   location = builder.getUnknownLoc();
   Type none = LLVM::LLVMVoidType::get(builder.getContext());
-  auto entry = LLVM::LLVMFuncOp::create(
-      builder, location, ("entry." + kernel.getName()).str(),
-      LLVM::LLVMFunctionType::get(none, {pointer(), pointer()}));
+  auto entry = LLVM::LLVMFuncOp::create(builder, location, ("entry." + kernel.getName()).str(),
+                                        LLVM::LLVMFunctionType::get(none, {pointer(), pointer()}));
   builder.setInsertionPointToStart(entry.addEntryBlock(builder));
   SmallVector<Value> arguments = {entry.getArgument(0)};
   for (auto [index, type] : llvm::enumerate(kernel.getArgumentTypes().drop_front())) {
@@ -806,7 +869,8 @@ Expected<Lowered> Lowering::run() {
     kernel.arguments = type.getNumParams();
     for (Type parameter : type.getParams()) {
       auto isPointer = dyn_cast<LLVM::LLVMPointerType>(parameter);
-      if (!isPointer || (isPointer.getAddressSpace() != kGlobal && isPointer.getAddressSpace() != 0))
+      if (!isPointer ||
+          (isPointer.getAddressSpace() != kGlobal && isPointer.getAddressSpace() != 0))
         return createStringError("kernel '" + kernel.name +
                                  "': arguments must be pointers to global memory");
     }

@@ -65,8 +65,8 @@ void Machine::fail(const Thread &thread, uint32_t location, const std::string &w
 
 void Machine::leave(Thread &thread) {
   for (;;)
-    switchFiber(thread.fiber, scheduler, static_cast<std::byte *>(const_cast<void *>(schedulerStack)),
-                schedulerStackBytes);
+    switchFiber(thread.fiber, scheduler,
+                static_cast<std::byte *>(const_cast<void *>(schedulerStack)), schedulerStackBytes);
 }
 
 //===-- Memory that launches are given ------------------------------------------------------===//
@@ -124,8 +124,7 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
     // Buffers of one launch may lie over each other if one is only read and the other only written:
     // the one that holds what is there is meant.
     const Memory &memory = memories[candidate.memory];
-    if (!buffer ||
-        (read && memory.owners && memory.owners[begin - memory.data] == index)) {
+    if (!buffer || (read && memory.owners && memory.owners[begin - memory.data] == index)) {
       buffer = &candidate;
       bufferIndex = index;
     }
@@ -142,8 +141,8 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
     int64_t best = INT64_MAX;
     for (uint32_t index : launch.launch->buffers) {
       const BufferInfo &candidate = buffers[index];
-      int64_t before = reinterpret_cast<intptr_t>(candidate.begin) -
-                       reinterpret_cast<intptr_t>(begin),
+      int64_t before =
+                  reinterpret_cast<intptr_t>(candidate.begin) - reinterpret_cast<intptr_t>(begin),
               after = reinterpret_cast<intptr_t>(begin + bytes) -
                       reinterpret_cast<intptr_t>(candidate.begin + candidate.bytes);
       int64_t distance = std::max(before, after);
@@ -181,8 +180,9 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
     uint32_t writer = memory.writers[offset + i], serial = writer >> 12;
     if (writer == mine) {
       if (read && memory.owners && memory.owners[offset + i] != bufferIndex) {
-        fail(thread, location, "reads " + place(i) + ", over which the launch has written '" +
-                                   buffers[memory.owners[offset + i]].name + "'");
+        fail(thread, location,
+             "reads " + place(i) + ", over which the launch has written '" +
+                 buffers[memory.owners[offset + i]].name + "'");
         return false;
       }
       continue;
@@ -193,8 +193,7 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
       return false;
     }
     if (serial == launch.serial) {
-      if (!(flags & AtomicAccess) && !thread.block->synchronizes &&
-          launch.launch->cluster == 1) {
+      if (!(flags & AtomicAccess) && !thread.block->synchronizes && launch.launch->cluster == 1) {
         fail(thread, location,
              std::string(write ? "writes " : "reads ") + place(i) + ", which block " +
                  number(writer & 4095) +
@@ -224,7 +223,8 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
       const BufferInfo &used = buffers[index];
       if (begin < used.begin + used.bytes && used.begin < begin + bytes) {
         fail(thread, location,
-             "writes " + place(0) + " before the dependency wait (griddepcontrol.wait), while launch " +
+             "writes " + place(0) +
+                 " before the dependency wait (griddepcontrol.wait), while launch " +
                  number(other.index) + " ('" + other.kernel->name + "') may still use '" +
                  used.name + "'");
         return false;
@@ -264,8 +264,7 @@ bool Machine::report(Thread &thread, uint32_t location, const Block &block,
                      number(conflict.offset);
   if (&block != thread.block)
     text += " of block " + number(block.index);
-  std::string actor = actorName(*block.cluster, conflict.actor),
-              other = where(conflict.location);
+  std::string actor = actorName(*block.cluster, conflict.actor), other = where(conflict.location);
   bool byCopy = conflict.actor >= block.cluster->threads;
   switch (conflict.kind) {
   case Conflict::None:
@@ -312,8 +311,9 @@ bool Machine::checkShared(Thread &thread, uint32_t location, const void *address
     return false;
   }
   if (place.block->finished) {
-    fail(thread, location, std::string(write ? "writes" : "reads") + " shared memory of block " +
-                               number(place.block->index) + ", which has ended");
+    fail(thread, location,
+         std::string(write ? "writes" : "reads") + " shared memory of block " +
+             number(place.block->index) + ", which has ended");
     return false;
   }
   Access access = accessOf(thread, location, flags & AtomicAccess);
@@ -336,8 +336,8 @@ void Machine::access(Thread &thread, uint32_t location, const void *address, uin
     flags |= findShared(thread, address).block ? InShared : InGlobal;
   }
   if (reinterpret_cast<uintptr_t>(address) % alignment) {
-    std::string text = std::string(flags & Write ? "writes " : "reads ") + number(bytes) +
-                       " bytes misaligned: ";
+    std::string text =
+        std::string(flags & Write ? "writes " : "reads ") + number(bytes) + " bytes misaligned: ";
     if (flags & InShared)
       text += "at byte " +
               std::to_string(static_cast<const std::byte *>(address) - thread.block->shared) +
@@ -409,9 +409,9 @@ void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t c
   if (barrier.arrived == 0)
     barrier.expected = expected, barrier.counted = counted;
   else if (barrier.expected != expected)
-    return fail(thread, location, "barrier " + number(id) + " is awaited by " + number(expected) +
-                                      " threads here, by " + number(barrier.expected) +
-                                      " elsewhere");
+    return fail(thread, location,
+                "barrier " + number(id) + " is awaited by " + number(expected) +
+                    " threads here, by " + number(barrier.expected) + " elsewhere");
   Warp &warp = *thread.warp;
   if (warp.atBarrier && (warp.barrier != id || warp.barrierLocation != location))
     return fail(thread, location,
@@ -428,8 +428,9 @@ void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t c
                     " threads of the block, of which " +
                     number(block.threads.size() - block.running) + " have exited");
   if (wait && warp.alive != warp.lanes)
-    return fail(thread, location, "divergent barrier: lanes " + hex(warp.lanes & ~warp.alive) +
-                                      " of the warp have exited");
+    return fail(thread, location,
+                "divergent barrier: lanes " + hex(warp.lanes & ~warp.alive) +
+                    " of the warp have exited");
   release(thread, barrier.gathering);
   ++barrier.arrived;
   if (wait) {
@@ -486,17 +487,20 @@ bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperati
   auto divergent = [&] { return std::string("divergent ") + operationName(operation) + ": "; };
   if (!(mask & bit)) {
     fail(thread, location,
-         divergent() + "the thread's lane " + number(thread.lane) + " is not in the mask " + hex(mask));
+         divergent() + "the thread's lane " + number(thread.lane) + " is not in the mask " +
+             hex(mask));
     return false;
   }
   if (mask & ~warp.alive) {
-    fail(thread, location, divergent() + "lanes " + hex(mask & ~warp.alive) + " of the mask " +
-                               hex(mask) + " have exited");
+    fail(thread, location,
+         divergent() + "lanes " + hex(mask & ~warp.alive) + " of the mask " + hex(mask) +
+             " have exited");
     return false;
   }
   if (uint32_t waiting = warp.atBarrier & mask) {
     fail(thread, location,
-         divergent() + "lanes " + hex(waiting) + " of the mask wait at " + where(warp.barrierLocation));
+         divergent() + "lanes " + hex(waiting) + " of the mask wait at " +
+             where(warp.barrierLocation));
     return false;
   }
   Warp::Meeting *meeting = nullptr;
@@ -509,8 +513,9 @@ bool Machine::meet(Thread &thread, uint32_t location, uint32_t mask, WarpOperati
       meeting = &candidate;
       continue;
     }
-    fail(thread, location, divergent() + "lanes " + hex(candidate.arrived) + " wait for this thread at " +
-                               where(candidate.location) + " with mask " + hex(candidate.mask));
+    fail(thread, location,
+         divergent() + "lanes " + hex(candidate.arrived) + " wait for this thread at " +
+             where(candidate.location) + " with mask " + hex(candidate.mask));
     return false;
   }
   if (!meeting)
@@ -562,15 +567,16 @@ Mbarrier *Machine::findBarrier(Thread &thread, uint32_t location, void *address,
     if (barrier.valid && barrier.offset == place.offset) {
       if (ordered && barrier.creator != thread.actor &&
           thread.seen[barrier.creator] < barrier.created) {
-        fail(thread, location, "uses the mbarrier at byte " + number(place.offset) +
-                                   " of shared memory without waiting for its initialisation by " +
-                                   actorName(*place.block->cluster, barrier.creator));
+        fail(thread, location,
+             "uses the mbarrier at byte " + number(place.offset) +
+                 " of shared memory without waiting for its initialisation by " +
+                 actorName(*place.block->cluster, barrier.creator));
         return nullptr;
       }
       return &barrier;
     }
-  fail(thread, location, "there is no initialised mbarrier at byte " + number(place.offset) +
-                             " of shared memory");
+  fail(thread, location,
+       "there is no initialised mbarrier at byte " + number(place.offset) + " of shared memory");
   return nullptr;
 }
 
@@ -579,8 +585,9 @@ void Machine::mbarrierInit(Thread &thread, uint32_t location, void *address, uin
   if (place.block != thread.block || place.offset + 8 > thread.block->sharedBytes)
     return fail(thread, location, "initialises an mbarrier outside of the block's shared memory");
   if (place.offset % 8)
-    return fail(thread, location, "the mbarrier at byte " + number(place.offset) +
-                                      " of shared memory is misaligned: expected a multiple of 8");
+    return fail(thread, location,
+                "the mbarrier at byte " + number(place.offset) +
+                    " of shared memory is misaligned: expected a multiple of 8");
   if (count == 0 || count >= 1u << 20)
     return fail(thread, location,
                 "an mbarrier for " + number(count) + " arrivals: expected 1 to 1048575");
@@ -588,8 +595,9 @@ void Machine::mbarrierInit(Thread &thread, uint32_t location, void *address, uin
   Mbarrier *free = nullptr;
   for (Mbarrier &barrier : block.mbarriers) {
     if (barrier.valid && barrier.offset == place.offset)
-      return fail(thread, location, "the mbarrier at byte " + number(place.offset) +
-                                        " of shared memory is initialised already");
+      return fail(thread, location,
+                  "the mbarrier at byte " + number(place.offset) +
+                      " of shared memory is initialised already");
     if (!barrier.valid && barrier.offset == place.offset)
       free = &barrier;
   }
@@ -649,9 +657,10 @@ uint64_t Machine::mbarrierArrive(Thread &thread, uint32_t location, void *addres
   if (!barrier)
     return 0;
   if (count == 0 || count > barrier->pending) {
-    fail(thread, location, "arrives " + number(count) + " times at the mbarrier at byte " +
-                               number(barrier->offset) + " of shared memory, which expects " +
-                               number(barrier->pending) + " more in this phase");
+    fail(thread, location,
+         "arrives " + number(count) + " times at the mbarrier at byte " + number(barrier->offset) +
+             " of shared memory, which expects " + number(barrier->pending) +
+             " more in this phase");
     return 0;
   }
   idlePolls = 0;
@@ -687,9 +696,7 @@ bool Machine::mbarrierWait(Thread &thread, uint32_t location, void *address, uin
     fail(thread, location, "the parity of a phase is 0 or 1, found " + number(value));
     return false;
   }
-  auto complete = [&] {
-    return isState ? barrier->phase > value : (barrier->phase & 1) != value;
-  };
+  auto complete = [&] { return isState ? barrier->phase > value : (barrier->phase & 1) != value; };
   if (complete()) {
     // Whoever waits for the phase before the first one learns nothing.
     thread.seen = barrier->join(thread.seen, barrier->completed);
@@ -785,8 +792,7 @@ void Machine::bulkPrefetch(Thread &thread, uint32_t location, const void *source
         bytes <= buffer.bytes - (begin - buffer.begin))
       return;
   }
-  fail(thread, location,
-       "prefetches " + number(bytes) + " bytes outside of the launch's buffers");
+  fail(thread, location, "prefetches " + number(bytes) + " bytes outside of the launch's buffers");
 }
 
 void Machine::asyncCopy(Thread &thread, uint32_t location, void *destination, const void *source,
@@ -858,8 +864,9 @@ void Machine::asyncArrive(Thread &thread, uint32_t location, void *address, bool
     if (other.block == block && other.barrier == flight.barrier)
       expected -= std::min(expected, other.arrivals);
   if (expected == 0)
-    return fail(thread, location, "arrives at the mbarrier at byte " + number(barrier->offset) +
-                                      " of shared memory, which expects no more in this phase");
+    return fail(thread, location,
+                "arrives at the mbarrier at byte " + number(barrier->offset) +
+                    " of shared memory, which expects no more in this phase");
   flight.arrivals = 1;
   ++block->copiesInFlight;
   flights.push_back(std::move(flight));
@@ -934,8 +941,9 @@ void Machine::clusterWait(Thread &thread, uint32_t location) {
 void *Machine::mapToRank(Thread &thread, uint32_t location, void *address, uint32_t rank) {
   Cluster &cluster = *thread.block->cluster;
   if (rank >= cluster.blocks.size()) {
-    fail(thread, location, "block " + number(rank) + " of a cluster of " +
-                               number(cluster.blocks.size()) + " does not exist");
+    fail(thread, location,
+         "block " + number(rank) + " of a cluster of " + number(cluster.blocks.size()) +
+             " does not exist");
     return nullptr;
   }
   SharedPlace place = findShared(thread, address);
@@ -1192,9 +1200,9 @@ void Machine::reportDeadlock(bool polling) {
     }
     case WaitKind::Mbarrier: {
       const auto &barrier = *static_cast<const Mbarrier *>(thread.waitObject);
-      return waits + " wait for the mbarrier at byte " + number(thread.waitDetail) +
-             " (phase " + number(barrier.phase) + ": " + number(barrier.pending) +
-             " arrivals and " + std::to_string(barrier.transactions) + " bytes missing)";
+      return waits + " wait for the mbarrier at byte " + number(thread.waitDetail) + " (phase " +
+             number(barrier.phase) + ": " + number(barrier.pending) + " arrivals and " +
+             std::to_string(barrier.transactions) + " bytes missing)";
     }
     case WaitKind::ClusterBarrier:
       return waits + " wait at the cluster's barrier";
@@ -1304,8 +1312,8 @@ std::string Machine::prepare(llvm::ArrayRef<Launch> step) {
       return name + ": a grid of " + number(launch.grid) + " blocks in clusters of " +
              number(launch.cluster);
     if (kernel->cluster && kernel->cluster != launch.cluster)
-      return name + ": has clusters of " + number(launch.cluster) + " blocks, the kernel declares " +
-             number(kernel->cluster);
+      return name + ": has clusters of " + number(launch.cluster) +
+             " blocks, the kernel declares " + number(kernel->cluster);
     LaunchState &added = launches.emplace_back();
     added.launch = &launch;
     added.kernel = &*kernel;

@@ -27,8 +27,7 @@ Thread &lane(Thread *thread, uint32_t lane) {
   return thread->block->threads[thread->warp->first + lane];
 }
 
-template <typename Visit>
-void forLanes(uint32_t mask, Visit visit) {
+template <typename Visit> void forLanes(uint32_t mask, Visit visit) {
   for (; mask; mask &= mask - 1)
     visit(uint32_t(std::countr_zero(mask)));
 }
@@ -79,8 +78,8 @@ uint64_t readClock(Thread *thread, uint32_t location) { return thread->machine->
 
 void *sharedMemory(Thread *thread) { return thread->block->shared; }
 
-void checkAccess(Thread *thread, uint32_t location, void *address, uint32_t bytes, uint32_t alignment,
-            uint32_t flags) {
+void checkAccess(Thread *thread, uint32_t location, void *address, uint32_t bytes,
+                 uint32_t alignment, uint32_t flags) {
   thread->machine->access(*thread, location, address, bytes, alignment, flags);
   finish(thread);
 }
@@ -130,8 +129,9 @@ uint64_t shuffle(Thread *thread, uint32_t location, uint32_t mask, uint32_t valu
       if (!valid)
         source = index;
       if (!(mask >> source & 1))
-        machine.fail(to, location, "divergent shuffle: reads lane " + std::to_string(source) +
-                                       ", which does not take part");
+        machine.fail(to, location,
+                     "divergent shuffle: reads lane " + std::to_string(source) +
+                         ", which does not take part");
       to.results[0] = lane(thread, source).operands[0];
       to.results[1] = valid;
     });

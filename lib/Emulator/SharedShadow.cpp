@@ -25,10 +25,10 @@ void SharedShadow::addReader(Readers &readers, const Access &access) {
         reader = mine;
         return;
       }
-    // A write that is ordered after this read is ordered after those that this one is ordered after.
-    std::erase_if(readers.list, [&](const Reader &reader) {
-      return access.seen[reader.actor] >= reader.clock;
-    });
+    // A write that is ordered after this read is ordered after those that this one is ordered
+    // after.
+    std::erase_if(readers.list,
+                  [&](const Reader &reader) { return access.seen[reader.actor] >= reader.clock; });
     readers.list.push_back(mine);
     if (readers.list.size() <= shortList)
       return;
@@ -190,9 +190,8 @@ Conflict::Kind SharedShadow::writeCell(Cell &cell, const Access &access, uint32_
 }
 
 Conflict SharedShadow::read(uint32_t offset, uint32_t bytes, const Access &access) {
-  return visit(offset, bytes, [&](Cell &cell, Conflict &conflict) {
-    return readCell(cell, access, conflict);
-  });
+  return visit(offset, bytes,
+               [&](Cell &cell, Conflict &conflict) { return readCell(cell, access, conflict); });
 }
 
 Conflict SharedShadow::write(uint32_t offset, uint32_t bytes, const Access &access) {

@@ -85,8 +85,7 @@ private:
     std::vector<uint16_t> places;
   };
 
-  template <typename Visit>
-  Conflict visit(uint32_t offset, uint32_t bytes, Visit visitCell);
+  template <typename Visit> Conflict visit(uint32_t offset, uint32_t bytes, Visit visitCell);
   Conflict::Kind readCell(Cell &cell, const Access &access, Conflict &conflict);
   Conflict::Kind writeCell(Cell &cell, const Access &access, uint32_t tag, Conflict &conflict);
   void split(Cell &cell);

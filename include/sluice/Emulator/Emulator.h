@@ -8,7 +8,6 @@
 #ifndef SLUICE_EMULATOR_EMULATOR_H
 #define SLUICE_EMULATOR_EMULATOR_H
 
-#include "mlir/IR/BuiltinOps.h"
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -83,9 +82,6 @@ private:
   explicit Emulator(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl;
 };
-
-/// The text that create() takes: the gpu.module of a module at stage 5, alone.
-llvm::Expected<std::string> kernelsText(mlir::ModuleOp module);
 
 /// Registers the runtime's device "emulator", which runs the kernels of artifacts that carry them
 /// as MLIR: the file of role "module".

@@ -39,8 +39,9 @@ TEST(Basic, GlobalOutOfBounds) {
   bench.launch("twice", 1, 96, 0, {in, out});
   std::string fault = bench.run();
   EXPECT_FAULT(fault, "kernel 'twice' (launch 0), block 0, thread 95: llvm.store at test.mlir:");
-  EXPECT_FAULT(fault, "writes 4 bytes of global memory outside of the launch's buffers: at byte 380 "
-                      "of buffer 'y', which has 380");
+  EXPECT_FAULT(fault,
+               "writes 4 bytes of global memory outside of the launch's buffers: at byte 380 "
+               "of buffer 'y', which has 380");
 }
 
 TEST(Basic, WriteToConstant) {
@@ -99,6 +100,17 @@ TEST(Basic, CallsFunctionsOfTheModule) {
   EXPECT_EQ(bench.at<int>(out)[31], 961);
 }
 
+TEST(Basic, TheModuleMayStandAlone) {
+  auto created = Emulator::create("gpu.module @kernels { llvm.func @k() attributes {gpu.kernel} { "
+                                  "llvm.return } }",
+                                  "kernels.mlir");
+  ASSERT_TRUE(bool(created)) << toString(created.takeError());
+  EXPECT_EQ((*created)->kernels(), std::vector<std::string>{"k"});
+  Launch launch;
+  launch.kernel = "k";
+  EXPECT_FALSE(bool((*created)->run(launch)));
+}
+
 TEST(Basic, LaunchesAreChecked) {
   auto fault = [](uint32_t grid, uint32_t block, uint32_t shared, uint32_t cluster,
                   unsigned buffers, const std::string &name = "twice") {
@@ -130,9 +142,7 @@ TEST(Basic, OperationsWithoutSemanticsAreErrors) {
                "'llvm.nvvm.fmin.f'");
   EXPECT_FAULT(refused("  llvm.inline_asm \"x\", \"\" : () -> ()\n llvm.return"),
                "llvm.inline_asm");
-  EXPECT_FAULT(Emulator::create("module {}", "empty.mlir").takeError()
-                   ? "empty.mlir: holds 0 gpu.modules"
-                   : "",
-               "holds 0 gpu.modules");
+  EXPECT_FAULT(toString(Emulator::create("module {}", "empty.mlir").takeError()),
+               "empty.mlir: holds 0 gpu.modules, expected 1");
   EXPECT_FAULT(Bench("llvm.func @f() {").error, "test.mlir:");
 }

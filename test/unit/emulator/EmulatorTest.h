@@ -63,8 +63,7 @@ public:
     auto &bytes = storage.emplace_back(
         new (std::align_val_t(256)) std::byte[values.size() * sizeof(T)], Free());
     std::memcpy(bytes.get(), values.data(), values.size() * sizeof(T));
-    uint32_t memory =
-        emulator->addMemory(name, bytes.get(), values.size() * sizeof(T), kind);
+    uint32_t memory = emulator->addMemory(name, bytes.get(), values.size() * sizeof(T), kind);
     return emulator->addBuffer(name, memory, 0, values.size() * sizeof(T));
   }
   template <typename T> const T *at(uint32_t buffer) const {
@@ -101,8 +100,8 @@ inline bool contains(const std::string &text, const std::string &part) {
 
 #define EXPECT_FAULT(TEXT, PART)                                                                   \
   do {                                                                                             \
-    const std::string foundFault = (TEXT);                                                                    \
-    EXPECT_TRUE(contains(foundFault, PART)) << "found: " << foundFault;                                     \
+    const std::string foundFault = (TEXT);                                                         \
+    EXPECT_TRUE(contains(foundFault, PART)) << "found: " << foundFault;                            \
   } while (false)
 
 } // namespace sluice::emulator

@@ -28,7 +28,9 @@ static const std::string triggerText = "    nvvm.griddepcontrol launch_dependent
 
 /// Three launches in a chain, x -> m -> n -> y, all with dependent launch; the middle kernel given.
 static std::string chain(const std::string &middle, uint64_t seed) {
-  Bench bench(increment("first", triggerText + waitText) + middle + increment("last", triggerText + waitText), seed);
+  Bench bench(increment("first", triggerText + waitText) + middle +
+                  increment("last", triggerText + waitText),
+              seed);
   if (!bench.error.empty())
     return bench.error;
   std::vector<int> zeros(40 * 32);
@@ -56,8 +58,9 @@ TEST(DependentLaunch, ReadBeforeTheWait) {
     std::string fault = chain(increment("middle", triggerText, waitText), seed);
     EXPECT_FAULT(fault, "kernel 'middle' (launch 1)");
     // Found whether or not the kernel before was faster this time.
-    EXPECT_TRUE(contains(fault, "which launch 0 ('first') has written, before the dependency wait") ||
-                contains(fault, "which was never written in this step"))
+    EXPECT_TRUE(
+        contains(fault, "which launch 0 ('first') has written, before the dependency wait") ||
+        contains(fault, "which was never written in this step"))
         << fault;
   }
 }
@@ -68,10 +71,11 @@ TEST(DependentLaunch, NoWaitInBetweenLeavesTheLaunchBeforeUncovered) {
   std::string middle = kernel("middle", 0, triggerText + "    llvm.return");
   bool found = false;
   for (uint64_t seed = 1; seed <= 10; ++seed) {
-    Bench bench(increment("first", triggerText + waitText) + middle + increment("last", waitText), seed);
+    Bench bench(increment("first", triggerText + waitText) + middle + increment("last", waitText),
+                seed);
     std::vector<int> zeros(40 * 32);
-    uint32_t x = bench.buffer("x", zeros, MemoryKind::Constant),
-             m = bench.buffer("m", zeros), y = bench.buffer("y", zeros);
+    uint32_t x = bench.buffer("x", zeros, MemoryKind::Constant), m = bench.buffer("m", zeros),
+             y = bench.buffer("y", zeros);
     bench.launch("first", 40, 32, 0, {x, m});
     bench.launch("middle", 4, 32, 0, {}, true);
     bench.launch("last", 40, 32, 0, {m, y}, true);
@@ -102,8 +106,9 @@ TEST(DependentLaunch, WriteBeforeTheWait) {
     bench.launch(name, 1, 32, 0, {x}, overlap);
     return bench.run();
   };
-  EXPECT_FAULT(run("early", true), "before the dependency wait (griddepcontrol.wait), while launch 0 "
-                                   "('first') may still use 'x'");
+  EXPECT_FAULT(run("early", true),
+               "before the dependency wait (griddepcontrol.wait), while launch 0 "
+               "('first') may still use 'x'");
   EXPECT_EQ(run("late", true), "");
   EXPECT_EQ(run("early", false), "");
 }
@@ -118,8 +123,10 @@ TEST(DependentLaunch, ReallyOverlaps) {
     llvm.cond_br %set, ^end, ^poll
   ^end:
     llvm.return)");
-  std::string second = kernel("second", 1, "    %old = llvm.atomicrmw add %a0, %c1 monotonic : "
-                                           "!llvm.ptr<1>, i32\n" + waitText + "    llvm.return");
+  std::string second = kernel("second", 1,
+                              "    %old = llvm.atomicrmw add %a0, %c1 monotonic : "
+                              "!llvm.ptr<1>, i32\n" +
+                                  waitText + "    llvm.return");
   Bench bench(first + second);
   ASSERT_EQ(bench.error, "");
   uint32_t flag = bench.buffer("flag", std::vector<int>(1));
@@ -145,7 +152,8 @@ TEST(Launches, PollingForNothing) {
 }
 
 TEST(Launches, BlocksOfALaunchRace) {
-  std::string text = kernel("k", 1, "    llvm.store %block, %a0 : i32, !llvm.ptr<1>\n    llvm.return");
+  std::string text =
+      kernel("k", 1, "    llvm.store %block, %a0 : i32, !llvm.ptr<1>\n    llvm.return");
   Bench bench(text);
   bench.launch("k", 2, 1, 0, {bench.buffer("y", std::vector<int>(1))});
   EXPECT_FAULT(bench.run(), "of the same launch has written, with no synchronization between them");
@@ -172,7 +180,8 @@ static std::string clusterKernel(const std::string &between, const std::string &
 }
 
 TEST(Clusters, DistributedSharedMemory) {
-  const std::string barrier = "    nvvm.cluster.arrive {aligned}\n    nvvm.cluster.wait {aligned}\n";
+  const std::string barrier =
+      "    nvvm.cluster.arrive {aligned}\n    nvvm.cluster.wait {aligned}\n";
   auto run = [](const std::string &text, uint64_t seed) {
     Bench bench(text, seed);
     if (!bench.error.empty())

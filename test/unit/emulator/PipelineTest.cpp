@@ -67,9 +67,10 @@ std::string ringKernel(const Ring &ring) {
 )";
   if (ring.waitEmpty)
     text += "    nvvm.mbarrier.try_wait.parity %e, %free, %ticks : !llvm.ptr<3>, i32, i32\n";
-  text += "    nvvm.mbarrier.arrive.expect_tx %f, " + ring.expect + " : !llvm.ptr<3>, i32\n"
-          "    nvvm.cp.async.bulk.shared.cluster.global %cluster_stage, " + ring.source + ", %f, " +
-          ring.copied + " : !llvm.ptr<7>, !llvm.ptr<1>\n";
+  text += "    nvvm.mbarrier.arrive.expect_tx %f, " + ring.expect +
+          " : !llvm.ptr<3>, i32\n"
+          "    nvvm.cp.async.bulk.shared.cluster.global %cluster_stage, " +
+          ring.source + ", %f, " + ring.copied + " : !llvm.ptr<7>, !llvm.ptr<1>\n";
   text += R"(
     %nn = llvm.add %n, %c1 : i32
     %again = llvm.icmp "ult" %nn, %count : i32
@@ -162,7 +163,8 @@ TEST(Pipeline, ReadBeforeTheCopyHasCompleted) {
 
 TEST(Pipeline, WaitForAnotherCopy) {
   auto text = [](const std::string &waited) {
-    return kernel("k", 1, R"(
+    return kernel("k", 1,
+                  R"(
     %ticks = llvm.mlir.constant(1000 : i32) : i32
     %b0 = llvm.getelementptr %s[64] : (!llvm.ptr<3>) -> !llvm.ptr<3>, i8
     %b1 = llvm.getelementptr %s[72] : (!llvm.ptr<3>) -> !llvm.ptr<3>, i8
@@ -174,7 +176,8 @@ TEST(Pipeline, WaitForAnotherCopy) {
     nvvm.mbarrier.arrive.expect_tx %b1, %c16 : !llvm.ptr<3>, i32
     nvvm.cp.async.bulk.shared.cluster.global %s, %a0, %b0, %c16 : !llvm.ptr<3>, !llvm.ptr<1>
     nvvm.cp.async.bulk.shared.cluster.global %s1, %x1, %b1, %c16 : !llvm.ptr<3>, !llvm.ptr<1>
-    nvvm.mbarrier.try_wait.parity )" + waited + R"(, %c0, %ticks : !llvm.ptr<3>, i32, i32
+    nvvm.mbarrier.try_wait.parity )" +
+                      waited + R"(, %c0, %ticks : !llvm.ptr<3>, i32, i32
     %x = llvm.load %s : !llvm.ptr<3> -> i32
     nvvm.mbarrier.try_wait.parity %b0, %c0, %ticks : !llvm.ptr<3>, i32, i32
     nvvm.mbarrier.try_wait.parity %b1, %c0, %ticks : !llvm.ptr<3>, i32, i32
@@ -191,7 +194,8 @@ TEST(Pipeline, WaitForAnotherCopy) {
     };
     ASSERT_EQ(run("%b0"), "");
     std::string fault = run("%b1");
-    inFlight |= contains(fault, "is the destination of an asynchronous copy that has not completed");
+    inFlight |=
+        contains(fault, "is the destination of an asynchronous copy that has not completed");
     notWaited |= contains(fault, "was written by an asynchronous copy (nvvm.cp.async.bulk.shared."
                                  "cluster.global at test.mlir:") &&
                  contains(fault, "whose completion the thread has not waited for");
@@ -227,7 +231,8 @@ TEST(Pipeline, MissingArriveDeadlocks) {
   std::string fault = runRing(ring);
   EXPECT_FAULT(fault, "deadlock: no thread can run: ");
   EXPECT_FAULT(fault, "nvvm.mbarrier.try_wait.parity at test.mlir:");
-  EXPECT_FAULT(fault, "wait for the mbarrier at byte 1088 (phase 0: 2 arrivals and 0 bytes missing)");
+  EXPECT_FAULT(fault,
+               "wait for the mbarrier at byte 1088 (phase 0: 2 arrivals and 0 bytes missing)");
 }
 
 TEST(Pipeline, WrongByteCountDeadlocks) {

@@ -10,13 +10,15 @@ using namespace sluice::emulator;
 /// After shared memory was cleared, each thread writes its index, `between`, and reads that of
 /// thread (tid xor partner).
 static std::string exchange(const std::string &between, const std::string &partner = "%c32") {
-  return kernel("k", 1, R"(
+  return kernel("k", 1,
+                R"(
     %mine = llvm.getelementptr %s[%tid] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i32
     llvm.store %c0, %mine {alignment = 4 : i64} : i32, !llvm.ptr<3>
     nvvm.barrier0
     llvm.store %tid, %mine {alignment = 4 : i64} : i32, !llvm.ptr<3>
 )" + between + R"(
-    %other = llvm.xor %tid, )" + partner + R"( : i32
+    %other = llvm.xor %tid, )" +
+                    partner + R"( : i32
     %theirs = llvm.getelementptr %s[%other] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i32
     %x = llvm.load %theirs {alignment = 4 : i64} : !llvm.ptr<3> -> i32
     %to = llvm.getelementptr %a0[%tid] : (!llvm.ptr<1>, i32) -> !llvm.ptr<1>, i32
@@ -56,8 +58,9 @@ TEST(SharedMemory, MissingBarrierIsARace) {
   EXPECT_FAULT(run(exchange("")), " by thread ");
   // A warp's barrier does not order another warp; a shuffle orders nothing.
   EXPECT_NE(run(exchange("  nvvm.bar.warp.sync %full : i32")), "");
-  EXPECT_FAULT(run(exchange("  %v = nvvm.shfl.sync bfly %full, %tid, %c1, %c31 : i32 -> i32", "%c1")),
-               "races with the write by thread");
+  EXPECT_FAULT(
+      run(exchange("  %v = nvvm.shfl.sync bfly %full, %tid, %c1, %c31 : i32 -> i32", "%c1")),
+      "races with the write by thread");
 }
 
 TEST(SharedMemory, WriteAfterReadIsARace) {
@@ -96,7 +99,8 @@ TEST(SharedMemory, BytesHaveTheirOwnHistory) {
     %x = llvm.load %p : !llvm.ptr<3> -> i8
     nvvm.barrier0
     %word = llvm.load %s : !llvm.ptr<3> -> i32
-    llvm.return)")), "");
+    llvm.return)")),
+            "");
 }
 
 TEST(SharedMemory, OutOfBounds) {
@@ -108,7 +112,8 @@ TEST(SharedMemory, OutOfBounds) {
 TEST(SharedMemory, Uninitialised) {
   EXPECT_FAULT(run(kernel("k", 1, R"(
     %x = llvm.load %s : !llvm.ptr<3> -> i32
-    llvm.return)")), "byte 0 was never written (uninitialised)");
+    llvm.return)")),
+               "byte 0 was never written (uninitialised)");
 }
 
 TEST(SharedMemory, Misaligned) {
@@ -116,8 +121,9 @@ TEST(SharedMemory, Misaligned) {
     %p = llvm.getelementptr %s[2] : (!llvm.ptr<3>) -> !llvm.ptr<3>, i32
     %v = llvm.mlir.constant(dense<0> : vector<4xi32>) : vector<4xi32>
     llvm.store %v, %p {alignment = 16 : i64} : vector<4xi32>, !llvm.ptr<3>
-    llvm.return)")), "writes 16 bytes misaligned: at byte 8 of shared memory, but must be a "
-                     "multiple of 16");
+    llvm.return)")),
+               "writes 16 bytes misaligned: at byte 8 of shared memory, but must be a "
+               "multiple of 16");
 }
 
 TEST(SharedMemory, AtomicsDoNotRace) {
@@ -134,13 +140,16 @@ TEST(SharedMemory, AtomicsDoNotRace) {
     %x = llvm.load %s : !llvm.ptr<3> -> i32
     %to = llvm.getelementptr %a0[%tid] : (!llvm.ptr<1>, i32) -> !llvm.ptr<1>, i32
     llvm.store %x, %to : i32, !llvm.ptr<1>
-    llvm.return)")), "");
+    llvm.return)")),
+            "");
 }
 
 TEST(Barriers, DivergentBarrier) {
   auto only = [](const std::string &limit, const std::string &barrier) {
-    return kernel("k", 1, R"(
-    %some = llvm.icmp "ult" %tid, )" + limit + R"( : i32
+    return kernel("k", 1,
+                  R"(
+    %some = llvm.icmp "ult" %tid, )" +
+                      limit + R"( : i32
     llvm.cond_br %some, ^wait, ^end
   ^wait:
     )" + barrier + R"(
@@ -167,7 +176,8 @@ TEST(Barriers, TwoPlaces) {
     nvvm.barrier0
     llvm.br ^end
   ^end:
-    llvm.return)")), "divergent barrier: lanes");
+    llvm.return)")),
+               "divergent barrier: lanes");
 }
 
 TEST(Barriers, Deadlock) {
@@ -204,5 +214,6 @@ TEST(Barriers, ArriveAndWait) {
     %x = llvm.load %q : !llvm.ptr<3> -> i32
     llvm.br ^end
   ^end:
-    llvm.return)")), "");
+    llvm.return)")),
+            "");
 }

@@ -53,7 +53,8 @@ TEST(Warp, Shuffles) {
   EXPECT_EQ(runWarp("  %segments = llvm.mlir.constant(6175 : i32) : i32\n"
                     "  %both = nvvm.shfl.sync idx %full, %tid, %c2, %segments "
                     "{return_value_and_is_valid} : i32 -> !llvm.struct<(i32, i1)>\n"
-                    "  %w = llvm.extractvalue %both[0] : !llvm.struct<(i32, i1)>\n" + store("%w"),
+                    "  %w = llvm.extractvalue %both[0] : !llvm.struct<(i32, i1)>\n" +
+                        store("%w"),
                     y),
             "");
   for (int i = 0; i < 32; ++i)
@@ -63,16 +64,25 @@ TEST(Warp, Shuffles) {
 TEST(Warp, VotesAndReductions) {
   std::vector<int> y;
   EXPECT_EQ(runWarp("  %p = llvm.icmp \"ult\" %lane, %c5 : i32\n"
-                    "  %b = nvvm.vote.sync ballot %full, %p -> i32\n" + store("%b"), y), "");
+                    "  %b = nvvm.vote.sync ballot %full, %p -> i32\n" +
+                        store("%b"),
+                    y),
+            "");
   EXPECT_EQ(y[7], 31);
   EXPECT_EQ(runWarp("  %p = llvm.icmp \"ult\" %lane, %c5 : i32\n"
                     "  %b = nvvm.vote.sync any %full, %p -> i1\n"
-                    "  %w = llvm.zext %b : i1 to i32\n" + store("%w"), y), "");
+                    "  %w = llvm.zext %b : i1 to i32\n" +
+                        store("%w"),
+                    y),
+            "");
   EXPECT_EQ(y[7], 1);
   EXPECT_EQ(runWarp("  %b = nvvm.redux.sync add %lane, %full : i32 -> i32\n" + store("%b"), y), "");
   EXPECT_EQ(y[9], 496);
   EXPECT_EQ(runWarp("  %p = llvm.sub %lane, %c31 : i32\n"
-                    "  %b = nvvm.redux.sync min %p, %full : i32 -> i32\n" + store("%b"), y), "");
+                    "  %b = nvvm.redux.sync min %p, %full : i32 -> i32\n" +
+                        store("%b"),
+                    y),
+            "");
   EXPECT_EQ(y[0], -31);
 }
 
@@ -86,7 +96,8 @@ TEST(Warp, DivergentShuffle) {
     %w = nvvm.shfl.sync bfly %full, %tid, %c1, %c31 : i32 -> i32
     llvm.br ^all
   ^all:
-)", y);
+)",
+                              y);
   EXPECT_FAULT(fault, "divergent");
   EXPECT_FAULT(fault, "nvvm.shfl.sync at test.mlir:");
   // The same with the right mask is fine.
@@ -98,7 +109,9 @@ TEST(Warp, DivergentShuffle) {
     %w = nvvm.shfl.sync bfly %mask, %tid, %c1, %c31 : i32 -> i32
     llvm.br ^all
   ^all:
-)", y), "");
+)",
+                    y),
+            "");
   // A lane that is not in its own mask; a source that does not take part.
   EXPECT_FAULT(runWarp("  %w = nvvm.shfl.sync bfly %c1, %tid, %c1, %c31 : i32 -> i32\n", y),
                "is not in the mask 0x00000001");
@@ -109,7 +122,9 @@ TEST(Warp, DivergentShuffle) {
     %w = nvvm.shfl.sync bfly %c1, %tid, %c1, %c31 : i32 -> i32
     llvm.br ^all
   ^all:
-)", y), "divergent shuffle: reads lane 1, which does not take part");
+)",
+                       y),
+               "divergent shuffle: reads lane 1, which does not take part");
 }
 
 TEST(Warp, DifferentShufflesDoNotMeet) {
@@ -124,7 +139,9 @@ TEST(Warp, DifferentShufflesDoNotMeet) {
     %v = nvvm.shfl.sync bfly %full, %tid, %c2, %c31 : i32 -> i32
     llvm.br ^all
   ^all:
-)", y), "divergent shuffle: lanes");
+)",
+                       y),
+               "divergent shuffle: lanes");
 }
 
 TEST(Warp, Movmatrix) {
@@ -136,7 +153,9 @@ TEST(Warp, Movmatrix) {
     %v2 = llvm.shl %v1, %c16 : i32
     %v = llvm.or %v0, %v2 : i32
     %w = nvvm.inline_ptx "movmatrix.sync.aligned.m8n8.trans.b16 {$w0}, {$r0};" ro(%v : i32) -> i32
-)" + store("%w"), y), "");
+)" + store("%w"),
+                    y),
+            "");
   for (int lane = 0; lane < 32; ++lane) {
     int row = lane / 4, column = lane % 4 * 2;
     EXPECT_EQ(y[lane] & 0xffff, 8 * column + row);
@@ -165,18 +184,20 @@ static std::string mmaKernel(bool integers) {
   std::string sum = integers ? "i32" : "f32";
   std::string four = "!llvm.struct<(" + sum + ", " + sum + ", " + sum + ", " + sum + ")>";
   if (integers)
-    body += "  %d = nvvm.mma.sync A[%x0, %x1, %x2, %x3] B[%z0, %z1] C[%c1, %c1, %c1, %c1] "
-            "{layoutA = #nvvm.mma_layout<row>, layoutB = #nvvm.mma_layout<col>, "
-            "shape = #nvvm.shape<m = 16, n = 8, k = 32>, multiplicandAPtxType = #nvvm.mma_type<s8>, "
-            "multiplicandBPtxType = #nvvm.mma_type<s8>, "
-            "intOverflowBehavior = #nvvm.mma_int_overflow<wrapped>} : (i32, i32, i32) -> " + four +
-            "\n";
+    body +=
+        "  %d = nvvm.mma.sync A[%x0, %x1, %x2, %x3] B[%z0, %z1] C[%c1, %c1, %c1, %c1] "
+        "{layoutA = #nvvm.mma_layout<row>, layoutB = #nvvm.mma_layout<col>, "
+        "shape = #nvvm.shape<m = 16, n = 8, k = 32>, multiplicandAPtxType = #nvvm.mma_type<s8>, "
+        "multiplicandBPtxType = #nvvm.mma_type<s8>, "
+        "intOverflowBehavior = #nvvm.mma_int_overflow<wrapped>} : (i32, i32, i32) -> " +
+        four + "\n";
   else
-    body += "  %one = llvm.mlir.constant(1.0 : f32) : f32\n"
-            "  %d = nvvm.mma.sync A[%x0, %x1, %x2, %x3] B[%z0, %z1] C[%one, %one, %one, %one] "
-            "{layoutA = #nvvm.mma_layout<row>, layoutB = #nvvm.mma_layout<col>, "
-            "shape = #nvvm.shape<m = 16, n = 8, k = 16>} : (vector<2xf16>, vector<2xf16>, f32) -> " +
-            four + "\n";
+    body +=
+        "  %one = llvm.mlir.constant(1.0 : f32) : f32\n"
+        "  %d = nvvm.mma.sync A[%x0, %x1, %x2, %x3] B[%z0, %z1] C[%one, %one, %one, %one] "
+        "{layoutA = #nvvm.mma_layout<row>, layoutB = #nvvm.mma_layout<col>, "
+        "shape = #nvvm.shape<m = 16, n = 8, k = 16>} : (vector<2xf16>, vector<2xf16>, f32) -> " +
+        four + "\n";
   for (int i = 0; i < 4; ++i) {
     std::string n = std::to_string(i);
     body += "  %e" + n + " = llvm.extractvalue %d[" + n + "] : " + four + "\n  %o" + n +
@@ -245,8 +266,7 @@ TEST(Warp, HalfMatrixProduct) {
       return 0;
     int exponent;
     float fraction = std::frexp(std::fabs(value), &exponent);
-    return (value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 |
-           (int(fraction * 2048) & 1023);
+    return (value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | (int(fraction * 2048) & 1023);
   };
   std::mt19937 random(2);
   float a[16][16], b[16][8];
