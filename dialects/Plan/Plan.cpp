@@ -113,9 +113,9 @@ static LogicalResult verifyLifetimes(StepOp step, SymbolTableCollection &symbols
       if (!buffer || buffer.getKind() != BufferKind::Arena)
         continue;
       if (index < *buffer.getFirst() || index > *buffer.getLast())
-        return launch.emitOpError() << "is launch " << index << " and uses " << argument
-                                    << ", which is alive from " << *buffer.getFirst() << " to "
-                                    << *buffer.getLast();
+        return launch.emitOpError()
+               << "is launch " << index << " and uses " << argument << ", which is alive from "
+               << *buffer.getFirst() << " to " << *buffer.getLast();
       buffers.insert(buffer);
     }
   auto meet = [](uint64_t begin, uint64_t end, uint64_t otherBegin, uint64_t otherEnd) {
@@ -145,8 +145,7 @@ LogicalResult LaunchOp::verifySymbolUses(SymbolTableCollection &symbols) {
       return emitOpError() << "uses " << argument << ", which ends outside the arena of "
                            << step.getArenaBytes() << " bytes";
   }
-  if (&step.getBody().front().front() == getOperation() &&
-      failed(verifyLifetimes(step, symbols)))
+  if (&step.getBody().front().front() == getOperation() && failed(verifyLifetimes(step, symbols)))
     return failure();
   return verifyKernel(*this, getKernel(), symbols);
 }

@@ -21,8 +21,7 @@ static SyntheticMasks floatMasks(Format::Element element, int exponent) {
   case Format::Element::F32:
     return {0x807FFFFF807FFFFFu, static_cast<uint64_t>(exponent + 127) * 0x0080000000800000u};
   case Format::Element::F16:
-    return {repeat16(0x83FF),
-            repeat16(static_cast<uint64_t>(std::max(exponent, -14) + 15) << 10)};
+    return {repeat16(0x83FF), repeat16(static_cast<uint64_t>(std::max(exponent, -14) + 15) << 10)};
   case Format::Element::BF16:
     return {repeat16(0x807F), repeat16(static_cast<uint64_t>(exponent + 127) << 7)};
   case Format::Element::I8:
@@ -78,9 +77,9 @@ void SyntheticTensor::setRegions() {
   auto appendChunk = [&](SyntheticPattern &to, int64_t chunk) {
     int64_t elements = packed.chunkElements(chunk), scales = packed.chunkScales(chunk),
             zeroPoints = packed.chunkZeros(chunk);
-    int64_t zerosEnd = zeroPoints + (packed.format().zeroPoint
-                                         ? packed.chunkGroups(chunk) * packed.rowsPerTile()
-                                         : 0);
+    int64_t zerosEnd =
+        zeroPoints +
+        (packed.format().zeroPoint ? packed.chunkGroups(chunk) * packed.rowsPerTile() : 0);
     to.append(elements, elementMasks);
     to.append(scales - elements, {});
     to.append(zeroPoints - scales, scaleMasks);

@@ -333,8 +333,8 @@ llvm::Expected<std::string> sluice::weightRoot(ModuleOp module) {
     return makeError("the module has no model.source: its weights cannot be found");
   llvm::sys::fs::file_status status;
   if (std::error_code code = llvm::sys::fs::status(source.getValue(), status))
-    return makeError(source.getValue() + ": the module's model.source cannot be opened: " +
-                     code.message());
+    return makeError(source.getValue() +
+                     ": the module's model.source cannot be opened: " + code.message());
   if (status.type() == llvm::sys::fs::file_type::directory_file)
     return source.str();
   StringRef parent = llvm::sys::path::parent_path(source.getValue());

@@ -118,9 +118,11 @@ void Compilation::setOption(StringRef name, StringRef value) {
 }
 
 /// What `auto` means, from what measurements say of accuracy and bytes: a quantized file keeps the
-/// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity (docs/numerics.md).
+/// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity
+/// (docs/numerics.md).
 static StringRef automaticFormat(const ModelFiles &files) {
-  if (files.weightsPresent && storageInfo(files.weights.layers.front().q.tensor.type).blockElements > 1)
+  if (files.weightsPresent &&
+      storageInfo(files.weights.layers.front().q.tensor.type).blockElements > 1)
     return "keep";
   return "int8-g128";
 }
@@ -203,9 +205,8 @@ Error Compilation::emitStage(Stage emitted) {
   StringRef name = stageName(emitted);
   if (emitted == Stage::Device)
     name = module->lookupSymbol<gpu::GPUModuleOp>(kKernelsModule) ? "gpu" : "host";
-  std::string path = (Twine(folder) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" +
-                      name + ".mlir")
-                         .str();
+  std::string path =
+      (Twine(folder) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" + name + ".mlir").str();
   std::error_code code;
   ToolOutputFile file(path, code, sys::fs::OF_Text);
   if (code)

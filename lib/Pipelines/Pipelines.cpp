@@ -118,9 +118,9 @@ void sluice::registerPipelines() {
 
 void sluice::registerDialects(DialectRegistry &registry) {
   registry.insert<arith::ArithDialect, func::FuncDialect, gpu::GPUDialect, LLVM::LLVMDialect,
-                  NVVM::NVVMDialect, math::MathDialect,
-                  scf::SCFDialect, vector::VectorDialect, model::ModelDialect,
-                  quantized::QuantizedDialect, fused::FusedDialect, plan::PlanDialect>();
+                  NVVM::NVVMDialect, math::MathDialect, scf::SCFDialect, vector::VectorDialect,
+                  model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
+                  plan::PlanDialect>();
   host::registerHostTranslations(registry);
   nvidia::registerGpuTranslations(registry);
 }

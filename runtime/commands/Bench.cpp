@@ -115,8 +115,7 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
   };
   if (result.stepSeconds) {
     json["step_seconds"] = *result.stepSeconds;
-    json["step_share"] =
-        static_cast<double>(result.bytesPerToken) / *result.stepSeconds / ceiling;
+    json["step_share"] = static_cast<double>(result.bytesPerToken) / *result.stepSeconds / ceiling;
   }
   if (!result.kernels.empty()) {
     auto &kernels = json["kernels"] = nlohmann::json::array();
@@ -196,13 +195,12 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
       writeText(out, format("step alone      %.1f us on the device (%.1f tokens/s), %.1f%% of the "
                             "read bandwidth\n",
                             *result.stepSeconds * 1e6, 1 / *result.stepSeconds,
-                            100 * static_cast<double>(result.bytesPerToken) /
-                                *result.stepSeconds / ceiling));
+                            100 * static_cast<double>(result.bytesPerToken) / *result.stepSeconds /
+                                ceiling));
     // A buffer is at least four times the largest cache.
     if (result.bytesPerToken < result.bandwidth.bufferBytes / 4)
-      writeText(
-          out,
-          "                (a token's bytes fit into the caches, so it can exceed 100%)\n");
+      writeText(out,
+                "                (a token's bytes fit into the caches, so it can exceed 100%)\n");
   }
   if (options.perKernel)
     printKernels(result, out);

@@ -17,5 +17,6 @@ int main(int argc, char **argv) {
   sluice::registerConversion();
   sluice::registerPipelines();
   sluice::registerDialects(registry);
-  return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "Sluice optimizer driver\n", registry));
+  return mlir::asMainReturnCode(
+      mlir::MlirOptMain(argc, argv, "Sluice optimizer driver\n", registry));
 }

@@ -40,12 +40,13 @@ static int64_t launchBytes(const json &launch, int64_t context) {
 void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   const json &model = plan["model"], &target = plan["target"];
   auto text = [](const json &object, const char *key) { return object.value(key, std::string()); };
-  os << text(model, "name") << ": " << text(model, "architecture") << ", weights " << text(model, "weights");
+  os << text(model, "name") << ": " << text(model, "architecture") << ", weights "
+     << text(model, "weights");
   if (model.value("synthetic", false))
     os << " (synthetic)";
   os << "\n";
-  for (const char *key : {"layers", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim",
-                          "vocab_size", "context_length"})
+  for (const char *key : {"layers", "hidden_size", "intermediate_size", "heads", "kv_heads",
+                          "head_dim", "vocab_size", "context_length"})
     if (model.contains(key))
       os << "  " << llvm::left_justify(key, 20) << model[key].dump() << "\n";
   os << "target " << text(target, "name") << ": " << text(target, "kind");
@@ -55,8 +56,8 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   os << "\nfiles\n";
   for (const auto &[role, file] : plan["files"].items())
     os << "  " << llvm::left_justify(role, 12) << llvm::left_justify(text(file, "name"), 32)
-       << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 " << text(file, "xxh3")
-       << "\n";
+       << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 "
+       << text(file, "xxh3") << "\n";
   json kernels = plan.value("kernels", json::object());
   if (!kernels.empty())
     os << "kernels\n";
@@ -88,10 +89,10 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   }
 }
 
-void driver::explainArtifact(const json &plan, const std::string &targetName, int64_t context, bool asJson,
-                             llvm::raw_ostream &os) {
-  llvm::Expected<TargetDescription> target =
-      loadTarget(targetName.empty() ? plan["target"].value("name", std::string("host")) : targetName);
+void driver::explainArtifact(const json &plan, const std::string &targetName, int64_t context,
+                             bool asJson, llvm::raw_ostream &os) {
+  llvm::Expected<TargetDescription> target = loadTarget(
+      targetName.empty() ? plan["target"].value("name", std::string("host")) : targetName);
   if (!target)
     throw Failure(target.takeError());
   int64_t longest = plan["model"].value("context_length", int64_t(1));
@@ -111,15 +112,18 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
       list.push_back({{"label", launch["label"]},
                       {"bytes", launchBytes(launch, context)},
                       {"floor_seconds", launchBytes(launch, context) / target->bandwidth()}});
-    json report = {{"model", plan["model"]["name"]}, {"target", target->name},
-                   {"context", context},             {"bytes", total},
-                   {"floor_seconds", seconds},       {"launches", list},
+    json report = {{"model", plan["model"]["name"]},
+                   {"target", target->name},
+                   {"context", context},
+                   {"bytes", total},
+                   {"floor_seconds", seconds},
+                   {"launches", list},
                    {"decisions", plan["decisions"]}};
     os << report.dump(2) << "\n";
     return;
   }
-  os << plan["model"].value("name", std::string()) << " on " << target->name << ", context " << context
-     << "\n\n";
+  os << plan["model"].value("name", std::string()) << " on " << target->name << ", context "
+     << context << "\n\n";
   os << llvm::left_justify("launch", 42) << llvm::right_justify("bytes", 12)
      << llvm::right_justify("floor", 12) << llvm::right_justify("part", 9) << "\n";
   for (const json &launch : launches) {

@@ -21,8 +21,8 @@ void printArtifact(const nlohmann::json &plan, llvm::raw_ostream &os);
 
 /// Traffic of each launch at a context, the floor on the target named, and the decisions with their
 /// reasons. `target` empty: the plan's own.
-void explainArtifact(const nlohmann::json &plan, const std::string &target, int64_t context, bool json,
-                     llvm::raw_ostream &os);
+void explainArtifact(const nlohmann::json &plan, const std::string &target, int64_t context,
+                     bool json, llvm::raw_ostream &os);
 
 } // namespace sluice::driver
 

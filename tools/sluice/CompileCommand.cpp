@@ -18,15 +18,17 @@ using namespace sluice::driver;
 
 void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
-      .add_option("--target", options.target,
-                  "What to compile for: the name of a target description (host, h100, h200, ...) or "
-                  "the path of one (default: host)")
+      .add_option(
+          "--target", options.target,
+          "What to compile for: the name of a target description (host, h100, h200, ...) or "
+          "the path of one (default: host)")
       ->type_name("NAME");
   command
-      .add_option("--weights", options.weights,
-                  "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, or int8 or "
-                  "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
-                  "(default: auto)")
+      .add_option(
+          "--weights", options.weights,
+          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, or int8 or "
+          "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
+          "(default: auto)")
       ->type_name("FORMAT");
   auto f16Only = CLI::IsMember({"auto", "f16"});
   command.add_option("--k-cache", "Number format of cached keys: auto or f16")->check(f16Only);
@@ -65,7 +67,8 @@ void driver::compileWithProgress(CompileOptions options) {
         return;
       shown = now;
       visible = true;
-      fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(), 100 * done);
+      fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(),
+              100 * done);
     };
   llvm::Error error = compile(options);
   if (visible)
@@ -76,19 +79,23 @@ void driver::compileWithProgress(CompileOptions options) {
 
 void driver::addCompileCommand(CLI::App &app) {
   auto options = std::make_shared<CompileOptions>();
-  CLI::App *command = app.add_subcommand("compile", "Compile a model file to an artifact directory");
+  CLI::App *command =
+      app.add_subcommand("compile", "Compile a model file to an artifact directory");
   command->footer("Examples:\n"
                   "  sluice compile models/llama-4m -o llama-4m.sluice --weights int8-g128\n"
                   "  sluice compile model.gguf -o model.sluice --emit-ir stages\n"
                   "  sluice compile --from-ir stages/3-fused.mlir -o model.sluice");
-  command->add_option("MODEL", options->model,
-                      "A GGUF file or a Hugging Face directory (config.json, safetensors, tokenizer)");
+  command->add_option(
+      "MODEL", options->model,
+      "A GGUF file or a Hugging Face directory (config.json, safetensors, tokenizer)");
   command->add_option("-o,--output", options->output, "The artifact directory to write")
       ->type_name("DIR");
-  command->add_option("--emit-ir", options->emitIr, "Write the IR of every stage into this directory")
+  command
+      ->add_option("--emit-ir", options->emitIr, "Write the IR of every stage into this directory")
       ->type_name("DIR");
-  command->add_option("--from-ir", options->fromIr,
-                      "Go on from a stage's file instead of importing the model")
+  command
+      ->add_option("--from-ir", options->fromIr,
+                   "Go on from a stage's file instead of importing the model")
       ->type_name("FILE");
   command->add_flag("--synthetic-weights", options->syntheticWeights,
                     "Compile from a config.json alone; the runtime generates weights");

@@ -16,11 +16,15 @@ void driver::addExplainCommand(CLI::App &app) {
   };
   auto options = std::make_shared<Options>();
   CLI::App *command = app.add_subcommand(
-      "explain", "Show what a decode step has to move, part by part, and the least time it can take");
-  command->footer("Examples:\n"
-                  "  sluice explain models/llama-4m --weights int8-g128 --target h200\n"
-                  "  sluice explain Llama-2-7B/config.json --weights int8-g128 --target h100 --context 4096");
-  command->add_option("MODEL", options->compile.model, "A model file or directory, a config.json alone, or an artifact")
+      "explain",
+      "Show what a decode step has to move, part by part, and the least time it can take");
+  command->footer(
+      "Examples:\n"
+      "  sluice explain models/llama-4m --weights int8-g128 --target h200\n"
+      "  sluice explain Llama-2-7B/config.json --weights int8-g128 --target h100 --context 4096");
+  command
+      ->add_option("MODEL", options->compile.model,
+                   "A model file or directory, a config.json alone, or an artifact")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   addFormatOptions(*command, options->compile);

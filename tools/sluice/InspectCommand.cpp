@@ -20,7 +20,8 @@ void driver::addInspectCommand(CLI::App &app) {
   auto options = std::make_shared<Options>();
   CLI::App *command = app.add_subcommand("inspect", "List what is in a model file or an artifact");
   command->footer("Examples:\n  sluice inspect model.gguf\n  sluice inspect model.sluice --json");
-  command->add_option("FILE", options->file, "GGUF, safetensors, Hugging Face directory or artifact")
+  command
+      ->add_option("FILE", options->file, "GGUF, safetensors, Hugging Face directory or artifact")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {

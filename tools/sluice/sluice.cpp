@@ -14,8 +14,8 @@ using namespace sluice::driver;
 
 namespace {
 
-/// Artifacts of models that were given where an artifact could be: compiled when asked for, removed at
-/// the end, whatever ends the process.
+/// Artifacts of models that were given where an artifact could be: compiled when asked for, removed
+/// at the end, whatever ends the process.
 class TemporaryArtifacts {
 public:
   std::string compile(CompileOptions options) {
@@ -45,7 +45,8 @@ static void refuseCompileOptions(const CompileOptions &options, const std::strin
 
 static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOptions &options) {
   runtime::CommandHooks hooks;
-  hooks.modelHelp = "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
+  hooks.modelHelp =
+      "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
   hooks.resolve = [&](const std::string &model,
                       const runtime::CompileHints &hints) -> std::filesystem::path {
     if (runtime::Artifact::isArtifact(model)) {
@@ -70,7 +71,8 @@ static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOp
 }
 
 int main(int argc, char **argv) {
-  CLI::App app("Sluice compiles language models for decoding at the speed of the memory.", "sluice");
+  CLI::App app("Sluice compiles language models for decoding at the speed of the memory.",
+               "sluice");
   app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.require_subcommand(1);
   emulator::registerEmulatorDevice();

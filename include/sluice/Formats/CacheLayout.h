@@ -64,8 +64,8 @@ template <typename Integer> struct CacheArithmetic {
 template <typename Integer>
 Integer keyByte(const CacheArithmetic<Integer> &c, int64_t dim, Integer position, Integer d) {
   Integer q = c.rem(position, cachePiece), row = c.rem(q, 8);
-  Integer base = c.add(c.mul(c.div(position, cachePiece), cachePieceBytes(dim)),
-                       c.mul(c.div(q, 8), 16 * dim));
+  Integer base =
+      c.add(c.mul(c.div(position, cachePiece), cachePieceBytes(dim)), c.mul(c.div(q, 8), 16 * dim));
   auto wide = [&] {
     Integer lane = c.add(c.mul(row, 4), c.div(c.rem(d, 32), 8));
     return c.add(c.mul(c.div(d, 32), 512), c.add(c.mul(lane, 16), c.mul(c.rem(d, 8), 2)));

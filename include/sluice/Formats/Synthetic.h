@@ -1,9 +1,9 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What generated weights look like in each number format and layout. sluice-runtime/SyntheticWords.h
-// has the rule that makes bytes of a seed, a place and the masks keep and set of the region that the
-// place lies in:
+// What generated weights look like in each number format and layout.
+// sluice-runtime/SyntheticWords.h has the rule that makes bytes of a seed, a place and the masks
+// keep and set of the region that the place lies in:
 //
 //   region       keep                  set                      gives
 //   int elements FFFF...               0                        q uniform over the element's range

@@ -43,8 +43,8 @@ struct CompileOptions {
 llvm::Error compile(const CompileOptions &options);
 
 /// What a step moves, part by part, before and after fusing, and the least time that it can take on
-/// options.target: a table, or JSON. Takes a config.json alone, too. options.context is the position
-/// that is looked at (0: 512).
+/// options.target: a table, or JSON. Takes a config.json alone, too. options.context is the
+/// position that is looked at (0: 512).
 llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
 
 /// The artifact's tokenizer.json for a model file's tokenizer.

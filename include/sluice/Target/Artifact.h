@@ -17,7 +17,6 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <optional>
 #include <string>
 
 namespace sluice {
@@ -32,11 +31,12 @@ struct ArtifactFile {
   std::string name; ///< within the directory
 };
 
-/// The directory that an artifact is written to before it appears under its name, all at once. Unless
-/// it was committed, nothing stays, whatever ends the process.
+/// The directory that an artifact is written to before it appears under its name, all at once.
+/// Unless it was committed, nothing stays, whatever ends the process.
 class ArtifactDirectory {
 public:
-  /// Fails if `path` exists and is neither an artifact nor an empty directory, or cannot be written.
+  /// Fails if `path` exists and is neither an artifact nor an empty directory, or cannot be
+  /// written.
   static llvm::Expected<ArtifactDirectory> create(llvm::StringRef path);
   /// Path of a file of the artifact while it is being written.
   std::string pathOf(llvm::StringRef name) const;
@@ -54,8 +54,8 @@ private:
   ScratchDirectory scratch;
 };
 
-/// How the bytes of a plan's weights buffer are generated, if its weight comes from no file but from
-/// synthetic ones. An error names what is wrong with the weight's recipe.
+/// How the bytes of a plan's weights buffer are generated, if its weight comes from no file but
+/// from synthetic ones. An error names what is wrong with the weight's recipe.
 llvm::Expected<std::optional<synthetic::SyntheticPattern>>
 syntheticPattern(mlir::Operation *buffer, const mlir::SymbolTable &symbols);
 
@@ -64,9 +64,9 @@ syntheticPattern(mlir::Operation *buffer, const mlir::SymbolTable &symbols);
 llvm::Error writeWeights(mlir::ModuleOp module, llvm::StringRef path,
                          const std::function<void(double done)> &progress);
 
-/// plan.json of a module at stage plan. `target` goes in as it is, and `kernels` (what the assembler
-/// said of each kernel by name) if there is any; sizes and checksums of `files` are
-/// read from `directory`. The format is described in docs/artifact.md.
+/// plan.json of a module at stage plan. `target` goes in as it is, and `kernels` (what the
+/// assembler said of each kernel by name) if there is any; sizes and checksums of `files` are read
+/// from `directory`. The format is described in docs/artifact.md.
 llvm::Expected<std::string> planJson(mlir::ModuleOp module, const nlohmann::json &target,
                                      const nlohmann::json &kernels,
                                      llvm::ArrayRef<ArtifactFile> files,

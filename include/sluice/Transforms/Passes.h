@@ -14,8 +14,8 @@
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
 
-/// The passes between the stages of a model; include/sluice/Transforms/Passes.td documents each with an example.
-/// A pass with options is made by `createX(XOptions)`.
+/// The passes between the stages of a model; include/sluice/Transforms/Passes.td documents each
+/// with an example. A pass with options is made by `createX(XOptions)`.
 namespace sluice {
 #define GEN_PASS_DECL
 #include "lib/Transforms/Passes.h.inc"

@@ -69,9 +69,8 @@ static std::string keyOf(Operation *op, const KernelInterface &interface) {
   auto function = op->getParentOfType<func::FuncOp>();
   for (Attribute cache : interface.caches()) {
     bool isKeys = false;
-    function.walk([&](fused::AttentionOp attention) {
-      isKeys |= attention.getKeysAttr() == cache;
-    });
+    function.walk(
+        [&](fused::AttentionOp attention) { isKeys |= attention.getKeysAttr() == cache; });
     key += isKeys ? 'k' : 'v';
   }
   return key;
@@ -85,8 +84,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
 
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   MLIRContext *context = op->getContext();
-  size_t arguments =
-      interface.operands().size() + interface.caches().size() + interface.results();
+  size_t arguments = interface.operands().size() + interface.caches().size() + interface.results();
   SmallVector<Type> types(arguments, LLVM::LLVMPointerType::get(context, 1));
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
   auto function = LLVM::LLVMFuncOp::create(b, op->getLoc(), kernel.name, type);
@@ -98,7 +96,8 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
   interface.usePointers(entry->getArguments());
   DeviceBuilder builder(b, op->getLoc(), arch);
   Value base = LLVM::AddressOfOp::create(
-      b, op->getLoc(), LLVM::LLVMPointerType::get(context, static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared)),
+      b, op->getLoc(),
+      LLVM::LLVMPointerType::get(context, static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared)),
       kShared);
   SharedMemory shared(base);
   device::Kernel body{builder, interface, shared, schedule, sharedLimit};

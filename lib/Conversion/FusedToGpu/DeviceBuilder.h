@@ -91,18 +91,14 @@ public:
   Value select(Value condition, Value x, Value y) {
     return mlir::arith::SelectOp::create(b, loc, condition, x, y);
   }
-  Value extend(Value x, mlir::Type type) {
-    return mlir::arith::ExtSIOp::create(b, loc, type, x);
-  }
+  Value extend(Value x, mlir::Type type) { return mlir::arith::ExtSIOp::create(b, loc, type, x); }
   Value extendUnsigned(Value x, mlir::Type type) {
     return mlir::arith::ExtUIOp::create(b, loc, type, x);
   }
   Value truncate(Value x, mlir::Type type) {
     return mlir::arith::TruncIOp::create(b, loc, type, x);
   }
-  Value bitcast(Value x, mlir::Type type) {
-    return mlir::LLVM::BitcastOp::create(b, loc, type, x);
-  }
+  Value bitcast(Value x, mlir::Type type) { return mlir::LLVM::BitcastOp::create(b, loc, type, x); }
   Value toFloat(Value x) { return mlir::arith::SIToFPOp::create(b, loc, f32(), x); }
 
   Value addF(Value x, Value y) { return mlir::arith::AddFOp::create(b, loc, x, y); }

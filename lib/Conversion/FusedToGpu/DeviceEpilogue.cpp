@@ -41,8 +41,8 @@ private:
   FailureOr<bool> concerns(Operation *user, Value value);
   FailureOr<Values> evaluate(Value value);
   FailureOr<Values> rotary(model::RotaryOp rotary);
-  /// The elements of a tensor from outside at the rows' places: of a vector for all sequences, or of
-  /// a row for each. Empty if it is no such tensor.
+  /// The elements of a tensor from outside at the rows' places: of a vector for all sequences, or
+  /// of a row for each. Empty if it is no such tensor.
   Values load(Value value);
   /// Cosine and sine by which the rows turn.
   Values loadTurn(model::RotaryOp rotary);
@@ -305,8 +305,8 @@ LogicalResult Epilogue::yield(Value value, unsigned result) {
     return failure();
   auto type = cast<RankedTensorType>(op.getResult(result).getType());
   int64_t bytes = bytesOf(type.getElementType());
-  Value base = k.offset(kernel.interface.resultPointer(result),
-                        sequence * type.getDimSize(1) * bytes);
+  Value base =
+      k.offset(kernel.interface.resultPointer(result), sequence * type.getDimSize(1) * bytes);
   store(*elements, type.getElementType(),
         [&](Value row) { return k.offset(base, k.mul(row, bytes)); });
   return success();
@@ -320,8 +320,8 @@ LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high,
   if (op.getEpilogue().empty()) {
     if (segment.order.isZip())
       return op.emitOpError() << "with zipped rows needs an epilogue";
-    Value base = k.offset(kernel.interface.resultPointer(first),
-                          sequence * op.getSegments()[first] * 4);
+    Value base =
+        k.offset(kernel.interface.resultPointer(first), sequence * op.getSegments()[first] * 4);
     store({low, high}, k.f32(), [&](Value index) { return k.offset(base, k.mul(index, 4)); });
     return success();
   }
@@ -354,8 +354,8 @@ void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSeg
   Epilogue(kernel, op, segment, sequence).preload(tile, row, fresh, loads);
 }
 
-LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op,
-                                   const PackedSegment &segment, Value tile, Value row, Value low,
-                                   Value high, int64_t sequence, const EpilogueLoads &loads) {
+LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
+                                   Value tile, Value row, Value low, Value high, int64_t sequence,
+                                   const EpilogueLoads &loads) {
   return Epilogue(kernel, op, segment, sequence).emit(tile, row, low, high, loads);
 }

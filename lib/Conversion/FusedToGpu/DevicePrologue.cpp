@@ -47,8 +47,8 @@ Value Prologue::unitExists(int64_t n, int64_t width) {
   return (n + 1) * threads <= units ? Value() : k.less(unitIndex(n), k.i(units));
 }
 
-DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, Value row,
-                                         int64_t n, bool fresh) {
+DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, Value row, int64_t n,
+                                         bool fresh) {
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
   auto loadWords = [&] {
@@ -90,16 +90,15 @@ FailureOr<PreparedInput> Prologue::preload(formats::Format format) {
   input.columns = op.getColumns();
   input.padded = padded;
   if (input.columns % kUnit)
-    return op.emitOpError() << "has " << input.columns << " columns, GPU kernels need a multiple of "
-                            << kUnit;
+    return op.emitOpError() << "has " << input.columns
+                            << " columns, GPU kernels need a multiple of " << kUnit;
   int64_t fragments = padded / input.fragmentColumns();
   input.fragments = kernel.shared.take(k, fragments * input.fragmentBytes());
   if (format.isInteger()) {
     input.unit = formats::unitColumns(format, input.columns);
     if (format.group == formats::Format::channel)
       input.unit = formats::activationGroup;
-    input.steps =
-        kernel.shared.take(k, input.sequences * padded / formats::activationGroup * 4);
+    input.steps = kernel.shared.take(k, input.sequences * padded / formats::activationGroup * 4);
     if (format.zeroPoint)
       input.unitSums = kernel.shared.take(k, input.sequences * padded / input.unit * 4);
   }
@@ -186,8 +185,7 @@ FailureOr<Value> Prologue::normFactor(model::RmsNormOp norm) {
   for (int64_t distance = kWarp / 2; distance; distance /= 2)
     sum = k.addF(sum, k.shuffleXor(sum, distance));
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
-  k.when(k.equal(lane, k.i(0)),
-         [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
+  k.when(k.equal(lane, k.i(0)), [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
   k.barrier(1, threads);
   Value total;
   for (int64_t part = 0; part < threads / kWarp; part += 4)
@@ -206,8 +204,8 @@ FailureOr<DeviceBuilder::Values> Prologue::evaluate(Value value, int64_t n) {
   if (auto found = loaded.find({value, n}); found != loaded.end())
     return found->second;
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  bool isInput = value == op.getInput() || (isa<BlockArgument>(value) &&
-                                            value.getParentRegion() == &op.getPrologue());
+  bool isInput = value == op.getInput() ||
+                 (isa<BlockArgument>(value) && value.getParentRegion() == &op.getPrologue());
   Value pointer = kernel.interface.pointer(isInput ? Value(op.getInput()) : value);
   if (pointer) {
     if (!type || !isa<FloatType>(type.getElementType()) || bytesOf(type.getElementType()) > 4 ||
@@ -253,12 +251,12 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
   Value finite = k.less(greatest, k.i(0x7F800000));
   Value m = k.bitcast(greatest, k.f32());
-  Value usable = arith::AndIOp::create(k.b, k.loc, finite,
-                                       k.lessF(k.number(formats::activationFloor), m));
+  Value usable =
+      arith::AndIOp::create(k.b, k.loc, finite, k.lessF(k.number(formats::activationFloor), m));
   Value limit = k.number(formats::activationLimit);
   Value inverse = k.select(usable, k.divF(limit, m), k.number(0.0));
-  Value step = k.select(finite, k.divF(m, limit),
-                        k.number(std::numeric_limits<float>::quiet_NaN()));
+  Value step =
+      k.select(finite, k.divF(m, limit), k.number(std::numeric_limits<float>::quiet_NaN()));
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
   if (input.format.element == formats::Format::Element::I4)
     step = k.mulF(step, k.number(1.0 / 16));
@@ -319,8 +317,8 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
 }
 
 void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Values &x) {
-  Type element = input.format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type())
-                                                                        : k.f16();
+  Type element =
+      input.format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
   auto storeAll = [&] {
     Value unit = unitIndex(n);
     // Columns 8 * unit on: fragment unit / 2, lane column % 8 / 2, half column % 16 / 8.

@@ -66,7 +66,8 @@ FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
     element = cast<RankedTensorType>(table).getElementType();
   }
   if (width % kColumns)
-    return op.emitOpError() << "has rows of " << width << " columns, GPU kernels need an even number";
+    return op.emitOpError() << "has rows of " << width
+                            << " columns, GPU kernels need an even number";
   auto shape =
       formats::PackedShape::get(formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
   if (!shape)

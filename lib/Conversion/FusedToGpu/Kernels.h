@@ -130,9 +130,9 @@ struct PackedSegment {
 /// ahead of the sums, it does not add a memory's latency to the end of a kernel.
 using EpilogueLoads = llvm::MapVector<void *, DeviceBuilder::Values>;
 
-/// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`, which
-/// counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of all
-/// else.
+/// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`,
+/// which counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of
+/// all else.
 void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                      mlir::Value tile, mlir::Value row, int64_t sequence, bool fresh,
                      EpilogueLoads &loads);

@@ -7,9 +7,9 @@
 // so the ring fills while that one still runs.
 //
 // A chunk is cut into slices of columns, one a warp (its user). If a chunk has fewer slices than
-// there are warps, several teams of warps take chunks in turn. Partial sums of a tile's rows meet in
-// shared memory; when a few tiles are held there, threads add them up and run the epilogue, each for
-// rows r and r + 8 of a tile.
+// there are warps, several teams of warps take chunks in turn. Partial sums of a tile's rows meet
+// in shared memory; when a few tiles are held there, threads add them up and run the epilogue, each
+// for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
 
@@ -36,8 +36,8 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
   SmallVector<PackedSegment> result;
   ArrayRef<int64_t> rows = op.getSegments();
   ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
-  llvm::Expected<formats::RowOrder> checked = quantized::expandRowOrder(
-      orders ? orders : ArrayAttr::get(op.getContext(), {}), rows);
+  llvm::Expected<formats::RowOrder> checked =
+      quantized::expandRowOrder(orders ? orders : ArrayAttr::get(op.getContext(), {}), rows);
   if (!checked)
     return op.emitOpError() << "has a row order that does not fit: "
                             << llvm::toString(checked.takeError());
@@ -53,10 +53,9 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
   for (PackedSegment &segment : result) {
     int64_t count = rows[segment.order.getFirst()], second = segment.order.getSecond();
     segment.firstTile = tile;
-    segment.tiles = segment.order.isZip() ? llvm::divideCeil(count, half)
-                    : segment.order.isPairs()
-                        ? count / second * llvm::divideCeil(second / 2, half)
-                        : llvm::divideCeil(count, formats::tileRows);
+    segment.tiles = segment.order.isZip()     ? llvm::divideCeil(count, half)
+                    : segment.order.isPairs() ? count / second * llvm::divideCeil(second / 2, half)
+                                              : llvm::divideCeil(count, formats::tileRows);
     tile += segment.tiles;
   }
   return result;
@@ -76,9 +75,7 @@ public:
 private:
   LogicalResult plan();
   /// The tiles that this block has.
-  Value tileCount() {
-    return k.add(k.div(k.sub(k.i(tiles - 1), block), grid), 1);
-  }
+  Value tileCount() { return k.add(k.div(k.sub(k.i(tiles - 1), block), grid), 1); }
   Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
   /// `slot` and `parity` of the stage that comes `stages` later.
   void advance(Value &slot, Value &parity, int64_t steps);
@@ -106,9 +103,9 @@ private:
   int64_t slice = 0; ///< columns of a warp's part of a chunk
   int64_t users = 0; ///< slices of a full chunk
   int64_t teams = 0;
-  int64_t held = 0;       ///< tiles whose sums are held
-  int64_t heldBytes = 0;  ///< of a tile's sums
-  bool reuses = false;    ///< whether a stage is filled more than once
+  int64_t held = 0;      ///< tiles whose sums are held
+  int64_t heldBytes = 0; ///< of a tile's sums
+  bool reuses = false;   ///< whether a stage is filled more than once
   Value block, user, team, lane, stages, full, empty, sums;
   /// For each sequence and segment.
   SmallVector<EpilogueLoads> early;
@@ -127,7 +124,8 @@ LogicalResult MatvecKernel::plan() {
     return op.emitOpError() << "cannot run with " << schedule << ": ";
   };
   if (grid < 1 || grid > tiles)
-    return reject() << "its weight has " << tiles << " tiles of 16 rows, one for each block at most";
+    return reject() << "its weight has " << tiles
+                    << " tiles of 16 rows, one for each block at most";
   if (warps < 1 || warps > 31 || ring < 1 || inFlight < 1)
     return reject() << "warps must be 1 to 31, stages and in_flight at least 1";
   if (schedule.getSplits() != 1)
@@ -202,9 +200,8 @@ void MatvecKernel::copyWeights(Value lane) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
       } else {
-        k.loop(k.mul(lane, 16), size, k.i(kWarp * 16), [&](Value byte) {
-          k.copy16(k.offset(to, byte), k.offset(place, byte));
-        });
+        k.loop(k.mul(lane, 16), size, k.i(kWarp * 16),
+               [&](Value byte) { k.copy16(k.offset(to, byte), k.offset(place, byte)); });
         k.arriveAfterCopies(barrier);
       }
       advance(slot, parity, 1);
@@ -219,13 +216,11 @@ SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input,
   if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
     myLane = k.min(lane, k.i(input.fragmentLanes() - 1));
   Value number = k.add(k.mul(chunk, users), user);
-  Value from = k.offset(
-      k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
-      k.shl(myLane, 3));
+  Value from = k.offset(k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
+                        k.shl(myLane, 3));
   SmallVector<Values> x;
   for (int64_t f = 0; f < fragments; ++f)
-    x.push_back(
-        k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
+    x.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
   return x;
 }
 
@@ -313,9 +308,8 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     firstGroup = k.div(user, group / 128);
   }
   Value pair = k.shr(lane, 2);
-  Value scales = k.offset(
-      k.offset(stage, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
-      k.add(k.mul(firstGroup, 32), k.shl(pair, 2)));
+  Value scales = k.offset(k.offset(stage, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
+                          k.add(k.mul(firstGroup, 32), k.shl(pair, 2)));
   Value zeros;
   if (format.zeroPoint)
     zeros = k.offset(k.offset(stage, perChunk(shape.chunkZeros(0), shape.chunkZeros(last))),
@@ -365,39 +359,39 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   auto multiplyTile = [&](Value heldNumber, ValueRange carried) {
     Values inner = {carried[0], carried[1]};
     inner.append(isInteger ? 2 : 4, k.number(0.0));
-    Values after = k.loop(carried[2], k.i(chunks), k.i(teams), inner,
-                          [&](Value chunk, ValueRange values) {
-      Value slot = values[0], parity = values[1];
-      Values partial = llvm::to_vector(values.drop_front(2));
-      // The last chunk may have fewer slices.
-      int64_t lastUsers = llvm::divideCeil(shape.chunkColumns(chunks - 1), slice);
-      Value stage = slotOf(stages, slot, shape.chunkBytes(0));
-      if (lastUsers < users) {
-        k.wait(slotOf(full, slot, 8), parity);
-        Value exists = k.less(user, k.select(k.equal(chunk, k.i(chunks - 1)), k.i(lastUsers),
-                                             k.i(users)));
-        partial = k.choose(
-            exists,
-            [&] {
-              return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial);
-            },
-            [&] { return partial; });
-      } else {
-        SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
-        k.wait(slotOf(full, slot, 8), parity);
-        partial = multiplyChunk(input, x, chunk, stage, partial);
-      }
-      if (reuses) {
-        k.syncWarp();
-        k.when(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
-      }
-      advance(slot, parity, teams);
-      Values next = {slot, parity};
-      next.append(partial);
-      return next;
-    });
-    // Integer products: lane 4r + s has rows r and r + 8 of sequence s. Float products: of sequences
-    // 2s and 2s + 1.
+    Values after =
+        k.loop(carried[2], k.i(chunks), k.i(teams), inner, [&](Value chunk, ValueRange values) {
+          Value slot = values[0], parity = values[1];
+          Values partial = llvm::to_vector(values.drop_front(2));
+          // The last chunk may have fewer slices.
+          int64_t lastUsers = llvm::divideCeil(shape.chunkColumns(chunks - 1), slice);
+          Value stage = slotOf(stages, slot, shape.chunkBytes(0));
+          if (lastUsers < users) {
+            k.wait(slotOf(full, slot, 8), parity);
+            Value exists =
+                k.less(user, k.select(k.equal(chunk, k.i(chunks - 1)), k.i(lastUsers), k.i(users)));
+            partial = k.choose(
+                exists,
+                [&] {
+                  return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial);
+                },
+                [&] { return partial; });
+          } else {
+            SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
+            k.wait(slotOf(full, slot, 8), parity);
+            partial = multiplyChunk(input, x, chunk, stage, partial);
+          }
+          if (reuses) {
+            k.syncWarp();
+            k.when(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
+          }
+          advance(slot, parity, teams);
+          Values next = {slot, parity};
+          next.append(partial);
+          return next;
+        });
+    // Integer products: lane 4r + s has rows r and r + 8 of sequence s. Float products: of
+    // sequences 2s and 2s + 1.
     int64_t sequences = op.getSequences();
     Value column = k.bitAnd(lane, 3);
     Value to = k.offset(mine, k.mul(heldNumber, heldBytes));
@@ -428,9 +422,9 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
       return k.loop(zero, heldNow, one, carried,
                     [&](Value number, ValueRange values) { return multiplyTile(number, values); });
     };
-    Values next = takesPart ? k.choose(takesPart, products,
-                                       [&] { return llvm::to_vector(carried); })
-                            : products();
+    Values next = takesPart
+                      ? k.choose(takesPart, products, [&] { return llvm::to_vector(carried); })
+                      : products();
     k.barrier(1, warps * kWarp);
     if (succeeded(result))
       result = finish(thread, base, heldNow);
@@ -465,8 +459,8 @@ void MatvecKernel::preload(Value thread, bool fresh) {
           // Every segment's, as if the tile were in each of them: loads of a place that exists cost
           // less than finding out.
           const PackedSegment &segment = segments[part % segments.size()];
-          Value inSegment = k.max(
-              k.min(k.sub(tile, segment.firstTile), k.i(segment.tiles - 1)), k.i(0));
+          Value inSegment =
+              k.max(k.min(k.sub(tile, segment.firstTile), k.i(segment.tiles - 1)), k.i(0));
           preloadEpilogue(kernel, op, segment, inSegment, row, part / segments.size(), fresh,
                           loads[part]);
           for (auto &[key, elements] : loads[part])

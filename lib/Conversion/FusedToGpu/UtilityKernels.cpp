@@ -48,11 +48,10 @@ static void addKernel(mlir::gpu::GPUModuleOp module, int arch, StringRef name, u
                     b.getDenseI32ArrayAttr({static_cast<int32_t>(extents.block)}));
   function->setAttr(
       kUtilityAttr,
-      b.getDictionaryAttr(
-          {b.getNamedAttr("block", b.getI64IntegerAttr(extents.block)),
-           b.getNamedAttr("shared", b.getI64IntegerAttr(extents.shared)),
-           b.getNamedAttr("blocks_per_multiprocessor",
-                          b.getI64IntegerAttr(extents.blocksPerMultiprocessor))}));
+      b.getDictionaryAttr({b.getNamedAttr("block", b.getI64IntegerAttr(extents.block)),
+                           b.getNamedAttr("shared", b.getI64IntegerAttr(extents.shared)),
+                           b.getNamedAttr("blocks_per_multiprocessor",
+                                          b.getI64IntegerAttr(extents.blocksPerMultiprocessor))}));
 }
 
 static Value gridBlocks(DeviceBuilder &k) { return NVVM::GridDimXOp::create(k.b, k.loc, k.i32()); }
@@ -109,19 +108,18 @@ static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value share
       stage = k.select(wraps, zero, stage);
       parity = k.select(wraps, k.bitXor(parity, 1), parity);
     };
-    Values last = k.loop(k.block(), pieces, gridBlocks(k), {zero, parity},
-                         [&](Value piece, ValueRange carried) {
-                           Value stage = carried[0], parity = carried[1];
-                           Value barrier = k.offset(barriers, k.mul(stage, 8));
-                           k.wait(barrier, parity);
-                           k.expectBytes(barrier, k.i(kPiece));
-                           k.bulkCopy(k.offset(shared, k.mul(stage, kPiece)),
-                                      k.offset(buffer, k.mul(k.extendUnsigned(piece, k.i64()),
-                                                             kPiece)),
-                                      k.i(kPiece), barrier);
-                           advance(stage, parity);
-                           return Values{stage, parity};
-                         });
+    Values last = k.loop(
+        k.block(), pieces, gridBlocks(k), {zero, parity}, [&](Value piece, ValueRange carried) {
+          Value stage = carried[0], parity = carried[1];
+          Value barrier = k.offset(barriers, k.mul(stage, 8));
+          k.wait(barrier, parity);
+          k.expectBytes(barrier, k.i(kPiece));
+          k.bulkCopy(k.offset(shared, k.mul(stage, kPiece)),
+                     k.offset(buffer, k.mul(k.extendUnsigned(piece, k.i64()), kPiece)), k.i(kPiece),
+                     barrier);
+          advance(stage, parity);
+          return Values{stage, parity};
+        });
     // Nothing may be under way when the block ends.
     k.loop(zero, k.i(stages), k.i(1), last, [&](Value, ValueRange carried) {
       Value stage = carried[0], parity = carried[1];
@@ -142,18 +140,16 @@ static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
   Value buffer = arguments[0], out = arguments[2];
   Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());
   Value thread = k.extendUnsigned(k.thread(), k.i64());
-  Value sum = k.loop(k.block(), pieces, gridBlocks(k), {k.i(0)},
-                     [&](Value piece, ValueRange carried) {
-                       Value base = k.offset(
-                           buffer, k.add(k.mul(k.extendUnsigned(piece, k.i64()), kPiece),
-                                         k.shl(thread, 4)));
-                       Value sum = carried[0];
-                       for (int64_t at = 0; at < kPiece; at += 16 * kLoadBlock)
-                         for (Value lane :
-                              k.lanes(k.load(k.vec(4, k.i32()), k.offset(base, at), 16)))
-                           sum = k.bitXor(sum, lane);
-                       return Values{sum};
-                     })[0];
+  Value sum =
+      k.loop(k.block(), pieces, gridBlocks(k), {k.i(0)}, [&](Value piece, ValueRange carried) {
+        Value base = k.offset(
+            buffer, k.add(k.mul(k.extendUnsigned(piece, k.i64()), kPiece), k.shl(thread, 4)));
+        Value sum = carried[0];
+        for (int64_t at = 0; at < kPiece; at += 16 * kLoadBlock)
+          for (Value lane : k.lanes(k.load(k.vec(4, k.i32()), k.offset(base, at), 16)))
+            sum = k.bitXor(sum, lane);
+        return Values{sum};
+      })[0];
   // All of it has to be known to know that nothing is to be written.
   k.when(k.equal(sum, k.i(0x5EA1C0DE)), [&] {
     k.store(k.extendUnsigned(sum, k.i64()),
@@ -162,8 +158,8 @@ static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
   return {kLoadBlock, 0, kLoadBlocks};
 }
 
-void sluice::device::addUtilityKernels(mlir::gpu::GPUModuleOp module, int arch,
-                                       int64_t sharedLimit, StringRef shared) {
+void sluice::device::addUtilityKernels(mlir::gpu::GPUModuleOp module, int arch, int64_t sharedLimit,
+                                       StringRef shared) {
   addKernel(module, arch, "sluice_synthesize", 2, emitSynthesize);
   int64_t stages = std::min(kMaxStages, sharedLimit / (kPiece + 8));
   addKernel(module, arch, "sluice_read_ceiling", 3, [&](DeviceBuilder &k, ValueRange arguments) {

@@ -72,8 +72,8 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   for (StringRef folder = sys::path::parent_path(target); !folder.empty() && !fs::exists(folder);
        folder = sys::path::parent_path(folder))
     highest = folder;
-  Expected<ScratchDirectory> scratch = ScratchDirectory::create(
-      (highest + ".partial-" + Twine(sys::Process::getProcessId())).str());
+  Expected<ScratchDirectory> scratch =
+      ScratchDirectory::create((highest + ".partial-" + Twine(sys::Process::getProcessId())).str());
   if (!scratch)
     return scratch.takeError();
   result.scratch = std::move(*scratch);

@@ -24,9 +24,7 @@ static json attributeJson(mlir::Attribute attribute) {
       .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
       .Case<FloatAttr>([](FloatAttr a) { return a.getValueAsDouble(); })
       .Case<StringAttr>([](StringAttr a) { return a.getValue().str(); })
-      .Case<DenseI64ArrayAttr>([](DenseI64ArrayAttr a) {
-        return json(a.asArrayRef().vec());
-      })
+      .Case<DenseI64ArrayAttr>([](DenseI64ArrayAttr a) { return json(a.asArrayRef().vec()); })
       .Case<ArrayAttr>([](ArrayAttr a) {
         json list = json::array();
         for (mlir::Attribute element : a)
@@ -128,14 +126,16 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
                {"decisions", json::array()},
                {"arena_bytes", 0}};
   auto options = module->getAttrOfType<DictionaryAttr>("sluice.options");
-  model["weights"] = options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
+  model["weights"] =
+      options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
   model["synthetic"] = false;
   for (const ArtifactFile &file : files) {
     ErrorOr<std::unique_ptr<MemoryBuffer>> contents =
         MemoryBuffer::getFile(directory.pathOf(file.name), /*IsText=*/false,
                               /*RequiresNullTerminator=*/false);
     if (!contents)
-      return createStringError(contents.getError(), file.name + ": " + contents.getError().message());
+      return createStringError(contents.getError(),
+                               file.name + ": " + contents.getError().message());
     StringRef bytes = (*contents)->getBuffer();
     plan["files"][file.role] = {{"name", file.name},
                                 {"bytes", bytes.size()},
@@ -164,7 +164,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())
         launches.push_back(launchJson(launch));
       plan["steps"][step.getSymName().str()] = {{"launches", launches}};
-      plan["arena_bytes"] = std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
+      plan["arena_bytes"] =
+          std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
       auto decision = packed->getAttrOfType<StringAttr>("sluice.decision");
       auto reason = packed->getAttrOfType<StringAttr>("sluice.reason");

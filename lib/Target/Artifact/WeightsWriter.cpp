@@ -116,8 +116,8 @@ sluice::syntheticPattern(Operation *op, const SymbolTable &symbols) {
   StringRef name = buffer.getSymName();
   uint64_t seed = xxh3_64bits(name);
   // Patterns repeat from tile to tile, so that the number of rows does not matter.
-  auto patternOf = [&](Format format, formats::Layout layout, int64_t columns)
-      -> Expected<std::optional<synthetic::SyntheticPattern>> {
+  auto patternOf = [&](Format format, formats::Layout layout,
+                       int64_t columns) -> Expected<std::optional<synthetic::SyntheticPattern>> {
     Expected<formats::PackedShape> shape = formats::PackedShape::get(format, layout, 1, columns);
     if (!shape)
       return createStringError(name + ": " + toString(shape.takeError()));
@@ -231,8 +231,8 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
   formats::Layout layout = type.getLayout().toLayout();
   // Only tiles have empty places; without them rows follow each other.
   int64_t packedRows = layout.isTiled() ? order->rows() : type.getRows();
-  Expected<formats::PackedShape> shape = formats::PackedShape::get(
-      type.getFormat().toFormat(), layout, packedRows, type.getColumns());
+  Expected<formats::PackedShape> shape =
+      formats::PackedShape::get(type.getFormat().toFormat(), layout, packedRows, type.getColumns());
   if (!shape)
     return prefixed(packed.getSymName(), shape.takeError());
 
@@ -246,8 +246,7 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
       int64_t row = (first + i) * shape->rowsPerTile();
       Error error = fillTile(
           *shape, order->places().slice(row, std::min(shape->rowsPerTile(), packedRows - row)),
-          sources,
-          MutableArrayRef(buffer).slice(i * shape->tileBytes(), shape->tileBytes()));
+          sources, MutableArrayRef(buffer).slice(i * shape->tileBytes(), shape->tileBytes()));
       if (!error)
         return;
       std::lock_guard lock(mutex);
@@ -267,8 +266,7 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
 
 Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, SafetensorsWriter &out,
                          size_t index) {
-  Expected<Source> source =
-      openSource(cast<FlatSymbolRefAttr>(packed.getSources()[0]).getValue());
+  Expected<Source> source = openSource(cast<FlatSymbolRefAttr>(packed.getSources()[0]).getValue());
   if (!source)
     return source.takeError();
   const TensorReader &reader = source->reader;
@@ -344,9 +342,8 @@ Error Writer::write(StringRef path) {
         return root.takeError();
       files = std::make_unique<FileSet>(*root);
     }
-    declarations.push_back({buffer.getSymName().str(),
-                            StorageType::U8,
-                            {static_cast<int64_t>(buffer.getBytes())}});
+    declarations.push_back(
+        {buffer.getSymName().str(), StorageType::U8, {static_cast<int64_t>(buffer.getBytes())}});
     recipes.push_back(recipe);
     total += buffer.getBytes();
   }

@@ -65,9 +65,9 @@ createTargetMachine(NVVM::NVVMTargetAttr attr) {
   if (!target)
     return createStringError("LLVM cannot compile for " + triple.str() + ": " + message);
   // Products and sums are rounded one by one: a fused multiply-add is one only where it is written.
-  std::unique_ptr<llvm::TargetMachine> machine(target->createTargetMachine(
-      triple, attr.getChip(), attr.getFeatures(), llvm::TargetOptions(), std::nullopt, std::nullopt,
-      llvm::CodeGenOptLevel::Aggressive));
+  std::unique_ptr<llvm::TargetMachine> machine(
+      target->createTargetMachine(triple, attr.getChip(), attr.getFeatures(), llvm::TargetOptions(),
+                                  std::nullopt, std::nullopt, llvm::CodeGenOptLevel::Aggressive));
   if (!machine)
     return createStringError("LLVM cannot make a target machine for " + attr.getChip());
   return machine;

@@ -140,9 +140,8 @@ Expected<std::vector<nvidia::KernelResources>> nvidia::parseResources(StringRef 
     if (!kernel.registers)
       return createStringError("ptxas does not say how many registers kernel " + kernel.name +
                                " uses");
-  llvm::sort(kernels, [](const KernelResources &x, const KernelResources &y) {
-    return x.name < y.name;
-  });
+  llvm::sort(kernels,
+             [](const KernelResources &x, const KernelResources &y) { return x.name < y.name; });
   return kernels;
 }
 
@@ -170,9 +169,9 @@ Error nvidia::assemble(GpuCode &code, StringRef ptxas) {
     for (StringRef line : llvm::reverse(lines))
       if (line.contains("error") || line.contains("fatal"))
         reason = line.trim();
-    return createStringError(ptxas + ": cannot assemble GPU kernels for " + code.arch +
-                             (reason.empty() ? ", status " + std::to_string(status)
-                                             : ": " + reason.str()));
+    return createStringError(
+        ptxas + ": cannot assemble GPU kernels for " + code.arch +
+        (reason.empty() ? ", status " + std::to_string(status) : ": " + reason.str()));
   }
   Expected<std::vector<KernelResources>> resources = parseResources(*text);
   if (!resources)

@@ -114,8 +114,8 @@ Expected<ScratchDirectory> ScratchDirectory::createTemporary(StringRef prefix) {
   if (std::error_code code = fs::createUniqueDirectory(prefix, path)) {
     SmallString<128> folder;
     sys::path::system_temp_directory(/*ErasedOnReboot=*/true, folder);
-    return createStringError(code, folder + ": cannot make a temporary directory: " +
-                                       code.message());
+    return createStringError(code,
+                             folder + ": cannot make a temporary directory: " + code.message());
   }
   return ScratchDirectory(path.str().str());
 }

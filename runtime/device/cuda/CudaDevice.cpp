@@ -366,8 +366,8 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
 
 void CudaDevice::findKernels(const KernelFile &file) {
   loaded->kernels = std::make_unique<LoadedKernels>(driver, file);
-  kernelsName = (file.isPtx ? "compiled by the driver from " : "") +
-                file.file->path().filename().string();
+  kernelsName =
+      (file.isPtx ? "compiled by the driver from " : "") + file.file->path().filename().string();
   const Plan &plan = artifact->plan();
   // The largest of what its launches ask for: a kernel's limits are set once.
   std::map<std::string, Launch> largest;
@@ -427,7 +427,8 @@ void CudaDevice::upload(DevicePointer to, uint64_t bytes,
                         const std::function<void(uint64_t, std::span<std::byte>)> &fill,
                         const std::function<void(uint64_t)> &onDone) {
   const uint64_t piece = std::min(bytes, stagingBytes);
-  std::array<PinnedMemory, 2> staging = {PinnedMemory(*driver, piece), PinnedMemory(*driver, piece)};
+  std::array<PinnedMemory, 2> staging = {PinnedMemory(*driver, piece),
+                                         PinnedMemory(*driver, piece)};
   std::array<EventHandle, 2> copied = {EventHandle(*driver), EventHandle(*driver)};
   // Memory must not be freed while a copy reads it, also when something below throws.
   struct Waiter {
@@ -440,9 +441,9 @@ void CudaDevice::upload(DevicePointer to, uint64_t bytes,
     if (i >= 2)
       copied[i % 2].wait("cannot copy weights to the GPU");
     fill(at, {staging[i % 2].data(), length});
-    driver->check(driver->cuMemcpyHtoDAsync_v2(to + at, staging[i % 2].data(), length,
-                                               loaded->stream),
-                  "cannot copy weights to the GPU");
+    driver->check(
+        driver->cuMemcpyHtoDAsync_v2(to + at, staging[i % 2].data(), length, loaded->stream),
+        "cannot copy weights to the GPU");
     copied[i % 2].record(loaded->stream);
     onDone(length);
   }
@@ -546,8 +547,7 @@ void CudaDevice::synthesizeOnGpu(const std::vector<uint32_t> &buffers,
 void CudaDevice::launchUtility(Function function, const Utility &utility, void **parameters,
                                const char *name) {
   LaunchConfig config;
-  config.gridX =
-      static_cast<unsigned>(gpu.multiprocessors * utility.blocksPerMultiprocessor);
+  config.gridX = static_cast<unsigned>(gpu.multiprocessors * utility.blocksPerMultiprocessor);
   config.blockX = static_cast<unsigned>(utility.block);
   config.sharedBytes = static_cast<unsigned>(utility.shared);
   config.stream = loaded->stream;
@@ -713,8 +713,7 @@ void CudaDevice::write(uint32_t index, uint64_t offset, std::span<const std::byt
     throw Error("buffer \"" + buffer.name + "\" holds weights, which cannot be written");
   if (buffer.kind == BufferKind::Input) {
     // Nothing runs now that reads it: every step is waited for.
-    std::memcpy(loaded->inputs.data() + layout.offsets[index] + offset, bytes.data(),
-                bytes.size());
+    std::memcpy(loaded->inputs.data() + layout.offsets[index] + offset, bytes.data(), bytes.size());
     inputsChanged = true;
     return;
   }
@@ -759,17 +758,16 @@ void CudaDevice::clearCaches() {
   if (layout.caches == 0)
     return;
   CurrentContext current(*driver, *context);
-  driver->check(
-      driver->cuMemsetD8Async(loaded->caches.address(), 0, layout.caches, loaded->stream),
-      "cannot clear the caches");
+  driver->check(driver->cuMemsetD8Async(loaded->caches.address(), 0, layout.caches, loaded->stream),
+                "cannot clear the caches");
   synchronize("cannot clear the caches");
 }
 
 Bandwidth CudaDevice::measureReadBandwidth() {
   requireLoaded();
   CurrentContext current(*driver, *context);
-  const uint64_t enough = std::max<uint64_t>(cachesToMeasure * static_cast<uint64_t>(gpu.l2Bytes),
-                                             uint64_t(64) << 20);
+  const uint64_t enough =
+      std::max<uint64_t>(cachesToMeasure * static_cast<uint64_t>(gpu.l2Bytes), uint64_t(64) << 20);
   auto ownBuffer = [&](DeviceMemory &memory, const char *what) {
     if (memory.bytes())
       return;

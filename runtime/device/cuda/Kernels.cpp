@@ -178,7 +178,7 @@ LoadedKernels::LoadedKernels(std::shared_ptr<const Driver> theDriver, const Kern
   // The driver reads headers before it knows the size.
   constexpr size_t elfHeader = 64;
   if (!kernels.isPtx && (bytes.size() < elfHeader || !kernels.file->text().starts_with("\x7f"
-                                                                                      "ELF")))
+                                                                                       "ELF")))
     throw Error(path + ": is not an ELF file with GPU machine code");
   // PTX ends with a zero byte, which the file does not have.
   std::string text;
@@ -226,9 +226,9 @@ Function LoadedKernels::find(const std::string &name, int64_t block, int64_t sha
   if (block > threads)
     throw Error(kernel + " runs with at most " + std::to_string(threads) +
                 " threads a block on this GPU, but " + what + " has " + std::to_string(block));
-  check(driver->cuFuncSetAttribute(function, functionMaxDynamicSharedBytes,
-                                   static_cast<int>(shared)),
-        ("reserve " + std::to_string(shared) + " bytes of shared memory").c_str());
+  check(
+      driver->cuFuncSetAttribute(function, functionMaxDynamicSharedBytes, static_cast<int>(shared)),
+      ("reserve " + std::to_string(shared) + " bytes of shared memory").c_str());
   if (cluster > portableCluster)
     check(driver->cuFuncSetAttribute(function, functionNonPortableClusterSizeAllowed, 1),
           ("allow clusters of " + std::to_string(cluster) + " blocks").c_str());

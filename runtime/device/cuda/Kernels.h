@@ -12,8 +12,8 @@
 //   sluice_synthesize       generates weights: sluice-runtime/SyntheticWords.h
 //   sluice_read_ceiling(ptr buffer, ptr parameters, ptr out)
 //     Reads the buffer (aligned to 256) once, as fast as the GPU can, from any number of blocks.
-//     `parameters` is one u64, the buffer's bytes, a multiple of 65536; `out` has room for 8 bytes a
-//     block, to which a block may write something of what it has read.
+//     `parameters` is one u64, the buffer's bytes, a multiple of 65536; `out` has room for 8 bytes
+//     a block, to which a block may write something of what it has read.
 
 #ifndef SLUICE_RUNTIME_DEVICE_CUDA_KERNELS_H
 #define SLUICE_RUNTIME_DEVICE_CUDA_KERNELS_H

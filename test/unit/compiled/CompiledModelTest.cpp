@@ -27,8 +27,9 @@ namespace {
 const fs::path kModel = fs::path(SLUICE_MODELS) / "llama-4m";
 
 /// A format of weights, and how far the compiled model may be from the reference (relative, L2).
-/// About twice the error that was measured, which comes from roundings to f16 (of q, k, v, activations
-/// and softmax weights) that fall to different sides; docs/numerics.md has the measurements.
+/// About twice the error that was measured, which comes from roundings to f16 (of q, k, v,
+/// activations and softmax weights) that fall to different sides; docs/numerics.md has the
+/// measurements.
 struct Case {
   const char *weights;
   double kernelTolerance, logitsTolerance;
@@ -166,8 +167,7 @@ TEST_P(CompiledModel, KernelsMatchTheirOperations) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, CompiledModel,
-                         testing::Values(Case{"f16", 1.5e-3, 1.2e-3},
-                                         Case{"int8-g128", 8e-4, 7e-4},
+                         testing::Values(Case{"f16", 1.5e-3, 1.2e-3}, Case{"int8-g128", 8e-4, 7e-4},
                                          Case{"int4-g64-zp", 1e-3, 8e-4}),
                          [](const auto &info) {
                            std::string name = info.param.weights;
@@ -177,7 +177,8 @@ INSTANTIATE_TEST_SUITE_P(Formats, CompiledModel,
 
 using GoldenLikelihood = CompiledModel;
 
-// Mean negative log likelihood of the sample text's first 512 ids after the first, each given all before.
+// Mean negative log likelihood of the sample text's first 512 ids after the first, each given all
+// before.
 TEST_P(GoldenLikelihood, IsThatOfAnIndependentImplementation) {
   std::vector<int32_t> ids = golden["alice_first_513_ids"];
   runtime::Session session(runtime::Artifact::open(directory / "artifact"));

@@ -108,8 +108,8 @@ struct Variant {
 
 class ModelVariants : public testing::TestWithParam<Variant> {};
 
-/// How far logits may be from the evaluated model, and from the evaluated kernels, which make the same
-/// roundings: about twice what was measured. Rounding to bf16 moves a number 8 times as far as
+/// How far logits may be from the evaluated model, and from the evaluated kernels, which make the
+/// same roundings: about twice what was measured. Rounding to bf16 moves a number 8 times as far as
 /// rounding to f16.
 struct Tolerance {
   double model, kernels;
@@ -241,14 +241,13 @@ static std::vector<Variant> variants() {
                   {"int8-g64", "f16", "keep"}});
   list.push_back({with(plain, [](RandomModel &m) { m.name = "Qwen2", m.family = "qwen2"; }),
                   {"int8-g64", "f16"}});
-  list.push_back({with(plain,
-                       [](RandomModel &m) {
-                         m.name = "AllBiases", m.attentionBias = m.mlpBias = true;
-                       }),
-                  {"int4-g32-zp", "f16"}});
-  list.push_back({with(plain,
-                       [](RandomModel &m) { m.name = "AttentionBias", m.attentionBias = true; }),
-                  {"int8-g128"}});
+  list.push_back(
+      {with(plain,
+            [](RandomModel &m) { m.name = "AllBiases", m.attentionBias = m.mlpBias = true; }),
+       {"int4-g32-zp", "f16"}});
+  list.push_back(
+      {with(plain, [](RandomModel &m) { m.name = "AttentionBias", m.attentionBias = true; }),
+       {"int8-g128"}});
   list.push_back({with(plain,
                        [](RandomModel &m) {
                          m.name = "Llama3Rope";
@@ -272,12 +271,12 @@ static std::vector<Variant> variants() {
                   {"int8-g32"},
                   0,
                   20});
-  list.push_back({with(plain,
-                       [](RandomModel &m) { m.name = "Bf16File", m.dtype = "BF16", m.shards = 3; }),
-                  {"keep", "int8-g64"}});
-  list.push_back({with(plain,
-                       [](RandomModel &m) { m.name = "F32File", m.dtype = "F32", m.shards = 2; }),
-                  {"keep", "int4-g64", "bf16"}});
+  list.push_back(
+      {with(plain, [](RandomModel &m) { m.name = "Bf16File", m.dtype = "BF16", m.shards = 3; }),
+       {"keep", "int8-g64"}});
+  list.push_back(
+      {with(plain, [](RandomModel &m) { m.name = "F32File", m.dtype = "F32", m.shards = 2; }),
+       {"keep", "int4-g64", "bf16"}});
   list.push_back({with(plain, [](RandomModel &m) { m.name = "OneLayer", m.layers = 1; }), {"f16"}});
   // Positions: one, and more than attention takes at once.
   list.push_back({with(plain, [](RandomModel &m) { m.name = "OnePosition"; }), {"int8-g64"}, 1, 1});

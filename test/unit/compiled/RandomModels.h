@@ -36,8 +36,8 @@ struct RandomTensor {
   std::vector<float> values;
 };
 
-/// Every tensor under its Hugging Face name. Logits come out with a spread of about 1, and attention
-/// weights far from uniform, so that errors of either show.
+/// Every tensor under its Hugging Face name. Logits come out with a spread of about 1, and
+/// attention weights far from uniform, so that errors of either show.
 inline std::vector<RandomTensor> randomTensors(const RandomModel &model) {
   std::mt19937 engine(20240);
   std::vector<RandomTensor> tensors;
@@ -133,9 +133,9 @@ inline void writeHuggingFace(const RandomModel &model, const Folder &folder) {
                  Bytes().put<uint64_t>(header.size()).data + header + shard.data.data);
   }
   if (model.shards > 1)
-    folder.write("model.safetensors.index.json",
-                 nlohmann::json{{"metadata", nlohmann::json::object()}, {"weight_map", weightMap}}
-                     .dump());
+    folder.write(
+        "model.safetensors.index.json",
+        nlohmann::json{{"metadata", nlohmann::json::object()}, {"weight_map", weightMap}}.dump());
 }
 
 /// A GGUF whose matrices have the type `type` (0 F32, 1 F16, 2 Q4_0, 8 Q8_0; norms and biases are
@@ -144,9 +144,9 @@ inline std::string writeGGUF(const RandomModel &model, uint32_t type, const Fold
   std::string prefix = model.family + ".";
   GGUFBuilder gguf = smallLlamaGGUF(model.family);
   gguf.tensors.clear();
-  for (const char *key : {"context_length", "embedding_length", "block_count",
-                          "feed_forward_length", "attention.head_count",
-                          "attention.head_count_kv", "rope.freq_base"})
+  for (const char *key :
+       {"context_length", "embedding_length", "block_count", "feed_forward_length",
+        "attention.head_count", "attention.head_count_kv", "rope.freq_base"})
     gguf.erase(prefix + key);
   for (const char *key : {"tokens", "scores", "token_type"})
     gguf.erase(std::string("tokenizer.ggml.") + key);
@@ -168,14 +168,19 @@ inline std::string writeGGUF(const RandomModel &model, uint32_t type, const Fold
   gguf.array<int32_t>("tokenizer.ggml.token_type", 5, std::vector<int32_t>(model.vocab, 1));
 
   auto ggufName = [](std::string name) {
-    const std::pair<const char *, const char *> parts[] = {
-        {"model.embed_tokens", "token_embd"},     {"model.norm", "output_norm"},
-        {"lm_head", "output"},                    {"model.layers.", "blk."},
-        {"input_layernorm", "attn_norm"},         {"self_attn.q_proj", "attn_q"},
-        {"self_attn.k_proj", "attn_k"},           {"self_attn.v_proj", "attn_v"},
-        {"self_attn.o_proj", "attn_output"},      {"post_attention_layernorm", "ffn_norm"},
-        {"mlp.gate_proj", "ffn_gate"},            {"mlp.up_proj", "ffn_up"},
-        {"mlp.down_proj", "ffn_down"}};
+    const std::pair<const char *, const char *> parts[] = {{"model.embed_tokens", "token_embd"},
+                                                           {"model.norm", "output_norm"},
+                                                           {"lm_head", "output"},
+                                                           {"model.layers.", "blk."},
+                                                           {"input_layernorm", "attn_norm"},
+                                                           {"self_attn.q_proj", "attn_q"},
+                                                           {"self_attn.k_proj", "attn_k"},
+                                                           {"self_attn.v_proj", "attn_v"},
+                                                           {"self_attn.o_proj", "attn_output"},
+                                                           {"post_attention_layernorm", "ffn_norm"},
+                                                           {"mlp.gate_proj", "ffn_gate"},
+                                                           {"mlp.up_proj", "ffn_up"},
+                                                           {"mlp.down_proj", "ffn_down"}};
     for (auto [from, to] : parts)
       if (size_t at = name.find(from); at != std::string::npos)
         name.replace(at, std::strlen(from), to);

@@ -45,10 +45,14 @@ public:
     }
     module->walk([&](plan::DispatchOp dispatch) {
       plan::LaunchAttr launch = dispatch.getLaunch();
-      launches.push_back({dispatch.getKernel().getLeafReference().str(), "",
-                          uint32_t(launch.getGrid()), uint32_t(launch.getBlock()),
-                          uint32_t(launch.getShared()), uint32_t(launch.getCluster()),
-                          launch.getOverlap(), {}});
+      launches.push_back({dispatch.getKernel().getLeafReference().str(),
+                          "",
+                          uint32_t(launch.getGrid()),
+                          uint32_t(launch.getBlock()),
+                          uint32_t(launch.getShared()),
+                          uint32_t(launch.getCluster()),
+                          launch.getOverlap(),
+                          {}});
     });
     auto kernels = module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule);
     if (!kernels) {
@@ -114,8 +118,8 @@ std::string mmaType(Format format, int64_t rows, int64_t columns, int64_t chunk)
 
 std::string gpuSchedule(int64_t blocks, int64_t stages, int64_t inFlight, int64_t chunk) {
   return "schedule(#fused.gpu_schedule<blocks = " + std::to_string(blocks) +
-         ", warps = 16, stages = " + std::to_string(stages) + ", in_flight = " +
-         std::to_string(inFlight) + ", columns = " + std::to_string(chunk) +
+         ", warps = 16, stages = " + std::to_string(stages) +
+         ", in_flight = " + std::to_string(inFlight) + ", columns = " + std::to_string(chunk) +
          ", splits = 1, early = \"weights\">)";
 }
 
@@ -128,9 +132,8 @@ Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t c
     std::vector<formats::PackRow> tileRows;
     for (size_t i = tile * 16; i < std::min<size_t>(rows.size(), (tile + 1) * 16); ++i)
       tileRows.push_back(rows[i] < 0 ? formats::PackRow() : weight.row(rows[i]));
-    formats::packTile(
-        shape, tileRows,
-        {packed.as<uint8_t>() + tile * shape.tileBytes(), size_t(shape.tileBytes())});
+    formats::packTile(shape, tileRows,
+                      {packed.as<uint8_t>() + tile * shape.tileBytes(), size_t(shape.tileBytes())});
   }
   return packed;
 }
@@ -159,8 +162,8 @@ std::vector<Product> productsOf(Format format, size_t number) {
       // Chunks of many slices, fewer tiles than rows of blocks would divide.
       {format, 40, 2048, 1024, 1, 2, 3, 3}};
   int64_t sequences = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;
-  products.push_back({format, 23, 2 * std::max<int64_t>(group, 128),
-                      std::max<int64_t>(group, 128), sequences, 2, 1, 1});
+  products.push_back({format, 23, 2 * std::max<int64_t>(group, 128), std::max<int64_t>(group, 128),
+                      sequences, 2, 1, 1});
   return products;
 }
 
@@ -288,8 +291,8 @@ TEST_P(GpuMatvec, GatedMlp) {
               ", tensor<160xf32>\n    fused.yield %n : " + in +
               "\n  } epilogue {\n  ^bb0(%g: " + sum + ", %u: " + sum +
               "):\n    %s = model.silu %g : " + sum + "\n    %m = arith.mulf %s, %u : " + sum +
-              "\n    %r = arith.truncf %m : " + sum + " to " + out + "\n    fused.yield %r : " +
-              out + "\n  }\n  return %y : " + out + "\n}\n",
+              "\n    %r = arith.truncf %m : " + sum + " to " + out +
+              "\n    fused.yield %r : " + out + "\n  }\n  return %y : " + out + "\n}\n",
           GetParam());
       ASSERT_TRUE(kernels.emulator);
       Random random(4);

@@ -21,9 +21,7 @@ std::vector<nvidia::KernelResources> parsed(llvm::StringRef log) {
 template <typename T> std::string errorOf(llvm::Expected<T> value) {
   return value ? "none" : llvm::toString(value.takeError());
 }
-std::string errorOf(llvm::Error error) {
-  return error ? llvm::toString(std::move(error)) : "none";
-}
+std::string errorOf(llvm::Error error) { return error ? llvm::toString(std::move(error)) : "none"; }
 
 constexpr char kPtx[] = R"(.version 8.3
 .target sm_90
@@ -73,7 +71,8 @@ TEST(GpuResources, AssemblesPtx) {
   code.arch = "sm_90";
   code.ptx = kPtx;
   ASSERT_EQ(errorOf(nvidia::assemble(code, *ptxas)), "none");
-  EXPECT_EQ(code.cubin.substr(0, 4), "\x7f" "ELF");
+  EXPECT_EQ(code.cubin.substr(0, 4), "\x7f"
+                                     "ELF");
   ASSERT_EQ(code.resources.size(), 1u);
   EXPECT_EQ(code.resources[0].name, "twice");
   EXPECT_GT(code.resources[0].registers, 0);

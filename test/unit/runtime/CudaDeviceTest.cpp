@@ -107,9 +107,8 @@ TEST_F(CudaDevice, ErrorsBeforeAnythingIsAllocated) {
       {[&] { fake->devices = 0; },
        "cuda: there is no NVIDIA GPU on this machine, or none that is visible "
        "(CUDA_VISIBLE_DEVICES)"},
-      {[&] { fake->initResult = 34; },
-       std::string("cuda: ") + SLUICE_TEST_FAKE_CUDA +
-           " is the toolkit's stub for linking, not a driver"},
+      {[&] { fake->initResult = 34; }, std::string("cuda: ") + SLUICE_TEST_FAKE_CUDA +
+                                           " is the toolkit's stub for linking, not a driver"},
       {[&] { fake->initResult = 803; }, "cuda: cannot initialise the driver: error 803"},
       {[&] { fake->major = 8; },
        planName() + ": Fake GPU is sm_80, but the artifact has machine code for sm_90, PTX for "
@@ -131,8 +130,7 @@ TEST_F(CudaDevice, ErrorsBeforeAnythingIsAllocated) {
          made.plan["files"].erase("ptx");
          made.plan["files"].erase("cubin.sm_90");
        },
-       planName() +
-           ": the artifact has no GPU kernels: neither files.ptx nor files.cubin.sm_NN"},
+       planName() + ": the artifact has no GPU kernels: neither files.ptx nor files.cubin.sm_NN"},
       {[&] { made.plan["files"]["cubin.x"] = made.plan["files"]["ptx"]; },
        planName() + ": files: role \"cubin.x\" names no GPU architecture, expected "
                     "\"cubin.sm_90\" or another one"},
@@ -304,9 +302,8 @@ TEST_F(CudaDevice, OneGraphCapturedOnceAndReplayed) {
   fake->calls.clear();
   session.decode(3);
   // A step is one small copy, one graph, one copy back and one wait.
-  EXPECT_EQ(fake->calls,
-            (std::vector<std::string>{"cuMemcpyHtoDAsync_v2", "cuGraphLaunch",
-                                      "cuMemcpyDtoHAsync_v2", "cuStreamSynchronize"}));
+  EXPECT_EQ(fake->calls, (std::vector<std::string>{"cuMemcpyHtoDAsync_v2", "cuGraphLaunch",
+                                                   "cuMemcpyDtoHAsync_v2", "cuStreamSynchronize"}));
   for (int i = 0; i < 20; ++i)
     session.decode(i);
   EXPECT_EQ(fake->launches.size(), launchesOfAStep);
@@ -410,14 +407,11 @@ TEST_F(CudaDevice, LargeWeightsAreUploadedInPieces) {
   launches().erase(launches().size() - 1);
   for (json &buffer : made.plan["buffers"])
     if (buffer["kind"] == "weights") {
-      buffer["synthetic"] = {{"seed", "0123456789abcdef"},
-                             {"regions",
-                              {{{"bytes", 37},
-                                {"keep", "ffffffffffffffff"},
-                                {"set", "0000000000000000"}},
-                               {{"bytes", 101},
-                                {"keep", "0f0f0f0f0f0f0f0f"},
-                                {"set", "1010101010101010"}}}}};
+      buffer["synthetic"] = {
+          {"seed", "0123456789abcdef"},
+          {"regions",
+           {{{"bytes", 37}, {"keep", "ffffffffffffffff"}, {"set", "0000000000000000"}},
+            {{"bytes", 101}, {"keep", "0f0f0f0f0f0f0f0f"}, {"set", "1010101010101010"}}}}};
       buffer["bytes"] = std::max(bytes, buffer["bytes"].get<uint64_t>());
     }
   fake->totalBytes = fake->freeBytes = size_t(1) << 40;
@@ -454,9 +448,10 @@ TEST_F(CudaDevice, WeightsAreGeneratedByTheKernelWhereItCan) {
     }
     fake->launches.clear();
     Session session(open());
-    auto generating = std::count_if(
-        fake->launches.begin(), fake->launches.end(),
-        [](const FakeLaunch &launch) { return launch.kernel == "sluice_synthesize"; });
+    auto generating =
+        std::count_if(fake->launches.begin(), fake->launches.end(), [](const FakeLaunch &launch) {
+          return launch.kernel == "sluice_synthesize";
+        });
     // "bias" has as many bytes as there are tokens, which is no multiple of 8.
     ASSERT_NE(made.vocabSize() % 8, 0);
     EXPECT_EQ(generating, region == 16 ? 1 + (made.vocabSize() % 2 == 0) : 0);
@@ -578,10 +573,9 @@ TEST_F(CudaDevice, Bench) {
   std::rewind(file);
   ASSERT_EQ(std::fread(text.data(), 1, text.size(), file), text.size());
   std::fclose(file);
-  for (const char *line :
-       {"device          cuda: Fake GPU", "step alone      ", "us on the device",
-        "copies on the GPU, reads and writes counted, of a buffer of its own",
-        "(measured outside of the graph"})
+  for (const char *line : {"device          cuda: Fake GPU", "step alone      ", "us on the device",
+                           "copies on the GPU, reads and writes counted, of a buffer of its own",
+                           "(measured outside of the graph"})
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
 }
 

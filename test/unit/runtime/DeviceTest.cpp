@@ -181,11 +181,9 @@ TEST(Device, SyntheticWeightsAreFiniteAndNeedNoFile) {
   made.plan["files"].erase("tokenizer");
   for (auto &buffer : made.plan["buffers"])
     if (buffer["kind"] == "weights")
-      buffer["synthetic"] = {{"seed", "0000000000000001"},
-                             {"regions",
-                              {{{"bytes", 8},
-                                {"keep", "807fffff807fffff"},
-                                {"set", "3f0000003f000000"}}}}};
+      buffer["synthetic"] = {
+          {"seed", "0000000000000001"},
+          {"regions", {{{"bytes", 8}, {"keep", "807fffff807fffff"}, {"set", "3f0000003f000000"}}}}};
   // What follows a token comes from the weights, here from numbers: do not look it up.
   auto &launches = made.plan["steps"]["decode"]["launches"];
   launches.erase(launches.size() - 1);

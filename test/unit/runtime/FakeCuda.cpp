@@ -105,8 +105,7 @@ std::vector<Kernel> kernels = {
        auto [bytes, seed, period, regions] =
            std::array<uint64_t, 4>{header[0], header[1], header[2], header[3]};
        std::byte *out = hostAddress(values[1], bytes);
-       auto *table =
-           reinterpret_cast<const uint64_t *>(hostAddress(values[0] + 32, 24 * regions));
+       auto *table = reinterpret_cast<const uint64_t *>(hostAddress(values[0] + 32, 24 * regions));
        if (!out || !table)
          return;
        for (uint64_t h = 0; h < bytes / 8; ++h) {
@@ -372,8 +371,7 @@ FAKE_EXPORT Result cuMemcpyHtoDAsync_v2(DevicePointer to, const void *from, size
       std::memcpy(host, from, bytes);
   });
 }
-FAKE_EXPORT Result cuMemcpyDtoHAsync_v2(void *to, DevicePointer from, size_t bytes,
-                                        Stream stream) {
+FAKE_EXPORT Result cuMemcpyDtoHAsync_v2(void *to, DevicePointer from, size_t bytes, Stream stream) {
   BEGIN();
   return enqueue(stream, [=] {
     if (std::byte *host = hostAddress(from, bytes))

@@ -221,7 +221,10 @@ TestArtifact::TestArtifact() {
 void TestArtifact::retargetToGpu() {
   plan["target"] = {{"name", "test"}, {"kind", "gpu"}, {"arch", "sm_90"}};
   plan["files"].erase("kernels");
-  others = {{"ptx", "// PTX of nothing"}, {"cubin.sm_90", "\x7f" "ELF" + std::string(64, 'x')}};
+  others = {{"ptx", "// PTX of nothing"},
+            {"cubin.sm_90", "\x7f"
+                            "ELF" +
+                                std::string(64, 'x')}};
   plan["files"]["ptx"] = {{"name", "kernels.ptx"}};
   plan["files"]["cubin.sm_90"] = {{"name", "kernels.sm_90.cubin"}};
   for (auto &launch : plan["steps"]["decode"]["launches"])
