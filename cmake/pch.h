@@ -1,3 +1,6 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
 // Precompiled for every file of the compiler: parsing these headers is most of its compile time.
 #include "mlir/Conversion/LLVMCommon/TypeConverter.h"
 #include "mlir/Dialect/Arith/IR/Arith.h"
