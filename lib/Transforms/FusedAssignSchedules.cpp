@@ -129,10 +129,10 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   StringRef limit = stages == read      ? "all that a block reads"
                     : stages == fitting ? "what fits in shared memory"
                                         : "enough to bridge two kernels";
-  // Two products whose rings share a multiprocessor compete for the memory: a ring of more than
-  // half of the shared memory keeps the next product's blocks out until this one's are done. Beside
-  // attention, which streams little, the small ring is the better one. Measured on an H200 (int4,
-  // 8B, context 512): 831 tokens/s instead of 790; docs/kernels.md.
+  // Two products whose rings share a multiprocessor probably compete for the memory: a ring of more
+  // than half of the shared memory keeps the next product's blocks out until this one's are done.
+  // Beside attention, which streams little, the small ring is the better one. Measured on an H200
+  // (int4, 8B, context 512): 831 tokens/s instead of 790; docs/kernels.md.
   int64_t alone = description.sharedBytesPerBlock.value / 2 / stageBytes + 2;
   bool besideAttention = op.getInput().getDefiningOp<fused::AttentionOp>() != nullptr;
   if (!besideAttention && stages < alone && alone <= std::min(gpu::stages, fitting)) {
