@@ -131,8 +131,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
                                         : "enough to bridge two kernels";
   // Two products whose rings share a multiprocessor probably compete for the memory: a ring of more
   // than half of the shared memory keeps the next product's blocks out until this one's are done.
-  // Beside attention, which streams little, the small ring is the better one. Measured on an H200
-  // (int4, 8B, context 512): 831 tokens/s instead of 790; docs/kernels.md.
+  // Measured on an H200 (int4, 8B, context 512): 831 tokens/s instead of 790; docs/kernels.md. The
+  // product that follows attention keeps a ring that fits beside attention's.
   int64_t alone = description.sharedBytesPerBlock.value / 2 / stageBytes + 2;
   bool besideAttention = op.getInput().getDefiningOp<fused::AttentionOp>() != nullptr;
   if (!besideAttention && stages < alone && alone <= std::min(gpu::stages, fitting)) {
