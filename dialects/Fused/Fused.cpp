@@ -3,6 +3,8 @@
 
 #include "dialects/Fused/Fused.h"
 
+#include "sluice-runtime/SamplingWords.h"
+
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "mlir/IR/PatternMatch.h"
@@ -88,6 +90,17 @@ LogicalResult AttentionOp::verify() {
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
                                 getKeysAttr(), getValuesAttr(), symbols);
+}
+
+LogicalResult SampleOp::verify() {
+  int64_t sequences = getLogits().getType().getDimSize(0);
+  if (getOptions().getType().getShape() != ArrayRef<int64_t>({sequences, sampling::kWords}))
+    return emitOpError() << "options must be [" << sequences << ", " << sampling::kWords
+                         << "], found " << getOptions().getType();
+  if (getResult().getType().getDimSize(0) != sequences)
+    return emitOpError() << "result must have a token for each of " << sequences
+                         << " sequences, found " << getResult().getType();
+  return verifySchedule(*this, getSchedule());
 }
 
 /// Checks that `region` has one block with these argument types that ends in a yield of these

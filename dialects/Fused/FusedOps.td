@@ -120,4 +120,24 @@ def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, Declare
   let hasVerifier = 1;
 }
 
+def Fused_SampleOp : Fused_Op<"sample", [Pure]> {
+  let summary = "The next token, chosen from logits on the device";
+  let description = [{
+    For each sequence the id of one logit, or -1 where a logit is NaN or +infinity or none is finite. `options` are the 8 words a sequence (the largest logit,
+    or top-k, top-p, min-p, temperature and a random number) of which `include/sluice-runtime/SamplingWords.h` says what they mean; it defines the choice.
+
+    Example:
+
+    ```mlir
+    %next = fused.sample %logits, %options : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$logits, 2DTensorOf<[I32]>:$options, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Model_Positions:$result);
+  let assemblyFormat = [{
+    $logits `,` $options oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($logits) `,` type($options) `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
 #endif

@@ -137,7 +137,8 @@ struct Step {
 /// - buffers have distinct names; arena buffers lie in [0, arenaBytes); two that overlap are never
 ///   both in use across the end of a launch; plain elements fit into their buffer's bytes;
 /// - there is a step "decode", inputs "token" and "position" (one i32 each) and an output "logits"
-///   (vocabSize f32);
+///   (vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
+///   output "next" (SamplingWords.h);
 /// - launches name buffers that exist; no sum or product of sizes overflows 63 bits.
 struct Plan {
   /// Version of the format that this library reads.
@@ -166,6 +167,9 @@ struct Plan {
   /// The same, but an Error that names it if there is none.
   uint32_t bufferIndex(std::string_view name) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
+
+  /// Whether the step chooses the next token.
+  bool samples() const { return findBuffer("next").has_value(); }
 
   /// Sum of the step's traffic.
   Traffic traffic(const Step &step) const;

@@ -7,6 +7,7 @@
 #define SLUICE_RUNTIME_SAMPLING_H
 
 #include "sluice-runtime/Error.h"
+#include "sluice-runtime/SamplingWords.h"
 
 #include <cstdint>
 #include <random>
@@ -52,9 +53,21 @@ public:
   /// nothing finite at all is an Error.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
 
+  /// Whether earlier tokens matter to the choice: then a device, which sees only logits, cannot
+  /// make it.
+  bool needsHistory() const {
+    return options.repetitionPenalty != 1.0f && options.repetitionWindow != 0;
+  }
+  /// What a device needs to make the next choice in place of sample(). Uses up the random number
+  /// that sample() would. Only if !needsHistory().
+  sampling::SamplingWords nextWords();
+
   const SamplingOptions &getOptions() const { return options; }
 
 private:
+  /// The next random number: every multiple of 2^11 has the same chance.
+  uint64_t nextPoint();
+
   struct Candidate {
     float logit;
     int32_t id;

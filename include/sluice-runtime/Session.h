@@ -40,6 +40,15 @@ public:
   /// [0, vocabSize) or the sequence has contextLength tokens already.
   std::span<const float> decode(int32_t token);
 
+  /// The same where nobody looks at the logits, which then stay on the device: for all tokens of a
+  /// prompt but the last.
+  void append(int32_t token);
+
+  /// The same, and chooses the token that comes next (without appending it): on the device, if the
+  /// artifact's step does so and the choice depends on logits alone, else from the logits here.
+  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's.
+  int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history);
+
   /// Starts a new sequence; caches are zero again.
   void reset();
 
@@ -58,11 +67,14 @@ public:
 
 private:
   void writeInputs(int32_t token);
+  std::span<const float> logits();
 
   std::shared_ptr<const Artifact> theArtifact;
   std::unique_ptr<Device> theDevice;
   int64_t nextPosition = 0;
   uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
+  /// Where the step samples.
+  std::optional<uint32_t> samplingBuffer, nextBuffer;
 };
 
 struct GenerateOptions {

@@ -239,6 +239,7 @@ Traffic sluice::computeTraffic(Operation *op) {
         traffic.written = tensorBytes(op.getType());
         return traffic;
       })
+      .Case<fused::SampleOp>([](auto op) { return elementwise(op); })
       .Case<model::CacheAppendOp>([](auto op) {
         Traffic traffic = elementwise(op);
         traffic.written = op.getInput().getType().getDimSize(0) * cacheBytes(op, op.getCacheAttr());

@@ -332,6 +332,9 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));
           })
+          .Case<fused::SampleOp>([&](auto op) {
+            return wrap(sample(tensor(op.getLogits()), tensor(op.getOptions())));
+          })
           .Case<arith::ConstantOp>([&](auto op) { return evaluateConstant(op); })
           .Case<arith::TruncFOp>(
               [&](auto op) { return evaluateTruncation(op, tensor(op.getIn())); })

@@ -3,6 +3,7 @@
 
 #include "sluice/Reference/Ops.h"
 
+#include "sluice-runtime/SamplingWords.h"
 #include "sluice/Formats/Activations.h"
 #include "sluice/Formats/Quantizer.h"
 #include "sluice/Formats/RopeTable.h"
@@ -12,7 +13,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numeric>
 
 using namespace llvm;
 using namespace sluice;
@@ -344,5 +347,66 @@ Tensor reference::multiply(const Tensor &a, const Tensor &b) {
   Tensor result = a;
   for (auto [out, value] : zip_equal(result.values, b.values))
     out *= value;
+  return result;
+}
+
+/// One row of `sample`.
+static int32_t sampleRow(ArrayRef<float> logits, const sampling::SamplingWords &words) {
+  std::vector<int32_t> order;
+  for (auto [id, logit] : llvm::enumerate(logits)) {
+    if (std::isnan(logit) || logit == std::numeric_limits<float>::infinity())
+      return -1;
+    if (!std::isinf(logit))
+      order.push_back(static_cast<int32_t>(id));
+  }
+  if (order.empty())
+    return -1;
+  llvm::sort(order, [&](int32_t a, int32_t b) {
+    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+  });
+  float greatest = logits[order.front()];
+  if (words.sharpness == 0)
+    return order.front();
+
+  auto weigh = [&](float sharpness) {
+    return llvm::map_to_vector(order, [&](int32_t id) {
+      float share = std::exp2((logits[id] - greatest) * sharpness);
+      constexpr float one = int64_t(1) << sampling::kWeightBits;
+      return std::min<uint64_t>(static_cast<uint64_t>(share * one + 0.5f),
+                                (uint64_t(1) << sampling::kWeightBits) - 1);
+    });
+  };
+  // The number of first tokens whose weights reach a target.
+  auto reach = [](ArrayRef<uint64_t> weights, uint64_t target) {
+    size_t count = 0;
+    for (uint64_t sum = 0; count < weights.size() && sum < target; ++count)
+      sum += weights[count];
+    return count;
+  };
+  auto total = [](ArrayRef<uint64_t> weights) {
+    return std::accumulate(weights.begin(), weights.end(), uint64_t(0));
+  };
+  if (words.topK > 0)
+    order.resize(std::min<size_t>(order.size(), words.topK));
+  if (words.topP < 1) {
+    auto weights = weigh(static_cast<float>(llvm::numbers::log2e));
+    double part = std::ceil(static_cast<double>(words.topP) * static_cast<double>(total(weights)));
+    order.resize(reach(weights, std::max<uint64_t>(static_cast<uint64_t>(part), 1)));
+  }
+  llvm::erase_if(order, [&](int32_t id) { return logits[id] < greatest + words.logMinP; });
+  auto weights = weigh(words.sharpness);
+  auto point =
+      static_cast<uint64_t>((static_cast<unsigned __int128>(words.point) * total(weights)) >> 64);
+  return order[reach(weights, point + 1) - 1];
+}
+
+Tensor reference::sample(const Tensor &logits, const Tensor &options) {
+  int64_t rows = logits.rows();
+  Tensor result = Tensor::ints({rows}, std::vector<int32_t>(rows));
+  for (int64_t row = 0; row < rows; ++row) {
+    sampling::SamplingWords words;
+    std::memcpy(&words, options.integers.data() + row * sampling::kWords, sizeof(words));
+    result.integers[row] = sampleRow(logits.row(row), words);
+  }
   return result;
 }

@@ -20,13 +20,12 @@ using namespace mlir;
 struct FusedAnnotateTraffic : impl::FusedAnnotateTrafficBase<FusedAnnotateTraffic> {
   void runOnOperation() override {
     getOperation().walk([&](Operation *op) {
-      if (!isa<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp>(op))
-        return;
-      fused::TrafficAttr traffic = computeTraffic(op).toAttribute(&getContext());
       llvm::TypeSwitch<Operation *>(op)
-          .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp>(
-              [&](auto fusedOp) { fusedOp.setTrafficAttr(traffic); });
-      LDBG() << op->getName() << ": " << traffic;
+          .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
+              [&](auto fusedOp) {
+                fusedOp.setTrafficAttr(computeTraffic(op).toAttribute(&getContext()));
+                LDBG() << op->getName() << ": " << *fusedOp.getTraffic();
+              });
     });
   }
 };

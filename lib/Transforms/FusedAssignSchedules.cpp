@@ -50,6 +50,8 @@ constexpr int64_t splits = 8, positions = 32, attentionWarps = 8;
 /// A short ring leaves room for the next product's block beside attention's, so its weights stream
 /// meanwhile; a long cache needs the bandwidth of a long one.
 constexpr int64_t shortStages = 2, longStages = 12, shortContext = 2048;
+/// Sampling: fewer logits than this a block are not worth the cluster's barriers.
+constexpr int64_t sampledLogits = 4096, samplingWarps = 16;
 } // namespace gpu
 
 struct FusedAssignSchedules : impl::FusedAssignSchedulesBase<FusedAssignSchedules> {
@@ -62,6 +64,9 @@ private:
   FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
+  FailureOr<Choice> chooseGpu(fused::SampleOp op);
+  /// Blocks that share memory came with sm_90.
+  bool hasClusters() const;
 
   TargetDescription description;
 };
@@ -72,6 +77,9 @@ FailureOr<Choice> FusedAssignSchedules::chooseHost(Operation *op) {
         type && type.getLayout().getKind() == LayoutKind::Mma)
       return op->emitOpError() << "reads weights packed for a GPU (" << type << "), target "
                                << description.name << " is a CPU";
+  if (isa<fused::SampleOp>(op))
+    return op->emitOpError() << "is for GPUs, target " << description.name
+                             << " is a CPU, where the runtime chooses tokens";
   // Four independent sums hide a multiply-add's latency of four cycles; 64 positions' scores stay
   // in registers and L1.
   int64_t positions = isa<fused::AttentionOp>(op) ? 64 : 0;
@@ -157,12 +165,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
       gpu::positions * type.getDimSize(2) *
       static_cast<int64_t>(llvm::divideCeil(
           type.getElementTypeBitWidth() + values.getTensorType().getElementTypeBitWidth(), 8));
-  // Clusters, and with them blocks that share a head, came with sm_90.
-  StringRef arch = description.arch;
-  unsigned capability = 0;
-  bool hasClusters =
-      arch.consume_front("sm_") && !arch.getAsInteger(10, capability) && capability >= 90;
-  int64_t splits = hasClusters ? gpu::splits : 1;
+  int64_t splits = hasClusters() ? gpu::splits : 1;
   // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
   // other blocks.
   int64_t outputs = op.getQuery().getType().getDimSize(1) / heads;
@@ -187,6 +190,24 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
                                   /*inFlight=*/stages, gpu::positions, splits, "cache"),
       formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
               splits, isShort ? "short" : "long", stages * stageBytes, type.getDimSize(0))};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
+  auto type = op.getLogits().getType();
+  int64_t sequences = type.getDimSize(0), logits = type.getDimSize(1);
+  int64_t splits = hasClusters() ? llvm::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(
+                                       logits / gpu::sampledLogits, 1, gpu::splits)))
+                                 : 1;
+  return Choice{fused::GpuScheduleAttr::get(&getContext(), sequences * splits, gpu::samplingWarps,
+                                            /*stages=*/1, /*inFlight=*/1,
+                                            llvm::divideCeil(logits, splits), splits, "none"),
+                formatv("{0} logits, {1} a block", logits, llvm::divideCeil(logits, splits))};
+}
+
+bool FusedAssignSchedules::hasClusters() const {
+  StringRef arch = description.arch;
+  unsigned capability = 0;
+  return arch.consume_front("sm_") && !arch.getAsInteger(10, capability) && capability >= 90;
 }
 
 template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {
@@ -216,10 +237,11 @@ void FusedAssignSchedules::runOnOperation() {
   }
   description = std::move(*loaded);
   WalkResult walk = getOperation().walk([&](Operation *op) {
-    LogicalResult result = llvm::TypeSwitch<Operation *, LogicalResult>(op)
-                               .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp>(
-                                   [&](auto kernel) { return assign(kernel); })
-                               .Default([](Operation *) { return success(); });
+    LogicalResult result =
+        llvm::TypeSwitch<Operation *, LogicalResult>(op)
+            .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
+                [&](auto kernel) { return assign(kernel); })
+            .Default([](Operation *) { return success(); });
     return failed(result) ? WalkResult::interrupt() : WalkResult::advance();
   });
   if (walk.wasInterrupted())

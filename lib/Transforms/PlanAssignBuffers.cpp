@@ -3,6 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "sluice-runtime/SamplingWords.h"
 #include "sluice/Analysis/Arena.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
@@ -24,6 +25,9 @@ using quantized::QuantizedTensorType;
 
 /// Of arena buffers: GPUs want 256 for wide and bulk accesses, hosts 64.
 constexpr int64_t alignment = 256;
+
+/// Names of what @decode returns.
+constexpr StringRef kOutputs[] = {"logits", "next"};
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -55,7 +59,8 @@ private:
   SmallVector<plan::DispatchOp> dispatches;
   /// Symbols of weights and the operation that first uses them.
   llvm::MapVector<StringAttr, Operation *> weights, caches;
-  Value returned;
+  /// What @decode returns, and the output's name.
+  DenseMap<Value, StringRef> returned;
   std::optional<SymbolTable> symbols;
   std::optional<OpBuilder> builder;
 };
@@ -67,9 +72,18 @@ LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
     return tensor && tensor.getRank() == 1 && tensor.hasStaticShape() &&
            tensor.getElementType().isInteger(32);
   };
-  if (arguments.size() != 2 || !llvm::all_of(arguments, isPositions))
-    return decode.emitOpError() << "must take tokens and positions, two int32 vectors, found ("
-                                << arguments << ")";
+  auto isWords = [](Type type) {
+    auto tensor = dyn_cast<RankedTensorType>(type);
+    return tensor && tensor.getRank() == 2 && tensor.getDimSize(1) == sampling::kWords &&
+           tensor.getElementType().isInteger(32);
+  };
+  bool samples = arguments.size() == 3;
+  if ((arguments.size() != 2 && !samples) || !llvm::all_of(arguments.take_front(2), isPositions) ||
+      (samples && !isWords(arguments[2])))
+    return decode.emitOpError()
+           << "must take tokens and positions, two int32 vectors, and where it "
+              "samples "
+           << sampling::kWords << " int32 words a sequence, found (" << arguments << ")";
   if (!decode.getBody().hasOneBlock())
     return decode.emitOpError() << "must have one block";
 
@@ -84,11 +98,15 @@ LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
       for (auto cache : dispatch.getCaches().getAsRange<FlatSymbolRefAttr>())
         caches.insert({cache.getAttr(), dispatch});
     } else if (auto terminator = dyn_cast<func::ReturnOp>(op)) {
-      if (terminator.getNumOperands() != 1 ||
-          !terminator.getOperand(0).getDefiningOp<plan::DispatchOp>())
+      if (terminator.getNumOperands() != (samples ? 2 : 1) ||
+          !llvm::all_of(terminator.getOperands(),
+                        [](Value value) { return value.getDefiningOp<plan::DispatchOp>(); }))
         return terminator.emitOpError()
-               << "must return the logits, one value that a plan.dispatch computes";
-      returned = terminator.getOperand(0);
+               << "must return the logits" << (samples ? " and the next tokens" : "")
+               << (samples ? ", two values" : ", one value") << " that a plan.dispatch computes";
+      for (auto [value, name] : llvm::zip(terminator.getOperands(), kOutputs))
+        if (!returned.try_emplace(value, name).second)
+          return terminator.emitOpError() << "must return two different values";
     } else if (!isa<model::ParameterOp>(op)) {
       return op.emitOpError() << "is not compiled to a kernel: @decode may hold plan.dispatch and "
                                  "model.parameter only";
@@ -170,7 +188,7 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
 
   // Inputs.
   for (auto [argument, name] :
-       llvm::zip_equal(decode.getArguments(), ArrayRef<StringRef>{"token", "position"})) {
+       llvm::zip(decode.getArguments(), ArrayRef<StringRef>{"token", "position", "sampling"})) {
     FailureOr<int64_t> bytes = bytesOf(decode, argument.getType());
     if (failed(bytes))
       return failure();
@@ -221,9 +239,9 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
       FailureOr<int64_t> bytes = bytesOf(dispatch, result.getType());
       if (failed(bytes))
         return failure();
-      if (result == returned) {
+      if (StringRef output = returned.lookup(result); !output.empty()) {
         buffers[result] =
-            createBuffer(dispatch.getLoc(), "logits", BufferKind::Output, result.getType(), *bytes);
+            createBuffer(dispatch.getLoc(), output, BufferKind::Output, result.getType(), *bytes);
         continue;
       }
       std::string name = resultName(dispatch.getLabel());
@@ -288,7 +306,7 @@ void PlanAssignBuffers::runOnOperation() {
   dispatches.clear();
   weights.clear();
   caches.clear();
-  returned = {};
+  returned.clear();
   builder.emplace(decode);
   if (failed(run(decode)))
     signalPassFailure();

@@ -34,14 +34,17 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
   result.bytesPerToken = plan.traffic(step).bytes(static_cast<uint64_t>(result.context));
   result.repetitions = options.repetitions;
 
-  // Always the same step: as the last of so many tokens.
+  // Always the same step, as the last of so many tokens: from the token's id to the next one's.
   int32_t token = std::max(plan.model.bosId, 0);
+  SamplingOptions greedy;
+  greedy.temperature = 0;
+  Sampler sampler(greedy);
   auto decode = [&](int64_t count) {
     auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < count; ++i) {
       InterruptGuard::check();
       session.seek(result.context - 1);
-      session.decode(token);
+      session.next(token, sampler, {});
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <utility>
 
 using namespace sluice::runtime;
 
@@ -96,10 +97,14 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   std::vector<int32_t> history(prompt.begin(), prompt.end());
 
   auto start = Clock::now();
-  std::span<const float> logits;
-  for (int32_t id : prompt) {
-    logits = session.decode(id);
-    if (callbacks.onToken && !callbacks.onToken(id, /*isPrompt=*/true)) {
+  // The step of the last token also chooses the next one.
+  std::optional<int32_t> chosen;
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (i + 1 < prompt.size() || options.maxTokens == 0)
+      session.append(prompt[i]);
+    else
+      chosen = session.next(prompt[i], sampler, history);
+    if (callbacks.onToken && !callbacks.onToken(prompt[i], /*isPrompt=*/true)) {
       result.promptSeconds = secondsSince(start);
       result.reason = FinishReason::Cancelled;
       return result;
@@ -111,13 +116,13 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   auto step = [&]() -> std::optional<FinishReason> {
     if (options.maxTokens >= 0 && static_cast<int64_t>(result.ids.size()) >= options.maxTokens)
       return FinishReason::Length;
-    // The logits of the last token predict the next one, also when it has no place any more.
-    if (!result.ids.empty()) {
+    // The last token's step has chosen the next one, also when it has no place any more.
+    if (!chosen) {
       if (session.position() >= artifact.model().contextLength)
         return FinishReason::Context;
-      logits = session.decode(result.ids.back());
+      chosen = session.next(result.ids.back(), sampler, history);
     }
-    int32_t id = sampler.sample(logits, history);
+    int32_t id = *std::exchange(chosen, std::nullopt);
     history.push_back(id);
     result.ids.push_back(id);
     bool more = !callbacks.onToken || callbacks.onToken(id, /*isPrompt=*/false);

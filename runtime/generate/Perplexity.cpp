@@ -34,9 +34,11 @@ sluice::runtime::perplexity(Session &session, std::span<const int32_t> ids, int3
     session.reset();
     // The last token is only predicted.
     for (int64_t i = 0; i + 1 < options.window; ++i) {
-      std::span<const float> logits = session.decode(i == 0 && bosId >= 0 ? bosId : window[i]);
-      if (i >= first)
-        sum += negativeLogLikelihood(logits, window[i + 1]);
+      int32_t token = i == 0 && bosId >= 0 ? bosId : window[i];
+      if (i < first)
+        session.append(token);
+      else
+        sum += negativeLogLikelihood(session.decode(token), window[i + 1]);
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);
       if (onToken && !onToken(result, done))

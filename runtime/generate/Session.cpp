@@ -19,6 +19,8 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
+  samplingBuffer = plan.findBuffer("sampling");
+  nextBuffer = plan.findBuffer("next");
 }
 
 void Session::writeInputs(int32_t token) {
@@ -35,10 +37,34 @@ void Session::writeInputs(int32_t token) {
   theDevice->write(positionBuffer, 0, std::as_bytes(std::span(&position, 1)));
 }
 
-std::span<const float> Session::decode(int32_t token) {
+void Session::append(int32_t token) {
   writeInputs(token);
   theDevice->run(decodeStep);
   ++nextPosition;
+}
+
+int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> history) {
+  if (!nextBuffer || sampler.needsHistory())
+    return sampler.sample(decode(token), history);
+  sampling::SamplingWords words = sampler.nextWords();
+  theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&words, 1)));
+  append(token);
+  int32_t chosen = *static_cast<const int32_t *>(theDevice->output(*nextBuffer));
+  if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
+    // Says what is wrong with the logits.
+    (void)greedy(logits());
+    throw Error("the device chose token " + std::to_string(chosen) + " of a vocabulary of " +
+                std::to_string(theArtifact->model().vocabSize));
+  }
+  return chosen;
+}
+
+std::span<const float> Session::decode(int32_t token) {
+  append(token);
+  return logits();
+}
+
+std::span<const float> Session::logits() {
   return {static_cast<const float *>(theDevice->output(logitsBuffer)),
           static_cast<size_t>(theArtifact->model().vocabSize)};
 }

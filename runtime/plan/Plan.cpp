@@ -4,6 +4,7 @@
 #include "sluice-runtime/Plan.h"
 
 #include "runtime/plan/Json.h"
+#include "sluice-runtime/SamplingWords.h"
 
 #include <algorithm>
 #include <regex>
@@ -363,6 +364,10 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   require("token", BufferKind::Input, "i32", 1);
   require("position", BufferKind::Input, "i32", 1);
   require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
+  if (plan.findBuffer("sampling") || plan.samples()) {
+    require("sampling", BufferKind::Input, "i32", sluice::sampling::kWords);
+    require("next", BufferKind::Output, "i32", 1);
+  }
 }
 
 static std::string digestWithout(json object) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <sstream>
 
 using namespace sluice::runtime;
@@ -74,6 +75,26 @@ Sampler::Sampler(const SamplingOptions &options) : options(options), random(opti
   options.validate();
 }
 
+uint64_t Sampler::nextPoint() {
+  // The distributions of the standard library differ between implementations; mt19937_64 itself
+  // does not. 53 bits are what a double holds.
+  return random() >> 11 << 11;
+}
+
+sluice::sampling::SamplingWords Sampler::nextWords() {
+  sluice::sampling::SamplingWords words;
+  if (options.temperature == 0.0f)
+    return words;
+  double sharpness = std::numbers::log2e / static_cast<double>(options.temperature);
+  words.sharpness = static_cast<float>(std::clamp<double>(
+      sharpness, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::max()));
+  words.topK = options.topK;
+  words.topP = options.topP;
+  words.logMinP = std::log(options.minP);
+  words.point = nextPoint();
+  return words;
+}
+
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
   checkedFiniteMaximum(logits);
   candidates.clear();
@@ -81,7 +102,7 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   for (size_t i = 0; i < logits.size(); ++i)
     candidates.push_back({logits[i], static_cast<int32_t>(i)});
 
-  if (options.repetitionPenalty != 1.0f && options.repetitionWindow != 0) {
+  if (needsHistory()) {
     size_t window = options.repetitionWindow < 0
                         ? history.size()
                         : std::min<size_t>(history.size(), options.repetitionWindow);
@@ -141,9 +162,7 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   double total = 0;
   for (const Candidate &c : candidates)
     total += weights.emplace_back(std::exp((c.logit - maximum) / options.temperature));
-  // The distributions of the standard library differ between implementations; mt19937_64 itself
-  // does not. The upper 53 bits give every multiple of 2^-53 in [0, 1) the same chance.
-  double point = static_cast<double>(random() >> 11) * 0x1p-53 * total;
+  double point = static_cast<double>(nextPoint()) * 0x1p-64 * total;
   for (size_t i = 0; i + 1 < candidates.size(); ++i) {
     if (point < weights[i])
       return candidates[i].id;

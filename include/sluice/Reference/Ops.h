@@ -89,6 +89,10 @@ Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Eleme
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);
 
+/// The token that each row of logits [S, V] and its words [S, 8] choose, -1 where no logit can be:
+/// [S]. The rule is that of sluice-runtime/SamplingWords.h, in its float32 weights and exact sums.
+Tensor sample(const Tensor &logits, const Tensor &options);
+
 //===----------------------------------------------------------------------===//
 // arith, elementwise
 //===----------------------------------------------------------------------===//

@@ -232,6 +232,32 @@ def FusedPackWeights : Pass<"fused-pack-weights", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::model::ModelDialect", "::sluice::quantized::QuantizedDialect"];
 }
 
+def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
+  let summary = "Choose the next token where the logits are";
+  let description = [{
+    For a GPU, `@decode` ends in a `fused.sample`: it takes the words that say how to choose (`include/sluice-runtime/SamplingWords.h`) and also returns the token,
+    so that a step's logits need not leave the device. For a CPU nothing changes: logits are in the host's memory already, where the runtime chooses. A `@decode` that
+    samples is left alone.
+
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
+      // ...
+      return %logits : tensor<1x2048xf32>
+    }
+    ```
+    ==>
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x2048xf32>, tensor<1xi32>) {
+      // ...
+      %next = fused.sample %logits, %options : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
+      return %logits, %next : tensor<1x2048xf32>, tensor<1xi32>
+    }
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
 def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let summary = "Choose how every kernel runs on a target";
   let description = [{
@@ -262,7 +288,7 @@ def PlanAssignBuffers : Pass<"plan-assign-buffers", "::mlir::ModuleOp"> {
   let description = [{
     Turns the function `@decode`, whose operations are `plan.dispatch`, into `plan.buffer` symbols and a `plan.step`. Values between launches share one arena:
     the largest first, each at the lowest cost in space where nothing that is alive at the same time lies, at multiples of 256 bytes. The function's arguments become
-    the inputs `@token` and `@position`, what it returns the output `@logits`; packed weights, rotary tables and caches keep their names. The recipe of
+    the inputs `@token` and `@position` (and `@sampling`), what it returns the output `@logits` (and `@next`); packed weights, rotary tables and caches keep their names. The recipe of
     a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
 
     ```mlir

@@ -53,6 +53,8 @@ static constexpr llvm::StringLiteral kShared = "shared";
 static std::string labelOf(Operation *op, StringRef kernel) {
   if (auto attention = dyn_cast<fused::AttentionOp>(op))
     return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
+  if (isa<fused::SampleOp>(op))
+    return "sampling";
   Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
                                           : cast<fused::EmbeddingOp>(op).getTable();
   if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
@@ -105,7 +107,8 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
       llvm::TypeSwitch<Operation *, FailureOr<Launch>>(op)
           .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
           .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
-          .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); });
+          .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); })
+          .Case<fused::SampleOp>([&](auto sample) { return emitSample(body, sample); });
   if (failed(launch))
     return failure();
   kernel.launch = *launch;
@@ -160,7 +163,7 @@ void ConvertFusedToGpu::runOnOperation() {
   counts.clear();
   SmallVector<Operation *> fusedOps;
   module.walk([&](Operation *op) {
-    if (isa<fused::MatvecOp, fused::AttentionOp, fused::EmbeddingOp>(op))
+    if (isa<fused::MatvecOp, fused::AttentionOp, fused::EmbeddingOp, fused::SampleOp>(op))
       fusedOps.push_back(op);
   });
   if (fusedOps.empty())

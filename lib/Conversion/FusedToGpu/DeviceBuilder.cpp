@@ -181,6 +181,23 @@ void DeviceBuilder::loop(Value lower, Value upper, Value step,
   });
 }
 
+DeviceBuilder::Values
+DeviceBuilder::repeat(ValueRange carried,
+                      llvm::function_ref<std::pair<Value, Values>(ValueRange)> body) {
+  auto run = [&](OpBuilder &nested, Location, ValueRange values) {
+    OpBuilder::InsertionGuard guard(b);
+    b.setInsertionPointToEnd(nested.getInsertionBlock());
+    auto [again, next] = body(values);
+    scf::ConditionOp::create(b, loc, again, next);
+  };
+  auto goOn = [&](OpBuilder &nested, Location, ValueRange values) {
+    scf::YieldOp::create(nested, loc, values);
+  };
+  ValueRange results =
+      scf::WhileOp::create(b, loc, carried.getTypes(), carried, run, goOn).getResults();
+  return Values(results.begin(), results.end());
+}
+
 DeviceBuilder::Values DeviceBuilder::choose(Value condition, llvm::function_ref<Values()> then,
                                             llvm::function_ref<Values()> otherwise) {
   auto block = [&](llvm::function_ref<Values()> fill) {

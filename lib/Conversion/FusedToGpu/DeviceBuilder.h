@@ -187,6 +187,9 @@ public:
   Values loop(Value lower, Value upper, Value step, mlir::ValueRange carried,
               llvm::function_ref<Values(Value index, mlir::ValueRange carried)> body);
   void loop(Value lower, Value upper, Value step, llvm::function_ref<void(Value index)> body);
+  /// Emits `body` once before it is known whether it runs again: {again, the next values}.
+  Values repeat(mlir::ValueRange carried,
+                llvm::function_ref<std::pair<Value, Values>(mlir::ValueRange carried)> body);
   void when(Value condition, llvm::function_ref<void()> then);
   void branch(Value condition, llvm::function_ref<void()> then,
               llvm::function_ref<void()> otherwise);

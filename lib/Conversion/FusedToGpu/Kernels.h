@@ -150,6 +150,7 @@ mlir::Value emitElementwise(DeviceBuilder &k, mlir::Operation *op, mlir::ValueRa
 mlir::FailureOr<Launch> emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::FailureOr<Launch> emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::FailureOr<Launch> emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
+mlir::FailureOr<Launch> emitSample(Kernel &kernel, fused::SampleOp op);
 
 /// Adds the kernels that the runtime launches for itself; `shared` names the block's dynamic shared
 /// memory. Each has its launch's extents in the attribute kUtilityAttr.

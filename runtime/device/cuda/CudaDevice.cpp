@@ -19,6 +19,8 @@ using namespace sluice::runtime::cuda;
 namespace {
 
 constexpr uint64_t alignment = 256;
+/// An output of up to this size costs less to copy than to ask for later.
+constexpr uint64_t smallOutput = 4096;
 constexpr uint64_t stagingBytes = uint64_t(16) << 20;
 /// A read of this many times the L2 cache is a read of memory.
 constexpr uint64_t cachesToMeasure = 4;
@@ -237,7 +239,10 @@ private:
                      const char *name);
   void capture(uint32_t step);
   void copyInputs();
-  void copyOutputs();
+  /// Copies what steps leave for the host: small outputs along with a step, large ones (logits)
+  /// when they are asked for.
+  void copyOutput(uint32_t buffer);
+  void copySmallOutputs();
   void synchronize(const std::string &what);
   void requireLoaded() const;
   void checkExtent(uint32_t buffer, uint64_t offset, uint64_t bytes) const;
@@ -258,6 +263,8 @@ private:
   /// By buffer: what kernels get.
   std::vector<DevicePointer> pointers;
   bool inputsChanged = true;
+  /// By buffer: whether the host's copy of an output is that of the last step.
+  std::vector<bool> copied;
 };
 
 } // namespace
@@ -303,7 +310,7 @@ void CudaDevice::layOut() {
       break;
     }
   }
-  // | inputs | outputs | arena |: each of the first two is one copy.
+  // | inputs | outputs | arena |: inputs are one copy.
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     if (plan.buffers[i].kind == BufferKind::Output)
       layout.offsets[i] += inputs;
@@ -407,6 +414,7 @@ void CudaDevice::allocate() {
   loaded->work = DeviceMemory(*driver, layout.work, "intermediate results");
   loaded->inputs = PinnedMemory(*driver, layout.inputs);
   loaded->outputs = PinnedMemory(*driver, layout.outputs);
+  copied.assign(plan.buffers.size(), true); // zeros here and there
   pointers.assign(plan.buffers.size(), 0);
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     BufferKind kind = plan.buffers[i].kind;
@@ -626,12 +634,20 @@ void CudaDevice::copyInputs() {
   inputsChanged = false;
 }
 
-void CudaDevice::copyOutputs() {
-  if (layout.outputs)
-    driver->check(driver->cuMemcpyDtoHAsync_v2(loaded->outputs.data(),
-                                               loaded->work.address() + layout.inputs,
-                                               layout.outputs, loaded->stream),
-                  "cannot copy outputs from the GPU");
+void CudaDevice::copyOutput(uint32_t index) {
+  driver->check(
+      driver->cuMemcpyDtoHAsync_v2(loaded->outputs.data() + (layout.offsets[index] - layout.inputs),
+                                   pointers[index], bufferAt(index).bytes, loaded->stream),
+      "cannot copy outputs from the GPU");
+  copied[index] = true;
+}
+
+void CudaDevice::copySmallOutputs() {
+  const std::vector<Buffer> &buffers = artifact->plan().buffers;
+  copied.assign(buffers.size(), false);
+  for (uint32_t i = 0; i < buffers.size(); ++i)
+    if (buffers[i].kind == BufferKind::Output && buffers[i].bytes <= smallOutput)
+      copyOutput(i);
 }
 
 void CudaDevice::synchronize(const std::string &what) {
@@ -648,7 +664,7 @@ void CudaDevice::run(uint32_t index) {
   CurrentContext current(*driver, *context);
   copyInputs();
   driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
-  copyOutputs();
+  copySmallOutputs();
   synchronize(stepFailed(step));
 }
 
@@ -674,7 +690,7 @@ std::vector<double> CudaDevice::profile(uint32_t index) {
     launch(index, i, /*overlap=*/false);
     events[i + 1].record(loaded->stream);
   }
-  copyOutputs();
+  copySmallOutputs();
   synchronize(stepFailed(step));
   std::vector<double> seconds(step.launches.size());
   for (size_t i = 0; i < seconds.size(); ++i)
@@ -692,7 +708,7 @@ std::optional<double> CudaDevice::measureStep(uint32_t index, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
     driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
   end.record(loaded->stream);
-  copyOutputs();
+  copySmallOutputs();
   synchronize(stepFailed(step));
   return end.secondsSince(start) / static_cast<double>(std::max<int64_t>(count, 1));
 }
@@ -750,6 +766,11 @@ const void *CudaDevice::output(uint32_t index) {
   const Buffer &buffer = bufferAt(index);
   if (buffer.kind != BufferKind::Output)
     throw Error("buffer \"" + buffer.name + "\" is no output");
+  if (!copied[index]) {
+    CurrentContext current(*driver, *context);
+    copyOutput(index);
+    synchronize("cannot copy outputs from the GPU");
+  }
   return loaded->outputs.data() + (layout.offsets[index] - layout.inputs);
 }
 

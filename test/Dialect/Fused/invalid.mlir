@@ -183,3 +183,19 @@ func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>) {
   %y = fused.matvec %x weights(%w) segments [4] : tensor<1x8xf32>, tensor<4x8xf16> -> tensor<1x4xf16>
   return
 }
+
+// -----
+
+func.func @f(%logits: tensor<2x16xf32>, %options: tensor<1x8xi32>) -> tensor<2xi32> {
+  // expected-error @+1 {{options must be [2, 8], found 'tensor<1x8xi32>'}}
+  %next = fused.sample %logits, %options : tensor<2x16xf32>, tensor<1x8xi32> -> tensor<2xi32>
+  return %next : tensor<2xi32>
+}
+
+// -----
+
+func.func @f(%logits: tensor<2x16xf32>, %options: tensor<2x8xi32>) -> tensor<1xi32> {
+  // expected-error @+1 {{result must have a token for each of 2 sequences, found 'tensor<1xi32>'}}
+  %next = fused.sample %logits, %options : tensor<2x16xf32>, tensor<2x8xi32> -> tensor<1xi32>
+  return %next : tensor<1xi32>
+}

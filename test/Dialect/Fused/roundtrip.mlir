@@ -63,3 +63,11 @@ func.func @no_result(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>, %p: tensor<
   }
   return
 }
+
+// CHECK-LABEL: func.func @sample
+func.func @sample(%logits: tensor<1x2048xf32>, %options: tensor<1x8xi32>) -> tensor<1xi32> {
+  // CHECK: fused.sample %{{.*}}, %{{.*}} schedule(#fused.gpu_schedule<blocks = 1, {{.*}}>) : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
+  %next = fused.sample %logits, %options schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 2048, splits = 1, early = "none">)
+      : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
+  return %next : tensor<1xi32>
+}

@@ -1,0 +1,426 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The choice of a token by a cluster of blocks that divide a sequence's logits among them, by the
+// rule in SamplingWords.h.
+//
+// Top-k, top-p and the draw are one question: with the tokens in order of their logits, where does
+// a running sum of weights reach a target? A token is a 64-bit key, its logit's order and its id,
+// so that no two are equal. The answer is found by halving an interval of keys, 8 bits at a time:
+// the weights of the tokens in it are added up in 256 bins, the blocks' bins meet through the
+// cluster's shared memory, and the bin where the sum reaches the target is the next interval. Sums
+// are of integers, so that all blocks find the same.
+
+#include "Kernels.h"
+
+#include "sluice-runtime/SamplingWords.h"
+
+#include "llvm/Support/MathExtras.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::device;
+
+static constexpr int64_t kBins = 256, kBinBits = 8;
+/// A weight's halves are added apart: shared memory adds 32 bits at once, and loops for 64.
+static constexpr int64_t kHalfBits = sampling::kWeightBits / 2, kLargestHalf = (1 << kHalfBits) - 1;
+/// So many halves fit into 32 bits.
+static constexpr int64_t kMostTokens = (int64_t(1) << 32) / (kLargestHalf + 1);
+/// 32-bit words of a bin: low halves, high halves, and the number of tokens.
+static constexpr int64_t kBinWords = 3;
+static constexpr double kLog2E = 1.44269504088896341;
+
+namespace {
+class SampleKernel {
+public:
+  using Values = DeviceBuilder::Values;
+
+  SampleKernel(Kernel &kernel, fused::SampleOp op) : kernel(kernel), k(kernel.k), op(op) {}
+
+  FailureOr<Launch> emit();
+
+private:
+  LogicalResult plan();
+  void takeShared();
+
+  // Numbers of 64 bits.
+  Value wide(int64_t value) { return k.integer(k.i64(), value); }
+  Value wide(Value x) { return k.extendUnsigned(x, k.i64()); }
+  Value maxKey(Value x, Value y) { return LLVM::UMaxOp::create(k.b, k.loc, x, y); }
+  Value below(Value x, Value y) {
+    return arith::CmpIOp::create(k.b, k.loc, arith::CmpIPredicate::ult, x, y);
+  }
+  Value shiftLeft(Value x, Value by) { return arith::ShLIOp::create(k.b, k.loc, x, by); }
+  Value shiftRight(Value x, Value by) { return arith::ShRUIOp::create(k.b, k.loc, x, by); }
+  /// shfl.sync of both halves.
+  Value shuffle(Value x, int64_t distance, NVVM::ShflKind kind);
+  /// The largest of a warp.
+  Value warpMax(Value x);
+
+  // The cluster.
+  /// Where a block of the cluster has what this one has at `place`.
+  Value peer(Value place, Value rank);
+  /// Barrier of the cluster.
+  void meet();
+
+  Value word(int64_t index) { return k.load(k.i32(), k.offset(words, 4 * index), 4); }
+  /// Smaller for smaller numbers, 32 bits, equal for both zeros; and as the upper part of a key.
+  Value orderOf(Value logit);
+  Value keyOf(Value order) { return k.shl(wide(order), idBits); }
+  Value keyOf(Value logit, Value id);
+  int64_t orderOf(float logit) const;
+  /// Emits `body` for each token of this thread.
+  Values forTokens(ValueRange carried,
+                   llvm::function_ref<Values(Value id, Value logit, ValueRange carried)> body);
+
+  Value largestKey();
+  /// The weight of a token; `kind` 0 counts tokens.
+  Value weightOf(Value logit, Value kind, Value sharpness);
+  Value targetOf(Value kind, Value total);
+  /// The key of the token where the sum of the weights of keys from `top` down reaches its target;
+  /// those below `cut` count for nothing.
+  Value find(Value cut, Value top, Value kind, Value sharpness);
+  Value draw(Value top);
+
+  Kernel &kernel;
+  DeviceBuilder &k;
+  fused::SampleOp op;
+  int64_t sequences = 0, vocabulary = 0, splits = 0, threads = 0;
+  int64_t share = 0;   ///< tokens of a block
+  int64_t idBits = 0;  ///< of a key
+  bool staged = false; ///< whether the logits are kept in shared memory
+  Value thread, lane, rank, first, count, logits, words, stage;
+  Value bins, merged, mergedCounts, tops, found;
+  Value greatest; ///< logit
+};
+} // namespace
+
+LogicalResult SampleKernel::plan() {
+  sequences = op.getLogits().getType().getDimSize(0);
+  vocabulary = op.getLogits().getType().getDimSize(1);
+  splits = kernel.schedule.getSplits();
+  threads = kernel.schedule.getWarps() * kWarp;
+  share = llvm::divideCeil(vocabulary, splits);
+  idBits = std::max<int64_t>(1, llvm::Log2_64_Ceil(vocabulary));
+  auto reject = [&]() -> InFlightDiagnostic {
+    return op.emitOpError() << "cannot run with " << kernel.schedule << ": ";
+  };
+  if (threads < kBins)
+    return reject() << "warps must be at least " << kBins / kWarp;
+  if (splits < 1 || splits > 8)
+    return reject() << "a cluster has 1 to 8 blocks";
+  if (splits > 1 && !k.hasBulkCopies())
+    return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
+  if (kernel.schedule.getBlocks() != sequences * splits)
+    return reject() << sequences << " sequences need " << sequences * splits << " blocks";
+  if (share > kMostTokens)
+    return reject() << "a block has " << share << " tokens, at most " << kMostTokens
+                    << " can be added up";
+  return success();
+}
+
+void SampleKernel::takeShared() {
+  // Two sets: one is cleared while other blocks still read the other.
+  bins = kernel.shared.take(k, 2 * kBins * kBinWords * 4);
+  merged = kernel.shared.take(k, kBins * 8);
+  mergedCounts = kernel.shared.take(k, kBins * 4);
+  tops = kernel.shared.take(k, std::max(threads / kWarp, splits) * 8 + splits * 8);
+  found = kernel.shared.take(k, 8);
+  staged = kernel.shared.bytes() + share * 4 + 16 <= kernel.sharedLimit;
+  if (staged)
+    stage = kernel.shared.take(k, share * 4);
+}
+
+Value SampleKernel::shuffle(Value x, int64_t distance, NVVM::ShflKind kind) {
+  // Lanes up to which (up: down to which) a lane is read.
+  Value clamp = k.i(kind == NVVM::ShflKind::up ? 0 : kWarp - 1);
+  auto half = [&](Value part) {
+    return NVVM::ShflOp::create(k.b, k.loc, k.i32(), k.i(-1), part, k.i(distance), clamp, kind,
+                                UnitAttr())
+        .getResult();
+  };
+  if (x.getType() == k.i32())
+    return half(x);
+  Value low = half(k.truncate(x, k.i32())), high = half(k.truncate(k.shr(x, 32), k.i32()));
+  return k.bitOr(wide(low), k.shl(wide(high), 32));
+}
+
+Value SampleKernel::warpMax(Value x) {
+  for (int64_t distance = kWarp / 2; distance; distance /= 2)
+    x = maxKey(x, shuffle(x, distance, NVVM::ShflKind::bfly));
+  return x;
+}
+
+Value SampleKernel::peer(Value place, Value rank) {
+  if (splits == 1)
+    return place;
+  auto type = LLVM::LLVMPointerType::get(
+      k.b.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
+  return NVVM::MapaOp::create(k.b, k.loc, type, place, rank);
+}
+
+void SampleKernel::meet() {
+  if (splits == 1)
+    return k.barrier();
+  NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
+  NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr());
+}
+
+Value SampleKernel::orderOf(Value logit) {
+  // Adding zero makes one of two zeros.
+  Value bits = k.bitcast(k.addF(logit, k.number(0.0)), k.i32());
+  Value sign = arith::ShRSIOp::create(k.b, k.loc, bits, k.i(31));
+  return k.bitXor(bits, k.bitOr(sign, k.i(std::numeric_limits<int32_t>::min())));
+}
+
+int64_t SampleKernel::orderOf(float logit) const {
+  uint32_t bits = llvm::bit_cast<uint32_t>(logit);
+  return bits ^ (bits >> 31 ? 0xFFFFFFFFu : 0x80000000u);
+}
+
+Value SampleKernel::keyOf(Value logit, Value id) {
+  Value key = k.bitOr(keyOf(orderOf(logit)), wide(k.sub(k.i((1 << idBits) - 1), id)));
+  Value isNaN = k.less(k.i(0x7F800000), k.bitAnd(k.bitcast(logit, k.i32()), 0x7FFFFFFF));
+  return k.select(isNaN, wide(-1), key);
+}
+
+DeviceBuilder::Values SampleKernel::forTokens(
+    ValueRange carried,
+    llvm::function_ref<Values(Value id, Value logit, ValueRange carried)> body) {
+  return k.loop(thread, count, k.i(threads), carried, [&](Value i, ValueRange values) {
+    Value id = k.add(first, i);
+    Value logit = staged ? k.load(k.f32(), k.offset(stage, k.shl(i, 2)), 4)
+                         : k.loadFresh(k.f32(), k.offset(logits, k.shl(id, 2)), 4);
+    return body(id, logit, values);
+  });
+}
+
+Value SampleKernel::largestKey() {
+  if (staged)
+    k.loop(thread, count, k.i(threads), [&](Value i) {
+      Value from = k.offset(logits, k.shl(k.add(first, i), 2));
+      k.store(k.loadFresh(k.f32(), from, 4), k.offset(stage, k.shl(i, 2)), 4);
+    });
+  Value largest = forTokens({wide(0)}, [&](Value id, Value logit, ValueRange carried) {
+    return Values{maxKey(carried[0], keyOf(logit, id))};
+  })[0];
+  auto largestOf = [&](Value array, int64_t entries) {
+    Value all;
+    for (int64_t i = 0; i < entries; ++i) {
+      Value one = k.load(k.i64(), k.offset(array, 8 * i), 8);
+      all = all ? maxKey(all, one) : one;
+    }
+    return all;
+  };
+  largest = warpMax(largest);
+  k.when(k.equal(lane, k.i(0)),
+         [&] { k.store(largest, k.offset(tops, k.shl(k.shr(thread, 5), 3)), 8); });
+  k.barrier();
+  largest = largestOf(tops, threads / kWarp);
+  if (splits == 1)
+    return largest;
+  Value ofBlocks = k.offset(tops, std::max(threads / kWarp, splits) * 8);
+  NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr()); // the others run
+  k.when(k.less(thread, k.i(splits)),
+         [&] { k.store(largest, peer(k.offset(ofBlocks, k.shl(rank, 3)), thread), 8); });
+  meet();
+  return largestOf(ofBlocks, splits);
+}
+
+Value SampleKernel::weightOf(Value logit, Value kind, Value sharpness) {
+  Value share = k.exp2(k.mulF(k.subF(logit, greatest), sharpness));
+  Value scaled = k.mulF(share, k.number(int64_t(1) << sampling::kWeightBits));
+  Value weight = arith::FPToUIOp::create(k.b, k.loc, k.i32(), k.addF(scaled, k.number(0.5)));
+  weight = k.min(weight, k.i((1 << sampling::kWeightBits) - 1));
+  return k.select(k.equal(kind, k.i(0)), k.i(1), weight);
+}
+
+Value SampleKernel::targetOf(Value kind, Value total) {
+  Value topK = wide(word(1));
+  Type f64 = k.b.getF64Type();
+  Value topP = arith::ExtFOp::create(k.b, k.loc, f64, k.bitcast(word(2), k.f32()));
+  Value part = k.mulF(topP, arith::UIToFPOp::create(k.b, k.loc, f64, total));
+  Value up = LLVM::FCeilOp::create(k.b, k.loc, part);
+  Value byP = maxKey(arith::FPToUIOp::create(k.b, k.loc, k.i64(), up), wide(1));
+  Value point = k.bitOr(wide(word(4)), k.shl(wide(word(5)), 32));
+  Type i128 = k.b.getIntegerType(128);
+  Value product = k.mul(k.extendUnsigned(point, i128), k.extendUnsigned(total, i128));
+  Value byPoint = k.add(k.truncate(k.shr(product, 64), k.i64()), 1);
+  Value target =
+      k.select(k.equal(kind, k.i(0)), topK, k.select(k.equal(kind, k.i(1)), byP, byPoint));
+  return LLVM::UMinOp::create(k.b, k.loc, target, total);
+}
+
+Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
+  auto inside = [&](Value key, Value low, Value width) {
+    return k.equal(shiftRight(k.sub(key, low), wide(width)), wide(0));
+  };
+  auto binOf = [&](Value set, Value bin) { return k.offset(set, k.mul(bin, kBinWords * 4)); };
+  // Adds what the tokens of the interval of 2^width keys from `low` on weigh.
+  auto fillBins = [&](Value set, Value low, Value width, Value shift) {
+    k.loop(thread, k.i(kBins * kBinWords), k.i(threads),
+           [&](Value i) { k.store(k.i(0), k.offset(set, k.shl(i, 2)), 4); });
+    k.barrier();
+    forTokens({}, [&](Value id, Value logit, ValueRange) {
+      Value key = keyOf(logit, id), weight = weightOf(logit, kind, sharpness);
+      k.when(k.bitAnd(inside(key, low, width), k.less(k.i(0), weight)), [&] {
+        Value place = binOf(set, k.truncate(shiftRight(k.sub(key, low), wide(shift)), k.i32()));
+        Value parts[] = {k.bitAnd(weight, kLargestHalf), k.shr(weight, kHalfBits), k.i(1)};
+        for (auto [part, value] : llvm::enumerate(parts))
+          LLVM::AtomicRMWOp::create(k.b, k.loc, LLVM::AtomicBinOp::add, k.offset(place, 4 * part),
+                                    value, LLVM::AtomicOrdering::monotonic);
+      });
+      return Values();
+    });
+  };
+  auto mergeBins = [&](Value set) {
+    k.when(k.less(thread, k.i(kBins)), [&] {
+      Value sums[kBinWords] = {wide(0), wide(0), wide(0)};
+      for (int64_t other = 0; other < splits; ++other) {
+        Value place = peer(binOf(set, thread), k.i(other));
+        for (auto [part, sum] : llvm::enumerate(sums))
+          sum = k.add(sum, wide(k.load(k.i32(), k.offset(place, 4 * part), 4)));
+      }
+      k.store(k.add(sums[0], k.shl(sums[1], kHalfBits)), k.offset(merged, k.shl(thread, 3)), 8);
+      k.store(k.truncate(sums[2], k.i32()), k.offset(mergedCounts, k.shl(thread, 2)), 4);
+    });
+    k.barrier();
+  };
+  // Every warp does the same. {total, bin, target within it, its number of tokens}; `targetIn` is 0
+  // where only the total gives it.
+  auto findBin = [&](Value targetIn) {
+    constexpr int64_t each = kBins / kWarp;
+    Value highest = k.sub(k.i(kBins - 1), k.mul(lane, each));
+    Values sums;
+    Value ofLane = wide(0);
+    for (int64_t i = 0; i < each; ++i) {
+      sums.push_back(k.load(k.i64(), k.offset(merged, k.shl(k.sub(highest, i), 3)), 8));
+      ofLane = k.add(ofLane, sums.back());
+    }
+    Value until = ofLane;
+    for (int64_t distance = 1; distance < kWarp; distance *= 2) {
+      Value lower = shuffle(until, distance, NVVM::ShflKind::up);
+      until = k.add(until, k.select(k.less(lane, k.i(distance)), wide(0), lower));
+    }
+    Value total = warpMax(until);
+    Value target = k.select(k.equal(targetIn, wide(0)), targetOf(kind, total), targetIn);
+    Value before = k.sub(until, ofLane), bin = k.i(0), rest = wide(0), tokens = k.i(0);
+    for (int64_t i = 0; i < each; ++i) {
+      Value after = k.add(before, sums[i]);
+      Value hit = k.bitAnd(below(before, target), below(k.sub(target, 1), after));
+      Value mine = k.sub(highest, i);
+      bin = k.select(hit, mine, bin);
+      rest = k.select(hit, k.sub(target, before), rest);
+      Value ofBin = k.load(k.i32(), k.offset(mergedCounts, k.shl(mine, 2)), 4);
+      tokens = k.select(hit, ofBin, tokens);
+      before = after;
+    }
+    return Values{warpMax(bin), warpMax(rest), warpMax(tokens)};
+  };
+
+  Value span = k.sub(top, cut);
+  Value zeros =
+      LLVM::CountLeadingZerosOp::create(k.b, k.loc, k.i64(), span, /*isZeroPoison=*/false);
+  Value firstWidth = k.sub(k.i(64), k.truncate(zeros, k.i32()));
+  // Carried: the interval, what is left of the target, and which set of bins is next.
+  Values interval = k.repeat({cut, firstWidth, wide(0), k.i(0)}, [&](ValueRange carried) {
+    Value low = carried[0], width = carried[1], target = carried[2], number = carried[3];
+    Value shift = k.max(k.sub(width, kBinBits), k.i(0));
+    Value set = k.offset(bins, k.mul(number, kBins * kBinWords * 4));
+    fillBins(set, low, width, shift);
+    meet();
+    mergeBins(set);
+    Values bin = findBin(target);
+    Value again = k.bitAnd(k.less(k.i(0), shift), k.less(k.i(1), bin[2]));
+    Value next = k.add(low, shiftLeft(wide(bin[0]), wide(shift)));
+    return std::pair(again, Values{next, shift, bin[1], k.bitXor(number, 1)});
+  });
+  // One token is left.
+  forTokens({}, [&](Value id, Value logit, ValueRange) {
+    Value key = keyOf(logit, id), weight = weightOf(logit, kind, sharpness);
+    k.when(k.bitAnd(inside(key, interval[0], interval[1]), k.less(k.i(0), weight)), [&] {
+      for (int64_t other = 0; other < splits; ++other)
+        k.store(key, peer(found, k.i(other)), 8);
+    });
+    return Values();
+  });
+  meet();
+  return k.load(k.i64(), found, 8);
+}
+
+Value SampleKernel::draw(Value top) {
+  greatest = k.bitcast(
+      [&] {
+        // The order's inverse.
+        Value order = k.truncate(k.shr(top, idBits), k.i32());
+        Value sign = arith::ShRSIOp::create(k.b, k.loc, order, k.i(31));
+        Value mask = k.bitOr(k.bitXor(sign, -1), k.i(std::numeric_limits<int32_t>::min()));
+        return k.bitXor(order, mask);
+      }(),
+      k.f32());
+  Value topK = word(1), topP = k.bitcast(word(2), k.f32());
+  Value logMinP = k.bitcast(word(3), k.f32()), sharpness = k.bitcast(word(0), k.f32());
+  Value lowest = wide(orderOf(std::numeric_limits<float>::lowest()) << idBits);
+  // Top-k, top-p, and the draw.
+  return k.loop(k.i(0), k.i(3), k.i(1), {lowest}, [&](Value kind, ValueRange carried) {
+    Value isK = k.equal(kind, k.i(0)), isP = k.equal(kind, k.i(1));
+    Value keeps = k.select(isK, k.bitAnd(k.less(k.i(0), topK), k.less(topK, k.i(vocabulary))),
+                           k.lessF(topP, k.number(1.0)));
+    Value wanted = k.bitOr(k.less(k.i(1), kind), keeps);
+    Value cut = k.choose(
+        wanted,
+        [&] {
+          return Values{find(carried[0], top, kind, k.select(isP, k.number(kLog2E), sharpness))};
+        },
+        [&] { return Values{carried[0]}; })[0];
+    Value least = keyOf(orderOf(k.addF(greatest, logMinP)));
+    return Values{k.select(isP, maxKey(cut, least), cut)};
+  })[0];
+}
+
+FailureOr<Launch> SampleKernel::emit() {
+  if (failed(plan()))
+    return failure();
+  takeShared();
+  thread = k.thread();
+  lane = k.bitAnd(thread, kWarp - 1);
+  Value block = k.block();
+  rank = splits == 1 ? k.i(0) : k.rem(block, splits);
+  Value sequence = splits == 1 ? block : k.div(block, splits);
+  first = k.mul(rank, share);
+  count = k.min(k.i(share), k.max(k.sub(k.i(vocabulary), first), k.i(0)));
+  logits = k.offset(kernel.interface.pointer(op.getLogits()), k.mul(sequence, vocabulary * 4));
+  words =
+      k.offset(kernel.interface.pointer(op.getOptions()), k.mul(sequence, sampling::kWords * 4));
+  if (splits > 1)
+    NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
+  k.launchDependents();
+  k.waitForPredecessor();
+
+  Value top = largestKey();
+  Value usable =
+      k.bitAnd(below(top, wide(orderOf(std::numeric_limits<float>::infinity()) << idBits)),
+               below(wide((orderOf(std::numeric_limits<float>::lowest()) << idBits) - 1), top));
+  Value draws = k.bitAnd(usable, k.lessF(k.number(0.0), k.bitcast(word(0), k.f32())));
+  Value chosen = k.choose(draws, [&] { return Values{draw(top)}; }, [&] { return Values{top}; })[0];
+  k.when(k.bitAnd(k.equal(thread, k.i(0)), k.equal(rank, k.i(0))), [&] {
+    Value mask = k.i((1 << idBits) - 1);
+    Value id = k.sub(mask, k.bitAnd(k.truncate(chosen, k.i32()), mask));
+    k.store(k.select(usable, id, k.i(-1)),
+            k.offset(kernel.interface.resultPointer(0), k.shl(sequence, 2)), 4);
+  });
+
+  Launch launch;
+  launch.grid = sequences * splits;
+  launch.block = threads;
+  launch.shared = kernel.shared.bytes();
+  launch.cluster = splits;
+  launch.overlap = k.hasBulkCopies();
+  return launch;
+}
+
+FailureOr<Launch> device::emitSample(Kernel &kernel, fused::SampleOp op) {
+  return SampleKernel(kernel, op).emit();
+}
