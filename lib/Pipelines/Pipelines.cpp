@@ -63,6 +63,7 @@ static void buildFusedPipeline(OpPassManager &pm) {
 static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &options) {
   pm.addPass(createFusedTabulateRotary());
   pm.addPass(createFusedPackWeights({options.target}));
+  pm.addPass(createFusedPadCaches({options.target}));
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());
