@@ -64,6 +64,7 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedTabulateRotary());
   pm.addPass(createFusedPackWeights({options.target}));
   pm.addPass(createFusedAppendSampling({options.target}));
+  pm.addPass(createFusedPadCaches({options.target}));
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());

@@ -258,6 +258,25 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
+def FusedPadCaches : Pass<"fused-pad-caches", "::mlir::ModuleOp"> {
+  let summary = "Give every cache the positions that its layout needs";
+  let description = [{
+    For a GPU, whose kernels read caches piece by piece (`include/sluice/Formats/CacheLayout.h`), rounds the positions of every `model.cache` up to whole
+    pieces. Only memory is added: which positions a sequence may have is the model's `context_length`, which stays, and so do the rows of rotary tables. What
+    an added position holds is never seen, as attention sees positions up to the step's own. Caches of a CPU are left alone: positions come one by one there.
+
+    ```mlir
+    model.cache @cache.k.0 : tensor<100x2x64xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 : tensor<128x2x64xf16>
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let dependentDialects = ["::sluice::model::ModelDialect"];
+}
+
 def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let summary = "Choose how every kernel runs on a target";
   let description = [{

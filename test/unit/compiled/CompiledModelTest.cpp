@@ -1,16 +1,15 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "Compiled.h"
 #include "dialects/Fused/Fused.h"
 #include "sluice-runtime/Sampling.h"
 #include "sluice-runtime/Session.h"
-#include "sluice/Pipelines/Compiler.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Reference/Evaluator.h"
 
 #include "mlir/Parser/Parser.h"
 
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 using namespace sluice;
+using namespace sluice::test;
 using nlohmann::json;
 using reference::Tensor;
 namespace fs = std::filesystem;
@@ -87,16 +87,6 @@ protected:
   json golden;
 };
 
-double relativeError(llvm::ArrayRef<float> found, llvm::ArrayRef<float> expected) {
-  EXPECT_EQ(found.size(), expected.size());
-  double difference = 0, norm = 0;
-  for (auto [x, y] : llvm::zip_equal(found, expected)) {
-    difference += (double(x) - y) * (double(x) - y);
-    norm += double(y) * y;
-  }
-  return std::sqrt(difference / norm);
-}
-
 llvm::SmallVector<Tensor> step(reference::Evaluator &evaluator, int32_t token, int32_t position) {
   llvm::Expected<llvm::SmallVector<Tensor>> results =
       evaluator.call("decode", {Tensor::ints({1}, {token}), Tensor::ints({1}, {position})});
@@ -122,7 +112,7 @@ TEST_P(CompiledModel, LogitsMatchTheModel) {
     std::span<const float> logits = session.decode(token);
     llvm::SmallVector<Tensor> expected = step(evaluator, token, position);
     ASSERT_EQ(expected.size(), 1u);
-    worst = std::max(worst, relativeError({logits.data(), logits.size()}, expected[0].values));
+    worst = worse(worst, relativeError({logits.data(), logits.size()}, expected[0].values));
   }
   RecordProperty("worst", std::to_string(worst));
   EXPECT_LE(worst, GetParam().logitsTolerance);
@@ -160,7 +150,7 @@ TEST_P(CompiledModel, KernelsMatchTheirOperations) {
     ASSERT_TRUE(expected.tensor);
     double error = relativeError(found, expected.tensor->values);
     EXPECT_LE(error, GetParam().kernelTolerance) << launch.label << " (" << launch.kernel << ")";
-    worst = std::max(worst, error);
+    worst = worse(worst, error);
   }
   EXPECT_EQ(kernels.size(), 22u);
   RecordProperty("worst", std::to_string(worst));

@@ -3,9 +3,9 @@
 
 // Small models of many shapes, compiled in many formats, against the reference evaluator.
 
+#include "Compiled.h"
 #include "RandomModels.h"
 #include "sluice-runtime/Session.h"
-#include "sluice/Pipelines/Compiler.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Reference/Evaluator.h"
 
@@ -13,47 +13,13 @@
 #include "llvm/Support/Regex.h"
 #include "llvm/TargetParser/Host.h"
 
-#include <cmath>
-#include <fstream>
 #include <gtest/gtest.h>
 
 using namespace sluice;
 using namespace sluice::test;
-using nlohmann::json;
 using reference::Tensor;
 
 namespace {
-
-/// What compile() made of a model, in a folder that goes away.
-struct Compiled {
-  Folder folder;
-  json plan;
-
-  std::string artifact() const { return folder / "artifact"; }
-  std::string stage(llvm::StringRef name) const { return folder / ("ir/" + name.str() + ".mlir"); }
-
-  void compile(const std::string &model, const std::string &weights, int64_t context,
-               const std::string &target) {
-    CompileOptions options;
-    options.model = model;
-    options.weights = weights;
-    options.context = context;
-    options.target = target;
-    options.output = artifact();
-    options.emitIr = folder / "ir";
-    llvm::Error error = sluice::compile(options);
-    ASSERT_FALSE(error) << llvm::toString(std::move(error));
-    plan = json::parse(std::ifstream(artifact() + "/plan.json"));
-  }
-
-  std::string decision(const std::string &weight) const {
-    for (const json &decision : plan["decisions"])
-      if (decision["what"] == weight)
-        return decision["decision"].get<std::string>() + ": " +
-               decision["reason"].get<std::string>();
-    return "none";
-  }
-};
 
 /// The logits of a stage's file, token by token.
 void evaluate(const std::string &path, const std::vector<int32_t> &tokens,
@@ -80,17 +46,8 @@ double worstError(const std::vector<std::vector<float>> &found,
                   const std::vector<std::vector<float>> &expected) {
   EXPECT_EQ(found.size(), expected.size());
   double worst = 0;
-  for (auto [x, y] : llvm::zip(found, expected)) {
-    EXPECT_EQ(x.size(), y.size());
-    double difference = 0, norm = 0;
-    for (auto [a, b] : llvm::zip(x, y)) {
-      difference += (double(a) - b) * (double(a) - b);
-      norm += double(b) * b;
-    }
-    // A NaN must not pass.
-    double error = std::sqrt(difference / norm);
-    worst = error <= worst ? worst : error;
-  }
+  for (auto [x, y] : llvm::zip(found, expected))
+    worst = worse(worst, relativeError(x, y));
   return worst;
 }
 

@@ -1,14 +1,15 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Generated GPU products, run by the emulator, against the definitions in sluice/Formats; and what
-// ptxas says of the same kernels.
+// Generated GPU products, run by the emulator, against the definitions in sluice/Formats and
+// against the host's; and what ptxas says of the same kernels.
 
 #include "HostKernels.h"
 
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/GpuTarget.h"
 
@@ -123,6 +124,17 @@ std::string gpuSchedule(int64_t blocks, int64_t stages, int64_t inFlight, int64_
          ", splits = 1, early = \"weights\">)";
 }
 
+/// A function of one product.
+std::string productText(size_t number, int64_t sequences, int64_t rows, int64_t columns,
+                        const std::string &weight, const std::string &schedule) {
+  std::string input = activation(sequences, columns, "f32"),
+              output = activation(sequences, rows, "f32");
+  return "func.func @f" + std::to_string(number) + "(%x: " + input + ", %w: " + weight + ") -> " +
+         output + " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(rows) +
+         "] " + schedule + " : " + input + ", " + weight + " -> " + output +
+         "\n  return %y : " + output + "\n}\n";
+}
+
 /// Packs rows, -1 for an empty place.
 Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t chunk) {
   formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
@@ -205,15 +217,10 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
   products.push_back({{Format::Element::I8, 128, false}, 16 * 31, 128, 128, 1, 1, 10, 3});
   std::string text;
   for (auto [number, product] : llvm::enumerate(products)) {
-    std::string weight = mmaType(product.format, product.rows, product.columns, product.chunk);
-    std::string input = activation(product.sequences, product.columns, "f32"),
-                output = activation(product.sequences, product.rows, "f32");
     int64_t blocks = std::min<int64_t>(product.blocks, llvm::divideCeil(product.rows, 16));
-    text += "func.func @f" + std::to_string(number) + "(%x: " + input + ", %w: " + weight +
-            ") -> " + output + " {\n  %y = fused.matvec %x weights(%w) segments [" +
-            std::to_string(product.rows) + "] " +
-            gpuSchedule(blocks, product.stages, product.inFlight, product.chunk) + " : " + input +
-            ", " + weight + " -> " + output + "\n  return %y : " + output + "\n}\n";
+    text += productText(number, product.sequences, product.rows, product.columns,
+                        mmaType(product.format, product.rows, product.columns, product.chunk),
+                        gpuSchedule(blocks, product.stages, product.inFlight, product.chunk));
   }
   GpuKernels kernels(text, GetParam());
   ASSERT_TRUE(kernels.emulator);
@@ -237,6 +244,48 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
     EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);
   }
   kernels.checkResources();
+}
+
+TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
+  constexpr int64_t rows = 70, columns = 1024, chunk = 512;
+  // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have
+  // either sign.
+  using QuantizeRow = decltype(&formats::quantizeRowQ8_0);
+  const std::pair<Format, QuantizeRow> kinds[] = {{{Format::Element::I8, 128, false}, nullptr},
+                                                  {{Format::Element::I8, 128, true}, nullptr},
+                                                  {{Format::Element::I4, 64, false}, nullptr},
+                                                  {{Format::Element::I4, 64, true}, nullptr},
+                                                  {formats::q8_0Format, formats::quantizeRowQ8_0},
+                                                  {formats::q4_0Format, formats::quantizeRowQ4_0}};
+  std::string gpuText, hostText;
+  for (auto [number, kind] : llvm::enumerate(kinds)) {
+    gpuText += productText(number, 1, rows, columns, mmaType(kind.first, rows, columns, chunk),
+                           gpuSchedule(2, 4, 2, chunk));
+    hostText +=
+        productText(number, 1, rows, columns, tensorType(kind.first, rows, columns, "lanes"),
+                    schedule(runnableIsas().back(), 4, 0));
+  }
+  GpuKernels gpu(gpuText, GetParam());
+  std::unique_ptr<HostKernels> host = HostKernels::compile(hostText);
+  ASSERT_TRUE(gpu.emulator && host);
+  Random random(7);
+  for (auto [number, kind] : llvm::enumerate(kinds)) {
+    auto [format, quantizeRow] = kind;
+    SCOPED_TRACE(format.name() + (quantizeRow ? ", ggml's" : ""));
+    Weight weight(format, rows, columns, random);
+    for (int64_t row = 0, groups = format.groupsPerRow(columns); quantizeRow && row < rows; ++row)
+      quantizeRow(random.normal(columns, 0.05f),
+                  llvm::MutableArrayRef<int8_t>(weight.q).slice(row * columns, columns),
+                  llvm::MutableArrayRef<uint16_t>(weight.scales).slice(row * groups, groups));
+    std::vector<float> x = random.normal(columns);
+    Buffer input(x), mma = packMma(weight, naturalRows(rows), chunk),
+                     lanes = pack(weight, naturalRows(rows), formats::Layout::Kind::Lanes),
+                     found(rows * sizeof(float)), expected(rows * sizeof(float));
+    gpu.run(number, {&input, &mma, &found});
+    host->run(number, {&input, &lanes, &expected});
+    std::vector<float> hosts = expected.copy<float>();
+    EXPECT_LE(relativeError(found.copy<float>(), {hosts.begin(), hosts.end()}), 3e-7);
+  }
 }
 
 TEST_P(GpuMatvec, SpecialInputs) {
