@@ -18,8 +18,11 @@ llvm_config.with_system_environment(["HOME", "TMP", "TEMP"])
 llvm_config.use_default_substitutions()
 llvm_config.with_environment("PATH", config.llvm_tools_dir, append_path=True)
 config.substitutions.append(("%sluice_src", config.sluice_src_root))
+config.substitutions.append(("%build", config.sluice_obj_root))
 config.substitutions.append(("%models", os.path.join(config.sluice_src_root, "models")))
 config.substitutions.append(("%data", os.path.join(config.test_source_root, "data")))
+if config.sluice_sanitize:
+    config.available_features.add("sanitize")
 # With SLUICE_VERIFY_ROUNDTRIP=1 every test also proves that its IR survives printing and parsing.
 extra_args = ["--verify-roundtrip"] if os.environ.get("SLUICE_VERIFY_ROUNDTRIP") else []
 llvm_config.add_tool_substitutions(
