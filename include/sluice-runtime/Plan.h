@@ -168,8 +168,8 @@ struct Plan {
   uint32_t bufferIndex(std::string_view name) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
 
-  /// Whether the step chooses the next token.
-  bool samples() const { return findBuffer("next").has_value(); }
+  /// Whether the step chooses the next token: it has an input "sampling".
+  bool samples() const;
 
   /// Sum of the step's traffic.
   Traffic traffic(const Step &step) const;

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // How a step on a device chooses the next token: what the host gives it, and the rule. A plan with
-// an input "sampling" (8 words for each sequence) and an output "next" (an i32 for each sequence)
-// does so after it has computed the logits.
+// an input "sampling" (8 words for each sequence) has an output "next" (an i32 for each sequence),
+// which a step leaves there after it has computed the logits.
 //
 // Tokens stand in order of their logits l, the largest first, ties by the lower id. With M the
 // largest logit, in float32,

@@ -19,8 +19,10 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
-  samplingBuffer = plan.findBuffer("sampling");
-  nextBuffer = plan.findBuffer("next");
+  if (plan.samples()) {
+    samplingBuffer = plan.bufferIndex("sampling");
+    nextBuffer = plan.bufferIndex("next");
+  }
 }
 
 void Session::writeInputs(int32_t token) {

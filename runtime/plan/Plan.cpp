@@ -364,7 +364,7 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   require("token", BufferKind::Input, "i32", 1);
   require("position", BufferKind::Input, "i32", 1);
   require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
-  if (plan.findBuffer("sampling") || plan.samples()) {
+  if (plan.samples()) {
     require("sampling", BufferKind::Input, "i32", sluice::sampling::kWords);
     require("next", BufferKind::Output, "i32", 1);
   }
@@ -437,6 +437,11 @@ std::optional<uint32_t> Plan::findBuffer(std::string_view name) const {
     if (buffers[i].name == name)
       return static_cast<uint32_t>(i);
   return std::nullopt;
+}
+
+bool Plan::samples() const {
+  std::optional<uint32_t> options = findBuffer("sampling");
+  return options && buffers[*options].kind == BufferKind::Input;
 }
 
 uint32_t Plan::bufferIndex(std::string_view name) const {

@@ -1,7 +1,7 @@
 // RUN: sluice-opt %s --split-input-file --fused-append-sampling=target=h200 | FileCheck %s --check-prefixes=CHECK,GPU
 // RUN: sluice-opt %s --split-input-file --fused-append-sampling=target=h200 --fused-append-sampling=target=h200 | FileCheck %s --check-prefixes=CHECK,GPU
 // RUN: sluice-opt %s --split-input-file --fused-append-sampling=target=host-avx2 | FileCheck %s --check-prefixes=CHECK,HOST
-// RUN: not sluice-opt %s --fused-append-sampling=target=nothing 2>&1 | FileCheck %s --check-prefix=BAD
+// RUN: not sluice-opt %s --split-input-file --fused-append-sampling=target=nothing 2>&1 | FileCheck %s --check-prefix=BAD
 // BAD: error: {{.*}}nothing
 
 // GPU-LABEL: func.func @decode

@@ -122,3 +122,57 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x1
   %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>
   return %x : tensor<1x16xf32>
 }
+
+// -----
+
+// A step that samples: one input and one output more.
+// CHECK: module @samples
+module @samples {
+  module @kernels {
+    llvm.func @head_0()
+    llvm.func @sample_0()
+  }
+  // CHECK: plan.buffer @sampling input : tensor<1x8xi32> bytes 32
+  // CHECK: plan.buffer @logits output : tensor<1x64xf32> bytes 256
+  // CHECK: plan.buffer @next output : tensor<1xi32> bytes 4
+  // CHECK: plan.launch @kernels::@sample_0 [@logits, @sampling, @next]
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x64xf32>, tensor<1xi32>) {
+    %l = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> tensor<1x64xf32>
+    %n = plan.dispatch @kernels::@sample_0(%l, %options) launch <grid = 1, block = 512, shared = 0, cluster = 1, overlap = false> label "sampling"
+        : (tensor<1x64xf32>, tensor<1x8xi32>) -> tensor<1xi32>
+    return %l, %n : tensor<1x64xf32>, tensor<1xi32>
+  }
+}
+
+// -----
+
+// expected-error @+1 {{and where it samples 8 int32 words a sequence, found ('tensor<1xi32>', 'tensor<1xi32>', 'tensor<1x4xi32>')}}
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x4xi32>) {
+  return
+}
+
+// -----
+
+module {
+  module @kernels {
+    llvm.func @head_0()
+  }
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> tensor<1x64xf32> {
+    %l = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> tensor<1x64xf32>
+    // expected-error @+1 {{must return the logits and the next tokens, two values that a plan.dispatch computes}}
+    return %l : tensor<1x64xf32>
+  }
+}
+
+// -----
+
+module {
+  module @kernels {
+    llvm.func @head_0()
+  }
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x64xf32>, tensor<1x64xf32>) {
+    %l = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> tensor<1x64xf32>
+    // expected-error @+1 {{must return two different values}}
+    return %l, %l : tensor<1x64xf32>, tensor<1x64xf32>
+  }
+}
