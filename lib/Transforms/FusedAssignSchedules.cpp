@@ -65,8 +65,6 @@ private:
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
-  /// Blocks that share memory came with sm_90.
-  bool hasClusters() const;
 
   TargetDescription description;
 };
@@ -165,7 +163,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
       gpu::positions * type.getDimSize(2) *
       static_cast<int64_t>(llvm::divideCeil(
           type.getElementTypeBitWidth() + values.getTensorType().getElementTypeBitWidth(), 8));
-  int64_t splits = hasClusters() ? gpu::splits : 1;
+  int64_t splits = description.hasBulkCopies() ? gpu::splits : 1;
   // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
   // other blocks.
   int64_t outputs = op.getQuery().getType().getDimSize(1) / heads;
@@ -195,19 +193,14 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
   auto type = op.getLogits().getType();
   int64_t sequences = type.getDimSize(0), logits = type.getDimSize(1);
-  int64_t splits = hasClusters() ? llvm::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(
-                                       logits / gpu::sampledLogits, 1, gpu::splits)))
-                                 : 1;
+  int64_t splits = description.hasBulkCopies()
+                       ? llvm::bit_floor(static_cast<uint64_t>(
+                             std::clamp<int64_t>(logits / gpu::sampledLogits, 1, gpu::splits)))
+                       : 1;
   return Choice{fused::GpuScheduleAttr::get(&getContext(), sequences * splits, gpu::samplingWarps,
                                             /*stages=*/1, /*inFlight=*/1,
                                             llvm::divideCeil(logits, splits), splits, "none"),
                 formatv("{0} logits, {1} a block", logits, llvm::divideCeil(logits, splits))};
-}
-
-bool FusedAssignSchedules::hasClusters() const {
-  StringRef arch = description.arch;
-  unsigned capability = 0;
-  return arch.consume_front("sm_") && !arch.getAsInteger(10, capability) && capability >= 90;
 }
 
 template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {

@@ -54,6 +54,11 @@ struct TargetDescription {
   Sourced<int64_t> multiprocessors, l2Bytes, sharedBytesPerBlock;
 
   bool isGpu() const { return kind == Kind::Gpu; }
+  /// Gpu: 90 of "sm_90" and "sm_90a". 0 of a CPU.
+  int computeCapability() const;
+  /// Whether kernels may start before their predecessor has ended, blocks share memory in clusters,
+  /// and single threads copy whole stages: since sm_90.
+  bool hasBulkCopies() const { return computeCapability() >= 90; }
   /// Bytes a second that a floor is computed with: the measured ceiling, or the vendor's number
   /// where there is none.
   double bandwidth() const { return (readCeiling ? readCeiling : peakBandwidth)->value; }

@@ -173,9 +173,8 @@ void ConvertFusedToGpu::runOnOperation() {
     emitError(module.getLoc()) << llvm::toString(description.takeError());
     return signalPassFailure();
   }
-  StringRef number = description->arch;
-  if (!description->isGpu() || !number.consume_front("sm_") || number.getAsInteger(10, arch) ||
-      arch < 80) {
+  arch = description->computeCapability();
+  if (arch < 80) {
     emitError(module.getLoc()) << "GPU kernels need a target of sm_80 or newer, "
                                << description->name << " is "
                                << (description->isGpu() ? description->arch : "a CPU");

@@ -320,3 +320,11 @@ json sluice::planTarget(const TargetDescription &target) {
           {"isa", target.isa},
           {"features", target.features}};
 }
+
+int sluice::TargetDescription::computeCapability() const {
+  StringRef number = arch;
+  int capability = 0;
+  if (!number.consume_front("sm_") || number.consumeInteger(10, capability))
+    return 0;
+  return capability;
+}
