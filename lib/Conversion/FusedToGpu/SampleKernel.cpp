@@ -288,8 +288,8 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     });
     k.barrier();
   };
-  // Every warp does the same. {total, bin, target within it, its number of tokens}; `targetIn` is 0
-  // where only the total gives it.
+  // {bin, target within it, its number of tokens}; every warp finds the same. `targetIn` is 0 where
+  // only the total gives it.
   auto findBin = [&](Value targetIn) {
     constexpr int64_t each = kBins / kWarp;
     Value highest = k.sub(k.i(kBins - 1), k.mul(lane, each));
