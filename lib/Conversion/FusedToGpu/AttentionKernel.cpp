@@ -456,10 +456,8 @@ void AttentionKernel::storeResult(Value index, Value sum, Value total) {
 
 void AttentionKernel::combine() {
   int64_t threads = (warps + 1) * kWarp;
-  auto clusterArrive = [&] { NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr()); };
-  auto clusterWait = [&] { NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr()); };
   if (splits > 1)
-    clusterWait(); // the others run: their shared memory is there
+    k.clusterWait(); // the others run: their shared memory is there
   k.loop(thread, k.i(group * dim), k.i(threads), [&](Value i) {
     Value n = k.div(i, dim), d = k.rem(i, dim);
     Values joined = joinWarps(n, d);
@@ -467,12 +465,7 @@ void AttentionKernel::combine() {
       return storeResult(i, joined[1], joined[2]);
     Value rank = k.div(i, own), place = k.rem(i, own);
     auto push = [&](Value value, Value base, Value index) {
-      Value remote = NVVM::MapaOp::create(
-          k.b, k.loc,
-          LLVM::LLVMPointerType::get(k.b.getContext(),
-                                     static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)),
-          floats(base, index), rank);
-      k.store(value, remote, 4);
+      k.store(value, k.ofBlock(floats(base, index), rank), 4);
     };
     push(joined[1], got, k.add(k.mul(split, own), place));
     // A head's maximum and sum go once to each block that finishes elements of it.
@@ -485,8 +478,8 @@ void AttentionKernel::combine() {
   });
   if (splits == 1)
     return;
-  clusterArrive();
-  clusterWait();
+  k.clusterArrive();
+  k.clusterWait();
   k.loop(thread, k.i(own), k.i(threads), [&](Value i) {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
@@ -546,7 +539,7 @@ FailureOr<Launch> AttentionKernel::emit() {
   k.barrier();
   k.launchDependents();
   if (splits > 1)
-    NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
+    k.clusterArrive();
 
   Values nothing = {k.number(kLowest), k.number(kLowest)};
   nothing.append(2 + dim / 4, k.number(0.0));

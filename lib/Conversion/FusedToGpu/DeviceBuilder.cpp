@@ -69,6 +69,16 @@ Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {
                               UnitAttr());
 }
 
+/// Pointers to the shared memory of any block of a cluster.
+static Type clusterPointer(MLIRContext *context) {
+  return LLVM::LLVMPointerType::get(context,
+                                    static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
+}
+
+Value DeviceBuilder::ofBlock(Value place, Value rank) {
+  return NVVM::MapaOp::create(b, loc, clusterPointer(b.getContext()), place, rank);
+}
+
 void DeviceBuilder::arrive(Value barrier) {
   NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, Value());
 }
@@ -99,11 +109,7 @@ void DeviceBuilder::expectBytes(Value barrier, Value bytes) {
 void DeviceBuilder::bulkCopy(Value to, Value from, Value bytes, Value barrier) {
   // The instruction's destination is an address of the cluster's shared memory; a block's own
   // addresses are such, too.
-  Value target = LLVM::AddrSpaceCastOp::create(
-      b, loc,
-      LLVM::LLVMPointerType::get(b.getContext(),
-                                 static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster)),
-      to);
+  Value target = LLVM::AddrSpaceCastOp::create(b, loc, clusterPointer(b.getContext()), to);
   NVVM::CpAsyncBulkGlobalToSharedClusterOp::create(b, loc, target, from, barrier, bytes, Value(),
                                                    Value());
 }

@@ -151,6 +151,12 @@ public:
   void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, i(-1)); }
   Value shuffleXor(Value x, int64_t mask);
 
+  // Clusters. A barrier is two halves, so that there can be work between them.
+  void clusterArrive() { mlir::NVVM::ClusterArriveOp::create(b, loc, b.getUnitAttr()); }
+  void clusterWait() { mlir::NVVM::ClusterWaitOp::create(b, loc, b.getUnitAttr()); }
+  /// Where block `rank` of the cluster has what this one has at `place` of its shared memory.
+  Value ofBlock(Value place, Value rank);
+
   // Barriers in shared memory.
   void initBarrier(Value barrier, int64_t count) {
     mlir::NVVM::MBarrierInitOp::create(b, loc, barrier, i(count), Value());

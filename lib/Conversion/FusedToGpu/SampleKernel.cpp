@@ -154,18 +154,14 @@ Value SampleKernel::warpMax(Value x) {
 }
 
 Value SampleKernel::peer(Value place, Value rank) {
-  if (splits == 1)
-    return place;
-  auto type = LLVM::LLVMPointerType::get(
-      k.b.getContext(), static_cast<unsigned>(NVVM::NVVMMemorySpace::SharedCluster));
-  return NVVM::MapaOp::create(k.b, k.loc, type, place, rank);
+  return splits == 1 ? place : k.ofBlock(place, rank);
 }
 
 void SampleKernel::meet() {
   if (splits == 1)
     return k.barrier();
-  NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
-  NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr());
+  k.clusterArrive();
+  k.clusterWait();
 }
 
 Value SampleKernel::orderOf(Value logit) {
@@ -222,7 +218,7 @@ Value SampleKernel::largestKey() {
   if (splits == 1)
     return largest;
   Value ofBlocks = k.offset(tops, std::max(threads / kWarp, splits) * 8);
-  NVVM::ClusterWaitOp::create(k.b, k.loc, k.b.getUnitAttr()); // the others run
+  k.clusterWait(); // the others run
   k.when(k.less(thread, k.i(splits)),
          [&] { k.store(largest, peer(k.offset(ofBlocks, k.shl(rank, 3)), thread), 8); });
   meet();
@@ -395,7 +391,7 @@ FailureOr<Launch> SampleKernel::emit() {
   words =
       k.offset(kernel.interface.pointer(op.getOptions()), k.mul(sequence, sampling::kWords * 4));
   if (splits > 1)
-    NVVM::ClusterArriveOp::create(k.b, k.loc, k.b.getUnitAttr());
+    k.clusterArrive();
   k.launchDependents();
   k.waitForPredecessor();
 
