@@ -196,6 +196,54 @@ const std::vector<Corruption> corruptions = {
      [](A &a) { buffer(a, "token")["type"] = "f32"; },
      {},
      {"plan.json", "\"token\"", "1 x f32", "expected input, 1 x i32"}},
+    {"SamplingWithoutNext",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "next")["name"] = "chosen";
+       launch(a, a.plan["steps"]["decode"]["launches"].size() - 1)["arguments"][2] = "chosen";
+     },
+     {},
+     {"plan.json", "no buffer \"next\""}},
+    {"SamplingWithWeightsCalledNext",
+     [](A &a) {
+       a.addSampling();
+       a.plan["buffers"].erase(a.plan["buffers"].size() - 1);
+       a.plan["steps"]["decode"]["launches"].erase(a.plan["steps"]["decode"]["launches"].size() -
+                                                   1);
+       buffer(a, "following")["name"] = "next";
+       launch(a, a.plan["steps"]["decode"]["launches"].size() - 1)["arguments"][1] = "next";
+     },
+     {},
+     {"plan.json", "\"next\" is weights, 286 x i32", "expected output, 1 x i32"}},
+    {"NextIsFloat",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "next")["type"] = "f32";
+     },
+     {},
+     {"plan.json", "\"next\" is output, 1 x f32", "expected output, 1 x i32"}},
+    {"NextOfTwoSequences",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "next")["shape"] = {2};
+       buffer(a, "next")["bytes"] = 8;
+     },
+     {},
+     {"plan.json", "\"next\" is output, 2 x i32", "expected output, 1 x i32"}},
+    {"SamplingTooShort",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "sampling")["shape"] = {1, 4};
+     },
+     {},
+     {"plan.json", "\"sampling\" is input, 4 x i32", "expected input, 8 x i32"}},
+    {"SamplingIsFloat",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "sampling")["type"] = "f32";
+     },
+     {},
+     {"plan.json", "\"sampling\" is input, 8 x f32", "expected input, 8 x i32"}},
     {"NoLaunches",
      [](A &a) { a.plan["steps"]["decode"]["launches"] = json::array(); },
      {},

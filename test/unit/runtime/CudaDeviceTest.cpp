@@ -310,6 +310,72 @@ TEST_F(CudaDevice, OneGraphCapturedOnceAndReplayed) {
   EXPECT_EQ(count("cuGraphLaunch"), 21);
 }
 
+TEST_F(CudaDevice, LargeOutputsAreCopiedWhenTheyAreAskedFor) {
+  made.addSampling();
+  const std::vector<std::string> step = {"cuMemcpyHtoDAsync_v2", "cuGraphLaunch",
+                                         "cuMemcpyDtoHAsync_v2", "cuStreamSynchronize"};
+  const std::vector<std::string> copy = {"cuMemcpyDtoHAsync_v2", "cuStreamSynchronize"};
+  for (json &buffer : made.plan["buffers"])
+    if (buffer["name"] == "logits")
+      buffer["bytes"] = 4100;
+  auto artifact = open();
+  Session session(artifact);
+  TestArtifact host;
+  TemporaryDirectory hostDirectory;
+  host.write(hostDirectory.path());
+  Session expected(Artifact::open(hostDirectory.path()), {"cpu", {1}});
+  auto forget = [&] {
+    fake->calls.clear();
+    fake->downloads.clear();
+  };
+  auto check = [&](int32_t token, const std::vector<std::string> &calls,
+                   const std::vector<size_t> &downloads) {
+    EXPECT_EQ(fake->calls, calls);
+    EXPECT_EQ(fake->downloads, downloads);
+    forget();
+    // Copied once, however often it is asked for, and what the last step left.
+    std::span<const float> want = expected.decode(token), logits = logitsOf(session);
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), logits.begin(), logits.end())) << token;
+    logitsOf(session);
+    EXPECT_EQ(fake->calls, copy);
+    EXPECT_EQ(fake->downloads, std::vector<size_t>{4100});
+    forget();
+  };
+  // Zeros before the first step, here and there.
+  forget();
+  EXPECT_EQ(logitsOf(session)[0], 0.0f);
+  EXPECT_EQ(fake->calls, std::vector<std::string>{});
+  session.append(3);
+  check(3, step, {4});
+  SamplingOptions options;
+  options.topK = 11;
+  Sampler sampler(options);
+  EXPECT_EQ(session.next(9, sampler, {}), 11);
+  check(9, step, {4});
+  // Whatever else runs the step makes the copy an old one, too.
+  session.profile(5);
+  forget();
+  logitsOf(session);
+  EXPECT_EQ(fake->downloads, std::vector<size_t>{4100});
+  session.device().measureStep(0, 2);
+  forget();
+  logitsOf(session);
+  EXPECT_EQ(fake->downloads, std::vector<size_t>{4100});
+}
+
+TEST_F(CudaDevice, SmallOutputsComeWithTheStep) {
+  made.addSampling();
+  for (json &buffer : made.plan["buffers"])
+    if (buffer["name"] == "logits")
+      buffer["bytes"] = 4096;
+  Session session(open());
+  fake->downloads.clear();
+  session.append(TestArtifact::letterA);
+  EXPECT_EQ(fake->downloads, (std::vector<size_t>{4096, 4}));
+  EXPECT_GT(logitsOf(session)[TestArtifact::letterA + 1], 9);
+  EXPECT_EQ(fake->downloads.size(), 2u);
+}
+
 TEST_F(CudaDevice, LaunchesAreAsThePlanSays) {
   launches()[0]["overlap"] = true; // nothing is before it
   launches()[1]["overlap"] = true;

@@ -24,6 +24,7 @@ void embed(void *const *args, int64_t begin, int64_t end);
 void attend(void *const *args, int64_t begin, int64_t end);
 void rotate(void *const *args, int64_t begin, int64_t end);
 void head(void *const *args, int64_t begin, int64_t end);
+void choose(void *const *args, int64_t begin, int64_t end);
 }
 
 #define FAKE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -86,6 +87,7 @@ std::vector<Kernel> kernels = {
     hostKernel("attend", 3, attend),
     hostKernel("rotate", 2, rotate),
     hostKernel("head", 4, head),
+    hostKernel("choose", 3, choose),
     {"sluice_read_ceiling", 3,
      [](const std::vector<uint64_t> &values, unsigned grid) {
        auto *bytes = reinterpret_cast<const uint64_t *>(hostAddress(values[1], 8));
@@ -373,6 +375,7 @@ FAKE_EXPORT Result cuMemcpyHtoDAsync_v2(DevicePointer to, const void *from, size
 }
 FAKE_EXPORT Result cuMemcpyDtoHAsync_v2(void *to, DevicePointer from, size_t bytes, Stream stream) {
   BEGIN();
+  state.downloads.push_back(bytes);
   return enqueue(stream, [=] {
     if (std::byte *host = hostAddress(from, bytes))
       std::memcpy(to, host, bytes);

@@ -45,6 +45,8 @@ struct FakeCuda {
   /// Bytes of device memory that are allocated, and the most that ever were.
   size_t allocated = 0, peak = 0;
   size_t uploadedBytes = 0, largestUpload = 0;
+  /// Bytes of each copy to the host.
+  std::vector<size_t> downloads;
   /// Things that are alive.
   int contexts = 0, modules = 0, streams = 0, events = 0, graphs = 0, graphExecs = 0, pinned = 0,
       current = 0;

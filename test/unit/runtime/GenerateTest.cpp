@@ -7,9 +7,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <set>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::test;
+using nlohmann::json;
+namespace sampling = sluice::sampling;
 
 namespace {
 
@@ -163,6 +167,138 @@ TEST_F(Generate, RefusesBadInput) {
   options.maxTokens = -2;
   EXPECT_NE(message({1}).find("-2"), std::string::npos);
   EXPECT_EQ(session->position(), 0);
+}
+
+// ---- Who chooses the next token ----
+
+class Next : public testing::Test {
+protected:
+  Next() { options.topK = 11; }
+  Session open() {
+    made.write(directory.path());
+    return Session(Artifact::open(directory.path()), SessionOptions{"cpu", {2}});
+  }
+  static sampling::SamplingWords wordsIn(Session &session) {
+    sampling::SamplingWords words;
+    std::vector<std::byte> bytes = session.readBuffer("sampling");
+    EXPECT_EQ(bytes.size(), sizeof(words));
+    std::memcpy(&words, bytes.data(), sizeof(words));
+    return words;
+  }
+  static void expectEqual(const sampling::SamplingWords &a, const sampling::SamplingWords &b) {
+    EXPECT_EQ(std::memcmp(&a, &b, sizeof(a)), 0);
+  }
+  void drawFromAll() {
+    options.temperature = 30;
+    options.topK = 0;
+    options.topP = 1;
+    options.minP = 0;
+  }
+  /// What the host takes after `token`.
+  int32_t onHost(Sampler &sampler, int32_t token) {
+    std::vector<float> logits;
+    for (int64_t v = 0; v < made.vocabSize(); ++v)
+      logits.push_back((v == TestArtifact::next(token) ? 10.0f : 0.0f) + TestArtifact::bias(v));
+    return sampler.sample(logits, history);
+  }
+
+  TemporaryDirectory directory;
+  TestArtifact made;
+  SamplingOptions options;
+  std::vector<int32_t> history = {TestArtifact::bos, 5};
+};
+
+TEST_F(Next, TheDeviceChoosesFromTheSamplersWords) {
+  made.addSampling();
+  Session session = open();
+  Sampler sampler(options), same(options);
+  for (int32_t token : {5, 9, 20}) {
+    // Its kernel takes top-k for the token.
+    EXPECT_EQ(session.next(token, sampler, history), 11);
+    sampling::SamplingWords words = wordsIn(session);
+    expectEqual(words, same.nextWords());
+    EXPECT_FLOAT_EQ(words.sharpness, 1.442695f / 0.8f);
+    EXPECT_EQ(words.topK, 11);
+    EXPECT_EQ(words.topP, 0.95f);
+    EXPECT_FLOAT_EQ(words.logMinP, std::log(0.05f));
+    EXPECT_NE(words.point, 0u);
+    EXPECT_EQ(logitsOf(session)[TestArtifact::next(token)],
+              10 + TestArtifact::bias(TestArtifact::next(token)));
+  }
+  EXPECT_EQ(session.position(), 3);
+  // Greedy sends zeros, and the words of the step before are not left there.
+  options.temperature = 0;
+  Sampler greedy(options);
+  EXPECT_EQ(session.next(5, greedy, history), 0);
+  expectEqual(wordsIn(session), {});
+}
+
+TEST_F(Next, GenerationAsksTheDevice) {
+  made.addSampling();
+  Session session = open();
+  GenerateOptions generation;
+  generation.sampling = options;
+  generation.maxTokens = 3;
+  EXPECT_EQ(generate(session, history, generation).ids, (std::vector<int32_t>{11, 11, 11}));
+  // Steps in the middle of a prompt choose nothing that is of use, and use up no number.
+  Sampler same(options);
+  same.nextWords();
+  same.nextWords();
+  expectEqual(wordsIn(session), same.nextWords());
+}
+
+TEST_F(Next, TheHostChoosesWhereEarlierTokensMatter) {
+  made.addSampling();
+  Session session = open();
+  drawFromAll();
+  options.repetitionPenalty = 1.5f;
+  Sampler sampler(options), same(options);
+  for (int i = 0; i < 10; ++i)
+    EXPECT_EQ(session.next(5, sampler, history), onHost(same, 5));
+  expectEqual(wordsIn(session), {});
+  // Not so with a window of none.
+  options.topK = 12;
+  options.repetitionWindow = 0;
+  Sampler without(options);
+  EXPECT_EQ(session.next(5, without, history), 12);
+}
+
+TEST_F(Next, TheHostChoosesWhereTheStepDoesNot) {
+  Session session = open();
+  drawFromAll();
+  Sampler sampler(options), same(options);
+  std::set<int32_t> chosen;
+  for (int i = 0; i < 10; ++i) {
+    int32_t next = session.next(5, sampler, history);
+    EXPECT_EQ(next, onHost(same, 5));
+    chosen.insert(next);
+  }
+  EXPECT_GT(chosen.size(), 1u);
+}
+
+TEST_F(Next, WhatTheDeviceCannotChooseIsTheSamplersError) {
+  auto message = [&](Session &session) {
+    Sampler sampler(options);
+    try {
+      session.next(5, sampler, history);
+    } catch (const Error &e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  made.addSampling();
+  {
+    options.topK = 1000;
+    Session session = open();
+    EXPECT_EQ(message(session), "the device chose token 1000 of a vocabulary of 286");
+  }
+  json &launches = made.plan["steps"]["decode"]["launches"];
+  json spoil = launches.back();
+  spoil["kernel"] = "spoil";
+  spoil["arguments"] = {"logits"};
+  launches.insert(launches.end() - 1, spoil);
+  Session session = open();
+  EXPECT_EQ(message(session), "the logit of token 0 is NaN, expected a finite number");
 }
 
 /// The mean over the same tokens, from the definition.

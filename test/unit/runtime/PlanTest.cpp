@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <functional>
 #include <random>
 
@@ -13,6 +14,36 @@ using namespace sluice::runtime::test;
 using nlohmann::json;
 
 namespace {
+
+TEST(Plan, SamplesIfItHasTheInputForIt) {
+  TestArtifact artifact;
+  EXPECT_FALSE(Plan::parse(artifact.planText(), "plan.json").samples());
+  artifact.addSampling();
+  EXPECT_TRUE(Plan::parse(artifact.planText(), "plan.json").samples());
+}
+
+/// Intermediate results are called by what they are of.
+TEST(Plan, ArenaBuffersMayHaveAnyName) {
+  TestArtifact artifact;
+  std::string text = artifact.plan.dump();
+  for (auto [from, to] : {std::pair("\"next\"", "\"following\""), std::pair("\"ping\"", "\"next\""),
+                          std::pair("\"pong\"", "\"sampling\"")})
+    for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += std::strlen(to))
+      text.replace(at, std::strlen(from), to);
+  artifact.plan = json::parse(text);
+  // The tensor is still called what it was.
+  for (json &buffer : artifact.plan["buffers"])
+    if (buffer["name"] == "following")
+      buffer["tensor"] = "next";
+  TemporaryDirectory directory;
+  artifact.write(directory.path());
+  Session session(Artifact::open(directory.path()), {"cpu", {1}});
+  EXPECT_FALSE(session.artifact().plan().samples());
+  SamplingOptions options;
+  options.temperature = 0;
+  Sampler sampler(options);
+  EXPECT_EQ(session.next(TestArtifact::letterA, sampler, {}), TestArtifact::letterA + 1);
+}
 
 TEST(Plan, ReadsEveryField) {
   TestArtifact artifact;

@@ -27,6 +27,13 @@ TemporaryDirectory::~TemporaryDirectory() {
   fs::remove_all(directory, ignored);
 }
 
+std::span<const float> test::logitsOf(Session &session) {
+  const Artifact &artifact = session.artifact();
+  return {
+      static_cast<const float *>(session.device().output(artifact.plan().bufferIndex("logits"))),
+      static_cast<size_t>(artifact.model().vocabSize)};
+}
+
 std::string test::readFile(const fs::path &path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
@@ -229,6 +236,28 @@ void TestArtifact::retargetToGpu() {
   plan["files"]["cubin.sm_90"] = {{"name", "kernels.sm_90.cubin"}};
   for (auto &launch : plan["steps"]["decode"]["launches"])
     launch["block"] = 128;
+}
+
+void TestArtifact::addSampling() {
+  json &launches = plan["steps"]["decode"]["launches"];
+  // The weights of this name make way; their tensor keeps it.
+  for (json &buffer : plan["buffers"])
+    if (buffer["name"] == "next")
+      buffer["name"] = "following";
+  for (json &launch : launches)
+    for (json &argument : launch["arguments"])
+      if (argument == "next")
+        argument = "following";
+  plan["buffers"].push_back(
+      {{"name", "sampling"}, {"kind", "input"}, {"type", "i32"}, {"shape", {1, 8}}, {"bytes", 32}});
+  plan["buffers"].push_back(
+      {{"name", "next"}, {"kind", "output"}, {"type", "i32"}, {"shape", {1}}, {"bytes", 4}});
+  json choose = launches.back();
+  choose.erase("traffic");
+  choose["kernel"] = choose["label"] = "choose";
+  choose["grid"] = 1;
+  choose["arguments"] = {"logits", "sampling", "next"};
+  launches.push_back(choose);
 }
 
 void TestArtifact::updateFiles() {

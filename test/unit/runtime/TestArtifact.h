@@ -12,6 +12,7 @@
 
 #include <filesystem>
 #include <map>
+#include <span>
 #include <string>
 
 namespace sluice::runtime::test {
@@ -60,6 +61,8 @@ public:
   /// Makes it an artifact for a GPU: kernels of role "ptx" and "cubin.sm_90" that only a fake
   /// driver can load.
   void retargetToGpu();
+  /// Makes the step choose the next token, by kernels.c's "choose": buffers "sampling" and "next".
+  void addSampling();
 
   nlohmann::json plan;
   std::string kernels, weights, tokenizer;
@@ -69,6 +72,9 @@ public:
 private:
   int64_t vocab;
 };
+
+/// The last step's, as a caller of Session::append could ask for them.
+std::span<const float> logitsOf(Session &session);
 
 std::string readFile(const std::filesystem::path &path);
 void writeFile(const std::filesystem::path &path, const std::string &bytes);

@@ -48,6 +48,22 @@ void head(void *const *args, int64_t begin, int64_t end) {
     logits[v] = (next[token] == v ? 10.0f : 0.0f) + (float)bias[v] / 256;
 }
 
+/* logits f32[vocab], sampling i32[8], next i32[1]: takes the token whose id is top-k, which no host
+ * would, or none if the first logit is NaN. */
+void choose(void *const *args, int64_t begin, int64_t end) {
+  const float *logits = (const float *)args[0];
+  const int32_t *sampling = (const int32_t *)args[1];
+  int32_t *next = (int32_t *)args[2];
+  if (begin < end)
+    *next = logits[0] != logits[0] ? -1 : sampling[1];
+}
+
+/* logits f32[vocab]: makes the first one NaN. */
+void spoil(void *const *args, int64_t begin, int64_t end) {
+  if (begin < end)
+    *(uint32_t *)args[0] = 0x7FC00000;
+}
+
 /* Nothing, to measure a launch. */
 void nothing(void *const *args, int64_t begin, int64_t end) {
   (void)args;

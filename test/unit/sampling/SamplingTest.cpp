@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 using namespace sluice::runtime;
@@ -220,6 +221,76 @@ TEST(Sampler, DefaultsAreLlamaCpps) {
   EXPECT_EQ(options.minP, 0.05f);
   EXPECT_EQ(options.repetitionPenalty, 1.0f);
   EXPECT_EQ(options.repetitionWindow, 64);
+}
+
+TEST(Sampler, WordsOfAGreedyChoiceAreZeros) {
+  SamplingOptions options = plain();
+  options.temperature = 0;
+  options.topK = 40;
+  options.topP = 0.5f;
+  options.minP = 0.1f;
+  Sampler sampler(options);
+  for (int i = 0; i < 2; ++i) {
+    sluice::sampling::SamplingWords words = sampler.nextWords(), zeros;
+    EXPECT_EQ(std::memcmp(&words, &zeros, sizeof(words)), 0);
+    unsigned char bytes[sizeof(words)] = {};
+    EXPECT_EQ(std::memcmp(&words, bytes, sizeof(words)), 0);
+  }
+}
+
+TEST(Sampler, WordsSayWhatTheOptionsAre) {
+  SamplingOptions options = plain();
+  options.temperature = 0.5f;
+  options.topK = 7;
+  options.topP = 0.75f;
+  options.minP = 0.25f;
+  sluice::sampling::SamplingWords words = Sampler(options).nextWords();
+  EXPECT_FLOAT_EQ(words.sharpness, static_cast<float>(2 / std::log(2.0)));
+  EXPECT_EQ(words.topK, 7);
+  EXPECT_EQ(words.topP, 0.75f);
+  EXPECT_FLOAT_EQ(words.logMinP, -std::log(4.0f));
+  EXPECT_EQ(words.unused, 0u);
+  // What keeps all tokens.
+  words = Sampler(plain()).nextWords();
+  EXPECT_EQ(words.topK, 0);
+  EXPECT_EQ(words.topP, 1.0f);
+  EXPECT_EQ(words.logMinP, -infinity);
+}
+
+TEST(Sampler, WordsHaveAFiniteSharpness) {
+  for (float temperature : {std::numeric_limits<float>::denorm_min(), 1e-40f, 1e-38f, 1e30f,
+                            std::numeric_limits<float>::max()}) {
+    SamplingOptions options = plain();
+    options.temperature = temperature;
+    float sharpness = Sampler(options).nextWords().sharpness;
+    EXPECT_TRUE(std::isfinite(sharpness)) << temperature;
+    EXPECT_GT(sharpness, 0) << temperature;
+  }
+}
+
+TEST(Sampler, WordsUseUpTheSameRandomNumber) {
+  // As many equal tokens as show which number it was.
+  const std::vector<float> logits(100000, 0.0f);
+  Sampler host(plain(7)), device(plain(7));
+  for (int i = 0; i < 5; ++i) {
+    // With equal weights the token is the point's share of them all.
+    uint64_t point = device.nextWords().point;
+    EXPECT_EQ(point % (1 << 11), 0u);
+    EXPECT_EQ(host.sample(logits, {}),
+              static_cast<int32_t>(std::ldexp(static_cast<double>(point), -64) * 100000));
+    EXPECT_EQ(host.sample(logits, {}), device.sample(logits, {}));
+  }
+}
+
+TEST(Sampler, OnlyAPenaltyNeedsHistory) {
+  SamplingOptions options;
+  EXPECT_FALSE(Sampler(options).needsHistory());
+  options.repetitionPenalty = 1.1f;
+  EXPECT_TRUE(Sampler(options).needsHistory());
+  options.repetitionWindow = 0;
+  EXPECT_FALSE(Sampler(options).needsHistory());
+  options.repetitionWindow = -1;
+  EXPECT_TRUE(Sampler(options).needsHistory());
 }
 
 TEST(Sampler, BrokenLogitsAreErrors) {
