@@ -66,6 +66,8 @@ void tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
 
 struct BenchOptions {
   SessionOptions session;
+  /// How tokens are chosen, which is a part of their time. None counts as recent.
+  SamplingOptions sampling = {.temperature = 0};
   /// Positions in the cache, the measured token's own included; 0 takes 512 or what the artifact
   /// has.
   int64_t context = 0;
@@ -88,6 +90,10 @@ struct BenchKernel {
 struct BenchResult {
   int64_t context = 0;
   int64_t tokensEach = 0, repetitions = 0;
+  /// "greedy", or "temperature 0.8, top-k 40, ..." with what does not keep all tokens.
+  std::string sampling;
+  /// Whether the step chose the tokens; otherwise the runtime did, from the step's logits.
+  bool sampledInStep = false;
   double tokensPerSecond = 0, slowest = 0, fastest = 0;
   /// From the plan's traffic at this context; 0 if it says nothing.
   uint64_t bytesPerToken = 0;

@@ -19,6 +19,24 @@ static double median(std::vector<double> values) {
   return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
+static std::string describe(const SamplingOptions &options) {
+  std::string text = options.temperature == 0
+                         ? std::string("greedy")
+                         : format("temperature %g", static_cast<double>(options.temperature));
+  auto add = [&](const char *name, double value) { text += format(", %s %g", name, value); };
+  if (options.temperature != 0) {
+    if (options.topK > 0)
+      add("top-k", options.topK);
+    if (options.topP < 1)
+      add("top-p", static_cast<double>(options.topP));
+    if (options.minP > 0)
+      add("min-p", static_cast<double>(options.minP));
+  }
+  if (options.repetitionPenalty != 1)
+    add("repeat-penalty", static_cast<double>(options.repetitionPenalty));
+  return text;
+}
+
 BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &options) {
   const Plan &plan = session.artifact().plan();
   int64_t longest = plan.model.contextLength;
@@ -36,9 +54,9 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
 
   // Always the same step, as the last of so many tokens: from the token's id to the next one's.
   int32_t token = std::max(plan.model.bosId, 0);
-  SamplingOptions greedy;
-  greedy.temperature = 0;
-  Sampler sampler(greedy);
+  Sampler sampler(options.sampling);
+  result.sampling = describe(options.sampling);
+  result.sampledInStep = plan.samples() && !sampler.needsHistory();
   auto decode = [&](int64_t count) {
     auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < count; ++i) {
@@ -104,6 +122,8 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
       {"context", result.context},
       {"tokens_each", result.tokensEach},
       {"repetitions", result.repetitions},
+      {"sampling", result.sampling},
+      {"sampled_in_step", result.sampledInStep},
       {"tokens_per_second", result.tokensPerSecond},
       {"tokens_per_second_slowest", result.slowest},
       {"tokens_per_second_fastest", result.fastest},
@@ -179,6 +199,8 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
   writeText(out, format("device          %s\n", device.c_str()));
   writeText(out,
             format("context         %lld positions\n", static_cast<long long>(result.context)));
+  writeText(out, format("sampling        %s, %s the step\n", result.sampling.c_str(),
+                        result.sampledInStep ? "in" : "after"));
   writeText(out,
             format("speed           %.1f tokens/s (median of %lld x %lld tokens; %.1f to %.1f)\n",
                    result.tokensPerSecond, static_cast<long long>(result.repetitions),

@@ -98,6 +98,32 @@ static void addSession(CLI::App &command, SessionOptions &options) {
       ->check(CLI::Range(1, 1024));
 }
 
+static void addSampling(CLI::App &command, SamplingOptions &options) {
+  command
+      .add_option("--temp", options.temperature,
+                  "temperature: 0 always takes the most likely token, more is more varied")
+      ->capture_default_str();
+  command.add_option("--top-k", options.topK, "choose among the k most likely tokens, 0 among all")
+      ->capture_default_str();
+  command
+      .add_option("--top-p", options.topP,
+                  "choose among the likeliest tokens that reach p together")
+      ->capture_default_str();
+  command
+      .add_option("--min-p", options.minP,
+                  "leave out tokens less likely than this share of the likeliest")
+      ->capture_default_str();
+  command
+      .add_option("--repeat-penalty", options.repetitionPenalty,
+                  "over 1 makes recent tokens less likely")
+      ->capture_default_str();
+  command
+      .add_option("--repeat-window", options.repetitionWindow, "how many tokens are recent, -1 all")
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "the same seed gives the same tokens")
+      ->capture_default_str();
+}
+
 CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     RunOptions options;
@@ -112,38 +138,13 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
                  "  echo \"The White Rabbit\" | run llama-4m.sluice -p - --seed 7 --stop \".\"");
   addModel(*command, state->model, hooks);
   RunOptions &options = state->options;
-  SamplingOptions &sampling = options.generate.sampling;
   auto *prompt = command->add_option("-p,--prompt", options.prompt,
                                      "text to continue; - reads standard input");
   command->add_option("-f,--file", state->file, "file with the text to continue")->excludes(prompt);
   command
       ->add_option("-n,--tokens", options.generate.maxTokens, "new tokens at most, -1 for no limit")
       ->capture_default_str();
-  command
-      ->add_option("--temp", sampling.temperature,
-                   "temperature: 0 always takes the most likely token, more is more varied")
-      ->capture_default_str();
-  command
-      ->add_option("--top-k", sampling.topK, "choose among the k most likely tokens, 0 among all")
-      ->capture_default_str();
-  command
-      ->add_option("--top-p", sampling.topP,
-                   "choose among the likeliest tokens that reach p together")
-      ->capture_default_str();
-  command
-      ->add_option("--min-p", sampling.minP,
-                   "leave out tokens less likely than this share of the likeliest")
-      ->capture_default_str();
-  command
-      ->add_option("--repeat-penalty", sampling.repetitionPenalty,
-                   "over 1 makes recent tokens less likely")
-      ->capture_default_str();
-  command
-      ->add_option("--repeat-window", sampling.repetitionWindow,
-                   "how many tokens are recent, -1 all")
-      ->capture_default_str();
-  command->add_option("--seed", sampling.seed, "the same seed gives the same text")
-      ->capture_default_str();
+  addSampling(*command, options.generate.sampling);
   command
       ->add_option("--stop", options.generate.stops,
                    "end before this text; may be given several times")
@@ -239,7 +240,7 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   auto state = std::make_shared<State>();
   CLI::App *command = addCommand(app, "bench", "Measure tokens a second against the memory's speed",
                                  "  bench llama-4m.sluice --context 512\n"
-                                 "  bench llama-4m.sluice --per-kernel\n"
+                                 "  bench llama-4m.sluice --per-kernel --temp 0.8\n"
                                  "  bench llama-4m.sluice --json > speed.json");
   addModel(*command, state->model, hooks);
   BenchOptions &options = state->options;
@@ -254,11 +255,13 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   command->add_option("--repeat", options.repetitions, "measurements, of which the median counts")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  addSampling(*command, options.sampling);
   command->add_flag("--per-kernel", options.perKernel, "time, bytes and speed of each kernel");
   command->add_flag("--json", options.json, "print JSON");
   addSession(*command, options.session);
   command->callback([state, hooks] {
     const BenchOptions &options = state->options;
+    options.sampling.validate();
     bench(resolveModel(hooks, state->model, {options.session.device, options.context}), options);
   });
   return command;

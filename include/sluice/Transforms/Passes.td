@@ -240,20 +240,12 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
     samples is left alone.
 
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
-      // ...
-      %logits = fused.matvec %x weights(%w) segments [2048] : tensor<1x256xf32>, tensor<2048x256xf16> -> tensor<1x2048xf32>
-      return %logits : tensor<1x2048xf32>
-    }
+    %logits = fused.matvec %x weights(%w) segments [2048] : tensor<1x256xf32>, tensor<2048x256xf16> -> tensor<1x2048xf32>
     ```
     ==>
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x2048xf32>, tensor<1xi32>) {
-      // ...
-      %logits = fused.matvec %x weights(%w) segments [2048] : tensor<1x256xf32>, tensor<2048x256xf16> -> tensor<1x2048xf32>
-      %next = fused.sample %logits, %options : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
-      return %logits, %next : tensor<1x2048xf32>, tensor<1xi32>
-    }
+    %logits = fused.matvec %x weights(%w) segments [2048] : tensor<1x256xf32>, tensor<2048x256xf16> -> tensor<1x2048xf32>
+    %next = fused.sample %logits, %options : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];

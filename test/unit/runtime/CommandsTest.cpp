@@ -120,6 +120,32 @@ TEST_F(SluiceRun, Benches) {
   EXPECT_NE(outcome.out.find("\nsum "), std::string::npos) << outcome.out;
 }
 
+TEST_F(SluiceRun, BenchSaysHowTokensWereChosen) {
+  auto bench = [&](const std::string &options) {
+    Outcome outcome = run("bench {} -n 5 --repeat 1 --json " + options);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return json::parse(outcome.out);
+  };
+  json result = bench("");
+  EXPECT_EQ(result["sampling"], "greedy");
+  EXPECT_EQ(result["sampled_in_step"], false);
+  // Other options are those of `run`, with its defaults.
+  EXPECT_EQ(bench("--temp 0.8")["sampling"], "temperature 0.8, top-k 40, top-p 0.95, min-p 0.05");
+  EXPECT_EQ(bench("--temp 2 --top-k 0 --top-p 1 --min-p 0 --seed 3")["sampling"], "temperature 2");
+  EXPECT_EQ(bench("--top-k 5 --repeat-penalty 1.5")["sampling"], "greedy, repeat-penalty 1.5");
+  TestArtifact sampling;
+  sampling.addSampling();
+  sampling.write(artifact);
+  EXPECT_EQ(bench("--temp 0.8")["sampled_in_step"], true);
+  EXPECT_EQ(bench("--repeat-penalty 1.5")["sampled_in_step"], false);
+  EXPECT_EQ(bench("--repeat-penalty 1.5 --repeat-window 0")["sampled_in_step"], true);
+  Outcome outcome = run("bench {} -n 5 --repeat 1 --temp 1.5 --min-p 0");
+  EXPECT_NE(outcome.out.find(
+                "\nsampling        temperature 1.5, top-k 40, top-p 0.95, in the step\nspeed "),
+            std::string::npos)
+      << outcome.out;
+}
+
 TEST_F(SluiceRun, HelpIsNotAnError) {
   for (const char *command : {"", "run ", "perplexity ", "tokenize ", "bench "}) {
     Outcome outcome = run(std::string(command) + "--help");
@@ -145,6 +171,8 @@ TEST_F(SluiceRun, ErrorsAreOneLine) {
   expectError(run("perplexity {} -f /no-such-folder"), 1, "/no-such-folder");
   expectError(run("perplexity {} -f {}/plan.json -c 512"), 1, "window is 512 tokens");
   expectError(run("bench {} --context 49"), 1, "49");
+  expectError(run("bench {} --temp -1"), 1, "sampling option temperature is -1");
+  expectError(run("bench {} --top-p 3"), 1, "top-p");
   expectError(run("run {} -p a > /dev/full"), 1, "No space left on device");
   expectError(run("perplexity {} -f {}"), 1, "cannot be read: Is a directory");
 }
