@@ -6,7 +6,9 @@
 #include "llvm/ADT/SmallString.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
+#include "llvm/Support/Signals.h"
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdlib>
@@ -75,15 +77,30 @@ static void removeAndGoOn(int signal) {
 
 // End of the signal handler.
 
+/// Whether a signal was ignored when the program started (nohup, a shell's background): then it
+/// must not end it, nor what it made.
+static const auto ignoredAtStart = [] {
+  std::array<bool, std::size(handledSignals)> ignored;
+  for (size_t i = 0; i < ignored.size(); ++i) {
+    struct sigaction action = {};
+    ignored[i] =
+        sigaction(handledSignals[i], nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+  }
+  return ignored;
+}();
+
 static void installHandlers() {
+  // LLVM's handlers do not ask whether a signal is ignored. They come once: now, not after these.
+  sys::SetInterruptFunction(nullptr);
   for (size_t i = 0; i < std::size(handledSignals); ++i) {
+    if (ignoredAtStart[i]) {
+      std::signal(handledSignals[i], SIG_IGN);
+      continue;
+    }
     struct sigaction action = {};
     action.sa_handler = removeAndGoOn;
     sigfillset(&action.sa_mask);
-    sigaction(handledSignals[i], nullptr, &formerActions[i]);
-    // What is ignored (nohup) does not end the process.
-    if (formerActions[i].sa_handler != SIG_IGN)
-      sigaction(handledSignals[i], &action, nullptr);
+    sigaction(handledSignals[i], &action, &formerActions[i]);
   }
 }
 

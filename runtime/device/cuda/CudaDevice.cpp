@@ -243,6 +243,8 @@ private:
   /// when they are asked for.
   void copyOutput(uint32_t buffer);
   void copySmallOutputs();
+  /// Before a step's launches: inputs go to the GPU, and the host's copies of outputs are old.
+  void beginStep();
   void synchronize(const std::string &what);
   void requireLoaded() const;
   void checkExtent(uint32_t buffer, uint64_t offset, uint64_t bytes) const;
@@ -642,9 +644,13 @@ void CudaDevice::copyOutput(uint32_t index) {
   copied[index] = true;
 }
 
+void CudaDevice::beginStep() {
+  copied.assign(copied.size(), false);
+  copyInputs();
+}
+
 void CudaDevice::copySmallOutputs() {
   const std::vector<Buffer> &buffers = artifact->plan().buffers;
-  copied.assign(buffers.size(), false);
   for (uint32_t i = 0; i < buffers.size(); ++i)
     if (buffers[i].kind == BufferKind::Output && buffers[i].bytes <= smallOutput)
       copyOutput(i);
@@ -662,7 +668,7 @@ void CudaDevice::run(uint32_t index) {
   requireLoaded();
   const Step &step = artifact->plan().steps.at(index);
   CurrentContext current(*driver, *context);
-  copyInputs();
+  beginStep();
   driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
   copySmallOutputs();
   synchronize(stepFailed(step));
@@ -681,7 +687,7 @@ std::vector<double> CudaDevice::profile(uint32_t index) {
   events.reserve(step.launches.size() + 1);
   for (size_t i = 0; i <= step.launches.size(); ++i)
     events.emplace_back(*driver);
-  copyInputs();
+  beginStep();
   // A whole step first: while it runs the host gets ahead, so that what is measured does not wait
   // for it. The same step twice leaves what it leaves once.
   driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
@@ -703,7 +709,7 @@ std::optional<double> CudaDevice::measureStep(uint32_t index, int64_t count) {
   const Step &step = artifact->plan().steps.at(index);
   CurrentContext current(*driver, *context);
   EventHandle start(*driver), end(*driver);
-  copyInputs();
+  beginStep();
   start.record(loaded->stream);
   for (int64_t i = 0; i < count; ++i)
     driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));

@@ -1,9 +1,10 @@
 # Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Interrupts a command after various times: interrupt.py FOLDER COMMAND...
+"""Interrupts a command after various times: interrupt.py [--ignored] FOLDER COMMAND...
 
 The command runs in FOLDER, where its temporary files go to, too. Whatever happens, it ends with
-the signal, its own clean-up done: FOLDER is empty afterwards, unless the command was faster."""
+the signal, its own clean-up done: FOLDER is empty afterwards, unless the command was faster.
+With --ignored it is started with the signals ignored, as nohup does, and must succeed."""
 
 import os
 import shutil
@@ -12,7 +13,18 @@ import subprocess
 import sys
 import time
 
-folder, command = os.path.abspath(sys.argv[1]), sys.argv[2:]
+arguments = sys.argv[1:]
+ignored = arguments[0] == "--ignored"
+folder, *command = arguments[ignored:]
+folder = os.path.abspath(folder)
+
+
+def set_signals():
+    # Whoever runs the tests may have ignored them.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+
 stopped = 0
 for number, delay in [
     (signal.SIGINT, 0.1),
@@ -24,11 +36,17 @@ for number, delay in [
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     process = subprocess.Popen(
-        command, cwd=folder, env=dict(os.environ, TMPDIR=folder), stdout=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        env=dict(os.environ, TMPDIR=folder),
+        stdout=subprocess.DEVNULL,
+        preexec_fn=set_signals,
     )
     time.sleep(delay)
     process.send_signal(number)
     status = process.wait()
+    if ignored and status:
+        sys.exit(f"status {status} after signal {number}, which was ignored")
     if status == 0:
         continue
     # A run that has begun to speak ends by itself, with the status that a shell would show.
@@ -37,5 +55,5 @@ for number, delay in [
     if os.listdir(folder):
         sys.exit(f"signal {number} after {delay} s left {os.listdir(folder)}")
     stopped += 1
-if not stopped:
+if not stopped and not ignored:
     sys.exit("no signal came in time")
