@@ -1,10 +1,12 @@
 # Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Interrupts a command after various times: interrupt.py [--ignored] FOLDER COMMAND...
+"""Interrupts a command after various times: interrupt.py [--ignored | --speaks] FOLDER COMMAND...
 
 The command runs in FOLDER, where its temporary files go to, too. Whatever happens, it ends with
 the signal, its own clean-up done: FOLDER is empty afterwards, unless the command was faster.
-With --ignored it is started with the signals ignored, as nohup does, and must succeed."""
+With --ignored it is started with the signals ignored, as nohup does, and must succeed. With
+--speaks times count from its first line of stderr: an interpreter that is interrupted while it
+starts answers for itself."""
 
 import os
 import shutil
@@ -14,8 +16,8 @@ import sys
 import time
 
 arguments = sys.argv[1:]
-ignored = arguments[0] == "--ignored"
-folder, *command = arguments[ignored:]
+ignored, speaks = arguments[0] == "--ignored", arguments[0] == "--speaks"
+folder, *command = arguments[ignored or speaks :]
 folder = os.path.abspath(folder)
 
 
@@ -40,18 +42,21 @@ for number, delay in [
         cwd=folder,
         env=dict(os.environ, TMPDIR=folder),
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE if speaks else None,
         preexec_fn=set_signals,
     )
+    said = process.stderr.readline() if speaks else b""
     time.sleep(delay)
     process.send_signal(number)
-    status = process.wait()
+    said += process.communicate()[1] or b""
+    status = process.returncode
     if ignored and status:
         sys.exit(f"status {status} after signal {number}, which was ignored")
     if status == 0:
         continue
     # A run that has begun to speak ends by itself, with the status that a shell would show.
     if status not in (-number, 128 + signal.SIGINT):
-        sys.exit(f"status {status} after signal {number}")
+        sys.exit(f"{said.decode()}status {status} after signal {number}")
     if os.listdir(folder):
         sys.exit(f"signal {number} after {delay} s left {os.listdir(folder)}")
     stopped += 1
