@@ -81,8 +81,7 @@ LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
   if ((arguments.size() != 2 && !samples) || !llvm::all_of(arguments.take_front(2), isPositions) ||
       (samples && !isWords(arguments[2])))
     return decode.emitOpError()
-           << "must take tokens and positions, two int32 vectors, and where it "
-              "samples "
+           << "must take tokens and positions, two int32 vectors, and where it samples "
            << sampling::kWords << " int32 words a sequence, found (" << arguments << ")";
   if (!decode.getBody().hasOneBlock())
     return decode.emitOpError() << "must have one block";
