@@ -26,9 +26,9 @@ namespace {
 /// Builds one module. Weights are declared as they are used, so that both come from one place.
 class ModelBuilder {
 public:
-  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t sequences)
-      : config(files.config), files(files), positions(positions), sequences(sequences),
-        symbols(&context), code(&context) {}
+  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t rows)
+      : config(files.config), files(files), positions(positions), rows(rows), symbols(&context),
+        code(&context) {}
 
   OwningOpRef<ModuleOp> build();
 
@@ -37,7 +37,7 @@ private:
   FloatAttr normEpsilon();
   Location named(const Twine &name) { return NameLoc::get(code.getStringAttr(name)); }
   RankedTensorType activation(int64_t width) {
-    return RankedTensorType::get({sequences, width}, code.getF32Type());
+    return RankedTensorType::get({rows, width}, code.getF32Type());
   }
   DictionaryAttr configAttr();
   model::RopeAttr ropeAttr();
@@ -57,7 +57,7 @@ private:
 
   const ModelConfig &config;
   const ModelFiles &files;
-  int64_t positions, sequences;
+  int64_t positions, rows;
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
@@ -267,7 +267,7 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   module->setAttr("model.config", configAttr());
   rope = ropeAttr();
 
-  auto perRow = RankedTensorType::get({sequences}, code.getI32Type());
+  auto perRow = RankedTensorType::get({rows}, code.getI32Type());
   code.setInsertionPointToEnd(module.getBody());
   auto function =
       func::FuncOp::create(code, named("decode"), "decode",
@@ -309,13 +309,13 @@ sluice::importModel(MLIRContext &context, const ModelFiles &files, const ImportO
   if (positions > most)
     return makeError(files.path + ": context must be at most the model's " + Twine(most) +
                      " positions, found " + Twine(positions));
-  if (options.sequences < 1 || options.sequences > positions)
+  if (options.tokens < 1 || options.tokens > positions)
     return makeError("rows of a step must be 1 to the context's " + Twine(positions) + ", found " +
-                     Twine(options.sequences));
+                     Twine(options.tokens));
 
   context.loadDialect<arith::ArithDialect, func::FuncDialect, model::ModelDialect,
                       quantized::QuantizedDialect>();
-  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.sequences).build();
+  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.tokens).build();
 
   std::string message;
   ScopedDiagnosticHandler collect(&context, [&](Diagnostic &diagnostic) {

@@ -138,7 +138,7 @@ Error Compilation::importModelFile() {
   ImportOptions importOptions;
   if (options.context)
     importOptions.context = options.context;
-  importOptions.sequences = options.batch;
+  importOptions.tokens = options.batch;
   Expected<OwningOpRef<ModuleOp>> imported = importModel(context, *files, importOptions);
   if (!imported)
     return imported.takeError();
