@@ -108,7 +108,7 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
     throw Error(newArtifact->planName() + ": was compiled for target \"" + plan.target.name +
                 "\" (" + plan.target.kind + "), the emulator runs kernels of GPUs");
   const runtime::MappedFile &file = newArtifact->file(kModuleRole);
-  auto created = emulator::Emulator::create(file.text(), file.path().string());
+  auto created = emulator::Emulator::create(file.text(), file.path());
   if (!created)
     throw Error(toString(created.takeError()));
   machine = std::move(*created);

@@ -6,15 +6,17 @@
 #include "runtime/device/SyntheticWeights.h"
 #include "runtime/device/cuda/Driver.h"
 #include "runtime/device/cuda/Kernels.h"
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <thread>
+#include <utility>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
 namespace {
 
@@ -375,8 +377,8 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
 
 void CudaDevice::findKernels(const KernelFile &file) {
   loaded->kernels = std::make_unique<LoadedKernels>(driver, file);
-  kernelsName =
-      (file.isPtx ? "compiled by the driver from " : "") + file.file->path().filename().string();
+  kernelsName = (file.isPtx ? "compiled by the driver from " : "") +
+                std::filesystem::path(file.file->path()).filename().string();
   const Plan &plan = artifact->plan();
   // The largest of what its launches ask for: a kernel's limits are set once.
   std::map<std::string, Launch> largest;
