@@ -18,7 +18,7 @@ namespace {
 
 constexpr const char *kModuleRole = "module";
 
-/// Zeroed memory that ends where the next byte belongs to nobody.
+/// Zeroed memory of its own pages.
 class Pages {
 public:
   Pages(uint64_t bytes, const std::string &what) : size(bytes ? bytes : 1) {

@@ -190,7 +190,7 @@ LoadedKernels::LoadedKernels(std::shared_ptr<const Driver> theDriver, const Kern
   }
   std::string log(16384, '\0');
   int options[] = {jitErrorLogBuffer, jitErrorLogBufferBytes};
-  // The driver takes numbers in the pointers' place.
+  // The driver expects numbers as pointers.
   void *values[] = {log.data(), reinterpret_cast<void *>(log.size() - 1)};
   Result result = driver->cuModuleLoadDataEx(
       &module, kernels.isPtx ? static_cast<const void *>(text.c_str()) : bytes.data(), 2, options,
