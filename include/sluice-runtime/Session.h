@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -127,12 +128,23 @@ struct PerplexityOptions {
   int64_t maxWindows = 0;
 };
 
+/// How far a model's predictions are from a reference's, over the tokens that were predicted.
+struct Divergence {
+  /// Mean of KL(reference || model), in nats, and the standard error of that mean (NaN for a single
+  /// token).
+  double mean = 0, standardError = 0;
+  /// The share, in [0, 1], of tokens for which both have the same most likely one.
+  double sameFirstChoice = 0;
+};
+
 struct PerplexityResult {
   int64_t windows = 0;
   /// Tokens that were predicted.
   int64_t tokens = 0;
   /// Mean of -ln(probability), in nats, and its exponential.
   double meanNegativeLogLikelihood = 0, perplexity = 0;
+  /// From the first complete window on, if there is a reference.
+  std::optional<Divergence> divergence;
 };
 
 /// Perplexity of a text as llama.cpp's perplexity tool defines it. The text's ids, starting with
@@ -141,10 +153,15 @@ struct PerplexityResult {
 /// is decoded from an empty sequence, and of its c tokens those from c/2 + 1 on are predicted.
 /// `onToken` is called after each token with the result of the windows so far and the share done,
 /// in [0, 1]; false ends it with that result. An Error if there is not one full window.
+///
+/// A `reference`, which is another session, is taken through the same tokens in lock step, so that
+/// the logits of one position are all that is held. An Error if its vocabulary has another size or
+/// the window does not fit into its context.
 PerplexityResult
 perplexity(Session &session, std::span<const int32_t> ids, int32_t bosId,
            const PerplexityOptions &options,
-           const std::function<bool(const PerplexityResult &, double done)> &onToken = {});
+           const std::function<bool(const PerplexityResult &, double done)> &onToken = {},
+           Session *reference = nullptr);
 
 } // namespace sluice::runtime
 

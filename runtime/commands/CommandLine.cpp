@@ -180,30 +180,50 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
 CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     PerplexityCommandOptions options;
-    std::string model;
+    std::string model, file, reference, referenceDevice;
   };
   auto state = std::make_shared<State>();
   CLI::App *command =
       addCommand(app, "perplexity", "How well a model predicts a text: lower is better",
                  "  perplexity llama-4m.sluice -f alice.txt\n"
-                 "  perplexity llama-4m.sluice -f alice.txt -c 256 --windows 10");
+                 "  perplexity llama-4m.sluice -f alice.txt -c 256 --windows 10\n"
+                 "  perplexity llama-4m-int4.sluice --against llama-4m-f16.sluice -f alice.txt");
   addModel(*command, state->model, hooks);
-  command->add_option("-f,--file", state->options.file, "the text; - reads standard input")
-      ->required();
+  command->add_option("-f,--file", state->file, "the text; - reads standard input")->required();
+  CLI::Option *against = command->add_option(
+      "--against", state->reference,
+      "also print how far the predictions are from this reference's, as KL(reference || MODEL), "
+      "and how often both have the same first choice: " +
+          hooks.referenceHelp);
+  command
+      ->add_option("--against-device", state->referenceDevice,
+                   "where the reference runs (default: as --device)")
+      ->needs(against);
   command
       ->add_option("-c,--context", state->options.perplexity.window,
                    "tokens a window; the second half of each is scored")
       ->capture_default_str();
   command
       ->add_option("--windows", state->options.perplexity.maxWindows,
-                   "score only so many windows (default: all)")
+                   "how many windows to score, from the first on (default: all)")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
   addSession(*command, state->options.session);
-  command->callback([state, hooks] {
-    const PerplexityCommandOptions &options = state->options;
-    measurePerplexity(
-        resolveModel(hooks, state->model, {options.session.device, options.perplexity.window}),
-        options);
+  command->callback([state, hooks, against] {
+    PerplexityCommandOptions &options = state->options;
+    // Known before a model is compiled, which can take long.
+    options.text = readTextFile(state->file);
+    if (against->count() && !fs::exists(state->reference))
+      throw Error("--against " + state->reference + ": there is no such file or directory");
+    int64_t window = options.perplexity.window;
+    fs::path artifact = resolveModel(hooks, state->model, {options.session.device, window});
+    if (against->count()) {
+      options.referenceSession = options.session;
+      if (!state->referenceDevice.empty())
+        options.referenceSession.device = state->referenceDevice;
+      options.reference = resolveModel(
+          hooks, state->reference, {options.referenceSession.device, window, /*isReference=*/true});
+    }
+    measurePerplexity(artifact, options);
   });
   return command;
 }

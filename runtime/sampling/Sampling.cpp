@@ -71,6 +71,28 @@ double sluice::runtime::negativeLogLikelihood(std::span<const float> logits, int
   return std::log(sum) - (logits[target] - maximum);
 }
 
+double sluice::runtime::klDivergence(std::span<const float> reference,
+                                     std::span<const float> logits) {
+  if (reference.size() != logits.size())
+    throw Error("the reference has " + std::to_string(reference.size()) +
+                " logits, expected as many as the model's " + std::to_string(logits.size()));
+  double referenceMaximum = checkedFiniteMaximum(reference), maximum = checkedFiniteMaximum(logits);
+  // The logarithms of both normalising sums do not depend on the token, so they are subtracted once
+  // and not from each term.
+  double referenceSum = 0, sum = 0, weighted = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    double referenceExponent = reference[i] - referenceMaximum, exponent = logits[i] - maximum;
+    double weight = std::exp(referenceExponent);
+    referenceSum += weight;
+    sum += std::exp(exponent);
+    // 0 * log(0) is 0 here.
+    if (weight > 0)
+      weighted += weight * (referenceExponent - exponent);
+  }
+  // Rounding can make the result for almost equal distributions negative.
+  return std::max(0.0, weighted / referenceSum - (std::log(referenceSum) - std::log(sum)));
+}
+
 Sampler::Sampler(const SamplingOptions &options) : options(options), random(options.seed) {
   options.validate();
 }

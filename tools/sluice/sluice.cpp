@@ -47,13 +47,21 @@ static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOp
   runtime::CommandHooks hooks;
   hooks.modelHelp =
       "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
+  hooks.referenceHelp = "an artifact, or a model (compiled first, for the same target, with "
+                        "--weights keep and cached keys and values in f16)";
   hooks.resolve = [&](const std::string &model,
                       const runtime::CompileHints &hints) -> std::filesystem::path {
     if (runtime::Artifact::isArtifact(model)) {
-      refuseCompileOptions(options, model);
+      if (!hints.isReference)
+        refuseCompileOptions(options, model);
       return model;
     }
     CompileOptions compile = options;
+    if (hints.isReference) {
+      compile = {};
+      compile.target = options.target;
+      compile.weights = "keep";
+    }
     compile.model = model;
     if (hints.context > 0 && compile.context == 0)
       compile.context = hints.context;
