@@ -70,7 +70,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   GenerateResult result = generate(session, prompt, options.generate, callbacks);
 
   if (options.tokenIds) {
-    std::vector<int32_t> ids = prompt;
+    std::vector<int32_t> ids;
+    if (options.echo)
+      ids = prompt;
     ids.insert(ids.end(), result.ids.begin(), result.ids.end());
     writeText(out, joinIds(ids));
   }
@@ -88,10 +90,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
 
 void sluice::runtime::measurePerplexity(const std::filesystem::path &path,
                                         const PerplexityCommandOptions &options, std::FILE *out) {
-  std::string text = readTextFile(options.file);
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
   const Tokenizer &tokenizer = artifact->tokenizer();
-  std::vector<int32_t> ids = tokenizer.encode(text, tokenizer.addsBos());
+  std::vector<int32_t> ids = tokenizer.encode(options.text, tokenizer.addsBos());
   Session session = openSession(artifact, options.session);
 
   InterruptGuard guard;

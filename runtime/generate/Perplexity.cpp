@@ -38,7 +38,7 @@ sluice::runtime::perplexity(Session &session, std::span<const int32_t> ids, int3
       if (i < first)
         session.append(token);
       else
-        sum += negativeLogLikelihood(session.decode(token), window[i + 1]);
+        sum += session.score(token, window[i + 1]);
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);
       if (onToken && !onToken(result, done))
