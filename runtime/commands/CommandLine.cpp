@@ -108,10 +108,6 @@ CLI::Validator sluice::runtime::realNumber() {
           ""};
 }
 
-void sluice::runtime::printWarning(const std::string &line) {
-  std::fprintf(stderr, "sluice: warning: %s\n", printable(line, 4000).c_str());
-}
-
 /// What can be known to be wrong before a model is compiled or a text is read.
 static void checkInputs(const CommandHooks &hooks, const std::string &model,
                         const SessionOptions &session) {
@@ -347,6 +343,13 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   return command;
 }
 
+/// One line, whatever a message quotes.
+static void printMessage(const char *kind, const std::string &message) {
+  std::fprintf(stderr, "sluice: %s: %s\n", kind, printable(message, 4000).c_str());
+}
+
+void sluice::runtime::printWarning(const std::string &line) { printMessage("warning", line); }
+
 /// An option that is given has a value, except for texts, which may be empty.
 static void requireValues(CLI::App &app) {
   for (CLI::App *command : app.get_subcommands([](CLI::App *) { return true; }))
@@ -362,8 +365,7 @@ int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *
   // Writing to a closed pipe is noticed where it happens instead of ending the process there.
   std::signal(SIGPIPE, SIG_IGN);
   auto fail = [](const std::string &message, int status) {
-    // One line, whatever a message quotes.
-    std::fprintf(stderr, "sluice: error: %s\n", printable(message, 4000).c_str());
+    printMessage("error", message);
     return status;
   };
   requireValues(app);
