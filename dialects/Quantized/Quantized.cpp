@@ -379,16 +379,15 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
   // Keeps every count of bytes well inside 64 bits.
   if (shape[0] > (int64_t(1) << 46) / shape[1])
     return emitError() << "a quantized tensor has at most 2^46 elements";
-  if (format.isInteger() && format.getGroup() != FormatAttr::kChannel &&
-      shape[1] % format.getGroup() != 0)
-    return emitError() << "columns (" << shape[1] << ") must be a multiple of the group ("
-                       << format.getGroup() << ")";
   LayoutKind kind = layout.getKind();
   unsigned blockBits = kind == LayoutKind::BlocksQ8_0 ? 8 : kind == LayoutKind::BlocksQ4_0 ? 4 : 0;
   if (blockBits && (!format.isInteger() || format.getBits() != blockBits ||
                     format.getGroup() != 32 || format.getZeroPoint()))
     return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i"
                        << blockBits << " elements in groups of 32, found " << format;
+  if (blockBits && shape[1] % 32 != 0)
+    return emitError() << "layout " << stringifyLayoutKind(kind)
+                       << " needs columns in whole blocks of 32, found " << shape[1];
   return success();
 }
 

@@ -147,9 +147,19 @@ CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
 
-/// Parses the command line, and so runs its command. Returns the exit status: 0 only on success, 1
-/// after an error and 2 after a wrong command line, both with one line "sluice: error: ..." on
-/// standard error; a CommandExit's own.
+/// For an option that takes a whole number: its text must be one that fits in 64 bits (of either
+/// sign), or that no 64 bits of signed numbers hold if `isUnsigned`. Use with
+/// CLI::Option::transform, so that it comes before other checks.
+CLI::Validator wholeNumber(bool isUnsigned = false);
+/// The same for a real number, which must be finite and fit in a float.
+CLI::Validator realNumber();
+
+/// "sluice: warning: ..." on standard error.
+void printWarning(const std::string &line);
+
+/// Parses the command line, and so runs its command. Without any arguments it prints the help.
+/// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,
+/// both with one line "sluice: error: ..." on standard error; a CommandExit's own.
 int runCommandLine(CLI::App &app, int argc, const char *const *argv);
 
 /// An artifact opened with progress on a terminal.

@@ -47,8 +47,14 @@ public:
 
   /// The same, and chooses the token that comes next (without appending it): on the device, if the
   /// artifact's step does so and the choice depends on logits alone, else from the logits here.
-  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's.
+  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's;
+  /// where logits are not finite, the message names the first kernel of the step whose result is
+  /// not, and so does score's.
   int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history);
+
+  /// Appends a token and returns -ln of the probability that the next one is `target`. Errors are
+  /// decode's and negativeLogLikelihood's.
+  double score(int32_t token, int32_t target);
 
   /// Starts a new sequence; caches are zero again.
   void reset();
@@ -69,6 +75,12 @@ public:
 private:
   void writeInputs(int32_t token);
   std::span<const float> logits();
+  /// What went wrong with the last step's logits, and where that began.
+  Error explained(const Error &error);
+  /// Runs the last step again: which kernel's result is the first that is not finite, and where.
+  std::string firstNonFinite();
+  /// The first element of a buffer that is infinite or NaN.
+  std::optional<std::string> nonFiniteElement(uint32_t buffer);
 
   std::shared_ptr<const Artifact> theArtifact;
   std::unique_ptr<Device> theDevice;
@@ -86,6 +98,9 @@ struct GenerateOptions {
   std::vector<std::string> stops;
   /// Go on after a token that ends a text.
   bool ignoreEos = false;
+
+  /// Throws an Error that names the first option out of its range.
+  void validate() const;
 };
 
 enum class FinishReason : uint8_t {

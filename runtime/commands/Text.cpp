@@ -70,7 +70,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   GenerateResult result = generate(session, prompt, options.generate, callbacks);
 
   if (options.tokenIds) {
-    std::vector<int32_t> ids = prompt;
+    std::vector<int32_t> ids;
+    if (options.echo)
+      ids = prompt;
     ids.insert(ids.end(), result.ids.begin(), result.ids.end());
     writeText(out, joinIds(ids));
   }

@@ -79,10 +79,9 @@ PerplexityResult sluice::runtime::perplexity(
         if (reference)
           reference->append(token);
       } else {
-        std::span<const float> logits = session.decode(token);
-        sum += negativeLogLikelihood(logits, window[i + 1]);
+        sum += session.score(token, window[i + 1]);
         if (reference)
-          divergence.add(reference->decode(token), logits);
+          divergence.add(reference->decode(token), session.logits());
       }
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);

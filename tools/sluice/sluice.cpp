@@ -8,6 +8,7 @@
 #include "sluice-runtime/Commands.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Target/ScratchDirectory.h"
+#include "sluice/Target/TargetDescription.h"
 
 using namespace sluice;
 using namespace sluice::driver;
@@ -35,15 +36,29 @@ private:
 } // namespace
 
 /// An artifact is what it was compiled to be.
-static void refuseCompileOptions(const CompileOptions &options, const std::string &artifact) {
-  for (const auto &[name, value] :
-       {std::pair("--weights", options.weights), {"--target", options.target}})
-    if (!value.empty())
-      throw Failure(std::string(name) + " " + value + ": " + artifact +
+static void refuseCompileOptions(const CLI::App &command, const std::string &artifact) {
+  for (const char *name : {"--weights", "--target", "--k-cache", "--v-cache"})
+    if (command.count(name))
+      throw Failure(std::string(name) + " " + command.get_option(name)->results().front() + ": " +
+                    artifact +
                     " is an artifact, which is compiled already; give the model instead");
 }
 
-static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOptions &options) {
+/// Kernels that are compiled for one kind of device do not run on another.
+static void checkDevice(const std::string &device, const std::string &targetName) {
+  if (device.empty())
+    return;
+  llvm::Expected<TargetDescription> target = loadTarget(targetName);
+  if (!target)
+    throw Failure(target.takeError());
+  if (target->isGpu() == (device == "cpu"))
+    throw Failure("--device " + device + ": target " + target->name + " is a " +
+                  (target->isGpu() ? "GPU" : "CPU") + "; give a --target that is a " +
+                  (target->isGpu() ? "CPU" : "GPU"));
+}
+
+static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts &artifacts,
+                                        CompileOptions &options) {
   runtime::CommandHooks hooks;
   hooks.modelHelp =
       "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
@@ -53,7 +68,7 @@ static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOp
                       const runtime::CompileHints &hints) -> std::filesystem::path {
     if (runtime::Artifact::isArtifact(model)) {
       if (!hints.isReference)
-        refuseCompileOptions(options, model);
+        refuseCompileOptions(*app.get_subcommands().front(), model);
       return model;
     }
     CompileOptions compile = options;
@@ -62,6 +77,7 @@ static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOp
       compile.target = options.target;
       compile.weights = "keep";
     }
+    checkDevice(hints.device, compile.target.empty() ? "host" : compile.target);
     compile.model = model;
     if (hints.context > 0 && compile.context == 0)
       compile.context = hints.context;
@@ -87,7 +103,7 @@ int main(int argc, char **argv) {
 
   TemporaryArtifacts artifacts;
   CompileOptions options;
-  runtime::CommandHooks hooks = modelHooks(artifacts, options);
+  runtime::CommandHooks hooks = modelHooks(app, artifacts, options);
   addCompileCommand(app);
   addFormatOptions(*runtime::addRunCommand(app, hooks), options);
   addFormatOptions(*runtime::addPerplexityCommand(app, hooks), options);

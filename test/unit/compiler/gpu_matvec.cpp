@@ -167,9 +167,14 @@ std::vector<Product> productsOf(Format format, size_t number) {
   std::vector<Product> products = {
       // One tile, partly empty; a row that ends inside a fragment.
       {format, 1, group, std::max<int64_t>(group, 128), 1, 1, 1, 1},
-      // A ring that is used again, by several teams, with a short last chunk.
-      {format, 70, 3 * std::max<int64_t>(group, 128) + (free ? 40 : group % 128),
-       std::max<int64_t>(group, 128), 1, 2, 4, 2},
+      // A row that has less than a group, or ends inside one.
+      {format, 20, 104, std::max<int64_t>(group, 128), 1, 1, 1, 1},
+      // Rows that are not aligned.
+      {format, 20, 101, std::max<int64_t>(group, 128), number % 2 ? 1 : 3, 1, 1, 1},
+      // A ring that is used again, by several teams, with a short last chunk and a short last
+      // group.
+      {format, 70, 3 * std::max<int64_t>(group, 128) + 40, std::max<int64_t>(group, 128), 1, 2, 4,
+       2},
       // Chunks of many slices, fewer tiles than rows of blocks would divide.
       {format, 40, 2048, 1024, 1, 2, 3, 3}};
   int64_t tokens = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;

@@ -66,6 +66,7 @@ TEST_F(SluiceRun, PrintsPromptAndText) {
 TEST_F(SluiceRun, PrintsTokenIdsAndNothingElse) {
   EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --token-ids").out, "1 4 5 6 7 8 9\n");
   EXPECT_EQ(run("run {} -p abc -n 0 --token-ids --no-bos").out, "4 5 6\n");
+  EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --token-ids --no-echo").out, "7 8 9\n");
   EXPECT_EQ(run("run {} -p \"a</s>\" -n 0 --token-ids --special").out, "1 4 2\n");
 }
 
@@ -251,16 +252,22 @@ TEST_F(SluiceRun, HelpIsNotAnError) {
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: sluice-run"), std::string::npos) << outcome.out;
   }
+  EXPECT_EQ(run("").status, 0);
+  EXPECT_EQ(run("").out, run("--help").out);
   EXPECT_EQ(run("--version").out.rfind("sluice-run ", 0), 0u);
 }
 
 TEST_F(SluiceRun, ErrorsAreOneLine) {
-  expectError(run(""), 2, "subcommand is required");
   expectError(run("fly"), 2, "no command \"fly\"");
   expectError(run("run"), 2, "MODEL is required (see sluice-run run --help)");
   expectError(run("run {} --fly -p a"), 2, "--fly");
   expectError(run("run {} -p a -n many"), 2, "many");
   expectError(run("run {}"), 1, "--prompt or --file");
+  expectError(run("run /no-such-folder"), 1, "/no-such-folder: there is no such directory");
+  expectError(run("tokenize /no-such-folder"), 1, "/no-such-folder: there is no such directory");
+  expectError(run("perplexity /no-such-folder -f /nor-this"), 1, "/no-such-folder: there is no");
+  expectError(run("run {} -p a -n -2"), 1, "the number of new tokens is -2");
+  expectError(run("perplexity {} -f {}/plan.json -c 3"), 2, "--context");
   expectError(run("run {} -p a --top-p 3"), 1, "top-p");
   expectError(run("run {} -p a --device npu"), 1, "device \"npu\" is not available");
   expectError(run("run /no-such-folder -p a"), 1, "/no-such-folder: there is no such directory");
@@ -274,6 +281,28 @@ TEST_F(SluiceRun, ErrorsAreOneLine) {
   expectError(run("bench {} --top-p 3"), 1, "top-p");
   expectError(run("run {} -p a > /dev/full"), 1, "No space left on device");
   expectError(run("perplexity {} -f {}"), 1, "cannot be read: Is a directory");
+}
+
+TEST_F(SluiceRun, NumbersAreWholeAndFit) {
+  expectError(run("run {} -p a -n \"\""), 2, "--tokens: must not be empty");
+  expectError(run("run {} -p a -n 99999999999999999999"), 2,
+              "--tokens: 99999999999999999999 does not fit in 64 bits");
+  expectError(run("run {} -p a -n 1_000"), 2, "--tokens: \"1_000\" is not a whole number");
+  expectError(run("run {} -p a --seed -1"), 2, "--seed: \"-1\" is not a whole number");
+  expectError(run("run {} -p a --seed 18446744073709551616"), 2, "does not fit in 64 bits");
+  expectError(run("run {} -p a --top-k 4294967296"), 2, "--top-k");
+  expectError(run("run {} -p a --temp 1e39"), 2, "--temp: 1e39 does not fit in a float");
+  expectError(run("run {} -p a --temp nan"), 2, "--temp: \"nan\" is not a finite number");
+  expectError(run("run {} -p a --top-p \"\""), 2, "--top-p: must not be empty");
+  expectError(run("run {} -p a --device \"\""), 2, "--device: must not be empty");
+  expectError(run("run \"\" -p a"), 2, "MODEL: must not be empty");
+  expectError(run("bench {} --repeat 99999999999999999999"), 2, "--repeat: 9999999999999999999");
+  expectError(run("bench {} --context \"\""), 2, "--context: must not be empty");
+  // Not octal.
+  EXPECT_EQ(run("run {} -p abc -n 010 --temp 0").out, "abcdefghijklm\n");
+  EXPECT_EQ(run("run {} -p abc -n +3 --temp 0 --seed 18446744073709551615").out, "abcdef\n");
+  // A text may be empty.
+  EXPECT_EQ(run("run {} -p \"\" -n 0 --token-ids").out, "1\n");
 }
 
 TEST_F(SluiceRun, AClosedPipeIsQuiet) {
@@ -350,15 +379,16 @@ TEST(Commands, TheHookMakesTheArtifact) {
   hooks.modelHelp = "anything";
   CLI::App app("test", "test");
   addBenchCommand(app, hooks)->add_flag("--extra", extra);
-  const char *arguments[] = {"test",      "bench",   "model.gguf", "--device", "cpu",
-                             "--context", "40",      "-n",         "2",        "--repeat",
+  const std::string model = (directory.path() / "plan.json").string();
+  const char *arguments[] = {"test",      "bench",   model.c_str(), "--device", "cpu",
+                             "--context", "40",      "-n",          "2",        "--repeat",
                              "1",         "--extra", "--json"};
   testing::internal::CaptureStdout();
   int status = runCommandLine(app, std::size(arguments), arguments);
   std::string out = testing::internal::GetCapturedStdout();
   EXPECT_EQ(status, 0);
   EXPECT_EQ(json::parse(out)["context"], 40);
-  EXPECT_EQ(seen, "model.gguf on cpu with extra");
+  EXPECT_EQ(seen, model + " on cpu with extra");
   EXPECT_EQ(context, 40);
 }
 

@@ -299,7 +299,10 @@ TEST_F(Next, WhatTheDeviceCannotChooseIsTheSamplersError) {
   spoil["arguments"] = {"logits"};
   launches.insert(launches.end() - 1, spoil);
   Session session = open();
-  EXPECT_EQ(message(session), "the logit of token 0 is NaN, expected a finite number");
+  EXPECT_EQ(message(session),
+            "the logit of token 0 is NaN, expected a finite number; the first result that is not "
+            "finite is element 0 of buffer \"logits\" (f32), NaN, of kernel \"spoil\" for "
+            "\"choose\"");
 }
 
 /// The mean over the same tokens, from the definition.
