@@ -137,6 +137,9 @@ CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
 
+/// "sluice: warning: ..." on standard error.
+void printWarning(const std::string &line);
+
 /// Parses the command line, and so runs its command. Returns the exit status: 0 only on success, 1
 /// after an error and 2 after a wrong command line, both with one line "sluice: error: ..." on
 /// standard error; a CommandExit's own.

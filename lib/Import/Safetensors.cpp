@@ -27,21 +27,19 @@ Expected<SafetensorsFile> SafetensorsFile::parse(std::shared_ptr<const MappedFil
   SafetensorsFile result;
   for (support::SafetensorsTensor &entry : header->tensors) {
     std::optional<StorageType> type = storageFromSafetensors(entry.dtype);
-    if (!type)
-      return fail(path,
-                  "tensor " + quote(entry.name) + " has the unknown dtype " + quote(entry.dtype));
     TensorRef tensor;
     tensor.name = std::move(entry.name);
     tensor.file = relative.str();
-    tensor.type = *type;
+    tensor.type = type.value_or(StorageType::Unknown);
+    if (!type)
+      tensor.unknownType = sluice::detail::printable(entry.dtype);
     tensor.shape.assign(entry.shape.begin(), entry.shape.end());
     tensor.offset = entry.offset;
     tensor.bytes = entry.bytes;
     result.byName[tensor.name] = result.tensorList.size();
     result.tensorList.push_back(std::move(tensor));
   }
-  if (header->trailingBytes)
-    return fail(path, Twine(header->trailingBytes) + " bytes follow the last tensor");
+  result.bytesLeft = header->trailingBytes;
   result.metadataList = std::move(header->metadata);
   result.mapped = std::move(file);
   return result;

@@ -268,12 +268,18 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   return command;
 }
 
+/// One line, whatever a message quotes.
+static void printMessage(const char *kind, const std::string &message) {
+  std::fprintf(stderr, "sluice: %s: %s\n", kind, printable(message, 4000).c_str());
+}
+
+void sluice::runtime::printWarning(const std::string &line) { printMessage("warning", line); }
+
 int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv) {
   // Writing to a closed pipe is noticed where it happens instead of ending the process there.
   std::signal(SIGPIPE, SIG_IGN);
   auto fail = [](const std::string &message, int status) {
-    // One line, whatever a message quotes.
-    std::fprintf(stderr, "sluice: error: %s\n", printable(message, 4000).c_str());
+    printMessage("error", message);
     return status;
   };
   try {

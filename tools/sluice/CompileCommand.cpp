@@ -54,6 +54,8 @@ void driver::printResult(llvm::StringRef text) {
   throw Failure(std::string("cannot write the output: ") + strerror(errno));
 }
 
+void driver::printWarning(llvm::StringRef line) { runtime::printWarning(line.str()); }
+
 void driver::compileWithProgress(CompileOptions options) {
   using clock = std::chrono::steady_clock;
   bool terminal = isatty(STDERR_FILENO);
@@ -70,6 +72,12 @@ void driver::compileWithProgress(CompileOptions options) {
       fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(),
               100 * done);
     };
+  options.warn = [&](llvm::StringRef line) {
+    if (visible)
+      fputs("\r\033[K", stderr);
+    visible = false;
+    printWarning(line);
+  };
   llvm::Error error = compile(options);
   if (visible)
     fputs("\r\033[K", stderr);

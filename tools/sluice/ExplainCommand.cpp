@@ -44,6 +44,7 @@ void driver::addExplainCommand(CLI::App &app) {
     if (options->compile.target.empty())
       options->compile.target = "host";
     options->compile.syntheticWeights = true;
+    options->compile.warn = printWarning;
     llvm::Expected<std::string> text = explainModel(options->compile, options->json);
     if (!text)
       throw Failure(text.takeError());

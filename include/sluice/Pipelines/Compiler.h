@@ -37,6 +37,8 @@ struct CompileOptions {
   bool syntheticWeights = false;
   /// Told what is being done and how much of it (0 to 1). May be empty.
   std::function<void(llvm::StringRef what, double done)> progress;
+  /// Told what the user should know of the model's files, a line at a time. May be empty.
+  std::function<void(llvm::StringRef line)> warn;
 };
 
 /// Compiles. The error is one line; nothing is left behind in `output` then.
