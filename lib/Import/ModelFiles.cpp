@@ -314,7 +314,7 @@ const TensorRef *Shards::find(StringRef name) const {
 
 std::pair<std::string, std::string> Shards::whyMissing(StringRef name) const {
   if (!index)
-    return {files.front()->file().path().str(), ""};
+    return {files.front()->file().path(), ""};
   auto found = index->shardOf.find(name);
   if (found == index->shardOf.end())
     return {indexPath, ""};

@@ -90,7 +90,7 @@ TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
   EXPECT_EQ(linear.ropeScaling.kind, RopeScaling::Kind::Linear);
   EXPECT_EQ(linear.ropeScaling.factor, 4.0);
   EXPECT_NE(jsonError(with(smallConfig(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}))
-                .find("rope_scaling.rope_type is 'yarn', expected default, linear or llama3"),
+                .find("rope_scaling.type is 'yarn', expected default, linear or llama3"),
             std::string::npos);
 }
 
@@ -244,7 +244,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"eos_token_id", "2", "eos_token_id is '2', expected a token id"},
         BadConfig{"quantization_config",
                   {{"quant_method", "gptq"}},
-                  "quantization_config has quant_method \"gptq\""}));
+                  "quantization_config has quant_method 'gptq'"}));
 
 //===----------------------------------------------------------------------===//
 // GGUF
