@@ -303,21 +303,23 @@ Error GGUFParser::readTensorInfo(uint64_t index, StringRef relative) {
   if (Error error = readU32(id, who + "'s type"))
     return error;
   std::optional<StorageType> type = storageFromGGML(id);
+  tensor.type = type.value_or(StorageType::Unknown);
   if (!type)
-    return fail(path, who + " has the unknown ggml type " + Twine(id));
-  tensor.type = *type;
+    tensor.unknownType = "ggml type " + std::to_string(id);
   if (Error error = readU64(tensor.offset, who + "'s offset"))
     return error;
 
-  const StorageInfo &info = storageInfo(*type);
-  std::optional<uint64_t> bytes = storageBytes(*type, tensor.shape);
+  const StorageInfo &info = storageInfo(tensor.type);
+  // placeTensors() sees how far a tensor of unknown type reaches.
+  std::optional<uint64_t> bytes =
+      type ? storageBytes(*type, tensor.shape) : elementCount(tensor.shape);
   if (!bytes && !tensor.shape.empty() && tensor.shape.back() % info.blockElements != 0)
     return fail(path, who + " has rows of " + Twine(tensor.shape.back()) +
                           " elements, expected a multiple of " + Twine(info.blockElements) +
                           " for " + info.name);
   if (!bytes)
     return fail(path, who + " has shape " + shapeText(tensor.shape) + ", which no file can hold");
-  tensor.bytes = *bytes;
+  tensor.bytes = type ? *bytes : 0;
 
   if (!result.tensorIndex.try_emplace(name, result.tensorList.size()).second)
     return fail(path, who + " is there twice");
@@ -347,21 +349,32 @@ Error GGUFParser::placeTensors() {
     tensor.offset += dataStart;
   }
 
-  std::vector<const TensorRef *> order;
-  for (const TensorRef &tensor : result.tensorList)
-    if (tensor.bytes)
+  std::vector<TensorRef *> order;
+  for (TensorRef &tensor : result.tensorList)
+    if (tensor.bytes || tensor.type == StorageType::Unknown)
       order.push_back(&tensor);
   llvm::sort(order, [](const TensorRef *a, const TensorRef *b) { return a->offset < b->offset; });
+  for (auto [i, tensor] : enumerate(order))
+    if (tensor->type == StorageType::Unknown)
+      tensor->bytes = (i + 1 < order.size() ? order[i + 1]->offset : size) - tensor->offset;
   for (size_t i = 1; i < order.size(); ++i)
     if (order[i]->offset < order[i - 1]->offset + order[i - 1]->bytes)
       return fail(path, "tensor " + quote(order[i]->name) + " overlaps tensor " +
                             quote(order[i - 1]->name));
-  // Writers pad the last tensor at most. More means that the count of tensors is wrong, and then
-  // the data would be read from the wrong place.
+
+  // Writers pad the last tensor at most. More may be a count of tensors that is too small; then the
+  // data would be read from the wrong place, and the padding in front of it is not zeros but the
+  // next tensor's description.
   uint64_t end = order.empty() ? dataStart : order.back()->offset + order.back()->bytes;
-  if (size - end >= alignment)
-    return fail(path, Twine(size - end) + " bytes follow the last tensor, expected less than the " +
-                          "alignment " + Twine(alignment));
+  if (size - end < alignment)
+    return Error::success();
+  result.bytesLeft = size - end;
+  if (text.slice(position, dataStart).find_first_not_of('\0') != StringRef::npos)
+    return fail(path, Twine(size - end) +
+                          " bytes follow the last tensor, and what stands between "
+                          "the descriptions of " +
+                          Twine(result.tensorList.size()) +
+                          " tensors and their data is not padding");
   return Error::success();
 }
 

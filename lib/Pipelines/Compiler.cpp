@@ -100,6 +100,10 @@ private:
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
   StringRef option(StringRef name);
   void setOption(StringRef name, StringRef value);
+  void warnOf(const ModelFiles &files) {
+    if (options.warn)
+      llvm::for_each(files.warnings, options.warn);
+  }
   void report(StringRef what, double done) {
     if (options.progress)
       options.progress(what, done);
@@ -164,6 +168,7 @@ Error Compilation::importModelFile() {
   if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
     return createStringError(files->weightsAbsentReason +
                              "; --synthetic-weights compiles without them");
+  warnOf(*files);
   ImportOptions importOptions;
   if (options.context)
     importOptions.context = options.context;
@@ -314,6 +319,8 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
   Expected<ModelFiles> model = openModel(source.getValue());
   if (!model)
     return model.takeError();
+  if (!options.fromIr.empty()) // else the import has told them
+    warnOf(*model);
   Expected<std::string> json = tokenizerJson(*model);
   if (!json)
     return json.takeError();

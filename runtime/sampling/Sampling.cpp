@@ -3,20 +3,20 @@
 
 #include "sluice-runtime/Sampling.h"
 
+#include "sluice-support/NumberText.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
-#include <sstream>
 
 using namespace sluice::runtime;
+namespace support = sluice::support;
 
 template <typename T> static void require(bool ok, const char *option, T value, const char *range) {
-  if (ok)
-    return;
-  std::ostringstream message;
-  message << "sampling option " << option << " is " << value << ", expected " << range;
-  throw Error(message.str());
+  if (!ok)
+    throw Error(std::string("sampling option ") + option + " is " + support::numberText(value) +
+                ", expected " + range);
 }
 
 void SamplingOptions::validate() const {

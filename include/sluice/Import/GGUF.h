@@ -94,6 +94,8 @@ public:
 
   llvm::ArrayRef<TensorRef> tensors() const { return tensorList; }
   const TensorRef *findTensor(llvm::StringRef name) const;
+  /// Bytes after the last tensor and its padding, which mean nothing.
+  uint64_t trailingBytes() const { return bytesLeft; }
 
 private:
   friend class GGUFParser;
@@ -104,6 +106,7 @@ private:
   llvm::StringMap<size_t> keys;
   std::vector<TensorRef> tensorList;
   llvm::StringMap<size_t> tensorIndex;
+  uint64_t bytesLeft = 0;
 };
 
 } // namespace sluice

@@ -92,7 +92,9 @@ struct ModelFiles {
   TokenizerSource tokenizer;
   /// Opens TensorRefs; keeps what is already mapped.
   std::shared_ptr<FileSet> files;
-  /// One line each: unexpected tensors that are ignored, a context limited by a sliding window.
+  /// One line each, for the user to see: unexpected tensors that are ignored, a context limited by
+  /// a sliding window. What would make the model compute something else than its maker meant is an
+  /// error instead.
   std::vector<std::string> warnings;
 };
 

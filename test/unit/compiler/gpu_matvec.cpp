@@ -9,9 +9,9 @@
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
-#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/GpuTarget.h"
+#include "test/unit/formats/GgmlRules.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Parser/Parser.h"
@@ -254,13 +254,14 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
   constexpr int64_t rows = 70, columns = 1024, chunk = 512;
   // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have
   // either sign.
-  using QuantizeRow = decltype(&formats::quantizeRowQ8_0);
-  const std::pair<Format, QuantizeRow> kinds[] = {{{Format::Element::I8, 128, false}, nullptr},
-                                                  {{Format::Element::I8, 128, true}, nullptr},
-                                                  {{Format::Element::I4, 64, false}, nullptr},
-                                                  {{Format::Element::I4, 64, true}, nullptr},
-                                                  {formats::q8_0Format, formats::quantizeRowQ8_0},
-                                                  {formats::q4_0Format, formats::quantizeRowQ4_0}};
+  using QuantizeRow = decltype(&formats::ggml::quantizeRowQ8_0);
+  const std::pair<Format, QuantizeRow> kinds[] = {
+      {{Format::Element::I8, 128, false}, nullptr},
+      {{Format::Element::I8, 128, true}, nullptr},
+      {{Format::Element::I4, 64, false}, nullptr},
+      {{Format::Element::I4, 64, true}, nullptr},
+      {formats::q8_0Format, formats::ggml::quantizeRowQ8_0},
+      {formats::q4_0Format, formats::ggml::quantizeRowQ4_0}};
   std::string gpuText, hostText;
   for (auto [number, kind] : llvm::enumerate(kinds)) {
     gpuText += productText(number, 1, rows, columns, mmaType(kind.first, rows, columns, chunk),

@@ -326,6 +326,8 @@ TEST(Sampler, OptionsAreValidated) {
             "sampling option top-p is 0, expected over 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.topP = nan; }),
             "sampling option top-p is nan, expected over 0 and at most 1");
+  EXPECT_EQ(error([](auto &o) { o.topP = std::nextafter(1.0f, 2.0f); }),
+            "sampling option top-p is 1.0000001, expected over 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.minP = 1.5f; }),
             "sampling option min-p is 1.5, expected at least 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.repetitionPenalty = 0; }),
