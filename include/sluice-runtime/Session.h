@@ -56,6 +56,9 @@ public:
   /// decode's and negativeLogLikelihood's.
   double score(int32_t token, int32_t target);
 
+  /// The logits of the last step: vocabSize of them, valid until the next one.
+  std::span<const float> logits();
+
   /// Starts a new sequence; caches are zero again.
   void reset();
 
@@ -74,7 +77,6 @@ public:
 
 private:
   void writeInputs(int32_t token);
-  std::span<const float> logits();
   /// What went wrong with the last step's logits, and where that began.
   Error explained(const Error &error);
   /// Runs the last step again: which kernel's result is the first that is not finite, and where.
