@@ -44,6 +44,13 @@ static void refuseCompileOptions(const CLI::App &command, const std::string &art
                     " is an artifact, which is compiled already; give the model instead");
 }
 
+static runtime::Tokenizer tokenizerOf(const std::string &model) {
+  llvm::Expected<runtime::Tokenizer> tokenizer = modelTokenizer(model);
+  if (!tokenizer)
+    throw Failure(tokenizer.takeError());
+  return *tokenizer;
+}
+
 /// Kernels that are compiled for one kind of device do not run on another.
 static void checkDevice(const std::string &device, const std::string &targetName) {
   if (device.empty())
@@ -71,6 +78,9 @@ static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts 
         refuseCompileOptions(*app.get_subcommands().front(), model);
       return model;
     }
+    // Known before the work: without one there is no text.
+    if (hints.needsTokenizer)
+      tokenizerOf(model);
     CompileOptions compile = options;
     if (hints.isReference) {
       compile = {};
@@ -85,11 +95,8 @@ static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts 
   };
   hooks.loadTokenizer = [](const std::string &model) {
     if (runtime::Artifact::isArtifact(model))
-      return runtime::openArtifact(model)->tokenizer();
-    llvm::Expected<std::string> json = modelTokenizer(model);
-    if (!json)
-      throw Failure(json.takeError());
-    return runtime::Tokenizer::fromJson(*json, model);
+      return runtime::openTokenizer(model);
+    return tokenizerOf(model);
   };
   return hooks;
 }
