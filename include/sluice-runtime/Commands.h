@@ -163,8 +163,10 @@ void printWarning(const std::string &line);
 
 /// Parses the command line, and so runs its command. Without any arguments it prints the help.
 /// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,
-/// both with one line "sluice: error: ..." on standard error; a CommandExit's own.
-int runCommandLine(CLI::App &app, int argc, const char *const *argv);
+/// both with one line "sluice: error: ..." on standard error; a CommandExit's own. `rename`
+/// may put what the user gave into an error's message in place of what was made of it.
+int runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                   const std::function<std::string(std::string message)> &rename = {});
 
 /// An artifact opened with progress on a terminal.
 std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);

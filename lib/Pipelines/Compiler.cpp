@@ -382,6 +382,9 @@ Error Compilation::writeArtifact() {
     return target.takeError();
   std::vector<ArtifactFile> files;
 
+  // First, as it takes no time: a tokenizer that is wrong is known before the work.
+  if (Error error = writeTokenizer(*directory, files))
+    return error;
   nlohmann::json kernels = nlohmann::json::object();
   if (Error error = writeKernels(files, kernels))
     return error;
@@ -391,8 +394,6 @@ Error Compilation::writeArtifact() {
                                  [&](double done) { report("packing weights", done); }))
     return error;
   files.push_back({"weights", "weights.safetensors"});
-  if (Error error = writeTokenizer(*directory, files))
-    return error;
   Expected<std::string> plan = planJson(*module, planTarget(*target), kernels, files, *directory);
   if (!plan)
     return plan.takeError();

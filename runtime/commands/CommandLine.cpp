@@ -400,11 +400,12 @@ static void requireValues(CLI::App &app) {
             ""));
 }
 
-int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv) {
+int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                                    const std::function<std::string(std::string message)> &rename) {
   // Writing to a closed pipe is noticed where it happens instead of ending the process there.
   std::signal(SIGPIPE, SIG_IGN);
-  auto fail = [](const std::string &message, int status) {
-    printMessage("error", message);
+  auto fail = [&](const std::string &message, int status) {
+    printMessage("error", rename ? rename(message) : message);
     return status;
   };
   requireValues(app);

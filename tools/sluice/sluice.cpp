@@ -25,12 +25,24 @@ public:
       throw Failure(folder.takeError());
     options.output = (folder->path() + "/artifact").str();
     folders.push_back(std::move(*folder));
+    models.emplace_back(options.output, options.model);
     compileWithProgress(options);
     return options.output;
   }
 
+  /// Names the model in a message about its artifact, whose place says nothing to the user.
+  std::string rename(std::string message) const {
+    for (const auto &[artifact, model] : models)
+      for (size_t at = 0; (at = message.find(artifact, at)) != std::string::npos;
+           at += model.size())
+        message.replace(at, artifact.size(), model + " (compiled)");
+    return message;
+  }
+
 private:
   std::vector<ScratchDirectory> folders;
+  /// Artifacts, and what they were compiled from.
+  std::vector<std::pair<std::string, std::string>> models;
 };
 
 } // namespace
@@ -118,5 +130,6 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addExplainCommand(app);
   addInspectCommand(app);
-  return runtime::runCommandLine(app, argc, argv);
+  return runtime::runCommandLine(
+      app, argc, argv, [&](std::string message) { return artifacts.rename(std::move(message)); });
 }
