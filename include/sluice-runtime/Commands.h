@@ -64,6 +64,8 @@ struct TokenizeOptions {
   /// Ids on one line, and nothing else; otherwise a line for each token with its id and its text.
   bool ids = false;
   bool addBos = true;
+  /// The token that stands after the model's whole texts, if any, stands after this one.
+  bool addEos = true;
   bool parseSpecial = false;
 };
 void tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
@@ -126,6 +128,8 @@ struct CompileHints {
   /// The model is what another is compared with: its numbers are to be those of its file, whatever
   /// the command line says of the other's.
   bool isReference = false;
+  /// The command reads or writes text.
+  bool needsTokenizer = false;
 };
 
 struct CommandHooks {
@@ -159,11 +163,16 @@ void printWarning(const std::string &line);
 
 /// Parses the command line, and so runs its command. Without any arguments it prints the help.
 /// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,
-/// both with one line "sluice: error: ..." on standard error; a CommandExit's own.
-int runCommandLine(CLI::App &app, int argc, const char *const *argv);
+/// both with one line "sluice: error: ..." on standard error; a CommandExit's own. `rename`
+/// may put what the user gave into an error's message in place of what was made of it.
+int runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                   const std::function<std::string(std::string message)> &rename = {});
 
 /// An artifact opened with progress on a terminal.
 std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);
+
+/// The tokenizer of an artifact, whose weights and kernels may be missing.
+Tokenizer openTokenizer(const std::filesystem::path &directory);
 
 /// A session opened with progress on a terminal.
 Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);

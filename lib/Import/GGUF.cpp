@@ -151,7 +151,7 @@ public:
   GGUFParser(GGUFFile &result, StringRef text, StringRef path)
       : result(result), text(text), path(path) {}
 
-  Error run(StringRef relative);
+  Error run(StringRef relative, bool withTensors);
 
   /// Walks the elements of an array whose type and count stand at `position`; for reading them
   /// again later, when they are known to be good.
@@ -378,7 +378,7 @@ Error GGUFParser::placeTensors() {
   return Error::success();
 }
 
-Error GGUFParser::run(StringRef relative) {
+Error GGUFParser::run(StringRef relative, bool withTensors) {
   if (text.size() < 24)
     return fail(path,
                 "not a GGUF file: it has " + Twine(text.size()) + " bytes, expected at least 24");
@@ -402,7 +402,7 @@ Error GGUFParser::run(StringRef relative) {
   if (valueCount > (text.size() - position) / 13)
     return fail(path, "truncated: it declares " + Twine(valueCount) + " metadata values, but has " +
                           Twine(text.size()) + " bytes");
-  if (tensorCount > (text.size() - position) / 24)
+  if (withTensors && tensorCount > (text.size() - position) / 24)
     return fail(path, "truncated: it declares " + Twine(tensorCount) + " tensors, but has " +
                           Twine(text.size()) + " bytes");
 
@@ -432,26 +432,29 @@ Error GGUFParser::run(StringRef relative) {
     result.dataAlignment = static_cast<uint64_t>(*alignment);
   }
 
+  if (!withTensors)
+    return Error::success();
   for (uint64_t i = 0; i < tensorCount; ++i)
     if (Error error = readTensorInfo(i, relative))
       return error;
   return placeTensors();
 }
 
-Expected<GGUFFile> GGUFFile::parse(std::shared_ptr<const MappedFile> file, StringRef relative) {
+Expected<GGUFFile> GGUFFile::parse(std::shared_ptr<const MappedFile> file, StringRef relative,
+                                   bool withTensors) {
   GGUFFile result;
   result.mapped = std::move(file);
   GGUFParser parser(result, result.mapped->text(), result.mapped->path());
-  if (Error error = parser.run(relative))
+  if (Error error = parser.run(relative, withTensors))
     return std::move(error);
   return result;
 }
 
-Expected<GGUFFile> GGUFFile::open(StringRef path) {
+Expected<GGUFFile> GGUFFile::open(StringRef path, bool withTensors) {
   auto file = mapFile(path);
   if (!file)
     return file.takeError();
-  return parse(*file, sys::path::filename(path));
+  return parse(*file, sys::path::filename(path), withTensors);
 }
 
 const GGUFValue *GGUFFile::find(StringRef key) const {

@@ -517,6 +517,9 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
   if (!file.find("tokenizer.ggml.model") && !file.find("tokenizer.ggml.tokens"))
     return std::nullopt;
   string("tokenizer.ggml.model", tokenizer.model);
+  // How converters write that there is none: such a model runs on ids.
+  if (tokenizer.model == "no_vocab" || tokenizer.model == "none")
+    return std::nullopt;
   string("tokenizer.ggml.pre", tokenizer.pre);
   strings("tokenizer.ggml.tokens", tokenizer.tokens);
   strings("tokenizer.ggml.merges", tokenizer.merges);
@@ -544,14 +547,24 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
   id("tokenizer.ggml.bos_token_id", tokenizer.bosId);
   id("tokenizer.ggml.eos_token_id", tokenizer.eosId);
   id("tokenizer.ggml.eot_token_id", tokenizer.eotId);
+  id("tokenizer.ggml.eom_token_id", tokenizer.eomId);
   id("tokenizer.ggml.unknown_token_id", tokenizer.unkId);
   id("tokenizer.ggml.padding_token_id", tokenizer.padId);
   flag("tokenizer.ggml.add_bos_token", tokenizer.addBos);
   flag("tokenizer.ggml.add_eos_token", tokenizer.addEos);
   flag("tokenizer.ggml.add_space_prefix", tokenizer.addSpacePrefix);
+  flag("tokenizer.ggml.remove_extra_whitespaces", tokenizer.removeExtraWhitespaces);
   if (problem)
     return problem.take();
   return std::optional(std::move(tokenizer));
+}
+
+Expected<std::optional<GGUFTokenizer>> sluice::openGGUFTokenizer(StringRef path) {
+  auto file = GGUFFile::open(path, /*withTensors=*/false);
+  if (!file)
+    return file.takeError();
+  // Without the model, nothing bounds the vocabulary but itself.
+  return readTokenizer(*file, INT64_MAX);
 }
 
 static Expected<ModelFiles> openGGUF(StringRef path) {

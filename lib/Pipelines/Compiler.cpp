@@ -321,12 +321,14 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
     return model.takeError();
   if (!options.fromIr.empty()) // else the import has told them
     warnOf(*model);
-  Expected<std::string> json = tokenizerJson(*model);
-  if (!json)
-    return json.takeError();
-  if (json->empty()) // a model without a tokenizer still runs on ids
+  if (model->tokenizer.empty()) // a model without a tokenizer still runs on ids
     return Error::success();
-  if (Error error = directory.write("tokenizer.json", *json))
+  Expected<runtime::Tokenizer> tokenizer = readTokenizer(*model);
+  if (!tokenizer)
+    return tokenizer.takeError();
+  if (options.warn)
+    llvm::for_each(tokenizer->warnings(), options.warn);
+  if (Error error = directory.write("tokenizer.json", tokenizer->toJson()))
     return error;
   files.push_back({"tokenizer", "tokenizer.json"});
   return Error::success();
@@ -380,6 +382,9 @@ Error Compilation::writeArtifact() {
     return target.takeError();
   std::vector<ArtifactFile> files;
 
+  // First, as it takes no time: a tokenizer that is wrong is known before the work.
+  if (Error error = writeTokenizer(*directory, files))
+    return error;
   nlohmann::json kernels = nlohmann::json::object();
   if (Error error = writeKernels(files, kernels))
     return error;
@@ -389,8 +394,6 @@ Error Compilation::writeArtifact() {
                                  [&](double done) { report("packing weights", done); }))
     return error;
   files.push_back({"weights", "weights.safetensors"});
-  if (Error error = writeTokenizer(*directory, files))
-    return error;
   Expected<std::string> plan = planJson(*module, planTarget(*target), kernels, files, *directory);
   if (!plan)
     return plan.takeError();
@@ -455,16 +458,6 @@ Error Compilation::run() {
 Expected<std::string> sluice::explainModel(const CompileOptions &options, bool json) {
   Compilation compilation(options);
   return compilation.explain(json);
-}
-
-Expected<std::string> sluice::modelTokenizer(StringRef model) {
-  Expected<ModelFiles> files = openModel(model);
-  if (!files)
-    return files.takeError();
-  Expected<std::string> json = tokenizerJson(*files);
-  if (json && json->empty())
-    return createStringError(model + ": has no tokenizer (tokenizer.model or tokenizer.json)");
-  return json;
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

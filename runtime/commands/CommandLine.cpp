@@ -35,6 +35,12 @@ static void checkThreads(const SessionOptions &options, const std::string &devic
                 device + " has no number of threads to choose");
 }
 
+Tokenizer sluice::runtime::openTokenizer(const fs::path &directory) {
+  ArtifactOptions options;
+  options.tokenizerOnly = true;
+  return Artifact::open(directory, options)->tokenizer();
+}
+
 Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
                                      SessionOptions options) {
   checkThreads(options, options.device.empty() ? defaultDevice(artifact->plan()) : options.device);
@@ -130,7 +136,7 @@ static Tokenizer resolveTokenizer(const CommandHooks &hooks, const std::string &
   if (hooks.loadTokenizer)
     return hooks.loadTokenizer(model);
   if (Artifact::isArtifact(model))
-    return Tokenizer::fromFile(openArtifact(model)->filePath("tokenizer"));
+    return openTokenizer(model);
   return Tokenizer::fromFile(model);
 }
 
@@ -233,12 +239,14 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
     if (command->count("--file") || options.prompt == "-") {
       options.prompt = readTextFile(command->count("--file") ? state->file : "-");
       // Editors and echo end a text with a line end that is not meant.
-      if (!options.prompt.empty() && options.prompt.back() == '\n')
-        options.prompt.pop_back();
+      if (options.prompt.ends_with('\n'))
+        options.prompt.erase(options.prompt.size() - (options.prompt.ends_with("\r\n") ? 2 : 1));
     }
     options.addBos = !state->noBos;
     options.echo = !state->noEcho;
-    runModel(resolveModel(hooks, state->model, {options.session.device, 0}), options);
+    runModel(resolveModel(hooks, state->model,
+                          {.device = options.session.device, .needsTokenizer = true}),
+             options);
   });
   return command;
 }
@@ -285,13 +293,18 @@ CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHook
     if (against->count() && !fs::exists(state->reference))
       throw Error("--against " + state->reference + ": there is no such file or directory");
     int64_t window = options.perplexity.window;
-    fs::path artifact = resolveModel(hooks, state->model, {options.session.device, window});
+    fs::path artifact =
+        resolveModel(hooks, state->model,
+                     {.device = options.session.device, .context = window, .needsTokenizer = true});
     if (against->count()) {
       options.referenceSession = options.session;
       if (!state->referenceDevice.empty())
         options.referenceSession.device = state->referenceDevice;
-      options.reference = resolveModel(
-          hooks, state->reference, {options.referenceSession.device, window, /*isReference=*/true});
+      options.reference = resolveModel(hooks, state->reference,
+                                       {.device = options.referenceSession.device,
+                                        .context = window,
+                                        .isReference = true,
+                                        .needsTokenizer = true});
     }
     measurePerplexity(artifact, options);
   });
@@ -302,7 +315,7 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
   struct State {
     TokenizeOptions options;
     std::string model;
-    bool noBos = false;
+    bool noBos = false, noEos = false;
   };
   auto state = std::make_shared<State>();
   CLI::App *command = addCommand(app, "tokenize", "Show the tokens of a text",
@@ -312,6 +325,8 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
   command->add_option("TEXT", state->options.text, "the text (default: standard input)");
   command->add_flag("--ids", state->options.ids, "print the ids on one line and nothing else");
   command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
+  command->add_flag("--no-eos", state->noEos,
+                    "do not end with the token that some models have after each text");
   command->add_flag("--special", state->options.parseSpecial,
                     "names such as <|im_end|> are control tokens");
   command->callback([state, hooks, command] {
@@ -319,7 +334,11 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
     if (command->count("TEXT") == 0)
       state->options.text = readTextFile("-");
     state->options.addBos = !state->noBos;
-    tokenizeText(resolveTokenizer(hooks, state->model), state->options);
+    state->options.addEos = !state->noEos;
+    Tokenizer tokenizer = resolveTokenizer(hooks, state->model);
+    for (const std::string &line : tokenizer.warnings())
+      printWarning(line);
+    tokenizeText(tokenizer, state->options);
   });
   return command;
 }
@@ -381,11 +400,12 @@ static void requireValues(CLI::App &app) {
             ""));
 }
 
-int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv) {
+int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                                    const std::function<std::string(std::string message)> &rename) {
   // Writing to a closed pipe is noticed where it happens instead of ending the process there.
   std::signal(SIGPIPE, SIG_IGN);
-  auto fail = [](const std::string &message, int status) {
-    printMessage("error", message);
+  auto fail = [&](const std::string &message, int status) {
+    printMessage("error", rename ? rename(message) : message);
     return status;
   };
   requireValues(app);

@@ -20,7 +20,7 @@ static void requireSameTokens(const Artifact &artifact, const Artifact &referenc
     fail("the vocabulary has " + std::to_string(found) + " tokens, expected the model's " +
          std::to_string(expected));
   const Tokenizer &tokenizer = artifact.tokenizer(), &other = reference.tokenizer();
-  std::vector<int32_t> otherIds = other.encode(text, other.addsBos());
+  std::vector<int32_t> otherIds = other.encodeWhole(text);
   auto [own, others] = std::mismatch(ids.begin(), ids.end(), otherIds.begin(), otherIds.end());
   if (own != ids.end() && others != otherIds.end())
     fail("the tokenizer is another: token " + std::to_string(own - ids.begin()) +
@@ -43,7 +43,7 @@ void sluice::runtime::measurePerplexity(const std::filesystem::path &path,
                                         const PerplexityCommandOptions &options, std::FILE *out) {
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
   const Tokenizer &tokenizer = artifact->tokenizer();
-  std::vector<int32_t> ids = tokenizer.encode(options.text, tokenizer.addsBos());
+  std::vector<int32_t> ids = tokenizer.encodeWhole(options.text);
   std::shared_ptr<const Artifact> referenceArtifact;
   if (!options.reference.empty()) {
     referenceArtifact = openArtifact(options.reference);

@@ -92,6 +92,8 @@ void sluice::runtime::tokenizeText(const Tokenizer &tokenizer, const TokenizeOpt
                                    std::FILE *out) {
   std::vector<int32_t> ids =
       tokenizer.encode(options.text, options.addBos && tokenizer.addsBos(), options.parseSpecial);
+  if (options.addEos && tokenizer.closingId() >= 0)
+    ids.push_back(tokenizer.closingId());
   if (options.ids) {
     writeText(out, joinIds(ids) + "\n");
   } else {

@@ -25,12 +25,24 @@ public:
       throw Failure(folder.takeError());
     options.output = (folder->path() + "/artifact").str();
     folders.push_back(std::move(*folder));
+    models.emplace_back(options.output, options.model);
     compileWithProgress(options);
     return options.output;
   }
 
+  /// Names the model in a message about its artifact, whose place says nothing to the user.
+  std::string rename(std::string message) const {
+    for (const auto &[artifact, model] : models)
+      for (size_t at = 0; (at = message.find(artifact, at)) != std::string::npos;
+           at += model.size())
+        message.replace(at, artifact.size(), model + " (compiled)");
+    return message;
+  }
+
 private:
   std::vector<ScratchDirectory> folders;
+  /// Artifacts, and what they were compiled from.
+  std::vector<std::pair<std::string, std::string>> models;
 };
 
 } // namespace
@@ -42,6 +54,13 @@ static void refuseCompileOptions(const CLI::App &command, const std::string &art
       throw Failure(std::string(name) + " " + command.get_option(name)->results().front() + ": " +
                     artifact +
                     " is an artifact, which is compiled already; give the model instead");
+}
+
+static runtime::Tokenizer tokenizerOf(const std::string &model) {
+  llvm::Expected<runtime::Tokenizer> tokenizer = modelTokenizer(model);
+  if (!tokenizer)
+    throw Failure(tokenizer.takeError());
+  return *tokenizer;
 }
 
 /// Kernels that are compiled for one kind of device do not run on another.
@@ -71,6 +90,9 @@ static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts 
         refuseCompileOptions(*app.get_subcommands().front(), model);
       return model;
     }
+    // Known before the work: without one there is no text.
+    if (hints.needsTokenizer)
+      tokenizerOf(model);
     CompileOptions compile = options;
     if (hints.isReference) {
       compile = {};
@@ -85,11 +107,8 @@ static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts 
   };
   hooks.loadTokenizer = [](const std::string &model) {
     if (runtime::Artifact::isArtifact(model))
-      return runtime::openArtifact(model)->tokenizer();
-    llvm::Expected<std::string> json = modelTokenizer(model);
-    if (!json)
-      throw Failure(json.takeError());
-    return runtime::Tokenizer::fromJson(*json, model);
+      return runtime::openTokenizer(model);
+    return tokenizerOf(model);
   };
   return hooks;
 }
@@ -111,5 +130,6 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addExplainCommand(app);
   addInspectCommand(app);
-  return runtime::runCommandLine(app, argc, argv);
+  return runtime::runCommandLine(
+      app, argc, argv, [&](std::string message) { return artifacts.rename(std::move(message)); });
 }

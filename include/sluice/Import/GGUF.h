@@ -79,9 +79,10 @@ public:
   /// Whether the bytes begin like a GGUF file of any version.
   static bool hasMagic(llvm::StringRef bytes) { return bytes.starts_with("GGUF"); }
 
+  /// Without tensors the file may end where its metadata do, and the result has none.
   static llvm::Expected<GGUFFile> parse(std::shared_ptr<const MappedFile> file,
-                                        llvm::StringRef relative);
-  static llvm::Expected<GGUFFile> open(llvm::StringRef path);
+                                        llvm::StringRef relative, bool withTensors = true);
+  static llvm::Expected<GGUFFile> open(llvm::StringRef path, bool withTensors = true);
 
   const MappedFile &file() const { return *mapped; }
   std::shared_ptr<const MappedFile> sharedFile() const { return mapped; }

@@ -62,8 +62,8 @@ struct GGUFTokenizer {
   std::vector<int32_t> types;
   /// "left right", best first.
   std::vector<std::string> merges;
-  std::optional<int64_t> bosId, eosId, eotId, unkId, padId;
-  std::optional<bool> addBos, addEos, addSpacePrefix;
+  std::optional<int64_t> bosId, eosId, eotId, eomId, unkId, padId;
+  std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
 };
 
 struct TokenizerSource {
@@ -102,6 +102,9 @@ struct ModelFiles {
 /// model.safetensors.index.json), or a config.json alone, which gives no weights. Every weight of
 /// the result has the shape that the config demands, a usable type and bounds inside its file.
 llvm::Expected<ModelFiles> openModel(llvm::StringRef path);
+
+/// The tokenizer of a GGUF file, whose tensors may be missing. Nothing when it has none.
+llvm::Expected<std::optional<GGUFTokenizer>> openGGUFTokenizer(llvm::StringRef path);
 
 } // namespace sluice
 

@@ -6,6 +6,8 @@
 #ifndef SLUICE_PIPELINES_COMPILER_H
 #define SLUICE_PIPELINES_COMPILER_H
 
+#include "sluice-runtime/Tokenizer.h"
+
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
@@ -49,8 +51,9 @@ llvm::Error compile(const CompileOptions &options);
 /// position that is looked at (0: 512).
 llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
 
-/// The artifact's tokenizer.json for a model file's tokenizer.
-llvm::Expected<std::string> modelTokenizer(llvm::StringRef model);
+/// The tokenizer of a model, or of a tokenizer.json or tokenizer.model alone. Looks at no weights:
+/// a GGUF file may be cut off after its metadata.
+llvm::Expected<runtime::Tokenizer> modelTokenizer(llvm::StringRef model);
 
 } // namespace sluice
 

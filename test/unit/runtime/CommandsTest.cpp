@@ -392,4 +392,27 @@ TEST(Commands, TheHookMakesTheArtifact) {
   EXPECT_EQ(context, 40);
 }
 
+TEST(Commands, ErrorsNameWhatWasGiven) {
+  // The artifact that the hook made lies where the user did not look.
+  TemporaryDirectory directory;
+  TestArtifact().write(directory.path());
+  std::string place = directory.path().string();
+  CommandHooks hooks;
+  hooks.resolve = [&](const std::string &, const CompileHints &hints) {
+    EXPECT_TRUE(hints.needsTokenizer);
+    return directory.path();
+  };
+  CLI::App app("test", "test");
+  addRunCommand(app, hooks);
+  const char *arguments[] = {"test", "run", "model.gguf", "-p", "a", "--device", "cuda"};
+  testing::internal::CaptureStderr();
+  int status = runCommandLine(app, std::size(arguments), arguments, [&](std::string message) {
+    return message.replace(message.find(place), place.size(), "model.gguf (compiled)");
+  });
+  std::string error = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(status, 1);
+  EXPECT_TRUE(error.starts_with("sluice: error: model.gguf (compiled)/plan.json: was compiled for"))
+      << error;
+}
+
 } // namespace
