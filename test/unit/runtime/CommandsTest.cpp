@@ -352,16 +352,18 @@ TEST(Commands, TheHookKnowsTheReference) {
   CLI::App app("test", "test");
   addPerplexityCommand(app, hooks);
   std::string file = (directory.path() / "text").string();
-  const char *arguments[] = {"test", "perplexity", "model.gguf", "--against", file.c_str(),
-                             "-f",   file.c_str(), "-c",         "12",        "--device",
-                             "cpu",  "--windows",  "1"};
+  std::string model = (directory.path() / "model.gguf").string();
+  writeFile(model, "");
+  const char *arguments[] = {
+      "test", "perplexity", model.c_str(), "--against", file.c_str(), "-f", file.c_str(),
+      "-c",   "12",         "--device",    "cpu",       "--windows",  "1"};
   testing::internal::CaptureStdout();
   int status = runCommandLine(app, std::size(arguments), arguments);
   std::string out = testing::internal::GetCapturedStdout();
   EXPECT_EQ(status, 0);
   EXPECT_EQ(out.rfind("1 windows of 12 tokens, 5 tokens scored\nkl divergence: 0.0", 0), 0u) << out;
-  EXPECT_EQ(seen, (std::vector<std::string>{"model.gguf on cpu, 12",
-                                            file + " on cpu, 12, the reference"}));
+  EXPECT_EQ(seen,
+            (std::vector<std::string>{model + " on cpu, 12", file + " on cpu, 12, the reference"}));
 }
 
 TEST(Commands, TheHookMakesTheArtifact) {
@@ -404,11 +406,14 @@ TEST(Commands, ErrorsNameWhatWasGiven) {
   };
   CLI::App app("test", "test");
   addRunCommand(app, hooks);
-  const char *arguments[] = {"test", "run", "model.gguf", "-p", "a", "--device", "cuda"};
+  std::string model = place + ".gguf";
+  writeFile(model, "");
+  const char *arguments[] = {"test", "run", model.c_str(), "-p", "a", "--device", "cuda"};
   testing::internal::CaptureStderr();
   int status = runCommandLine(app, std::size(arguments), arguments, [&](std::string message) {
     return message.replace(message.find(place), place.size(), "model.gguf (compiled)");
   });
+  std::filesystem::remove(model);
   std::string error = testing::internal::GetCapturedStderr();
   EXPECT_EQ(status, 1);
   EXPECT_TRUE(error.starts_with("sluice: error: model.gguf (compiled)/plan.json: was compiled for"))
