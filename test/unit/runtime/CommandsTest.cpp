@@ -197,7 +197,7 @@ TEST_F(SluiceRun, AReferenceHasTheSameTokens) {
   bare.write(other);
   expectError(run(against), 1, "--against: the tokenizer is another: token 0 of the text is 4");
   expectError(run("perplexity {} --against /no-such-folder" + file), 1,
-              "--against /no-such-folder: there is no such file or directory");
+              "--against /no-such-folder: there is no such directory");
   expectError(run("perplexity {} --against-device cpu" + file), 2, "--against");
 }
 
