@@ -51,9 +51,8 @@ def FusedFuseDequantize : Pass<"fused-fuse-dequantize", "::mlir::ModuleOp"> {
     `model.linear`, `model.embedding` and `model.attention` become `fused.matvec`, `fused.embedding` and `fused.attention`; a `quantized.dequantize` in front of them
     disappears, so that dequantized weights never exist in memory. A bias becomes `model.add_bias`.
 
-    Attention takes and gives f16, which belongs to its definition. What else a layer reads is stored as its product reads it: where all readers have
-    f16 weights as f16, where all have bf16 weights as bf16 (such a product rounds its input anyway, so this only halves the bytes), else as
-    float32, of which integer weights make fixed point with a scale of its own for each group. A norm's result is never stored, see `fused-fuse-prologues`, nor is a sum rounded that others read.
+    Attention takes and gives f16, which belongs to its definition. What else a layer reads is stored in the type that the model computed it in, as far as its readers'
+    weights say: f16 or bf16 where all of them are of that type, or were before `quantized-quantize-weights` made integers of them, else float32. A norm's result is never stored, see `fused-fuse-prologues`, nor is a sum rounded that others read.
 
     A dequantize that something else reads is left, with a remark.
 
