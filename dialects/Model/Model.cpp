@@ -151,6 +151,9 @@ LogicalResult CacheOp::verify() {
       llvm::is_contained(type.getShape(), 0) || !isa<FloatType>(type.getElementType()))
     return emitOpError() << "type must be a float tensor [positions, heads, head size], found "
                          << getType();
+  if (headDim() < 1 || headDim() > type.getDimSize(2))
+    return emitOpError() << "head_dim must be 1 to " << type.getDimSize(2) << ", found "
+                         << headDim();
   return success();
 }
 
@@ -181,11 +184,10 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
     return failure();
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
     return emitOpError() << "needs one position a row";
-  RankedTensorType type = cache.getTensorType();
   int64_t width = getInput().getType().getDimSize(1);
-  if (type.getDimSize(1) * type.getDimSize(2) != width)
+  if (cache.rowWidth() != width)
     return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr()
-                         << " has " << type.getDimSize(1) * type.getDimSize(2);
+                         << " has " << cache.rowWidth();
   return success();
 }
 
@@ -198,10 +200,10 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   CacheOp k = lookupCache(op, keys, symbols), v = k ? lookupCache(op, values, symbols) : CacheOp();
   if (!k || !v)
     return failure();
-  if (k.getTensorType().getShape() != v.getTensorType().getShape())
+  if (k.getTensorType().getShape() != v.getTensorType().getShape() || k.headDim() != v.headDim())
     return op->emitOpError() << "keys and values differ in shape: " << k.getTensorType() << " and "
                              << v.getTensorType();
-  int64_t kvWidth = k.getTensorType().getDimSize(1) * k.getTensorType().getDimSize(2);
+  int64_t kvWidth = k.rowWidth();
   int64_t width = query.getDimSize(1);
   if (width % kvWidth != 0)
     return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width "

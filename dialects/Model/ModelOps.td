@@ -57,7 +57,8 @@ def Model_RopeTableOp : Model_Op<"rope_table", [Symbol]> {
 def Model_CacheOp : Model_Op<"cache", [Symbol]> {
   let summary = "Keys or values of all positions of one layer";
   let description = [{
-    A tensor [positions, heads, head size] that lives from step to step.
+    A tensor [positions, heads, head size] that lives from step to step. Where `head_dim` is given, a head has that many elements and the rest of the
+    type's head size is padding, which nobody writes and everybody ignores (`fused-pad-caches`).
 
     Example:
 
@@ -65,10 +66,13 @@ def Model_CacheOp : Model_Op<"cache", [Symbol]> {
     model.cache @cache.k.0 : tensor<2048x2x64xf16>
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type);
-  let assemblyFormat = "$sym_name `:` $type attr-dict";
+  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type, OptionalAttr<I64Attr>:$head_dim);
+  let assemblyFormat = "$sym_name (`head_dim` $head_dim^)? `:` $type attr-dict";
   let hasVerifier = 1;
   let extraClassDeclaration = [{
+    /// Elements of a head, and of all heads of a position.
+    int64_t headDim() { return getHeadDim().value_or(getTensorType().getDimSize(2)); }
+    int64_t rowWidth() { return getTensorType().getDimSize(1) * headDim(); }
     ::mlir::RankedTensorType getTensorType() { return ::mlir::cast<::mlir::RankedTensorType>(getType()); }
   }];
 }

@@ -71,8 +71,11 @@ Evaluator::Evaluator(ModuleOp module, WeightProvider &weights) : module(module),
 }
 
 void Evaluator::resetCaches() {
-  for (auto cache : module.getOps<model::CacheOp>())
-    caches[cache.getSymName()] = Tensor::zeros(cache.getTensorType().getShape());
+  for (auto cache : module.getOps<model::CacheOp>()) {
+    // Without padding: nobody reads it.
+    ArrayRef<int64_t> shape = cache.getTensorType().getShape();
+    caches[cache.getSymName()] = Tensor::zeros({shape[0], shape[1], cache.headDim()});
+  }
 }
 
 Tensor *Evaluator::cache(StringRef name) {

@@ -35,6 +35,11 @@ void FusedPadCaches::runOnOperation() {
     RankedTensorType type = cache.getTensorType();
     SmallVector<int64_t> shape(type.getShape());
     shape.front() = llvm::alignTo(shape.front(), formats::cachePiece);
+    // Heads, too, are whole operands; what they have says the attribute.
+    if (!cache.getHeadDim() && shape.back() % formats::cacheHeadUnit) {
+      cache.setHeadDim(shape.back());
+      shape.back() = llvm::alignTo(shape.back(), formats::cacheHeadUnit);
+    }
     cache.setType(type.clone(shape));
     LDBG() << cache.getSymName() << ": " << type << " became " << cache.getType();
   }

@@ -21,6 +21,10 @@ module attributes {model.config = {context_length = 100 : i64}} {
   // GPU: model.cache @whole : tensor<64x1x16xf16>
   // HOST: model.cache @whole : tensor<64x1x16xf16>
   model.cache @whole : tensor<64x1x16xf16>
+  // Heads are whole operands of 16 elements; what is padding is told, once.
+  // GPU: model.cache @narrow head_dim 20 : tensor<64x2x32xf16>
+  // HOST: model.cache @narrow : tensor<40x2x20xf16>
+  model.cache @narrow : tensor<40x2x20xf16>
   // A table has the rows that positions need.
   // GPU: model.rope_table @rope {{.*}} : tensor<100x64xf32>
   // HOST: model.rope_table @rope {{.*}} : tensor<100x64xf32>

@@ -57,7 +57,7 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
     Kernels are written in `arith`, `scf`, `llvm` and `nvvm` operations; the pipeline `gpu-lower-kernels` takes them to `llvm` and `nvvm`. That module is
     the kernel: PTX is made from it, and the emulator runs it.
 
-    - Products want one weight in layout `mma`. Sixteen warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
+    - Products want one weight in layout `mma`. Warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
       (before sm_90 by `cp.async`). Weights, norm gains, positions and tables are read before the previous kernel has ended, all else after
       `griddepcontrol.wait`. Integer products are exact inside a unit, as on the host; the sums over units are float32.
     - Attention gives a key/value head to a cluster of `splits` blocks, which divide its pieces of 32 positions among them and bring

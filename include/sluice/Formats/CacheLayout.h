@@ -35,6 +35,8 @@ namespace sluice::formats {
 
 /// Positions of a piece.
 inline constexpr int64_t cachePiece = 32;
+/// Heads have a multiple of these elements; `fused-pad-caches` pads others.
+inline constexpr int64_t cacheHeadUnit = 16;
 
 /// Bytes of a piece of the keys, or of the values, of one head.
 inline constexpr int64_t cachePieceBytes(int64_t dim) { return cachePiece * dim * 2; }
@@ -44,7 +46,7 @@ inline std::optional<std::string> checkCacheShape(int64_t positions, int64_t dim
   if (positions < 1 || positions % cachePiece)
     return "a GPU's cache needs a multiple of " + std::to_string(cachePiece) +
            " positions, found " + std::to_string(positions);
-  if (dim < 16 || dim % 16 || dim > 256)
+  if (dim < 1 || dim % cacheHeadUnit || dim > 256)
     return "a GPU's cache needs heads of a multiple of 16 elements, at most 256, found " +
            std::to_string(dim);
   return std::nullopt;

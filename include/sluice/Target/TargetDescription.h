@@ -26,6 +26,28 @@ template <typename T> struct Sourced {
   std::string source;
 };
 
+/// How kernels of a GPU are scheduled where a model does not ask for less.
+struct GpuTuning {
+  /// Products: warps that multiply, stages of the ring of copies, stages under way at once, row
+  /// tiles whose sums wait to be added.
+  Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
+  /// Attention: warps that read, for up to 8 query heads a key/value head; blocks that share one
+  /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
+  Sourced<int64_t> attentionWarps, attentionSplits, shortContext, shortStages, longStages;
+  /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
+  /// its barriers.
+  Sourced<int64_t> sampleWarps, sampleSplits, sampleLogits;
+  /// Embedding: warps; columns of a block.
+  Sourced<int64_t> embeddingWarps, embeddingColumns;
+};
+
+/// The same of a CPU.
+struct CpuTuning {
+  /// Independent sums of a product; positions that attention handles between two updates of the
+  /// running maximum.
+  Sourced<int64_t> accumulators, positions;
+};
+
 struct TargetDescription {
   enum class Kind { Cpu, Gpu };
 
@@ -52,6 +74,10 @@ struct TargetDescription {
 
   /// Gpu only.
   Sourced<int64_t> multiprocessors, l2Bytes, sharedBytesPerBlock;
+
+  /// That of the kind is there.
+  GpuTuning gpuTuning;
+  CpuTuning cpuTuning;
 
   bool isGpu() const { return kind == Kind::Gpu; }
   /// Gpu: 90 of "sm_90" and "sm_90a". 0 of a CPU.

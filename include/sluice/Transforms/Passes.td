@@ -253,11 +253,12 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
 }
 
 def FusedPadCaches : Pass<"fused-pad-caches", "::mlir::ModuleOp"> {
-  let summary = "Give every cache the positions that its layout needs";
+  let summary = "Give every cache the positions and head size that its layout needs";
   let description = [{
     For a GPU, whose kernels read caches piece by piece (`include/sluice/Formats/CacheLayout.h`), rounds the positions of every `model.cache` up to whole
     pieces. Only memory is added: which positions a sequence may have is the model's `context_length`, which stays, and so do the rows of rotary tables. What
-    an added position holds is never seen, as attention sees positions up to the step's own. Caches of a CPU are left alone: positions come one by one there.
+    an added position holds is never seen, as attention sees positions up to the step's own. Head sizes that are no multiple of 16 are rounded up to one; `head_dim`
+    then says how many elements a head has. Caches of a CPU are left alone: positions come one by one there.
 
     ```mlir
     model.cache @cache.k.0 : tensor<100x2x64xf16>
@@ -265,6 +266,14 @@ def FusedPadCaches : Pass<"fused-pad-caches", "::mlir::ModuleOp"> {
     ==>
     ```mlir
     model.cache @cache.k.0 : tensor<128x2x64xf16>
+    ```
+
+    ```mlir
+    model.cache @cache.k.0 : tensor<100x2x20xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 head_dim 20 : tensor<128x2x32xf16>
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
@@ -275,6 +284,10 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let summary = "Choose how every kernel runs on a target";
   let description = [{
     Sets `schedule` of every fused operation for a target description, and `sluice.schedule_reason`, which says why in words. An operation that has a schedule keeps it.
+
+    What a schedule takes of a GPU is computed by the plan that the kernel's generator uses too (dialects/Fused/GpuPlan.h), so what is chosen fits. The numbers
+    that the choice starts from are `tuning` of the target's description. Where a product's ring of copies does not fit beside the sums of all its tiles,
+    fewer tiles are held at once.
 
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]

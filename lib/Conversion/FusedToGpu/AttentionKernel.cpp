@@ -24,25 +24,22 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 
-/// Warps that share a piece, and positions of each.
-static constexpr int64_t kPieceWarps = 2, kWarpPositions = formats::cachePiece / kPieceWarps;
-/// Columns of the tensor cores' second operand.
-static constexpr int64_t kColumns = 8;
 /// Below every score; subtracting it from itself gives 0, unlike minus infinity.
 static constexpr double kLowest = -1e30;
 
 namespace {
-class AttentionKernel {
+class AttentionKernel : fused::AttentionPlan {
 public:
   using Values = DeviceBuilder::Values;
 
-  AttentionKernel(Kernel &kernel, fused::AttentionOp op) : kernel(kernel), k(kernel.k), op(op) {}
+  AttentionKernel(Kernel &kernel, fused::AttentionOp op, const fused::AttentionPlan &plan)
+      : fused::AttentionPlan(plan), kernel(kernel), k(kernel.k), op(op) {}
 
-  FailureOr<Launch> emit();
+  void emit();
 
 private:
-  /// Running maxima and sums of query heads 2t and 2t + 1 of a lane with t = lane % 4, then, for
-  /// every 16 elements of a head, the products' accumulators.
+  /// Running maxima and sums of query heads 2t and 2t + 1 of the warp's pass, of a lane with
+  /// t = lane % 4, then, for every 16 elements of a head, the products' accumulators.
   struct State {
     explicit State(ValueRange values)
         : maxima{values[0], values[1]}, sums{values[2], values[3]},
@@ -56,8 +53,6 @@ private:
     Values outputs;
   };
 
-  LogicalResult plan();
-  void takeShared();
   /// The number of this token's positions, less one, and of pieces that no token appends to
   /// in this step.
   void readPositions();
@@ -69,9 +64,14 @@ private:
   Values copyPieces(Value begin, Value end, const Values &state);
   void copyAll();
   SmallVector<Values> loadQueries();
+  /// The element of a head that a lane's operand has in the low half of word `word` of the elements
+  /// from `d` on, a multiple of 32.
+  Value elementOf(int64_t d, int64_t word);
   Values consume();
   void consumePiece(Value piece, Value stage, ArrayRef<Values> queries, State &state);
   std::array<Value, 4> scoresOf(Value keys, ArrayRef<Values> queries);
+  /// Masks of a lane's words of values: of positions that do not exist yet, zeros.
+  std::array<Value, 2> existing(Value firstPosition);
   /// Zeroes the values of positions that do not exist yet: whatever is there, a weight of 0 must
   /// not make it NaN.
   void clearValues(Value values, Value firstPosition);
@@ -84,88 +84,14 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  int64_t tokens = 0, positions = 0, heads = 0, dim = 0, group = 0;
-  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0, warpGroups = 0;
-  int64_t pieceBytes = 0;                ///< of the keys, and of the values
-  int64_t active = 0;                    ///< warps that consume
-  int64_t own = 0;                       ///< outputs that a block finishes
-  bool reuses = false;                   ///< whether a stage is filled more than once
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
+  Value half, part, firstHead; ///< of the piece; of the block's parts; of the warp's query heads
   Value split, head, token;
   Value last, oldPieces; ///< see readPositions
   Value first, end;      ///< pieces of this block
-  Value stages, full, empty, rowMaxima, rowSums, gatheredOutputs, gatheredMaxima, gatheredSums;
+  Value stagesAt, fullAt, emptyAt, maximaAt, sumsAt, gatheredAt, gatheredMaximaAt, gatheredSumsAt;
 };
 } // namespace
-
-LogicalResult AttentionKernel::plan() {
-  auto keys = kernel.interface.cacheType(op.getKeysAttr());
-  auto values = kernel.interface.cacheType(op.getValuesAttr());
-  for (auto [symbol, type] : {std::pair(op.getKeysAttr(), keys), {op.getValuesAttr(), values}}) {
-    if (!type.getElementType().isF16())
-      return op.emitOpError() << "reads cache " << symbol << " of " << type.getElementType()
-                              << ", GPU kernels have caches of f16";
-    if (std::optional<std::string> error =
-            formats::checkCacheShape(type.getDimSize(0), type.getDimSize(2)))
-      return op.emitOpError() << "reads cache " << symbol << ": " << *error;
-  }
-  positions = keys.getDimSize(0);
-  heads = keys.getDimSize(1);
-  dim = keys.getDimSize(2);
-  tokens = op.getQuery().getType().getDimSize(0);
-  group = op.getQuery().getType().getDimSize(1) / dim / heads;
-  if (group > kColumns)
-    return op.emitOpError() << "has " << group << " query heads for a key/value head, GPU kernels "
-                            << "take at most " << kColumns;
-
-  fused::GpuScheduleAttr schedule = kernel.schedule;
-  warps = schedule.getWarps();
-  splits = schedule.getSplits();
-  auto reject = [&]() -> InFlightDiagnostic {
-    return op.emitOpError() << "cannot run with " << schedule << ": ";
-  };
-  if (warps < kPieceWarps || warps > 31 || schedule.getStages() < 1 || schedule.getInFlight() < 1)
-    return reject() << "warps must be " << kPieceWarps << " to 31, stages and in_flight at least 1";
-  if (schedule.getColumns() != formats::cachePiece)
-    return reject() << "a stage holds " << formats::cachePiece << " positions";
-  if (splits < 1 || splits > 8)
-    return reject() << "a cluster has 1 to 8 blocks";
-  if (splits > 1 && !k.hasBulkCopies())
-    return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
-  if (schedule.getBlocks() != tokens * heads * splits)
-    return reject() << heads << " key/value heads and " << tokens << " tokens need "
-                    << tokens * heads * splits << " blocks";
-
-  int64_t most = llvm::divideCeil(positions / formats::cachePiece, splits);
-  ring = std::min(schedule.getStages(), most);
-  warpGroups = std::min(warps / kPieceWarps, ring);
-  // Each stage belongs to one warpGroup: one that met a stage filled by another warp group's turn
-  // could not tell from the barrier's parity which filling it waits for.
-  ring -= ring % warpGroups;
-  inFlight = std::min(schedule.getInFlight(), ring);
-  active = warpGroups * kPieceWarps;
-  reuses = most > ring;
-  pieceBytes = formats::cachePieceBytes(dim);
-  own = llvm::divideCeil(group * dim, splits);
-  return success();
-}
-
-void AttentionKernel::takeShared() {
-  // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
-  // write different heads in different banks.
-  int64_t partBytes = active * group * (dim + 4) * 4;
-  stages = kernel.shared.take(k, std::max(ring * 2 * pieceBytes, partBytes), 128);
-  full = kernel.shared.take(k, ring * 8, 8);
-  if (reuses)
-    empty = kernel.shared.take(k, ring * 8, 8);
-  rowMaxima = kernel.shared.take(k, active * group * 4);
-  rowSums = kernel.shared.take(k, active * group * 4);
-  if (splits == 1)
-    return;
-  gatheredOutputs = kernel.shared.take(k, splits * own * 4);
-  gatheredMaxima = kernel.shared.take(k, splits * group * 4);
-  gatheredSums = kernel.shared.take(k, splits * group * 4);
-}
 
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
@@ -204,7 +130,7 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
           k.less(k.sub(piece, first), k.constI32(inFlight)),
           [&] { return Values{oldest, oldParity}; },
           [&] {
-            k.wait(slotOf(full, oldest, 8), oldParity);
+            k.wait(slotOf(fullAt, oldest, 8), oldParity);
             Value slotAfter = oldest, parityAfter = oldParity;
             advance(slotAfter, parityAfter, 1);
             return Values{slotAfter, parityAfter};
@@ -213,8 +139,8 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
       oldParity = next[1];
     }
     if (reuses)
-      k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
-    Value barrier = slotOf(full, slot, 8), stage = slotOf(stages, slot, 2 * pieceBytes);
+      k.wait(slotOf(emptyAt, slot, 8), k.bitXor(parity, 1));
+    Value barrier = slotOf(fullAt, slot, 8), stage = slotOf(stagesAt, slot, 2 * pieceBytes);
     // A head's pieces follow each other.
     Value number = k.add(k.mul(head, positions / formats::cachePiece), piece);
     Value byte = k.mul(k.extendUnsigned(number, k.i64()), pieceBytes);
@@ -243,15 +169,12 @@ void AttentionKernel::copyAll() {
     copyPieces(first, end, state);
     return;
   }
-  Value copier = k.equal(lane, k.constI32(0));
-  if (kernel.schedule.getEarly() == "none") {
-    k.waitForPredecessor();
-    k.ifThen(copier, [&] { copyPieces(first, end, state); });
-    return;
+  Value copier = k.equal(lane, k.constI32(0)), earlyEnd = first;
+  if (kernel.schedule.getEarly() != "none") {
+    earlyEnd = k.max(first, k.min(end, oldPieces));
+    state = k.ifElseYield(
+        copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
   }
-  Value earlyEnd = k.max(first, k.min(end, oldPieces));
-  state = k.ifElseYield(
-      copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
   k.waitForPredecessor();
   k.ifThen(copier, [&] {
     // The previous kernel wrote this step's keys and values by ordinary stores.
@@ -265,12 +188,27 @@ void AttentionKernel::copyAll() {
 SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
   // Lane 4n + t has, of head n, elements 8t to 8t + 7 of every 32 (4t to 4t + 3 of the last 16), as
   // keys have. Columns that no head needs are filled with the last one.
-  Value n = group < kColumns ? k.min(row, k.constI32(group - 1)) : row;
+  Value n = passes == 1 ? row : k.add(firstHead, row);
+  if (group % kColumns)
+    n = k.min(n, k.constI32(group - 1));
   Value number = k.add(k.mul(head, group), n);
   if (tokens > 1)
     number = k.add(number, k.mul(token, heads * group));
-  Value base = k.offset(kernel.interface.pointer(op.getQuery()), k.mul(number, dim * 2));
+  Value base = k.offset(kernel.interface.pointer(op.getQuery()), k.mul(number, headDim * 2));
   SmallVector<Values> queries;
+  if (headDim < dim) {
+    // Heads start at any word, and beyond their end are zeros.
+    for (int64_t d = 0; d < dim; d += 32) {
+      Values words;
+      for (int64_t word = 0, e = dim - d < 32 ? 2 : 4; word < e; ++word) {
+        Value place = elementOf(d, word), last = k.constI32(headDim - 2);
+        Value loaded = k.loadFresh(k.i32(), k.offset(base, k.shl(k.min(place, last), 1)), 4);
+        words.push_back(k.select(k.less(last, place), k.constI32(0), loaded));
+      }
+      queries.push_back(words);
+    }
+    return queries;
+  }
   Value wide = k.offset(base, k.shl(column, 4));
   for (int64_t d = 0; d + 32 <= dim; d += 32)
     queries.push_back(k.lanes(k.loadFresh(k.vec(4, k.i32()), k.offset(wide, d * 2), 16)));
@@ -279,6 +217,10 @@ SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
     queries.push_back(k.lanes(k.loadFresh(k.vec(2, k.i32()), k.offset(narrow, dim / 32 * 64), 8)));
   }
   return queries;
+}
+
+Value AttentionKernel::elementOf(int64_t d, int64_t word) {
+  return k.add(k.shl(column, dim - d < 32 ? 2 : 3), d + 2 * word);
 }
 
 std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> queries) {
@@ -290,6 +232,12 @@ std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> quer
       return k.lanes(k.load(k.vec(words, k.i32()), k.offset(place, bytes), words * 4));
     };
     Values low = load(0), high = load(16 * dim);
+    // Whatever is in a key's padding: a query's zero must not make it NaN.
+    for (int64_t word = 0, d = part * 32; d + words * 8 > headDim && word < words; ++word) {
+      Value exists = k.less(elementOf(d, word), k.constI32(headDim));
+      low[word] = k.select(exists, low[word], k.constI32(0));
+      high[word] = k.select(exists, high[word], k.constI32(0));
+    }
     for (int64_t word = 0; word < words; word += 2)
       sums = k.mmaFloat(k.f16(), sums, {low[word], high[word], low[word + 1], high[word + 1]},
                         {query[word], query[word + 1]});
@@ -297,7 +245,7 @@ std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> quer
   return {sums[0], sums[1], sums[2], sums[3]};
 }
 
-void AttentionKernel::clearValues(Value values, Value firstPosition) {
+std::array<Value, 2> AttentionKernel::existing(Value firstPosition) {
   // A lane's words are positions 2t and 2t + 1, then 8 more, of two elements each.
   auto maskOf = [&](Value position) {
     Value low = k.select(k.less(last, position), k.constI32(0), k.constI32(0xFFFF));
@@ -305,7 +253,11 @@ void AttentionKernel::clearValues(Value values, Value firstPosition) {
     return k.bitOr(low, high);
   };
   Value position = k.add(firstPosition, k.shl(column, 1));
-  Value masks[] = {maskOf(position), maskOf(k.add(position, 8))};
+  return {maskOf(position), maskOf(k.add(position, 8))};
+}
+
+void AttentionKernel::clearValues(Value values, Value firstPosition) {
+  std::array<Value, 2> masks = existing(firstPosition);
   // A lane reads what it wrote itself, and no copy comes to this stage any more.
   k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
     Value place = slotOf(values, part, 512);
@@ -318,7 +270,6 @@ void AttentionKernel::clearValues(Value values, Value firstPosition) {
 
 void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> queries,
                                    State &state) {
-  Value half = k.rem(warp, kPieceWarps);
   Value mine = k.offset(stage, k.mul(half, kWarpPositions * dim * 2));
   std::array<Value, 4> x = scoresOf(mine, queries);
   // Scores, rows `row` and `row` + 8, in units of which exp2 gives the exponential.
@@ -372,10 +323,16 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   };
   Value weights[] = {turn(x[0], x[1]), turn(x[2], x[3])};
   Value values = k.offset(k.offset(mine, pieceBytes), k.shl(lane, 4));
-  k.ifThen(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
-           [&] { clearValues(values, firstPosition); });
+  std::array<Value, 2> masks;
+  if (passes > 1)
+    masks = existing(firstPosition); // other passes read the same stage: it stays as it is
+  else
+    k.ifThen(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
+             [&] { clearValues(values, firstPosition); });
   for (int64_t part = 0; part < dim / 16; ++part) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(values, part * 512), 16));
+    for (int64_t word = 0; passes > 1 && word < 4; ++word)
+      words[word] = k.bitAnd(words[word], masks[word / 2]);
     auto to = MutableArrayRef<Value>(state.outputs).slice(part * 4, 4);
     Values after = k.mmaFloat(k.f16(), Values(to), words, weights);
     llvm::copy(after, to.begin());
@@ -384,25 +341,25 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
 
 DeviceBuilder::Values AttentionKernel::consume() {
   SmallVector<Values> queries = loadQueries();
-  Value warpGroup = k.div(warp, kPieceWarps);
+  Value warpGroup = k.div(warp, groupWarps());
   Values carried = {warpGroup, k.constI32(0), k.number(kLowest), k.number(kLowest)};
   carried.append(2 + dim / 4, k.number(0.0));
-  Values after =
-      k.loop(k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
-             [&](Value piece, ValueRange values) {
-               Value slot = values[0], parity = values[1];
-               State state(values.drop_front(2));
-               k.wait(slotOf(full, slot, 8), parity);
-               consumePiece(piece, slotOf(stages, slot, 2 * pieceBytes), queries, state);
-               if (reuses) {
-                 k.syncWarp();
-                 k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
-               }
-               advance(slot, parity, warpGroups);
-               Values next = {slot, parity};
-               next.append(state.list());
-               return next;
-             });
+  Values after = k.loop(
+      k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
+      [&](Value piece, ValueRange values) {
+        Value slot = values[0], parity = values[1];
+        State state(values.drop_front(2));
+        k.wait(slotOf(fullAt, slot, 8), parity);
+        consumePiece(piece, slotOf(stagesAt, slot, 2 * pieceBytes), queries, state);
+        if (reuses) {
+          k.syncWarp();
+          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(emptyAt, slot, 8)); });
+        }
+        advance(slot, parity, warpGroups);
+        Values next = {slot, parity};
+        next.append(state.list());
+        return next;
+      });
   State state(ValueRange(after).drop_front(2));
   for (Value &sum : state.sums)
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
@@ -411,48 +368,52 @@ DeviceBuilder::Values AttentionKernel::consume() {
 }
 
 void AttentionKernel::shareParts(const State &state) {
+  auto headOf = [&](int64_t h) {
+    Value inPass = k.add(k.shl(column, 1), h);
+    return passes == 1 ? inPass : k.add(firstHead, inPass);
+  };
   for (int64_t h = 0; h < 2; ++h) {
     auto storeHead = [&] {
-      Value number = k.add(k.mul(warp, group), k.add(k.shl(column, 1), h));
-      Value to = floats(stages, k.add(k.mul(number, dim + 4), row));
-      for (int64_t part = 0; part < dim / 16; ++part) {
-        k.store(state.outputs[part * 4 + h], k.offset(to, part * 64), 4);
-        k.store(state.outputs[part * 4 + h + 2], k.offset(to, part * 64 + 32), 4);
+      Value number = k.add(k.mul(part, group), headOf(h));
+      Value to = floats(stagesAt, k.add(k.mul(number, partRow()), row));
+      for (int64_t i = 0; i < dim / 16; ++i) {
+        k.store(state.outputs[i * 4 + h], k.offset(to, i * 64), 4);
+        k.store(state.outputs[i * 4 + h + 2], k.offset(to, i * 64 + 32), 4);
       }
       k.ifThen(k.equal(row, k.constI32(0)), [&] {
-        k.store(state.maxima[h], floats(rowMaxima, number), 4);
-        k.store(state.sums[h], floats(rowSums, number), 4);
+        k.store(state.maxima[h], floats(maximaAt, number), 4);
+        k.store(state.sums[h], floats(sumsAt, number), 4);
       });
     };
-    if (group == kColumns)
+    if (group % kColumns == 0)
       storeHead();
     else
-      k.ifThen(k.less(k.add(k.shl(column, 1), h), k.constI32(group)), storeHead);
+      k.ifThen(k.less(headOf(h), k.constI32(group)), storeHead);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
   Values parts;
   Value greatest;
-  Value topPlace = floats(rowMaxima, head), totalPlace = floats(rowSums, head);
-  for (int64_t w = 0; w < active; ++w) {
+  Value topPlace = floats(maximaAt, head), totalPlace = floats(sumsAt, head);
+  for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
     parts.push_back(k.load(k.f32(), k.offset(topPlace, w * group * 4), 4));
     greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
   }
-  Value from = floats(stages, k.add(k.mul(head, dim + 4), index));
+  Value from = floats(stagesAt, k.add(k.mul(head, partRow()), index));
   Value sum = k.number(0.0), rowSum = k.number(0.0);
-  for (int64_t w = 0; w < active; ++w) {
+  for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
     Value ratio = k.exp2(k.subF(parts[w], greatest));
-    sum = k.fma(k.load(k.f32(), k.offset(from, w * group * (dim + 4) * 4), 4), ratio, sum);
+    sum = k.fma(k.load(k.f32(), k.offset(from, w * group * partRow() * 4), 4), ratio, sum);
     rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, w * group * 4), 4), ratio, rowSum);
   }
   return {greatest, sum, rowSum};
 }
 
 void AttentionKernel::storeResult(Value index, Value sum, Value rowSum) {
-  Value place = k.add(k.mul(head, group * dim), index);
+  Value place = k.add(k.mul(head, group * headDim), index);
   if (tokens > 1)
-    place = k.add(place, k.mul(token, heads * group * dim));
+    place = k.add(place, k.mul(token, heads * group * headDim));
   k.store(k.narrow(k.divF(sum, rowSum), k.f16()),
           k.offset(kernel.interface.resultPointer(0), k.shl(place, 1)), 2);
 }
@@ -461,8 +422,8 @@ void AttentionKernel::combine() {
   int64_t threads = (warps + 1) * kWarp;
   if (splits > 1)
     k.clusterWait(); // the others run: their shared memory is there
-  k.loop(thread, k.constI32(group * dim), k.constI32(threads), [&](Value i) {
-    Value n = k.div(i, dim), d = k.rem(i, dim);
+  k.loop(thread, k.constI32(group * headDim), k.constI32(threads), [&](Value i) {
+    Value n = k.div(i, headDim), d = k.rem(i, headDim);
     Values joined = joinWarps(n, d);
     if (splits == 1)
       return storeResult(i, joined[1], joined[2]);
@@ -470,13 +431,13 @@ void AttentionKernel::combine() {
     auto push = [&](Value value, Value base, Value index) {
       k.store(value, k.ofBlock(floats(base, index), rank), 4);
     };
-    push(joined[1], gatheredOutputs, k.add(k.mul(split, own), place));
+    push(joined[1], gatheredAt, k.add(k.mul(split, own), place));
     // A head's maximum and sum go once to each block that finishes elements of it.
     Value starts = k.bitOr(k.equal(place, k.constI32(0)), k.equal(d, k.constI32(0)));
     k.ifThen(starts, [&] {
       Value number = k.add(k.mul(split, group), n);
-      push(joined[0], gatheredMaxima, number);
-      push(joined[2], gatheredSums, number);
+      push(joined[0], gatheredMaximaAt, number);
+      push(joined[2], gatheredSumsAt, number);
     });
   });
   if (splits == 1)
@@ -486,9 +447,9 @@ void AttentionKernel::combine() {
   k.loop(thread, k.constI32(own), k.constI32(threads), [&](Value i) {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
-      Value n = k.div(index, dim);
-      Value topPlace = floats(gatheredMaxima, n), totalPlace = floats(gatheredSums, n);
-      Value from = floats(gatheredOutputs, i), greatest;
+      Value n = k.div(index, headDim);
+      Value topPlace = floats(gatheredMaximaAt, n), totalPlace = floats(gatheredSumsAt, n);
+      Value from = floats(gatheredAt, i), greatest;
       Values parts;
       for (int64_t part = 0; part < splits; ++part) {
         parts.push_back(k.load(k.f32(), k.offset(topPlace, part * group * 4), 4));
@@ -502,27 +463,35 @@ void AttentionKernel::combine() {
       }
       storeResult(index, sum, rowSum);
     };
-    if (own * splits == group * dim)
+    if (own * splits == group * headDim)
       finish();
     else
-      k.ifThen(k.less(index, k.constI32(group * dim)), finish);
+      k.ifThen(k.less(index, k.constI32(group * headDim)), finish);
   });
 }
 
-FailureOr<Launch> AttentionKernel::emit() {
-  if (failed(plan()))
-    return failure();
-  takeShared();
-  if (kernel.shared.bytes() > kernel.sharedLimit)
-    return op.emitOpError() << "with " << kernel.schedule << " needs " << kernel.shared.bytes()
-                            << " bytes of shared memory, the target has " << kernel.sharedLimit
-                            << " a block";
+void AttentionKernel::emit() {
+  stagesAt = kernel.at(stages);
+  fullAt = kernel.at(full);
+  emptyAt = kernel.at(empty);
+  maximaAt = kernel.at(rowMaxima);
+  sumsAt = kernel.at(rowSums);
+  gatheredAt = kernel.at(gatheredOutputs);
+  gatheredMaximaAt = kernel.at(gatheredMaxima);
+  gatheredSumsAt = kernel.at(gatheredSums);
   int64_t threads = warps * kWarp;
   thread = k.thread();
   warp = k.shr(thread, 5);
   lane = k.bitAnd(thread, kWarp - 1);
   row = k.shr(lane, 2);
   column = k.bitAnd(lane, 3);
+  half = k.rem(warp, kPieceWarps);
+  if (passes == 1) {
+    part = warp;
+  } else {
+    firstHead = k.mul(k.rem(k.div(warp, kPieceWarps), passes), kColumns);
+    part = k.add(k.mul(k.div(warp, groupWarps()), kPieceWarps), half);
+  }
   Value block = k.block();
   split = k.rem(block, splits);
   Value cluster = k.div(block, splits);
@@ -532,9 +501,9 @@ FailureOr<Launch> AttentionKernel::emit() {
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
-      k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
+      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), kPieceWarps);
+        k.initBarrier(k.offset(emptyAt, slot * 8), groupWarps());
     }
     k.fenceBarrierInit();
   });
@@ -550,10 +519,10 @@ FailureOr<Launch> AttentionKernel::emit() {
       k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
-        if (active == warps)
+        if (active() == warps)
           return consume();
         return k.ifElseYield(
-            k.less(warp, k.constI32(active)), [&] { return consume(); }, [&] { return nothing; });
+            k.less(warp, k.constI32(active())), [&] { return consume(); }, [&] { return nothing; });
       },
       [&] {
         copyAll();
@@ -561,22 +530,16 @@ FailureOr<Launch> AttentionKernel::emit() {
       });
   // All pieces have been read: the ring's memory is free.
   k.barrier();
-  k.ifThen(k.less(warp, k.constI32(active)), [&] { shareParts(State(parts)); });
+  k.ifThen(k.less(warp, k.constI32(active())), [&] { shareParts(State(parts)); });
   k.barrier();
   combine();
-
-  Launch launch;
-  launch.grid = tokens * heads * splits;
-  launch.block = threads + kWarp;
-  launch.shared = kernel.shared.bytes();
-  launch.cluster = splits;
-  // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
-  // Longer heads do not fit in so few, and before sm_90 no kernel starts early.
-  launch.resident = k.hasBulkCopies() && dim <= 128 ? 2 : 0;
-  launch.overlap = k.hasBulkCopies();
-  return launch;
 }
 
-FailureOr<Launch> device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
-  return AttentionKernel(kernel, op).emit();
+LogicalResult device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
+  FailureOr<fused::AttentionPlan> plan =
+      fused::AttentionPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
+  AttentionKernel(kernel, op, *plan).emit();
+  return success();
 }

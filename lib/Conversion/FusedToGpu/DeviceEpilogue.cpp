@@ -277,10 +277,12 @@ LogicalResult Epilogue::append(model::CacheAppendOp append) {
   std::optional<std::string> error = formats::checkCacheShape(cache.getDimSize(0), dim);
   if (error)
     return append.emitOpError() << "to cache " << append.getCacheAttr() << ": " << *error;
+  // In the cache, heads may be padded.
+  int64_t headDim = append.getInput().getType().getDimSize(1) / cache.getDimSize(1);
   Value at = position(append.getPositions(), cache.getDimSize(0));
   Value base = kernel.interface.cachePointer(append.getCacheAttr());
   store(*elements, cache.getElementType(), [&](Value row) {
-    Value head = k.div(row, dim), d = k.rem(row, dim);
+    Value head = k.div(row, headDim), d = k.rem(row, headDim);
     auto place = isKeys ? formats::keyByte<Value> : formats::valueByte<Value>;
     auto ops = formats::CacheArithmetic<Value>{
         [&](Value x, Value y) { return k.add(x, y); },

@@ -36,9 +36,10 @@ Value device::emitElementwise(DeviceBuilder &k, Operation *op, ValueRange operan
       .Default([](Operation *) { return Value(); });
 }
 
-Prologue::Prologue(Kernel &kernel, fused::MatvecOp op, Value thread, int64_t threads)
-    : kernel(kernel), k(kernel.k), op(op), thread(thread), threads(threads),
-      padded(llvm::alignTo(op.getColumns(), formats::activationGroup)) {}
+Prologue::Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &plan, Value thread,
+                   int64_t threads)
+    : kernel(kernel), k(kernel.k), op(op), plan(plan), thread(thread), threads(threads),
+      padded(plan.padded) {}
 
 Value Prologue::unitIndex(int64_t n) { return k.add(thread, n * threads); }
 
@@ -101,25 +102,12 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
   return elements;
 }
 
-FailureOr<PreparedInput> Prologue::preload(formats::Format format) {
-  PreparedInput input;
-  input.format = format;
-  input.tokens = op.getTokens();
-  input.columns = op.getColumns();
-  input.padded = padded;
-  int64_t fragments = padded / input.fragmentColumns();
-  input.fragments = kernel.shared.take(k, fragments * input.fragmentBytes());
-  if (format.isInteger()) {
-    input.unit = formats::unitColumns(format, input.columns);
-    if (format.group == formats::Format::channel)
-      input.unit = formats::activationGroup;
-    input.scales = kernel.shared.take(k, input.tokens * padded / formats::activationGroup * 4);
-    if (format.zeroPoint)
-      input.unitSums = kernel.shared.take(k, input.tokens * padded / input.unit * 4);
-  }
+FailureOr<PreparedInput> Prologue::preload() {
+  PreparedInput input{plan, kernel.at(plan.fragments), kernel.at(plan.scales),
+                      kernel.at(plan.unitSums)};
   if (op.getPrologue().empty())
     return input;
-  scratch = kernel.shared.take(k, threads / kWarp * 4);
+  scratch = kernel.at(plan.warpSums);
   if (rounds() > kKeptRounds)
     return input;
   for (Operation &inner : op.getPrologue().front())
@@ -204,9 +192,13 @@ FailureOr<Value> Prologue::normFactor(model::RmsNormOp norm) {
            [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
   k.barrier(1, threads);
   Value total;
-  for (int64_t part = 0; part < threads / kWarp; part += 4)
-    for (Value four : k.lanes(k.load(k.vec(4, k.f32()), k.offset(scratch, part * 4), 16)))
-      total = total ? k.addF(total, four) : four;
+  auto add = [&](Value part) { total = total ? k.addF(total, part) : part; };
+  int64_t warps = threads / kWarp, part = 0;
+  for (; part + 4 <= warps; part += 4)
+    for (Value one : k.lanes(k.load(k.vec(4, k.f32()), k.offset(scratch, part * 4), 16)))
+      add(one);
+  for (; part < warps; ++part)
+    add(k.load(k.f32(), k.offset(scratch, part * 4), 4));
   if (op.getTokens() > 1)
     k.barrier(1, threads); // the next row's sums come to the same place
   Value mean = k.divF(total, k.number(static_cast<double>(op.getColumns())));
@@ -295,7 +287,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
   auto low = [](Value q) { return q; };
   auto high = [&](Value q) { return k.shr(k.add(q, 128), 8); };
   Value sum;
-  if (input.unitSums) {
+  if (input.unitSumsAt) {
     for (Value q : fixed)
       sum = sum ? k.add(sum, q) : q;
     for (int64_t distance = 1; distance < input.unit / kUnit; distance *= 2)
@@ -308,7 +300,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
                         k.add(k.shl(k.bitAnd(unit, 1), 4), k.shl(k.bitAnd(k.shr(unit, 1), 1), 2)));
     if (input.tokens > 1)
       place = k.add(place, k.mul(row, 64));
-    Value to = k.offset(input.fragments, place);
+    Value to = k.offset(input.fragmentsAt, place);
     k.store(bytes(high, 0), to, 4);
     k.store(bytes(high, 4), k.offset(to, 8), 4);
     k.store(bytes(low, 0), k.offset(to, 32), 4);
@@ -321,10 +313,10 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
         k.store(value, k.offset(base, k.shl(index, 2)), 4);
       });
     };
-    storeFirst(formats::activationGroup / kUnit, step, input.scales,
+    storeFirst(formats::activationGroup / kUnit, step, input.scalesAt,
                padded / formats::activationGroup);
     if (sum)
-      storeFirst(input.unit / kUnit, sum, input.unitSums, padded / input.unit);
+      storeFirst(input.unit / kUnit, sum, input.unitSumsAt, padded / input.unit);
   };
   if (Value exists = unitExists(n, padded))
     k.ifThen(exists, storeAll);
@@ -341,7 +333,7 @@ void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Val
     Value place = k.add(k.mul(k.shr(unit, 1), input.fragmentBytes()), k.shl(k.bitAnd(unit, 1), 2));
     if (input.tokens > 1)
       place = k.add(place, k.mul(row, 32));
-    Value to = k.offset(input.fragments, place);
+    Value to = k.offset(input.fragmentsAt, place);
     for (int64_t e = 0; e < kUnit; e += 2)
       k.store(k.packPair(x[e], x[e + 1], element), k.offset(to, e / 2 * 8), 4);
   };

@@ -9,7 +9,7 @@
 #include "../FusedToHost/KernelInterface.h"
 #include "DeviceBuilder.h"
 
-#include "sluice/Formats/Packing.h"
+#include "dialects/Fused/GpuPlan.h"
 
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 
@@ -17,79 +17,36 @@ namespace sluice::device {
 
 using host::KernelInterface;
 
-/// How a kernel is launched, except for its name.
-struct Launch {
-  int64_t grid = 1;
-  int64_t block = 1;
-  int64_t shared = 0;
-  int64_t cluster = 1;
-  /// Blocks that should fit on a multiprocessor, 0 if it does not matter.
-  int64_t resident = 0;
-  bool overlap = false;
-};
-
-/// Hands out the places of a block's dynamic shared memory.
-class SharedMemory {
-public:
-  explicit SharedMemory(mlir::Value base) : base(base) {}
-
-  mlir::Value take(DeviceBuilder &k, int64_t bytes, int64_t alignment = 16) {
-    used = llvm::alignTo(used, alignment);
-    mlir::Value place = k.offset(base, used);
-    used += bytes;
-    return place;
-  }
-  int64_t bytes() const { return used; }
-
-private:
-  mlir::Value base;
-  int64_t used = 0;
-};
-
 /// What every generator gets.
 struct Kernel {
   DeviceBuilder &k;
   const KernelInterface &interface;
-  SharedMemory &shared;
+  /// Where the block's dynamic shared memory starts.
+  mlir::Value shared;
   fused::GpuScheduleAttr schedule;
-  /// Bytes of shared memory that a block of the target may have.
-  int64_t sharedLimit;
-};
+  fused::GpuDevice device;
 
-/// The format of a quantized tensor or of a builtin tensor of floats.
-formats::Format formatOf(mlir::Type weight);
+  /// Null for a range that the kernel does not need.
+  mlir::Value at(fused::SharedRange range) const {
+    return range.bytes ? k.offset(shared, range.offset) : mlir::Value();
+  }
+};
 
 /// Whether nothing in a step writes the value: it may be read before the previous kernel has ended.
 bool isConstant(mlir::Value value);
 
-/// The input of a product in shared memory, as operands of the tensor cores' 8 columns.
-///
-/// Integer weights (two columns, high and low byte, a token), for every 32 columns of the
-/// weight: [2 * token + low][lane % 4][8 bytes]; a float32 step a token and group of 128
-/// columns; for zero points an int32 sum of x16 a token and unit.
-/// Float weights (one column a token), for every 16 columns: [token][lane % 4][8 bytes].
-struct PreparedInput {
-  formats::Format format;
-  int64_t tokens = 1;
-  int64_t columns = 0; ///< K
-  int64_t padded = 0;  ///< K rounded up to a multiple of 128
-  int64_t unit = 0;    ///< columns of an exact integer sum; integer weights only
-  mlir::Value fragments, scales, unitSums;
-
-  bool isInteger() const { return format.isInteger(); }
-  int64_t fragmentColumns() const { return isInteger() ? 32 : 16; }
-  /// Bytes of a fragment.
-  int64_t fragmentBytes() const { return (isInteger() ? 64 : 32) * tokens; }
-  /// Lanes of a warp that own a part of it.
-  int64_t fragmentLanes() const { return (isInteger() ? 8 : 4) * tokens; }
+/// The input of a product in shared memory (fused::InputPlan says in which order) and where.
+struct PreparedInput : fused::InputPlan {
+  mlir::Value fragmentsAt, scalesAt, unitSumsAt;
 };
 
 /// Computes the prologue with `threads` threads: `preload` emits what may run before the previous
 /// kernel has ended, `emit` the rest up to a barrier of these threads.
 class Prologue {
 public:
-  Prologue(Kernel &kernel, fused::MatvecOp op, mlir::Value thread, int64_t threads);
-  mlir::FailureOr<PreparedInput> preload(formats::Format format);
+  Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &plan, mlir::Value thread,
+           int64_t threads);
+  mlir::FailureOr<PreparedInput> preload();
   mlir::LogicalResult emit(PreparedInput &input);
 
 private:
@@ -113,6 +70,7 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::MatvecOp op;
+  const fused::InputPlan &plan;
   mlir::Value thread;
   int64_t threads, padded;
   mlir::Value scratch, currentRow;
@@ -146,11 +104,12 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const Packe
 /// operation.
 mlir::Value emitElementwise(DeviceBuilder &k, mlir::Operation *op, mlir::ValueRange operands);
 
-// The kernels. Each fills the body of a function whose arguments the interface has.
-mlir::FailureOr<Launch> emitMatvec(Kernel &kernel, fused::MatvecOp op);
-mlir::FailureOr<Launch> emitAttention(Kernel &kernel, fused::AttentionOp op);
-mlir::FailureOr<Launch> emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
-mlir::FailureOr<Launch> emitSample(Kernel &kernel, fused::SampleOp op);
+// The kernels. Each fills the body of a function whose arguments the interface has, as the
+// operation's plan (dialects/Fused/GpuPlan.h) says.
+mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
+mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
+mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
+mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);
 
 /// Adds the kernels that the runtime launches for itself; `shared` names the block's dynamic shared
 /// memory. Each has its launch's extents in the attribute kUtilityAttr.

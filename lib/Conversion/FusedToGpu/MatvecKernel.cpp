@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// A matrix-vector product: 16 warps multiply, one more fills a ring of stages in shared memory, a
+// A matrix-vector product: some warps multiply, one more fills a ring of stages in shared memory, a
 // stage being one chunk of a tile of 16 rows. Block b has tiles b, b + grid, ...; their chunks
 // follow each other through the ring without a gap. Weights do not depend on the previous kernel,
 // so the ring fills while that one still runs.
@@ -20,27 +20,11 @@ using namespace sluice;
 using namespace sluice::device;
 using formats::Format;
 
-/// Tiles whose partial sums wait in shared memory.
-static constexpr int64_t kHeldTiles = 14;
-
-Format device::formatOf(Type weight) {
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight))
-    return quantized.getFormat().toFormat();
-  return quantized::FormatAttr::get(weight.getContext(),
-                                    cast<RankedTensorType>(weight).getElementType(), 0, false)
-      .toFormat();
-}
-
 /// The packed weight's segments with their tiles, in order.
-static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) {
+static SmallVector<PackedSegment> packedSegments(fused::MatvecOp op) {
   SmallVector<PackedSegment> result;
   ArrayRef<int64_t> rows = op.getSegments();
   ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
-  llvm::Expected<formats::RowOrder> checked =
-      quantized::expandRowOrder(orders ? orders : ArrayAttr::get(op.getContext(), {}), rows);
-  if (!checked)
-    return op.emitOpError() << "has a row order that does not fit: "
-                            << llvm::toString(checked.takeError());
   if (orders && !orders.empty()) {
     for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
       result.push_back({order});
@@ -58,18 +42,18 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
 }
 
 namespace {
-class MatvecKernel {
+class MatvecKernel : fused::ProductPlan {
 public:
   using Values = DeviceBuilder::Values;
 
-  MatvecKernel(Kernel &kernel, fused::MatvecOp op, formats::PackedShape shape,
+  MatvecKernel(Kernel &kernel, fused::MatvecOp op, const fused::ProductPlan &plan,
                SmallVector<PackedSegment> segments)
-      : kernel(kernel), k(kernel.k), op(op), shape(shape), segments(std::move(segments)) {}
+      : fused::ProductPlan(plan), kernel(kernel), k(kernel.k), op(op),
+        segments(std::move(segments)) {}
 
-  FailureOr<Launch> emit();
+  LogicalResult emit();
 
 private:
-  LogicalResult plan();
   /// The tiles that this block has.
   Value tileCount() { return k.add(k.div(k.sub(k.constI32(tiles - 1), block), grid), 1); }
   Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
@@ -92,61 +76,12 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::MatvecOp op;
-  formats::PackedShape shape;
   SmallVector<PackedSegment> segments;
-
-  int64_t grid = 0, warps = 0, ring = 0, inFlight = 0, tiles = 0, tilesPerBlock = 0, chunks = 0;
-  int64_t sliceColumns = 0; ///< columns of a warp's part of a chunk
-  int64_t slices = 0;       ///< slices of a full chunk
-  int64_t warpGroups = 0;
-  int64_t held = 0;      ///< tiles whose sums are held
-  int64_t heldBytes = 0; ///< of a tile's sums
-  bool reuses = false;   ///< whether a stage is filled more than once
-  Value block, slice, warpGroup, lane, stages, full, empty, sums;
+  Value block, slice, warpGroup, lane, stagesAt, fullAt, emptyAt, sumsAt;
   /// For each token and segment.
   SmallVector<EpilogueLoads> early;
 };
 } // namespace
-
-LogicalResult MatvecKernel::plan() {
-  fused::GpuScheduleAttr schedule = kernel.schedule;
-  grid = schedule.getBlocks();
-  warps = schedule.getWarps();
-  ring = schedule.getStages();
-  inFlight = std::min(schedule.getInFlight(), ring);
-  tiles = shape.tiles();
-  chunks = shape.chunks();
-  auto reject = [&]() -> InFlightDiagnostic {
-    return op.emitOpError() << "cannot run with " << schedule << ": ";
-  };
-  if (grid < 1 || grid > tiles)
-    return reject() << "its weight has " << tiles
-                    << " tiles of 16 rows, one for each block at most";
-  if (warps < 1 || warps > 31 || ring < 1 || inFlight < 1)
-    return reject() << "warps must be 1 to 31, stages and in_flight at least 1";
-  if (schedule.getSplits() != 1)
-    return reject() << "products are not split";
-  sliceColumns = shape.format().isInteger() ? 128 : 64;
-  int64_t full = std::min(shape.layout().columns, shape.columns());
-  if (chunks > 1 && shape.layout().columns % sliceColumns)
-    return reject() << "chunks of " << shape.layout().columns << " columns are no multiple of "
-                    << sliceColumns;
-  slices = llvm::divideCeil(full, sliceColumns);
-  if (slices > warps)
-    return reject() << "a chunk of " << full << " columns needs " << slices << " warps";
-  tilesPerBlock = llvm::divideCeil(tiles, grid);
-  reuses = tilesPerBlock * chunks > ring;
-  // A warp group must not wait for a stage whose previous filling it cannot know to have arrived:
-  // the barrier's parity would look as if the new one had.
-  for (warpGroups = warps / slices; warpGroups > 1; --warpGroups)
-    if (!reuses || ring % warpGroups == 0 || ring >= warpGroups + inFlight)
-      break;
-  held = std::min(tilesPerBlock, kHeldTiles);
-  // Sums of neighbouring tiles lie half a row of banks apart.
-  heldBytes = op.getTokens() * warpGroups * slices * 64;
-  heldBytes += heldBytes % 128 == 0 ? 64 : 0;
-  return success();
-}
 
 void MatvecKernel::advance(Value &slot, Value &parity, int64_t steps) {
   slot = k.add(slot, steps % ring);
@@ -177,7 +112,7 @@ void MatvecKernel::copyWeights(Value lane) {
         Values next = k.ifElseYield(
             k.less(count, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
             [&] {
-              k.wait(slotOf(full, oldest, 8), oldParity);
+              k.wait(slotOf(fullAt, oldest, 8), oldParity);
               Value slotAfter = oldest, parityAfter = oldParity;
               advance(slotAfter, parityAfter, 1);
               return Values{slotAfter, parityAfter};
@@ -186,12 +121,12 @@ void MatvecKernel::copyWeights(Value lane) {
         oldParity = next[1];
       }
       if (reuses)
-        k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
+        k.wait(slotOf(emptyAt, slot, 8), k.bitXor(parity, 1));
       Value size = k.constI32(bytes);
       if (lastBytes != bytes)
         size = k.select(k.equal(chunk, k.constI32(chunks - 1)), k.constI32(lastBytes), size);
       Value place = k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), bytes));
-      Value to = slotOf(stages, slot, bytes), barrier = slotOf(full, slot, 8);
+      Value to = slotOf(stagesAt, slot, bytes), barrier = slotOf(fullAt, slot, 8);
       if (k.hasBulkCopies()) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
@@ -212,8 +147,9 @@ SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input,
   if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
     myLane = k.min(lane, k.constI32(input.fragmentLanes() - 1));
   Value number = k.add(k.mul(chunk, slices), slice);
-  Value from = k.offset(k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
-                        k.shl(myLane, 3));
+  Value from =
+      k.offset(k.offset(input.fragmentsAt, k.mul(number, fragments * input.fragmentBytes())),
+               k.shl(myLane, 3));
   SmallVector<Values> x;
   for (int64_t f = 0; f < fragments; ++f)
     x.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
@@ -291,7 +227,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     scalePlace = k.add(scalePlace, k.mul(existing, groupsOf128));
     sumPlace = k.add(sumPlace, k.mul(existing, sumsPerRow));
   }
-  Value step = k.load(k.f32(), k.offset(input.scales, k.shl(scalePlace, 2)), 4);
+  Value step = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
   int64_t units = sliceColumns / input.unit;
   // The group of the slice's first column, in its chunk.
   int64_t group = format.group == Format::channel ? 0 : format.group;
@@ -323,7 +259,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     if (format.zeroPoint) {
       zeroPair = k.lanes(
           k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(unit * stride, existing, 16)), 2));
-      unitSum = k.load(k.i32(), k.offset(input.unitSums, k.shl(k.add(sumPlace, unit), 2)), 4);
+      unitSum = k.load(k.i32(), k.offset(input.unitSumsAt, k.shl(k.add(sumPlace, unit), 2)), 4);
     }
     for (int64_t row = 0; row < 2; ++row) {
       Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
@@ -347,7 +283,7 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   warpGroup = warpGroups == 1 ? zero : k.div(number, slices);
   slice = warpGroups == 1 ? number : k.rem(number, slices);
   Value takesPart = active < warps ? k.less(number, k.constI32(active)) : Value();
-  Value mine = k.offset(sums, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
+  Value mine = k.offset(sumsAt, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
   Value count = tileCount();
 
   // Carried from tile to tile: slot and parity of the warp group's next stage, and the first chunk
@@ -362,9 +298,9 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
           Values partial = llvm::to_vector(values.drop_front(2));
           // The last chunk may have fewer slices.
           int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
-          Value stage = slotOf(stages, slot, shape.chunkBytes(0));
+          Value stage = slotOf(stagesAt, slot, shape.chunkBytes(0));
           if (lastSlices < slices) {
-            k.wait(slotOf(full, slot, 8), parity);
+            k.wait(slotOf(fullAt, slot, 8), parity);
             Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
                                                   k.constI32(lastSlices), k.constI32(slices)));
             partial = k.ifElseYield(
@@ -375,12 +311,12 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
                 [&] { return partial; });
           } else {
             SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
-            k.wait(slotOf(full, slot, 8), parity);
+            k.wait(slotOf(fullAt, slot, 8), parity);
             partial = multiplyChunk(input, x, chunk, stage, partial);
           }
           if (reuses) {
             k.syncWarp();
-            k.ifThen(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
+            k.ifThen(k.equal(lane, zero), [&] { k.arrive(slotOf(emptyAt, slot, 8)); });
           }
           advance(slot, parity, warpGroups);
           Values next = {slot, parity};
@@ -487,7 +423,7 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
     Value number = k.shr(item, 3), row = k.bitAnd(item, 7);
     Value tile = k.add(block, k.mul(k.add(base, number), grid));
     for (int64_t token = 0; token < op.getTokens(); ++token) {
-      Value from = k.offset(k.offset(sums, token * active * 64),
+      Value from = k.offset(k.offset(sumsAt, token * active * 64),
                             k.add(k.mul(number, heldBytes), k.shl(row, 3)));
       Value low, high;
       for (int64_t part = 0; part < active; ++part) {
@@ -522,24 +458,21 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
   return result;
 }
 
-FailureOr<Launch> MatvecKernel::emit() {
-  if (failed(plan()))
-    return failure();
+LogicalResult MatvecKernel::emit() {
   int64_t threads = warps * kWarp;
   Value thread = k.thread();
   block = k.block();
-  stages = kernel.shared.take(k, ring * shape.chunkBytes(0), 128);
-  full = kernel.shared.take(k, ring * 8, 8);
-  if (reuses)
-    empty = kernel.shared.take(k, ring * 8, 8);
-  sums = kernel.shared.take(k, held * heldBytes);
+  stagesAt = kernel.at(stages);
+  fullAt = kernel.at(full);
+  emptyAt = kernel.at(empty);
+  sumsAt = kernel.at(sums);
 
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
-      k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
+      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), slices);
+        k.initBarrier(k.offset(emptyAt, slot * 8), slices);
     }
     k.fenceBarrierInit();
   });
@@ -550,18 +483,18 @@ FailureOr<Launch> MatvecKernel::emit() {
   k.ifElse(
       k.less(thread, k.constI32(threads)),
       [&] {
-        Prologue prologue(kernel, op, thread, threads);
-        FailureOr<PreparedInput> input = prologue.preload(shape.format());
-        if (failed(input)) {
+        Prologue prologue(kernel, op, input, thread, threads);
+        FailureOr<PreparedInput> prepared = prologue.preload();
+        if (failed(prepared)) {
           result = failure();
           return;
         }
         preload(thread, /*fresh=*/false);
         k.waitForPredecessor();
         preload(thread, /*fresh=*/true);
-        result = prologue.emit(*input);
+        result = prologue.emit(*prepared);
         if (succeeded(result))
-          result = multiply(thread, *input);
+          result = multiply(thread, *prepared);
       },
       [&] {
         Value copier = k.sub(thread, threads);
@@ -569,42 +502,12 @@ FailureOr<Launch> MatvecKernel::emit() {
           return copyWeights(copier);
         k.ifThen(k.equal(copier, k.constI32(0)), [&] { copyWeights(copier); });
       });
-  if (failed(result))
-    return failure();
-  if (kernel.shared.bytes() > kernel.sharedLimit)
-    return op.emitOpError() << "with " << kernel.schedule << " needs " << kernel.shared.bytes()
-                            << " bytes of shared memory, the target has " << kernel.sharedLimit
-                            << " a block";
-  Launch launch;
-  launch.grid = grid;
-  launch.block = threads + kWarp;
-  launch.shared = kernel.shared.bytes();
-  // Else ptxas saves registers for a second block, that shared memory has no room for.
-  launch.resident = 1;
-  launch.overlap = kernel.schedule.getEarly() != "none" && k.hasBulkCopies();
-  return launch;
+  return result;
 }
 
-FailureOr<Launch> device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
-  if (op.getWeights().size() != 1)
-    return op.emitOpError() << "has " << op.getWeights().size()
-                            << " weights, expected one packed weight";
-  auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
-  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
-    return op.emitOpError() << "weight must be packed in layout mma, found "
-                            << op.getWeights().front().getType();
-  // Of the tensor cores' 8 columns an integer product uses two a token.
-  int64_t most = type.getFormat().isInteger() ? 4 : 8;
-  if (op.getTokens() > most)
-    return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
-                            << type.getFormat().getName() << " weights take at most " << most;
-  FailureOr<SmallVector<PackedSegment>> segments = packedSegments(op);
-  if (failed(segments))
+LogicalResult device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
+  FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
     return failure();
-  int64_t tiles = segments->back().firstTile + segments->back().tiles;
-  auto shape = formats::PackedShape::get(formatOf(type), type.getLayout().toLayout(),
-                                         tiles * formats::tileRows, op.getColumns());
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
-  return MatvecKernel(kernel, op, *shape, std::move(*segments)).emit();
+  return MatvecKernel(kernel, op, *plan, packedSegments(op)).emit();
 }

@@ -42,3 +42,12 @@ func.func @layout(%t: tensor<1xi32>, %w: !quantized.tensor<16x32xf16, layout = l
       : tensor<1xi32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x32xf32>
   return %x : tensor<1x32xf32>
 }
+
+// -----
+
+func.func @uneven(%t: tensor<2xi32>, %w: tensor<16x32xf16>) -> tensor<2x32xf32> {
+  // expected-error @+1 {{early = "none">: 2 tokens need as many blocks each}}
+  %x = fused.embedding %t, %w schedule (#fused.gpu_schedule<blocks = 3, warps = 8, stages = 1, in_flight = 1, columns = 1024, splits = 1, early = "none">)
+      : tensor<2xi32>, tensor<16x32xf16> -> tensor<2x32xf32>
+  return %x : tensor<2x32xf32>
+}

@@ -19,6 +19,8 @@ struct Shape {
   std::string target = "h200";
 
   int64_t width() const { return keyHeads * group * dim; }
+  /// Elements of a head in the cache.
+  int64_t padded() const { return llvm::alignTo(dim, formats::cacheHeadUnit); }
 };
 
 /// A cache [positions][key heads][dim].
@@ -54,32 +56,37 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
   return result;
 }
 
-/// The cache in a GPU's order, with NaN behind position `last`: what is there must not matter.
+/// The cache in a GPU's order, with NaN behind position `last` and in the padding of heads: what is
+/// there must not matter.
 Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys) {
-  Buffer buffer(cache.size() * 2);
-  int64_t headBytes = shape.positions * shape.dim * 2;
+  int64_t dim = shape.padded(), headBytes = shape.positions * dim * 2;
+  Buffer buffer(shape.keyHeads * headBytes);
   for (int64_t position = 0; position < shape.positions; ++position)
     for (int64_t head = 0; head < shape.keyHeads; ++head)
-      for (int64_t d = 0; d < shape.dim; ++d) {
-        int64_t byte = keys ? formats::keyByte(shape.dim, position, d)
-                            : formats::valueByte(shape.dim, position, d);
-        uint16_t value = cache[(position * shape.keyHeads + head) * shape.dim + d];
-        buffer.as<uint16_t>()[(head * headBytes + byte) / 2] = position > last ? 0x7E00 : value;
+      for (int64_t d = 0; d < dim; ++d) {
+        int64_t byte =
+            keys ? formats::keyByte(dim, position, d) : formats::valueByte(dim, position, d);
+        bool exists = position <= last && d < shape.dim;
+        buffer.as<uint16_t>()[(head * headBytes + byte) / 2] =
+            exists ? cache[(position * shape.keyHeads + head) * shape.dim + d] : 0x7E00;
       }
   return buffer;
 }
 
-std::string attention(const Shape &shape, double scale) {
+std::string attention(const Shape &shape, double scale, const std::string &early = "cache") {
   std::string type = "tensor<" + std::to_string(shape.tokens) + "x" +
                      std::to_string(shape.width()) + "xf16>",
               at = "tensor<" + std::to_string(shape.tokens) + "xi32>",
-              cache = "tensor<" + std::to_string(shape.positions) + "x" +
-                      std::to_string(shape.keyHeads) + "x" + std::to_string(shape.dim) + "xf16>";
-  return "model.cache @k : " + cache + "\nmodel.cache @v : " + cache +
-         "\nfunc.func @f(%q: " + type + ", %p: " + at + ") -> " + type +
-         " {\n  %y = fused.attention %q, @k, @v at %p scale " + std::to_string(scale) + " " +
+              cache =
+                  (shape.padded() == shape.dim ? std::string()
+                                               : "head_dim " + std::to_string(shape.dim) + " ") +
+                  ": tensor<" + std::to_string(shape.positions) + "x" +
+                  std::to_string(shape.keyHeads) + "x" + std::to_string(shape.padded()) + "xf16>";
+  return "model.cache @k " + cache + "\nmodel.cache @v " + cache + "\nfunc.func @f(%q: " + type +
+         ", %p: " + at + ") -> " + type + " {\n  %y = fused.attention %q, @k, @v at %p scale " +
+         std::to_string(scale) + " " +
          gpuSchedule(shape.tokens * shape.keyHeads * shape.splits, shape.warps, shape.stages,
-                     shape.inFlight, 32, shape.splits, "cache") +
+                     shape.inFlight, 32, shape.splits, early) +
          " : " + type + ", " + at + " -> " + type + "\n  return %y : " + type + "\n}\n";
 }
 
@@ -129,6 +136,12 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{96, 1, 7, 1, 192, 6, 3, 3, 4}, Shape{256, 1, 2, 1, 256, 8, 4, 4, 2},
         // A number of outputs that the blocks cannot share evenly; several tokens.
         Shape{16, 2, 1, 1, 96, 2, 1, 1, 7}, Shape{32, 2, 2, 3, 160, 8, 2, 2, 2},
+        // Heads that are padded in the cache, of whole words only; more query heads than the tensor
+        // cores have columns, a multiple of them and not.
+        Shape{20, 2, 2, 1, 96, 8, 2, 2, 2}, Shape{6, 1, 3, 2, 64, 4, 2, 1, 1},
+        Shape{100, 1, 4, 1, 192, 8, 4, 2, 4}, Shape{90, 1, 9, 1, 128, 8, 2, 2, 2},
+        Shape{64, 2, 16, 1, 256, 16, 4, 2, 2}, Shape{32, 1, 12, 2, 128, 5, 2, 1, 2},
+        Shape{64, 1, 71, 1, 160, 18, 2, 2, 4}, Shape{24, 1, 17, 1, 128, 31, 4, 4, 1, "a100"},
         // Without clusters and bulk copies.
         Shape{64, 2, 2, 2, 512, 8, 4, 2, 1, "a100"}),
     [](const auto &info) {
@@ -137,6 +150,35 @@ INSTANTIATE_TEST_SUITE_P(
              "group" + std::to_string(shape.group) + "tokens" + std::to_string(shape.tokens) +
              "splits" + std::to_string(shape.splits) + shape.target;
     });
+
+// Whatever verifies computes the same.
+TEST(GpuAttentionOf, EverySchedule) {
+  Random random(4);
+  for (int64_t warps = 2; warps <= 31; ++warps) {
+    const int64_t stages[] = {1, 2, 3, 5, 7, 12}, splits[] = {1, 2, 3, 5, 8};
+    int64_t ring = stages[warps % 6];
+    Shape shape = {16, 2, 3, 1, 448, warps, ring, 1 + warps % ring, splits[warps % 5]};
+    SCOPED_TRACE(std::to_string(warps) + " warps, " + std::to_string(ring) + " stages, " +
+                 std::to_string(shape.inFlight) + " in flight, " + std::to_string(shape.splits) +
+                 " splits");
+    std::unique_ptr<GpuKernels> kernels =
+        GpuKernels::compile(attention(shape, 0.25, warps % 2 ? "none" : "cache"), shape.target);
+    ASSERT_TRUE(kernels);
+    std::vector<uint16_t> q = random.normalF16(shape.width(), 2.0f);
+    Cache k = random.normalF16(shape.positions * shape.keyHeads * shape.dim),
+          v = random.normalF16(shape.positions * shape.keyHeads * shape.dim);
+    int32_t position = 447 - 13 * (warps % 3);
+    Buffer query(q), keys = ordered(shape, k, position, true),
+                     values = ordered(shape, v, position, false),
+                     positions(std::vector<int32_t>{position}), output(q.size() * 2);
+    kernels->run(0, {&query, &positions, &keys, &values, &output}, warps);
+    if (HasFailure())
+      return;
+    std::vector<float> y(q.size());
+    formats::f16ToFloat(output.copy<uint16_t>(), y);
+    EXPECT_LE(relativeError(y, reference(shape, q, k, v, {position}, 0.25)), 5e-4);
+  }
+}
 
 TEST(GpuAttentionOf, PositionsOutsideTheCacheAreClamped) {
   Shape shape = {16, 1, 1, 2, 64, 8, 2, 2, 1};
