@@ -19,7 +19,7 @@ using namespace sluice;
 using sluice::device::DeviceBuilder;
 using sluice::device::Launch;
 using sluice::device::SharedMemory;
-using sluice::host::KernelInterface;
+using sluice::kernels::KernelInterface;
 
 namespace {
 struct GeneratedKernel {
@@ -40,7 +40,7 @@ private:
 
   int arch = 0;
   int64_t sharedLimit = 0;
-  llvm::StringMap<GeneratedKernel> kernels;
+  llvm::StringMap<GeneratedKernel> generated;
   llvm::StringMap<unsigned> counts;
   SmallVector<Operation *> pending;
 };
@@ -48,19 +48,6 @@ private:
 
 /// The name of the block's dynamic shared memory.
 static constexpr llvm::StringLiteral kShared = "shared";
-
-/// What the operation computes, for people: the weight's symbol, or the caches'.
-static std::string labelOf(Operation *op, StringRef kernel) {
-  if (auto attention = dyn_cast<fused::AttentionOp>(op))
-    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
-  if (isa<fused::SampleOp>(op))
-    return "sampling";
-  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
-                                          : cast<fused::EmbeddingOp>(op).getTable();
-  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
-    return parameter.getWeight().str();
-  return kernel.str();
-}
 
 /// A text that is the same for two operations exactly if one kernel serves both. Beyond what the
 /// interface tells apart: which operands earlier kernels write, and which caches hold keys.
@@ -86,8 +73,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
 
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   MLIRContext *context = op->getContext();
-  size_t arguments = interface.operands().size() + interface.caches().size() + interface.results();
-  SmallVector<Type> types(arguments, LLVM::LLVMPointerType::get(context, 1));
+  SmallVector<Type> types(interface.pointerCount(), LLVM::LLVMPointerType::get(context, 1));
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
   auto function = LLVM::LLVMFuncOp::create(b, op->getLoc(), kernel.name, type);
   Block *entry = function.addEntryBlock(b);
@@ -95,7 +81,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
 
-  interface.usePointers(entry->getArguments());
+  interface.setPointers(entry->getArguments());
   DeviceBuilder builder(b, op->getLoc(), arch);
   Value base = LLVM::AddressOfOp::create(
       b, op->getLoc(),
@@ -134,32 +120,25 @@ LogicalResult ConvertFusedToGpu::convert(Operation *op, mlir::gpu::GPUModuleOp m
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(keyOf(op, *interface));
+  auto [entry, isNew] = generated.try_emplace(keyOf(op, *interface));
   if (isNew) {
-    FailureOr<GeneratedKernel> generated = generate(op, *interface, schedule, module);
-    if (failed(generated))
+    FailureOr<GeneratedKernel> made = generate(op, *interface, schedule, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const GeneratedKernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
   const Launch &launch = kernel.launch;
   auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
                                       launch.cluster, launch.overlap);
-  auto dispatch = plan::DispatchOp::create(
-      b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-      b.getArrayAttr(interface->caches()), config, b.getStringAttr(labelOf(op, kernel.name)),
-      op->getAttrOfType<fused::TrafficAttr>("traffic"));
-  op->replaceAllUsesWith(dispatch);
+  kernels::dispatchKernel(op, *interface, kernel.name, config);
   pending.push_back(op);
   return success();
 }
 
 void ConvertFusedToGpu::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
   SmallVector<Operation *> fusedOps;
   module.walk([&](Operation *op) {
@@ -181,11 +160,8 @@ void ConvertFusedToGpu::runOnOperation() {
     return signalPassFailure();
   }
   sharedLimit = description->sharedBytesPerBlock.value;
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   // PTX 8.3 is the first that has all of sm_90's instructions that kernels use; sm_80's are older.
   auto nvvmTarget = NVVM::NVVMTargetAttr::get(&getContext(), /*optLevel=*/3, "nvptx64-nvidia-cuda",

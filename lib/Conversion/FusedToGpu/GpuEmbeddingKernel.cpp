@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "../FusedKernels/EmbeddingTable.h"
 #include "Kernels.h"
 
 using namespace mlir;
@@ -54,24 +55,13 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
 
 FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   DeviceBuilder &k = kernel.k;
-  Type table = op.getTable().getType(), element;
-  int64_t rows, width = op.getResult().getType().getDimSize(1);
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(table)) {
-    if (quantized.getLayout().getKind() != quantized::LayoutKind::Rows)
-      return op.emitOpError() << "table must have layout rows, found " << table;
-    rows = quantized.getRows();
-    element = quantized.getFormat().getElement();
-  } else {
-    rows = cast<RankedTensorType>(table).getDimSize(0);
-    element = cast<RankedTensorType>(table).getElementType();
-  }
+  FailureOr<kernels::EmbeddingTable> table = kernels::EmbeddingTable::get(op);
+  if (failed(table))
+    return failure();
+  int64_t width = table->width;
   if (width % kColumns)
     return op.emitOpError() << "has rows of " << width
                             << " columns, GPU kernels need an even number";
-  auto shape =
-      formats::PackedShape::get(formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
 
   Launch launch;
   int64_t tokens = op.getTokens().getType().getDimSize(0);
@@ -88,14 +78,12 @@ FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   Value part = tokens == 1 ? block : k.rem(block, parts);
   Value token =
       k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
-  // The runtime checks tokens; a wrong one must not reach memory outside the table.
-  token = k.max(k.min(token, k.constI32(rows - 1)), k.constI32(0));
   Value row = k.offset(kernel.interface.pointer(op.getTable()),
-                       k.mul(k.extendUnsigned(token, k.i64()), shape->tileBytes()));
+                       k.mul(k.toI64(k.clampIndex(token, table->rows)), table->shape.tileBytes()));
   Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
   Value first = k.shl(k.add(k.mul(part, launch.block), k.thread()), 1);
   auto store = [&](Value column) {
-    DeviceBuilder::Values values = emitPair(k, *shape, element, row, column);
+    DeviceBuilder::Values values = emitPair(k, table->shape, table->element, row, column);
     k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
   };
   int64_t atOnce = parts * launch.block * kColumns;

@@ -29,21 +29,10 @@ private:
   LogicalResult convert(Operation *op, ModuleOp module);
   FailureOr<Kernel> generate(Operation *op, KernelInterface &interface, Isa isa, ModuleOp module);
 
-  llvm::StringMap<Kernel> kernels;
+  llvm::StringMap<Kernel> generated;
   llvm::StringMap<unsigned> counts;
 };
 } // namespace
-
-/// What the operation computes, for people: the weight's symbol, or the caches'.
-static std::string labelOf(Operation *op, StringRef kernel) {
-  if (auto attention = dyn_cast<fused::AttentionOp>(op))
-    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
-  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
-                                          : cast<fused::EmbeddingOp>(op).getTable();
-  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
-    return parameter.getWeight().str();
-  return kernel.str();
-}
 
 FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &interface, Isa isa,
                                                ModuleOp module) {
@@ -78,7 +67,11 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
   KernelBuilder builder(b, op->getLoc(), isa);
-  interface.loadPointers(builder, entry->getArgument(0));
+  SmallVector<Value> pointers;
+  for (int64_t i = 0; i < interface.pointerCount(); ++i)
+    pointers.push_back(
+        builder.load(builder.ptr(), builder.offset(entry->getArgument(0), 8 * i), 8));
+  interface.setPointers(pointers);
   Value first = entry->getArgument(1), last = entry->getArgument(2);
   FailureOr<int64_t> grid = llvm::TypeSwitch<Operation *, FailureOr<int64_t>>(op)
                                 .Case<fused::MatvecOp>([&](auto matvec) {
@@ -104,30 +97,23 @@ LogicalResult ConvertFusedToHost::convert(Operation *op, ModuleOp module) {
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(interface->key());
+  auto [entry, isNew] = generated.try_emplace(interface->key());
   if (isNew) {
-    FailureOr<Kernel> generated = generate(op, *interface, isa, module);
-    if (failed(generated))
+    FailureOr<Kernel> made = generate(op, *interface, isa, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const Kernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
-  auto launch = plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false);
-  auto dispatch = plan::DispatchOp::create(
-      b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-      b.getArrayAttr(interface->caches()), launch, b.getStringAttr(labelOf(op, kernel.name)),
-      op->getAttrOfType<fused::TrafficAttr>("traffic"));
-  op->replaceAllUsesWith(dispatch);
+  kernels::dispatchKernel(op, *interface, kernel.name,
+                          plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false));
   op->erase();
   return success();
 }
 
 void ConvertFusedToHost::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
   SmallVector<Operation *> fusedOps;
   module.walk([&](Operation *op) {
@@ -136,11 +122,8 @@ void ConvertFusedToHost::runOnOperation() {
   });
   if (fusedOps.empty())
     return;
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   auto kernelModule = ModuleOp::create(b, module.getLoc(), kKernelsModule);
   for (Operation *op : fusedOps)

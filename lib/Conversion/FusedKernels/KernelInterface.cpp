@@ -5,7 +5,7 @@
 
 using namespace mlir;
 using namespace sluice;
-using namespace sluice::host;
+using namespace sluice::kernels;
 
 FailureOr<KernelInterface> KernelInterface::get(Operation *op) {
   KernelInterface result;
@@ -81,12 +81,6 @@ std::string KernelInterface::key() const {
   return text;
 }
 
-void KernelInterface::loadPointers(KernelBuilder &k, Value arguments) {
-  int64_t count = values.size() + cacheTypes.size() + numResults;
-  for (int64_t i = 0; i < count; ++i)
-    pointers.push_back(k.load(k.ptr(), k.offset(arguments, 8 * i), 8));
-}
-
 Value KernelInterface::pointer(Value operand) const {
   auto found = llvm::find(values, operand);
   return found == values.end() ? Value() : pointers[found - values.begin()];
@@ -94,4 +88,52 @@ Value KernelInterface::pointer(Value operand) const {
 
 Value KernelInterface::cachePointer(FlatSymbolRefAttr cache) const {
   return pointers[values.size() + (cacheTypes.find(cache) - cacheTypes.begin())];
+}
+
+bool kernels::isConstant(Value value) { return value.getDefiningOp<model::ParameterOp>(); }
+
+bool kernels::isFloatTensor(Value value) {
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  return type && type.getRank() >= 1 && type.getRank() <= 2 &&
+         isa<Float16Type, BFloat16Type, Float32Type>(type.getElementType());
+}
+
+formats::Format kernels::formatOf(Type weight) {
+  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight))
+    return quantized.getFormat().toFormat();
+  return quantized::FormatAttr::get(weight.getContext(),
+                                    cast<RankedTensorType>(weight).getElementType(), 0, false)
+      .toFormat();
+}
+
+/// What the operation computes, for people: the weight's symbol, or the caches'.
+static std::string labelOf(Operation *op, StringRef kernel) {
+  if (auto attention = dyn_cast<fused::AttentionOp>(op))
+    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
+  if (isa<fused::SampleOp>(op))
+    return "sampling";
+  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
+                                          : cast<fused::EmbeddingOp>(op).getTable();
+  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
+    return parameter.getWeight().str();
+  return kernel.str();
+}
+
+void kernels::dispatchKernel(Operation *op, const KernelInterface &interface, StringRef name,
+                             plan::LaunchAttr launch) {
+  OpBuilder b(op);
+  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
+                                   {FlatSymbolRefAttr::get(op->getContext(), name)});
+  auto dispatch = plan::DispatchOp::create(b, op->getLoc(), op->getResultTypes(), symbol,
+                                           interface.operands(), b.getArrayAttr(interface.caches()),
+                                           launch, b.getStringAttr(labelOf(op, name)),
+                                           op->getAttrOfType<fused::TrafficAttr>("traffic"));
+  op->replaceAllUsesWith(dispatch);
+}
+
+LogicalResult kernels::checkKernelsModule(ModuleOp module) {
+  if (Operation *taken = module.lookupSymbol(kKernelsModule))
+    return taken->emitError() << "symbol '" << kKernelsModule
+                              << "' is taken, kernels are generated under it";
+  return success();
 }
