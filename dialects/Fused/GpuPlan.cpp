@@ -26,14 +26,6 @@ static LogicalResult checkSplits(Operation *op, GpuScheduleAttr schedule, const 
   return success();
 }
 
-formats::Format fused::formatOf(Type weight) {
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight))
-    return quantized.getFormat().toFormat();
-  return quantized::FormatAttr::get(weight.getContext(),
-                                    cast<RankedTensorType>(weight).getElementType(), 0, false)
-      .toFormat();
-}
-
 LogicalResult fused::checkShared(Operation *op, GpuScheduleAttr schedule, int64_t bytes,
                                  const GpuDevice &device) {
   if (bytes <= device.sharedBytes)
@@ -336,8 +328,8 @@ FailureOr<EmbeddingPlan> EmbeddingPlan::get(EmbeddingOp op, GpuScheduleAttr sche
   if (width % kColumns)
     return op.emitOpError() << "has rows of " << width
                             << " columns, GPU kernels need an even number";
-  llvm::Expected<formats::PackedShape> shape =
-      formats::PackedShape::get(formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
+  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
+      quantized::formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
   if (!shape)
     return op.emitOpError() << llvm::toString(shape.takeError());
   EmbeddingPlan plan(*shape);

@@ -167,9 +167,6 @@ private:
   explicit EmbeddingPlan(formats::PackedShape shape) : shape(shape) {}
 };
 
-/// The format of a quantized tensor or of a builtin tensor of floats.
-formats::Format formatOf(mlir::Type weight);
-
 /// Fails, with an error at `op`, if a block has less than `bytes` of shared memory.
 mlir::LogicalResult checkShared(mlir::Operation *op, GpuScheduleAttr schedule, int64_t bytes,
                                 const GpuDevice &device);

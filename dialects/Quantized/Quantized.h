@@ -26,6 +26,8 @@
 #include "dialects/Quantized/QuantizedTypes.h.inc"
 
 namespace sluice::quantized {
+/// The format of a quantized tensor or of a builtin tensor of floats.
+formats::Format formatOf(mlir::Type weight);
 /// The row order of a packed matrix whose segments have these rows. `orders` may be empty: one
 /// after the other.
 llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders,

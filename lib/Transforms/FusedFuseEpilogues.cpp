@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "Hoist.h"
+#include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/IR/Remarks.h"
@@ -26,7 +27,9 @@ bool isFinisher(Operation *op) {
     return getElementTypeOrSelf(op->getResult(0)).isF32();
   if (isa<arith::TruncFOp>(op))
     return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
-  return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp>(op);
+  if (isa<arith::ArithDialect>(op->getDialect()))
+    return false;
+  return model::isElementwise(op) || isa<model::RotaryOp, model::CacheAppendOp>(op);
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.

@@ -65,6 +65,7 @@ private:
   llvm::Expected<Results> runBlock(mlir::Block &block, llvm::ArrayRef<EvaluatedValue> arguments);
   llvm::Expected<Results> run(mlir::Operation *op);
   llvm::Expected<Results> runMatvec(mlir::Operation *op);
+  llvm::Expected<EvaluatedValue> runElementwise(mlir::Operation *op);
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);
   const Tensor &tensor(mlir::Value value) const;

@@ -15,6 +15,7 @@
 #ifndef SLUICE_REFERENCE_OPS_H
 #define SLUICE_REFERENCE_OPS_H
 
+#include "dialects/Model/Semantics.h"
 #include "sluice/Reference/Tensor.h"
 
 #include "llvm/Support/Error.h"
@@ -36,9 +37,6 @@ Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon);
 
 /// input [S, K], weight [N, K], bias [N] or null -> [S, N].
 Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
-
-/// Adds a vector to every row.
-Tensor addBias(const Tensor &input, const Tensor &bias);
 
 /// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
 /// position * frequencies[i].
@@ -62,9 +60,6 @@ llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const T
 /// which normalises, is of unrounded ones. Errors: a position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
                                  const Tensor &positions, double scale, bool roundWeights);
-
-/// x / (1 + exp(-x)).
-Tensor silu(const Tensor &input);
 
 //===----------------------------------------------------------------------===//
 // quantized
@@ -94,12 +89,14 @@ llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &ta
 Tensor sample(const Tensor &logits, const Tensor &options);
 
 //===----------------------------------------------------------------------===//
-// arith, elementwise
+// Elementwise
 //===----------------------------------------------------------------------===//
 
-/// The results are float32; a narrower type is rounded to afterwards.
-Tensor add(const Tensor &a, const Tensor &b);
-Tensor multiply(const Tensor &a, const Tensor &b);
+/// Additions, activations and so on, by their formula (dialects/Model/Semantics.h). An operand of
+/// fewer dimensions than the first is repeated for every row. The result is float32; a narrower
+/// type is rounded to afterwards.
+Tensor elementwise(model::ElementFunction<model::DoubleArithmetic> function,
+                   llvm::ArrayRef<const Tensor *> operands);
 
 } // namespace sluice::reference
 

@@ -12,6 +12,7 @@
 // running maximum; the warps' parts meet in shared memory, the blocks' in each other's.
 
 #include "Kernels.h"
+#include "StageRing.h"
 
 #include "sluice/Formats/CacheLayout.h"
 #include "sluice/Target/InlinePtx.h"
@@ -56,9 +57,8 @@ private:
   /// The number of this token's positions, less one, and of pieces that no token appends to
   /// in this step.
   void readPositions();
-  Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
+  StageRing stageRing() { return {k, ring, fullAt}; }
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
-  void advance(Value &slot, Value &parity, int64_t steps);
 
   /// Copies pieces [begin, end) of this block, by one thread, or before sm_90 by one warp.
   Values copyPieces(Value begin, Value end, const Values &state);
@@ -95,10 +95,7 @@ private:
 
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
-  // The runtime checks positions; a wrong one must not reach memory outside the cache.
-  auto clamped = [&](Value place) {
-    return k.max(k.min(k.load(k.i32(), place, 4), k.constI32(positions - 1)), k.constI32(0));
-  };
+  auto clamped = [&](Value place) { return k.clampIndex(k.load(k.i32(), place, 4), positions); };
   last = clamped(k.offset(pointer, k.shl(token, 2)));
   Value lowest = last;
   for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
@@ -110,37 +107,15 @@ void AttentionKernel::readPositions() {
   end = k.min(pieces, k.add(first, each));
 }
 
-void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
-  if (steps == ring) {
-    parity = k.bitXor(parity, 1);
-    return;
-  }
-  slot = k.add(slot, steps);
-  Value wraps = k.less(k.constI32(ring - 1), slot);
-  slot = k.select(wraps, k.sub(slot, ring), slot);
-  parity = k.select(wraps, k.bitXor(parity, 1), parity);
-}
-
 DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const Values &state) {
   // Carried: slot and parity of the next stage to fill and of the oldest that may be under way.
   return k.loop(begin, end, k.constI32(1), state, [&](Value piece, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
-    if (inFlight < ring) {
-      Values next = k.ifElseYield(
-          k.less(k.sub(piece, first), k.constI32(inFlight)),
-          [&] { return Values{oldest, oldParity}; },
-          [&] {
-            k.wait(slotOf(fullAt, oldest, 8), oldParity);
-            Value slotAfter = oldest, parityAfter = oldParity;
-            advance(slotAfter, parityAfter, 1);
-            return Values{slotAfter, parityAfter};
-          });
-      oldest = next[0];
-      oldParity = next[1];
-    }
+    if (inFlight < ring)
+      stageRing().limitInFlight(k.sub(piece, first), inFlight, oldest, oldParity);
     if (reuses)
-      k.wait(slotOf(emptyAt, slot, 8), k.bitXor(parity, 1));
-    Value barrier = slotOf(fullAt, slot, 8), stage = slotOf(stagesAt, slot, 2 * pieceBytes);
+      k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
+    Value barrier = k.at(fullAt, slot, 8), stage = k.at(stagesAt, slot, 2 * pieceBytes);
     // A head's pieces follow each other.
     Value number = k.add(k.mul(head, positions / formats::cachePiece), piece);
     Value byte = k.mul(k.extendUnsigned(number, k.i64()), pieceBytes);
@@ -158,7 +133,7 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
     }
     if (!k.hasBulkCopies())
       k.arriveAfterCopies(barrier);
-    advance(slot, parity, 1);
+    stageRing().advance(slot, parity, 1);
     return Values{slot, parity, oldest, oldParity};
   });
 }
@@ -260,7 +235,7 @@ void AttentionKernel::clearValues(Value values, Value firstPosition) {
   std::array<Value, 2> masks = existing(firstPosition);
   // A lane reads what it wrote itself, and no copy comes to this stage any more.
   k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
-    Value place = slotOf(values, part, 512);
+    Value place = k.at(values, part, 512);
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
     for (int64_t word = 0; word < 4; ++word)
       words[word] = k.bitAnd(words[word], masks[word / 2]);
@@ -344,22 +319,22 @@ DeviceBuilder::Values AttentionKernel::consume() {
   Value warpGroup = k.div(warp, groupWarps());
   Values carried = {warpGroup, k.constI32(0), k.number(kLowest), k.number(kLowest)};
   carried.append(2 + dim / 4, k.number(0.0));
-  Values after = k.loop(
-      k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
-      [&](Value piece, ValueRange values) {
-        Value slot = values[0], parity = values[1];
-        State state(values.drop_front(2));
-        k.wait(slotOf(fullAt, slot, 8), parity);
-        consumePiece(piece, slotOf(stagesAt, slot, 2 * pieceBytes), queries, state);
-        if (reuses) {
-          k.syncWarp();
-          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(emptyAt, slot, 8)); });
-        }
-        advance(slot, parity, warpGroups);
-        Values next = {slot, parity};
-        next.append(state.list());
-        return next;
-      });
+  Values after =
+      k.loop(k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
+             [&](Value piece, ValueRange values) {
+               Value slot = values[0], parity = values[1];
+               State state(values.drop_front(2));
+               k.wait(k.at(fullAt, slot, 8), parity);
+               consumePiece(piece, k.at(stagesAt, slot, 2 * pieceBytes), queries, state);
+               if (reuses) {
+                 k.syncWarp();
+                 k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+               }
+               stageRing().advance(slot, parity, warpGroups);
+               Values next = {slot, parity};
+               next.append(state.list());
+               return next;
+             });
   State state(ValueRange(after).drop_front(2));
   for (Value &sum : state.sums)
     for (int64_t distance = 4; distance < kWarp; distance *= 2)

@@ -17,7 +17,7 @@ namespace sluice {
 using namespace mlir;
 using namespace sluice;
 using sluice::device::DeviceBuilder;
-using sluice::host::KernelInterface;
+using sluice::kernels::KernelInterface;
 
 namespace {
 struct GeneratedKernel {
@@ -38,7 +38,7 @@ private:
 
   int arch = 0;
   fused::GpuDevice device;
-  llvm::StringMap<GeneratedKernel> kernels;
+  llvm::StringMap<GeneratedKernel> generated;
   llvm::StringMap<unsigned> counts;
   SmallVector<Operation *> pending;
 };
@@ -78,8 +78,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
 
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   MLIRContext *context = op->getContext();
-  size_t arguments = interface.operands().size() + interface.caches().size() + interface.results();
-  SmallVector<Type> types(arguments, LLVM::LLVMPointerType::get(context, 1));
+  SmallVector<Type> types(interface.pointerCount(), LLVM::LLVMPointerType::get(context, 1));
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
   auto function = LLVM::LLVMFuncOp::create(b, op->getLoc(), kernel.name, type);
   Block *entry = function.addEntryBlock(b);
@@ -87,7 +86,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
 
-  interface.usePointers(entry->getArguments());
+  interface.setPointers(entry->getArguments());
   DeviceBuilder builder(b, op->getLoc(), arch);
   Value shared = LLVM::AddressOfOp::create(
       b, op->getLoc(),
@@ -126,34 +125,25 @@ LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModul
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(keyOf(op, *interface));
+  auto [entry, isNew] = generated.try_emplace(keyOf(op, *interface));
   if (isNew) {
-    FailureOr<GeneratedKernel> generated = generate(op, *interface, schedule, module);
-    if (failed(generated))
+    FailureOr<GeneratedKernel> made = generate(op, *interface, schedule, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const GeneratedKernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
   const fused::GpuLaunch &launch = kernel.launch;
-  std::string label = op.getLabel();
   auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
                                       launch.cluster, launch.overlap);
-  auto dispatch =
-      plan::DispatchOp::create(b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-                               b.getArrayAttr(interface->caches()), config,
-                               b.getStringAttr(label.empty() ? kernel.name : label),
-                               op.getTraffic().value_or(fused::TrafficAttr()));
-  op->replaceAllUsesWith(dispatch);
+  kernels::dispatchKernel(op, *interface, kernel.name, config);
   pending.push_back(op);
   return success();
 }
 
 void ConvertFusedToGpu::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
   SmallVector<fused::KernelOp> fusedOps;
   module.walk([&](fused::KernelOp op) { fusedOps.push_back(op); });
@@ -172,11 +162,8 @@ void ConvertFusedToGpu::runOnOperation() {
     return signalPassFailure();
   }
   device = gpuDevice(*description);
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   // PTX 8.3 is the first that has all of sm_90's instructions that kernels use; sm_80's are older.
   auto nvvmTarget = NVVM::NVVMTargetAttr::get(&getContext(), /*optLevel=*/3, "nvptx64-nvidia-cuda",

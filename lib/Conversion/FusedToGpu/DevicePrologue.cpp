@@ -1,13 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "../FusedKernels/FixedPoint.h"
 #include "Kernels.h"
-
-#include "sluice/Formats/Activations.h"
-
-#include "llvm/ADT/TypeSwitch.h"
-
-#include <limits>
 
 using namespace mlir;
 using namespace sluice;
@@ -16,29 +11,9 @@ using namespace sluice::device;
 /// Rounds whose inputs stay in registers from a norm's sum to its use; more are read again.
 static constexpr int64_t kKeptRounds = 4;
 
-bool device::isConstant(Value value) { return value.getDefiningOp<model::ParameterOp>(); }
-
-Value device::emitElementwise(DeviceBuilder &k, Operation *op, ValueRange operands) {
-  Type element = op->getNumResults() ? getElementTypeOrSelf(op->getResult(0).getType()) : Type();
-  // Arithmetic on narrow floats is that of float32, rounded once.
-  auto x = [&] { return k.widen(operands[0]); };
-  auto y = [&] { return k.widen(operands[1]); };
-  return llvm::TypeSwitch<Operation *, Value>(op)
-      .Case<arith::AddFOp, model::AddBiasOp>(
-          [&](auto) { return k.narrow(k.addF(x(), y()), element); })
-      .Case<arith::SubFOp>([&](auto) { return k.narrow(k.subF(x(), y()), element); })
-      .Case<arith::MulFOp>([&](auto) { return k.narrow(k.mulF(x(), y()), element); })
-      .Case<arith::DivFOp>([&](auto) { return k.narrow(k.divF(x(), y()), element); })
-      .Case<arith::NegFOp>([&](auto) { return arith::NegFOp::create(k.b, k.loc, operands[0]); })
-      .Case<arith::ExtFOp>([&](auto) { return x(); })
-      .Case<arith::TruncFOp>([&](auto) { return k.narrow(x(), element); })
-      .Case<model::SiluOp>([&](auto) { return k.silu(x()); })
-      .Default([](Operation *) { return Value(); });
-}
-
 Prologue::Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &plan, Value thread,
                    int64_t threads)
-    : kernel(kernel), k(kernel.k), op(op), plan(plan), thread(thread), threads(threads),
+    : k(kernel.k), kernel(kernel), op(op), plan(plan), thread(thread), threads(threads),
       padded(plan.padded) {}
 
 Value Prologue::unitIndex(int64_t n) { return k.add(thread, n * threads); }
@@ -46,6 +21,10 @@ Value Prologue::unitIndex(int64_t n) { return k.add(thread, n * threads); }
 Value Prologue::unitExists(int64_t n, int64_t width) {
   int64_t units = width / kUnit;
   return (n + 1) * threads <= units ? Value() : k.less(unitIndex(n), k.constI32(units));
+}
+
+Value Prologue::columnExists(int64_t n, int64_t number) {
+  return k.less(k.add(k.mul(unitIndex(n), kUnit), number), k.constI32(op.getColumns()));
 }
 
 DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, Value row, int64_t n,
@@ -60,7 +39,7 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
   };
   if (op.getColumns() % kUnit) {
     // Rows are not aligned, and the last unit is not full: one element at a time.
-    Value from = unitPointer(), first = k.mul(unitIndex(n), kUnit);
+    Value from = unitPointer();
     Value zero = arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(element, 0.0));
     Values elements;
     for (int64_t e = 0; e < kUnit; ++e) {
@@ -68,8 +47,8 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
         Value at = k.offset(from, e * bytes);
         return Values{fresh ? k.loadFresh(element, at, bytes) : k.load(element, at, bytes)};
       };
-      Value exists = k.less(k.add(first, e), k.constI32(op.getColumns()));
-      elements.push_back(k.ifElseYield(exists, load, [&] { return Values{zero}; }).front());
+      elements.push_back(
+          k.ifElseYield(columnExists(n, e), load, [&] { return Values{zero}; }).front());
     }
     return elements;
   }
@@ -113,9 +92,9 @@ FailureOr<PreparedInput> Prologue::preload() {
   for (Operation &inner : op.getPrologue().front())
     for (Value operand : inner.getOperands()) {
       auto type = dyn_cast<RankedTensorType>(operand.getType());
-      if (!kernel.interface.pointer(operand) || !isConstant(operand) || !type ||
-          type.getRank() != 1 || type.getDimSize(0) != input.columns ||
-          bytesOf(type.getElementType()) > 4)
+      if (!kernel.interface.pointer(operand) || !isConstant(operand) ||
+          !kernels::isFloatTensor(operand) || type.getRank() != 1 ||
+          type.getDimSize(0) != input.columns)
         continue;
       for (int64_t n = 0; n < rounds(); ++n)
         if (!constants.contains({operand, n}))
@@ -142,46 +121,36 @@ LogicalResult Prologue::emit(PreparedInput &input) {
 LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
   currentRow = row;
   loaded.clear();
-  factors.clear();
+  if (failed(kernels::evaluateNorms(*this, kernel.interface, op.getPrologue(), factors)))
+    return failure();
   Value result = op.getInput();
   if (!op.getPrologue().empty()) {
     result = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
-    for (auto norm : op.getPrologue().front().getOps<model::RmsNormOp>()) {
-      FailureOr<Value> factor = normFactor(norm);
-      if (failed(factor))
-        return failure();
-      factors[norm] = *factor;
-    }
   } else if (rounds() <= 8) {
     // All loads are on their way before the first result is needed.
-    for (int64_t n = 0; n < rounds(); ++n)
-      if (failed(evaluate(result, n)))
+    for (current = 0; current < rounds(); ++current)
+      if (failed(load(result)))
         return failure();
   }
-  for (int64_t n = 0; n < rounds(); ++n) {
-    FailureOr<Values> x = evaluate(result, n);
+  for (current = 0; current < rounds(); ++current) {
+    FailureOr<Values> x = kernels::evaluateInRow(*this, kernel.interface, factors, result);
     if (failed(x))
       return failure();
-    for (Value &element : *x)
-      element = k.widen(element);
     if (input.isInteger())
-      emitFixedPoint(input, row, n, *x);
+      emitFixedPoint(input, row, current, *x);
     else
-      emitRounded(input, row, n, *x);
+      emitRounded(input, row, current, *x);
   }
   return success();
 }
 
-FailureOr<Value> Prologue::normFactor(model::RmsNormOp norm) {
+FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> accumulate) {
   Value sum;
-  for (int64_t n = 0; n < rounds(); ++n) {
-    FailureOr<Values> x = evaluate(norm.getInput(), n);
-    if (failed(x))
+  for (current = 0; current < rounds(); ++current) {
+    FailureOr<Value> next = accumulate(sum);
+    if (failed(next))
       return failure();
-    for (Value element : *x) {
-      Value wide = k.widen(element);
-      sum = sum ? k.fma(wide, wide, sum) : k.mulF(wide, wide);
-    }
+    sum = *next;
     if (rounds() > kKeptRounds)
       loaded.clear();
   }
@@ -201,73 +170,43 @@ FailureOr<Value> Prologue::normFactor(model::RmsNormOp norm) {
     add(k.load(k.f32(), k.offset(scratch, part * 4), 4));
   if (op.getTokens() > 1)
     k.barrier(1, threads); // the next row's sums come to the same place
-  Value mean = k.divF(total, k.number(static_cast<double>(op.getColumns())));
-  Value shifted = k.addF(mean, k.number(norm.getEpsilon().convertToDouble()));
-  return k.divF(k.number(1.0), k.sqrt(shifted));
+  return total;
 }
 
-FailureOr<DeviceBuilder::Values> Prologue::evaluate(Value value, int64_t n) {
-  if (auto found = constants.find({value, n}); found != constants.end())
+Value Prologue::clearMissing(size_t number, Value x) {
+  Value exists = op.getColumns() % kUnit ? columnExists(current, number)
+                                         : unitExists(current, op.getColumns());
+  return exists ? k.select(exists, x, k.number(0.0)) : x;
+}
+
+FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
+  if (auto found = constants.find({value, current}); found != constants.end())
     return found->second;
-  if (auto found = loaded.find({value, n}); found != loaded.end())
+  if (auto found = loaded.find({value, current}); found != loaded.end())
     return found->second;
+  bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &op.getPrologue();
+  Value pointer = kernel.interface.pointer(isArgument ? Value(op.getInput()) : value);
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  bool isInput = value == op.getInput() ||
-                 (isa<BlockArgument>(value) && value.getParentRegion() == &op.getPrologue());
-  Value pointer = kernel.interface.pointer(isInput ? Value(op.getInput()) : value);
-  if (pointer) {
-    if (!type || !isa<FloatType>(type.getElementType()) || bytesOf(type.getElementType()) > 4 ||
-        type.getDimSize(type.getRank() - 1) != op.getColumns())
-      return op.emitOpError() << "prologue reads a value of type " << value.getType()
-                              << " in a way that cannot be converted to GPU code";
-    Values elements = loadUnit(pointer, type, currentRow, n, !isConstant(value));
-    return loaded[{value, n}] = elements;
-  }
-  Operation *inner = value.getDefiningOp();
-  SmallVector<Values> operands;
-  for (Value operand : inner->getOperands()) {
-    FailureOr<Values> elements = evaluate(operand, n);
-    if (failed(elements))
-      return failure();
-    operands.push_back(*elements);
-  }
-  Values result;
-  for (int64_t e = 0; e < kUnit; ++e) {
-    if (isa<model::RmsNormOp>(inner)) {
-      Value scaled = k.mulF(k.widen(operands[0][e]), factors.lookup(inner));
-      result.push_back(k.mulF(scaled, k.widen(operands[1][e])));
-      continue;
-    }
-    Values scalars = llvm::map_to_vector(operands, [&](Values &all) { return all[e]; });
-    Value element = emitElementwise(k, inner, scalars);
-    if (!element)
-      return inner->emitOpError() << "in a prologue cannot be converted to GPU code";
-    result.push_back(element);
-  }
-  return result;
+  if (!kernels::isFloatTensor(value) || type.getShape().back() != op.getColumns())
+    return op.emitOpError() << "prologue reads a value of type " << value.getType()
+                            << " in a way that cannot be converted to GPU code";
+  Values elements = loadUnit(pointer, type, currentRow, current, !isConstant(value));
+  return loaded[{value, current}] = elements;
 }
 
 void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const Values &x) {
-  // Magnitudes compare as integers, infinity and NaN above all numbers.
   Value greatest;
   for (Value element : x) {
-    Value magnitude = k.bitAnd(k.bitcast(element, k.i32()), 0x7FFFFFFF);
+    Value magnitude = kernels::magnitudeBits(k, element);
     greatest = greatest ? k.max(greatest, magnitude) : magnitude;
   }
   // 16 threads have a group of 128.
   for (int64_t distance = 1; distance < formats::activationGroup / kUnit; distance *= 2)
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
-  Value finite = k.less(greatest, k.constI32(0x7F800000));
-  Value m = k.bitcast(greatest, k.f32());
-  Value usable =
-      arith::AndIOp::create(k.b, k.loc, finite, k.lessF(k.number(formats::activationFloor), m));
-  Value limit = k.number(formats::activationLimit);
-  Value inverse = k.select(usable, k.divF(limit, m), k.number(0.0));
-  Value step =
-      k.select(finite, k.divF(m, limit), k.number(std::numeric_limits<float>::quiet_NaN()));
+  auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
   if (input.format.element == formats::Format::Element::I4)
-    step = k.mulF(step, k.number(1.0 / 16));
+    scale = k.mulF(scale, k.number(1.0 / 16));
 
   Values fixed;
   for (Value element : x) {
@@ -313,7 +252,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
         k.store(value, k.offset(base, k.shl(index, 2)), 4);
       });
     };
-    storeFirst(formats::activationGroup / kUnit, step, input.scalesAt,
+    storeFirst(formats::activationGroup / kUnit, scale, input.scalesAt,
                padded / formats::activationGroup);
     if (sum)
       storeFirst(input.unit / kUnit, sum, input.unitSumsAt, padded / input.unit);

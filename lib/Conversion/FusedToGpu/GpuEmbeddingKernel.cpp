@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "../FusedKernels/EmbeddingTable.h"
 #include "Kernels.h"
 
 using namespace mlir;
@@ -57,11 +58,10 @@ LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   if (failed(plan))
     return failure();
   DeviceBuilder &k = kernel.k;
-  const formats::PackedShape &shape = plan->shape;
-  int64_t width = shape.columns(), tokens = plan->tokens, parts = plan->parts;
-  Type table = op.getTable().getType();
-  auto quantized = dyn_cast<quantized::QuantizedTensorType>(table);
-  Type element = quantized ? quantized.getFormat().getElement() : getElementTypeOrSelf(table);
+  FailureOr<kernels::EmbeddingTable> table = kernels::EmbeddingTable::get(op);
+  if (failed(table))
+    return failure();
+  int64_t width = table->width, tokens = plan->tokens, parts = plan->parts;
 
   k.launchDependents();
   Value block = k.block();
@@ -69,14 +69,12 @@ LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   Value part = tokens == 1 ? block : k.rem(block, parts);
   Value token =
       k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
-  // The runtime checks tokens; a wrong one must not reach memory outside the table.
-  token = k.max(k.min(token, k.constI32(shape.rows() - 1)), k.constI32(0));
   Value row = k.offset(kernel.interface.pointer(op.getTable()),
-                       k.mul(k.extendUnsigned(token, k.i64()), shape.tileBytes()));
+                       k.mul(k.toI64(k.clampIndex(token, table->rows)), table->shape.tileBytes()));
   Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
   Value first = k.shl(k.add(k.mul(part, plan->threads), k.thread()), 1);
   auto store = [&](Value column) {
-    DeviceBuilder::Values values = emitPair(k, shape, element, row, column);
+    DeviceBuilder::Values values = emitPair(k, table->shape, table->element, row, column);
     k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
   };
   int64_t atOnce = parts * plan->threads * kColumns;

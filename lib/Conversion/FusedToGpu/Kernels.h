@@ -6,7 +6,7 @@
 #ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_KERNELS_H
 #define SLUICE_LIB_CONVERSION_FUSEDTOGPU_KERNELS_H
 
-#include "../FusedToHost/KernelInterface.h"
+#include "../FusedKernels/ProductEpilogue.h"
 #include "DeviceBuilder.h"
 
 #include "dialects/Fused/GpuPlan.h"
@@ -15,7 +15,11 @@
 
 namespace sluice::device {
 
-using host::KernelInterface;
+using kernels::EpilogueLoads;
+using kernels::formatOf;
+using kernels::isConstant;
+using kernels::KernelInterface;
+using kernels::PackedSegment;
 
 /// What every generator gets.
 struct Kernel {
@@ -32,9 +36,6 @@ struct Kernel {
   }
 };
 
-/// Whether nothing in a step writes the value: it may be read before the previous kernel has ended.
-bool isConstant(mlir::Value value);
-
 /// The input of a product in shared memory (fused::InputPlan says in which order) and where.
 struct PreparedInput : fused::InputPlan {
   mlir::Value fragmentsAt, scalesAt, unitSumsAt;
@@ -49,8 +50,20 @@ public:
   mlir::FailureOr<PreparedInput> preload();
   mlir::LogicalResult emit(PreparedInput &input);
 
-private:
+  // The place (see RegionEvaluator.h): unit `current` of the row.
+  using Builder = DeviceBuilder;
   using Values = DeviceBuilder::Values;
+  static constexpr llvm::StringLiteral kRegion = "a prologue";
+  DeviceBuilder &k;
+  mlir::FailureOr<Values> load(mlir::Value value);
+  mlir::FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
+    return rotary.emitOpError() << "in a prologue cannot be converted to GPU code";
+  }
+  mlir::FailureOr<mlir::Value>
+  sumRow(llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate);
+  mlir::Value clearMissing(size_t number, mlir::Value x);
+
+private:
   /// A thread handles 8 neighbouring columns at a time; unit n of a thread is columns
   /// 8 * (thread + n * threads) on.
   static constexpr int64_t kUnit = 8;
@@ -59,34 +72,23 @@ private:
   mlir::Value unitIndex(int64_t n);
   /// Null if all threads have such a unit.
   mlir::Value unitExists(int64_t n, int64_t width);
+  /// Column `number` (0 to 7) of a unit.
+  mlir::Value columnExists(int64_t n, int64_t number);
   Values loadUnit(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
                   bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
-  mlir::FailureOr<Values> evaluate(mlir::Value value, int64_t n);
-  mlir::FailureOr<mlir::Value> normFactor(model::RmsNormOp norm);
   void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
   void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
 
   Kernel &kernel;
-  DeviceBuilder &k;
   fused::MatvecOp op;
   const fused::InputPlan &plan;
   mlir::Value thread;
-  int64_t threads, padded;
+  int64_t threads, padded, current = 0;
   mlir::Value scratch, currentRow;
   llvm::DenseMap<std::pair<mlir::Value, int64_t>, Values> constants, loaded;
-  llvm::DenseMap<mlir::Operation *, mlir::Value> factors;
+  kernels::NormFactors factors;
 };
-
-/// A segment of the packed weight: the sources (arguments of the epilogue) whose rows it holds.
-struct PackedSegment {
-  quantized::RowOrderAttr order;
-  int64_t firstTile = 0, tiles = 0;
-};
-
-/// What an epilogue reads from memory, by the value (or the rotary operation) that it is for. Read
-/// ahead of the sums, it does not add a memory's latency to the end of a kernel.
-using EpilogueLoads = llvm::MapVector<void *, DeviceBuilder::Values>;
 
 /// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`,
 /// which counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of
@@ -99,10 +101,6 @@ void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &se
 mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
                                  mlir::Value high, int64_t token, const EpilogueLoads &loads);
-
-/// Emits an operation on single elements (additions, conversions, silu). Null if it is no such
-/// operation.
-mlir::Value emitElementwise(DeviceBuilder &k, mlir::Operation *op, mlir::ValueRange operands);
 
 // The kernels. Each fills the body of a function whose arguments the interface has, as the
 // operation's plan (dialects/Fused/GpuPlan.h) says.

@@ -12,6 +12,7 @@
 // each for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
+#include "StageRing.h"
 
 #include "llvm/Support/MathExtras.h"
 
@@ -19,27 +20,6 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 using formats::Format;
-
-/// The packed weight's segments with their tiles, in order.
-static SmallVector<PackedSegment> packedSegments(fused::MatvecOp op) {
-  SmallVector<PackedSegment> result;
-  ArrayRef<int64_t> rows = op.getSegments();
-  ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
-  if (orders && !orders.empty()) {
-    for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
-      result.push_back({order});
-  } else {
-    for (int64_t i = 0, e = rows.size(); i < e; ++i)
-      result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
-  }
-  int64_t tile = 0;
-  for (PackedSegment &segment : result) {
-    segment.firstTile = tile;
-    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
-    tile += segment.tiles;
-  }
-  return result;
-}
 
 namespace {
 class MatvecKernel : fused::ProductPlan {
@@ -56,9 +36,7 @@ public:
 private:
   /// The tiles that this block has.
   Value tileCount() { return k.add(k.div(k.sub(k.constI32(tiles - 1), block), grid), 1); }
-  Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
-  /// `slot` and `parity` of the stage that comes `stages` later.
-  void advance(Value &slot, Value &parity, int64_t steps);
+  StageRing stageRing() { return {k, ring, fullAt}; }
 
   void copyWeights(Value lane);
   LogicalResult multiply(Value thread, PreparedInput &input);
@@ -83,17 +61,6 @@ private:
 };
 } // namespace
 
-void MatvecKernel::advance(Value &slot, Value &parity, int64_t steps) {
-  slot = k.add(slot, steps % ring);
-  if (steps / ring % 2)
-    parity = k.bitXor(parity, 1);
-  if (steps % ring == 0)
-    return;
-  Value wraps = k.less(k.constI32(ring - 1), slot);
-  slot = k.select(wraps, k.sub(slot, ring), slot);
-  parity = k.select(wraps, k.bitXor(parity, 1), parity);
-}
-
 void MatvecKernel::copyWeights(Value lane) {
   int64_t lastBytes = shape.chunkBytes(chunks - 1), bytes = shape.chunkBytes(0);
   Value weights = kernel.interface.pointer(op.getWeights().front());
@@ -108,25 +75,15 @@ void MatvecKernel::copyWeights(Value lane) {
     return k.loop(zero, k.constI32(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
       Value count = carried[0], slot = carried[1], parity = carried[2];
       Value oldest = carried[3], oldParity = carried[4];
-      if (bounded && inFlight < tilesPerBlock * chunks) {
-        Values next = k.ifElseYield(
-            k.less(count, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
-            [&] {
-              k.wait(slotOf(fullAt, oldest, 8), oldParity);
-              Value slotAfter = oldest, parityAfter = oldParity;
-              advance(slotAfter, parityAfter, 1);
-              return Values{slotAfter, parityAfter};
-            });
-        oldest = next[0];
-        oldParity = next[1];
-      }
+      if (bounded && inFlight < tilesPerBlock * chunks)
+        stageRing().limitInFlight(count, inFlight, oldest, oldParity);
       if (reuses)
-        k.wait(slotOf(emptyAt, slot, 8), k.bitXor(parity, 1));
+        k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
       Value size = k.constI32(bytes);
       if (lastBytes != bytes)
         size = k.select(k.equal(chunk, k.constI32(chunks - 1)), k.constI32(lastBytes), size);
       Value place = k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), bytes));
-      Value to = slotOf(stagesAt, slot, bytes), barrier = slotOf(fullAt, slot, 8);
+      Value to = k.at(stagesAt, slot, bytes), barrier = k.at(fullAt, slot, 8);
       if (k.hasBulkCopies()) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
@@ -135,7 +92,7 @@ void MatvecKernel::copyWeights(Value lane) {
                [&](Value byte) { k.copy16(k.offset(to, byte), k.offset(place, byte)); });
         k.arriveAfterCopies(barrier);
       }
-      advance(slot, parity, 1);
+      stageRing().advance(slot, parity, 1);
       return Values{k.add(count, 1), slot, parity, oldest, oldParity};
     });
   });
@@ -298,9 +255,9 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
           Values partial = llvm::to_vector(values.drop_front(2));
           // The last chunk may have fewer slices.
           int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
-          Value stage = slotOf(stagesAt, slot, shape.chunkBytes(0));
+          Value stage = k.at(stagesAt, slot, shape.chunkBytes(0));
           if (lastSlices < slices) {
-            k.wait(slotOf(fullAt, slot, 8), parity);
+            k.wait(k.at(fullAt, slot, 8), parity);
             Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
                                                   k.constI32(lastSlices), k.constI32(slices)));
             partial = k.ifElseYield(
@@ -311,14 +268,14 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
                 [&] { return partial; });
           } else {
             SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
-            k.wait(slotOf(fullAt, slot, 8), parity);
+            k.wait(k.at(fullAt, slot, 8), parity);
             partial = multiplyChunk(input, x, chunk, stage, partial);
           }
           if (reuses) {
             k.syncWarp();
-            k.ifThen(k.equal(lane, zero), [&] { k.arrive(slotOf(emptyAt, slot, 8)); });
+            k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
           }
-          advance(slot, parity, warpGroups);
+          stageRing().advance(slot, parity, warpGroups);
           Values next = {slot, parity};
           next.append(partial);
           return next;
@@ -431,22 +388,12 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
         low = low ? k.addF(low, pair[0]) : pair[0];
         high = high ? k.addF(high, pair[1]) : pair[1];
       }
-      // A chain of comparisons finds the tile's segment; there are at most a handful.
-      std::function<void(size_t)> emitSegment = [&](size_t n) {
-        const PackedSegment &segment = segments[n];
-        auto here = [&] {
-          Value inSegment = k.sub(tile, segment.firstTile);
-          if (succeeded(result))
-            result =
-                emitEpilogue(kernel, op, segment, inSegment, row, low, high, token,
-                             early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
-        };
-        if (n + 1 == segments.size())
-          return here();
-        k.ifElse(k.less(tile, k.constI32(segment.firstTile + segment.tiles)), here,
-                 [&] { emitSegment(n + 1); });
-      };
-      emitSegment(0);
+      kernels::emitForSegment(k, segments, tile, [&](size_t n, Value inSegment) {
+        if (succeeded(result))
+          result =
+              emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
+                           early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
+      });
     }
   };
   Value items = k.shl(heldNow, 3);
@@ -509,5 +456,8 @@ LogicalResult device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
   FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(op, kernel.schedule, kernel.device);
   if (failed(plan))
     return failure();
-  return MatvecKernel(kernel, op, *plan, packedSegments(op)).emit();
+  FailureOr<SmallVector<PackedSegment>> segments = kernels::packedSegments(op);
+  if (failed(segments))
+    return failure();
+  return MatvecKernel(kernel, op, *plan, std::move(*segments)).emit();
 }

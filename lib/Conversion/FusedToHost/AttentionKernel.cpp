@@ -255,11 +255,9 @@ void AttentionKernel::emit(Value begin, Value end) {
   k.loop(begin, end, 1, [&](Value item) {
     Value token = k.div(item, keyHeads);
     keyHead = k.rem(item, keyHeads);
-    // The runtime checks positions; a wrong one must not reach memory outside the cache.
     Value last =
         k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
-    last = k.max(k.min(last, k.integer(k.i32(), positions - 1)), k.integer(k.i32(), 0));
-    Value context = k.add(k.extend(last, k.i64()), 1);
+    Value context = k.add(k.toIndex(k.clampIndex(last, positions)), 1);
     start(token);
     k.loop(k.index(0), context, block, [&](Value first) {
       Value count = k.min(k.sub(context, first), k.index(block));

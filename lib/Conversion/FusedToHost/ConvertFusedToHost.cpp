@@ -29,7 +29,7 @@ private:
   LogicalResult convert(fused::KernelOp op, ModuleOp module);
   FailureOr<Kernel> generate(Operation *op, KernelInterface &interface, Isa isa, ModuleOp module);
 
-  llvm::StringMap<Kernel> kernels;
+  llvm::StringMap<Kernel> generated;
   llvm::StringMap<unsigned> counts;
 };
 } // namespace
@@ -67,7 +67,11 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
   KernelBuilder builder(b, op->getLoc(), isa);
-  interface.loadPointers(builder, entry->getArgument(0));
+  SmallVector<Value> pointers;
+  for (int64_t i = 0; i < interface.pointerCount(); ++i)
+    pointers.push_back(
+        builder.load(builder.ptr(), builder.offset(entry->getArgument(0), 8 * i), 8));
+  interface.setPointers(pointers);
   Value first = entry->getArgument(1), last = entry->getArgument(2);
   FailureOr<int64_t> grid =
       llvm::TypeSwitch<Operation *, FailureOr<int64_t>>(op)
@@ -95,47 +99,30 @@ LogicalResult ConvertFusedToHost::convert(fused::KernelOp op, ModuleOp module) {
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(interface->key());
+  auto [entry, isNew] = generated.try_emplace(interface->key());
   if (isNew) {
-    FailureOr<Kernel> generated = generate(op, *interface, isa, module);
-    if (failed(generated))
+    FailureOr<Kernel> made = generate(op, *interface, isa, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const Kernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
-  std::string label = op.getLabel();
-  auto launch = plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false);
-  auto dispatch =
-      plan::DispatchOp::create(b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-                               b.getArrayAttr(interface->caches()), launch,
-                               b.getStringAttr(label.empty() ? kernel.name : label),
-                               op.getTraffic().value_or(fused::TrafficAttr()));
-  op->replaceAllUsesWith(dispatch);
+  kernels::dispatchKernel(op, *interface, kernel.name,
+                          plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false));
   op->erase();
   return success();
 }
 
 void ConvertFusedToHost::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
   SmallVector<fused::KernelOp> fusedOps;
   module.walk([&](fused::KernelOp op) { fusedOps.push_back(op); });
   if (fusedOps.empty())
     return;
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
-  for (auto cache : module.getOps<model::CacheOp>())
-    if (cache.headDim() != cache.getTensorType().getDimSize(2)) {
-      cache.emitOpError() << "has padded heads, as GPU kernels read them; host kernels do not";
-      return signalPassFailure();
-    }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   auto kernelModule = ModuleOp::create(b, module.getLoc(), kKernelsModule);
   for (fused::KernelOp op : fusedOps)

@@ -7,14 +7,16 @@
 #ifndef SLUICE_LIB_CONVERSION_FUSEDTOHOST_PRODUCTS_H
 #define SLUICE_LIB_CONVERSION_FUSEDTOHOST_PRODUCTS_H
 
-#include "KernelInterface.h"
+#include "../FusedKernels/KernelInterface.h"
+#include "../FusedKernels/PackedSegments.h"
+#include "KernelBuilder.h"
 
 #include "sluice/Formats/Packing.h"
 
 namespace sluice::host {
 
-/// The format of a quantized tensor or of a builtin tensor of floats.
-formats::Format formatOf(mlir::Type weight);
+using kernels::KernelInterface;
+using kernels::PackedSegment;
 
 /// The input of all tokens in stack memory, `columns` padded to a multiple of 32 with zeros.
 struct PreparedInput {
@@ -47,39 +49,13 @@ llvm::SmallVector<mlir::Value> emitTileProducts(KernelBuilder &k, const formats:
                                                 const PreparedInput &input, mlir::Value tile,
                                                 int64_t accumulators);
 
-/// The rows of a segment of a packed weight that lie in one tile.
-struct TileRows {
-  /// Runs of consecutive rows, `laneCount` lanes each; first row (i64) and mask (null: all lanes).
-  struct Run {
-    mlir::Value first, mask;
-    int64_t laneCount;
-  };
-  llvm::SmallVector<Run, 2> runs;
-  int64_t lanes() const {
-    int64_t count = 0;
-    for (const Run &run : runs)
-      count += run.laneCount;
-    return count;
-  }
-};
-
-/// A segment of the packed weight: the sources (arguments of the epilogue) whose rows it holds.
-struct PackedSegment {
-  quantized::RowOrderAttr order;
-  int64_t firstTile = 0, tiles = 0;
-};
-
 /// Emits the epilogue of one tile of `segment` for one token: `sums` are its 16 lanes, `tile`
 /// (i64) counts from the segment's first.
 mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
                                  const KernelInterface &interface, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value sums, int64_t token);
 
-/// Emits an operation on the lanes of its operands that means the same for each of them (additions,
-/// conversions, silu). Null if it is no such operation.
-mlir::Value emitElementwise(KernelBuilder &k, mlir::Operation *op, mlir::ValueRange operands);
-
-// The kernels. Each fills the body of a function whose arguments `interface` has loaded and returns
+// The kernels. Each fills the body of a function whose pointers `interface` has and returns
 // the number of work items of a launch.
 mlir::FailureOr<int64_t> emitMatvec(KernelBuilder &k, fused::MatvecOp op,
                                     const KernelInterface &interface, mlir::Value begin,

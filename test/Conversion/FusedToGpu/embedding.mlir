@@ -8,8 +8,8 @@
 // CHECK: nvvm.griddepcontrol launch_dependents
 // CHECK-NOT: nvvm.griddepcontrol wait
 // CHECK: %[[TOKEN:.*]] = llvm.load {{.*}} : !llvm.ptr<1> -> i32
-// CHECK: %[[LOW:.*]] = llvm.intr.smin(%[[TOKEN]], %c2047_i32)
-// CHECK: llvm.intr.smax(%[[LOW]], %c0_i32)
+// CHECK: %[[LOW:.*]] = arith.minsi %[[TOKEN]], %c2047_i32
+// CHECK: arith.maxsi %[[LOW]], %c0_i32
 // An int4 row: 1024 bytes of elements, 32 bytes of scales, 16 of zero points.
 // CHECK: arith.muli {{.*}}, %c1072_i64
 // CHECK: scf.for

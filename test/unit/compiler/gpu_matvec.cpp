@@ -576,5 +576,20 @@ TEST_P(GpuMatvec, ResidualsAndHalfInputs) {
   }
 }
 
+TEST_P(GpuMatvec, ElementwiseOperations) {
+  Random random(7);
+  Weight weight({Format::Element::I8, 32, false}, 20, 160, random);
+  for (auto [element, tolerance] : {std::pair("f32", 1e-6), {"f16", 3e-4}, {"bf16", 3e-3}}) {
+    SCOPED_TRACE(element);
+    ElementwiseProduct product(weight, 2, element, random);
+    GpuKernels kernels(
+        product.text(mmaType(weight.format, 20, 160, 128), gpuSchedule(2, 4, 3, 128)), GetParam());
+    ASSERT_TRUE(kernels.emulator);
+    Buffer packed = packMma(weight, naturalRows(20), 128);
+    kernels.run(0, product.arguments(packed));
+    EXPECT_LE(product.error(), tolerance);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Targets, GpuMatvec, testing::Values("h200", "a100"),
                          [](const auto &info) { return std::string(info.param); });
