@@ -166,6 +166,10 @@ struct Plan {
   std::optional<uint32_t> findBuffer(std::string_view name) const;
   /// The same, but an Error that names it if there is none.
   uint32_t bufferIndex(std::string_view name) const;
+  /// The buffer, checked to have `bytes` bytes at `offset`; an Error if it has not.
+  const Buffer &bufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
+  /// The same of a buffer to write to, which may not be one of weights.
+  const Buffer &writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
 
   /// Whether the step chooses the next token: it has an input "sampling".

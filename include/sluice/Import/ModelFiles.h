@@ -7,6 +7,7 @@
 #ifndef SLUICE_IMPORT_MODELFILES_H
 #define SLUICE_IMPORT_MODELFILES_H
 
+#include "sluice-runtime/Tokenizer.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/ModelConfig.h"
 #include "sluice/Import/TensorRef.h"
@@ -50,28 +51,15 @@ struct Weights {
   std::optional<Weight> head;
 };
 
-/// A GGUF file's `tokenizer.ggml.*` keys. `scores` and `types` are empty or as long as `tokens`.
-struct GGUFTokenizer {
-  /// "llama" (SentencePiece), "gpt2" (byte-level BPE), ...
-  std::string model;
-  /// The pre-tokenizer's name ("default", "qwen2", "llama-bpe"); may be empty.
-  std::string pre;
-  std::vector<std::string> tokens;
-  std::vector<float> scores;
-  /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
-  std::vector<int32_t> types;
-  /// "left right", best first.
-  std::vector<std::string> merges;
-  std::optional<int64_t> bosId, eosId, eotId, eomId, unkId, padId;
-  std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
-};
+/// `scores` and `types` of what the readers below give are empty or as long as `tokens`.
+using runtime::GgufTokenizer;
 
 struct TokenizerSource {
   /// Full paths, empty when the folder lacks the file. Both may be there; they then describe the
   /// same tokenizer.
   std::string sentencePieceModel; ///< tokenizer.model
   std::string huggingFaceJson;    ///< tokenizer.json
-  std::optional<GGUFTokenizer> gguf;
+  std::optional<GgufTokenizer> gguf;
 
   bool empty() const { return sentencePieceModel.empty() && huggingFaceJson.empty() && !gguf; }
 };
@@ -104,7 +92,7 @@ struct ModelFiles {
 llvm::Expected<ModelFiles> openModel(llvm::StringRef path);
 
 /// The tokenizer of a GGUF file, whose tensors may be missing. Nothing when it has none.
-llvm::Expected<std::optional<GGUFTokenizer>> openGGUFTokenizer(llvm::StringRef path);
+llvm::Expected<std::optional<GgufTokenizer>> openGGUFTokenizer(llvm::StringRef path);
 
 } // namespace sluice
 

@@ -13,6 +13,11 @@
 
 namespace sluice {
 
+/// Writes a whole file.
+std::error_code writeFile(llvm::StringRef path, llvm::StringRef contents);
+/// Reads a whole file.
+llvm::Expected<std::string> readFile(llvm::StringRef path);
+
 /// A new directory that goes away with everything in it: when the object does, and when SIGHUP,
 /// SIGINT or SIGTERM ends the process. Not when the process crashes.
 ///
