@@ -93,13 +93,13 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
 }
 
 LogicalResult SampleOp::verify() {
-  int64_t sequences = getLogits().getType().getDimSize(0);
-  if (getOptions().getType().getShape() != ArrayRef<int64_t>({sequences, sampling::kWords}))
-    return emitOpError() << "options must be [" << sequences << ", " << sampling::kWords
-                         << "], found " << getOptions().getType();
-  if (getResult().getType().getDimSize(0) != sequences)
-    return emitOpError() << "result must have a token for each of " << sequences
-                         << " sequences, found " << getResult().getType();
+  int64_t tokens = getLogits().getType().getDimSize(0);
+  if (getOptions().getType().getShape() != ArrayRef<int64_t>({tokens, sampling::kWords}))
+    return emitOpError() << "options must be [" << tokens << ", " << sampling::kWords << "], found "
+                         << getOptions().getType();
+  if (getResult().getType().getDimSize(0) != tokens)
+    return emitOpError() << "result must have a token for each of " << tokens
+                         << " rows of logits, found " << getResult().getType();
   return verifySchedule(*this, getSchedule());
 }
 
@@ -148,7 +148,7 @@ static LogicalResult verifyOrder(MatvecOp op) {
 LogicalResult MatvecOp::verify() {
   if (getWeights().empty())
     return emitOpError() << "needs at least one weight";
-  int64_t sequences = getSequences(), columns = getColumns();
+  int64_t tokens = getTokens(), columns = getColumns();
   uint64_t rows = 0, segmentRows = 0;
   for (Value weight : getWeights()) {
     auto [weightRows, weightColumns] = weightShape(weight.getType());
@@ -172,7 +172,7 @@ LogicalResult MatvecOp::verify() {
 
   MLIRContext *context = getContext();
   auto activation = [&](int64_t width) -> Type {
-    return RankedTensorType::get({sequences, width}, Float32Type::get(context));
+    return RankedTensorType::get({tokens, width}, Float32Type::get(context));
   };
   if (!getPrologue().empty() && failed(verifyRegion(*this, getPrologue(), "prologue",
                                                     {getInput().getType()}, {activation(columns)})))

@@ -14,8 +14,8 @@ include "mlir/IR/BuiltinAttributeInterfaces.td"
 
 class Fused_Op<string mnemonic, list<Trait> traits = []> : Op<FusedDialect, mnemonic, traits>;
 
-/// [sequences, width]
-def Fused_Activation : 2DTensorOf<[F32, F16]>;
+/// [tokens, width]
+def Fused_Activation : 2DTensorOf<[F32, F16, BF16]>;
 def Fused_Weight : AnyTypeOf<[Model_Matrix, Quantized_TensorType]>;
 
 def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {
@@ -79,7 +79,7 @@ def Fused_MatvecOp : Fused_Op<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
-    int64_t getSequences() { return getInput().getType().getShape()[0]; }
+    int64_t getTokens() { return getInput().getType().getShape()[0]; }
     int64_t getColumns() { return getInput().getType().getShape()[1]; }
     ::sluice::quantized::QuantizedTensorType getPackedType() { return ::mlir::dyn_cast<::sluice::quantized::QuantizedTensorType>(getWeights().front().getType()); }
   }];
@@ -123,7 +123,7 @@ def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, Declare
 def Fused_SampleOp : Fused_Op<"sample", [Pure]> {
   let summary = "The next token, chosen from logits on the device";
   let description = [{
-    For each sequence the id of one logit, or -1 where a logit is NaN or +infinity or none is finite. `options` are the 8 words a sequence (the largest logit,
+    For each row of logits the id of one, or -1 where a logit is NaN or +infinity or none is finite. `options` are 8 words a row (the largest logit,
     or top-k, top-p, min-p, temperature and a random number) of which `include/sluice-runtime/SamplingWords.h` says what they mean; it defines the choice.
 
     Example:

@@ -36,7 +36,7 @@ def Model_RopeAttr : AttrDef<ModelDialect, "Rope"> {
 // Operand kinds that the model and fused dialects share.
 //===----------------------------------------------------------------------===//
 
-/// [sequences, width]
+/// [tokens, width]
 def Model_Activation : 2DTensorOf<[F32]>;
 def Model_Positions : 1DTensorOf<[I32]>;
 def Model_Vector : 1DTensorOf<[F16, BF16, F32]>;

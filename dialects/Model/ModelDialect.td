@@ -14,7 +14,7 @@ def ModelDialect : Dialect {
   let summary = "What a transformer computes, as a reader of its paper would write it";
   let description = [{
     One function, `@decode`, maps a token and its position to logits. Activations are float32 tensors
-    [sequences, width]. Weights are symbols that name a tensor of a model file; their bytes are never in the text. Keys and
+    [tokens, width]. Weights are symbols that name a tensor of a model file; their bytes are never in the text. Keys and
     values of earlier positions live in `model.cache` symbols. Additions and products of activations are `arith` operations on tensors.
     A reference evaluator in float32 (`include/sluice/Reference`) defines every operation.
   }];

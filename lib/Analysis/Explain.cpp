@@ -138,8 +138,8 @@ static func::FuncOp findDecode(ModuleOp module) {
   return module.lookupSymbol<func::FuncOp>("decode");
 }
 
-/// Sequences that a function's step decodes.
-static int64_t sequencesOf(func::FuncOp decode) {
+/// Tokens that a function's step decodes.
+static int64_t tokensOf(func::FuncOp decode) {
   for (Type type : decode.getArgumentTypes())
     if (auto tensor = dyn_cast<RankedTensorType>(type); tensor && tensor.getRank() == 1)
       return tensor.getDimSize(0);
@@ -168,8 +168,8 @@ static PartTraffic count(func::FuncOp decode, int64_t factor) {
       result[ModelPart::Norms].activations += gains;
       result[ModelPart::AttentionCache].written += appended * factor;
     }
-    // A dequantized matrix is written once for all sequences; rows for an embedding are one a
-    // sequence.
+    // A dequantized matrix is written once for all tokens; rows for an embedding are one a
+    // token.
     bool matrix = isa<quantized::DequantizeOp>(op) && traffic.weights;
     if (!matrix) {
       traffic.activations = vectors + factor * (traffic.activations - vectors);
@@ -248,19 +248,19 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   for (func::FuncOp decode : {before, after}) {
     if (!decode || decode.getBody().empty())
       return llvm::createStringError("the module has no function @decode to explain");
-    int64_t sequences = sequencesOf(decode);
-    if (sequences < 1 || batch % sequences)
+    int64_t tokens = tokensOf(decode);
+    if (tokens < 1 || batch % tokens)
       return llvm::createStringError("batch is " + llvm::Twine(batch) +
                                      ", expected a multiple of the module's " +
-                                     llvm::Twine(sequences) + " sequences");
+                                     llvm::Twine(tokens) + " tokens");
   }
   result.layers =
       llvm::count_if(after.getBody().front(), [](Operation &op) { return isAttention(&op); });
   if (!result.layers)
     return llvm::createStringError("@decode has no attention, so no layers to explain");
 
-  result.unfused = count(before, batch / sequencesOf(before));
-  result.fused = count(after, batch / sequencesOf(after));
+  result.unfused = count(before, batch / tokensOf(before));
+  result.fused = count(after, batch / tokensOf(after));
   result.unfusedFloor = floorOf(result.unfused.total, target, context, batch);
   result.fusedFloor = floorOf(result.fused.total, target, context, batch);
 
@@ -273,7 +273,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   layer.attentionWeights = static_cast<double>(attention.weights) / layers;
   layer.attentionScales = static_cast<double>(attention.scales) / layers;
   layer.mlpOperations = static_cast<double>(mlp.operations) / layers;
-  int64_t steps = batch / sequencesOf(after);
+  int64_t steps = batch / tokensOf(after);
   layer.mlpActivations = 2.0 * static_cast<double>(mlpActivationElements(after) * steps) / layers;
   if (layer.mlpWeights > 0)
     layer.intensity = layer.mlpOperations / (layer.mlpWeights + layer.mlpActivations);

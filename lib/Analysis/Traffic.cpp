@@ -89,15 +89,15 @@ static int64_t cacheBytes(Operation *from, FlatSymbolRefAttr name) {
   return llvm::divideCeil(product(type.getShape().drop_front()) * type.getElementTypeBitWidth(), 8);
 }
 
-/// Bytes read of `value`, which an operation for `sequences` sequences uses, where `user` is one of
+/// Bytes read of `value`, which an operation for `tokens` tokens uses, where `user` is one of
 /// its uses.
-static int64_t readBytes(Value value, OpOperand &use, int64_t sequences) {
+static int64_t readBytes(Value value, OpOperand &use, int64_t tokens) {
   if (Operation *definition = value.getDefiningOp();
       definition && definition->hasTrait<OpTrait::ConstantLike>())
     return 0;
-  // Of a rotary table each sequence reads the row of its position.
+  // Of a rotary table each token reads the row of its position.
   if (auto rotary = dyn_cast<model::RotaryOp>(use.getOwner()); rotary && rotary.getTable() == value)
-    return std::min<int64_t>(tensorBytes(value.getType()), sequences * rotary.getHeadDim() * 4);
+    return std::min<int64_t>(tensorBytes(value.getType()), tokens * rotary.getHeadDim() * 4);
   return tensorBytes(value.getType());
 }
 
@@ -120,13 +120,13 @@ static Traffic traffic(fused::EmbeddingOp op) {
 
 static Traffic traffic(fused::MatvecOp op) {
   Traffic traffic;
-  int64_t sequences = op.getSequences();
+  int64_t tokens = op.getTokens();
   for (Value weight : op.getWeights()) {
     MatrixBytes bytes = matrixBytes(weight.getType());
     auto [rows, columns] = matrixShape(weight.getType());
     traffic.weights += bytes.elements;
     traffic.scales += bytes.scales;
-    traffic.operations += 2 * product({rows, columns, sequences});
+    traffic.operations += 2 * product({rows, columns, tokens});
   }
   traffic.activations = tensorBytes(op.getInput().getType());
   for (Type type : op.getResultTypes())
@@ -143,16 +143,16 @@ static Traffic traffic(fused::MatvecOp op) {
             loaded && loaded.getWeightAttr() == parameter.getWeightAttr())
           return;
     if (seen.insert(value).second)
-      traffic.activations += readBytes(value, *use, sequences);
+      traffic.activations += readBytes(value, *use, tokens);
   });
   // Parameters may also be loaded inside.
   for (Region &region : op->getRegions())
     region.walk([&](model::ParameterOp parameter) {
       if (!parameter->use_empty())
-        traffic.activations += readBytes(parameter.getResult(), *parameter->use_begin(), sequences);
+        traffic.activations += readBytes(parameter.getResult(), *parameter->use_begin(), tokens);
     });
   op.getEpilogue().walk([&](model::CacheAppendOp append) {
-    traffic.written += sequences * cacheBytes(op, append.getCacheAttr());
+    traffic.written += tokens * cacheBytes(op, append.getCacheAttr());
   });
   return traffic;
 }
@@ -161,11 +161,11 @@ static Traffic traffic(fused::MatvecOp op) {
 static Traffic attention(Operation *op, Value query, FlatSymbolRefAttr keys,
                          FlatSymbolRefAttr values, Value positions) {
   auto type = cast<RankedTensorType>(query.getType());
-  int64_t sequences = type.getDimSize(0);
+  int64_t tokens = type.getDimSize(0);
   Traffic traffic;
   traffic.activations = tensorBytes(type) + tensorBytes(positions.getType());
-  traffic.keys = sequences * cacheBytes(op, keys);
-  traffic.values = sequences * cacheBytes(op, values);
+  traffic.keys = tokens * cacheBytes(op, keys);
+  traffic.values = tokens * cacheBytes(op, values);
   traffic.written = tensorBytes(op->getResult(0).getType());
   traffic.operationsPerPosition = 4 * product(type.getShape());
   return traffic;
@@ -211,11 +211,11 @@ static Traffic elementwise(Operation *op) {
   Traffic traffic;
   auto first =
       dyn_cast<RankedTensorType>(op->getNumOperands() ? op->getOperand(0).getType() : Type());
-  int64_t sequences = first && first.getRank() == 2 ? first.getDimSize(0) : 1;
+  int64_t tokens = first && first.getRank() == 2 ? first.getDimSize(0) : 1;
   SmallPtrSet<Value, 4> seen;
   for (OpOperand &use : op->getOpOperands())
     if (seen.insert(use.get()).second)
-      traffic.activations += readBytes(use.get(), use, sequences);
+      traffic.activations += readBytes(use.get(), use, tokens);
   for (Type type : op->getResultTypes())
     traffic.written += tensorBytes(type);
   return traffic;

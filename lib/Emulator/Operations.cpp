@@ -8,6 +8,8 @@
 
 #include "Machine.h"
 
+#include "sluice-support/Float16.h"
+
 #include "llvm/Support/ErrorHandling.h"
 
 #include <cmath>
@@ -208,17 +210,6 @@ uint32_t redux(Thread *thread, uint32_t location, uint32_t mask, uint32_t value,
   return thread->results[0];
 }
 
-float halfToFloat(uint16_t half) {
-  uint32_t magnitude = half & 0x7fff;
-  // 2^112 moves the exponent's bias; infinities and NaNs have the largest exponent in both formats.
-  float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  if (magnitude >= 0x7c00)
-    value = std::bit_cast<float>(magnitude << 13 | 0x7f800000);
-  return half & 0x8000 ? -value : value;
-}
-
-float bfloatToFloat(uint16_t value) { return std::bit_cast<float>(uint32_t(value) << 16); }
-
 /// Rows of A are lane/4 and 8 more; a register holds four bytes or two halves of consecutive
 /// columns; odd registers are the lower rows, the second pair is half of K further.
 template <typename A, typename Sum, uint32_t perRegister, uint32_t registersA, typename Unpack>
@@ -264,8 +255,8 @@ void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *opera
   if (thread->machine->arriveWarp(*thread, location, ~0u, WarpOperation::Mma)) {
     auto s8 = [](uint32_t r, uint32_t i) { return int8_t(r >> 8 * i); };
     auto u8 = [](uint32_t r, uint32_t i) { return uint8_t(r >> 8 * i); };
-    auto f16 = [](uint32_t r, uint32_t i) { return halfToFloat(r >> 16 * i); };
-    auto bf16 = [](uint32_t r, uint32_t i) { return bfloatToFloat(r >> 16 * i); };
+    auto f16 = [](uint32_t r, uint32_t i) { return sluice::support::f16ToFloat(r >> 16 * i); };
+    auto bf16 = [](uint32_t r, uint32_t i) { return sluice::support::bf16ToFloat(r >> 16 * i); };
     switch (MmaKind(kind)) {
     case MmaKind::S8K32:
       product<int8_t, int32_t, 4, 4>(thread, s8);

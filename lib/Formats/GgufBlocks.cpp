@@ -5,9 +5,7 @@
 
 #include "llvm/Support/Endian.h"
 
-#include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
 using namespace llvm;
@@ -21,7 +19,7 @@ void sluice::formats::readQ8_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t>
   const uint8_t *from = blocks.data();
   int8_t *to = q.data();
   for (uint16_t &scale : scales) {
-    scale = support::endian::read16le(from);
+    scale = llvm::support::endian::read16le(from);
     std::memcpy(to, from + 2, columns);
     from += q8_0BlockBytes;
     to += columns;
@@ -34,7 +32,7 @@ void sluice::formats::readQ4_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t>
   const uint8_t *from = blocks.data();
   int8_t *to = q.data();
   for (uint16_t &scale : scales) {
-    scale = support::endian::read16le(from);
+    scale = llvm::support::endian::read16le(from);
     for (size_t i = 0; i < half; ++i) {
       to[i] = static_cast<int8_t>((from[2 + i] & 15) - 8);
       to[i + half] = static_cast<int8_t>((from[2 + i] >> 4) - 8);
@@ -50,7 +48,7 @@ void sluice::formats::writeQ8_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
   const int8_t *from = q.data();
   uint8_t *to = blocks.data();
   for (uint16_t scale : scales) {
-    support::endian::write16le(to, scale);
+    llvm::support::endian::write16le(to, scale);
     std::memcpy(to + 2, from, columns);
     from += columns;
     to += q8_0BlockBytes;
@@ -63,44 +61,10 @@ void sluice::formats::writeQ4_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
   const int8_t *from = q.data();
   uint8_t *to = blocks.data();
   for (uint16_t scale : scales) {
-    support::endian::write16le(to, scale);
+    llvm::support::endian::write16le(to, scale);
     for (size_t i = 0; i < half; ++i)
       to[2 + i] = static_cast<uint8_t>(((from[i] + 8) & 15) | ((from[i + half] + 8) & 15) << 4);
     from += columns;
     to += q4_0BlockBytes;
-  }
-}
-
-void sluice::formats::quantizeRowQ8_0(ArrayRef<float> row, MutableArrayRef<int8_t> q,
-                                      MutableArrayRef<uint16_t> scales) {
-  assert(row.size() == scales.size() * columns && q.size() == row.size());
-  for (size_t block = 0; block < scales.size(); ++block) {
-    const float *x = row.data() + block * columns;
-    float greatest = 0;
-    for (size_t i = 0; i < columns; ++i)
-      greatest = std::max(greatest, std::fabs(x[i]));
-    float scale = greatest / 127.0f, inverse = scale != 0 ? 1.0f / scale : 0.0f;
-    scales[block] = floatToF16(scale);
-    for (size_t i = 0; i < columns; ++i)
-      q[block * columns + i] = static_cast<int8_t>(std::round(x[i] * inverse));
-  }
-}
-
-void sluice::formats::quantizeRowQ4_0(ArrayRef<float> row, MutableArrayRef<int8_t> q,
-                                      MutableArrayRef<uint16_t> scales) {
-  assert(row.size() == scales.size() * columns && q.size() == row.size());
-  for (size_t block = 0; block < scales.size(); ++block) {
-    const float *x = row.data() + block * columns;
-    float greatest = 0, signedGreatest = 0;
-    for (size_t i = 0; i < columns; ++i)
-      if (std::fabs(x[i]) > greatest) {
-        greatest = std::fabs(x[i]);
-        signedGreatest = x[i];
-      }
-    float scale = signedGreatest / -8.0f, inverse = scale != 0 ? 1.0f / scale : 0.0f;
-    scales[block] = floatToF16(scale);
-    for (size_t i = 0; i < columns; ++i)
-      q[block * columns + i] =
-          static_cast<int8_t>(std::min(15, static_cast<int>(x[i] * inverse + 8.5f)) - 8);
   }
 }

@@ -20,13 +20,13 @@ using namespace sluice;
 using nlohmann::json;
 using nlohmann::ordered_json;
 using sluice::detail::fail;
-using sluice::detail::sanitize;
+using sluice::detail::printable;
 
 static constexpr uint64_t longArray = 16;
 static constexpr uint64_t shownOfLongArray = 8;
 
 /// JSON strings must be UTF-8; what the file has instead is shown replaced.
-static ordered_json textValue(StringRef text) { return sanitize(text, text.size()); }
+static ordered_json textValue(StringRef text) { return printable(text, text.size()); }
 
 static ordered_json metadataValue(const GGUFValue &value) {
   if (auto text = value.asString())
@@ -51,22 +51,22 @@ static ordered_json metadataValue(const GGUFValue &value) {
 
 static void addMetadata(ordered_json &listing, StringRef key, StringRef type, ordered_json value) {
   listing["metadata"].push_back(
-      {{"key", sanitize(key, key.size())}, {"type", type.str()}, {"value", std::move(value)}});
+      {{"key", printable(key, key.size())}, {"type", type.str()}, {"value", std::move(value)}});
 }
 
 static void addTensors(ordered_json &listing, ArrayRef<TensorRef> tensors) {
   for (const TensorRef &tensor : tensors)
     listing["tensors"].push_back(
-        {{"name", sanitize(tensor.name, tensor.name.size())},
-         {"type", storageName(tensor.type).str()},
+        {{"name", printable(tensor.name, tensor.name.size())},
+         {"type", tensor.typeText()},
          {"shape", std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())},
          {"bytes", tensor.bytes},
          {"offset", tensor.offset},
-         {"file", sanitize(tensor.file, tensor.file.size())}});
+         {"file", printable(tensor.file, tensor.file.size())}});
 }
 
 static ordered_json start(StringRef path, StringRef format) {
-  return {{"path", sanitize(path, path.size())}, {"format", format.str()}};
+  return {{"path", printable(path, path.size())}, {"format", format.str()}};
 }
 
 /// Sums, once all tensors are in.
@@ -96,6 +96,13 @@ static ordered_json finish(ordered_json listing) {
   return listing;
 }
 
+/// Of a single file, which may go on behind its last tensor.
+static void addFileBytes(ordered_json &listing, uint64_t bytes, uint64_t trailing) {
+  listing["file_bytes"] = bytes;
+  if (trailing)
+    listing["trailing_bytes"] = trailing;
+}
+
 static void reserveSections(ordered_json &listing) {
   listing["metadata"] = ordered_json::array();
   listing["tensors"] = ordered_json::array();
@@ -108,7 +115,7 @@ static Expected<ordered_json> listGGUF(StringRef path) {
   ordered_json listing = start(path, "GGUF");
   listing["version"] = file->version();
   listing["alignment"] = file->alignment();
-  listing["file_bytes"] = file->file().size();
+  addFileBytes(listing, file->file().size(), file->trailingBytes());
   reserveSections(listing);
   for (const auto &[key, value] : file->metadata()) {
     std::string type = ggufTypeName(value.type()).str();
@@ -131,7 +138,7 @@ static Expected<ordered_json> listSafetensors(StringRef path) {
   if (!file)
     return file.takeError();
   ordered_json listing = start(path, "safetensors");
-  listing["file_bytes"] = file->file().size();
+  addFileBytes(listing, file->file().size(), file->trailingBytes());
   reserveSections(listing);
   addSafetensors(listing, *file);
   return finish(std::move(listing));
@@ -159,7 +166,7 @@ static Expected<ordered_json> listFolder(StringRef path) {
   reserveSections(listing);
   uint64_t fileBytes = 0;
   if (hasConfig) {
-    auto file = MappedFile::open(configPath);
+    auto file = mapFile(configPath);
     if (!file)
       return file.takeError();
     auto config = sluice::detail::parseJsonObject((*file)->text(), configPath);
@@ -189,7 +196,7 @@ Expected<ordered_json> sluice::listModelFile(StringRef path) {
     return fail(path, "cannot be opened: " + ec.message());
   if (status.type() == sys::fs::file_type::directory_file)
     return listFolder(path);
-  auto file = MappedFile::open(path);
+  auto file = mapFile(path);
   if (!file)
     return file.takeError();
   StringRef text = (*file)->text();
@@ -219,9 +226,9 @@ static std::string shortText(const ordered_json &value) {
     std::string text = grouped(value["count"].get<uint64_t>()) + " entries: ";
     for (const ordered_json &item : value["first"])
       text += item.dump() + ", ";
-    return sanitize(text, 76) + (text.size() > 76 ? "" : "...");
+    return printable(text, 76) + (text.size() > 76 ? "" : "...");
   }
-  return sanitize(value.dump(), 76);
+  return printable(value.dump(), 76);
 }
 
 void sluice::printListing(const ordered_json &listing, raw_ostream &os) {
@@ -229,7 +236,11 @@ void sluice::printListing(const ordered_json &listing, raw_ostream &os) {
   if (listing.contains("version"))
     os << " version " << listing["version"].get<uint64_t>() << ", alignment "
        << listing["alignment"].get<uint64_t>();
-  os << ", " << grouped(listing["file_bytes"].get<uint64_t>()) << " bytes\n";
+  os << ", " << grouped(listing["file_bytes"].get<uint64_t>()) << " bytes";
+  if (listing.contains("trailing_bytes"))
+    os << ", " << grouped(listing["trailing_bytes"].get<uint64_t>())
+       << " of them after the last tensor";
+  os << '\n';
 
   const ordered_json &metadata = listing["metadata"], &tensors = listing["tensors"];
   if (!metadata.empty()) {

@@ -26,9 +26,9 @@ namespace {
 /// Builds one module. Weights are declared as they are used, so that both come from one place.
 class ModelBuilder {
 public:
-  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t sequences)
-      : config(files.config), files(files), positions(positions), sequences(sequences),
-        symbols(&context), code(&context) {}
+  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t rows)
+      : config(files.config), files(files), positions(positions), rows(rows), symbols(&context),
+        code(&context) {}
 
   OwningOpRef<ModuleOp> build();
 
@@ -37,7 +37,7 @@ private:
   FloatAttr normEpsilon();
   Location named(const Twine &name) { return NameLoc::get(code.getStringAttr(name)); }
   RankedTensorType activation(int64_t width) {
-    return RankedTensorType::get({sequences, width}, code.getF32Type());
+    return RankedTensorType::get({rows, width}, code.getF32Type());
   }
   DictionaryAttr configAttr();
   model::RopeAttr ropeAttr();
@@ -57,7 +57,7 @@ private:
 
   const ModelConfig &config;
   const ModelFiles &files;
-  int64_t positions, sequences;
+  int64_t positions, rows;
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
@@ -99,28 +99,9 @@ DictionaryAttr ModelBuilder::configAttr() {
 }
 
 model::RopeAttr ModelBuilder::ropeAttr() {
-  const RopeScaling &scaling = config.ropeScaling;
-  StringRef name = "none";
-  SmallVector<double> values;
-  switch (scaling.kind) {
-  case RopeScaling::Kind::None:
-    break;
-  case RopeScaling::Kind::Linear:
-    name = "linear";
-    values = {scaling.factor};
-    break;
-  case RopeScaling::Kind::Llama3:
-    name = "llama3";
-    values = {scaling.factor, scaling.lowFreqFactor, scaling.highFreqFactor,
-              static_cast<double>(scaling.originalContext)};
-    break;
-  case RopeScaling::Kind::Factors:
-    name = "factors";
-    values.assign(scaling.factors.begin(), scaling.factors.end());
-    break;
-  }
-  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta), name,
-                              code.getDenseF64ArrayAttr(values));
+  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta),
+                              config.ropeScaling.name(),
+                              code.getDenseF64ArrayAttr(config.ropeScaling.values()));
 }
 
 Type ModelBuilder::weightType(const Weight &weight) {
@@ -267,7 +248,7 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   module->setAttr("model.config", configAttr());
   rope = ropeAttr();
 
-  auto perRow = RankedTensorType::get({sequences}, code.getI32Type());
+  auto perRow = RankedTensorType::get({rows}, code.getI32Type());
   code.setInsertionPointToEnd(module.getBody());
   auto function =
       func::FuncOp::create(code, named("decode"), "decode",
@@ -309,13 +290,13 @@ sluice::importModel(MLIRContext &context, const ModelFiles &files, const ImportO
   if (positions > most)
     return makeError(files.path + ": context must be at most the model's " + Twine(most) +
                      " positions, found " + Twine(positions));
-  if (options.sequences < 1 || options.sequences > positions)
+  if (options.tokens < 1 || options.tokens > positions)
     return makeError("rows of a step must be 1 to the context's " + Twine(positions) + ", found " +
-                     Twine(options.sequences));
+                     Twine(options.tokens));
 
   context.loadDialect<arith::ArithDialect, func::FuncDialect, model::ModelDialect,
                       quantized::QuantizedDialect>();
-  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.sequences).build();
+  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.tokens).build();
 
   std::string message;
   ScopedDiagnosticHandler collect(&context, [&](Diagnostic &diagnostic) {

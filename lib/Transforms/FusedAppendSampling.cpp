@@ -44,9 +44,9 @@ struct FusedAppendSampling : impl::FusedAppendSamplingBase<FusedAppendSampling> 
 
     OpBuilder builder(end);
     Location loc = NameLoc::get(builder.getStringAttr("sampling"));
-    int64_t sequences = logits.getType().getDimSize(0);
-    Type words = RankedTensorType::get({sequences, sampling::kWords}, builder.getI32Type());
-    Type tokens = RankedTensorType::get({sequences}, builder.getI32Type());
+    int64_t rows = logits.getType().getDimSize(0);
+    Type words = RankedTensorType::get({rows, sampling::kWords}, builder.getI32Type());
+    Type tokens = RankedTensorType::get({rows}, builder.getI32Type());
     if (failed(decode.insertArgument(decode.getNumArguments(), words, /*argAttrs=*/{}, loc)) ||
         failed(decode.insertResult(1, tokens, /*resultAttrs=*/{})))
       return signalPassFailure();

@@ -120,9 +120,9 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   int64_t perBlock = llvm::divideCeil(tiles, blocks);
   // In shared memory beside the ring: the input (two bytes an element, in either form, and a scale
   // a group of 128), the warps' partial sums.
-  int64_t sequences = op.getSequences(), width = op.getColumns();
-  int64_t input = sequences * (2 * width + 4 * llvm::divideCeil(width, 128));
-  int64_t sums = sequences * std::min(perBlock, gpu::heldTiles) * gpu::warps *
+  int64_t tokens = op.getTokens(), width = op.getColumns();
+  int64_t input = tokens * (2 * width + 4 * llvm::divideCeil(width, 128));
+  int64_t sums = tokens * std::min(perBlock, gpu::heldTiles) * gpu::warps *
                  quantized::LayoutAttr::kTileRows * 4;
   int64_t available = description.sharedBytesPerBlock.value - input - sums - gpu::reserved;
   int64_t fitting = available / stageBytes;
@@ -179,8 +179,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   bool isShort = type.getDimSize(0) <= gpu::shortContext;
   int64_t stages = std::min(isShort ? gpu::shortStages : gpu::longStages, available / stageBytes);
   // Every pair of warps has stages of its own.
-  int64_t teams = std::min(gpu::attentionWarps / 2, stages);
-  stages -= stages % teams;
+  int64_t warpGroups = std::min(gpu::attentionWarps / 2, stages);
+  stages -= stages % warpGroups;
   int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * splits;
   // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
   return Choice{
@@ -192,12 +192,12 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
   auto type = op.getLogits().getType();
-  int64_t sequences = type.getDimSize(0), logits = type.getDimSize(1);
+  int64_t tokens = type.getDimSize(0), logits = type.getDimSize(1);
   int64_t splits = description.hasBulkCopies()
                        ? llvm::bit_floor(static_cast<uint64_t>(
                              std::clamp<int64_t>(logits / gpu::sampledLogits, 1, gpu::splits)))
                        : 1;
-  return Choice{fused::GpuScheduleAttr::get(&getContext(), sequences * splits, gpu::samplingWarps,
+  return Choice{fused::GpuScheduleAttr::get(&getContext(), tokens * splits, gpu::samplingWarps,
                                             /*stages=*/1, /*inFlight=*/1,
                                             llvm::divideCeil(logits, splits), splits, "none"),
                 formatv("{0} logits, {1} a block", logits, llvm::divideCeil(logits, splits))};

@@ -21,11 +21,11 @@ using fused::MatvecOp;
 
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
-  // Epilogues compute in float32 and round to f16 at most.
+  // Epilogues compute in float32 and round to 16 bits at most.
   if (isa<arith::AddFOp, arith::MulFOp>(op))
     return getElementTypeOrSelf(op->getResult(0)).isF32();
   if (isa<arith::TruncFOp>(op))
-    return getElementTypeOrSelf(op->getResult(0)).isF16();
+    return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
   return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp>(op);
 }
 

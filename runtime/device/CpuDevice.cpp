@@ -6,7 +6,7 @@
 #include "runtime/device/CpuFeatures.h"
 #include "runtime/device/SyntheticWeights.h"
 #include "runtime/device/ThreadPool.h"
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <chrono>
 #include <cstring>
@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 using namespace sluice::runtime;
+using sluice::support::printable;
 
 namespace {
 
@@ -95,6 +96,7 @@ public:
 
   void load(std::shared_ptr<const Artifact> newArtifact) override;
   void run(uint32_t step) override;
+  void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
   std::vector<double> profile(uint32_t step) override;
   void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) override;
   void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) override;
@@ -154,7 +156,7 @@ void CpuDevice::checkTarget() const {
 /// here is what it follows before it has mapped the file.
 static void checkSharedObject(const MappedFile &file) {
   auto fail = [&](const std::string &why) {
-    throw Error(file.path().string() + ": is not a shared object for this machine: " + why);
+    throw Error(file.path() + ": is not a shared object for this machine: " + why);
   };
 #if defined(__x86_64__)
   constexpr uint16_t machine = EM_X86_64;
@@ -194,7 +196,7 @@ static void checkSharedObject(const MappedFile &file) {
 
 void CpuDevice::loadKernels() {
   const MappedFile &file = artifact->file("kernels");
-  const std::string path = file.path().string();
+  const std::string path = file.path();
   checkSharedObject(file);
   // A name without a slash would be looked for in the system's folders.
   dlerror();
@@ -308,6 +310,15 @@ void CpuDevice::run(uint32_t index) {
       runPart(step, step.launches[i], thread);
     }
   });
+}
+
+void CpuDevice::trace(uint32_t index, const std::function<bool(size_t)> &afterLaunch) {
+  const BoundStep &step = steps.at(index);
+  for (size_t i = 0; i < step.launches.size(); ++i) {
+    pool->run([&](int thread) { runPart(step, step.launches[i], thread); });
+    if (!afterLaunch(i))
+      return;
+  }
 }
 
 std::vector<double> CpuDevice::profile(uint32_t index) {

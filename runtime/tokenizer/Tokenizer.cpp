@@ -7,6 +7,8 @@
 #include "Model.h"
 #include "Utf8.h"
 
+#include "sluice-support/MappedFile.h"
+
 #include <algorithm>
 
 namespace sluice::runtime {
@@ -23,15 +25,21 @@ static std::shared_ptr<const Model> build(Data data, const std::string &name) {
 Tokenizer Tokenizer::fromJson(std::string_view text, const std::string &name) {
   bool isOwn;
   Data data = tokenizer::readJson(text, name, isOwn);
+  if (!isOwn)
+    tokenizer::addEndsByText(data);
   return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromSentencePiece(std::string_view bytes, const std::string &name) {
-  return Tokenizer(build(tokenizer::readSentencePiece(bytes, name), name));
+  Data data = tokenizer::readSentencePiece(bytes, name);
+  tokenizer::addEndsByText(data);
+  return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromGguf(const GgufTokenizer &gguf, const std::string &name) {
-  return Tokenizer(build(tokenizer::readGguf(gguf, name), name));
+  Data data = tokenizer::readGguf(gguf, name);
+  tokenizer::addEndsByText(data);
+  return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
@@ -46,7 +54,8 @@ Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
       throw Error(path.string() + ": has neither tokenizer.json nor tokenizer.model");
   }
   std::string name = file.string();
-  std::string bytes = tokenizer::readFile(file);
+  support::MappedFile mapped(name, tokenizer::maxFileBytes);
+  std::string_view bytes = mapped.text();
   if (bytes.starts_with("GGUF"))
     throw Error(name + ": is a GGUF file, expected a tokenizer");
   // A SentencePiece model begins with a line feed, which is the key of its first piece; the length
@@ -60,7 +69,9 @@ Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
   Data data =
       isJson ? tokenizer::readJson(bytes, name, isOwn) : tokenizer::readSentencePiece(bytes, name);
   if (isDirectory && !isOwn)
-    tokenizer::readModelDirectory(data, path, !isJson);
+    tokenizer::readModelDirectory(data, path, isJson);
+  if (!isOwn)
+    tokenizer::addEndsByText(data);
   return Tokenizer(build(std::move(data), name));
 }
 
@@ -75,6 +86,13 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool addBos,
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encodeWhole(std::string_view text, bool parseSpecial) const {
+  std::vector<int32_t> ids = encode(text, addsBos(), parseSpecial);
+  if (closingId() >= 0)
+    ids.push_back(closingId());
+  return ids;
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   StreamDecoder decoder(*this);
   std::string text;
@@ -85,6 +103,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
 
 int32_t Tokenizer::bosId() const { return model->getData().bosId; }
 bool Tokenizer::addsBos() const { return model->getData().bosId >= 0 && model->getData().addBos; }
+int32_t Tokenizer::closingId() const { return model->getData().closingId; }
+const std::vector<std::string> &Tokenizer::warnings() const { return model->getData().warnings; }
 const std::vector<int32_t> &Tokenizer::eosIds() const { return model->getData().eosIds; }
 int32_t Tokenizer::vocabSize() const {
   return static_cast<int32_t>(model->getData().tokens.size());

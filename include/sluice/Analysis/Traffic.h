@@ -27,7 +27,7 @@ struct Traffic {
   int64_t keys = 0, values = 0;
   /// Bytes written: results, dequantized matrices, cached keys and values.
   int64_t written = 0;
-  /// Multiplications and additions (two for each weight and sequence) of products, and of
+  /// Multiplications and additions (two for each weight and token) of products, and of
   /// dequantizing in a pass of its own. Norms, activations and rotary embedding are left out: 0.1%
   /// of a product's.
   int64_t operations = 0;

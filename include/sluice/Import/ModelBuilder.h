@@ -25,7 +25,7 @@ struct ImportOptions {
   std::optional<int64_t> context = std::nullopt;
   /// Rows of a step. All rows share the caches: they are tokens of one text, each attending to the
   /// positions up to its own.
-  int64_t sequences = 1;
+  int64_t tokens = 1;
 
   static constexpr int64_t defaultContext = 4096;
 };
@@ -36,8 +36,8 @@ struct ImportOptions {
 ///   {
 ///     model.weight @token_embd ... ; @blk.N.attn_q ... ; @output ...
 ///     model.cache @cache.k.N, @cache.v.N : tensor<context x kv_heads x head_dim x f16>
-///     func.func @decode(tensor<sequences x i32>, tensor<sequences x i32>)
-///         -> tensor<sequences x vocab_size x f32>
+///     func.func @decode(tensor<tokens x i32>, tensor<tokens x i32>)
+///         -> tensor<tokens x vocab_size x f32>
 ///   }
 ///
 /// Weights carry GGUF's names without `.weight` (a bias ends in `.bias`), whatever the file calls

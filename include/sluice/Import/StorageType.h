@@ -15,8 +15,8 @@
 
 namespace sluice {
 
-/// Every element type that a safetensors or GGUF file may declare and whose size is known. Types
-/// that both formats have are one type here.
+/// The element types that a safetensors or GGUF file may declare. Types that both formats have are
+/// one type here.
 enum class StorageType : uint8_t {
   F32,
   F16,
@@ -60,6 +60,8 @@ enum class StorageType : uint8_t {
   MXFP4,
   NVFP4,
   Q1_0,
+  /// A type that this list lacks. A tensor of it can be listed and passed over, but not read.
+  Unknown,
 };
 
 struct StorageInfo {
@@ -71,8 +73,6 @@ struct StorageInfo {
   uint32_t blockBytes;
   /// The number in GGUF tensor infos (ggml.h, enum ggml_type); -1 where GGUF lacks the type.
   int ggmlId;
-  /// Whether safetensors has the type (under the same name).
-  bool inSafetensors;
 };
 
 const StorageInfo &storageInfo(StorageType type);
@@ -81,6 +81,8 @@ inline llvm::StringRef storageName(StorageType type) { return storageInfo(type).
 std::optional<StorageType> storageFromName(llvm::StringRef name);
 std::optional<StorageType> storageFromGGML(uint32_t id);
 std::optional<StorageType> storageFromSafetensors(llvm::StringRef dtype);
+/// Whether safetensors has the type (under the same name).
+bool isInSafetensors(StorageType type);
 
 /// F32, F16 and BF16: what norms and biases may be stored as.
 bool isPlainFloat(StorageType type);

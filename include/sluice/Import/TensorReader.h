@@ -6,7 +6,7 @@
 #ifndef SLUICE_IMPORT_TENSORREADER_H
 #define SLUICE_IMPORT_TENSORREADER_H
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
 #include "llvm/Support/Error.h"
@@ -30,7 +30,7 @@ public:
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
   /// 32 for Q8_0 and Q4_0, else 0.
-  int64_t blockElements() const { return blocked ? 32 : 0; }
+  int64_t blockElements() const { return blocked ? storageInfo(storage).blockElements : 0; }
 
   /// `out` has columns() entries. Blocks give scale * integer in float32.
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;
@@ -53,9 +53,6 @@ private:
   int64_t numColumns = 0;
   uint64_t bytesPerRow = 0;
 };
-
-/// IEEE half to float, exact for every input but the payload of a NaN.
-float halfToFloat(uint16_t bits);
 
 } // namespace sluice
 

@@ -58,7 +58,7 @@ private:
 
   LogicalResult plan();
   void takeShared();
-  /// The number of this sequence's positions, less one, and of pieces that no sequence appends to
+  /// The number of this token's positions, less one, and of pieces that no token appends to
   /// in this step.
   void readPositions();
   Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
@@ -79,22 +79,22 @@ private:
   /// Adds up the warps' parts of element `index` of the group's heads.
   Values joinWarps(Value head, Value index);
   void combine();
-  void storeResult(Value index, Value sum, Value total);
+  void storeResult(Value index, Value sum, Value rowSum);
 
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  int64_t sequences = 0, positions = 0, heads = 0, dim = 0, group = 0;
-  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0, teams = 0;
+  int64_t tokens = 0, positions = 0, heads = 0, dim = 0, group = 0;
+  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0, warpGroups = 0;
   int64_t pieceBytes = 0;                ///< of the keys, and of the values
   int64_t active = 0;                    ///< warps that consume
   int64_t own = 0;                       ///< outputs that a block finishes
   bool reuses = false;                   ///< whether a stage is filled more than once
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
-  Value split, head, sequence;
+  Value split, head, token;
   Value last, oldPieces; ///< see readPositions
   Value first, end;      ///< pieces of this block
-  Value stages, full, empty, tops, totals, got, gotTops, gotTotals;
+  Value stages, full, empty, rowMaxima, rowSums, gatheredOutputs, gatheredMaxima, gatheredSums;
 };
 } // namespace
 
@@ -112,7 +112,7 @@ LogicalResult AttentionKernel::plan() {
   positions = keys.getDimSize(0);
   heads = keys.getDimSize(1);
   dim = keys.getDimSize(2);
-  sequences = op.getQuery().getType().getDimSize(0);
+  tokens = op.getQuery().getType().getDimSize(0);
   group = op.getQuery().getType().getDimSize(1) / dim / heads;
   if (group > kColumns)
     return op.emitOpError() << "has " << group << " query heads for a key/value head, GPU kernels "
@@ -132,18 +132,18 @@ LogicalResult AttentionKernel::plan() {
     return reject() << "a cluster has 1 to 8 blocks";
   if (splits > 1 && !k.hasBulkCopies())
     return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
-  if (schedule.getBlocks() != sequences * heads * splits)
-    return reject() << heads << " key/value heads and " << sequences << " sequences need "
-                    << sequences * heads * splits << " blocks";
+  if (schedule.getBlocks() != tokens * heads * splits)
+    return reject() << heads << " key/value heads and " << tokens << " tokens need "
+                    << tokens * heads * splits << " blocks";
 
   int64_t most = llvm::divideCeil(positions / formats::cachePiece, splits);
   ring = std::min(schedule.getStages(), most);
-  teams = std::min(warps / kPieceWarps, ring);
-  // Each stage belongs to one team: one that met a stage filled by another team's turn could not
-  // tell from the barrier's parity which filling it waits for.
-  ring -= ring % teams;
+  warpGroups = std::min(warps / kPieceWarps, ring);
+  // Each stage belongs to one warpGroup: one that met a stage filled by another warp group's turn
+  // could not tell from the barrier's parity which filling it waits for.
+  ring -= ring % warpGroups;
   inFlight = std::min(schedule.getInFlight(), ring);
-  active = teams * kPieceWarps;
+  active = warpGroups * kPieceWarps;
   reuses = most > ring;
   pieceBytes = formats::cachePieceBytes(dim);
   own = llvm::divideCeil(group * dim, splits);
@@ -158,24 +158,24 @@ void AttentionKernel::takeShared() {
   full = kernel.shared.take(k, ring * 8, 8);
   if (reuses)
     empty = kernel.shared.take(k, ring * 8, 8);
-  tops = kernel.shared.take(k, active * group * 4);
-  totals = kernel.shared.take(k, active * group * 4);
+  rowMaxima = kernel.shared.take(k, active * group * 4);
+  rowSums = kernel.shared.take(k, active * group * 4);
   if (splits == 1)
     return;
-  got = kernel.shared.take(k, splits * own * 4);
-  gotTops = kernel.shared.take(k, splits * group * 4);
-  gotTotals = kernel.shared.take(k, splits * group * 4);
+  gatheredOutputs = kernel.shared.take(k, splits * own * 4);
+  gatheredMaxima = kernel.shared.take(k, splits * group * 4);
+  gatheredSums = kernel.shared.take(k, splits * group * 4);
 }
 
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
   // The runtime checks positions; a wrong one must not reach memory outside the cache.
   auto clamped = [&](Value place) {
-    return k.max(k.min(k.load(k.i32(), place, 4), k.i(positions - 1)), k.i(0));
+    return k.max(k.min(k.load(k.i32(), place, 4), k.constI32(positions - 1)), k.constI32(0));
   };
-  last = clamped(k.offset(pointer, k.shl(sequence, 2)));
+  last = clamped(k.offset(pointer, k.shl(token, 2)));
   Value lowest = last;
-  for (int64_t other = 0; sequences > 1 && other < sequences; ++other)
+  for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
     lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
   oldPieces = k.div(lowest, formats::cachePiece);
   Value pieces = k.add(k.div(last, formats::cachePiece), 1);
@@ -190,18 +190,19 @@ void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
     return;
   }
   slot = k.add(slot, steps);
-  Value wraps = k.less(k.i(ring - 1), slot);
+  Value wraps = k.less(k.constI32(ring - 1), slot);
   slot = k.select(wraps, k.sub(slot, ring), slot);
   parity = k.select(wraps, k.bitXor(parity, 1), parity);
 }
 
 DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const Values &state) {
   // Carried: slot and parity of the next stage to fill and of the oldest that may be under way.
-  return k.loop(begin, end, k.i(1), state, [&](Value piece, ValueRange carried) {
+  return k.loop(begin, end, k.constI32(1), state, [&](Value piece, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
     if (inFlight < ring) {
-      Values next = k.choose(
-          k.less(k.sub(piece, first), k.i(inFlight)), [&] { return Values{oldest, oldParity}; },
+      Values next = k.ifElseYield(
+          k.less(k.sub(piece, first), k.constI32(inFlight)),
+          [&] { return Values{oldest, oldParity}; },
           [&] {
             k.wait(slotOf(full, oldest, 8), oldParity);
             Value slotAfter = oldest, parityAfter = oldParity;
@@ -218,14 +219,14 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
     Value number = k.add(k.mul(head, positions / formats::cachePiece), piece);
     Value byte = k.mul(k.extendUnsigned(number, k.i64()), pieceBytes);
     if (k.hasBulkCopies())
-      k.expectBytes(barrier, k.i(2 * pieceBytes));
+      k.expectBytes(barrier, k.constI32(2 * pieceBytes));
     Value to = stage;
     for (FlatSymbolRefAttr cache : {op.getKeysAttr(), op.getValuesAttr()}) {
       Value from = k.offset(kernel.interface.cachePointer(cache), byte);
       if (k.hasBulkCopies())
-        k.bulkCopy(to, from, k.i(pieceBytes), barrier);
+        k.bulkCopy(to, from, k.constI32(pieceBytes), barrier);
       else
-        k.loop(k.shl(lane, 4), k.i(pieceBytes), k.i(kWarp * 16),
+        k.loop(k.shl(lane, 4), k.constI32(pieceBytes), k.constI32(kWarp * 16),
                [&, to](Value place) { k.copy16(k.offset(to, place), k.offset(from, place)); });
       to = k.offset(stage, pieceBytes);
     }
@@ -237,22 +238,22 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
 }
 
 void AttentionKernel::copyAll() {
-  Values state(4, k.i(0));
+  Values state(4, k.constI32(0));
   if (!k.hasBulkCopies()) {
     copyPieces(first, end, state);
     return;
   }
-  Value copier = k.equal(lane, k.i(0));
+  Value copier = k.equal(lane, k.constI32(0));
   if (kernel.schedule.getEarly() == "none") {
     k.waitForPredecessor();
-    k.when(copier, [&] { copyPieces(first, end, state); });
+    k.ifThen(copier, [&] { copyPieces(first, end, state); });
     return;
   }
   Value earlyEnd = k.max(first, k.min(end, oldPieces));
-  state =
-      k.choose(copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
+  state = k.ifElseYield(
+      copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
   k.waitForPredecessor();
-  k.when(copier, [&] {
+  k.ifThen(copier, [&] {
     // The previous kernel wrote this step's keys and values by ordinary stores.
     NVVM::FenceProxyOp::create(
         k.b, k.loc, NVVM::ProxyKindAttr::get(k.b.getContext(), NVVM::ProxyKind::async_global),
@@ -264,10 +265,10 @@ void AttentionKernel::copyAll() {
 SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
   // Lane 4n + t has, of head n, elements 8t to 8t + 7 of every 32 (4t to 4t + 3 of the last 16), as
   // keys have. Columns that no head needs are filled with the last one.
-  Value n = group < kColumns ? k.min(row, k.i(group - 1)) : row;
+  Value n = group < kColumns ? k.min(row, k.constI32(group - 1)) : row;
   Value number = k.add(k.mul(head, group), n);
-  if (sequences > 1)
-    number = k.add(number, k.mul(sequence, heads * group));
+  if (tokens > 1)
+    number = k.add(number, k.mul(token, heads * group));
   Value base = k.offset(kernel.interface.pointer(op.getQuery()), k.mul(number, dim * 2));
   SmallVector<Values> queries;
   Value wide = k.offset(base, k.shl(column, 4));
@@ -299,14 +300,14 @@ std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> quer
 void AttentionKernel::clearValues(Value values, Value firstPosition) {
   // A lane's words are positions 2t and 2t + 1, then 8 more, of two elements each.
   auto maskOf = [&](Value position) {
-    Value low = k.select(k.less(last, position), k.i(0), k.i(0xFFFF));
-    Value high = k.select(k.less(last, k.add(position, 1)), k.i(0), k.i(-0x10000));
+    Value low = k.select(k.less(last, position), k.constI32(0), k.constI32(0xFFFF));
+    Value high = k.select(k.less(last, k.add(position, 1)), k.constI32(0), k.constI32(-0x10000));
     return k.bitOr(low, high);
   };
   Value position = k.add(firstPosition, k.shl(column, 1));
   Value masks[] = {maskOf(position), maskOf(k.add(position, 8))};
   // A lane reads what it wrote itself, and no copy comes to this stage any more.
-  k.loop(k.i(0), k.i(dim / 16), k.i(1), [&](Value part) {
+  k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
     Value place = slotOf(values, part, 512);
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
     for (int64_t word = 0; word < 4; ++word)
@@ -336,8 +337,9 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
     maxima[h] = k.maxF(greatest, state.maxima[h]);
   }
   Value grows = k.bitOr(k.lessF(state.maxima[0], maxima[0]), k.lessF(state.maxima[1], maxima[1]));
-  Value any = NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.i(-1), grows, NVVM::VoteSyncKind::any);
-  Values sums = k.choose(
+  Value any =
+      NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.constI32(-1), grows, NVVM::VoteSyncKind::any);
+  Values sums = k.ifElseYield(
       any,
       [&] {
         Values scaled = {state.sums[0], state.sums[1]};
@@ -370,8 +372,8 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   };
   Value weights[] = {turn(x[0], x[1]), turn(x[2], x[3])};
   Value values = k.offset(k.offset(mine, pieceBytes), k.shl(lane, 4));
-  k.when(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
-         [&] { clearValues(values, firstPosition); });
+  k.ifThen(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
+           [&] { clearValues(values, firstPosition); });
   for (int64_t part = 0; part < dim / 16; ++part) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(values, part * 512), 16));
     auto to = MutableArrayRef<Value>(state.outputs).slice(part * 4, 4);
@@ -382,24 +384,25 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
 
 DeviceBuilder::Values AttentionKernel::consume() {
   SmallVector<Values> queries = loadQueries();
-  Value team = k.div(warp, kPieceWarps);
-  Values carried = {team, k.i(0), k.number(kLowest), k.number(kLowest)};
+  Value warpGroup = k.div(warp, kPieceWarps);
+  Values carried = {warpGroup, k.constI32(0), k.number(kLowest), k.number(kLowest)};
   carried.append(2 + dim / 4, k.number(0.0));
   Values after =
-      k.loop(k.add(first, team), end, k.i(teams), carried, [&](Value piece, ValueRange values) {
-        Value slot = values[0], parity = values[1];
-        State state(values.drop_front(2));
-        k.wait(slotOf(full, slot, 8), parity);
-        consumePiece(piece, slotOf(stages, slot, 2 * pieceBytes), queries, state);
-        if (reuses) {
-          k.syncWarp();
-          k.when(k.equal(lane, k.i(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
-        }
-        advance(slot, parity, teams);
-        Values next = {slot, parity};
-        next.append(state.list());
-        return next;
-      });
+      k.loop(k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
+             [&](Value piece, ValueRange values) {
+               Value slot = values[0], parity = values[1];
+               State state(values.drop_front(2));
+               k.wait(slotOf(full, slot, 8), parity);
+               consumePiece(piece, slotOf(stages, slot, 2 * pieceBytes), queries, state);
+               if (reuses) {
+                 k.syncWarp();
+                 k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
+               }
+               advance(slot, parity, warpGroups);
+               Values next = {slot, parity};
+               next.append(state.list());
+               return next;
+             });
   State state(ValueRange(after).drop_front(2));
   for (Value &sum : state.sums)
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
@@ -416,41 +419,41 @@ void AttentionKernel::shareParts(const State &state) {
         k.store(state.outputs[part * 4 + h], k.offset(to, part * 64), 4);
         k.store(state.outputs[part * 4 + h + 2], k.offset(to, part * 64 + 32), 4);
       }
-      k.when(k.equal(row, k.i(0)), [&] {
-        k.store(state.maxima[h], floats(tops, number), 4);
-        k.store(state.sums[h], floats(totals, number), 4);
+      k.ifThen(k.equal(row, k.constI32(0)), [&] {
+        k.store(state.maxima[h], floats(rowMaxima, number), 4);
+        k.store(state.sums[h], floats(rowSums, number), 4);
       });
     };
     if (group == kColumns)
       storeHead();
     else
-      k.when(k.less(k.add(k.shl(column, 1), h), k.i(group)), storeHead);
+      k.ifThen(k.less(k.add(k.shl(column, 1), h), k.constI32(group)), storeHead);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
   Values parts;
   Value greatest;
-  Value topPlace = floats(tops, head), totalPlace = floats(totals, head);
+  Value topPlace = floats(rowMaxima, head), totalPlace = floats(rowSums, head);
   for (int64_t w = 0; w < active; ++w) {
     parts.push_back(k.load(k.f32(), k.offset(topPlace, w * group * 4), 4));
     greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
   }
   Value from = floats(stages, k.add(k.mul(head, dim + 4), index));
-  Value sum = k.number(0.0), total = k.number(0.0);
+  Value sum = k.number(0.0), rowSum = k.number(0.0);
   for (int64_t w = 0; w < active; ++w) {
     Value ratio = k.exp2(k.subF(parts[w], greatest));
     sum = k.fma(k.load(k.f32(), k.offset(from, w * group * (dim + 4) * 4), 4), ratio, sum);
-    total = k.fma(k.load(k.f32(), k.offset(totalPlace, w * group * 4), 4), ratio, total);
+    rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, w * group * 4), 4), ratio, rowSum);
   }
-  return {greatest, sum, total};
+  return {greatest, sum, rowSum};
 }
 
-void AttentionKernel::storeResult(Value index, Value sum, Value total) {
+void AttentionKernel::storeResult(Value index, Value sum, Value rowSum) {
   Value place = k.add(k.mul(head, group * dim), index);
-  if (sequences > 1)
-    place = k.add(place, k.mul(sequence, heads * group * dim));
-  k.store(k.narrow(k.divF(sum, total), k.f16()),
+  if (tokens > 1)
+    place = k.add(place, k.mul(token, heads * group * dim));
+  k.store(k.narrow(k.divF(sum, rowSum), k.f16()),
           k.offset(kernel.interface.resultPointer(0), k.shl(place, 1)), 2);
 }
 
@@ -458,7 +461,7 @@ void AttentionKernel::combine() {
   int64_t threads = (warps + 1) * kWarp;
   if (splits > 1)
     k.clusterWait(); // the others run: their shared memory is there
-  k.loop(thread, k.i(group * dim), k.i(threads), [&](Value i) {
+  k.loop(thread, k.constI32(group * dim), k.constI32(threads), [&](Value i) {
     Value n = k.div(i, dim), d = k.rem(i, dim);
     Values joined = joinWarps(n, d);
     if (splits == 1)
@@ -467,42 +470,42 @@ void AttentionKernel::combine() {
     auto push = [&](Value value, Value base, Value index) {
       k.store(value, k.ofBlock(floats(base, index), rank), 4);
     };
-    push(joined[1], got, k.add(k.mul(split, own), place));
+    push(joined[1], gatheredOutputs, k.add(k.mul(split, own), place));
     // A head's maximum and sum go once to each block that finishes elements of it.
-    Value starts = k.bitOr(k.equal(place, k.i(0)), k.equal(d, k.i(0)));
-    k.when(starts, [&] {
+    Value starts = k.bitOr(k.equal(place, k.constI32(0)), k.equal(d, k.constI32(0)));
+    k.ifThen(starts, [&] {
       Value number = k.add(k.mul(split, group), n);
-      push(joined[0], gotTops, number);
-      push(joined[2], gotTotals, number);
+      push(joined[0], gatheredMaxima, number);
+      push(joined[2], gatheredSums, number);
     });
   });
   if (splits == 1)
     return;
   k.clusterArrive();
   k.clusterWait();
-  k.loop(thread, k.i(own), k.i(threads), [&](Value i) {
+  k.loop(thread, k.constI32(own), k.constI32(threads), [&](Value i) {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
       Value n = k.div(index, dim);
-      Value topPlace = floats(gotTops, n), totalPlace = floats(gotTotals, n);
-      Value from = floats(got, i), greatest;
+      Value topPlace = floats(gatheredMaxima, n), totalPlace = floats(gatheredSums, n);
+      Value from = floats(gatheredOutputs, i), greatest;
       Values parts;
       for (int64_t part = 0; part < splits; ++part) {
         parts.push_back(k.load(k.f32(), k.offset(topPlace, part * group * 4), 4));
         greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
       }
-      Value sum = k.number(0.0), total = k.number(0.0);
+      Value sum = k.number(0.0), rowSum = k.number(0.0);
       for (int64_t part = 0; part < splits; ++part) {
         Value ratio = k.exp2(k.subF(parts[part], greatest));
         sum = k.fma(k.load(k.f32(), k.offset(from, part * own * 4), 4), ratio, sum);
-        total = k.fma(k.load(k.f32(), k.offset(totalPlace, part * group * 4), 4), ratio, total);
+        rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, part * group * 4), 4), ratio, rowSum);
       }
-      storeResult(index, sum, total);
+      storeResult(index, sum, rowSum);
     };
     if (own * splits == group * dim)
       finish();
     else
-      k.when(k.less(index, k.i(group * dim)), finish);
+      k.ifThen(k.less(index, k.constI32(group * dim)), finish);
   });
 }
 
@@ -523,10 +526,10 @@ FailureOr<Launch> AttentionKernel::emit() {
   Value block = k.block();
   split = k.rem(block, splits);
   Value cluster = k.div(block, splits);
-  head = sequences == 1 ? cluster : k.rem(cluster, heads);
-  sequence = sequences == 1 ? k.i(0) : k.div(cluster, heads);
+  head = tokens == 1 ? cluster : k.rem(cluster, heads);
+  token = tokens == 1 ? k.constI32(0) : k.div(cluster, heads);
 
-  k.when(k.equal(thread, k.i(0)), [&] {
+  k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
@@ -543,14 +546,14 @@ FailureOr<Launch> AttentionKernel::emit() {
 
   Values nothing = {k.number(kLowest), k.number(kLowest)};
   nothing.append(2 + dim / 4, k.number(0.0));
-  Values parts = k.choose(
-      k.less(thread, k.i(threads)),
+  Values parts = k.ifElseYield(
+      k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
         if (active == warps)
           return consume();
-        return k.choose(
-            k.less(warp, k.i(active)), [&] { return consume(); }, [&] { return nothing; });
+        return k.ifElseYield(
+            k.less(warp, k.constI32(active)), [&] { return consume(); }, [&] { return nothing; });
       },
       [&] {
         copyAll();
@@ -558,12 +561,12 @@ FailureOr<Launch> AttentionKernel::emit() {
       });
   // All pieces have been read: the ring's memory is free.
   k.barrier();
-  k.when(k.less(warp, k.i(active)), [&] { shareParts(State(parts)); });
+  k.ifThen(k.less(warp, k.constI32(active)), [&] { shareParts(State(parts)); });
   k.barrier();
   combine();
 
   Launch launch;
-  launch.grid = sequences * heads * splits;
+  launch.grid = tokens * heads * splits;
   launch.block = threads + kWarp;
   launch.shared = kernel.shared.bytes();
   launch.cluster = splits;

@@ -24,7 +24,7 @@ Value DeviceBuilder::packPair(Value low, Value high, Type element) {
 }
 
 Value DeviceBuilder::lane(Value vector, int64_t lane) {
-  return LLVM::ExtractElementOp::create(b, loc, vector, i(lane));
+  return LLVM::ExtractElementOp::create(b, loc, vector, constI32(lane));
 }
 
 DeviceBuilder::Values DeviceBuilder::lanes(Value vector) {
@@ -38,7 +38,7 @@ Value DeviceBuilder::vectorOf(ValueRange lanes) {
   Value result = LLVM::UndefOp::create(
       b, loc, vec(static_cast<int64_t>(lanes.size()), lanes.front().getType()));
   for (auto [l, value] : llvm::enumerate(lanes))
-    result = LLVM::InsertElementOp::create(b, loc, result, value, i(l));
+    result = LLVM::InsertElementOp::create(b, loc, result, value, constI32(l));
   return result;
 }
 
@@ -61,12 +61,12 @@ void DeviceBuilder::barrier(int64_t id, int64_t threads) {
   // nvvm.barrier with a number of threads cannot be read back where locations are printed: MLIR 22
   // takes `loc(...)` for its reduction.
   LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr("llvm.nvvm.barrier.cta.sync.aligned.count"),
-                                ValueRange{i(id), i(threads)});
+                                ValueRange{constI32(id), constI32(threads)});
 }
 
 Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {
-  return NVVM::ShflOp::create(b, loc, x.getType(), i(-1), x, i(mask), i(31), NVVM::ShflKind::bfly,
-                              UnitAttr());
+  return NVVM::ShflOp::create(b, loc, x.getType(), constI32(-1), x, constI32(mask), constI32(31),
+                              NVVM::ShflKind::bfly, UnitAttr());
 }
 
 /// Pointers to the shared memory of any block of a cluster.
@@ -86,7 +86,7 @@ void DeviceBuilder::arrive(Value barrier) {
 void DeviceBuilder::wait(Value barrier, Value parity) {
   if (hasBulkCopies()) {
     // Nanoseconds after which the machine looks again.
-    NVVM::MBarrierTryWaitParityOp::create(b, loc, barrier, parity, i(10'000'000));
+    NVVM::MBarrierTryWaitParityOp::create(b, loc, barrier, parity, constI32(10'000'000));
     return;
   }
   scf::WhileOp::create(
@@ -188,8 +188,8 @@ void DeviceBuilder::loop(Value lower, Value upper, Value step,
 }
 
 DeviceBuilder::Values
-DeviceBuilder::repeat(ValueRange carried,
-                      llvm::function_ref<std::pair<Value, Values>(ValueRange)> body) {
+DeviceBuilder::whileLoop(ValueRange carried,
+                         llvm::function_ref<std::pair<Value, Values>(ValueRange)> body) {
   auto run = [&](OpBuilder &nested, Location, ValueRange values) {
     OpBuilder::InsertionGuard guard(b);
     b.setInsertionPointToEnd(nested.getInsertionBlock());
@@ -204,8 +204,8 @@ DeviceBuilder::repeat(ValueRange carried,
   return Values(results.begin(), results.end());
 }
 
-DeviceBuilder::Values DeviceBuilder::choose(Value condition, llvm::function_ref<Values()> then,
-                                            llvm::function_ref<Values()> otherwise) {
+DeviceBuilder::Values DeviceBuilder::ifElseYield(Value condition, llvm::function_ref<Values()> then,
+                                                 llvm::function_ref<Values()> otherwise) {
   auto block = [&](llvm::function_ref<Values()> fill) {
     return [this, fill](OpBuilder &nested, Location) {
       OpBuilder::InsertionGuard guard(b);
@@ -219,7 +219,7 @@ DeviceBuilder::Values DeviceBuilder::choose(Value condition, llvm::function_ref<
   return Values(results.begin(), results.end());
 }
 
-void DeviceBuilder::branch(Value condition, llvm::function_ref<void()> then,
+void DeviceBuilder::ifElse(Value condition, llvm::function_ref<void()> then,
                            llvm::function_ref<void()> otherwise) {
   auto none = [](llvm::function_ref<void()> fill) {
     return [fill] {
@@ -227,9 +227,9 @@ void DeviceBuilder::branch(Value condition, llvm::function_ref<void()> then,
       return Values();
     };
   };
-  choose(condition, none(then), none(otherwise));
+  ifElseYield(condition, none(then), none(otherwise));
 }
 
-void DeviceBuilder::when(Value condition, llvm::function_ref<void()> then) {
-  branch(condition, then, [] {});
+void DeviceBuilder::ifThen(Value condition, llvm::function_ref<void()> then) {
+  ifElse(condition, then, [] {});
 }

@@ -50,7 +50,7 @@ public:
   Value integer(mlir::Type type, int64_t value) {
     return mlir::arith::ConstantOp::create(b, loc, b.getIntegerAttr(type, value));
   }
-  Value i(int64_t value) { return integer(i32(), value); }
+  Value constI32(int64_t value) { return integer(i32(), value); }
   Value number(double value) {
     return mlir::arith::ConstantOp::create(b, loc, b.getF32FloatAttr(value));
   }
@@ -148,7 +148,7 @@ public:
   void barrier() { mlir::NVVM::Barrier0Op::create(b, loc); }
   /// The first `threads` threads of the block.
   void barrier(int64_t id, int64_t threads);
-  void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, i(-1)); }
+  void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, constI32(-1)); }
   Value shuffleXor(Value x, int64_t mask);
 
   // Clusters. A barrier is two halves, so that there can be work between them.
@@ -159,7 +159,7 @@ public:
 
   // Barriers in shared memory.
   void initBarrier(Value barrier, int64_t count) {
-    mlir::NVVM::MBarrierInitOp::create(b, loc, barrier, i(count), Value());
+    mlir::NVVM::MBarrierInitOp::create(b, loc, barrier, constI32(count), Value());
   }
   /// Makes barriers known to asynchronous copies (and to the cluster).
   void fenceBarrierInit() {
@@ -194,13 +194,13 @@ public:
               llvm::function_ref<Values(Value index, mlir::ValueRange carried)> body);
   void loop(Value lower, Value upper, Value step, llvm::function_ref<void(Value index)> body);
   /// Emits `body` once before it is known whether it runs again: {again, the next values}.
-  Values repeat(mlir::ValueRange carried,
-                llvm::function_ref<std::pair<Value, Values>(mlir::ValueRange carried)> body);
-  void when(Value condition, llvm::function_ref<void()> then);
-  void branch(Value condition, llvm::function_ref<void()> then,
+  Values whileLoop(mlir::ValueRange carried,
+                   llvm::function_ref<std::pair<Value, Values>(mlir::ValueRange carried)> body);
+  void ifThen(Value condition, llvm::function_ref<void()> then);
+  void ifElse(Value condition, llvm::function_ref<void()> then,
               llvm::function_ref<void()> otherwise);
-  Values choose(Value condition, llvm::function_ref<Values()> then,
-                llvm::function_ref<Values()> otherwise);
+  Values ifElseYield(Value condition, llvm::function_ref<Values()> then,
+                     llvm::function_ref<Values()> otherwise);
 };
 
 /// Bytes of a float or integer element, 1 or more.

@@ -19,8 +19,8 @@ class Epilogue {
 public:
   using Values = DeviceBuilder::Values;
 
-  Epilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment, int64_t sequence)
-      : kernel(kernel), k(kernel.k), op(op), segment(segment), sequence(sequence) {}
+  Epilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment, int64_t token)
+      : kernel(kernel), k(kernel.k), op(op), segment(segment), token(token) {}
 
   LogicalResult emit(Value tile, Value row, Value low, Value high, const EpilogueLoads &loads);
   void preload(Value tile, Value row, bool fresh, EpilogueLoads &loads);
@@ -41,7 +41,7 @@ private:
   FailureOr<bool> concerns(Operation *user, Value value);
   FailureOr<Values> evaluate(Value value);
   FailureOr<Values> rotary(model::RotaryOp rotary);
-  /// The elements of a tensor from outside at the rows' places: of a vector for all sequences, or
+  /// The elements of a tensor from outside at the rows' places: of a vector for all tokens, or
   /// of a row for each. Empty if it is no such tensor.
   Values load(Value value);
   /// Cosine and sine by which the rows turn.
@@ -50,14 +50,14 @@ private:
   LogicalResult yield(Value value, unsigned result);
   void store(Values elements, Type element, llvm::function_ref<Value(Value row)> place);
 
-  /// The position of the sequence, clamped to [0, limit).
+  /// The position of the token, clamped to [0, limit).
   Value position(Value positions, int64_t limit);
 
   Kernel &kernel;
   DeviceBuilder &k;
   fused::MatvecOp op;
   const PackedSegment &segment;
-  int64_t sequence;
+  int64_t token;
   SmallVector<Row, 2> rows;
   EpilogueLoads loads;
   DenseMap<Value, Values> values;
@@ -71,8 +71,8 @@ void Epilogue::findRows(Value tile, Value row) {
   auto add = [&](Value index, bool exact) {
     if (exact)
       return rows.push_back({index, Value()});
-    Value exists = k.less(index, k.i(count));
-    rows.push_back({k.min(index, k.i(count - 1)), exists});
+    Value exists = k.less(index, k.constI32(count));
+    rows.push_back({k.min(index, k.constI32(count - 1)), exists});
   };
   if (segment.order.isNatural()) {
     Value first = k.add(k.mul(tile, formats::tileRows), row);
@@ -85,8 +85,8 @@ void Epilogue::findRows(Value tile, Value row) {
   int64_t head = segment.order.getSecond(), headTiles = llvm::divideCeil(head / 2, half);
   Value inHead = k.add(k.mul(k.rem(tile, headTiles), half), row), exists;
   if (head / 2 % half) {
-    exists = k.less(inHead, k.i(head / 2));
-    inHead = k.min(inHead, k.i(head / 2 - 1));
+    exists = k.less(inHead, k.constI32(head / 2));
+    inHead = k.min(inHead, k.constI32(head / 2 - 1));
   }
   Value first = k.add(k.mul(k.div(tile, headTiles), head), inHead);
   rows.push_back({first, exists});
@@ -130,9 +130,9 @@ FailureOr<bool> Epilogue::concerns(Operation *user, Value value) {
 }
 
 Value Epilogue::position(Value positions, int64_t limit) {
-  Value position = k.load(k.i32(), k.offset(kernel.interface.pointer(positions), sequence * 4), 4);
+  Value position = k.load(k.i32(), k.offset(kernel.interface.pointer(positions), token * 4), 4);
   // The runtime checks positions; a wrong one must not reach memory outside.
-  return k.max(k.min(position, k.i(limit - 1)), k.i(0));
+  return k.max(k.min(position, k.constI32(limit - 1)), k.constI32(0));
 }
 
 void Epilogue::store(Values elements, Type element, llvm::function_ref<Value(Value)> place) {
@@ -141,7 +141,7 @@ void Epilogue::store(Values elements, Type element, llvm::function_ref<Value(Val
       k.store(k.narrow(k.widen(value), element), place(row.index), bytesOf(element));
     };
     if (row.exists)
-      k.when(row.exists, storeOne);
+      k.ifThen(row.exists, storeOne);
     else
       storeOne();
   }
@@ -153,7 +153,7 @@ DeviceBuilder::Values Epilogue::load(Value value) {
     return {};
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  int64_t first = type.getRank() == 2 ? sequence * type.getDimSize(1) : 0;
+  int64_t first = type.getRank() == 2 ? token * type.getDimSize(1) : 0;
   Value base = k.offset(kernel.interface.pointer(value), first * bytes);
   Values elements;
   for (const Row &row : rows) {
@@ -289,7 +289,7 @@ LogicalResult Epilogue::append(model::CacheAppendOp append) {
         [&](Value x, int64_t y) { return k.rem(x, y); },
         [&](Value x, int64_t limit, llvm::function_ref<Value()> below,
             llvm::function_ref<Value()> above) {
-          return k.select(k.less(x, k.i(limit)), below(), above());
+          return k.select(k.less(x, k.constI32(limit)), below(), above());
         }};
     Value byte = k.extendUnsigned(place(ops, dim, at, d), k.i64());
     int64_t headBytes = cache.getDimSize(0) * dim * 2;
@@ -305,8 +305,7 @@ LogicalResult Epilogue::yield(Value value, unsigned result) {
     return failure();
   auto type = cast<RankedTensorType>(op.getResult(result).getType());
   int64_t bytes = bytesOf(type.getElementType());
-  Value base =
-      k.offset(kernel.interface.resultPointer(result), sequence * type.getDimSize(1) * bytes);
+  Value base = k.offset(kernel.interface.resultPointer(result), token * type.getDimSize(1) * bytes);
   store(*elements, type.getElementType(),
         [&](Value row) { return k.offset(base, k.mul(row, bytes)); });
   return success();
@@ -321,7 +320,7 @@ LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high,
     if (segment.order.isZip())
       return op.emitOpError() << "with zipped rows needs an epilogue";
     Value base =
-        k.offset(kernel.interface.resultPointer(first), sequence * op.getSegments()[first] * 4);
+        k.offset(kernel.interface.resultPointer(first), token * op.getSegments()[first] * 4);
     store({low, high}, k.f32(), [&](Value index) { return k.offset(base, k.mul(index, 4)); });
     return success();
   }
@@ -349,13 +348,13 @@ LogicalResult Epilogue::emit(Value tile, Value row, Value low, Value high,
 }
 
 void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                             Value tile, Value row, int64_t sequence, bool fresh,
+                             Value tile, Value row, int64_t token, bool fresh,
                              EpilogueLoads &loads) {
-  Epilogue(kernel, op, segment, sequence).preload(tile, row, fresh, loads);
+  Epilogue(kernel, op, segment, token).preload(tile, row, fresh, loads);
 }
 
 LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                                   Value tile, Value row, Value low, Value high, int64_t sequence,
+                                   Value tile, Value row, Value low, Value high, int64_t token,
                                    const EpilogueLoads &loads) {
-  return Epilogue(kernel, op, segment, sequence).emit(tile, row, low, high, loads);
+  return Epilogue(kernel, op, segment, token).emit(tile, row, low, high, loads);
 }

@@ -44,18 +44,36 @@ Value Prologue::unitIndex(int64_t n) { return k.add(thread, n * threads); }
 
 Value Prologue::unitExists(int64_t n, int64_t width) {
   int64_t units = width / kUnit;
-  return (n + 1) * threads <= units ? Value() : k.less(unitIndex(n), k.i(units));
+  return (n + 1) * threads <= units ? Value() : k.less(unitIndex(n), k.constI32(units));
 }
 
 DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, Value row, int64_t n,
                                          bool fresh) {
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  auto loadWords = [&] {
+  auto unitPointer = [&] {
     Value place = k.mul(unitIndex(n), kUnit * bytes);
     if (row && type.getRank() == 2)
       place = k.add(place, k.mul(row, type.getDimSize(1) * bytes));
-    Value from = k.offset(pointer, place);
+    return k.offset(pointer, place);
+  };
+  if (op.getColumns() % kUnit) {
+    // Rows are not aligned, and the last unit is not full: one element at a time.
+    Value from = unitPointer(), first = k.mul(unitIndex(n), kUnit);
+    Value zero = arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(element, 0.0));
+    Values elements;
+    for (int64_t e = 0; e < kUnit; ++e) {
+      auto load = [&] {
+        Value at = k.offset(from, e * bytes);
+        return Values{fresh ? k.loadFresh(element, at, bytes) : k.load(element, at, bytes)};
+      };
+      Value exists = k.less(k.add(first, e), k.constI32(op.getColumns()));
+      elements.push_back(k.ifElseYield(exists, load, [&] { return Values{zero}; }).front());
+    }
+    return elements;
+  }
+  auto loadWords = [&] {
+    Value from = unitPointer();
     Values words;
     for (int64_t part = 0; part < kUnit * bytes / 16; ++part) {
       Type words4 = k.vec(4, k.i32());
@@ -66,7 +84,7 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
   };
   Values words;
   if (Value exists = unitExists(n, op.getColumns()))
-    words = k.choose(exists, loadWords, [&] {
+    words = k.ifElseYield(exists, loadWords, [&] {
       auto zeros = DenseElementsAttr::get(k.vec(4, k.i32()), APInt(32, 0));
       return Values(kUnit * bytes / 16, arith::ConstantOp::create(k.b, k.loc, zeros));
     });
@@ -86,21 +104,18 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
 FailureOr<PreparedInput> Prologue::preload(formats::Format format) {
   PreparedInput input;
   input.format = format;
-  input.sequences = op.getSequences();
+  input.tokens = op.getTokens();
   input.columns = op.getColumns();
   input.padded = padded;
-  if (input.columns % kUnit)
-    return op.emitOpError() << "has " << input.columns
-                            << " columns, GPU kernels need a multiple of " << kUnit;
   int64_t fragments = padded / input.fragmentColumns();
   input.fragments = kernel.shared.take(k, fragments * input.fragmentBytes());
   if (format.isInteger()) {
     input.unit = formats::unitColumns(format, input.columns);
     if (format.group == formats::Format::channel)
       input.unit = formats::activationGroup;
-    input.steps = kernel.shared.take(k, input.sequences * padded / formats::activationGroup * 4);
+    input.scales = kernel.shared.take(k, input.tokens * padded / formats::activationGroup * 4);
     if (format.zeroPoint)
-      input.unitSums = kernel.shared.take(k, input.sequences * padded / input.unit * 4);
+      input.unitSums = kernel.shared.take(k, input.tokens * padded / input.unit * 4);
   }
   if (op.getPrologue().empty())
     return input;
@@ -124,10 +139,10 @@ FailureOr<PreparedInput> Prologue::preload(formats::Format format) {
 
 LogicalResult Prologue::emit(PreparedInput &input) {
   LogicalResult result = success();
-  if (input.sequences == 1) {
-    result = emitRow(input, k.i(0));
+  if (input.tokens == 1) {
+    result = emitRow(input, k.constI32(0));
   } else {
-    k.loop(k.i(0), k.i(input.sequences), k.i(1), [&](Value row) {
+    k.loop(k.constI32(0), k.constI32(input.tokens), k.constI32(1), [&](Value row) {
       if (succeeded(result))
         result = emitRow(input, row);
     });
@@ -185,13 +200,14 @@ FailureOr<Value> Prologue::normFactor(model::RmsNormOp norm) {
   for (int64_t distance = kWarp / 2; distance; distance /= 2)
     sum = k.addF(sum, k.shuffleXor(sum, distance));
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
-  k.when(k.equal(lane, k.i(0)), [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
+  k.ifThen(k.equal(lane, k.constI32(0)),
+           [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
   k.barrier(1, threads);
   Value total;
   for (int64_t part = 0; part < threads / kWarp; part += 4)
     for (Value four : k.lanes(k.load(k.vec(4, k.f32()), k.offset(scratch, part * 4), 16)))
       total = total ? k.addF(total, four) : four;
-  if (op.getSequences() > 1)
+  if (op.getTokens() > 1)
     k.barrier(1, threads); // the next row's sums come to the same place
   Value mean = k.divF(total, k.number(static_cast<double>(op.getColumns())));
   Value shifted = k.addF(mean, k.number(norm.getEpsilon().convertToDouble()));
@@ -249,7 +265,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
   // 16 threads have a group of 128.
   for (int64_t distance = 1; distance < formats::activationGroup / kUnit; distance *= 2)
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
-  Value finite = k.less(greatest, k.i(0x7F800000));
+  Value finite = k.less(greatest, k.constI32(0x7F800000));
   Value m = k.bitcast(greatest, k.f32());
   Value usable =
       arith::AndIOp::create(k.b, k.loc, finite, k.lessF(k.number(formats::activationFloor), m));
@@ -266,7 +282,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
     Value shifted = k.addF(k.mulF(element, inverse), k.number(12582912.0));
     Value integer = k.sub(k.bitcast(shifted, k.i32()), 0x4B400000);
-    fixed.push_back(k.select(usable, integer, k.i(0)));
+    fixed.push_back(k.select(usable, integer, k.constI32(0)));
   }
   auto bytes = [&](llvm::function_ref<Value(Value)> byteOf, int64_t first) {
     Value word;
@@ -290,7 +306,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     // Columns 8 * unit on: fragment unit / 4, lane column % 16 / 4, half column % 32 / 16.
     Value place = k.add(k.mul(k.shr(unit, 2), input.fragmentBytes()),
                         k.add(k.shl(k.bitAnd(unit, 1), 4), k.shl(k.bitAnd(k.shr(unit, 1), 1), 2)));
-    if (input.sequences > 1)
+    if (input.tokens > 1)
       place = k.add(place, k.mul(row, 64));
     Value to = k.offset(input.fragments, place);
     k.store(bytes(high, 0), to, 4);
@@ -298,20 +314,20 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     k.store(bytes(low, 0), k.offset(to, 32), 4);
     k.store(bytes(low, 4), k.offset(to, 40), 4);
     auto storeFirst = [&](int64_t units, Value value, Value base, int64_t perRow) {
-      k.when(k.equal(k.bitAnd(unit, units - 1), k.i(0)), [&] {
+      k.ifThen(k.equal(k.bitAnd(unit, units - 1), k.constI32(0)), [&] {
         Value index = k.div(unit, units);
-        if (input.sequences > 1)
+        if (input.tokens > 1)
           index = k.add(index, k.mul(row, perRow));
         k.store(value, k.offset(base, k.shl(index, 2)), 4);
       });
     };
-    storeFirst(formats::activationGroup / kUnit, step, input.steps,
+    storeFirst(formats::activationGroup / kUnit, step, input.scales,
                padded / formats::activationGroup);
     if (sum)
       storeFirst(input.unit / kUnit, sum, input.unitSums, padded / input.unit);
   };
   if (Value exists = unitExists(n, padded))
-    k.when(exists, storeAll);
+    k.ifThen(exists, storeAll);
   else
     storeAll();
 }
@@ -323,14 +339,14 @@ void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Val
     Value unit = unitIndex(n);
     // Columns 8 * unit on: fragment unit / 2, lane column % 8 / 2, half column % 16 / 8.
     Value place = k.add(k.mul(k.shr(unit, 1), input.fragmentBytes()), k.shl(k.bitAnd(unit, 1), 2));
-    if (input.sequences > 1)
+    if (input.tokens > 1)
       place = k.add(place, k.mul(row, 32));
     Value to = k.offset(input.fragments, place);
     for (int64_t e = 0; e < kUnit; e += 2)
       k.store(k.packPair(x[e], x[e + 1], element), k.offset(to, e / 2 * 8), 4);
   };
   if (Value exists = unitExists(n, padded))
-    k.when(exists, storeAll);
+    k.ifThen(exists, storeAll);
   else
     storeAll();
 }

@@ -32,12 +32,12 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
     Value byte = k.extend(k.load(k.i8(), k.offset(row, k.shr(column, 1)), 1), k.i32());
     auto signedNibble = [&](int64_t shift) {
       Value top = k.shl(byte, shift);
-      return arith::ShRSIOp::create(k.b, k.loc, top, k.i(28)).getResult();
+      return arith::ShRSIOp::create(k.b, k.loc, top, k.constI32(28)).getResult();
     };
     q = {signedNibble(28), signedNibble(24)};
   }
   // Groups have an even number of columns or are the whole row, so both columns share one.
-  Value group = format.group == Format::channel ? k.i(0) : k.div(column, format.group);
+  Value group = format.group == Format::channel ? k.constI32(0) : k.div(column, format.group);
   Value scales = k.offset(row, shape.chunkScales(0));
   Value scale = k.widen(k.load(k.f16(), k.offset(scales, k.shl(group, 1)), 2));
   if (format.zeroPoint) {
@@ -74,25 +74,25 @@ FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
     return op.emitOpError() << llvm::toString(shape.takeError());
 
   Launch launch;
-  int64_t sequences = op.getTokens().getType().getDimSize(0);
+  int64_t tokens = op.getTokens().getType().getDimSize(0);
   launch.block = kernel.schedule.getWarps() * kWarp;
   if (launch.block < kWarp || launch.block > 1024)
     return op.emitOpError() << "cannot run with " << kernel.schedule << ": warps must be 1 to 32";
   // What the schedule leaves of blocks for each token.
-  int64_t parts = std::max<int64_t>(1, kernel.schedule.getBlocks() / sequences);
-  launch.grid = parts * sequences;
+  int64_t parts = std::max<int64_t>(1, kernel.schedule.getBlocks() / tokens);
+  launch.grid = parts * tokens;
 
   k.launchDependents();
   Value block = k.block();
-  Value sequence = sequences == 1 ? k.i(0) : k.div(block, parts);
-  Value part = sequences == 1 ? block : k.rem(block, parts);
+  Value number = tokens == 1 ? k.constI32(0) : k.div(block, parts);
+  Value part = tokens == 1 ? block : k.rem(block, parts);
   Value token =
-      k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(sequence, 2)), 4);
+      k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
   // The runtime checks tokens; a wrong one must not reach memory outside the table.
-  token = k.max(k.min(token, k.i(rows - 1)), k.i(0));
+  token = k.max(k.min(token, k.constI32(rows - 1)), k.constI32(0));
   Value row = k.offset(kernel.interface.pointer(op.getTable()),
                        k.mul(k.extendUnsigned(token, k.i64()), shape->tileBytes()));
-  Value result = k.offset(kernel.interface.resultPointer(0), k.mul(sequence, width * 4));
+  Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
   Value first = k.shl(k.add(k.mul(part, launch.block), k.thread()), 1);
   auto store = [&](Value column) {
     DeviceBuilder::Values values = emitPair(k, *shape, element, row, column);
@@ -100,8 +100,8 @@ FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   };
   int64_t atOnce = parts * launch.block * kColumns;
   if (atOnce >= width)
-    k.when(k.less(first, k.i(width)), [&] { store(first); });
+    k.ifThen(k.less(first, k.constI32(width)), [&] { store(first); });
   else
-    k.loop(first, k.i(width), k.i(atOnce), store);
+    k.loop(first, k.constI32(width), k.constI32(atOnce), store);
   return launch;
 }

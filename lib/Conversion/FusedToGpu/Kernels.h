@@ -64,24 +64,24 @@ bool isConstant(mlir::Value value);
 
 /// The input of a product in shared memory, as operands of the tensor cores' 8 columns.
 ///
-/// Integer weights (two columns, high and low byte, a sequence), for every 32 columns of the
-/// weight: [2 * sequence + low][lane % 4][8 bytes]; a float32 step a sequence and group of 128
-/// columns; for zero points an int32 sum of x16 a sequence and unit.
-/// Float weights (one column a sequence), for every 16 columns: [sequence][lane % 4][8 bytes].
+/// Integer weights (two columns, high and low byte, a token), for every 32 columns of the
+/// weight: [2 * token + low][lane % 4][8 bytes]; a float32 step a token and group of 128
+/// columns; for zero points an int32 sum of x16 a token and unit.
+/// Float weights (one column a token), for every 16 columns: [token][lane % 4][8 bytes].
 struct PreparedInput {
   formats::Format format;
-  int64_t sequences = 1;
+  int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 128
   int64_t unit = 0;    ///< columns of an exact integer sum; integer weights only
-  mlir::Value fragments, steps, unitSums;
+  mlir::Value fragments, scales, unitSums;
 
   bool isInteger() const { return format.isInteger(); }
   int64_t fragmentColumns() const { return isInteger() ? 32 : 16; }
   /// Bytes of a fragment.
-  int64_t fragmentBytes() const { return (isInteger() ? 64 : 32) * sequences; }
+  int64_t fragmentBytes() const { return (isInteger() ? 64 : 32) * tokens; }
   /// Lanes of a warp that own a part of it.
-  int64_t fragmentLanes() const { return (isInteger() ? 8 : 4) * sequences; }
+  int64_t fragmentLanes() const { return (isInteger() ? 8 : 4) * tokens; }
 };
 
 /// Computes the prologue with `threads` threads: `preload` emits what may run before the previous
@@ -134,13 +134,13 @@ using EpilogueLoads = llvm::MapVector<void *, DeviceBuilder::Values>;
 /// which counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of
 /// all else.
 void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                     mlir::Value tile, mlir::Value row, int64_t sequence, bool fresh,
+                     mlir::Value tile, mlir::Value row, int64_t token, bool fresh,
                      EpilogueLoads &loads);
 
 /// Emits the epilogue for the sums of these rows.
 mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
-                                 mlir::Value high, int64_t sequence, const EpilogueLoads &loads);
+                                 mlir::Value high, int64_t token, const EpilogueLoads &loads);
 
 /// Emits an operation on single elements (additions, conversions, silu). Null if it is no such
 /// operation.

@@ -6,10 +6,10 @@
 // follow each other through the ring without a gap. Weights do not depend on the previous kernel,
 // so the ring fills while that one still runs.
 //
-// A chunk is cut into slices of columns, one a warp (its user). If a chunk has fewer slices than
-// there are warps, several teams of warps take chunks in turn. Partial sums of a tile's rows meet
-// in shared memory; when a few tiles are held there, threads add them up and run the epilogue, each
-// for rows r and r + 8 of a tile.
+// A chunk is cut into slices of columns, one a warp. If a chunk has fewer slices than
+// there are warps, several groups of warps take chunks in turn. Partial sums of a tile's rows
+// meet in shared memory; when a few tiles are held there, threads add them up and run the epilogue,
+// each for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
 
@@ -48,14 +48,10 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
     for (int64_t i = 0, e = rows.size(); i < e; ++i)
       result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
   }
-  constexpr int64_t half = formats::tileRows / 2;
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
-    int64_t count = rows[segment.order.getFirst()], second = segment.order.getSecond();
     segment.firstTile = tile;
-    segment.tiles = segment.order.isZip()     ? llvm::divideCeil(count, half)
-                    : segment.order.isPairs() ? count / second * llvm::divideCeil(second / 2, half)
-                                              : llvm::divideCeil(count, formats::tileRows);
+    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
     tile += segment.tiles;
   }
   return result;
@@ -75,7 +71,7 @@ public:
 private:
   LogicalResult plan();
   /// The tiles that this block has.
-  Value tileCount() { return k.add(k.div(k.sub(k.i(tiles - 1), block), grid), 1); }
+  Value tileCount() { return k.add(k.div(k.sub(k.constI32(tiles - 1), block), grid), 1); }
   Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
   /// `slot` and `parity` of the stage that comes `stages` later.
   void advance(Value &slot, Value &parity, int64_t steps);
@@ -100,14 +96,14 @@ private:
   SmallVector<PackedSegment> segments;
 
   int64_t grid = 0, warps = 0, ring = 0, inFlight = 0, tiles = 0, tilesPerBlock = 0, chunks = 0;
-  int64_t slice = 0; ///< columns of a warp's part of a chunk
-  int64_t users = 0; ///< slices of a full chunk
-  int64_t teams = 0;
+  int64_t sliceColumns = 0; ///< columns of a warp's part of a chunk
+  int64_t slices = 0;       ///< slices of a full chunk
+  int64_t warpGroups = 0;
   int64_t held = 0;      ///< tiles whose sums are held
   int64_t heldBytes = 0; ///< of a tile's sums
   bool reuses = false;   ///< whether a stage is filled more than once
-  Value block, user, team, lane, stages, full, empty, sums;
-  /// For each sequence and segment.
+  Value block, slice, warpGroup, lane, stages, full, empty, sums;
+  /// For each token and segment.
   SmallVector<EpilogueLoads> early;
 };
 } // namespace
@@ -130,24 +126,24 @@ LogicalResult MatvecKernel::plan() {
     return reject() << "warps must be 1 to 31, stages and in_flight at least 1";
   if (schedule.getSplits() != 1)
     return reject() << "products are not split";
-  slice = shape.format().isInteger() ? 128 : 64;
+  sliceColumns = shape.format().isInteger() ? 128 : 64;
   int64_t full = std::min(shape.layout().columns, shape.columns());
-  if (chunks > 1 && shape.layout().columns % slice)
+  if (chunks > 1 && shape.layout().columns % sliceColumns)
     return reject() << "chunks of " << shape.layout().columns << " columns are no multiple of "
-                    << slice;
-  users = llvm::divideCeil(full, slice);
-  if (users > warps)
-    return reject() << "a chunk of " << full << " columns needs " << users << " warps";
+                    << sliceColumns;
+  slices = llvm::divideCeil(full, sliceColumns);
+  if (slices > warps)
+    return reject() << "a chunk of " << full << " columns needs " << slices << " warps";
   tilesPerBlock = llvm::divideCeil(tiles, grid);
   reuses = tilesPerBlock * chunks > ring;
-  // A team must not wait for a stage whose previous filling it cannot know to have arrived: the
-  // barrier's parity would look as if the new one had.
-  for (teams = warps / users; teams > 1; --teams)
-    if (!reuses || ring % teams == 0 || ring >= teams + inFlight)
+  // A warp group must not wait for a stage whose previous filling it cannot know to have arrived:
+  // the barrier's parity would look as if the new one had.
+  for (warpGroups = warps / slices; warpGroups > 1; --warpGroups)
+    if (!reuses || ring % warpGroups == 0 || ring >= warpGroups + inFlight)
       break;
   held = std::min(tilesPerBlock, kHeldTiles);
   // Sums of neighbouring tiles lie half a row of banks apart.
-  heldBytes = op.getSequences() * teams * users * 64;
+  heldBytes = op.getTokens() * warpGroups * slices * 64;
   heldBytes += heldBytes % 128 == 0 ? 64 : 0;
   return success();
 }
@@ -158,7 +154,7 @@ void MatvecKernel::advance(Value &slot, Value &parity, int64_t steps) {
     parity = k.bitXor(parity, 1);
   if (steps % ring == 0)
     return;
-  Value wraps = k.less(k.i(ring - 1), slot);
+  Value wraps = k.less(k.constI32(ring - 1), slot);
   slot = k.select(wraps, k.sub(slot, ring), slot);
   parity = k.select(wraps, k.bitXor(parity, 1), parity);
 }
@@ -167,19 +163,19 @@ void MatvecKernel::copyWeights(Value lane) {
   int64_t lastBytes = shape.chunkBytes(chunks - 1), bytes = shape.chunkBytes(0);
   Value weights = kernel.interface.pointer(op.getWeights().front());
   bool bounded = inFlight < ring || reuses;
-  Value zero = k.i(0), one = k.i(1);
+  Value zero = k.constI32(0), one = k.constI32(1);
   // Carried: the number of stages so far; slot and parity of the next stage to fill and of the
   // oldest that may be under way.
   Values start = {zero, zero, zero, zero, zero};
   k.loop(zero, tileCount(), one, start, [&](Value number, ValueRange carriedTile) {
     Value tile = k.extendUnsigned(k.add(block, k.mul(number, grid)), k.i64());
     Value from = k.offset(weights, k.mul(tile, shape.tileBytes()));
-    return k.loop(zero, k.i(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
+    return k.loop(zero, k.constI32(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
       Value count = carried[0], slot = carried[1], parity = carried[2];
       Value oldest = carried[3], oldParity = carried[4];
       if (bounded && inFlight < tilesPerBlock * chunks) {
-        Values next = k.choose(
-            k.less(count, k.i(inFlight)), [&] { return Values{oldest, oldParity}; },
+        Values next = k.ifElseYield(
+            k.less(count, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
             [&] {
               k.wait(slotOf(full, oldest, 8), oldParity);
               Value slotAfter = oldest, parityAfter = oldParity;
@@ -191,16 +187,16 @@ void MatvecKernel::copyWeights(Value lane) {
       }
       if (reuses)
         k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
-      Value size = k.i(bytes);
+      Value size = k.constI32(bytes);
       if (lastBytes != bytes)
-        size = k.select(k.equal(chunk, k.i(chunks - 1)), k.i(lastBytes), size);
+        size = k.select(k.equal(chunk, k.constI32(chunks - 1)), k.constI32(lastBytes), size);
       Value place = k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), bytes));
       Value to = slotOf(stages, slot, bytes), barrier = slotOf(full, slot, 8);
       if (k.hasBulkCopies()) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
       } else {
-        k.loop(k.mul(lane, 16), size, k.i(kWarp * 16),
+        k.loop(k.mul(lane, 16), size, k.constI32(kWarp * 16),
                [&](Value byte) { k.copy16(k.offset(to, byte), k.offset(place, byte)); });
         k.arriveAfterCopies(barrier);
       }
@@ -211,11 +207,11 @@ void MatvecKernel::copyWeights(Value lane) {
 }
 
 SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input, Value chunk) {
-  int64_t fragments = slice / input.fragmentColumns();
+  int64_t fragments = sliceColumns / input.fragmentColumns();
   Value myLane = lane;
   if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
-    myLane = k.min(lane, k.i(input.fragmentLanes() - 1));
-  Value number = k.add(k.mul(chunk, users), user);
+    myLane = k.min(lane, k.constI32(input.fragmentLanes() - 1));
+  Value number = k.add(k.mul(chunk, slices), slice);
   Value from = k.offset(k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
                         k.shl(myLane, 3));
   SmallVector<Values> x;
@@ -228,32 +224,32 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
                                                   Value chunk, Value stage, Values sums) {
   Format format = shape.format();
   bool isInteger = format.isInteger(), int4 = format.element == Format::Element::I4;
-  int64_t fragmentsPerSlice = slice / input.fragmentColumns();
+  int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
   int64_t blockColumns = int4 ? 64 : input.fragmentColumns(); ///< columns of 512 bytes
-  int64_t blocks = slice / blockColumns;
+  int64_t blocks = sliceColumns / blockColumns;
   // The slice that the matrix' last column cuts.
-  int64_t last = chunks - 1, lastUser = (shape.chunkColumns(last) - 1) / slice;
-  int64_t rest = shape.columns() % slice;
+  int64_t last = chunks - 1, lastSlice = (shape.chunkColumns(last) - 1) / sliceColumns;
+  int64_t rest = shape.columns() % sliceColumns;
   Value isRest;
   if (rest) {
-    isRest = k.equal(user, k.i(lastUser));
+    isRest = k.equal(slice, k.constI32(lastSlice));
     if (chunks > 1)
-      isRest = arith::AndIOp::create(k.b, k.loc, isRest, k.equal(chunk, k.i(last)));
+      isRest = arith::AndIOp::create(k.b, k.loc, isRest, k.equal(chunk, k.constI32(last)));
   }
   auto perChunk = [&](int64_t others, int64_t ofLast) {
     if (others == ofLast || chunks == 1)
-      return k.i(ofLast);
-    return k.select(k.equal(chunk, k.i(last)), k.i(ofLast), k.i(others));
+      return k.constI32(ofLast);
+    return k.select(k.equal(chunk, k.constI32(last)), k.constI32(ofLast), k.constI32(others));
   };
   // Columns that do not exist are multiplied like the others: with zeros of the input, and
   // whatever elements, scales and zero points come last.
   auto clamped = [&](int64_t index, int64_t existing, int64_t bytes) {
     if (!isRest || index < existing)
-      return k.i(index * bytes);
-    return k.select(isRest, k.i((existing - 1) * bytes), k.i(index * bytes));
+      return k.constI32(index * bytes);
+    return k.select(isRest, k.constI32((existing - 1) * bytes), k.constI32(index * bytes));
   };
 
-  Value elements = k.offset(stage, k.add(k.mul(user, blocks * 512), k.shl(lane, 4)));
+  Value elements = k.offset(stage, k.add(k.mul(slice, blocks * 512), k.shl(lane, 4)));
   SmallVector<Values> w;
   for (int64_t block = 0; block < blocks; ++block) {
     Value place = clamped(block, llvm::divideCeil(rest, blockColumns), 512);
@@ -278,34 +274,34 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     Values products(4, k.number(0.0));
     for (int64_t f = 0; f < fragmentsPerSlice; ++f)
       products = k.mmaFloat(element, products, w[f], x[f]);
-    // Columns 2t and 2t + 1 of the operand are sequences 2t and 2t + 1.
+    // Columns 2t and 2t + 1 of the operand are tokens 2t and 2t + 1.
     Values result;
     for (auto [sum, product] : llvm::zip_equal(sums, products))
       result.push_back(k.addF(sum, product));
     return result;
   }
 
-  // Columns 2t and 2t + 1 are the high and low bytes of sequence t.
+  // Columns 2t and 2t + 1 are the high and low bytes of token t.
   int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.unit;
-  Value sliceNumber = k.add(k.mul(chunk, users), user);
-  Value sequence = k.bitAnd(lane, 3);
-  Value stepPlace = sliceNumber, sumPlace = k.mul(sliceNumber, slice / input.unit);
-  if (op.getSequences() > 1) {
-    Value existing = k.min(sequence, k.i(op.getSequences() - 1));
-    stepPlace = k.add(stepPlace, k.mul(existing, groupsOf128));
+  Value sliceNumber = k.add(k.mul(chunk, slices), slice);
+  Value token = k.bitAnd(lane, 3);
+  Value scalePlace = sliceNumber, sumPlace = k.mul(sliceNumber, sliceColumns / input.unit);
+  if (op.getTokens() > 1) {
+    Value existing = k.min(token, k.constI32(op.getTokens() - 1));
+    scalePlace = k.add(scalePlace, k.mul(existing, groupsOf128));
     sumPlace = k.add(sumPlace, k.mul(existing, sumsPerRow));
   }
-  Value step = k.load(k.f32(), k.offset(input.steps, k.shl(stepPlace, 2)), 4);
-  int64_t units = slice / input.unit;
+  Value step = k.load(k.f32(), k.offset(input.scales, k.shl(scalePlace, 2)), 4);
+  int64_t units = sliceColumns / input.unit;
   // The group of the slice's first column, in its chunk.
   int64_t group = format.group == Format::channel ? 0 : format.group;
-  Value firstGroup = k.i(0);
+  Value firstGroup = k.constI32(0);
   int64_t stride = 0;
   if (group && group <= 128) {
-    firstGroup = k.mul(user, 128 / group);
+    firstGroup = k.mul(slice, 128 / group);
     stride = 1;
   } else if (group && shape.layout().columns % group == 0) {
-    firstGroup = k.div(user, group / 128);
+    firstGroup = k.div(slice, group / 128);
   }
   Value pair = k.shr(lane, 2);
   Value scales = k.offset(k.offset(stage, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
@@ -316,7 +312,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
   int64_t fragmentsPerUnit = input.unit / 32;
   for (int64_t unit = 0; unit < units; ++unit) {
-    Values products(4, k.i(0));
+    Values products(4, k.constI32(0));
     for (int64_t f = unit * fragmentsPerUnit; f < (unit + 1) * fragmentsPerUnit; ++f)
       products = k.mmaInt8(products, w[f], x[f]);
     int64_t existing = llvm::divideCeil(rest, input.unit);
@@ -343,34 +339,35 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
 }
 
 LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
-  int64_t active = teams * users;
+  int64_t active = warpGroups * slices;
   bool isInteger = shape.format().isInteger();
-  Value zero = k.i(0), one = k.i(1);
+  Value zero = k.constI32(0), one = k.constI32(1);
   Value number = k.div(thread, kWarp);
   lane = k.bitAnd(thread, kWarp - 1);
-  team = teams == 1 ? zero : k.div(number, users);
-  user = teams == 1 ? number : k.rem(number, users);
-  Value takesPart = active < warps ? k.less(number, k.i(active)) : Value();
+  warpGroup = warpGroups == 1 ? zero : k.div(number, slices);
+  slice = warpGroups == 1 ? number : k.rem(number, slices);
+  Value takesPart = active < warps ? k.less(number, k.constI32(active)) : Value();
   Value mine = k.offset(sums, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
   Value count = tileCount();
 
-  // Carried from tile to tile: slot and parity of the team's next stage, and the first chunk of the
-  // next tile that is its turn.
+  // Carried from tile to tile: slot and parity of the warp group's next stage, and the first chunk
+  // of the next tile that is its turn.
   auto multiplyTile = [&](Value heldNumber, ValueRange carried) {
     Values inner = {carried[0], carried[1]};
     inner.append(isInteger ? 2 : 4, k.number(0.0));
-    Values after =
-        k.loop(carried[2], k.i(chunks), k.i(teams), inner, [&](Value chunk, ValueRange values) {
+    Values after = k.loop(
+        carried[2], k.constI32(chunks), k.constI32(warpGroups), inner,
+        [&](Value chunk, ValueRange values) {
           Value slot = values[0], parity = values[1];
           Values partial = llvm::to_vector(values.drop_front(2));
           // The last chunk may have fewer slices.
-          int64_t lastUsers = llvm::divideCeil(shape.chunkColumns(chunks - 1), slice);
+          int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
           Value stage = slotOf(stages, slot, shape.chunkBytes(0));
-          if (lastUsers < users) {
+          if (lastSlices < slices) {
             k.wait(slotOf(full, slot, 8), parity);
-            Value exists =
-                k.less(user, k.select(k.equal(chunk, k.i(chunks - 1)), k.i(lastUsers), k.i(users)));
-            partial = k.choose(
+            Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
+                                                  k.constI32(lastSlices), k.constI32(slices)));
+            partial = k.ifElseYield(
                 exists,
                 [&] {
                   return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial);
@@ -383,36 +380,37 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
           }
           if (reuses) {
             k.syncWarp();
-            k.when(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
+            k.ifThen(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
           }
-          advance(slot, parity, teams);
+          advance(slot, parity, warpGroups);
           Values next = {slot, parity};
           next.append(partial);
           return next;
         });
-    // Integer products: lane 4r + s has rows r and r + 8 of sequence s. Float products: of
-    // sequences 2s and 2s + 1.
-    int64_t sequences = op.getSequences();
+    // Integer products: lane 4r + s has rows r and r + 8 of token s. Float products: of
+    // tokens 2s and 2s + 1.
+    int64_t tokens = op.getTokens();
     Value column = k.bitAnd(lane, 3);
     Value to = k.offset(mine, k.mul(heldNumber, heldBytes));
-    auto storePair = [&](Value sequence, Value low, Value high) {
-      Value place = k.offset(to, k.mul(sequence, active * 64));
+    auto storePair = [&](Value token, Value low, Value high) {
+      Value place = k.offset(to, k.mul(token, active * 64));
       k.store(k.vectorOf({low, high}), place, 8);
     };
     if (isInteger) {
-      k.when(k.less(column, k.i(sequences)), [&] { storePair(column, after[2], after[3]); });
+      k.ifThen(k.less(column, k.constI32(tokens)), [&] { storePair(column, after[2], after[3]); });
     } else {
       Value first = k.shl(column, 1);
-      k.when(k.less(first, k.i(sequences)), [&] { storePair(first, after[2], after[4]); });
-      if (sequences > 1) {
+      k.ifThen(k.less(first, k.constI32(tokens)), [&] { storePair(first, after[2], after[4]); });
+      if (tokens > 1) {
         Value second = k.add(first, 1);
-        k.when(k.less(second, k.i(sequences)), [&] { storePair(second, after[3], after[5]); });
+        k.ifThen(k.less(second, k.constI32(tokens)),
+                 [&] { storePair(second, after[3], after[5]); });
       }
     }
     Value first = carried[2];
-    if (int64_t shift = (teams - chunks % teams) % teams) {
+    if (int64_t shift = (warpGroups - chunks % warpGroups) % warpGroups) {
       first = k.add(first, shift);
-      first = k.select(k.less(first, k.i(teams)), first, k.sub(first, teams));
+      first = k.select(k.less(first, k.constI32(warpGroups)), first, k.sub(first, warpGroups));
     }
     return Values{after[0], after[1], first};
   };
@@ -423,20 +421,20 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
                     [&](Value number, ValueRange values) { return multiplyTile(number, values); });
     };
     Values next = takesPart
-                      ? k.choose(takesPart, products, [&] { return llvm::to_vector(carried); })
+                      ? k.ifElseYield(takesPart, products, [&] { return llvm::to_vector(carried); })
                       : products();
     k.barrier(1, warps * kWarp);
     if (succeeded(result))
       result = finish(thread, base, heldNow);
     return next;
   };
-  Values start = {k.rem(team, ring), k.bitAnd(k.div(team, ring), 1), team};
+  Values start = {k.rem(warpGroup, ring), k.bitAnd(k.div(warpGroup, ring), 1), warpGroup};
   if (held == tilesPerBlock) {
     batch(zero, count, start);
     return result;
   }
-  k.loop(zero, count, k.i(held), start, [&](Value base, ValueRange carried) {
-    Values next = batch(base, k.min(k.sub(count, base), k.i(held)), carried);
+  k.loop(zero, count, k.constI32(held), start, [&](Value base, ValueRange carried) {
+    Values next = batch(base, k.min(k.sub(count, base), k.constI32(held)), carried);
     k.barrier(1, warps * kWarp); // before the next tiles' sums come to the same place
     return next;
   });
@@ -446,11 +444,11 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
 void MatvecKernel::preload(Value thread, bool fresh) {
   if (!preloads() || op.getEpilogue().empty())
     return;
-  size_t parts = op.getSequences() * segments.size();
+  size_t parts = op.getTokens() * segments.size();
   early.resize(parts);
   SmallVector<EpilogueLoads> loads(parts);
   SmallVector<Type> types;
-  Values results = k.choose(
+  Values results = k.ifElseYield(
       k.less(thread, k.shl(tileCount(), 3)),
       [&] {
         Value tile = k.add(block, k.mul(k.shr(thread, 3), grid)), row = k.bitAnd(thread, 7);
@@ -459,8 +457,8 @@ void MatvecKernel::preload(Value thread, bool fresh) {
           // Every segment's, as if the tile were in each of them: loads of a place that exists cost
           // less than finding out.
           const PackedSegment &segment = segments[part % segments.size()];
-          Value inSegment =
-              k.max(k.min(k.sub(tile, segment.firstTile), k.i(segment.tiles - 1)), k.i(0));
+          Value inSegment = k.max(
+              k.min(k.sub(tile, segment.firstTile), k.constI32(segment.tiles - 1)), k.constI32(0));
           preloadEpilogue(kernel, op, segment, inSegment, row, part / segments.size(), fresh,
                           loads[part]);
           for (auto &[key, elements] : loads[part])
@@ -484,12 +482,12 @@ void MatvecKernel::preload(Value thread, bool fresh) {
 
 LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
   LogicalResult result = success();
-  int64_t active = teams * users;
+  int64_t active = warpGroups * slices;
   auto finishPair = [&](Value item) {
     Value number = k.shr(item, 3), row = k.bitAnd(item, 7);
     Value tile = k.add(block, k.mul(k.add(base, number), grid));
-    for (int64_t sequence = 0; sequence < op.getSequences(); ++sequence) {
-      Value from = k.offset(k.offset(sums, sequence * active * 64),
+    for (int64_t token = 0; token < op.getTokens(); ++token) {
+      Value from = k.offset(k.offset(sums, token * active * 64),
                             k.add(k.mul(number, heldBytes), k.shl(row, 3)));
       Value low, high;
       for (int64_t part = 0; part < active; ++part) {
@@ -503,13 +501,13 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
         auto here = [&] {
           Value inSegment = k.sub(tile, segment.firstTile);
           if (succeeded(result))
-            result = emitEpilogue(kernel, op, segment, inSegment, row, low, high, sequence,
-                                  early.empty() ? EpilogueLoads()
-                                                : early[sequence * segments.size() + n]);
+            result =
+                emitEpilogue(kernel, op, segment, inSegment, row, low, high, token,
+                             early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
         };
         if (n + 1 == segments.size())
           return here();
-        k.branch(k.less(tile, k.i(segment.firstTile + segment.tiles)), here,
+        k.ifElse(k.less(tile, k.constI32(segment.firstTile + segment.tiles)), here,
                  [&] { emitSegment(n + 1); });
       };
       emitSegment(0);
@@ -518,9 +516,9 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
   Value items = k.shl(heldNow, 3);
   int64_t threads = warps * kWarp;
   if (held * 8 <= threads)
-    k.when(k.less(thread, items), [&] { finishPair(thread); });
+    k.ifThen(k.less(thread, items), [&] { finishPair(thread); });
   else
-    k.loop(thread, items, k.i(threads), finishPair);
+    k.loop(thread, items, k.constI32(threads), finishPair);
   return result;
 }
 
@@ -536,12 +534,12 @@ FailureOr<Launch> MatvecKernel::emit() {
     empty = kernel.shared.take(k, ring * 8, 8);
   sums = kernel.shared.take(k, held * heldBytes);
 
-  k.when(k.equal(thread, k.i(0)), [&] {
+  k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), users);
+        k.initBarrier(k.offset(empty, slot * 8), slices);
     }
     k.fenceBarrierInit();
   });
@@ -549,8 +547,8 @@ FailureOr<Launch> MatvecKernel::emit() {
   k.launchDependents();
 
   LogicalResult result = success();
-  k.branch(
-      k.less(thread, k.i(threads)),
+  k.ifElse(
+      k.less(thread, k.constI32(threads)),
       [&] {
         Prologue prologue(kernel, op, thread, threads);
         FailureOr<PreparedInput> input = prologue.preload(shape.format());
@@ -569,7 +567,7 @@ FailureOr<Launch> MatvecKernel::emit() {
         Value copier = k.sub(thread, threads);
         if (!k.hasBulkCopies())
           return copyWeights(copier);
-        k.when(k.equal(copier, k.i(0)), [&] { copyWeights(copier); });
+        k.ifThen(k.equal(copier, k.constI32(0)), [&] { copyWeights(copier); });
       });
   if (failed(result))
     return failure();
@@ -595,10 +593,10 @@ FailureOr<Launch> device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
   if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
     return op.emitOpError() << "weight must be packed in layout mma, found "
                             << op.getWeights().front().getType();
-  // Of the tensor cores' 8 columns an integer product uses two a sequence.
+  // Of the tensor cores' 8 columns an integer product uses two a token.
   int64_t most = type.getFormat().isInteger() ? 4 : 8;
-  if (op.getSequences() > most)
-    return op.emitOpError() << "has " << op.getSequences() << " sequences, GPU kernels of "
+  if (op.getTokens() > most)
+    return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
                             << type.getFormat().getName() << " weights take at most " << most;
   FailureOr<SmallVector<PackedSegment>> segments = packedSegments(op);
   if (failed(segments))

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// The choice of a token by a cluster of blocks that divide a sequence's logits among them, by the
+// The choice of a token by a cluster of blocks that divide a row's logits among them, by the
 // rule in SamplingWords.h.
 //
 // Top-k, top-p and the draw are one question: with the tokens in order of their logits, where does
@@ -87,7 +87,7 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::SampleOp op;
-  int64_t sequences = 0, vocabulary = 0, splits = 0, threads = 0;
+  int64_t rows = 0, vocabulary = 0, splits = 0, threads = 0;
   int64_t share = 0;   ///< tokens of a block
   int64_t idBits = 0;  ///< of a key
   bool staged = false; ///< whether the logits are kept in shared memory
@@ -98,7 +98,7 @@ private:
 } // namespace
 
 LogicalResult SampleKernel::plan() {
-  sequences = op.getLogits().getType().getDimSize(0);
+  rows = op.getLogits().getType().getDimSize(0);
   vocabulary = op.getLogits().getType().getDimSize(1);
   splits = kernel.schedule.getSplits();
   threads = kernel.schedule.getWarps() * kWarp;
@@ -113,8 +113,8 @@ LogicalResult SampleKernel::plan() {
     return reject() << "a cluster has 1 to 8 blocks";
   if (splits > 1 && !k.hasBulkCopies())
     return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
-  if (kernel.schedule.getBlocks() != sequences * splits)
-    return reject() << sequences << " sequences need " << sequences * splits << " blocks";
+  if (kernel.schedule.getBlocks() != rows * splits)
+    return reject() << rows << " rows need " << rows * splits << " blocks";
   if (share > kMostTokens)
     return reject() << "a block has " << share << " tokens, at most " << kMostTokens
                     << " can be added up";
@@ -135,10 +135,10 @@ void SampleKernel::takeShared() {
 
 Value SampleKernel::shuffle(Value x, int64_t distance, NVVM::ShflKind kind) {
   // Lanes up to which (up: down to which) a lane is read.
-  Value clamp = k.i(kind == NVVM::ShflKind::up ? 0 : kWarp - 1);
+  Value clamp = k.constI32(kind == NVVM::ShflKind::up ? 0 : kWarp - 1);
   auto half = [&](Value part) {
-    return NVVM::ShflOp::create(k.b, k.loc, k.i32(), k.i(-1), part, k.i(distance), clamp, kind,
-                                UnitAttr())
+    return NVVM::ShflOp::create(k.b, k.loc, k.i32(), k.constI32(-1), part, k.constI32(distance),
+                                clamp, kind, UnitAttr())
         .getResult();
   };
   if (x.getType() == k.i32())
@@ -167,8 +167,8 @@ void SampleKernel::meet() {
 Value SampleKernel::orderOf(Value logit) {
   // Adding zero makes one of two zeros.
   Value bits = k.bitcast(k.addF(logit, k.number(0.0)), k.i32());
-  Value sign = arith::ShRSIOp::create(k.b, k.loc, bits, k.i(31));
-  return k.bitXor(bits, k.bitOr(sign, k.i(std::numeric_limits<int32_t>::min())));
+  Value sign = arith::ShRSIOp::create(k.b, k.loc, bits, k.constI32(31));
+  return k.bitXor(bits, k.bitOr(sign, k.constI32(std::numeric_limits<int32_t>::min())));
 }
 
 int64_t SampleKernel::orderOf(float logit) const {
@@ -177,15 +177,15 @@ int64_t SampleKernel::orderOf(float logit) const {
 }
 
 Value SampleKernel::keyOf(Value logit, Value id) {
-  Value key = k.bitOr(keyOf(orderOf(logit)), wide(k.sub(k.i((1 << idBits) - 1), id)));
-  Value isNaN = k.less(k.i(0x7F800000), k.bitAnd(k.bitcast(logit, k.i32()), 0x7FFFFFFF));
+  Value key = k.bitOr(keyOf(orderOf(logit)), wide(k.sub(k.constI32((1 << idBits) - 1), id)));
+  Value isNaN = k.less(k.constI32(0x7F800000), k.bitAnd(k.bitcast(logit, k.i32()), 0x7FFFFFFF));
   return k.select(isNaN, wide(-1), key);
 }
 
 DeviceBuilder::Values SampleKernel::forTokens(
     ValueRange carried,
     llvm::function_ref<Values(Value id, Value logit, ValueRange carried)> body) {
-  return k.loop(thread, count, k.i(threads), carried, [&](Value i, ValueRange values) {
+  return k.loop(thread, count, k.constI32(threads), carried, [&](Value i, ValueRange values) {
     Value id = k.add(first, i);
     Value logit = staged ? k.load(k.f32(), k.offset(stage, k.shl(i, 2)), 4)
                          : k.loadFresh(k.f32(), k.offset(logits, k.shl(id, 2)), 4);
@@ -195,7 +195,7 @@ DeviceBuilder::Values SampleKernel::forTokens(
 
 Value SampleKernel::largestKey() {
   if (staged)
-    k.loop(thread, count, k.i(threads), [&](Value i) {
+    k.loop(thread, count, k.constI32(threads), [&](Value i) {
       Value from = k.offset(logits, k.shl(k.add(first, i), 2));
       k.store(k.loadFresh(k.f32(), from, 4), k.offset(stage, k.shl(i, 2)), 4);
     });
@@ -211,16 +211,16 @@ Value SampleKernel::largestKey() {
     return all;
   };
   largest = warpMax(largest);
-  k.when(k.equal(lane, k.i(0)),
-         [&] { k.store(largest, k.offset(tops, k.shl(k.shr(thread, 5), 3)), 8); });
+  k.ifThen(k.equal(lane, k.constI32(0)),
+           [&] { k.store(largest, k.offset(tops, k.shl(k.shr(thread, 5), 3)), 8); });
   k.barrier();
   largest = largestOf(tops, threads / kWarp);
   if (splits == 1)
     return largest;
   Value ofBlocks = k.offset(tops, std::max(threads / kWarp, splits) * 8);
   k.clusterWait(); // the others run
-  k.when(k.less(thread, k.i(splits)),
-         [&] { k.store(largest, peer(k.offset(ofBlocks, k.shl(rank, 3)), thread), 8); });
+  k.ifThen(k.less(thread, k.constI32(splits)),
+           [&] { k.store(largest, peer(k.offset(ofBlocks, k.shl(rank, 3)), thread), 8); });
   meet();
   return largestOf(ofBlocks, splits);
 }
@@ -229,8 +229,8 @@ Value SampleKernel::weightOf(Value logit, Value kind, Value sharpness) {
   Value share = k.exp2(k.mulF(k.subF(logit, greatest), sharpness));
   Value scaled = k.mulF(share, k.number(int64_t(1) << sampling::kWeightBits));
   Value weight = arith::FPToUIOp::create(k.b, k.loc, k.i32(), k.addF(scaled, k.number(0.5)));
-  weight = k.min(weight, k.i((1 << sampling::kWeightBits) - 1));
-  return k.select(k.equal(kind, k.i(0)), k.i(1), weight);
+  weight = k.min(weight, k.constI32((1 << sampling::kWeightBits) - 1));
+  return k.select(k.equal(kind, k.constI32(0)), k.constI32(1), weight);
 }
 
 Value SampleKernel::targetOf(Value kind, Value total) {
@@ -244,8 +244,8 @@ Value SampleKernel::targetOf(Value kind, Value total) {
   Type i128 = k.b.getIntegerType(128);
   Value product = k.mul(k.extendUnsigned(point, i128), k.extendUnsigned(total, i128));
   Value byPoint = k.add(k.truncate(k.shr(product, 64), k.i64()), 1);
-  Value target =
-      k.select(k.equal(kind, k.i(0)), topK, k.select(k.equal(kind, k.i(1)), byP, byPoint));
+  Value target = k.select(k.equal(kind, k.constI32(0)), topK,
+                          k.select(k.equal(kind, k.constI32(1)), byP, byPoint));
   return LLVM::UMinOp::create(k.b, k.loc, target, total);
 }
 
@@ -256,14 +256,14 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
   auto binOf = [&](Value set, Value bin) { return k.offset(set, k.mul(bin, kBinWords * 4)); };
   // Adds what the tokens of the interval of 2^width keys from `low` on weigh.
   auto fillBins = [&](Value set, Value low, Value width, Value shift) {
-    k.loop(thread, k.i(kBins * kBinWords), k.i(threads),
-           [&](Value i) { k.store(k.i(0), k.offset(set, k.shl(i, 2)), 4); });
+    k.loop(thread, k.constI32(kBins * kBinWords), k.constI32(threads),
+           [&](Value i) { k.store(k.constI32(0), k.offset(set, k.shl(i, 2)), 4); });
     k.barrier();
     forTokens({}, [&](Value id, Value logit, ValueRange) {
       Value key = keyOf(logit, id), weight = weightOf(logit, kind, sharpness);
-      k.when(k.bitAnd(inside(key, low, width), k.less(k.i(0), weight)), [&] {
+      k.ifThen(k.bitAnd(inside(key, low, width), k.less(k.constI32(0), weight)), [&] {
         Value place = binOf(set, k.truncate(shiftRight(k.sub(key, low), wide(shift)), k.i32()));
-        Value parts[] = {k.bitAnd(weight, kLargestHalf), k.shr(weight, kHalfBits), k.i(1)};
+        Value parts[] = {k.bitAnd(weight, kLargestHalf), k.shr(weight, kHalfBits), k.constI32(1)};
         for (auto [part, value] : llvm::enumerate(parts))
           LLVM::AtomicRMWOp::create(k.b, k.loc, LLVM::AtomicBinOp::add, k.offset(place, 4 * part),
                                     value, LLVM::AtomicOrdering::monotonic);
@@ -272,10 +272,10 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     });
   };
   auto mergeBins = [&](Value set) {
-    k.when(k.less(thread, k.i(kBins)), [&] {
+    k.ifThen(k.less(thread, k.constI32(kBins)), [&] {
       Value sums[kBinWords] = {wide(0), wide(0), wide(0)};
       for (int64_t other = 0; other < splits; ++other) {
-        Value place = peer(binOf(set, thread), k.i(other));
+        Value place = peer(binOf(set, thread), k.constI32(other));
         for (auto [part, sum] : llvm::enumerate(sums))
           sum = k.add(sum, wide(k.load(k.i32(), k.offset(place, 4 * part), 4)));
       }
@@ -288,7 +288,7 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
   // only the total gives it.
   auto findBin = [&](Value targetIn) {
     constexpr int64_t each = kBins / kWarp;
-    Value highest = k.sub(k.i(kBins - 1), k.mul(lane, each));
+    Value highest = k.sub(k.constI32(kBins - 1), k.mul(lane, each));
     Values sums;
     Value ofLane = wide(0);
     for (int64_t i = 0; i < each; ++i) {
@@ -298,11 +298,12 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     Value until = ofLane;
     for (int64_t distance = 1; distance < kWarp; distance *= 2) {
       Value lower = shuffle(until, distance, NVVM::ShflKind::up);
-      until = k.add(until, k.select(k.less(lane, k.i(distance)), wide(0), lower));
+      until = k.add(until, k.select(k.less(lane, k.constI32(distance)), wide(0), lower));
     }
     Value total = warpMax(until);
     Value target = k.select(k.equal(targetIn, wide(0)), targetOf(kind, total), targetIn);
-    Value before = k.sub(until, ofLane), bin = k.i(0), rest = wide(0), tokens = k.i(0);
+    Value before = k.sub(until, ofLane), bin = k.constI32(0), rest = wide(0),
+          tokens = k.constI32(0);
     for (int64_t i = 0; i < each; ++i) {
       Value after = k.add(before, sums[i]);
       Value hit = k.bitAnd(below(before, target), below(k.sub(target, 1), after));
@@ -319,26 +320,26 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
   Value span = k.sub(top, cut);
   Value zeros =
       LLVM::CountLeadingZerosOp::create(k.b, k.loc, k.i64(), span, /*isZeroPoison=*/false);
-  Value firstWidth = k.sub(k.i(64), k.truncate(zeros, k.i32()));
+  Value firstWidth = k.sub(k.constI32(64), k.truncate(zeros, k.i32()));
   // Carried: the interval, what is left of the target, and which set of bins is next.
-  Values interval = k.repeat({cut, firstWidth, wide(0), k.i(0)}, [&](ValueRange carried) {
+  Values interval = k.whileLoop({cut, firstWidth, wide(0), k.constI32(0)}, [&](ValueRange carried) {
     Value low = carried[0], width = carried[1], target = carried[2], number = carried[3];
-    Value shift = k.max(k.sub(width, kBinBits), k.i(0));
+    Value shift = k.max(k.sub(width, kBinBits), k.constI32(0));
     Value set = k.offset(bins, k.mul(number, kBins * kBinWords * 4));
     fillBins(set, low, width, shift);
     meet();
     mergeBins(set);
     Values bin = findBin(target);
-    Value again = k.bitAnd(k.less(k.i(0), shift), k.less(k.i(1), bin[2]));
+    Value again = k.bitAnd(k.less(k.constI32(0), shift), k.less(k.constI32(1), bin[2]));
     Value next = k.add(low, shiftLeft(wide(bin[0]), wide(shift)));
     return std::pair(again, Values{next, shift, bin[1], k.bitXor(number, 1)});
   });
   // One token is left.
   forTokens({}, [&](Value id, Value logit, ValueRange) {
     Value key = keyOf(logit, id), weight = weightOf(logit, kind, sharpness);
-    k.when(k.bitAnd(inside(key, interval[0], interval[1]), k.less(k.i(0), weight)), [&] {
+    k.ifThen(k.bitAnd(inside(key, interval[0], interval[1]), k.less(k.constI32(0), weight)), [&] {
       for (int64_t other = 0; other < splits; ++other)
-        k.store(key, peer(found, k.i(other)), 8);
+        k.store(key, peer(found, k.constI32(other)), 8);
     });
     return Values();
   });
@@ -351,8 +352,8 @@ Value SampleKernel::draw(Value top) {
       [&] {
         // The order's inverse.
         Value order = k.truncate(k.shr(top, idBits), k.i32());
-        Value sign = arith::ShRSIOp::create(k.b, k.loc, order, k.i(31));
-        Value mask = k.bitOr(k.bitXor(sign, -1), k.i(std::numeric_limits<int32_t>::min()));
+        Value sign = arith::ShRSIOp::create(k.b, k.loc, order, k.constI32(31));
+        Value mask = k.bitOr(k.bitXor(sign, -1), k.constI32(std::numeric_limits<int32_t>::min()));
         return k.bitXor(order, mask);
       }(),
       k.f32());
@@ -360,20 +361,23 @@ Value SampleKernel::draw(Value top) {
   Value logMinP = k.bitcast(word(3), k.f32()), sharpness = k.bitcast(word(0), k.f32());
   Value lowest = wide(orderOf(std::numeric_limits<float>::lowest()) << idBits);
   // Top-k, top-p, and the draw.
-  return k.loop(k.i(0), k.i(3), k.i(1), {lowest}, [&](Value kind, ValueRange carried) {
-    Value isK = k.equal(kind, k.i(0)), isP = k.equal(kind, k.i(1));
-    Value keeps = k.select(isK, k.bitAnd(k.less(k.i(0), topK), k.less(topK, k.i(vocabulary))),
-                           k.lessF(topP, k.number(1.0)));
-    Value wanted = k.bitOr(k.less(k.i(1), kind), keeps);
-    Value cut = k.choose(
-        wanted,
-        [&] {
-          return Values{find(carried[0], top, kind, k.select(isP, k.number(kLog2E), sharpness))};
-        },
-        [&] { return Values{carried[0]}; })[0];
-    Value least = keyOf(orderOf(k.addF(greatest, logMinP)));
-    return Values{k.select(isP, maxKey(cut, least), cut)};
-  })[0];
+  return k.loop(
+      k.constI32(0), k.constI32(3), k.constI32(1), {lowest}, [&](Value kind, ValueRange carried) {
+        Value isK = k.equal(kind, k.constI32(0)), isP = k.equal(kind, k.constI32(1));
+        Value keeps = k.select(
+            isK, k.bitAnd(k.less(k.constI32(0), topK), k.less(topK, k.constI32(vocabulary))),
+            k.lessF(topP, k.number(1.0)));
+        Value wanted = k.bitOr(k.less(k.constI32(1), kind), keeps);
+        Value cut = k.ifElseYield(
+            wanted,
+            [&] {
+              return Values{
+                  find(carried[0], top, kind, k.select(isP, k.number(kLog2E), sharpness))};
+            },
+            [&] { return Values{carried[0]}; })[0];
+        Value least = keyOf(orderOf(k.addF(greatest, logMinP)));
+        return Values{k.select(isP, maxKey(cut, least), cut)};
+      })[0];
 }
 
 FailureOr<Launch> SampleKernel::emit() {
@@ -383,13 +387,12 @@ FailureOr<Launch> SampleKernel::emit() {
   thread = k.thread();
   lane = k.bitAnd(thread, kWarp - 1);
   Value block = k.block();
-  rank = splits == 1 ? k.i(0) : k.rem(block, splits);
-  Value sequence = splits == 1 ? block : k.div(block, splits);
+  rank = splits == 1 ? k.constI32(0) : k.rem(block, splits);
+  Value row = splits == 1 ? block : k.div(block, splits);
   first = k.mul(rank, share);
-  count = k.min(k.i(share), k.max(k.sub(k.i(vocabulary), first), k.i(0)));
-  logits = k.offset(kernel.interface.pointer(op.getLogits()), k.mul(sequence, vocabulary * 4));
-  words =
-      k.offset(kernel.interface.pointer(op.getOptions()), k.mul(sequence, sampling::kWords * 4));
+  count = k.min(k.constI32(share), k.max(k.sub(k.constI32(vocabulary), first), k.constI32(0)));
+  logits = k.offset(kernel.interface.pointer(op.getLogits()), k.mul(row, vocabulary * 4));
+  words = k.offset(kernel.interface.pointer(op.getOptions()), k.mul(row, sampling::kWords * 4));
   if (splits > 1)
     k.clusterArrive();
   k.launchDependents();
@@ -400,16 +403,17 @@ FailureOr<Launch> SampleKernel::emit() {
       k.bitAnd(below(top, wide(orderOf(std::numeric_limits<float>::infinity()) << idBits)),
                below(wide((orderOf(std::numeric_limits<float>::lowest()) << idBits) - 1), top));
   Value draws = k.bitAnd(usable, k.lessF(k.number(0.0), k.bitcast(word(0), k.f32())));
-  Value chosen = k.choose(draws, [&] { return Values{draw(top)}; }, [&] { return Values{top}; })[0];
-  k.when(k.bitAnd(k.equal(thread, k.i(0)), k.equal(rank, k.i(0))), [&] {
-    Value mask = k.i((1 << idBits) - 1);
+  Value chosen =
+      k.ifElseYield(draws, [&] { return Values{draw(top)}; }, [&] { return Values{top}; })[0];
+  k.ifThen(k.bitAnd(k.equal(thread, k.constI32(0)), k.equal(rank, k.constI32(0))), [&] {
+    Value mask = k.constI32((1 << idBits) - 1);
     Value id = k.sub(mask, k.bitAnd(k.truncate(chosen, k.i32()), mask));
-    k.store(k.select(usable, id, k.i(-1)),
-            k.offset(kernel.interface.resultPointer(0), k.shl(sequence, 2)), 4);
+    k.store(k.select(usable, id, k.constI32(-1)),
+            k.offset(kernel.interface.resultPointer(0), k.shl(row, 2)), 4);
   });
 
   Launch launch;
-  launch.grid = sequences * splits;
+  launch.grid = rows * splits;
   launch.block = threads;
   launch.shared = kernel.shared.bytes();
   launch.cluster = splits;

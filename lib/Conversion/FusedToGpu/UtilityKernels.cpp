@@ -95,16 +95,16 @@ static Extents emitSynthesize(DeviceBuilder &k, ValueRange arguments) {
 static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value shared, int64_t stages) {
   Value buffer = arguments[0], out = arguments[2];
   Value barriers = k.offset(shared, stages * kPiece);
-  k.when(k.equal(k.thread(), k.i(0)), [&] {
+  k.ifThen(k.equal(k.thread(), k.constI32(0)), [&] {
     for (int64_t stage = 0; stage < stages; ++stage)
       k.initBarrier(k.offset(barriers, 8 * stage), 1);
     k.fenceBarrierInit();
-    Value zero = k.i(0), parity = k.i(1);
+    Value zero = k.constI32(0), parity = k.constI32(1);
     Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());
     // Parity 1 of a fresh barrier is over: nothing was in that stage.
     auto advance = [&](Value &stage, Value &parity) {
       stage = k.add(stage, 1);
-      Value wraps = k.equal(stage, k.i(stages));
+      Value wraps = k.equal(stage, k.constI32(stages));
       stage = k.select(wraps, zero, stage);
       parity = k.select(wraps, k.bitXor(parity, 1), parity);
     };
@@ -113,21 +113,21 @@ static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value share
           Value stage = carried[0], parity = carried[1];
           Value barrier = k.offset(barriers, k.mul(stage, 8));
           k.wait(barrier, parity);
-          k.expectBytes(barrier, k.i(kPiece));
+          k.expectBytes(barrier, k.constI32(kPiece));
           k.bulkCopy(k.offset(shared, k.mul(stage, kPiece)),
-                     k.offset(buffer, k.mul(k.extendUnsigned(piece, k.i64()), kPiece)), k.i(kPiece),
-                     barrier);
+                     k.offset(buffer, k.mul(k.extendUnsigned(piece, k.i64()), kPiece)),
+                     k.constI32(kPiece), barrier);
           advance(stage, parity);
           return Values{stage, parity};
         });
     // Nothing may be under way when the block ends.
-    k.loop(zero, k.i(stages), k.i(1), last, [&](Value, ValueRange carried) {
+    k.loop(zero, k.constI32(stages), k.constI32(1), last, [&](Value, ValueRange carried) {
       Value stage = carried[0], parity = carried[1];
       k.wait(k.offset(barriers, k.mul(stage, 8)), parity);
       advance(stage, parity);
       return Values{stage, parity};
     });
-    k.when(k.less(k.block(), pieces), [&] {
+    k.ifThen(k.less(k.block(), pieces), [&] {
       k.store(k.load(k.i64(), shared, 8),
               k.offset(out, k.shl(k.extendUnsigned(k.block(), k.i64()), 3)), 8);
     });
@@ -140,8 +140,8 @@ static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
   Value buffer = arguments[0], out = arguments[2];
   Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());
   Value thread = k.extendUnsigned(k.thread(), k.i64());
-  Value sum =
-      k.loop(k.block(), pieces, gridBlocks(k), {k.i(0)}, [&](Value piece, ValueRange carried) {
+  Value sum = k.loop(
+      k.block(), pieces, gridBlocks(k), {k.constI32(0)}, [&](Value piece, ValueRange carried) {
         Value base = k.offset(
             buffer, k.add(k.mul(k.extendUnsigned(piece, k.i64()), kPiece), k.shl(thread, 4)));
         Value sum = carried[0];
@@ -151,7 +151,7 @@ static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
         return Values{sum};
       })[0];
   // All of it has to be known to know that nothing is to be written.
-  k.when(k.equal(sum, k.i(0x5EA1C0DE)), [&] {
+  k.ifThen(k.equal(sum, k.constI32(0x5EA1C0DE)), [&] {
     k.store(k.extendUnsigned(sum, k.i64()),
             k.offset(out, k.shl(k.extendUnsigned(k.block(), k.i64()), 3)), 8);
   });

@@ -52,14 +52,14 @@ private:
   }
   unsigned alignment() const { return lanes * 4; }
 
-  void start(Value sequence);
+  void start(Value token);
   /// Scores of `count` positions from `first` on, `start` places into the block.
   void scoresOf(Value first, Value start, Value count);
   Value transposeAndSum(SmallVector<Value> vectors);
   /// Turns a block's scores to weights and rescales what was summed with an older maximum.
   void softmax(Value query, Value count);
   void addValues(Value first, Value count);
-  void finish(Value sequence);
+  void finish(Value token);
 
   KernelBuilder &k;
   fused::AttentionOp op;
@@ -86,9 +86,9 @@ Value AttentionKernel::cached(FlatSymbolRefAttr cache, Value position) {
   return k.offset(interface.cachePointer(cache), k.mul(row, head * 2));
 }
 
-void AttentionKernel::start(Value sequence) {
+void AttentionKernel::start(Value token) {
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-    Value first = k.add(k.mul(sequence, width), k.mul(k.add(k.mul(keyHead, group), query), head));
+    Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(keyHead, group), query), head));
     Value row = k.offset(interface.pointer(op.getQuery()), k.mul(first, 2));
     forColumns([&](Value column, Value mask) {
       k.store(widened(row, column, mask), place(queries, query, padded, column), alignment());
@@ -224,10 +224,10 @@ void AttentionKernel::addValues(Value first, Value count) {
     }
 }
 
-void AttentionKernel::finish(Value sequence) {
+void AttentionKernel::finish(Value token) {
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
     Value sum = k.splat(k.load(k.f32(), k.offset(sums, k.mul(query, 4)), 4), lanes);
-    Value first = k.add(k.mul(sequence, width), k.mul(k.add(k.mul(keyHead, group), query), head));
+    Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(keyHead, group), query), head));
     forColumns([&](Value column, Value mask) {
       Value output =
           k.divF(k.load(vector, place(outputs, query, padded, column), alignment()), sum);
@@ -253,14 +253,14 @@ void AttentionKernel::emit(Value begin, Value end) {
     k.store(k.number(vector, 0.0), k.offset(outputs, k.mul(i, 4)), alignment());
   });
   k.loop(begin, end, 1, [&](Value item) {
-    Value sequence = k.div(item, keyHeads);
+    Value token = k.div(item, keyHeads);
     keyHead = k.rem(item, keyHeads);
     // The runtime checks positions; a wrong one must not reach memory outside the cache.
     Value last =
-        k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(sequence, 4)), 4);
+        k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
     last = k.max(k.min(last, k.integer(k.i32(), positions - 1)), k.integer(k.i32(), 0));
     Value context = k.add(k.extend(last, k.i64()), 1);
-    start(sequence);
+    start(token);
     k.loop(k.index(0), context, block, [&](Value first) {
       Value count = k.min(k.sub(context, first), k.index(block));
       k.loop(k.index(0), count, lanes, [&](Value start) {
@@ -269,7 +269,7 @@ void AttentionKernel::emit(Value begin, Value end) {
       k.loop(k.index(0), k.index(group), 1, [&](Value query) { softmax(query, count); });
       addValues(first, count);
     });
-    finish(sequence);
+    finish(token);
   });
 }
 

@@ -60,14 +60,13 @@ FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::Embeddin
   if (!shape)
     return op.emitOpError() << llvm::toString(shape.takeError());
 
-  k.loop(begin, end, 1, [&](Value sequence) {
-    Value token =
-        k.load(k.i32(), k.offset(interface.pointer(op.getTokens()), k.mul(sequence, 4)), 4);
+  k.loop(begin, end, 1, [&](Value number) {
+    Value token = k.load(k.i32(), k.offset(interface.pointer(op.getTokens()), k.mul(number, 4)), 4);
     // The runtime checks tokens; a wrong one must not reach memory outside the table.
     token = k.max(k.min(token, k.integer(k.i32(), rows - 1)), k.integer(k.i32(), 0));
     Value row = k.offset(interface.pointer(op.getTable()),
                          k.mul(k.extend(token, k.i64()), shape->tileBytes()));
-    Value result = k.offset(interface.resultPointer(0), k.mul(sequence, width * 4));
+    Value result = k.offset(interface.resultPointer(0), k.mul(number, width * 4));
     int64_t full = width / kLanes * kLanes;
     if (full)
       k.loop(k.index(0), k.index(full), kLanes, [&](Value column) {

@@ -15,8 +15,8 @@ namespace {
 class Epilogue {
 public:
   Epilogue(KernelBuilder &k, fused::MatvecOp op, const KernelInterface &interface,
-           const PackedSegment &segment, int64_t sequence)
-      : k(k), op(op), interface(interface), segment(segment), sequence(sequence) {}
+           const PackedSegment &segment, int64_t token)
+      : k(k), op(op), interface(interface), segment(segment), token(token) {}
 
   LogicalResult emit(Value tile, Value sums);
 
@@ -36,7 +36,7 @@ private:
   LogicalResult append(model::CacheAppendOp append);
   LogicalResult yield(Value value, unsigned result);
 
-  /// The position of the sequence, clamped to [0, limit).
+  /// The position of the token, clamped to [0, limit).
   Value position(Value positions, int64_t limit);
   /// The rows' elements of an array that starts at `first` (i64, in elements), as float32.
   Value load(Value pointer, Value first, Type element);
@@ -46,7 +46,7 @@ private:
   fused::MatvecOp op;
   const KernelInterface &interface;
   const PackedSegment &segment;
-  int64_t sequence;
+  int64_t token;
   TileRows rows;
   DenseMap<Value, Value> values;
   DenseMap<Value, SmallBitVector> sources;
@@ -113,7 +113,7 @@ FailureOr<bool> Epilogue::concerns(Operation *user, Value value) {
 }
 
 Value Epilogue::position(Value positions, int64_t limit) {
-  Value position = k.load(k.i32(), k.offset(interface.pointer(positions), sequence * 4), 4);
+  Value position = k.load(k.i32(), k.offset(interface.pointer(positions), token * 4), 4);
   // The runtime checks positions; a wrong one must not reach memory outside.
   position = k.max(k.min(position, k.integer(k.i32(), limit - 1)), k.integer(k.i32(), 0));
   return k.extend(position, k.i64());
@@ -145,13 +145,13 @@ FailureOr<Value> Epilogue::evaluate(Value value) {
     return known;
   Operation *inner = value.getDefiningOp();
   if (Value pointer = interface.pointer(value)) {
-    // A tensor from outside, read at the rows' places: a vector for all sequences, or a row for
+    // A tensor from outside, read at the rows' places: a vector for all tokens, or a row for
     // each.
     auto type = dyn_cast<RankedTensorType>(value.getType());
     if (!type || !isa<FloatType>(type.getElementType()) || type.getRank() > 2)
       return op.emitOpError() << "epilogue reads a value of type " << value.getType()
                               << " in a way that cannot be converted to host code";
-    int64_t first = type.getRank() == 2 ? sequence * type.getDimSize(1) : 0;
+    int64_t first = type.getRank() == 2 ? token * type.getDimSize(1) : 0;
     return values[value] = load(pointer, k.index(first), type.getElementType());
   }
   if (!inner)
@@ -222,7 +222,7 @@ LogicalResult Epilogue::yield(Value value, unsigned result) {
     return failure();
   auto type = cast<RankedTensorType>(op.getResult(result).getType());
   store(*lanes, type.getElementType(), interface.resultPointer(result),
-        k.index(sequence * type.getDimSize(1)));
+        k.index(token * type.getDimSize(1)));
   return success();
 }
 
@@ -232,7 +232,7 @@ LogicalResult Epilogue::emit(Value tile, Value sums) {
     if (segment.order.isZip())
       return op.emitOpError() << "with zipped rows needs an epilogue";
     store(sums, k.f32(), interface.resultPointer(segment.order.getFirst()),
-          k.index(sequence * op.getSegments()[segment.order.getFirst()]));
+          k.index(token * op.getSegments()[segment.order.getFirst()]));
     return success();
   }
   Block &block = op.getEpilogue().front();
@@ -261,6 +261,6 @@ LogicalResult Epilogue::emit(Value tile, Value sums) {
 LogicalResult sluice::host::emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
                                          const KernelInterface &interface,
                                          const PackedSegment &segment, Value tile, Value sums,
-                                         int64_t sequence) {
-  return Epilogue(k, op, interface, segment, sequence).emit(tile, sums);
+                                         int64_t token) {
+  return Epilogue(k, op, interface, segment, token).emit(tile, sums);
 }

@@ -238,7 +238,7 @@ void KernelBuilder::loop(Value lower, Value upper, int64_t step,
   });
 }
 
-void KernelBuilder::branch(Value condition, llvm::function_ref<void()> then,
+void KernelBuilder::ifElse(Value condition, llvm::function_ref<void()> then,
                            llvm::function_ref<void()> otherwise) {
   auto block = [&](llvm::function_ref<void()> fill) {
     return [this, fill](OpBuilder &nested, Location) {

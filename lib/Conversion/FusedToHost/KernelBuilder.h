@@ -151,7 +151,7 @@ public:
   llvm::SmallVector<Value> loop(Value lower, Value upper, int64_t step, mlir::ValueRange carried,
                                 Body body);
   void loop(Value lower, Value upper, int64_t step, llvm::function_ref<void(Value index)> body);
-  void branch(Value condition, llvm::function_ref<void()> then,
+  void ifElse(Value condition, llvm::function_ref<void()> then,
               llvm::function_ref<void()> otherwise);
 };
 

@@ -8,8 +8,8 @@ using namespace sluice;
 using namespace sluice::host;
 using formats::Format;
 
-/// Sequences that share a pass over the weights: their sums must fit in registers.
-static constexpr int64_t kMaxSequences = 8;
+/// Tokens that share a pass over the weights: their sums must fit in registers.
+static constexpr int64_t kMaxTokens = 8;
 
 Format sluice::host::formatOf(Type weight) {
   auto elementOf = [](Type type) {
@@ -42,13 +42,7 @@ static SmallVector<PackedSegment> packedSegments(fused::MatvecOp op) {
   }
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
-    int64_t count = rows[segment.order.getFirst()], head = segment.order.getSecond();
-    if (segment.order.isZip())
-      segment.tiles = llvm::divideCeil(count, kLanes / 2);
-    else if (segment.order.isPairs())
-      segment.tiles = count / head * llvm::divideCeil(head / 2, kLanes / 2);
-    else
-      segment.tiles = llvm::divideCeil(count, kLanes);
+    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
     segment.firstTile = tile;
     tile += segment.tiles;
   }
@@ -65,9 +59,9 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
   if (!type || type.getLayout().getKind() != quantized::LayoutKind::Lanes)
     return op.emitOpError() << "weight must be packed in layout lanes, found "
                             << op.getWeights().front().getType();
-  if (op.getSequences() > kMaxSequences)
-    return op.emitOpError() << "has " << op.getSequences()
-                            << " sequences, host kernels take at most " << kMaxSequences;
+  if (op.getTokens() > kMaxTokens)
+    return op.emitOpError() << "has " << op.getTokens() << " tokens, host kernels take at most "
+                            << kMaxTokens;
   SmallVector<PackedSegment> segments = packedSegments(op);
   int64_t tiles = segments.back().firstTile + segments.back().tiles;
 
@@ -92,14 +86,14 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
       const PackedSegment &segment = segments[number];
       auto finish = [&] {
         Value inSegment = k.sub(tile, k.index(segment.firstTile));
-        for (auto [sequence, sum] : llvm::enumerate(sums))
+        for (auto [token, sum] : llvm::enumerate(sums))
           if (succeeded(result))
-            result = emitEpilogue(k, op, interface, segment, inSegment, sum, sequence);
+            result = emitEpilogue(k, op, interface, segment, inSegment, sum, token);
       };
       if (number + 1 == segments.size())
         return finish();
       Value here = k.less(tile, k.index(segment.firstTile + segment.tiles));
-      k.branch(here, finish, [&] { emitSegment(number + 1); });
+      k.ifElse(here, finish, [&] { emitSegment(number + 1); });
     };
     emitSegment(0);
   });

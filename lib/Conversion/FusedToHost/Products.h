@@ -16,19 +16,19 @@ namespace sluice::host {
 /// The format of a quantized tensor or of a builtin tensor of floats.
 formats::Format formatOf(mlir::Type weight);
 
-/// The input of all sequences in stack memory, `columns` padded to a multiple of 32 with zeros.
+/// The input of all tokens in stack memory, `columns` padded to a multiple of 32 with zeros.
 struct PreparedInput {
-  int64_t sequences = 1;
+  int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 32
   int64_t unit = 0;    ///< columns of an exact integer sum; integer weights only
-  /// Integer weights: int16 [sequences][padded], float [sequences][blocks] and, for zero points,
-  /// the sums of x16 of each unit, int32 [sequences][blocks * unitsPerBlock].
-  mlir::Value x16, steps, unitSums;
+  /// Integer weights: int16 [tokens][padded], float [tokens][blocks] and, for zero points,
+  /// the sums of x16 of each unit, int32 [tokens][blocks * unitsPerBlock].
+  mlir::Value x16, scales, unitSums;
   /// Int4 weights: -8 times the sum of those x16 of each unit that meet a low nibble, int32, placed
   /// like unitSums.
   mlir::Value lowBiases;
-  /// Float weights: float [sequences][padded].
+  /// Float weights: float [tokens][padded].
   mlir::Value values;
 
   int64_t blocks() const { return (padded + 127) / 128; }
@@ -41,7 +41,7 @@ mlir::FailureOr<PreparedInput> emitPrologue(KernelBuilder &k, fused::MatvecOp op
                                             const KernelInterface &interface,
                                             formats::Format format);
 
-/// Emits the products of one tile with all sequences: a vector of 16 float32 sums, one a row, for
+/// Emits the products of one tile with all tokens: a vector of 16 float32 sums, one a row, for
 /// each.
 llvm::SmallVector<mlir::Value> emitTileProducts(KernelBuilder &k, const formats::PackedShape &shape,
                                                 const PreparedInput &input, mlir::Value tile,
@@ -69,11 +69,11 @@ struct PackedSegment {
   int64_t firstTile = 0, tiles = 0;
 };
 
-/// Emits the epilogue of one tile of `segment` for one sequence: `sums` are its 16 lanes, `tile`
+/// Emits the epilogue of one tile of `segment` for one token: `sums` are its 16 lanes, `tile`
 /// (i64) counts from the segment's first.
 mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
                                  const KernelInterface &interface, const PackedSegment &segment,
-                                 mlir::Value tile, mlir::Value sums, int64_t sequence);
+                                 mlir::Value tile, mlir::Value sums, int64_t token);
 
 /// Emits an operation on the lanes of its operands that means the same for each of them (additions,
 /// conversions, silu). Null if it is no such operation.

@@ -19,7 +19,7 @@ public:
   Columns(KernelBuilder &k, fused::MatvecOp op, const KernelInterface &interface)
       : k(k), op(op), interface(interface) {}
 
-  /// Starts a row of all values: the sequence `row` (i64).
+  /// Starts a row of all values: the token `row` (i64).
   LogicalResult startRow(Value row);
   /// Columns [column, column + count) of the prologue's result, float32; count is 1 to 16, further
   /// lanes are zero.
@@ -42,8 +42,8 @@ private:
 };
 } // namespace
 
-LogicalResult Columns::startRow(Value sequence) {
-  row = sequence;
+LogicalResult Columns::startRow(Value token) {
+  row = token;
   factors.clear();
   if (op.getPrologue().empty())
     return success();
@@ -136,7 +136,7 @@ FailureOr<Value> Columns::evaluate(Value value, Value column, int64_t count) {
 /// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point
 /// (docs/numerics.md).
 static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const PreparedInput &input,
-                                    Value sequence, Value block, int64_t count) {
+                                    Value token, Value block, int64_t count) {
   VectorType floats = k.vec(kLanes, k.f32()), words = k.vec(kLanes, k.i32());
   Value first = k.mul(block, 128);
   SmallVector<Value> chunks;
@@ -164,10 +164,10 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
                            k.number(k.f32(), 0.0));
   Value notANumber = k.number(k.f32(), std::numeric_limits<double>::quiet_NaN());
   Value step = k.select(finite, k.divF(m, limit), notANumber);
-  Value stepPlace = k.add(k.mul(sequence, input.blocks()), block);
-  k.store(step, k.offset(input.steps, k.mul(stepPlace, 4)), 4);
+  Value scalePlace = k.add(k.mul(token, input.blocks()), block);
+  k.store(step, k.offset(input.scales, k.mul(scalePlace, 4)), 4);
 
-  Value base = k.offset(input.x16, k.mul(k.add(k.mul(sequence, input.padded), first), 2));
+  Value base = k.offset(input.x16, k.mul(k.add(k.mul(token, input.padded), first), 2));
   Value inverses = k.splat(inverse, kLanes), usables = k.splat(usable, kLanes);
   SmallVector<Value> fixed;
   for (auto [i, chunk] : llvm::enumerate(chunks)) {
@@ -189,7 +189,7 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
       if (counts)
         sum = k.select(counts, sum, k.integer(words, 0));
       Value total = k.mul(k.reduce(sum, [&](Value x, Value y) { return k.add(x, y); }), factor);
-      Value place = k.add(k.mul(stepPlace, input.unitsPerBlock()), unit);
+      Value place = k.add(k.mul(scalePlace, input.unitsPerBlock()), unit);
       k.store(total, k.offset(destination, k.mul(place, 4)), 4);
     }
   };
@@ -207,32 +207,32 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
                                                     const KernelInterface &interface,
                                                     formats::Format format) {
   PreparedInput input;
-  input.sequences = op.getSequences();
+  input.tokens = op.getTokens();
   input.columns = op.getColumns();
   input.padded = llvm::alignTo(input.columns, 32);
   if (format.isInteger()) {
     // A group that spans the row is cut at 128 columns as well.
     input.unit =
         format.group == formats::Format::channel ? 128 : std::min<int64_t>(format.group, 128);
-    input.x16 = k.scratch(input.sequences * input.padded * 2);
-    input.steps = k.scratch(input.sequences * input.blocks() * 4);
-    int64_t sumBytes = input.sequences * input.blocks() * input.unitsPerBlock() * 4;
+    input.x16 = k.scratch(input.tokens * input.padded * 2);
+    input.scales = k.scratch(input.tokens * input.blocks() * 4);
+    int64_t sumBytes = input.tokens * input.blocks() * input.unitsPerBlock() * 4;
     if (format.zeroPoint)
       input.unitSums = k.scratch(sumBytes);
     if (format.element == formats::Format::Element::I4)
       input.lowBiases = k.scratch(sumBytes);
   } else {
-    input.values = k.scratch(input.sequences * input.padded * 4);
+    input.values = k.scratch(input.tokens * input.padded * 4);
   }
 
   Columns columns(k, op, interface);
   LogicalResult result = success();
-  auto emitGroup = [&](Value sequence, Value block, int64_t count) {
+  auto emitGroup = [&](Value token, Value block, int64_t count) {
     if (failed(result))
       return;
-    result = emitFixedPoint(k, columns, input, sequence, block, count);
+    result = emitFixedPoint(k, columns, input, token, block, count);
   };
-  auto emitRounded = [&](Value sequence, Value column, int64_t count) {
+  auto emitRounded = [&](Value token, Value column, int64_t count) {
     if (failed(result))
       return;
     FailureOr<Value> chunk = columns.result(column, count);
@@ -243,30 +243,30 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
     Type element = format.element == formats::Format::Element::F16    ? Type(k.f16())
                    : format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type())
                                                                       : k.f32();
-    Value place = k.add(k.mul(sequence, input.padded), column);
+    Value place = k.add(k.mul(token, input.padded), column);
     k.store(k.widen(k.narrow(*chunk, element)), k.offset(input.values, k.mul(place, 4)), 64);
   };
-  k.loop(k.index(0), k.index(input.sequences), 1, [&](Value sequence) {
-    result = columns.startRow(sequence);
+  k.loop(k.index(0), k.index(input.tokens), 1, [&](Value token) {
+    result = columns.startRow(token);
     if (failed(result))
       return;
     if (format.isInteger()) {
       int64_t full = input.columns / 128, rest = input.columns % 128;
       if (full)
-        k.loop(k.index(0), k.index(full), 1, [&](Value block) { emitGroup(sequence, block, 128); });
+        k.loop(k.index(0), k.index(full), 1, [&](Value block) { emitGroup(token, block, 128); });
       if (rest)
-        emitGroup(sequence, k.index(full), rest);
+        emitGroup(token, k.index(full), rest);
       return;
     }
     int64_t full = input.columns / kLanes * kLanes, rest = input.columns % kLanes;
     if (full)
       k.loop(k.index(0), k.index(full), kLanes,
-             [&](Value column) { emitRounded(sequence, column, kLanes); });
+             [&](Value column) { emitRounded(token, column, kLanes); });
     if (rest)
-      emitRounded(sequence, k.index(full), rest);
+      emitRounded(token, k.index(full), rest);
     for (int64_t start = llvm::alignTo(input.columns, kLanes); start < input.padded;
          start += kLanes) {
-      Value place = k.add(k.mul(sequence, input.padded), start);
+      Value place = k.add(k.mul(token, input.padded), start);
       k.store(k.number(k.vec(kLanes, k.f32()), 0.0), k.offset(input.values, k.mul(place, 4)), 64);
     }
   });

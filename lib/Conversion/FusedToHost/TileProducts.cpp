@@ -25,7 +25,7 @@ public:
                   Value tile, int64_t accumulators)
       : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
         chains(std::max<int64_t>(
-            1, std::min({accumulators, registers() / input.sequences, input.unit / kMinChain}))) {}
+            1, std::min({accumulators, registers() / input.tokens, input.unit / kMinChain}))) {}
 
   SmallVector<Value> emit();
 
@@ -41,12 +41,11 @@ private:
 
   int64_t bytesOfColumns(int64_t columns) const { return columns / columnsOfLoad() * 32; }
 
-  /// Sums of the `columns` columns of unit `number` of a block, for each sequence 16 lanes of i32.
+  /// Sums of the `columns` columns of unit `number` of a block, for each token 16 lanes of i32.
   SmallVector<Value> unitSums(Value block, int64_t number, int64_t columns);
   /// Where an array with an entry a unit has the one of this unit.
-  Value unitEntry(Value array, Value block, int64_t number, int64_t sequence) {
-    Value place =
-        k.add(k.mul(k.add(block, sequence * input.blocks()), input.unitsPerBlock()), number);
+  Value unitEntry(Value array, Value block, int64_t number, int64_t token) {
+    Value place = k.add(k.mul(k.add(block, token * input.blocks()), input.unitsPerBlock()), number);
     return k.load(k.i32(), k.offset(array, k.mul(place, 4)), 4);
   }
   /// Asks for the elements that will be needed kPrefetchBytes after this block's, in this tile or
@@ -89,15 +88,15 @@ void IntegerProducts::prefetchElements(Value block, int64_t columns) {
 }
 
 SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_t columns) {
-  int64_t sequences = input.sequences;
+  int64_t tokens = input.tokens;
   VectorType bytes = k.vec(2 * partLanes(), k.i8()), words = k.vec(2 * partLanes(), k.i16());
   VectorType sumType = k.vec(partLanes(), k.i32());
-  // Indexed by (sequence, chain, part).
-  SmallVector<Value> sums(sequences * chains * parts(), k.integer(sumType, 0));
+  // Indexed by (token, chain, part).
+  SmallVector<Value> sums(tokens * chains * parts(), k.integer(sumType, 0));
   if (input.lowBiases)
-    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-      Value bias = k.splat(unitEntry(input.lowBiases, block, number, sequence), partLanes());
-      std::fill_n(sums.begin() + sequence * chains * parts(), parts(), bias);
+    for (int64_t token = 0; token < tokens; ++token) {
+      Value bias = k.splat(unitEntry(input.lowBiases, block, number, token), partLanes());
+      std::fill_n(sums.begin() + token * chains * parts(), parts(), bias);
     }
   Value first = k.add(k.mul(block, 128), number * input.unit);
   Value elements = k.offset(tile, k.mul(first, 32 / columnsOfLoad()));
@@ -115,20 +114,20 @@ SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_
                     k.sar(stored, 4)};
       }
       for (auto [half, operand] : llvm::enumerate(operands))
-        for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+        for (int64_t token = 0; token < tokens; ++token) {
           int64_t column = start + 2 * half, chain = column / 2 % chains;
-          Value pair = k.load(k.i32(), k.offset(x16, (sequence * input.padded + column) * 2), 4);
-          Value &sum = sums[(sequence * chains + chain) * parts() + part];
+          Value pair = k.load(k.i32(), k.offset(x16, (token * input.padded + column) * 2), 4);
+          Value &sum = sums[(token * chains + chain) * parts() + part];
           sum = multiplyAdd(sum, operand, pair);
         }
     }
   SmallVector<Value> results;
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+  for (int64_t token = 0; token < tokens; ++token) {
     SmallVector<Value, 2> halves;
     for (int64_t part = 0; part < parts(); ++part) {
-      Value total = sums[sequence * chains * parts() + part];
+      Value total = sums[token * chains * parts() + part];
       for (int64_t chain = 1; chain < std::min(chains, columns / 2); ++chain)
-        total = k.add(total, sums[(sequence * chains + chain) * parts() + part]);
+        total = k.add(total, sums[(token * chains + chain) * parts() + part]);
       halves.push_back(total);
     }
     results.push_back(parts() == 1 ? halves[0] : k.concat(halves[0], halves[1]));
@@ -155,15 +154,15 @@ SmallVector<Value> IntegerProducts::block(Value block, int64_t columns, ValueRan
       zero = k.extend(k.load(k.vec(kLanes, k.i8()), zeroPointer, kLanes), k.i32());
       k.prefetch(k.outside(zeroPointer, k.index(shape.tileBytes())), /*locality=*/2);
     }
-    for (auto [sequence, integer] : llvm::enumerate(integers)) {
+    for (auto [token, integer] : llvm::enumerate(integers)) {
       if (zero) {
-        Value inputSum = k.splat(unitEntry(input.unitSums, block, number, sequence), kLanes);
+        Value inputSum = k.splat(unitEntry(input.unitSums, block, number, token), kLanes);
         integer = k.sub(integer, k.mul(zero, inputSum));
       }
-      Value place = k.add(block, int64_t(sequence) * input.blocks());
-      Value step = k.load(k.f32(), k.offset(input.steps, k.mul(place, 4)), 4);
-      results[sequence] =
-          k.fma(k.toFloat(integer), k.mulF(scale, k.splat(step, kLanes)), results[sequence]);
+      Value place = k.add(block, int64_t(token) * input.blocks());
+      Value step = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
+      results[token] =
+          k.fma(k.toFloat(integer), k.mulF(scale, k.splat(step, kLanes)), results[token]);
     }
   }
   return results;
@@ -171,7 +170,7 @@ SmallVector<Value> IntegerProducts::block(Value block, int64_t columns, ValueRan
 
 SmallVector<Value> IntegerProducts::emit() {
   int64_t full = input.padded / 128, rest = input.padded % 128;
-  SmallVector<Value> sums(input.sequences, k.number(k.vec(kLanes, k.f32()), 0.0));
+  SmallVector<Value> sums(input.tokens, k.number(k.vec(kLanes, k.f32()), 0.0));
   if (full)
     sums = k.loop(k.index(0), k.index(full), 1, sums,
                   [&](Value index, ValueRange carried) { return block(index, 128, carried); });
@@ -180,7 +179,7 @@ SmallVector<Value> IntegerProducts::emit() {
   return sums;
 }
 
-/// Emits products with float weights, `chains` independent sums a sequence. 32 columns are
+/// Emits products with float weights, `chains` independent sums a token. 32 columns are
 /// unrolled.
 static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::PackedShape &shape,
                                             const PreparedInput &input, Value tile,
@@ -191,8 +190,8 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
                                                                    : k.f32();
   int64_t columnBytes = kLanes * bytesOf(element);
   int64_t chains =
-      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.sequences));
-  SmallVector<Value> zeros(input.sequences * chains, k.number(k.vec(kLanes, k.f32()), 0.0));
+      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.tokens));
+  SmallVector<Value> zeros(input.tokens * chains, k.number(k.vec(kLanes, k.f32()), 0.0));
   auto body = [&](Value first, ValueRange carried) {
     SmallVector<Value> sums(carried);
     Value elements = k.offset(tile, k.mul(first, columnBytes));
@@ -203,9 +202,9 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
                    /*locality=*/3);
       Value weights =
           k.loadFloats(kLanes, element, k.offset(elements, column * columnBytes), columnBytes);
-      for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
-        Value factor = k.load(k.f32(), k.offset(x, (sequence * input.padded + column) * 4), 4);
-        Value &sum = sums[sequence * chains + column % chains];
+      for (int64_t token = 0; token < input.tokens; ++token) {
+        Value factor = k.load(k.f32(), k.offset(x, (token * input.padded + column) * 4), 4);
+        Value &sum = sums[token * chains + column % chains];
         sum = k.fma(weights, k.splat(factor, kLanes), sum);
       }
     }
@@ -213,10 +212,10 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
   };
   SmallVector<Value> sums = k.loop(k.index(0), k.index(input.padded), unrolled, zeros, body);
   SmallVector<Value> results;
-  for (int64_t sequence = 0; sequence < input.sequences; ++sequence) {
-    Value total = sums[sequence * chains];
+  for (int64_t token = 0; token < input.tokens; ++token) {
+    Value total = sums[token * chains];
     for (int64_t chain = 1; chain < chains; ++chain)
-      total = k.addF(total, sums[sequence * chains + chain]);
+      total = k.addF(total, sums[token * chains + chain]);
     results.push_back(total);
   }
   return results;

@@ -2,12 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "runtime/device/cuda/CudaDeviceImpl.h"
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <array>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
 /// An output of up to this size costs less to copy than to ask for later.
 static constexpr uint64_t smallOutput = 4096;
@@ -116,8 +117,8 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
 
 void CudaDevice::findKernels(const KernelFile &file) {
   loaded->kernels = std::make_unique<LoadedKernels>(driver, file);
-  kernelsName =
-      (file.isPtx ? "compiled by the driver from " : "") + file.file->path().filename().string();
+  kernelsName = (file.isPtx ? "compiled by the driver from " : "") +
+                std::filesystem::path(file.file->path()).filename().string();
   const Plan &plan = artifact->plan();
   // A kernel's limits are set once, to the largest that any of its launches asks for.
   std::map<std::string, Launch> largest;
@@ -290,6 +291,19 @@ void CudaDevice::run(uint32_t index) {
   driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
   copySmallOutputs();
   synchronize(stepFailed(step));
+}
+
+void CudaDevice::trace(uint32_t index, const std::function<bool(size_t)> &afterLaunch) {
+  requireLoaded();
+  const Step &step = artifact->plan().steps.at(index);
+  CurrentContext current(*driver, *context);
+  beginStep();
+  for (size_t i = 0; i < step.launches.size(); ++i) {
+    launch(index, i, /*overlap=*/false);
+    synchronize(stepFailed(step));
+    if (!afterLaunch(i))
+      return;
+  }
 }
 
 std::string CudaDevice::profileRemark() const {

@@ -3,13 +3,14 @@
 
 #include "runtime/device/cuda/Kernels.h"
 
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <array>
 #include <cctype>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
 static constexpr std::string_view cubinPrefix = "cubin.";
 
@@ -173,7 +174,7 @@ static std::string oneLine(std::string log) {
 }
 
 LoadedKernels::LoadedKernels(std::shared_ptr<const Driver> theDriver, const KernelFile &kernels)
-    : driver(std::move(theDriver)), path(kernels.file->path().string()) {
+    : driver(std::move(theDriver)), path(kernels.file->path()) {
   std::span<const std::byte> bytes = kernels.file->bytes();
   // The driver reads headers before it knows the size.
   constexpr size_t elfHeader = 64;

@@ -78,7 +78,7 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 
 // -----
 
-// One block a head and no stage used twice: no barriers for empty stages, no cluster. Two sequences: the oldest position
+// One block a head and no stage used twice: no barriers for empty stages, no cluster. Two tokens: the oldest position
 // of both says which pieces are old.
 
 model.cache @cache.k.0 : tensor<64x2x16xf16>

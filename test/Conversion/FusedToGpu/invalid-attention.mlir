@@ -87,7 +87,7 @@ func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
 model.cache @k : tensor<64x2x16xf16>
 model.cache @v : tensor<64x2x16xf16>
 func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
-  // expected-error @+1 {{splits = 4, early = "cache">: 2 key/value heads and 1 sequences need 8 blocks}}
+  // expected-error @+1 {{splits = 4, early = "cache">: 2 key/value heads and 1 tokens need 8 blocks}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 4, early = "cache">)
       : tensor<1x64xf16>, tensor<1xi32> -> tensor<1x64xf16>

@@ -44,8 +44,8 @@ func.func @shared(%x: tensor<1x1024xf32>, %w: !quantized.tensor<512x1024xi8, gro
 
 // -----
 
-func.func @sequences(%x: tensor<5x256xf32>, %w: !quantized.tensor<16x256xi8, group = 128, layout = mma, columns = 256>) -> tensor<5x16xf32> {
-  // expected-error@+1 {{has 5 sequences, GPU kernels of int8-g128 weights take at most 4}}
+func.func @tokens(%x: tensor<5x256xf32>, %w: !quantized.tensor<16x256xi8, group = 128, layout = mma, columns = 256>) -> tensor<5x16xf32> {
+  // expected-error@+1 {{has 5 tokens, GPU kernels of int8-g128 weights take at most 4}}
   %y = fused.matvec %x weights(%w) segments [16] schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
       : tensor<5x256xf32>, !quantized.tensor<16x256xi8, group = 128, layout = mma, columns = 256> -> tensor<5x16xf32>
   return %y : tensor<5x16xf32>

@@ -57,7 +57,7 @@ func.func @splits(%logits: tensor<1x8192xf32>, %options: tensor<1x8xi32>) -> ten
 // -----
 
 func.func @blocks(%logits: tensor<2x8192xf32>, %options: tensor<2x8xi32>) -> tensor<2xi32> {
-  // expected-error @+1 {{splits = 4, early = "none">: 2 sequences need 8 blocks}}
+  // expected-error @+1 {{splits = 4, early = "none">: 2 rows need 8 blocks}}
   %next = fused.sample %logits, %options schedule(#fused.gpu_schedule<blocks = 4, warps = 16, stages = 1, in_flight = 1, columns = 2048, splits = 4, early = "none">)
       : tensor<2x8192xf32>, tensor<2x8xi32> -> tensor<2xi32>
   return %next : tensor<2xi32>

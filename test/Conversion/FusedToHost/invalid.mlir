@@ -27,7 +27,7 @@ func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<16x32xf16, layout = lan
 // -----
 
 func.func @f(%x: tensor<9x32xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<9x16xf32> {
-  // expected-error @+1 {{has 9 sequences, host kernels take at most 8}}
+  // expected-error @+1 {{has 9 tokens, host kernels take at most 8}}
   %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
       : tensor<9x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<9x16xf32>
   return %y : tensor<9x16xf32>

@@ -195,7 +195,7 @@ func.func @f(%logits: tensor<2x16xf32>, %options: tensor<1x8xi32>) -> tensor<2xi
 // -----
 
 func.func @f(%logits: tensor<2x16xf32>, %options: tensor<2x8xi32>) -> tensor<1xi32> {
-  // expected-error @+1 {{result must have a token for each of 2 sequences, found 'tensor<1xi32>'}}
+  // expected-error @+1 {{result must have a token for each of 2 rows of logits, found 'tensor<1xi32>'}}
   %next = fused.sample %logits, %options : tensor<2x16xf32>, tensor<2x8xi32> -> tensor<1xi32>
   return %next : tensor<1xi32>
 }

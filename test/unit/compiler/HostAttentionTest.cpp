@@ -12,7 +12,7 @@ using namespace sluice::test;
 namespace {
 
 struct Shape {
-  int64_t head, keyHeads, group, sequences, positions;
+  int64_t head, keyHeads, group, tokens, positions;
 };
 
 class HostAttention : public testing::TestWithParam<host::Isa> {};
@@ -24,7 +24,7 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
                               const std::vector<uint16_t> &k, const std::vector<uint16_t> &v,
                               const std::vector<int32_t> &at, double scale) {
   std::vector<double> result;
-  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence)
+  for (int64_t token = 0; token < shape.tokens; ++token)
     for (int64_t query = 0; query < shape.keyHeads * shape.group; ++query) {
       int64_t keyHead = query / shape.group;
       auto cached = [&](const std::vector<uint16_t> &cache, int64_t position, int64_t i) {
@@ -33,11 +33,11 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
       };
       std::vector<double> weights, output(shape.head);
       double maximum = -INFINITY, sum = 0;
-      for (int64_t position = 0; position <= at[sequence]; ++position) {
+      for (int64_t position = 0; position <= at[token]; ++position) {
         double score = 0;
         for (int64_t i = 0; i < shape.head; ++i)
           score += formats::f16ToFloat(
-                       q[(sequence * shape.keyHeads * shape.group + query) * shape.head + i]) *
+                       q[(token * shape.keyHeads * shape.group + query) * shape.head + i]) *
                    cached(k, position, i);
         weights.push_back(score * scale);
         maximum = std::max(maximum, weights.back());
@@ -62,9 +62,9 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
   for (auto [number, shape] : llvm::enumerate(shapes)) {
     std::string n = std::to_string(number), head = std::to_string(shape.head),
                 cache = "tensor<301x" + std::to_string(shape.keyHeads) + "x" + head + "xf16>",
-                type = "tensor<" + std::to_string(shape.sequences) + "x" +
+                type = "tensor<" + std::to_string(shape.tokens) + "x" +
                        std::to_string(shape.keyHeads * shape.group * shape.head) + "xf16>",
-                at = "tensor<" + std::to_string(shape.sequences) + "xi32>";
+                at = "tensor<" + std::to_string(shape.tokens) + "xi32>";
     text += "model.cache @k" + n + " : " + cache + "\nmodel.cache @v" + n + " : " + cache +
             "\nfunc.func @f" + n + "(%q: " + type + ", %p: " + at + ") -> " + type +
             " {\n  %y = fused.attention %q, @k" + n + ", @v" + n + " at %p scale 0.125 " +
@@ -77,16 +77,16 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
   for (auto [number, shape] : llvm::enumerate(shapes)) {
     int64_t width = shape.keyHeads * shape.group * shape.head,
             rowWidth = shape.keyHeads * shape.head;
-    EXPECT_EQ(kernels->dispatches[number].grid, shape.keyHeads * shape.sequences);
-    std::vector<uint16_t> q = random.normalF16(shape.sequences * width, 2.0f),
+    EXPECT_EQ(kernels->dispatches[number].grid, shape.keyHeads * shape.tokens);
+    std::vector<uint16_t> q = random.normalF16(shape.tokens * width, 2.0f),
                           k = random.normalF16(kContext * rowWidth),
                           v = random.normalF16(kContext * rowWidth);
     for (int32_t position : {0, 14, 15, 16, 31, 32, 299, 300}) {
       SCOPED_TRACE("head of " + std::to_string(shape.head) + ", group of " +
                    std::to_string(shape.group) + ", position " + std::to_string(position));
       std::vector<int32_t> at;
-      for (int32_t sequence = 0; sequence < shape.sequences; ++sequence)
-        at.push_back(std::max(0, position - 5 * sequence));
+      for (int32_t token = 0; token < shape.tokens; ++token)
+        at.push_back(std::max(0, position - 5 * token));
       // What lies beyond the position must not be read, or at least not matter.
       std::vector<uint16_t> keysNow = k, valuesNow = v;
       std::fill(keysNow.begin() + (position + 1) * rowWidth, keysNow.end(), 0x7E00);

@@ -56,12 +56,12 @@ TEST_P(HostEmbedding, RowsOfAllFormats) {
     kernels->run(number, {&tokens, &packed, &output});
     formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
         table.format, {formats::Layout::Kind::Rows}, rows, table.columns));
-    for (int64_t sequence = 0; sequence < 5; ++sequence) {
+    for (int64_t token = 0; token < 5; ++token) {
       std::vector<float> expected(table.columns),
-          found(output.as<float>() + sequence * table.columns,
-                output.as<float>() + (sequence + 1) * table.columns);
-      formats::unpackRow(shape, {packed.as<uint8_t>(), packed.size()}, used[sequence], expected);
-      EXPECT_EQ(found, expected) << "sequence " << sequence;
+          found(output.as<float>() + token * table.columns,
+                output.as<float>() + (token + 1) * table.columns);
+      formats::unpackRow(shape, {packed.as<uint8_t>(), packed.size()}, used[token], expected);
+      EXPECT_EQ(found, expected) << "token " << token;
     }
   }
 }

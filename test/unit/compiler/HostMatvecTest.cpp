@@ -29,33 +29,26 @@ std::vector<Format> allFormats() {
 
 struct Product {
   Format format;
-  int64_t rows, columns, sequences;
+  int64_t rows, columns, tokens;
 };
 
-/// Shapes that fit a format: few rows and many, columns that are no multiple of 128 or, where the
-/// format lets them, of anything.
+/// Few rows and many, and columns that are no multiple of 128, of the group or of anything: a row's
+/// last group is shorter, or its only one.
 std::vector<Product> productsOf(Format format, size_t number) {
-  bool free = !format.isInteger() || format.group == Format::channel;
-  std::vector<std::pair<int64_t, int64_t>> shapes;
-  if (free)
-    shapes = {{1, 32}, {17, 100}, {40, 1024}};
-  else if (format.group == 32)
-    shapes = {{1, 32}, {17, 160}, {40, 1024}};
-  else if (format.group == 64)
-    shapes = {{1, 64}, {17, 192}, {40, 1024}};
-  else
-    shapes = {{1, format.group}, {40, 3 * format.group}};
+  std::vector<std::pair<int64_t, int64_t>> shapes = {{1, 32}, {17, 100}, {40, 1024}};
+  if (format.isInteger() && format.group != Format::channel)
+    shapes.push_back({20, 3 * format.group + 24});
   std::vector<Product> products;
   for (auto [i, shape] : llvm::enumerate(shapes))
     products.push_back({format, shape.first, shape.second, 1});
-  // One with several sequences: 2, 3 or 8.
-  const int64_t sequences[] = {2, 3, 8};
-  products.push_back({format, 23, shapes[1].second, sequences[number % 3]});
+  // One with several tokens: 2, 3 or 8.
+  const int64_t tokens[] = {2, 3, 8};
+  products.push_back({format, 23, shapes[1].second, tokens[number % 3]});
   return products;
 }
 
-std::string activation(int64_t sequences, int64_t width, const std::string &element) {
-  return "tensor<" + std::to_string(sequences) + "x" + std::to_string(width) + "x" + element + ">";
+std::string activation(int64_t tokens, int64_t width, const std::string &element) {
+  return "tensor<" + std::to_string(tokens) + "x" + std::to_string(width) + "x" + element + ">";
 }
 
 class HostMatvec : public testing::TestWithParam<host::Isa> {};
@@ -69,8 +62,8 @@ TEST_P(HostMatvec, ProductsOfAllFormats) {
   std::string text;
   for (auto [number, product] : llvm::enumerate(products)) {
     std::string weight = tensorType(product.format, product.rows, product.columns, "lanes");
-    std::string input = activation(product.sequences, product.columns, "f32"),
-                output = activation(product.sequences, product.rows, "f32");
+    std::string input = activation(product.tokens, product.columns, "f32"),
+                output = activation(product.tokens, product.rows, "f32");
     // Every number of accumulators gets its turn.
     text += "func.func @f" + std::to_string(number) + "(%x: " + input + ", %w: " + weight +
             ") -> " + output + " {\n  %y = fused.matvec %x weights(%w) segments [" +
@@ -84,16 +77,16 @@ TEST_P(HostMatvec, ProductsOfAllFormats) {
   Random random(1);
   for (auto [number, product] : llvm::enumerate(products)) {
     SCOPED_TRACE(product.format.name() + " " + std::to_string(product.rows) + "x" +
-                 std::to_string(product.columns) + " x" + std::to_string(product.sequences));
+                 std::to_string(product.columns) + " x" + std::to_string(product.tokens));
     Weight weight(product.format, product.rows, product.columns, random);
-    std::vector<float> x = random.normal(product.sequences * product.columns);
+    std::vector<float> x = random.normal(product.tokens * product.columns);
     Buffer input(x), packed = pack(weight, naturalRows(product.rows), formats::Layout::Kind::Lanes),
-                     output(product.sequences * product.rows * sizeof(float));
+                     output(product.tokens * product.rows * sizeof(float));
     kernels->run(number, {&input, &packed, &output});
     std::vector<double> expected;
-    for (int64_t sequence = 0; sequence < product.sequences; ++sequence) {
-      std::vector<float> row(x.begin() + sequence * product.columns,
-                             x.begin() + (sequence + 1) * product.columns);
+    for (int64_t token = 0; token < product.tokens; ++token) {
+      std::vector<float> row(x.begin() + token * product.columns,
+                             x.begin() + (token + 1) * product.columns);
       for (int64_t i = 0; i < product.rows; ++i)
         expected.push_back(weight.product(i, row));
     }
@@ -209,14 +202,13 @@ Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> 
 TEST_P(HostMatvec, GatedMlp) {
   using Segment = formats::RowSegment;
   for (int64_t rows : {24, 20}) {
-    for (int64_t sequences : {1, 2}) {
-      SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(sequences) + " sequences");
+    for (int64_t tokens : {1, 2}) {
+      SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(tokens) + " tokens");
       Format format{Format::Element::I4, 32, false};
       constexpr int64_t columns = 160;
       std::string weightType = tensorType(format, 2 * rows, columns, "lanes");
-      std::string in = activation(sequences, columns, "f32"),
-                  sum = activation(sequences, rows, "f32"),
-                  out = activation(sequences, rows, "f16"), count = std::to_string(rows);
+      std::string in = activation(tokens, columns, "f32"), sum = activation(tokens, rows, "f32"),
+                  out = activation(tokens, rows, "f16"), count = std::to_string(rows);
       std::unique_ptr<HostKernels> kernels = HostKernels::compile(
           "func.func @f(%x: " + in + ", %w: " + weightType + ", %gain: tensor<160xf32>) -> " + out +
           " {\n  %y = fused.matvec %x weights(%w) segments [" + count + ", " + count +
@@ -230,14 +222,14 @@ TEST_P(HostMatvec, GatedMlp) {
       ASSERT_TRUE(kernels);
       Random random(4);
       Weight weight(format, 2 * rows, columns, random);
-      std::vector<float> x = random.normal(sequences * columns), gain = random.normal(columns);
+      std::vector<float> x = random.normal(tokens * columns), gain = random.normal(columns);
       Buffer input(x), gains(gain),
           packed = packOrdered(weight, {{Segment::Kind::Zip, 0, 1}}, {rows, rows}),
-          output(sequences * rows * 2);
+          output(tokens * rows * 2);
       kernels->run(0, {&input, &packed, &gains, &output});
       std::vector<double> expected;
-      for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-        std::vector<float> n = rmsNorm(&x[sequence * columns], gain, 1e-5);
+      for (int64_t token = 0; token < tokens; ++token) {
+        std::vector<float> n = rmsNorm(&x[token * columns], gain, 1e-5);
         for (int64_t row = 0; row < rows; ++row) {
           double g = weight.product(row, n), u = weight.product(rows + row, n);
           expected.push_back(g / (1 + std::exp(-g)) * u);
@@ -253,12 +245,12 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
   using Segment = formats::RowSegment;
   for (int64_t head : {16, 64, 80, 20}) {
     SCOPED_TRACE("head of " + std::to_string(head));
-    constexpr int64_t sequences = 2, columns = 96, context = 40, queryHeads = 3, keyHeads = 2;
+    constexpr int64_t tokens = 2, columns = 96, context = 40, queryHeads = 3, keyHeads = 2;
     int64_t q = queryHeads * head, kv = keyHeads * head;
     Format format{Format::Element::I8, 32, true};
     std::string weightType = tensorType(format, q + 2 * kv, columns, "lanes"),
-                in = activation(sequences, columns, "f32"), qs = activation(sequences, q, "f32"),
-                kvs = activation(sequences, kv, "f32"), out = activation(sequences, q, "f16"),
+                in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
+                kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
                 d = std::to_string(head), cache = "tensor<40x2x" + d + "xf16>",
                 table = "tensor<40x" + d + "xf32>";
     auto rotary = [&](const std::string &name, const std::string &type) {
@@ -283,7 +275,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
 
     Random random(5);
     Weight weight(format, q + 2 * kv, columns, random);
-    std::vector<float> x = random.normal(sequences * columns), turns(context * head);
+    std::vector<float> x = random.normal(tokens * columns), turns(context * head);
     for (int64_t position = 0; position < context; ++position)
       for (int64_t i = 0; i < head / 2; ++i) {
         double angle = position * std::pow(10000.0, -2.0 * i / head);
@@ -296,7 +288,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
     const std::vector<int32_t> at = {39, 7};
     std::vector<uint16_t> empty(context * kv, 0x1234);
     Buffer input(x), positions(at), tables(turns), biases(bias), keys(empty), values(empty),
-        output(sequences * q * 2),
+        output(tokens * q * 2),
         packed = packOrdered(weight,
                              {{Segment::Kind::Pairs, 0, head},
                               {Segment::Kind::Pairs, 1, head},
@@ -308,8 +300,8 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
     std::vector<double> expectedQ;
     std::vector<float> keyRows, valueRows;
     std::vector<double> expectedK, expectedV;
-    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-      std::vector<float> row(x.begin() + sequence * columns, x.begin() + (sequence + 1) * columns);
+    for (int64_t token = 0; token < tokens; ++token) {
+      std::vector<float> row(x.begin() + token * columns, x.begin() + (token + 1) * columns);
       auto turned = [&](int64_t first, int64_t count, bool withBias, std::vector<double> &result) {
         std::vector<double> y;
         for (int64_t i = 0; i < count; ++i)
@@ -317,8 +309,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
                       (withBias ? formats::bf16ToFloat(bias[i]) : 0.0f));
         for (int64_t i = 0; i < count; ++i) {
           int64_t inHead = i % head, pair = inHead % (head / 2);
-          double c = turns[at[sequence] * head + pair],
-                 s = turns[at[sequence] * head + head / 2 + pair];
+          double c = turns[at[token] * head + pair], s = turns[at[token] * head + head / 2 + pair];
           result.push_back(inHead < head / 2 ? y[i] * c - y[i + head / 2] * s
                                              : y[i] * c + y[i - head / 2] * s);
         }
@@ -327,8 +318,8 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
       turned(q, kv, false, expectedK);
       for (int64_t i = 0; i < kv; ++i) {
         expectedV.push_back(weight.product(q + kv + i, row));
-        keyRows.push_back(formats::f16ToFloat(keys.as<uint16_t>()[at[sequence] * kv + i]));
-        valueRows.push_back(formats::f16ToFloat(values.as<uint16_t>()[at[sequence] * kv + i]));
+        keyRows.push_back(formats::f16ToFloat(keys.as<uint16_t>()[at[token] * kv + i]));
+        valueRows.push_back(formats::f16ToFloat(values.as<uint16_t>()[at[token] * kv + i]));
       }
     }
     EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expectedQ), 3e-4);
@@ -344,7 +335,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
 }
 
 TEST_P(HostMatvec, ResidualsAndSeveralResults) {
-  constexpr int64_t rows = 21, columns = 64, sequences = 2;
+  constexpr int64_t rows = 21, columns = 64, tokens = 2;
   Format format{Format::Element::F16};
   std::string weightType = tensorType(format, 2 * rows, columns, "lanes");
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(
@@ -363,21 +354,19 @@ TEST_P(HostMatvec, ResidualsAndSeveralResults) {
   ASSERT_TRUE(kernels);
   Random random(6);
   Weight weight(format, 2 * rows, columns, random);
-  std::vector<uint16_t> x = random.normalF16(sequences * columns),
-                        h = random.normalF16(sequences * rows);
-  std::vector<float> r = random.normal(sequences * rows);
-  Buffer input(x), residual(r), half(h), first(sequences * rows * 4), second(sequences * rows * 2),
+  std::vector<uint16_t> x = random.normalF16(tokens * columns), h = random.normalF16(tokens * rows);
+  std::vector<float> r = random.normal(tokens * rows);
+  Buffer input(x), residual(r), half(h), first(tokens * rows * 4), second(tokens * rows * 2),
       packed = packOrdered(weight, {}, {rows, rows});
   kernels->run(0, {&input, &packed, &residual, &half, &first, &second});
   std::vector<double> expectedFirst, expectedSecond;
   std::vector<float> wide = fromF16(x);
-  for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-    std::vector<float> row(wide.begin() + sequence * columns,
-                           wide.begin() + (sequence + 1) * columns);
+  for (int64_t token = 0; token < tokens; ++token) {
+    std::vector<float> row(wide.begin() + token * columns, wide.begin() + (token + 1) * columns);
     for (int64_t i = 0; i < rows; ++i) {
-      expectedFirst.push_back(weight.product(i, row) + r[sequence * rows + i]);
+      expectedFirst.push_back(weight.product(i, row) + r[token * rows + i]);
       expectedSecond.push_back(weight.product(rows + i, row) -
-                               formats::f16ToFloat(h[sequence * rows + i]));
+                               formats::f16ToFloat(h[token * rows + i]));
     }
   }
   EXPECT_LE(relativeError(first.copy<float>(), expectedFirst), 1e-6);

@@ -9,9 +9,9 @@
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
-#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/GpuTarget.h"
+#include "test/unit/formats/GgmlRules.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Parser/Parser.h"
@@ -106,11 +106,11 @@ public:
 
 struct Product {
   Format format;
-  int64_t rows, columns, chunk, sequences, blocks, stages, inFlight;
+  int64_t rows, columns, chunk, tokens, blocks, stages, inFlight;
 };
 
-std::string activation(int64_t sequences, int64_t width, const std::string &element) {
-  return "tensor<" + std::to_string(sequences) + "x" + std::to_string(width) + "x" + element + ">";
+std::string activation(int64_t tokens, int64_t width, const std::string &element) {
+  return "tensor<" + std::to_string(tokens) + "x" + std::to_string(width) + "x" + element + ">";
 }
 
 std::string mmaType(Format format, int64_t rows, int64_t columns, int64_t chunk) {
@@ -125,10 +125,9 @@ std::string gpuSchedule(int64_t blocks, int64_t stages, int64_t inFlight, int64_
 }
 
 /// A function of one product.
-std::string productText(size_t number, int64_t sequences, int64_t rows, int64_t columns,
+std::string productText(size_t number, int64_t tokens, int64_t rows, int64_t columns,
                         const std::string &weight, const std::string &schedule) {
-  std::string input = activation(sequences, columns, "f32"),
-              output = activation(sequences, rows, "f32");
+  std::string input = activation(tokens, columns, "f32"), output = activation(tokens, rows, "f32");
   return "func.func @f" + std::to_string(number) + "(%x: " + input + ", %w: " + weight + ") -> " +
          output + " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(rows) +
          "] " + schedule + " : " + input + ", " + weight + " -> " + output +
@@ -168,14 +167,19 @@ std::vector<Product> productsOf(Format format, size_t number) {
   std::vector<Product> products = {
       // One tile, partly empty; a row that ends inside a fragment.
       {format, 1, group, std::max<int64_t>(group, 128), 1, 1, 1, 1},
-      // A ring that is used again, by several teams, with a short last chunk.
-      {format, 70, 3 * std::max<int64_t>(group, 128) + (free ? 40 : group % 128),
-       std::max<int64_t>(group, 128), 1, 2, 4, 2},
+      // A row that has less than a group, or ends inside one.
+      {format, 20, 104, std::max<int64_t>(group, 128), 1, 1, 1, 1},
+      // Rows that are not aligned.
+      {format, 20, 101, std::max<int64_t>(group, 128), number % 2 ? 1 : 3, 1, 1, 1},
+      // A ring that is used again, by several teams, with a short last chunk and a short last
+      // group.
+      {format, 70, 3 * std::max<int64_t>(group, 128) + 40, std::max<int64_t>(group, 128), 1, 2, 4,
+       2},
       // Chunks of many slices, fewer tiles than rows of blocks would divide.
       {format, 40, 2048, 1024, 1, 2, 3, 3}};
-  int64_t sequences = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;
+  int64_t tokens = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;
   products.push_back({format, 23, 2 * std::max<int64_t>(group, 128), std::max<int64_t>(group, 128),
-                      sequences, 2, 1, 1});
+                      tokens, 2, 1, 1});
   return products;
 }
 
@@ -218,7 +222,7 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
   std::string text;
   for (auto [number, product] : llvm::enumerate(products)) {
     int64_t blocks = std::min<int64_t>(product.blocks, llvm::divideCeil(product.rows, 16));
-    text += productText(number, product.sequences, product.rows, product.columns,
+    text += productText(number, product.tokens, product.rows, product.columns,
                         mmaType(product.format, product.rows, product.columns, product.chunk),
                         gpuSchedule(blocks, product.stages, product.inFlight, product.chunk));
   }
@@ -228,16 +232,16 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
   Random random(1);
   for (auto [number, product] : llvm::enumerate(products)) {
     SCOPED_TRACE(product.format.name() + " " + std::to_string(product.rows) + "x" +
-                 std::to_string(product.columns) + " x" + std::to_string(product.sequences));
+                 std::to_string(product.columns) + " x" + std::to_string(product.tokens));
     Weight weight(product.format, product.rows, product.columns, random);
-    std::vector<float> x = random.normal(product.sequences * product.columns);
+    std::vector<float> x = random.normal(product.tokens * product.columns);
     Buffer input(x), packed = packMma(weight, naturalRows(product.rows), product.chunk),
-                     output(product.sequences * product.rows * sizeof(float));
+                     output(product.tokens * product.rows * sizeof(float));
     kernels.run(number, {&input, &packed, &output});
     std::vector<double> expected;
-    for (int64_t sequence = 0; sequence < product.sequences; ++sequence) {
-      std::vector<float> row(x.begin() + sequence * product.columns,
-                             x.begin() + (sequence + 1) * product.columns);
+    for (int64_t token = 0; token < product.tokens; ++token) {
+      std::vector<float> row(x.begin() + token * product.columns,
+                             x.begin() + (token + 1) * product.columns);
       for (int64_t i = 0; i < product.rows; ++i)
         expected.push_back(weight.product(i, row));
     }
@@ -250,13 +254,14 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
   constexpr int64_t rows = 70, columns = 1024, chunk = 512;
   // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have
   // either sign.
-  using QuantizeRow = decltype(&formats::quantizeRowQ8_0);
-  const std::pair<Format, QuantizeRow> kinds[] = {{{Format::Element::I8, 128, false}, nullptr},
-                                                  {{Format::Element::I8, 128, true}, nullptr},
-                                                  {{Format::Element::I4, 64, false}, nullptr},
-                                                  {{Format::Element::I4, 64, true}, nullptr},
-                                                  {formats::q8_0Format, formats::quantizeRowQ8_0},
-                                                  {formats::q4_0Format, formats::quantizeRowQ4_0}};
+  using QuantizeRow = decltype(&formats::ggml::quantizeRowQ8_0);
+  const std::pair<Format, QuantizeRow> kinds[] = {
+      {{Format::Element::I8, 128, false}, nullptr},
+      {{Format::Element::I8, 128, true}, nullptr},
+      {{Format::Element::I4, 64, false}, nullptr},
+      {{Format::Element::I4, 64, true}, nullptr},
+      {formats::q8_0Format, formats::ggml::quantizeRowQ8_0},
+      {formats::q4_0Format, formats::ggml::quantizeRowQ4_0}};
   std::string gpuText, hostText;
   for (auto [number, kind] : llvm::enumerate(kinds)) {
     gpuText += productText(number, 1, rows, columns, mmaType(kind.first, rows, columns, chunk),
@@ -323,14 +328,13 @@ TEST_P(GpuMatvec, SpecialInputs) {
 TEST_P(GpuMatvec, GatedMlp) {
   using Segment = formats::RowSegment;
   for (int64_t rows : {24, 20}) {
-    for (int64_t sequences : {1, 2}) {
-      SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(sequences) + " sequences");
+    for (int64_t tokens : {1, 2}) {
+      SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(tokens) + " tokens");
       Format format{Format::Element::I4, 32, false};
       constexpr int64_t columns = 160, chunk = 128;
       std::string type = mmaType(format, 2 * rows, columns, chunk);
-      std::string in = activation(sequences, columns, "f32"),
-                  sum = activation(sequences, rows, "f32"),
-                  out = activation(sequences, rows, "f16"), count = std::to_string(rows);
+      std::string in = activation(tokens, columns, "f32"), sum = activation(tokens, rows, "f32"),
+                  out = activation(tokens, rows, "f16"), count = std::to_string(rows);
       GpuKernels kernels(
           "func.func @f(%x: " + in + ", %w: " + type + ", %gain: tensor<160xf32>) -> " + out +
               " {\n  %y = fused.matvec %x weights(%w) segments [" + count + ", " + count +
@@ -346,14 +350,14 @@ TEST_P(GpuMatvec, GatedMlp) {
       ASSERT_TRUE(kernels.emulator);
       Random random(4);
       Weight weight(format, 2 * rows, columns, random);
-      std::vector<float> x = random.normal(sequences * columns), gain = random.normal(columns);
+      std::vector<float> x = random.normal(tokens * columns), gain = random.normal(columns);
       Buffer input(x), gains(gain),
           packed = packOrdered(weight, {{Segment::Kind::Zip, 0, 1}}, {rows, rows}, chunk),
-          output(sequences * rows * 2);
+          output(tokens * rows * 2);
       kernels.run(0, {&input, &packed, &gains, &output});
       std::vector<double> expected;
-      for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-        std::vector<float> n = rmsNorm(&x[sequence * columns], gain, 1e-5);
+      for (int64_t token = 0; token < tokens; ++token) {
+        std::vector<float> n = rmsNorm(&x[token * columns], gain, 1e-5);
         for (int64_t row = 0; row < rows; ++row) {
           double g = weight.product(row, n), u = weight.product(rows + row, n);
           expected.push_back(g / (1 + std::exp(-g)) * u);
@@ -369,13 +373,13 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
   using Segment = formats::RowSegment;
   for (int64_t head : {16, 64, 80}) {
     SCOPED_TRACE("head of " + std::to_string(head));
-    constexpr int64_t sequences = 2, columns = 96, chunk = 128, context = 64, queryHeads = 3,
+    constexpr int64_t tokens = 2, columns = 96, chunk = 128, context = 64, queryHeads = 3,
                       keyHeads = 1;
     int64_t q = queryHeads * head, kv = keyHeads * head;
     Format format{Format::Element::I8, 32, true};
     std::string type = mmaType(format, q + 2 * kv, columns, chunk),
-                in = activation(sequences, columns, "f32"), qs = activation(sequences, q, "f32"),
-                kvs = activation(sequences, kv, "f32"), out = activation(sequences, q, "f16"),
+                in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
+                kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
                 d = std::to_string(head), cache = "tensor<64x1x" + d + "xf16>",
                 table = "tensor<64x" + d + "xf32>";
     auto rotary = [&](const std::string &name, const std::string &values) {
@@ -405,7 +409,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
 
     Random random(5);
     Weight weight(format, q + 2 * kv, columns, random);
-    std::vector<float> x = random.normal(sequences * columns), turns(context * head);
+    std::vector<float> x = random.normal(tokens * columns), turns(context * head);
     for (int64_t position = 0; position < context; ++position)
       for (int64_t i = 0; i < head / 2; ++i) {
         double angle = position * std::pow(10000.0, -2.0 * i / head);
@@ -418,7 +422,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
     const std::vector<int32_t> at = {39, 7};
     std::vector<uint16_t> empty(context * kv, 0x1234);
     Buffer input(x), positions(at), tables(turns), biases(bias), keys(empty), values(empty),
-        output(sequences * q * 2),
+        output(tokens * q * 2),
         packed = packOrdered(weight,
                              {{Segment::Kind::Pairs, 0, head},
                               {Segment::Kind::Pairs, 1, head},
@@ -430,8 +434,8 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
     std::vector<double> expectedQ, expectedK, expectedV;
     std::vector<float> keyRows, valueRows;
     int64_t untouched = 2 * context * kv;
-    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
-      std::vector<float> row(x.begin() + sequence * columns, x.begin() + (sequence + 1) * columns);
+    for (int64_t token = 0; token < tokens; ++token) {
+      std::vector<float> row(x.begin() + token * columns, x.begin() + (token + 1) * columns);
       auto turned = [&](int64_t first, int64_t count, bool withBias, std::vector<double> &result) {
         std::vector<double> y;
         for (int64_t i = 0; i < count; ++i)
@@ -439,8 +443,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
                       (withBias ? formats::bf16ToFloat(bias[i]) : 0.0f));
         for (int64_t i = 0; i < count; ++i) {
           int64_t inHead = i % head, pair = inHead % (head / 2);
-          double c = turns[at[sequence] * head + pair],
-                 s = turns[at[sequence] * head + head / 2 + pair];
+          double c = turns[at[token] * head + pair], s = turns[at[token] * head + head / 2 + pair];
           result.push_back(inHead < head / 2 ? y[i] * c - y[i + head / 2] * s
                                              : y[i] * c + y[i - head / 2] * s);
         }
@@ -455,8 +458,8 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
           half = 0x1234;
           return value;
         };
-        keyRows.push_back(element(keys, formats::keyByte(head, at[sequence], i)));
-        valueRows.push_back(element(values, formats::valueByte(head, at[sequence], i)));
+        keyRows.push_back(element(keys, formats::keyByte(head, at[token], i)));
+        valueRows.push_back(element(values, formats::valueByte(head, at[token], i)));
       }
     }
     EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expectedQ), 3e-4);

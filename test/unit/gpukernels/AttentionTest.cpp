@@ -14,7 +14,7 @@ using namespace sluice::test;
 namespace {
 
 struct Shape {
-  int64_t dim, keyHeads, group, sequences, positions;
+  int64_t dim, keyHeads, group, tokens, positions;
   int64_t warps, stages, inFlight, splits;
   std::string target = "h200";
 
@@ -28,16 +28,16 @@ using Cache = std::vector<uint16_t>;
 std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q, const Cache &k,
                               const Cache &v, const std::vector<int32_t> &at, double scale) {
   std::vector<double> result;
-  for (int64_t sequence = 0; sequence < shape.sequences; ++sequence)
+  for (int64_t token = 0; token < shape.tokens; ++token)
     for (int64_t query = 0; query < shape.keyHeads * shape.group; ++query) {
       auto cached = [&](const Cache &cache, int64_t position, int64_t d) {
         int64_t row = position * shape.keyHeads + query / shape.group;
         return double(formats::f16ToFloat(cache[row * shape.dim + d]));
       };
-      const uint16_t *head = &q[sequence * shape.width() + query * shape.dim];
+      const uint16_t *head = &q[token * shape.width() + query * shape.dim];
       std::vector<double> weights, output(shape.dim);
       double maximum = -INFINITY, sum = 0;
-      for (int64_t position = 0; position <= at[sequence]; ++position) {
+      for (int64_t position = 0; position <= at[token]; ++position) {
         double score = 0;
         for (int64_t d = 0; d < shape.dim; ++d)
           score += formats::f16ToFloat(head[d]) * cached(k, position, d);
@@ -70,15 +70,15 @@ Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys) 
 }
 
 std::string attention(const Shape &shape, double scale) {
-  std::string type = "tensor<" + std::to_string(shape.sequences) + "x" +
+  std::string type = "tensor<" + std::to_string(shape.tokens) + "x" +
                      std::to_string(shape.width()) + "xf16>",
-              at = "tensor<" + std::to_string(shape.sequences) + "xi32>",
+              at = "tensor<" + std::to_string(shape.tokens) + "xi32>",
               cache = "tensor<" + std::to_string(shape.positions) + "x" +
                       std::to_string(shape.keyHeads) + "x" + std::to_string(shape.dim) + "xf16>";
   return "model.cache @k : " + cache + "\nmodel.cache @v : " + cache +
          "\nfunc.func @f(%q: " + type + ", %p: " + at + ") -> " + type +
          " {\n  %y = fused.attention %q, @k, @v at %p scale " + std::to_string(scale) + " " +
-         gpuSchedule(shape.sequences * shape.keyHeads * shape.splits, shape.warps, shape.stages,
+         gpuSchedule(shape.tokens * shape.keyHeads * shape.splits, shape.warps, shape.stages,
                      shape.inFlight, 32, shape.splits, "cache") +
          " : " + type + ", " + at + " -> " + type + "\n  return %y : " + type + "\n}\n";
 }
@@ -93,7 +93,7 @@ TEST_P(GpuAttention, AllContexts) {
   ASSERT_TRUE(kernels);
   ASSERT_EQ(kernels->dispatches.size(), 1u);
   Random random(1);
-  std::vector<uint16_t> q = random.normalF16(shape.sequences * shape.width(), 2.0f);
+  std::vector<uint16_t> q = random.normalF16(shape.tokens * shape.width(), 2.0f);
   Cache k = random.normalF16(shape.positions * shape.keyHeads * shape.dim),
         v = random.normalF16(shape.positions * shape.keyHeads * shape.dim);
   uint64_t seed = 0;
@@ -103,8 +103,8 @@ TEST_P(GpuAttention, AllContexts) {
       continue;
     SCOPED_TRACE("position " + std::to_string(position));
     std::vector<int32_t> at;
-    for (int32_t sequence = 0; sequence < shape.sequences; ++sequence)
-      at.push_back(std::max<int32_t>(0, position - 37 * sequence));
+    for (int32_t token = 0; token < shape.tokens; ++token)
+      at.push_back(std::max<int32_t>(0, position - 37 * token));
     Buffer query(q), keys = ordered(shape, k, position, true),
                      values = ordered(shape, v, position, false), positions(at),
                      output(q.size() * 2);
@@ -127,14 +127,14 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{128, 2, 4, 1, 1024, 8, 2, 2, 8}, Shape{128, 1, 8, 1, 1536, 8, 12, 3, 2},
         Shape{48, 2, 3, 1, 256, 8, 3, 1, 2}, Shape{80, 1, 5, 1, 256, 4, 4, 2, 1},
         Shape{96, 1, 7, 1, 192, 6, 3, 3, 4}, Shape{256, 1, 2, 1, 256, 8, 4, 4, 2},
-        // A number of outputs that the blocks cannot share evenly; several sequences.
+        // A number of outputs that the blocks cannot share evenly; several tokens.
         Shape{16, 2, 1, 1, 96, 2, 1, 1, 7}, Shape{32, 2, 2, 3, 160, 8, 2, 2, 2},
         // Without clusters and bulk copies.
         Shape{64, 2, 2, 2, 512, 8, 4, 2, 1, "a100"}),
     [](const auto &info) {
       const Shape &shape = info.param;
       return "dim" + std::to_string(shape.dim) + "heads" + std::to_string(shape.keyHeads) +
-             "group" + std::to_string(shape.group) + "sequences" + std::to_string(shape.sequences) +
+             "group" + std::to_string(shape.group) + "tokens" + std::to_string(shape.tokens) +
              "splits" + std::to_string(shape.splits) + shape.target;
     });
 

@@ -27,17 +27,17 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
       tables.push_back({{element, 128, zeroPoint}, 1152});
       tables.push_back({{element, Format::channel, zeroPoint}, 74});
     }
-  constexpr int64_t rows = 9, sequences = 5;
+  constexpr int64_t rows = 9, count = 5;
   std::string text;
   for (auto [number, table] : llvm::enumerate(tables)) {
     std::string columns = std::to_string(table.columns), out = "tensor<5x" + columns + "xf32>",
                 type = table.builtin ? "tensor<9x" + columns + "x" + table.format.name() + ">"
                                      : tensorType(table.format, rows, table.columns, "rows");
-    // One block a sequence, or two.
+    // One block a token, or two.
     text += "func.func @f" + std::to_string(number) + "(%t: tensor<5xi32>, %w: " + type + ") -> " +
             out + " {\n  %y = fused.embedding %t, %w " +
-            gpuSchedule(sequences * (1 + number % 2), 4, 1, 1, 1024, 1, "none") +
-            " : tensor<5xi32>, " + type + " -> " + out + "\n  return %y : " + out + "\n}\n";
+            gpuSchedule(count * (1 + number % 2), 4, 1, 1, 1024, 1, "none") + " : tensor<5xi32>, " +
+            type + " -> " + out + "\n  return %y : " + out + "\n}\n";
   }
   std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(text, "h200");
   ASSERT_TRUE(kernels);
@@ -49,16 +49,16 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
     const std::vector<int32_t> ids = {0, 8, 3, -1, 100};
     const int64_t used[] = {0, 8, 3, 0, 8};
     Buffer tokens(ids), packed = pack(weight, naturalRows(rows), formats::Layout::Kind::Rows),
-                        output(sequences * table.columns * 4);
+                        output(count * table.columns * 4);
     kernels->run(number, {&tokens, &packed, &output}, number);
     formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
         table.format, {formats::Layout::Kind::Rows}, rows, table.columns));
-    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+    for (int64_t token = 0; token < count; ++token) {
       std::vector<float> expected(table.columns),
-          found(output.as<float>() + sequence * table.columns,
-                output.as<float>() + (sequence + 1) * table.columns);
-      formats::unpackRow(shape, {packed.as<uint8_t>(), packed.size()}, used[sequence], expected);
-      EXPECT_EQ(found, expected) << "sequence " << sequence;
+          found(output.as<float>() + token * table.columns,
+                output.as<float>() + (token + 1) * table.columns);
+      formats::unpackRow(shape, {packed.as<uint8_t>(), packed.size()}, used[token], expected);
+      EXPECT_EQ(found, expected) << "token " << token;
     }
   }
 }

@@ -21,7 +21,7 @@ using sampling::SamplingWords;
 
 static constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// One kernel for `rows` sequences of `width` logits.
+/// One kernel for `rows` rows of `width` logits.
 static std::unique_ptr<GpuKernels> compileSample(const std::string &target, int64_t rows,
                                                  int64_t width, int64_t warps, int64_t splits) {
   std::string r = std::to_string(rows),
@@ -129,7 +129,7 @@ TEST(GpuSample, ChoosesAsTheSampler) {
   }
 }
 
-TEST(GpuSample, SequencesApart) {
+TEST(GpuSample, RowsApart) {
   constexpr int64_t rows = 3, width = 700;
   std::unique_ptr<GpuKernels> kernels = compileSample("h200", rows, width, 8, 2);
   ASSERT_TRUE(kernels);

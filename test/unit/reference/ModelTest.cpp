@@ -127,7 +127,7 @@ TEST(ReferenceModelTest, BlocksOfAGGUFAreCloseToTheFloats) {
 
 TEST(ReferenceModelTest, RowsOfAStepAreTokensOfOneText) {
   ReferenceModel one(SLUICE_MODELS "/llama-4m", {.context = 16});
-  ReferenceModel four(SLUICE_MODELS "/llama-4m", {.context = 16, .sequences = 4});
+  ReferenceModel four(SLUICE_MODELS "/llama-4m", {.context = 16, .tokens = 4});
   std::vector<int> ids = golden()["prompt_ids"];
   std::vector<std::vector<float>> expected = one.logits(llvm::ArrayRef(ids).take_front(8));
   four.decode({ids.begin(), ids.begin() + 4}, {0, 1, 2, 3});

@@ -315,14 +315,14 @@ TEST_F(ModelBuilderTest, ChoosesTheContext) {
 
 TEST_F(ModelBuilderTest, MakesStepsOfSeveralRows) {
   ModelFiles files = configOnly(smallConfig());
-  OwningOpRef<ModuleOp> module = import(files, {.context = 8, .sequences = 8});
+  OwningOpRef<ModuleOp> module = import(files, {.context = 8, .tokens = 8});
   ASSERT_TRUE(module);
   expectInOrder(text(*module),
                 {"@decode(%arg0: tensor<8xi32>, %arg1: tensor<8xi32>) -> tensor<8x16xf32>",
                  "model.linear %3, %4 : tensor<8x64xf32>"});
-  EXPECT_EQ(message(importModel(context, files, {.context = 8, .sequences = 9})),
+  EXPECT_EQ(message(importModel(context, files, {.context = 8, .tokens = 9})),
             "rows of a step must be 1 to the context's 8, found 9");
-  EXPECT_EQ(message(importModel(context, files, {.context = 128, .sequences = 0})),
+  EXPECT_EQ(message(importModel(context, files, {.context = 128, .tokens = 0})),
             "rows of a step must be 1 to the context's 128, found 0");
 }
 
