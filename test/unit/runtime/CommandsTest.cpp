@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <fstream>
 #include <regex>
 #include <sys/wait.h>
 #include <thread>
@@ -315,6 +316,15 @@ TEST_F(SluiceRun, AClosedPipeIsQuiet) {
   EXPECT_EQ(outcome.status, 141);
 }
 
+/// Whether a process has a handler for a signal.
+static bool handles(pid_t process, int signal) {
+  std::ifstream status("/proc/" + std::to_string(process) + "/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("SigCgt:"))
+      return std::stoull(line.substr(7), nullptr, 16) >> (signal - 1) & 1;
+  return false;
+}
+
 TEST_F(SluiceRun, CtrlCEndsCleanly) {
   std::string text;
   for (int i = 0; i < 2'000'000; ++i)
@@ -329,10 +339,13 @@ TEST_F(SluiceRun, CtrlCEndsCleanly) {
     _exit(99);
   }
   ASSERT_GT(child, 0);
-  // Sent again until it arrives after the handler is there.
-  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
-  kill(child, SIGINT);
+  // How long a program takes to start depends on the build and on the machine.
   int status = 0;
+  while (!handles(child, SIGINT)) {
+    ASSERT_EQ(waitpid(child, &status, WNOHANG), 0) << "ended before it was interrupted";
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  kill(child, SIGINT);
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
   EXPECT_EQ(WEXITSTATUS(status), 130);
