@@ -3,6 +3,8 @@
 
 #include "dialects/Fused/GpuPlan.h"
 
+#include "dialects/Fused/Weights.h"
+
 #include "sluice-runtime/SamplingWords.h"
 #include "sluice/Formats/Activations.h"
 
@@ -117,9 +119,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   input.padded = llvm::alignTo(input.columns, formats::activationGroup);
   input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
   if (input.isInteger()) {
-    input.unit = input.format.group == formats::Format::channel
-                     ? formats::activationGroup
-                     : formats::unitColumns(input.format, input.columns);
+    input.unit = exactColumns(input.format);
     input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
     if (input.format.zeroPoint)
       input.unitSums = ranges.take(input.tokens * input.padded / input.unit * 4);
@@ -319,19 +319,13 @@ FailureOr<GpuLaunch> SampleOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
 
 FailureOr<EmbeddingPlan> EmbeddingPlan::get(EmbeddingOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device) {
-  Type table = op.getTable().getType();
-  auto quantized = dyn_cast<quantized::QuantizedTensorType>(table);
-  if (quantized && quantized.getLayout().getKind() != quantized::LayoutKind::Rows)
-    return op.emitOpError() << "table must have layout rows, found " << table;
-  int64_t rows = quantized ? quantized.getRows() : cast<RankedTensorType>(table).getDimSize(0);
-  int64_t width = op.getResult().getType().getDimSize(1);
+  FailureOr<formats::PackedShape> shape = tableShape(op);
+  if (failed(shape))
+    return failure();
+  int64_t width = shape->columns();
   if (width % kColumns)
     return op.emitOpError() << "has rows of " << width
                             << " columns, GPU kernels need an even number";
-  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
-      quantized::formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
   EmbeddingPlan plan(*shape);
   plan.tokens = op.getTokens().getType().getDimSize(0);
   plan.threads = schedule.getWarps() * kWarpThreads;

@@ -12,14 +12,6 @@
 
 namespace sluice::kernels {
 
-/// Columns whose products a kernel adds up exactly: those of a weight group, at most 128. (A group
-/// that spans the row is cut at 128 columns as well.)
-inline int64_t exactColumns(formats::Format format) {
-  return format.group == formats::Format::channel
-             ? formats::activationGroup
-             : std::min<int64_t>(format.group, formats::activationGroup);
-}
-
 /// |x| as an i32: magnitudes compare as integers, infinity and NaN above all numbers.
 mlir::Value magnitudeBits(ComputeBuilder &k, mlir::Value x);
 

@@ -1,8 +1,9 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "../FusedKernels/EmbeddingTable.h"
 #include "Kernels.h"
+
+#include "dialects/Fused/Weights.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -58,10 +59,9 @@ LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   if (failed(plan))
     return failure();
   DeviceBuilder &k = kernel.k;
-  FailureOr<kernels::EmbeddingTable> table = kernels::EmbeddingTable::get(op);
-  if (failed(table))
-    return failure();
-  int64_t width = table->width, tokens = plan->tokens, parts = plan->parts;
+  const formats::PackedShape &shape = plan->shape;
+  Type element = fused::elementOf(op.getTable().getType());
+  int64_t width = shape.columns(), tokens = plan->tokens, parts = plan->parts;
 
   k.launchDependents();
   Value block = k.block();
@@ -70,11 +70,11 @@ LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   Value token =
       k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
   Value row = k.offset(kernel.interface.pointer(op.getTable()),
-                       k.mul(k.toI64(k.clampIndex(token, table->rows)), table->shape.tileBytes()));
+                       k.mul(k.toI64(k.clampIndex(token, shape.rows())), shape.tileBytes()));
   Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
   Value first = k.shl(k.add(k.mul(part, plan->threads), k.thread()), 1);
   auto store = [&](Value column) {
-    DeviceBuilder::Values values = emitPair(k, table->shape, table->element, row, column);
+    DeviceBuilder::Values values = emitPair(k, shape, element, row, column);
     k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
   };
   int64_t atOnce = parts * plan->threads * kColumns;

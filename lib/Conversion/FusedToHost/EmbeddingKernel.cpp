@@ -1,8 +1,9 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "../FusedKernels/EmbeddingTable.h"
 #include "Products.h"
+
+#include "dialects/Fused/Weights.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -45,17 +46,17 @@ static Value emitColumns(KernelBuilder &k, const formats::PackedShape &shape, Ty
 FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::EmbeddingOp op,
                                                const KernelInterface &interface, Value begin,
                                                Value end) {
-  FailureOr<kernels::EmbeddingTable> table = kernels::EmbeddingTable::get(op);
+  FailureOr<formats::PackedShape> table = fused::tableShape(op);
   if (failed(table))
     return failure();
-  const formats::PackedShape &shape = table->shape;
-  Type element = table->element;
-  int64_t width = table->width;
+  const formats::PackedShape &shape = *table;
+  Type element = fused::elementOf(op.getTable().getType());
+  int64_t width = shape.columns();
 
   k.loop(begin, end, 1, [&](Value number) {
     Value token = k.load(k.i32(), k.offset(interface.pointer(op.getTokens()), k.mul(number, 4)), 4);
     Value row = k.offset(interface.pointer(op.getTable()),
-                         k.mul(k.toIndex(k.clampIndex(token, table->rows)), shape.tileBytes()));
+                         k.mul(k.toIndex(k.clampIndex(token, shape.rows())), shape.tileBytes()));
     Value result = k.offset(interface.resultPointer(0), k.mul(number, width * 4));
     int64_t full = width / kLanes * kLanes;
     if (full)

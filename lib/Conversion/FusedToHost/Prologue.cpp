@@ -5,6 +5,8 @@
 #include "../FusedKernels/RegionEvaluator.h"
 #include "Products.h"
 
+#include "dialects/Fused/Weights.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
@@ -170,7 +172,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   input.columns = op.getColumns();
   input.padded = llvm::alignTo(input.columns, 32);
   if (format.isInteger()) {
-    input.unit = kernels::exactColumns(format);
+    input.unit = fused::exactColumns(format);
     input.x16 = k.scratch(input.tokens * input.padded * 2);
     input.scales = k.scratch(input.tokens * input.blocks() * 4);
     int64_t sumBytes = input.tokens * input.blocks() * input.unitsPerBlock() * 4;
