@@ -30,7 +30,7 @@ def Fused_HostScheduleAttr : AttrDef<FusedDialect, "HostSchedule"> {
   let summary = "How a kernel runs on the host CPU";
   let description = [{
     - `isa`: avx2, avx512 or avx512_vnni, the instructions used for products.
-    - `accumulators`: independent sums a tile, to hide the latency of a multiply-add.
+    - `accumulators`: independent sums per tile, to hide the latency of a multiply-add.
     - `positions`: positions of the cache that attention handles between two updates of the running maximum (0 for products).
 
     ```mlir
@@ -47,13 +47,13 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
   let summary = "How a kernel runs on a GPU";
   let description = [{
     - `blocks`: thread blocks of the launch.
-    - `warps`: consuming warps a block (one more warp copies).
+    - `warps`: consuming warps per block (one more warp copies).
     - `stages`: stages of the ring of bulk copies in shared memory.
     - `in_flight`: stages whose copy may be under way at once.
     - `columns`: columns of 16 rows in a stage (positions of the cache, for attention).
     - `splits`: blocks that share the rows of one output (of one key/value head, for attention).
     - `early`: loads that may run before the previous kernel has ended: none, weights or cache.
-    - `held`: row tiles of a product whose partial sums wait in shared memory to be added. Without it, or with 0: all that a block has.
+    - `held`: row tiles of a product whose partial sums wait in shared memory to be added. Without it, or with 0: all tiles that a block has.
 
     Sampling reads `splits`, `blocks` and `warps` only, an embedding `blocks` and `warps`. What a schedule means in detail, shared memory included, is
     dialects/Fused/GpuPlan.h.

@@ -47,7 +47,7 @@ def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock
     it yields. `segments` are the numbers of rows of the epilogue's arguments, in logical order; a packed weight that stands for several carries them all.
     `order` is the packed weight's row order.
 
-    Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale for 128 elements and sums inside a group are exact; for f16 and bf16 weights p(x) is
+    Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale per group of 128 elements, and sums inside an accumulation block are exact; for f16 and bf16 weights p(x) is
     rounded to that type and sums are float32; float32 weights are multiplied as they are.
 
     Regions may use values defined above the operation (gains, biases, residuals, positions, tables).
@@ -107,7 +107,7 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Dec
   let summary = "Attention over the cached keys and values, dequantized as they are read";
   let description = [{
     As `model.attention`, with the roundings that belong to the definition: q is f16, K and V are as the cache stores them,
-    softmax weights are rounded to f16 before they meet V, scores and sums are float32.
+    softmax weights are rounded to f16 before they are multiplied by V, scores and sums are float32.
 
     Example:
 
@@ -128,8 +128,8 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Dec
 def Fused_SampleOp : Fused_Kernel<"sample", [Pure]> {
   let summary = "The next token, chosen from logits on the device";
   let description = [{
-    For each row of logits the id of one, or -1 where a logit is NaN or +infinity or none is finite. `options` are 8 words a row (the largest logit,
-    or top-k, top-p, min-p, temperature and a random number) of which `include/sluice-runtime/SamplingWords.h` says what they mean; it defines the choice.
+    Gives the id of one token for each row of logits, or -1 where a logit is NaN or +infinity or none is finite. `options` are 8 words per row: take the largest
+    logit, or top-k, top-p, min-p, temperature and a random number. `include/sluice-runtime/SamplingWords.h` defines the words and the choice.
 
     Example:
 

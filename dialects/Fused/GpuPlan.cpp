@@ -50,7 +50,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
     return op.emitOpError() << "weight must be packed in layout mma, found "
                             << op.getWeights().front().getType();
-  // Of the tensor cores' 8 columns an integer product uses two a token.
+  // Of the tensor cores' 8 columns an integer product uses two per token.
   int64_t most = type.getFormat().isInteger() ? 4 : 8;
   if (op.getTokens() > most)
     return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
@@ -92,7 +92,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
                                 << " warps";
   plan.tilesPerBlock = llvm::divideCeil(plan.tiles, plan.grid);
   plan.reuses = plan.tilesPerBlock * plan.chunks > plan.ring;
-  // A warp group must not wait for a stage whose previous filling it cannot know to have arrived:
+  // A warp group must not wait for a stage whose previous filling it cannot know to have completed:
   // the barrier's parity would look as if the new one had.
   for (plan.warpGroups = plan.warps / plan.slices; plan.warpGroups > 1; --plan.warpGroups)
     if (!plan.reuses || plan.ring % plan.warpGroups == 0 ||
@@ -119,10 +119,10 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   input.padded = llvm::alignTo(input.columns, formats::activationGroup);
   input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
   if (input.isInteger()) {
-    input.unit = exactColumns(input.format);
+    input.accumulationColumns = accumulationColumns(input.format);
     input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
     if (input.format.zeroPoint)
-      input.unitSums = ranges.take(input.tokens * input.padded / input.unit * 4);
+      input.inputSums = ranges.take(input.tokens * input.padded / input.accumulationColumns * 4);
   }
   if (!op.getPrologue().empty())
     input.warpSums = ranges.take(plan.warps * 4);
@@ -204,8 +204,9 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   int64_t most = llvm::divideCeil(plan.positions / formats::cachePiece, plan.splits);
   plan.ring = std::min(schedule.getStages(), most);
   plan.warpGroups = std::min(plan.warps / plan.groupWarps(), plan.ring);
-  // Each stage belongs to one warp group: one that met a stage filled by another warp group's turn
-  // could not tell from the barrier's parity which filling it waits for.
+  // Each stage belongs to one warp group: in a stage that
+  // another one also reads, it could not tell from the barrier's parity which filling has
+  // completed.
   plan.ring -= plan.ring % plan.warpGroups;
   plan.inFlight = std::min(schedule.getInFlight(), plan.ring);
   plan.reuses = most > plan.ring;

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // What a #fused.gpu_schedule means for an operation: how its kernel divides the work, and where
-// everything lies in a block's shared memory. Who chooses a schedule asks here whether it fits; who
-// generates the kernel takes every number from here.
+// everything lies in a block's shared memory. The pass that chooses a schedule asks here whether
+// it fits; the generator of the kernel takes every number from here.
 
 #ifndef SLUICE_DIALECTS_FUSED_GPUPLAN_H
 #define SLUICE_DIALECTS_FUSED_GPUPLAN_H
@@ -42,18 +42,19 @@ private:
 
 /// The input of a product in shared memory, as operands of the tensor cores' 8 columns.
 ///
-/// Integer weights (two columns, high and low byte, a token), for every 32 columns of the
-/// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale a token and group of 128
-/// columns; for zero points an int32 sum of x16 a token and unit.
-/// Float weights (one column a token), for every 16 columns: [token][lane % 4][8 bytes].
+/// Integer weights (two columns per token, high and low byte), for every 32 columns of the
+/// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale per token and group of 128
+/// columns; for zero points an int32 sum of x16 per token and accumulation block.
+/// Float weights (one column per token), for every 16 columns: [token][lane % 4][8 bytes].
 struct InputPlan {
   formats::Format format;
   int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 128
-  int64_t unit = 0;    ///< columns of an exact integer sum; integer weights only
-  SharedRange fragments, scales, unitSums;
-  /// A float32 a warp, for sums over all threads; products with a prologue only.
+  /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
+  int64_t accumulationColumns = 0;
+  SharedRange fragments, scales, inputSums;
+  /// One float32 per warp, for sums over all threads; products with a prologue only.
   SharedRange warpSums;
 
   bool isInteger() const { return format.isInteger(); }
@@ -65,8 +66,8 @@ struct InputPlan {
 };
 
 /// A matrix-vector product. Block b has row tiles b, b + grid, ...; a tile's chunks are the stages
-/// of the ring. A chunk is cut into slices of columns, one a warp; if there are more warps than
-/// slices, several warp groups take chunks in turn.
+/// of the ring. A chunk is cut into slices of columns (K slices), one per warp; if there are more
+/// warps than slices, several warp groups take chunks in turn.
 struct ProductPlan {
   /// Fails, with an error at `op`, if the schedule does not suit the product. Whether its shared
   /// memory fits is another question: see checkShared.

@@ -71,7 +71,8 @@ int64_t cacheBytes(mlir::Operation *from, mlir::FlatSymbolRefAttr name);
 int64_t readBytes(mlir::OpOperand &use, int64_t tokens);
 /// Rows of an embedding table for some tokens.
 Traffic gather(mlir::Type table, int64_t tokens);
-/// One attention: a key and a value read a position, each query element multiplied by one of each.
+/// One attention: per position it reads a key and a value, and multiplies each query
+/// element by one of each.
 Traffic attention(mlir::Operation *op, mlir::Value query, mlir::FlatSymbolRefAttr keys,
                   mlir::FlatSymbolRefAttr values, mlir::Value positions);
 /// Operands read, results written.

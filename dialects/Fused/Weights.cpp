@@ -28,7 +28,7 @@ FailureOr<formats::PackedShape> fused::tableShape(EmbeddingOp op) {
   return *shape;
 }
 
-int64_t fused::exactColumns(formats::Format format) {
+int64_t fused::accumulationColumns(formats::Format format) {
   return format.group == formats::Format::channel
              ? formats::activationGroup
              : std::min<int64_t>(format.group, formats::activationGroup);

@@ -19,9 +19,10 @@ mlir::Type elementOf(mlir::Type weight);
 /// another layout than rows or a shape that cannot be.
 mlir::FailureOr<formats::PackedShape> tableShape(EmbeddingOp op);
 
-/// Columns whose products with an integer weight a kernel adds up exactly: those of a weight group,
-/// at most 128. (A group that spans the row is cut at 128 columns as well.)
-int64_t exactColumns(formats::Format format);
+/// Columns of an accumulation block, whose products with an integer weight a kernel adds up
+/// exactly: those of a weight group, at most 128. (A group that spans the row is cut at 128 columns
+/// as well.)
+int64_t accumulationColumns(formats::Format format);
 
 } // namespace sluice::fused
 

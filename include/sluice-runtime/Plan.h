@@ -92,7 +92,7 @@ struct Buffer {
   std::optional<synthetic::SyntheticPattern> synthetic;
 };
 
-/// Bytes that a launch moves and its operations, a token.
+/// Bytes that a launch moves and its operations, per token.
 struct Traffic {
   uint64_t weights = 0, scales = 0, activations = 0;
   /// Bytes read for each position of context.
@@ -111,7 +111,7 @@ struct Launch {
   std::string label;
   /// Work items (on the host) or thread blocks; at least 1.
   int64_t grid = 1;
-  /// Threads a block, bytes of dynamic shared memory, and blocks a cluster; 0 on the host.
+  /// Threads of a block, bytes of dynamic shared memory, and blocks of a cluster; 0 on the host.
   int64_t block = 0, shared = 0, cluster = 0;
   /// May start before the launch before it has ended.
   bool overlap = false;
@@ -123,7 +123,7 @@ struct Launch {
 /// A kernel that no step launches, but the device itself; its arguments are part of its name's
 /// meaning (docs/artifact.md).
 struct Utility {
-  /// Threads a block, bytes of dynamic shared memory, blocks a multiprocessor.
+  /// Threads of a block, bytes of dynamic shared memory, blocks per multiprocessor.
   int64_t block = 0, shared = 0, blocksPerMultiprocessor = 1;
 };
 

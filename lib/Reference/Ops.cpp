@@ -265,24 +265,24 @@ static void floatProducts(ArrayRef<float> input, ArrayRef<float> weights, Format
     out = static_cast<float>(dot(wide, weights.data() + n * x.size()));
 }
 
-/// One row of `input` times rows of integers. Sums inside a unit are exact; the few units are added
-/// in double because their order is left to the device.
+/// One row of `input` times rows of integers. Sums inside an accumulation block are exact; the few
+/// blocks are added in double because their order is left to the device.
 static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight,
                             MutableArrayRef<float> sums) {
   int64_t columns = weight.columns;
   std::vector<int16_t> x16(columns);
-  std::vector<float> steps(formats::activationGroups(columns));
-  formats::quantizeActivations(input, x16, steps);
-  int64_t unit = formats::unitColumns(weight.format, columns);
+  std::vector<float> activationScales(formats::activationGroups(columns));
+  formats::quantizeActivations(input, x16, activationScales);
+  int64_t width = formats::accumulationColumns(weight.format, columns);
   int64_t group = weight.format.groupColumns(columns);
   for (auto [n, out] : enumerate(sums)) {
     ArrayRef<uint16_t> scales = weight.rowScales(n);
     double sum = 0;
     for (auto [index, part] : enumerate(
              formats::integerSums(weight.format, weight.rowIntegers(n), weight.rowZeros(n), x16))) {
-      int64_t column = static_cast<int64_t>(index) * unit;
-      float factor =
-          formats::f16ToFloat(scales[column / group]) * steps[column / formats::activationGroup];
+      int64_t column = static_cast<int64_t>(index) * width;
+      float factor = formats::f16ToFloat(scales[column / group]) *
+                     activationScales[column / formats::activationGroup];
       sum += static_cast<double>(static_cast<float>(part)) * factor;
     }
     out = static_cast<float>(sum);

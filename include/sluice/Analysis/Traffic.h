@@ -15,15 +15,15 @@ namespace sluice {
 /// own.
 /// - Fused operations: each value that the operation or its regions use from outside is read once.
 /// - Model, arith and dequantize operations: each by itself, operands read from and results written
-/// to memory. A
-///   dequantize in front of an embedding only is taken to dequantize the rows that are looked up.
+///   to memory. A dequantize in front of an embedding only is taken to dequantize the rows that are
+///   looked up.
 /// - plan.dispatch and plan.launch: what their attribute says.
 /// - Work that is done at compile time (parameters, quantize) and anything else: nothing.
 Traffic computeTraffic(mlir::Operation *op);
 
-/// Dequantizing a matrix in a pass of its own, a block of elements that share one set of parameters
-/// (scale and zero point): it reads elements and parameters, does two operations an element and
-/// writes the numbers.
+/// The cost of dequantizing a matrix in a pass of its own, for one block of elements that share
+/// their parameters (scale and zero point): the pass reads elements and parameters, does two
+/// operations per element and writes the numbers.
 struct DequantizePass {
   /// Elements of a block, bytes of an element and of the block's parameters, bytes of a written
   /// number.
@@ -31,11 +31,11 @@ struct DequantizePass {
 
   double operations() const { return 2 * block; }
   double bytes() const { return block * (elementBytes + resultBytes) + parameterBytes; }
-  /// Operations a byte: 2B / (5B + 8) for int8 to float32 with 8 bytes of parameters.
+  /// Operations per byte: 2B / (5B + 8) for int8 to float32 with 8 bytes of parameters.
   double intensity() const { return operations() / bytes(); }
   /// What intensity() tends to for large blocks.
   double intensityLimit() const { return 2 / (elementBytes + resultBytes); }
-  /// Bytes that the parameters add to an element.
+  /// Bytes of parameters per element.
   double overhead() const { return parameterBytes / block; }
 };
 

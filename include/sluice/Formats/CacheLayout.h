@@ -7,19 +7,33 @@
 // lane reads its operands as 16 consecutive bytes, nothing is converted or shuffled, and a piece is
 // one bulk copy.
 //
-// Keys, q = position % 32, d < D: 16 positions are the rows of an operand, a row's elements are the
-// products' inner dimension. Its order is free as long as the query's is the same: lane
-// 4 * (q % 8) + t has elements 8t .. 8t+7 of every 32 (of the last 16, if D % 32 = 16: 4t .. 4t+3).
+// clang-format off
 //
-//   | 16 positions: | positions 0-7: | d 0-31: 512 bytes | d 32-63 | ... | last 16: 256 bytes |
-//   |               | positions 8-15: ...             |
-//   | 16 positions: ...
+// A piece of keys: 4 parts of 8 positions, 16 * D bytes each. q = position % 32, 0 <= d < D.
 //
-// Values: 16 elements of D are the rows of an operand, 16 positions the inner dimension; a lane has
-// the 16 bytes of its four registers.
+//   part q / 8:   | d 0-31: 512 bytes | d 32-63: 512 bytes | ... | if D % 32 = 16, the last 16: 256 bytes |
 //
-//   | 16 positions: | d 0-15: 512 bytes | d 16-31 | ... |
-//   | 16 positions: ...
+//     512 bytes:  lane L has 16 bytes at 16L: elements 8t .. 8t+7 of the 32     L = 4 * (q % 8) + t,
+//     256 bytes:  lane L has  8 bytes at  8L: elements 4t .. 4t+3 of the 16     0 <= t < 4
+//
+//   16 positions are the rows of an operand, and a row's elements are the products' inner dimension,
+//   whose order is free as long as the query has the same.
+//
+// A piece of values: 2 parts of 16 positions, 32 * D bytes each. q = position % 16.
+//
+//   part:         | d 0-15: 512 bytes | d 16-31: 512 bytes | ... |
+//
+//     512 bytes:  lane L has 16 bytes at 16L, its registers a0 .. a3; 2 positions to a register
+//
+//                         q: 0,1   2,3   4,5   6,7       8,9   10,11 12,13 14,15
+//       d % 16 = 0           0.a0  1.a0  2.a0  3.a0      0.a2  1.a2  2.a2  3.a2       L.a is register
+//       d % 16 = 7          28.a0 29.a0 30.a0 31.a0     28.a2 29.a2 30.a2 31.a2       a of lane L
+//       d % 16 = 8           0.a1  1.a1  2.a1  3.a1      0.a3  1.a3  2.a3  3.a3
+//       d % 16 = 15         28.a1 29.a1 30.a1 31.a1     28.a3 29.a3 30.a3 31.a3
+//
+//   16 elements of D are the rows of an operand, and 16 positions its inner dimension.
+//
+// clang-format on
 
 #ifndef SLUICE_FORMATS_CACHELAYOUT_H
 #define SLUICE_FORMATS_CACHELAYOUT_H

@@ -61,7 +61,7 @@ llvm::Error quantizeRow(llvm::ArrayRef<float> row, Format format, llvm::MutableA
 void dequantizeRow(Format format, llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
                    llvm::ArrayRef<int8_t> zeros, llvm::MutableArrayRef<float> values);
 
-/// Converts one row to f16 or bf16 (`bits`, one entry a column), to nearest even.
+/// Converts one row to f16 or bf16 (`bits`, one entry per column), to nearest even.
 /// Errors as above: a NaN or infinite weight, or one that rounds to infinity.
 llvm::Error convertRow(llvm::ArrayRef<float> row, Format::Element element,
                        llvm::MutableArrayRef<uint16_t> bits, int64_t rowIndex = 0);

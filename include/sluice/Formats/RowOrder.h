@@ -61,7 +61,7 @@ public:
   static llvm::Expected<RowOrder> get(llvm::ArrayRef<RowSegment> segments,
                                       llvm::ArrayRef<int64_t> sourceRows);
 
-  /// One entry a row of the packed matrix; the size is a multiple of 16.
+  /// One entry per row of the packed matrix; the size is a multiple of 16.
   llvm::ArrayRef<RowPlace> places() const { return order; }
   int64_t rows() const { return static_cast<int64_t>(order.size()); }
   /// The inverse: the packed row of a source's row.

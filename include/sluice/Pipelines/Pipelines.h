@@ -51,7 +51,7 @@ void buildStagePipeline(mlir::OpPassManager &pm, Stage stage, const PipelineOpti
 /// them.
 void registerPipelines();
 
-/// Every dialect and interface that the pipelines meet, translation to LLVM IR included.
+/// Registers every dialect and interface that the pipelines use, translation to LLVM IR included.
 void registerDialects(mlir::DialectRegistry &registry);
 
 } // namespace sluice

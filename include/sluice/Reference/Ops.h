@@ -56,8 +56,8 @@ llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const T
 
 /// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query
 /// head h reads key/value head h / (query heads / key heads). With `roundWeights` the softmax's
-/// weights exp(score - greatest score) are rounded to f16 before they meet V, while their sum,
-/// which normalises, is of unrounded ones. Errors: a position outside the caches.
+/// weights exp(score - greatest score) are rounded to f16 before they are multiplied by V, while
+/// their sum, which normalises, is of unrounded ones. Errors: a position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
                                  const Tensor &positions, double scale, bool roundWeights);
 

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What the compiler knows of a device: targets/*.json, a file a device, every number with its
+// What the compiler knows of a device: targets/*.json, one file per device, every number with its
 // source.
 
 #ifndef SLUICE_TARGET_TARGETDESCRIPTION_H
@@ -31,7 +31,7 @@ struct GpuTuning {
   /// Products: warps that multiply, stages of the ring of copies, stages under way at once, row
   /// tiles whose sums wait to be added.
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
-  /// Attention: warps that read, for up to 8 query heads a key/value head; blocks that share one
+  /// Attention: warps that read, for up to 8 query heads per key/value head; blocks that share one
   /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
   Sourced<int64_t> attentionWarps, attentionSplits, shortContext, shortStages, longStages;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
@@ -64,10 +64,10 @@ struct TargetDescription {
   std::string triple, isa;
   std::vector<std::string> features;
 
-  /// Bytes a second that the vendor names, and that a read of a large buffer was seen to reach. At
-  /// least one is there; a GPU always has the first.
+  /// Bytes per second that the vendor names, and that a read of a large buffer was seen to reach.
+  /// At least one is there; a GPU always has the first.
   std::optional<Sourced<double>> peakBandwidth, readCeiling;
-  /// Operations a second (a multiplication and an addition are two) by type: f32, f16, bf16, fp8,
+  /// Operations per second (a multiplication and an addition are two) by type: f32, f16, bf16, fp8,
   /// int8. A GPU has f16.
   std::map<std::string, Sourced<double>> operations;
   std::optional<Sourced<int64_t>> memoryBytes;
@@ -85,7 +85,7 @@ struct TargetDescription {
   /// Whether kernels may start before their predecessor has ended, blocks share memory in clusters,
   /// and single threads copy whole stages: since sm_90.
   bool hasBulkCopies() const { return computeCapability() >= 90; }
-  /// Bytes a second that a floor is computed with: the measured ceiling, or the vendor's number
+  /// Bytes per second that a floor is computed with: the measured ceiling, or the vendor's number
   /// where there is none.
   double bandwidth() const { return (readCeiling ? readCeiling : peakBandwidth)->value; }
   /// f16 operations for each byte at which a kernel stops being bound by memory: vendor's

@@ -195,7 +195,7 @@ def FusedPackWeights : Pass<"fused-pack-weights", "::mlir::ModuleOp"> {
   let description = [{
     Gives every weight that a kernel reads a `quantized.packed` symbol: the recipe by which the artifact's writer makes it from the model's file. Matrices of a
     `fused.matvec` become one, in layout `lanes` for a CPU or `mma` for a GPU, whose chunks of about 16 KB are what a bulk copy brings. Rows that the
-    epilogue combines lie in one tile: `pairs` for heads that rotary embedding turns, `zip` for segments that meet elementwise. Embedding
+    epilogue combines lie in one tile: `pairs` for heads that rotary embedding turns, `zip` for segments that are combined elementwise. Embedding
     tables stay row by row; gains and biases become float32. What was decided and why (`sluice.decision`, `sluice.reason`) moves from quantize operations to the recipe.
 
     A weight that is packed already is left alone. Afterwards no function loads a `model.weight`.

@@ -41,7 +41,7 @@ public:
   /// In every lane of a value like `x`.
   Value constantLike(Value x, double value) { return number(x.getType(), value); }
   Value constI32(int64_t value) { return integer(i32(), value); }
-  /// Of the type in which this builder counts rows, columns and bytes.
+  /// A constant of the type in which this builder counts rows, columns and bytes.
   Value index(int64_t value) { return integer(indexType, value); }
 
   // Integer arithmetic.
@@ -74,7 +74,7 @@ public:
   }
   Value min(Value x, Value y) { return b.createOrFold<mlir::arith::MinSIOp>(loc, x, y); }
   Value max(Value x, Value y) { return b.createOrFold<mlir::arith::MaxSIOp>(loc, x, y); }
-  /// The nearest of 0 .. size - 1. For what a kernel reads and uses as an index: the runtime checks
+  /// Clamps to 0 .. size - 1. For what a kernel reads and uses as an index: the runtime checks
   /// tokens and positions, but a wrong one must not reach memory outside.
   Value clampIndex(Value x, int64_t size) {
     return max(min(x, integer(x.getType(), size - 1)), integer(x.getType(), 0));
@@ -91,9 +91,9 @@ public:
   Value extend(Value x, mlir::Type element);         ///< sign-extends
   Value extendUnsigned(Value x, mlir::Type element); ///< zero-extends
   Value truncate(Value x, mlir::Type element);
-  /// A number of 32 bits, 0 or more, as this builder counts.
+  /// Widens a non-negative i32 to the type in which this builder counts.
   Value toIndex(Value x) { return indexType == x.getType() ? x : extend(x, indexType); }
-  /// A count of this builder, 0 or more, in 64 bits.
+  /// Widens a non-negative count of this builder to i64.
   Value toI64(Value x) { return x.getType() == i64() ? x : extendUnsigned(x, i64()); }
 
   // Float arithmetic.
@@ -111,7 +111,7 @@ public:
 
   /// The same bits as another type; vectors may have another number of lanes.
   Value bitcast(Value x, mlir::Type type) { return mlir::LLVM::BitcastOp::create(b, loc, type, x); }
-  /// A scalar in all lanes that `x` has.
+  /// Broadcasts a scalar to all lanes that `x` has.
   Value broadcastLike(Value scalar, Value x);
 
   // Memory. Alignments are in bytes; addresses count bytes.

@@ -3,7 +3,7 @@
 
 // The epilogue of a product, for the rows of one tile of its packed weight and one token.
 //
-// What the host and a GPU do otherwise is a class `Rows`: how many rows a register has, how they
+// What differs between the host and a GPU is a class `Rows`: how many rows a register has, how they
 // are read and written, and where a cache has them.
 
 #ifndef SLUICE_LIB_CONVERSION_FUSEDKERNELS_PRODUCTEPILOGUE_H
@@ -54,7 +54,7 @@ concept EpilogueRows =
       { rows.appendTo(append, cache, value) } -> std::same_as<mlir::FailureOr<CachePlace>>;
     };
 
-/// The place of a RegionEvaluator, and what it writes to.
+/// The place of a RegionEvaluator, and where the region's results go.
 template <EpilogueRows R> class ProductEpilogue {
 public:
   using Builder = typename R::Builder;

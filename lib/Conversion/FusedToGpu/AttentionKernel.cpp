@@ -9,7 +9,7 @@
 // tokens of earlier steps do not wait for the previous kernel. Two warps consume a piece, 16
 // positions each: keys are the 16-row operand of the scores, transposed values that of the
 // weighted sums, and the columns of both are the query heads of the group. Every warp has its own
-// running maximum; the warps' parts meet in shared memory, the blocks' in each other's.
+// running maximum; the warps' parts are combined in shared memory, the blocks' in each other's.
 
 #include "Kernels.h"
 #include "StageRing.h"
@@ -370,9 +370,9 @@ void AttentionKernel::shareParts(const State &state) {
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
   Values parts;
   Value greatest;
-  Value topPlace = floats(maximaAt, head), totalPlace = floats(sumsAt, head);
+  Value maximumPlace = floats(maximaAt, head), rowSumPlace = floats(sumsAt, head);
   for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
-    parts.push_back(k.load(k.f32(), k.offset(topPlace, w * group * 4), 4));
+    parts.push_back(k.load(k.f32(), k.offset(maximumPlace, w * group * 4), 4));
     greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
   }
   Value from = floats(stagesAt, k.add(k.mul(head, partRow()), index));
@@ -380,7 +380,7 @@ DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
   for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
     Value ratio = k.exp2(k.subF(parts[w], greatest));
     sum = k.fma(k.load(k.f32(), k.offset(from, w * group * partRow() * 4), 4), ratio, sum);
-    rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, w * group * 4), 4), ratio, rowSum);
+    rowSum = k.fma(k.load(k.f32(), k.offset(rowSumPlace, w * group * 4), 4), ratio, rowSum);
   }
   return {greatest, sum, rowSum};
 }
@@ -423,18 +423,18 @@ void AttentionKernel::combine() {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
       Value n = k.div(index, headDim);
-      Value topPlace = floats(gatheredMaximaAt, n), totalPlace = floats(gatheredSumsAt, n);
+      Value maximumPlace = floats(gatheredMaximaAt, n), rowSumPlace = floats(gatheredSumsAt, n);
       Value from = floats(gatheredAt, i), greatest;
       Values parts;
       for (int64_t part = 0; part < splits; ++part) {
-        parts.push_back(k.load(k.f32(), k.offset(topPlace, part * group * 4), 4));
+        parts.push_back(k.load(k.f32(), k.offset(maximumPlace, part * group * 4), 4));
         greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
       }
       Value sum = k.number(0.0), rowSum = k.number(0.0);
       for (int64_t part = 0; part < splits; ++part) {
         Value ratio = k.exp2(k.subF(parts[part], greatest));
         sum = k.fma(k.load(k.f32(), k.offset(from, part * own * 4), 4), ratio, sum);
-        rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, part * group * 4), 4), ratio, rowSum);
+        rowSum = k.fma(k.load(k.f32(), k.offset(rowSumPlace, part * group * 4), 4), ratio, rowSum);
       }
       storeResult(index, sum, rowSum);
     };

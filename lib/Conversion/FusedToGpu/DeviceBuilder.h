@@ -85,7 +85,7 @@ public:
       mlir::NVVM::FenceMbarrierInitOp::create(b, loc);
   }
   void arrive(Value barrier);
-  /// Returns when the phase of that parity has ended. A fresh barrier is in phase 0, so that
+  /// Returns when the phase of that parity has completed. A fresh barrier is in phase 0, so that
   /// waiting for parity 1 returns at once.
   void wait(Value barrier, Value parity);
 
@@ -93,12 +93,13 @@ public:
   /// Copies `bytes` (a multiple of 16) to shared memory and arrives at `barrier`; by one thread.
   void expectBytes(Value barrier, Value bytes);
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
-  /// Before sm_90: 16 bytes by each thread; the arrival counts when the thread's copies have ended.
+  /// Before sm_90: 16 bytes by each thread; the thread arrives at `barrier` when its copies have
+  /// completed.
   void copy16(Value to, Value from);
   void arriveAfterCopies(Value barrier);
 
   // Dependent launch; nothing before sm_90, where kernels never overlap.
-  /// What this kernel's predecessor wrote is there.
+  /// Waits until the previous kernel has ended and what it wrote is visible.
   void waitForPredecessor();
   void launchDependents();
 
@@ -108,7 +109,8 @@ public:
                   llvm::ArrayRef<Value> b);
 
   // Control flow.
-  /// Emits `body` once before it is known whether it runs again: {again, the next values}.
+  /// Emits a loop whose `body` runs at least once and returns {whether it runs again, the next
+  /// values}.
   Values whileLoop(mlir::ValueRange carried,
                    llvm::function_ref<std::pair<Value, Values>(mlir::ValueRange carried)> body);
 };

@@ -16,33 +16,33 @@ Prologue::Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &p
     : k(kernel.k), kernel(kernel), op(op), plan(plan), thread(thread), threads(threads),
       padded(plan.padded) {}
 
-Value Prologue::unitIndex(int64_t n) { return k.add(thread, n * threads); }
+Value Prologue::vectorIndex(int64_t n) { return k.add(thread, n * threads); }
 
-Value Prologue::unitExists(int64_t n, int64_t width) {
-  int64_t units = width / kUnit;
-  return (n + 1) * threads <= units ? Value() : k.less(unitIndex(n), k.constI32(units));
+Value Prologue::vectorExists(int64_t n, int64_t width) {
+  int64_t vectors = width / kVector;
+  return (n + 1) * threads <= vectors ? Value() : k.less(vectorIndex(n), k.constI32(vectors));
 }
 
 Value Prologue::columnExists(int64_t n, int64_t number) {
-  return k.less(k.add(k.mul(unitIndex(n), kUnit), number), k.constI32(op.getColumns()));
+  return k.less(k.add(k.mul(vectorIndex(n), kVector), number), k.constI32(op.getColumns()));
 }
 
-DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, Value row, int64_t n,
-                                         bool fresh) {
+DeviceBuilder::Values Prologue::loadVector(Value pointer, RankedTensorType type, Value row,
+                                           int64_t n, bool fresh) {
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  auto unitPointer = [&] {
-    Value place = k.mul(unitIndex(n), kUnit * bytes);
+  auto vectorPointer = [&] {
+    Value place = k.mul(vectorIndex(n), kVector * bytes);
     if (row && type.getRank() == 2)
       place = k.add(place, k.mul(row, type.getDimSize(1) * bytes));
     return k.offset(pointer, place);
   };
-  if (op.getColumns() % kUnit) {
-    // Rows are not aligned, and the last unit is not full: one element at a time.
-    Value from = unitPointer();
+  if (op.getColumns() % kVector) {
+    // Rows are not aligned, and the last vector is not full: one element at a time.
+    Value from = vectorPointer();
     Value zero = arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(element, 0.0));
     Values elements;
-    for (int64_t e = 0; e < kUnit; ++e) {
+    for (int64_t e = 0; e < kVector; ++e) {
       auto load = [&] {
         Value at = k.offset(from, e * bytes);
         return Values{fresh ? k.loadFresh(element, at, bytes) : k.load(element, at, bytes)};
@@ -53,9 +53,9 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
     return elements;
   }
   auto loadWords = [&] {
-    Value from = unitPointer();
+    Value from = vectorPointer();
     Values words;
-    for (int64_t part = 0; part < kUnit * bytes / 16; ++part) {
+    for (int64_t part = 0; part < kVector * bytes / 16; ++part) {
       Type words4 = k.vec(4, k.i32());
       Value at = k.offset(from, part * 16);
       words.push_back(fresh ? k.loadFresh(words4, at, 16) : k.load(words4, at, 16));
@@ -63,10 +63,10 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
     return words;
   };
   Values words;
-  if (Value exists = unitExists(n, op.getColumns()))
+  if (Value exists = vectorExists(n, op.getColumns()))
     words = k.ifElseYield(exists, loadWords, [&] {
       auto zeros = DenseElementsAttr::get(k.vec(4, k.i32()), APInt(32, 0));
-      return Values(kUnit * bytes / 16, arith::ConstantOp::create(k.b, k.loc, zeros));
+      return Values(kVector * bytes / 16, arith::ConstantOp::create(k.b, k.loc, zeros));
     });
   else
     words = loadWords();
@@ -83,7 +83,7 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
 
 FailureOr<PreparedInput> Prologue::preload() {
   PreparedInput input{plan, kernel.at(plan.fragments), kernel.at(plan.scales),
-                      kernel.at(plan.unitSums)};
+                      kernel.at(plan.inputSums)};
   if (op.getPrologue().empty())
     return input;
   scratch = kernel.at(plan.warpSums);
@@ -98,8 +98,8 @@ FailureOr<PreparedInput> Prologue::preload() {
         continue;
       for (int64_t n = 0; n < rounds(); ++n)
         if (!constants.contains({operand, n}))
-          constants[{operand, n}] = loadUnit(kernel.interface.pointer(operand), type, Value(), n,
-                                             /*fresh=*/false);
+          constants[{operand, n}] = loadVector(kernel.interface.pointer(operand), type, Value(), n,
+                                               /*fresh=*/false);
     }
   return input;
 }
@@ -174,8 +174,8 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
 }
 
 Value Prologue::clearMissing(size_t number, Value x) {
-  Value exists = op.getColumns() % kUnit ? columnExists(current, number)
-                                         : unitExists(current, op.getColumns());
+  Value exists = op.getColumns() % kVector ? columnExists(current, number)
+                                           : vectorExists(current, op.getColumns());
   return exists ? k.select(exists, x, k.number(0.0)) : x;
 }
 
@@ -190,7 +190,7 @@ FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
   if (!kernels::isFloatTensor(value) || type.getShape().back() != op.getColumns())
     return op.emitOpError() << "prologue reads a value of type " << value.getType()
                             << " in a way that cannot be converted to GPU code";
-  Values elements = loadUnit(pointer, type, currentRow, current, !isConstant(value));
+  Values elements = loadVector(pointer, type, currentRow, current, !isConstant(value));
   return loaded[{value, current}] = elements;
 }
 
@@ -201,7 +201,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     greatest = greatest ? k.max(greatest, magnitude) : magnitude;
   }
   // 16 threads have a group of 128.
-  for (int64_t distance = 1; distance < formats::activationGroup / kUnit; distance *= 2)
+  for (int64_t distance = 1; distance < formats::activationGroup / kVector; distance *= 2)
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
   auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
@@ -226,17 +226,18 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
   auto low = [](Value q) { return q; };
   auto high = [&](Value q) { return k.shr(k.add(q, 128), 8); };
   Value sum;
-  if (input.unitSumsAt) {
+  if (input.inputSumsAt) {
     for (Value q : fixed)
       sum = sum ? k.add(sum, q) : q;
-    for (int64_t distance = 1; distance < input.unit / kUnit; distance *= 2)
+    for (int64_t distance = 1; distance < input.accumulationColumns / kVector; distance *= 2)
       sum = k.add(sum, k.shuffleXor(sum, distance));
   }
   auto storeAll = [&] {
-    Value unit = unitIndex(n);
-    // Columns 8 * unit on: fragment unit / 4, lane column % 16 / 4, half column % 32 / 16.
-    Value place = k.add(k.mul(k.shr(unit, 2), input.fragmentBytes()),
-                        k.add(k.shl(k.bitAnd(unit, 1), 4), k.shl(k.bitAnd(k.shr(unit, 1), 1), 2)));
+    Value vector = vectorIndex(n);
+    // Columns 8 * vector on: fragment vector / 4, lane column % 16 / 4, half column % 32 / 16.
+    Value place =
+        k.add(k.mul(k.shr(vector, 2), input.fragmentBytes()),
+              k.add(k.shl(k.bitAnd(vector, 1), 4), k.shl(k.bitAnd(k.shr(vector, 1), 1), 2)));
     if (input.tokens > 1)
       place = k.add(place, k.mul(row, 64));
     Value to = k.offset(input.fragmentsAt, place);
@@ -244,20 +245,21 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     k.store(bytes(high, 4), k.offset(to, 8), 4);
     k.store(bytes(low, 0), k.offset(to, 32), 4);
     k.store(bytes(low, 4), k.offset(to, 40), 4);
-    auto storeFirst = [&](int64_t units, Value value, Value base, int64_t perRow) {
-      k.ifThen(k.equal(k.bitAnd(unit, units - 1), k.constI32(0)), [&] {
-        Value index = k.div(unit, units);
+    auto storeFirst = [&](int64_t vectors, Value value, Value base, int64_t perRow) {
+      k.ifThen(k.equal(k.bitAnd(vector, vectors - 1), k.constI32(0)), [&] {
+        Value index = k.div(vector, vectors);
         if (input.tokens > 1)
           index = k.add(index, k.mul(row, perRow));
         k.store(value, k.offset(base, k.shl(index, 2)), 4);
       });
     };
-    storeFirst(formats::activationGroup / kUnit, scale, input.scalesAt,
+    storeFirst(formats::activationGroup / kVector, scale, input.scalesAt,
                padded / formats::activationGroup);
     if (sum)
-      storeFirst(input.unit / kUnit, sum, input.unitSumsAt, padded / input.unit);
+      storeFirst(input.accumulationColumns / kVector, sum, input.inputSumsAt,
+                 padded / input.accumulationColumns);
   };
-  if (Value exists = unitExists(n, padded))
+  if (Value exists = vectorExists(n, padded))
     k.ifThen(exists, storeAll);
   else
     storeAll();
@@ -267,16 +269,17 @@ void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Val
   Type element =
       input.format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
   auto storeAll = [&] {
-    Value unit = unitIndex(n);
-    // Columns 8 * unit on: fragment unit / 2, lane column % 8 / 2, half column % 16 / 8.
-    Value place = k.add(k.mul(k.shr(unit, 1), input.fragmentBytes()), k.shl(k.bitAnd(unit, 1), 2));
+    Value vector = vectorIndex(n);
+    // Columns 8 * vector on: fragment vector / 2, lane column % 8 / 2, half column % 16 / 8.
+    Value place =
+        k.add(k.mul(k.shr(vector, 1), input.fragmentBytes()), k.shl(k.bitAnd(vector, 1), 2));
     if (input.tokens > 1)
       place = k.add(place, k.mul(row, 32));
     Value to = k.offset(input.fragmentsAt, place);
-    for (int64_t e = 0; e < kUnit; e += 2)
+    for (int64_t e = 0; e < kVector; e += 2)
       k.store(k.packPair(x[e], x[e + 1], element), k.offset(to, e / 2 * 8), 4);
   };
-  if (Value exists = unitExists(n, padded))
+  if (Value exists = vectorExists(n, padded))
     k.ifThen(exists, storeAll);
   else
     storeAll();

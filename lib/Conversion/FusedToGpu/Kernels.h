@@ -38,7 +38,7 @@ struct Kernel {
 
 /// The input of a product in shared memory (fused::InputPlan says in which order) and where.
 struct PreparedInput : fused::InputPlan {
-  mlir::Value fragmentsAt, scalesAt, unitSumsAt;
+  mlir::Value fragmentsAt, scalesAt, inputSumsAt;
 };
 
 /// Computes the prologue with `threads` threads: `preload` emits what may run before the previous
@@ -50,7 +50,7 @@ public:
   mlir::FailureOr<PreparedInput> preload();
   mlir::LogicalResult emit(PreparedInput &input);
 
-  // The place (see RegionEvaluator.h): unit `current` of the row.
+  // The place (see RegionEvaluator.h): vector `current` of the row.
   using Builder = DeviceBuilder;
   using Values = DeviceBuilder::Values;
   static constexpr llvm::StringLiteral kRegion = "a prologue";
@@ -64,18 +64,18 @@ public:
   mlir::Value clearMissing(size_t number, mlir::Value x);
 
 private:
-  /// A thread handles 8 neighbouring columns at a time; unit n of a thread is columns
+  /// A thread handles 8 neighbouring columns at a time; vector n of a thread is columns
   /// 8 * (thread + n * threads) on.
-  static constexpr int64_t kUnit = 8;
+  static constexpr int64_t kVector = 8;
 
-  int64_t rounds() const { return llvm::divideCeil(padded, kUnit * threads); }
-  mlir::Value unitIndex(int64_t n);
-  /// Null if all threads have such a unit.
-  mlir::Value unitExists(int64_t n, int64_t width);
-  /// Column `number` (0 to 7) of a unit.
+  int64_t rounds() const { return llvm::divideCeil(padded, kVector * threads); }
+  mlir::Value vectorIndex(int64_t n);
+  /// Null if all threads have such a vector.
+  mlir::Value vectorExists(int64_t n, int64_t width);
+  /// Column `number` (0 to 7) of a vector.
   mlir::Value columnExists(int64_t n, int64_t number);
-  Values loadUnit(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
-                  bool fresh);
+  Values loadVector(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
+                    bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
   void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
   void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
@@ -91,8 +91,8 @@ private:
 };
 
 /// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`,
-/// which counts from the segment's first: `fresh` says whether of what earlier kernels wrote, or of
-/// all else.
+/// which counts from the segment's first: with `fresh` those of values that
+/// earlier kernels wrote, without it all others.
 void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                      mlir::Value tile, mlir::Value row, int64_t token, bool fresh,
                      EpilogueLoads &loads);

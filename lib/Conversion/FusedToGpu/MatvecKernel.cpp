@@ -6,10 +6,10 @@
 // follow each other through the ring without a gap. Weights do not depend on the previous kernel,
 // so the ring fills while that one still runs.
 //
-// A chunk is cut into slices of columns, one a warp. If a chunk has fewer slices than
-// there are warps, several groups of warps take chunks in turn. Partial sums of a tile's rows
-// meet in shared memory; when a few tiles are held there, threads add them up and run the epilogue,
-// each for rows r and r + 8 of a tile.
+// A chunk is cut into slices of columns (K slices), one per warp. If a chunk has fewer slices than
+// there are warps, several warp groups take chunks in turn. The partial sums of a tile's rows go to
+// shared memory; when a few tiles are held there, threads add them up and run the epilogue, each
+// for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
 #include "StageRing.h"
@@ -118,8 +118,9 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   Format format = shape.format();
   bool isInteger = format.isInteger(), int4 = format.element == Format::Element::I4;
   int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
-  int64_t blockColumns = int4 ? 64 : input.fragmentColumns(); ///< columns of 512 bytes
-  int64_t blocks = sliceColumns / blockColumns;
+  // A warp loads 512 bytes at a time: these columns of the 16 rows.
+  int64_t loadColumns = int4 ? 64 : input.fragmentColumns();
+  int64_t loads = sliceColumns / loadColumns;
   // The slice that the matrix' last column cuts.
   int64_t last = chunks - 1, lastSlice = (shape.chunkColumns(last) - 1) / sliceColumns;
   int64_t rest = shape.columns() % sliceColumns;
@@ -142,10 +143,10 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     return k.select(isRest, k.constI32((existing - 1) * bytes), k.constI32(index * bytes));
   };
 
-  Value elements = k.offset(stage, k.add(k.mul(slice, blocks * 512), k.shl(lane, 4)));
+  Value elements = k.offset(stage, k.add(k.mul(slice, loads * 512), k.shl(lane, 4)));
   SmallVector<Values> w;
-  for (int64_t block = 0; block < blocks; ++block) {
-    Value place = clamped(block, llvm::divideCeil(rest, blockColumns), 512);
+  for (int64_t number = 0; number < loads; ++number) {
+    Value place = clamped(number, llvm::divideCeil(rest, loadColumns), 512);
     w.push_back(k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, place), 16)));
   }
   if (int4) {
@@ -175,17 +176,18 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   }
 
   // Columns 2t and 2t + 1 are the high and low bytes of token t.
-  int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.unit;
+  int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.accumulationColumns;
   Value sliceNumber = k.add(k.mul(chunk, slices), slice);
   Value token = k.bitAnd(lane, 3);
-  Value scalePlace = sliceNumber, sumPlace = k.mul(sliceNumber, sliceColumns / input.unit);
+  Value scalePlace = sliceNumber,
+        sumPlace = k.mul(sliceNumber, sliceColumns / input.accumulationColumns);
   if (op.getTokens() > 1) {
     Value existing = k.min(token, k.constI32(op.getTokens() - 1));
     scalePlace = k.add(scalePlace, k.mul(existing, groupsOf128));
     sumPlace = k.add(sumPlace, k.mul(existing, sumsPerRow));
   }
-  Value step = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
-  int64_t units = sliceColumns / input.unit;
+  Value activationScale = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
+  int64_t accumulationBlocks = sliceColumns / input.accumulationColumns;
   // The group of the slice's first column, in its chunk.
   int64_t group = format.group == Format::channel ? 0 : format.group;
   Value firstGroup = k.constI32(0);
@@ -203,28 +205,28 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   if (format.zeroPoint)
     zeros = k.offset(k.offset(stage, perChunk(shape.chunkZeros(0), shape.chunkZeros(last))),
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
-  int64_t fragmentsPerUnit = input.unit / 32;
-  for (int64_t unit = 0; unit < units; ++unit) {
+  int64_t fragmentsPerBlock = input.accumulationColumns / 32;
+  for (int64_t number = 0; number < accumulationBlocks; ++number) {
     Values products(4, k.constI32(0));
-    for (int64_t f = unit * fragmentsPerUnit; f < (unit + 1) * fragmentsPerUnit; ++f)
+    for (int64_t f = number * fragmentsPerBlock; f < (number + 1) * fragmentsPerBlock; ++f)
       products = k.mmaInt8(products, w[f], x[f]);
-    int64_t existing = llvm::divideCeil(rest, input.unit);
+    int64_t existing = llvm::divideCeil(rest, input.accumulationColumns);
     Value scalePair =
-        k.load(k.vec(2, k.f16()), k.offset(scales, clamped(unit * stride, existing, 32)), 4);
+        k.load(k.vec(2, k.f16()), k.offset(scales, clamped(number * stride, existing, 32)), 4);
     Values zeroPair;
-    Value unitSum;
+    Value inputSum;
     if (format.zeroPoint) {
       zeroPair = k.lanes(
-          k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(unit * stride, existing, 16)), 2));
-      unitSum = k.load(k.i32(), k.offset(input.unitSumsAt, k.shl(k.add(sumPlace, unit), 2)), 4);
+          k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(number * stride, existing, 16)), 2));
+      inputSum = k.load(k.i32(), k.offset(input.inputSumsAt, k.shl(k.add(sumPlace, number), 2)), 4);
     }
     for (int64_t row = 0; row < 2; ++row) {
       Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
       if (format.zeroPoint) {
         Value zero = k.extend(zeroPair[row], k.i32());
-        sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, unitSum));
+        sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, inputSum));
       }
-      Value factor = k.mulF(k.widen(k.lane(scalePair, row)), step);
+      Value factor = k.mulF(k.widen(k.lane(scalePair, row)), activationScale);
       sums[row] = k.fma(k.toFloat(sum), factor, sums[row]);
     }
   }

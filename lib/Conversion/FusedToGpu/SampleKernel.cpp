@@ -7,7 +7,7 @@
 // Top-k, top-p and the draw are one question: with the tokens in order of their logits, where does
 // a running sum of weights reach a target? A token is a 64-bit key, its logit's order and its id,
 // so that no two are equal. The answer is found by halving an interval of keys, 8 bits at a time:
-// the weights of the tokens in it are added up in 256 bins, the blocks' bins meet through the
+// the weights of the tokens in it are added up in 256 bins, the blocks' bins are added through the
 // cluster's shared memory, and the bin where the sum reaches the target is the next interval. Sums
 // are of integers, so that all blocks find the same.
 
@@ -58,8 +58,8 @@ private:
   // The cluster.
   /// Where a block of the cluster has what this one has at `place`.
   Value peer(Value place, Value rank);
-  /// Barrier of the cluster.
-  void meet();
+  /// All threads of the cluster arrive and wait; of the block, if it is the only one.
+  void clusterBarrier();
 
   Value word(int64_t index) { return k.load(k.i32(), k.offset(words, 4 * index), 4); }
   /// Smaller for smaller numbers, 32 bits, equal for both zeros; and as the upper part of a key.
@@ -114,7 +114,7 @@ Value SampleKernel::peer(Value place, Value rank) {
   return splits == 1 ? place : k.ofBlock(place, rank);
 }
 
-void SampleKernel::meet() {
+void SampleKernel::clusterBarrier() {
   if (splits == 1)
     return k.barrier();
   k.clusterArrive();
@@ -177,7 +177,7 @@ Value SampleKernel::largestKey() {
   k.clusterWait(); // the others run
   k.ifThen(k.less(thread, k.constI32(splits)),
            [&] { k.store(largest, peer(k.offset(blockKeysAt, k.shl(rank, 3)), thread), 8); });
-  meet();
+  clusterBarrier();
   return largestOf(blockKeysAt, splits);
 }
 
@@ -283,7 +283,7 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     Value shift = k.max(k.sub(width, kBinBits), k.constI32(0));
     Value set = k.offset(binsAt, k.mul(number, kBins * kBinWords * 4));
     fillBins(set, low, width, shift);
-    meet();
+    clusterBarrier();
     mergeBins(set);
     Values bin = findBin(target);
     Value again = k.bitAnd(k.less(k.constI32(0), shift), k.less(k.constI32(1), bin[2]));
@@ -299,7 +299,7 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     });
     return Values();
   });
-  meet();
+  clusterBarrier();
   return k.load(k.i64(), foundAt, 8);
 }
 

@@ -14,12 +14,13 @@ namespace sluice::device {
 struct StageRing {
   DeviceBuilder &k;
   int64_t stages;
-  /// Barriers of 8 bytes, one a stage, that complete when it has been filled.
+  /// Barriers of 8 bytes, one per stage; a barrier's phase completes when its stage has been
+  /// filled.
   mlir::Value full;
 
   mlir::Value fullBarrier(mlir::Value slot) const { return k.at(full, slot, 8); }
 
-  /// Goes to the stage that comes `steps` later.
+  /// Moves on by `steps` stages.
   void advance(mlir::Value &slot, mlir::Value &parity, int64_t steps) const {
     slot = k.add(slot, steps % stages);
     if (steps / stages % 2)
@@ -32,7 +33,7 @@ struct StageRing {
   }
 
   /// Before copy number `copies`: waits until less than `inFlight` are under way. `oldest` and
-  /// `parity` are the oldest stage that may be.
+  /// `parity` name the oldest stage that may be.
   void limitInFlight(mlir::Value copies, int64_t inFlight, mlir::Value &oldest,
                      mlir::Value &parity) const {
     auto next = k.ifElseYield(

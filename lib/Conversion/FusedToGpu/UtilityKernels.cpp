@@ -25,7 +25,7 @@ struct Extents {
 
 static constexpr int64_t kSynthesizeBlock = 256, kSynthesizeBlocks = 8;
 /// 32 KB a copy and about 190 KB under way on a multiprocessor reach the most that was measured
-/// (docs/kernels.md); without bulk copies it is four loads of 16 bytes a thread.
+/// (docs/kernels.md); without bulk copies it is four loads of 16 bytes per thread.
 static constexpr int64_t kPiece = 32768, kMaxStages = 6, kLoadBlock = 512, kLoadBlocks = 4;
 
 /// Adds a kernel `name` of `arguments` pointers; `emit` fills it and says how it is launched.
@@ -131,7 +131,7 @@ static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value share
   return {kWarp, stages * (kPiece + 8), 1};
 }
 
-/// The same with loads, four of 16 bytes a thread.
+/// The same with loads, four of 16 bytes per thread.
 static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
   Value buffer = arguments[0], out = arguments[2];
   Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());

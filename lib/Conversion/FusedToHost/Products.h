@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // The stages of a matrix-vector kernel: the input as a product reads it, the products of a tile,
-// and what becomes of its sums.
+// and the epilogue of its sums.
 
 #ifndef SLUICE_LIB_CONVERSION_FUSEDTOHOST_PRODUCTS_H
 #define SLUICE_LIB_CONVERSION_FUSEDTOHOST_PRODUCTS_H
@@ -23,18 +23,23 @@ struct PreparedInput {
   int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 32
-  int64_t unit = 0;    ///< columns of an exact integer sum; integer weights only
-  /// Integer weights: int16 [tokens][padded], float [tokens][blocks] and, for zero points,
-  /// the sums of x16 of each unit, int32 [tokens][blocks * unitsPerBlock].
-  mlir::Value x16, scales, unitSums;
-  /// Int4 weights: -8 times the sum of those x16 of each unit that meet a low nibble, int32, placed
-  /// like unitSums.
+  /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
+  int64_t accumulationColumns = 0;
+  /// Integer weights: int16 [tokens][padded], float [tokens][groups] and, for zero points, the sums
+  /// of the x16 of each accumulation block, int32 [tokens][groups * sumsPerGroup].
+  mlir::Value x16, scales, inputSums;
+  /// Int4 weights: -8 times the sum of those x16 of each accumulation block that are multiplied
+  /// with a low nibble, int32, placed like inputSums.
   mlir::Value lowBiases;
   /// Float weights: float [tokens][padded].
   mlir::Value values;
 
-  int64_t blocks() const { return (padded + 127) / 128; }
-  int64_t unitsPerBlock() const { return unit >= 128 ? 1 : 128 / unit; }
+  /// Activation groups, of 128 columns each.
+  int64_t groups() const { return (padded + 127) / 128; }
+  /// Accumulation blocks of an activation group.
+  int64_t sumsPerGroup() const {
+    return accumulationColumns >= 128 ? 1 : 128 / accumulationColumns;
+  }
 };
 
 /// Emits the prologue: it reads the input, runs the prologue region and rounds the result to what
@@ -43,8 +48,8 @@ mlir::FailureOr<PreparedInput> emitPrologue(KernelBuilder &k, fused::MatvecOp op
                                             const KernelInterface &interface,
                                             formats::Format format);
 
-/// Emits the products of one tile with all tokens: a vector of 16 float32 sums, one a row, for
-/// each.
+/// Emits the products of one tile with all tokens: for each token a vector of 16 float32
+/// sums, one per row.
 llvm::SmallVector<mlir::Value> emitTileProducts(KernelBuilder &k, const formats::PackedShape &shape,
                                                 const PreparedInput &input, mlir::Value tile,
                                                 int64_t accumulators);

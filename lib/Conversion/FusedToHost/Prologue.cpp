@@ -107,9 +107,9 @@ FailureOr<kernels::Values> Columns::load(Value value) {
 /// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point
 /// (docs/numerics.md).
 static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const PreparedInput &input,
-                                    Value token, Value block, int64_t count) {
+                                    Value token, Value group, int64_t count) {
   VectorType floats = k.vec(kLanes, k.f32()), words = k.vec(kLanes, k.i32());
-  Value first = k.mul(block, 128);
+  Value first = k.mul(group, 128);
   SmallVector<Value> chunks;
   for (int64_t start = 0; start < count; start += kLanes) {
     FailureOr<Value> chunk =
@@ -125,7 +125,7 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
   }
   auto [usable, inverse, scale] = kernels::activationScale(
       k, k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); }));
-  Value scalePlace = k.add(k.mul(token, input.blocks()), block);
+  Value scalePlace = k.add(k.mul(token, input.groups()), group);
   k.store(scale, k.offset(input.scales, k.mul(scalePlace, 4)), 4);
 
   Value base = k.offset(input.x16, k.mul(k.add(k.mul(token, input.padded), first), 2));
@@ -140,22 +140,23 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
   for (int64_t start = chunks.size() * kLanes; start < paddedCount; start += kLanes)
     k.store(k.integer(k.vec(kLanes, k.i16()), 0), k.offset(base, start * 2), 32);
 
-  // Sums of each unit's x16, of those in lanes that `counts` (null: all), times `factor`.
+  // Sums of each accumulation block's x16, of those in lanes that `counts` (null: all), times
+  // `factor`.
   auto storeSums = [&](Value destination, Value counts, int64_t factor) {
-    size_t perUnit = input.unitsPerBlock() == 1 ? fixed.size() : input.unit / kLanes;
-    for (size_t start = 0, unit = 0; start < fixed.size(); start += perUnit, ++unit) {
+    size_t perSum = input.sumsPerGroup() == 1 ? fixed.size() : input.accumulationColumns / kLanes;
+    for (size_t start = 0, number = 0; start < fixed.size(); start += perSum, ++number) {
       Value sum = fixed[start];
-      for (size_t i = start + 1; i < std::min(fixed.size(), start + perUnit); ++i)
+      for (size_t i = start + 1; i < std::min(fixed.size(), start + perSum); ++i)
         sum = k.add(sum, fixed[i]);
       if (counts)
         sum = k.select(counts, sum, k.integer(words, 0));
       Value total = k.mul(k.reduce(sum, [&](Value x, Value y) { return k.add(x, y); }), factor);
-      Value place = k.add(k.mul(scalePlace, input.unitsPerBlock()), unit);
+      Value place = k.add(k.mul(scalePlace, input.sumsPerGroup()), number);
       k.store(total, k.offset(destination, k.mul(place, 4)), 4);
     }
   };
-  if (input.unitSums)
-    storeSums(input.unitSums, Value(), 1);
+  if (input.inputSums)
+    storeSums(input.inputSums, Value(), 1);
   if (input.lowBiases) {
     // Of four columns, the first two are in low nibbles.
     Value inFour = arith::AndIOp::create(k.b, k.loc, k.laneNumbers(kLanes), k.integer(words, 3));
@@ -172,12 +173,12 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   input.columns = op.getColumns();
   input.padded = llvm::alignTo(input.columns, 32);
   if (format.isInteger()) {
-    input.unit = fused::exactColumns(format);
+    input.accumulationColumns = fused::accumulationColumns(format);
     input.x16 = k.scratch(input.tokens * input.padded * 2);
-    input.scales = k.scratch(input.tokens * input.blocks() * 4);
-    int64_t sumBytes = input.tokens * input.blocks() * input.unitsPerBlock() * 4;
+    input.scales = k.scratch(input.tokens * input.groups() * 4);
+    int64_t sumBytes = input.tokens * input.groups() * input.sumsPerGroup() * 4;
     if (format.zeroPoint)
-      input.unitSums = k.scratch(sumBytes);
+      input.inputSums = k.scratch(sumBytes);
     if (format.element == formats::Format::Element::I4)
       input.lowBiases = k.scratch(sumBytes);
   } else {
@@ -186,10 +187,10 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
 
   Columns columns(k, op, interface);
   LogicalResult result = success();
-  auto emitGroup = [&](Value token, Value block, int64_t count) {
+  auto emitGroup = [&](Value token, Value group, int64_t count) {
     if (failed(result))
       return;
-    result = emitFixedPoint(k, columns, input, token, block, count);
+    result = emitFixedPoint(k, columns, input, token, group, count);
   };
   auto emitRounded = [&](Value token, Value column, int64_t count) {
     if (failed(result))
@@ -212,7 +213,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
     if (format.isInteger()) {
       int64_t full = input.columns / 128, rest = input.columns % 128;
       if (full)
-        k.loop(k.index(0), k.index(full), 1, [&](Value block) { emitGroup(token, block, 128); });
+        k.loop(k.index(0), k.index(full), 1, [&](Value group) { emitGroup(token, group, 128); });
       if (rest)
         emitGroup(token, k.index(full), rest);
       return;

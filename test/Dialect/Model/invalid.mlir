@@ -105,7 +105,7 @@ func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
 
 model.cache @c : tensor<4x2x64xf16>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{'model.cache_append' op needs one position a row}}
+  // expected-error @+1 {{'model.cache_append' op needs one position per row}}
   model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<1xi32>
   return
 }
@@ -114,7 +114,7 @@ func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
 
 model.cache @c : tensor<4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
-  // expected-error @+1 {{'model.attention' op needs one position a row}}
+  // expected-error @+1 {{'model.attention' op needs one position per row}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>
   return
 }
@@ -205,7 +205,7 @@ func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
 // -----
 
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{'model.rotary' op needs one position a row}}
+  // expected-error @+1 {{'model.rotary' op needs one position per row}}
   %y = model.rotary %x at %p head_dim 64 <theta = 1.0> : tensor<2x128xf32>, tensor<1xi32>
   return
 }

@@ -203,15 +203,15 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
     return static_cast<float>(sum);
   }
   std::vector<int16_t> x16(columns);
-  std::vector<float> steps(formats::activationGroups(columns));
-  formats::quantizeActivations(x, x16, steps);
+  std::vector<float> activationScales(formats::activationGroups(columns));
+  formats::quantizeActivations(x, x16, activationScales);
   int64_t groups = format.groupsPerRow(columns);
   llvm::ArrayRef<int8_t> rowZeros;
   if (format.zeroPoint)
     rowZeros = llvm::ArrayRef<int8_t>(zeros).slice(row * groups, groups);
   return formats::integerProduct(format, llvm::ArrayRef<int8_t>(q).slice(row * columns, columns),
                                  llvm::ArrayRef<uint16_t>(scales).slice(row * groups, groups),
-                                 rowZeros, x16, steps);
+                                 rowZeros, x16, activationScales);
 }
 
 std::string test::tensorType(Format format, int64_t rows, int64_t columns,

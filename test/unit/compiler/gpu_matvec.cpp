@@ -181,7 +181,7 @@ std::vector<Product> productsOf(Format format, size_t number) {
       {format, 20, 104, std::max<int64_t>(group, 128), 1, 1, 1, 1},
       // Rows that are not aligned.
       {format, 20, 101, std::max<int64_t>(group, 128), number % 2 ? 1 : 3, 1, 1, 1},
-      // A ring that is used again, by several teams, with a short last chunk and a short last
+      // A ring that is used again, by several warp groups, with a short last chunk and a short last
       // group.
       {format, 70, 3 * std::max<int64_t>(group, 128) + 40, std::max<int64_t>(group, 128), 1, 2, 4,
        2},
