@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What each operation means, one function an operation.
+// What each operation means, one function per operation.
 //
 // Operands and results are float32 (or the type that the operation rounds to); everything between
 // is double, so a result is the correctly rounded value of its formula but for the last bit.
@@ -22,7 +22,7 @@
 
 namespace sluice::reference {
 
-/// Rounds every number to the element type of a tensor: f16 and bf16; f32 is left alone.
+/// Rounds every number to `element`: f16, bf16 or f32, which is left alone.
 void roundTo(formats::Format::Element element, Tensor &tensor);
 
 //===----------------------------------------------------------------------===//
@@ -76,7 +76,7 @@ Tensor dequantize(const QuantizedMatrix &input);
 //===----------------------------------------------------------------------===//
 
 /// The products of fused.matvec: input [S, K], weight [N, K] -> [S, N], with the input rounded as
-/// the weight's format has it (Formats/Activations.h).
+/// the weight's format demands (Formats/Activations.h).
 Tensor product(const Tensor &input, const QuantizedMatrix &weight);
 /// The same for a builtin tensor of `element`.
 Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Element element);
@@ -84,8 +84,9 @@ Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Eleme
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);
 
-/// The token that each row of logits [S, V] and its words [S, 8] choose, -1 where no logit can be:
-/// [S]. The rule is that of sluice-runtime/SamplingWords.h, in its float32 weights and exact sums.
+/// [S]: the token that each row of logits [S, V] and its words [S, 8] choose, -1 where none can be
+/// chosen. The rule is that of sluice-runtime/SamplingWords.h, in its float32 weights and exact
+/// sums.
 Tensor sample(const Tensor &logits, const Tensor &options);
 
 //===----------------------------------------------------------------------===//

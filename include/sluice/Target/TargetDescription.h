@@ -72,15 +72,15 @@ struct TargetDescription {
   std::map<std::string, Sourced<double>> operations;
   std::optional<Sourced<int64_t>> memoryBytes;
 
-  /// Gpu only.
+  /// Gpu only; sizes are bytes.
   Sourced<int64_t> multiprocessors, l2Bytes, sharedBytesPerBlock;
 
-  /// That of the kind is there.
+  /// Only the one of `kind` is set.
   GpuTuning gpuTuning;
   CpuTuning cpuTuning;
 
   bool isGpu() const { return kind == Kind::Gpu; }
-  /// Gpu: 90 of "sm_90" and "sm_90a". 0 of a CPU.
+  /// 90 for "sm_90" and "sm_90a"; 0 for a CPU.
   int computeCapability() const;
   /// Whether kernels may start before their predecessor has ended, blocks share memory in clusters,
   /// and single threads copy whole stages: since sm_90.

@@ -26,7 +26,7 @@ public:
   llvm::SmallVector<mlir::Attribute> caches() const;
   int64_t results() const { return numResults; }
 
-  /// A text that is the same for two operations exactly if the same kernel serves both.
+  /// A text that two operations share if and only if the same kernel serves both.
   std::string key() const;
 
   /// The number of pointers that a kernel takes.
@@ -60,8 +60,8 @@ bool isFloatTensor(mlir::Value value);
 
 using quantized::formatOf;
 
-/// Replaces the uses of `op` by those of a dispatch of the kernel `name`, and says in the dispatch,
-/// for people, what it computes. `op` itself stays.
+/// Replaces the uses of `op` by those of a dispatch of the kernel `name`, whose label says what it
+/// computes. `op` itself stays.
 void dispatchKernel(fused::KernelOp op, const KernelInterface &interface, llvm::StringRef name,
                     plan::LaunchAttr launch);
 

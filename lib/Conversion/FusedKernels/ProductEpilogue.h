@@ -26,8 +26,8 @@ struct RowRun {
   int64_t count = 1;
 };
 
-/// What an epilogue reads from memory, by the value (or the rotary operation) that it is for. Read
-/// ahead of the sums, it does not add a memory's latency to the end of a kernel.
+/// The registers that an epilogue loads, by the value (or the rotary operation) that they are for.
+/// Loads before the sums are known keep the memory's latency off the end of a kernel.
 using EpilogueLoads = llvm::MapVector<void *, Values>;
 
 /// Where a cache has a row of the source that is appended to it.
@@ -40,14 +40,14 @@ concept EpilogueRows =
              model::CacheAppendOp append, mlir::RankedTensorType cache,
              llvm::function_ref<mlir::Value(mlir::Value)> place) {
       { rows.k } -> std::convertible_to<typename R::Builder &>;
-      // Whether a register has all 16 rows of a tile in natural order, not only 8.
+      // Whether, in natural order, a register has all 16 rows of a tile instead of 8.
       { R::kWholeTiles } -> std::convertible_to<bool>;
-      // The run of `count` rows from `first` + `offset` on, of `limit`. `first` is a multiple of
-      // `step`.
+      // The run of `count` rows from `first` + `offset` on, of a source of `limit` rows. `first` is
+      // a multiple of `step`.
       { rows.run(value, number, number, number, number) } -> std::same_as<RowRun>;
       // A run's elements at `pointer`; `isConstant` says whether nothing in a step writes them.
       { rows.load(value, element, run, true) } -> std::convertible_to<mlir::Value>;
-      // Writes those that exist to `place` of the run's first row.
+      // Writes the elements that exist, from `place` of the run's first row on.
       { rows.store(value, element, run, place) };
       // Where rows appended at a position go. Fails, with a message, at a cache that kernels do
       // not have.
@@ -68,11 +68,11 @@ public:
     findRows(tile);
   }
 
-  /// Emits the loads of what earlier kernels wrote (`fresh`), or of all else.
+  /// Emits the loads of values that earlier kernels wrote (`fresh`), or of all others.
   void preload(bool fresh, EpilogueLoads &result);
 
-  /// Emits the epilogue of the tile's sums: those of its first and of its last 8 rows, or, in
-  /// natural order where a register has 16 rows, of all.
+  /// Emits the epilogue. `sums` are those of the tile's first 8 and last 8 rows; in natural order,
+  /// where a register has 16 rows, one value has all.
   mlir::LogicalResult emit(const Values &sums, const EpilogueLoads &preloaded = {});
 
   // The place (see RegionEvaluator.h).
@@ -83,7 +83,7 @@ public:
 private:
   void findRows(mlir::Value tile);
   Values loadRows(mlir::Value value);
-  /// Cosine and sine of the runs' pairs; of rows in the order `pairs`.
+  /// Cosines and sines of the runs' rotary pairs; for rows in the order `pairs`.
   Values loadTurn(model::RotaryOp rotary);
   /// The position of the token, clamped to [0, limit), as an index.
   mlir::Value position(mlir::Value positions, int64_t limit) {

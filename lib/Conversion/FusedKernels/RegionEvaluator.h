@@ -45,15 +45,15 @@ concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
 /// Emits the code of a region's values at one place, each once.
 template <Place P> class RegionEvaluator {
 public:
-  /// A norm has a value if `factors` has it (see evaluateNorms).
+  /// Norms can be evaluated only if `factors` has theirs (see evaluateNorms).
   RegionEvaluator(P &place, const KernelInterface &interface, const NormFactors &factors)
       : place(place), k(place.k), interface(interface), factors(factors) {}
 
-  /// Says what a value is that has been computed or loaded already.
+  /// Gives the elements of a value that has been computed or loaded already.
   void bind(mlir::Value value, Values elements) { known[value] = std::move(elements); }
 
-  /// Elements may be of any float type: that of the value. Fails, with a message, at an operation
-  /// that is no element operation, norm or rotation.
+  /// Emits the elements of a value, in its float type. Fails, with a message, at an operation that
+  /// is no element operation, norm or rotation.
   mlir::FailureOr<Values> evaluate(mlir::Value value) {
     if (auto found = known.find(value); found != known.end())
       return found->second;
@@ -80,7 +80,7 @@ private:
     if (rotary && failed(turn = place.turn(rotary)))
       return mlir::failure();
     llvm::SmallVector<Values> operands;
-    // Positions and table of a rotation are the place's business.
+    // The place reads the positions and the table of a rotation.
     mlir::OperandRange read = rotary ? op->getOperands().take_front() : op->getOperands();
     for (mlir::Value operand : read) {
       mlir::FailureOr<Values> elements = evaluate(operand);
@@ -120,8 +120,8 @@ private:
   llvm::DenseMap<mlir::Value, Values> known;
 };
 
-/// Emits what a region writes, in its order: appends to caches and the values that it yields.
-/// `isHere` says whether the value that an operation writes is computed at this place, or fails.
+/// Emits the writes of a region, in its order: appends to caches and the values that it yields.
+/// `isHere` tells whether the value that an operation writes is computed at this place, or fails.
 template <Place P>
 mlir::LogicalResult emitWrites(
     RegionEvaluator<P> &evaluator, mlir::Block &block,
@@ -161,8 +161,9 @@ template <typename P>
 concept RowPlace =
     Place<P> && requires(P &place, mlir::Value x, size_t number,
                          llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate) {
-      // Takes the place through the whole row, calls `accumulate` everywhere with the sum so far
-      // (null if there is none) and adds up what each register, lane and thread has: a scalar.
+      // Moves the place through the whole row, calls `accumulate` everywhere with the sum so far
+      // (null at first), adds up the sums of all registers, lanes and threads, and returns a
+      // scalar.
       { place.sumRow(accumulate) } -> std::same_as<mlir::FailureOr<mlir::Value>>;
       // Register `number` with zeros for elements that lie behind the row's end.
       { place.clearMissing(number, x) } -> std::convertible_to<mlir::Value>;
@@ -175,7 +176,7 @@ mlir::FailureOr<Values> evaluateInRow(P &place, const KernelInterface &interface
   mlir::FailureOr<Values> elements = RegionEvaluator<P>(place, interface, factors).evaluate(value);
   if (failed(elements))
     return mlir::failure();
-  // What has been loaded is zero there.
+  // Loads already give zeros there.
   bool isLoaded = isa<mlir::BlockArgument>(value) || interface.pointer(value);
   for (auto [number, element] : llvm::enumerate(*elements)) {
     element = place.k.widen(element);

@@ -38,23 +38,23 @@ public:
 
   // Arithmetic.
   Value maxF(Value x, Value y) { return mlir::LLVM::MaxNumOp::create(b, loc, x, y); }
-  /// 2^x, by the machine's approximation (2 ulp); 0 for minus infinity.
+  /// 2^x by ex2.approx (2 ulp); 0 for minus infinity.
   Value exp2(Value x) { return mlir::LLVM::Exp2Op::create(b, loc, x); }
   Value exp(Value x) { return exp2(mulF(x, number(1.44269504088896341))); }
-  /// f16, bf16 or f32 to f32, and back to nearest even.
+  /// Converts f16, bf16 or f32 to f32, and back, to nearest even.
   Value widen(Value x);
   Value narrow(Value x, mlir::Type element);
-  /// Two f32 to two f16 or bf16 in an i32, the first in the low half.
+  /// Rounds two f32 to f16 or bf16 and packs them in an i32, the first in the low half.
   Value packPair(Value low, Value high, mlir::Type element);
 
-  // Vectors: only what memory and tensor cores take as one.
+  // Vectors, which only memory accesses and tensor cores use.
   Value lane(Value vector, int64_t lane);
   Values lanes(Value vector);
   Value vectorOf(mlir::ValueRange lanes);
 
   // Memory. Pointers are of space 1 (global), 3 (shared) or 7 (shared, of the cluster).
-  /// A load of what an earlier kernel wrote while this one may have been running already: it must
-  /// not be served by a cache that nothing invalidates.
+  /// Loads what an earlier kernel may have written while this one was running already, so the load
+  /// must not use a cache that nothing invalidates.
   Value loadFresh(mlir::Type type, Value pointer, unsigned alignment) {
     return mlir::LLVM::LoadOp::create(b, loc, type, pointer, alignment, /*isVolatile=*/true);
   }
@@ -62,24 +62,25 @@ public:
   // Threads.
   Value thread() { return mlir::NVVM::ThreadIdXOp::create(b, loc, i32()); }
   Value block() { return mlir::NVVM::BlockIdXOp::create(b, loc, i32()); }
-  /// All threads of the block.
+  /// Barrier 0, for all threads of the block.
   void barrier() { mlir::NVVM::Barrier0Op::create(b, loc); }
-  /// The first `threads` threads of the block.
+  /// Barrier `id`, for `threads` threads of the block.
   void barrier(int64_t id, int64_t threads);
   void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, constI32(-1)); }
   Value shuffleXor(Value x, int64_t mask);
 
-  // Clusters. A barrier is two halves, so that there can be work between them.
+  // Clusters. The barrier's arrive and wait are separate, so that there can be work between them.
   void clusterArrive() { mlir::NVVM::ClusterArriveOp::create(b, loc, b.getUnitAttr()); }
   void clusterWait() { mlir::NVVM::ClusterWaitOp::create(b, loc, b.getUnitAttr()); }
-  /// Where block `rank` of the cluster has what this one has at `place` of its shared memory.
+  /// The address in the shared memory of block `rank` of the cluster that corresponds to `place` in
+  /// this block's.
   Value ofBlock(Value place, Value rank);
 
   // Barriers in shared memory.
   void initBarrier(Value barrier, int64_t count) {
     mlir::NVVM::MBarrierInitOp::create(b, loc, barrier, constI32(count), Value());
   }
-  /// Makes barriers known to asynchronous copies (and to the cluster).
+  /// Makes initialized barriers visible to asynchronous copies (and to the cluster).
   void fenceBarrierInit() {
     if (hasBulkCopies())
       mlir::NVVM::FenceMbarrierInitOp::create(b, loc);
@@ -90,20 +91,23 @@ public:
   void wait(Value barrier, Value parity);
 
   // Asynchronous copies.
-  /// Copies `bytes` (a multiple of 16) to shared memory and arrives at `barrier`; by one thread.
+  /// Since sm_90, by one thread: arrives at `barrier`, whose phase then completes only after
+  /// `bytes` more have been copied.
   void expectBytes(Value barrier, Value bytes);
+  /// Since sm_90, by one thread: copies `bytes` (a multiple of 16) to shared memory and reports
+  /// them to `barrier`.
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
-  /// Before sm_90: 16 bytes by each thread; the thread arrives at `barrier` when its copies have
-  /// completed.
+  /// Before sm_90, by every thread: copies 16 bytes to shared memory.
   void copy16(Value to, Value from);
+  /// Before sm_90: the thread arrives at `barrier` when its copies have completed.
   void arriveAfterCopies(Value barrier);
 
-  // Dependent launch; nothing before sm_90, where kernels never overlap.
+  // Dependent launch. Emits nothing before sm_90, where kernels never overlap.
   /// Waits until the previous kernel has ended and what it wrote is visible.
   void waitForPredecessor();
   void launchDependents();
 
-  // Tensor cores. Operands are i32; accumulators four i32 or f32.
+  // Tensor cores. Operands are i32 registers; accumulators are four i32 or f32.
   Values mmaInt8(const Values &accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b);
   Values mmaFloat(mlir::Type element, const Values &accumulators, llvm::ArrayRef<Value> a,
                   llvm::ArrayRef<Value> b);

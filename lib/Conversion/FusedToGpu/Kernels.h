@@ -21,11 +21,11 @@ using kernels::isConstant;
 using kernels::KernelInterface;
 using kernels::PackedSegment;
 
-/// What every generator gets.
+/// What the generators of all kernels share.
 struct Kernel {
   DeviceBuilder &k;
   const KernelInterface &interface;
-  /// Where the block's dynamic shared memory starts.
+  /// Start of the block's dynamic shared memory.
   mlir::Value shared;
   fused::GpuScheduleAttr schedule;
   fused::GpuDevice device;
@@ -36,7 +36,7 @@ struct Kernel {
   }
 };
 
-/// The input of a product in shared memory (fused::InputPlan says in which order) and where.
+/// The input of a product in shared memory: its order (fused::InputPlan) and its addresses.
 struct PreparedInput : fused::InputPlan {
   mlir::Value fragmentsAt, scalesAt, inputSumsAt;
 };
@@ -70,9 +70,9 @@ private:
 
   int64_t rounds() const { return llvm::divideCeil(padded, kVector * threads); }
   mlir::Value vectorIndex(int64_t n);
-  /// Null if all threads have such a vector.
+  /// Whether vector n lies in a row of `width` columns; null if that is so for all threads.
   mlir::Value vectorExists(int64_t n, int64_t width);
-  /// Column `number` (0 to 7) of a vector.
+  /// Whether column `number` (0 to 7) of vector n lies in the row.
   mlir::Value columnExists(int64_t n, int64_t number);
   Values loadVector(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
                     bool fresh);
@@ -109,8 +109,8 @@ mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
 mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);
 
-/// Adds the kernels that the runtime launches for itself; `shared` names the block's dynamic shared
-/// memory. Each has its launch's extents in the attribute kUtilityAttr.
+/// Adds the kernels that no step launches but the runtime itself; `shared` names the block's
+/// dynamic shared memory. Each has its launch's extents in the attribute kUtilityAttr.
 void addUtilityKernels(mlir::gpu::GPUModuleOp module, int arch, int64_t sharedLimit,
                        llvm::StringRef shared);
 

@@ -56,7 +56,7 @@ private:
   Value warpMax(Value x);
 
   // The cluster.
-  /// Where a block of the cluster has what this one has at `place`.
+  /// The address in block `rank` of the cluster that corresponds to `place` in this one.
   Value peer(Value place, Value rank);
   /// All threads of the cluster arrive and wait; of the block, if it is the only one.
   void clusterBarrier();

@@ -35,13 +35,13 @@ public:
   Value laneNumbers(int64_t lanes);
 
   // Arithmetic.
-  /// The greater, or `y` if `x` is not a number.
+  /// The greater of the two, or `y` if `x` is NaN.
   Value maxF(Value x, Value y);
   /// Rounds to nearest even, result i32.
   Value roundToInt(Value x);
-  /// f16, bf16 or f32 to f32.
+  /// Converts f16, bf16 or f32 to f32.
   Value widen(Value x);
-  /// f32 to f16, bf16 or f32, to nearest even, never by a call into a library.
+  /// Converts f32 to f16, bf16 or f32, to nearest even, never by a call into a library.
   Value narrow(Value x, mlir::Type element);
   /// exp(x), within 2e-7 relative; infinity and zero where it leaves float32's range.
   Value exp(Value x);
@@ -53,33 +53,34 @@ public:
   }
   Value slice(Value x, int64_t first, int64_t lanes);
   Value concat(Value x, Value y);
-  /// Halves are combined until one lane is left: lane i with lane i + n/2, and so on.
+  /// Combines halves until one lane is left: lane i with lane i + n/2, and so on.
   Value reduce(Value x, llvm::function_ref<Value(Value, Value)> combine);
   Value sumLanes(Value x) {
     return reduce(x, [&](Value l, Value r) { return addF(l, r); });
   }
-  /// Lanes below `count` (i64).
+  /// The mask of lanes below `count` (i64).
   Value firstLanes(int64_t lanes, Value count);
 
   // Memory.
   using ComputeBuilder::load;
   using ComputeBuilder::store;
-  /// With a mask, lanes that are off are neither read (they are zero) nor written. A null mask is
-  /// all lanes.
+  /// Lanes that a mask turns off are neither read (they are zero) nor written. A null mask turns
+  /// all lanes on.
   Value load(mlir::VectorType type, Value pointer, unsigned alignment, Value mask);
   void store(Value value, Value pointer, unsigned alignment, Value mask);
-  /// Floats of a narrower type in memory, float32 in registers. bfloat16 goes through integers:
-  /// LLVM's own conversions are library calls on most machines, and appear where none was written.
+  /// Loads and stores floats of a narrower type that are float32 in registers. bfloat16 goes
+  /// through integers: LLVM's own conversions are library calls on most machines, and appear where
+  /// none was written.
   Value loadFloats(int64_t lanes, mlir::Type element, Value pointer, unsigned alignment,
                    Value mask = {});
   void storeFloats(Value value, mlir::Type element, Value pointer, unsigned alignment,
                    Value mask = {});
   /// 64-byte aligned stack memory of the whole call, in the function's entry block.
   Value scratch(int64_t bytes);
-  /// A place that may lie outside of what `pointer` points to: for prefetch only.
+  /// A pointer that may lie outside of what `pointer` points to: for prefetch only.
   Value outside(Value pointer, Value bytes);
-  /// Asks for a line, to be kept in all caches (locality 3), from the second on (2), or nowhere for
-  /// long (0).
+  /// Prefetches a line into all caches (locality 3), from the second on (2), or without keeping it
+  /// (0).
   void prefetch(Value pointer, unsigned locality);
 
   Value intrinsic(llvm::StringRef name, mlir::Type result, mlir::ValueRange operands);
