@@ -170,7 +170,7 @@ def FusedAnnotateTraffic : Pass<"fused-annotate-traffic", "::mlir::ModuleOp"> {
   let description = [{
     Sets `traffic` of every fused operation, or corrects it: bytes read of weights, of their scales and zero points, of activations (inputs,
     residuals, norm gains, biases, a row of a rotary or embedding table), of keys and values for a position of context, bytes
-    written, and operations. `include/sluice/Analysis/Traffic.h` says how they are counted.
+    written, and operations. `dialects/Fused/Traffic.h` says how they are counted.
 
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]
