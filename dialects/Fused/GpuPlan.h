@@ -81,7 +81,7 @@ struct ProductPlan {
   int64_t slices = 0;       ///< slices of a full chunk
   int64_t warpGroups = 0;
   int64_t held = 0;      ///< tiles whose partial sums wait in shared memory to be added
-  int64_t heldBytes = 0; ///< of a tile's sums
+  int64_t heldBytes = 0; ///< bytes of a tile's partial sums
   bool reuses = false;   ///< whether a stage is filled more than once
   bool overlap = false;
   InputPlan input;
@@ -109,12 +109,12 @@ struct AttentionPlan {
 
   int64_t tokens = 0, positions = 0, heads = 0;
   int64_t headDim = 0; ///< elements of a head
-  int64_t dim = 0;     ///< of a head in the cache, with padding
+  int64_t dim = 0;     ///< elements of a head in the cache, with padding
   int64_t group = 0;   ///< query heads of a key/value head
   int64_t passes = 0;
   int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
   int64_t warpGroups = 0; ///< pieces that are read at once
-  int64_t pieceBytes = 0; ///< of the keys, and of the values
+  int64_t pieceBytes = 0; ///< bytes of a piece's keys, and of its values
   int64_t own = 0;        ///< outputs that a block finishes
   bool reuses = false;    ///< whether a stage is filled more than once
   bool overlap = false;
@@ -122,11 +122,11 @@ struct AttentionPlan {
       gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
-  /// Warps of a warp group, and warps that read.
+  /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return kPieceWarps * passes; }
   int64_t active() const { return warpGroups * groupWarps(); }
-  /// Parts of each output in a block, which the ring's memory takes when all pieces are read: of
-  /// [query heads][dim + 4] floats.
+  /// Parts of each output in a block, of [query heads][dim + 4] floats each; they take the ring's
+  /// memory when all pieces have been read.
   int64_t parts() const { return warpGroups * kPieceWarps; }
   int64_t partRow() const { return dim + 4; }
 };

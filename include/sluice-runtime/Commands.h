@@ -24,7 +24,7 @@ namespace sluice::runtime {
 // They write results to `out` and, when standard error is a terminal, progress there. They throw
 // Error, or CommandExit when the command is to end without a message.
 
-/// The program ends with this status: 130 after Ctrl-C, 141 after nobody reads its output any more.
+/// Thrown to end the program with this status: 130 after Ctrl-C, 141 after its output was closed.
 struct CommandExit {
   int status;
 };
@@ -119,7 +119,7 @@ void bench(const std::filesystem::path &artifact, const BenchOptions &options,
 
 // ---- The same on a command line ----
 
-/// What a command knows of its use when MODEL has to be compiled for it.
+/// What a command needs of MODEL, if that has to be compiled for it.
 struct CompileHints {
   /// The device that was asked for, or empty.
   std::string device;
