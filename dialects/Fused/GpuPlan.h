@@ -44,8 +44,9 @@ private:
 ///
 /// Integer weights (two columns per token, high and low byte), for every 32 columns of the
 /// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale per token and group of 128
-/// columns; for zero points an int32 sum of x16 per token and accumulation block.
-/// Float weights (one column per token), for every 16 columns: [token][lane % 4][8 bytes].
+/// columns (for int4 weights a 16th of it, as they are multiplied as 16 * q); for zero points an
+/// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
+/// every 16 columns: [token][lane % 4][8 bytes].
 struct InputPlan {
   formats::Format format;
   int64_t tokens = 1;
@@ -85,6 +86,8 @@ struct ProductPlan {
   bool reuses = false;   ///< whether a stage is filled more than once
   bool overlap = false;
   InputPlan input;
+  /// The ring; a barrier of 8 bytes per stage for "filled" and, if stages are reused, for "read";
+  /// the partial sums.
   SharedRange stages, full, empty, sums;
   int64_t shared = 0; ///< bytes in all
 
@@ -94,15 +97,15 @@ private:
 
 /// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
 /// cache's pieces. Two warps read a piece, 16 positions each, for 8 query heads, the columns of the
-/// tensor cores; more query heads are as many passes, by further pairs of warps, over the same
-/// stage.
+/// tensor cores; further query heads are further passes over the same stage, each by another pair
+/// of warps.
 struct AttentionPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device);
   GpuLaunch launch() const;
 
-  /// Warps that share a piece in a pass, positions of each, query heads of a pass.
+  /// Warps that share a piece in a pass, positions of such a warp, query heads of a pass.
   static constexpr int64_t kPieceWarps = 2, kWarpPositions = formats::cachePiece / kPieceWarps,
                            kColumns = 8;
   static constexpr int64_t kMaxWarps = 31;
@@ -150,7 +153,7 @@ struct SamplePlan {
   int64_t shared = 0; ///< bytes in all
 };
 
-/// Rows of an embedding table.
+/// The lookup of rows of an embedding table.
 struct EmbeddingPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<EmbeddingPlan> get(EmbeddingOp op, GpuScheduleAttr schedule,
@@ -161,8 +164,8 @@ struct EmbeddingPlan {
   static constexpr int64_t kColumns = 2;
 
   formats::PackedShape shape;
-  int64_t tokens = 0, threads = 0;
-  int64_t parts = 0; ///< blocks of a token
+  int64_t tokens = 0, threads = 0; ///< threads of a block
+  int64_t parts = 0;               ///< blocks of a token
 
 private:
   explicit EmbeddingPlan(formats::PackedShape shape) : shape(shape) {}
