@@ -25,7 +25,7 @@ struct GpuDevice {
 struct GpuLaunch {
   /// Blocks, threads of a block, bytes of dynamic shared memory, blocks of a cluster.
   int64_t grid = 1, block = 1, shared = 0, cluster = 1;
-  /// Blocks that registers should leave room for on a multiprocessor, 0 if it does not matter.
+  /// Blocks that a multiprocessor's registers should suffice for (minnctapersm); 0: left to ptxas.
   int64_t resident = 0;
   /// Whether the kernel may start before its predecessor has ended.
   bool overlap = false;

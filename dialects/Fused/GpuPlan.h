@@ -44,8 +44,9 @@ private:
 ///
 /// Integer weights (two columns per token, high and low byte), for every 32 columns of the
 /// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale per token and group of 128
-/// columns; for zero points an int32 sum of x16 per token and accumulation block.
-/// Float weights (one column per token), for every 16 columns: [token][lane % 4][8 bytes].
+/// columns (for int4 weights a 16th of it, as they are multiplied as 16 * q); for zero points an
+/// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
+/// every 16 columns: [token][lane % 4][8 bytes].
 struct InputPlan {
   formats::Format format;
   int64_t tokens = 1;
@@ -81,10 +82,12 @@ struct ProductPlan {
   int64_t slices = 0;       ///< slices of a full chunk
   int64_t warpGroups = 0;
   int64_t held = 0;      ///< tiles whose partial sums wait in shared memory to be added
-  int64_t heldBytes = 0; ///< of a tile's sums
+  int64_t heldBytes = 0; ///< bytes of a tile's partial sums
   bool reuses = false;   ///< whether a stage is filled more than once
   bool overlap = false;
   InputPlan input;
+  /// The ring; a barrier of 8 bytes per stage for "filled" and, if stages are reused, for "read";
+  /// the partial sums.
   SharedRange stages, full, empty, sums;
   int64_t shared = 0; ///< bytes in all
 
@@ -94,27 +97,27 @@ private:
 
 /// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
 /// cache's pieces. Two warps read a piece, 16 positions each, for 8 query heads, the columns of the
-/// tensor cores; more query heads are as many passes, by further pairs of warps, over the same
-/// stage.
+/// tensor cores; further query heads are further passes over the same stage, each by another pair
+/// of warps.
 struct AttentionPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device);
   GpuLaunch launch() const;
 
-  /// Warps that share a piece in a pass, positions of each, query heads of a pass.
+  /// Warps that share a piece in a pass, positions of such a warp, query heads of a pass.
   static constexpr int64_t kPieceWarps = 2, kWarpPositions = formats::cachePiece / kPieceWarps,
                            kColumns = 8;
   static constexpr int64_t kMaxWarps = 31;
 
   int64_t tokens = 0, positions = 0, heads = 0;
   int64_t headDim = 0; ///< elements of a head
-  int64_t dim = 0;     ///< of a head in the cache, with padding
+  int64_t dim = 0;     ///< elements of a head in the cache, with padding
   int64_t group = 0;   ///< query heads of a key/value head
   int64_t passes = 0;
   int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
   int64_t warpGroups = 0; ///< pieces that are read at once
-  int64_t pieceBytes = 0; ///< of the keys, and of the values
+  int64_t pieceBytes = 0; ///< bytes of a piece's keys, and of its values
   int64_t own = 0;        ///< outputs that a block finishes
   bool reuses = false;    ///< whether a stage is filled more than once
   bool overlap = false;
@@ -122,11 +125,11 @@ struct AttentionPlan {
       gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
-  /// Warps of a warp group, and warps that read.
+  /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return kPieceWarps * passes; }
   int64_t active() const { return warpGroups * groupWarps(); }
-  /// Parts of each output in a block, which the ring's memory takes when all pieces are read: of
-  /// [query heads][dim + 4] floats.
+  /// Parts of each output in a block, of [query heads][dim + 4] floats each; they take the ring's
+  /// memory when all pieces have been read.
   int64_t parts() const { return warpGroups * kPieceWarps; }
   int64_t partRow() const { return dim + 4; }
 };
@@ -150,7 +153,7 @@ struct SamplePlan {
   int64_t shared = 0; ///< bytes in all
 };
 
-/// Rows of an embedding table.
+/// The lookup of rows of an embedding table.
 struct EmbeddingPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<EmbeddingPlan> get(EmbeddingOp op, GpuScheduleAttr schedule,
@@ -161,8 +164,8 @@ struct EmbeddingPlan {
   static constexpr int64_t kColumns = 2;
 
   formats::PackedShape shape;
-  int64_t tokens = 0, threads = 0;
-  int64_t parts = 0; ///< blocks of a token
+  int64_t tokens = 0, threads = 0; ///< threads of a block
+  int64_t parts = 0;               ///< blocks of a token
 
 private:
   explicit EmbeddingPlan(formats::PackedShape shape) : shape(shape) {}

@@ -35,7 +35,7 @@ struct Traffic {
   /// dequantizing in a pass of its own. Norms, activations and rotary embedding are left out: 0.1%
   /// of a product's.
   int64_t operations = 0;
-  /// Those of attention, for each position of context.
+  /// Operations of attention, for each position of context.
   int64_t operationsPerPosition = 0;
 
   /// Bytes read and written with `positions` of context.
@@ -63,19 +63,19 @@ MatrixBytes matrixBytes(mlir::Type type);
 namespace traffic {
 /// Product of sizes. Types may be written by hand: no shape makes the counts overflow.
 int64_t product(llvm::ArrayRef<int64_t> sizes);
-/// Bytes of a plain tensor with a static shape; 0 of anything else.
+/// Bytes of a plain tensor with a static shape; 0 for any other type.
 int64_t tensorBytes(mlir::Type type);
 /// Bytes of one position of the cache `name`; 0 if there is none.
 int64_t cacheBytes(mlir::Operation *from, mlir::FlatSymbolRefAttr name);
 /// Bytes read of an operand of an operation for `tokens` tokens.
 int64_t readBytes(mlir::OpOperand &use, int64_t tokens);
-/// Rows of an embedding table for some tokens.
+/// Reading the rows of an embedding table for `tokens` tokens.
 Traffic gather(mlir::Type table, int64_t tokens);
-/// One attention: per position it reads a key and a value, and multiplies each query
+/// Attention: per position it reads a key and a value, and multiplies each query
 /// element by one of each.
 Traffic attention(mlir::Operation *op, mlir::Value query, mlir::FlatSymbolRefAttr keys,
                   mlir::FlatSymbolRefAttr values, mlir::Value positions);
-/// Operands read, results written.
+/// Reading all operands and writing all results.
 Traffic elementwise(mlir::Operation *op);
 } // namespace traffic
 

@@ -5,6 +5,8 @@
 
 #include "sluice/Formats/Activations.h"
 
+#include "mlir/IR/TypeUtilities.h"
+
 using namespace mlir;
 using namespace sluice;
 

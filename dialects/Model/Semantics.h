@@ -11,6 +11,7 @@
 #include "dialects/Model/Model.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/IR/TypeUtilities.h"
 
 #include <cmath>
 #include <concepts>
@@ -30,8 +31,8 @@ concept Arithmetic =
       { a.negF(x) } -> std::convertible_to<typename A::Value>;
       { a.sqrt(x) } -> std::convertible_to<typename A::Value>;
       { a.exp(x) } -> std::convertible_to<typename A::Value>;
-      // A value of any float type in the type of arithmetic (float32 or wider), and one of that
-      // type rounded to `element`, to nearest even.
+      // Extends a value of any float type to the type of arithmetic (float32 or wider), and rounds
+      // one of that type to `element`, to nearest even.
       { a.widen(x) } -> std::convertible_to<typename A::Value>;
       { a.narrow(x, element) } -> std::convertible_to<typename A::Value>;
     };
@@ -83,7 +84,8 @@ typename A::Value applyElementFunction(A &a, ElementFunction<A> function, mlir::
   return a.narrow(function(a, wide), mlir::getElementTypeOrSelf(op->getResult(0).getType()));
 }
 
-/// What a norm multiplies each of `width` elements by: 1 / sqrt(mean of squares + epsilon).
+/// The factor by which a norm multiplies each of `width` elements: 1 / sqrt(mean of squares +
+/// epsilon).
 template <Arithmetic A>
 typename A::Value normFactor(A &a, typename A::Value sumOfSquares, int64_t width, double epsilon) {
   auto constant = [&](double number) { return a.constantLike(sumOfSquares, number); };
@@ -98,7 +100,7 @@ typename A::Value normalized(A &a, typename A::Value x, typename A::Value factor
   return a.mulF(a.mulF(x, factor), gain);
 }
 
-/// The rotary pair (x, y), turned by the angle of that cosine and sine.
+/// The rotary pair (x, y), rotated by the angle that has this cosine and sine.
 template <Arithmetic A>
 std::pair<typename A::Value, typename A::Value>
 turned(A &a, typename A::Value x, typename A::Value y, typename A::Value cosine,
@@ -106,7 +108,7 @@ turned(A &a, typename A::Value x, typename A::Value y, typename A::Value cosine,
   return {a.subF(a.mulF(x, cosine), a.mulF(y, sine)), a.addF(a.mulF(y, cosine), a.mulF(x, sine))};
 }
 
-/// The arithmetic of the reference evaluator, which rounds what it stores.
+/// The arithmetic of the reference evaluator, which rounds tensors itself.
 struct DoubleArithmetic {
   using Value = double;
   static double constantLike(double, double number) { return number; }

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// How a step on a device chooses the next token: what the host gives it, and the rule. A plan with
+// How a step on a device chooses the next token: its options, and the rule. A plan with
 // an input "sampling" (8 words per row of logits) has an output "next" (an i32 per row),
 // which a step leaves there after it has computed the logits.
 //

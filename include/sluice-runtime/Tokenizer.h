@@ -1,9 +1,10 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Text to token ids and back. Two families are supported: SentencePiece BPE (symbols merged by
-// score) and Hugging Face BPE (symbols merged by rank; byte-level or with byte fallback). Either
-// can come from its own file, from a GGUF file's metadata, or from Sluice's own tokenizer.json.
+// Converts text to token ids and back. Two families are supported: SentencePiece BPE (symbols
+// merged by score) and Hugging Face BPE (symbols merged by rank; byte-level or with byte fallback).
+// Either can come from its own file, from a GGUF file's metadata, or from Sluice's own
+// tokenizer.json.
 
 #ifndef SLUICE_RUNTIME_TOKENIZER_H
 #define SLUICE_RUNTIME_TOKENIZER_H

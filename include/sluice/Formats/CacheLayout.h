@@ -11,23 +11,24 @@
 //
 // A piece of keys: 4 parts of 8 positions, 16 * D bytes each. q = position % 32, 0 <= d < D.
 //
-//   part q / 8:   | d 0-31: 512 bytes | d 32-63: 512 bytes | ... | if D % 32 = 16, the last 16: 256 bytes |
+//   part q / 8:   | d 0-31: 512 bytes | d 32-63 | ... | the last 16, if D % 32 = 16: 256 bytes |
 //
-//     512 bytes:  lane L has 16 bytes at 16L: elements 8t .. 8t+7 of the 32     L = 4 * (q % 8) + t,
-//     256 bytes:  lane L has  8 bytes at  8L: elements 4t .. 4t+3 of the 16     0 <= t < 4
+//     512 bytes:  lane L = 4 * (q % 8) + t has 16 bytes at 16L: elements 8t .. 8t+7 of the 32
+//     256 bytes:  lane L = 4 * (q % 8) + t has  8 bytes at  8L: elements 4t .. 4t+3 of the 16
 //
-//   16 positions are the rows of an operand, and a row's elements are the products' inner dimension,
+//   16 positions are the rows of an operand; a row's elements are the products' inner dimension,
 //   whose order is free as long as the query has the same.
 //
 // A piece of values: 2 parts of 16 positions, 32 * D bytes each. q = position % 16.
 //
 //   part:         | d 0-15: 512 bytes | d 16-31: 512 bytes | ... |
 //
-//     512 bytes:  lane L has 16 bytes at 16L, its registers a0 .. a3; 2 positions to a register
+//     512 bytes:  lane L has 16 bytes at 16L, its registers a0 .. a3. L.a is register a of lane L;
+//                 it holds 2 positions, the lower one first.
 //
 //                         q: 0,1   2,3   4,5   6,7       8,9   10,11 12,13 14,15
-//       d % 16 = 0           0.a0  1.a0  2.a0  3.a0      0.a2  1.a2  2.a2  3.a2       L.a is register
-//       d % 16 = 7          28.a0 29.a0 30.a0 31.a0     28.a2 29.a2 30.a2 31.a2       a of lane L
+//       d % 16 = 0           0.a0  1.a0  2.a0  3.a0      0.a2  1.a2  2.a2  3.a2
+//       d % 16 = 7          28.a0 29.a0 30.a0 31.a0     28.a2 29.a2 30.a2 31.a2
 //       d % 16 = 8           0.a1  1.a1  2.a1  3.a1      0.a3  1.a3  2.a3  3.a3
 //       d % 16 = 15         28.a1 29.a1 30.a1 31.a1     28.a3 29.a3 30.a3 31.a3
 //

@@ -10,14 +10,15 @@
 // Places that no element occupies (rows beyond the last, columns beyond the last, padding) are zero
 // bytes.
 //
+// "to N" below is padding to a multiple of N bytes.
+//
 // clang-format off
 //
 // rows
 // ----
-//   Row after row. A row of an integer format takes a multiple of 16 bytes; of a float format, just
-//   its elements.
+//   Row after row. A row of a float format is just its elements; of an integer format:
 //
-//     row:  | elements in order | to even | scale of group 0, 1, ... | zero point of group 0, 1, ... | to 16 |
+//     row:  | elements | to 2 | scales, f16 [groups] | zero points, int8 [groups] | to 16 |
 //
 //   int4:   byte j = element 2j in the low nibble, element 2j+1 in the high nibble
 //
@@ -26,17 +27,17 @@
 //   GGUF's blocks, for int8-g32 and int4-g32 without zero points. A row is its blocks of 32 columns
 //   in order, without padding.
 //
-//     q8_0, 34 bytes                            q4_0, 18 bytes
-//       bytes 0-1    scale                        bytes 0-1    scale
-//       byte  2+i    element i, 0 <= i < 32       byte  2+i    element i in the low nibble,
-//                                                              element i+16 in the high one, 0 <= i < 16
+//     q8_0, 34 bytes                        q4_0, 18 bytes
+//       bytes 0-1   scale                     bytes 0-1   scale
+//       byte  2+i   element i                 byte  2+i   low nibble: element i
+//                   0 <= i < 32                           high nibble: element i+16, 0 <= i < 16
 //
 // lanes
 // -----
 //   For the host's vector units. Rows are padded to tiles of 16, columns to Kp, a multiple of 32.
 //   Tile after tile:
 //
-//     tile:  | elements | scales, f16 [groups][16 rows] | zero points, int8 [groups][16 rows] | to 64 |
+//     tile:  | elements | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 64 |
 //
 //   q[r,k] is row r of the tile, column k.
 //
@@ -57,12 +58,12 @@
 // ---
 //   For the tensor cores' 16-row operand A (PTX ISA, "Matrix Fragments for mma.m16n8k32",
 //   ".m16n8k16"). Rows are padded to tiles of 16. A tile is cut into chunks of `columns` columns,
-//   the last one shorter. Tile after tile, chunk after chunk; the size of a chunk is a multiple of 16:
+//   the last one shorter. Tile after tile, chunk after chunk, each of a multiple of 16 bytes:
 //
-//     chunk:  | fragments of 512 bytes | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 16 |
+//     chunk:  | fragments | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 16 |
 //
-//   A fragment is 16 rows x 32 columns (int8), 2 x 16 rows x 32 columns (int4) or 16 rows x 16
-//   columns (f16, bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
+//   A fragment is 512 bytes: 16 rows x 32 columns (int8), x 64 columns (int4) or x 16 columns (f16,
+//   bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
 //
 //       byte of the lane   0-3   4-7   8-11  12-15
 //       register           a0    a1    a2    a3
@@ -95,7 +96,7 @@
 //
 //       byte = 16 * ((r % 8) * 4 + k % 8 / 2)  +  4 * (r / 8 + 2 * (k / 8))  +  2 * (k % 2)
 //
-//   A chunk's elements end with the last fragment that has a column; missing columns are 0.
+//   A chunk's fragments end with the last one that has a column; missing columns are 0.
 //
 //   Scales (and zero points) of a group: row r at place (r % 8) * 2 + r / 8, so that the two rows
 //   of a lane are neighbours. A group that is longer than a chunk has its scale (and zero point)

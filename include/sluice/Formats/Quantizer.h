@@ -9,19 +9,24 @@
 //
 // clang-format off
 //
-//   of a group:   sum over its weights x of (x - scale * (q - zero))^2    is minimized, where
-//                 q - zero = clamp(round(x / scale), qMin - zero, qMax - zero)
-//   fit:          sum(x * (q - zero)) / sum((q - zero)^2)    is the best scale for given integers
+//   minimized, per group:   sum over its weights x of (x - scale * (q - zero))^2, where
+//                           q - zero = clamp(round(x / scale), qMin - zero, qMax - zero)
+//   fitted scale:           sum(x * (q - zero)) / sum((q - zero)^2), the best for given integers
 //
-//   values of t that are tried      symmetric: scale = max|x| / t     zero point: scale = (most - least) / t
-//     int4                          6.375, 6.5625 ... 9.1875          12.75, 13 ... 16.5
-//     int8                          124, 124.375 ... 129.625          250, 250.5 ... 257.5
-//     then, for long groups and     t grows by 5% (int4) or 4% (int8) while scale > f * d, f = 0.25 (int4) or 0.02 (int8);
-//     heavy tails                   d = root mean square of x         d = standard deviation of x
+//   tried                   symmetric                        with zero points
+//     scale                 max|x| / t, both signs           (most - least) / t
+//     t, int4               6.375, 6.5625 ... 9.1875         12.75, 13 ... 16.5
+//     t, int8               124, 124.375 ... 129.625         250, 250.5 ... 257.5
+//     then t grows by       5% (int4), 4% (int8)             5% (int4), 4% (int8)
+//     while scale >         f * root mean square of x        f * standard deviation of x
+//     and t <               512 (int4), 8192 (int8)          896 (int4), 16256 (int8)
+//     checked after         every 8 values of t              every 16 values of t
+//     zero                  0                                z - 1, z, z + 1, within qMin ... qMax
 //
-//   symmetric:    both signs of the scale, since the range -8 ... 7 has one more integer on one side
-//   zero point:   most = max(x, 0), least = min(x, 0); the zero point that puts the middle of the range in the middle
-//                 of the integers, and its two neighbours
+//   f = 0.25 (int4), 0.02 (int8). most = max(x, 0), least = min(x, 0). No scale is above 65504, and
+//   the standard deviation counts as at least 1% of the root mean square. z puts the middle of the
+//   range least ... most in the middle of the integers. Symmetric formats try both signs because
+//   -8 ... 7 has one more integer on one side. t grows for long groups and heavy tails only.
 //
 // clang-format on
 //

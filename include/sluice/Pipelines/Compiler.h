@@ -48,7 +48,7 @@ llvm::Error compile(const CompileOptions &options);
 
 /// The bytes that a step moves, part by part, before and after fusing, and the least time that it
 /// can take on options.target, as a table or as JSON. The model may be a config.json alone.
-/// options.context is the number of positions in the cache (0: 512).
+/// options.context is the number of positions that attention reads (0: 512).
 llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
 
 /// Reads the tokenizer of a model, or a tokenizer.json or tokenizer.model. Does not read weights: a

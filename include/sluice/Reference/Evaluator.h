@@ -32,8 +32,8 @@ struct EvaluatedValue {
 
 class Evaluator {
 public:
-  /// Sees each operation, those of prologues and epilogues included, once its results are known.
-  /// The values of its operands and of everything before it can be looked up.
+  /// Called for each operation, those of prologues and epilogues included, once its results are
+  /// known. The values of its operands and of everything before it can be looked up.
   using Hook = std::function<void(mlir::Operation *, llvm::ArrayRef<EvaluatedValue>)>;
 
   /// `module` must be valid and, like `weights`, outlive the evaluator and stay as it is. Caches

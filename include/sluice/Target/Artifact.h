@@ -32,7 +32,7 @@ struct ArtifactFile {
 };
 
 /// The directory that an artifact is written to before it appears under its name, all at once.
-/// Unless it was committed, nothing stays, whatever ends the process.
+/// Unless it was committed, it is removed (ScratchDirectory.h says when).
 class ArtifactDirectory {
 public:
   /// Fails if `path` exists and is neither an artifact nor an empty directory, or cannot be

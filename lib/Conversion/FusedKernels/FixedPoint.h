@@ -12,15 +12,15 @@
 
 namespace sluice::kernels {
 
-/// |x| as an i32: magnitudes compare as integers, infinity and NaN above all numbers.
+/// The bits of |x| as an i32, which compare like the magnitudes; infinity and NaN are the greatest.
 mlir::Value magnitudeBits(ComputeBuilder &k, mlir::Value x);
 
-/// How a group of activations is rounded: x16 = usable ? round(x * inverse) : 0, and the scale that
-/// the product is multiplied by.
+/// How a group of activations is rounded: x16 = usable ? round(x * inverse) : 0. The product is
+/// multiplied by `scale`.
 struct ActivationScale {
   mlir::Value usable, inverse, scale;
 };
-/// `greatest`: the group's greatest magnitude, as bits.
+/// Emits the activation scale of a group. `greatest` is its greatest magnitude, as bits.
 ActivationScale activationScale(ComputeBuilder &k, mlir::Value greatest);
 
 } // namespace sluice::kernels

@@ -51,7 +51,8 @@ private:
   llvm::SmallVector<mlir::Value> pointers;
 };
 
-/// Whether nothing in a step writes the value: it may be read before the previous kernel has ended.
+/// Whether nothing in a step writes the value, so that a kernel may read it before the previous one
+/// has ended.
 bool isConstant(mlir::Value value);
 
 /// Whether kernels can read the value as floats: a vector for all tokens or a row for each, of f16,

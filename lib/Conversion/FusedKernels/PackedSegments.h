@@ -31,14 +31,14 @@ mlir::FailureOr<llvm::SmallVector<PackedSegment>> packedSegments(fused::MatvecOp
 void emitForSegment(ComputeBuilder &k, llvm::ArrayRef<PackedSegment> segments, mlir::Value tile,
                     llvm::function_ref<void(size_t segment, mlir::Value tile)> body);
 
-/// Which sources the values of an epilogue are computed from.
+/// Tells from which sources the values of an epilogue are computed.
 class EpilogueSources {
 public:
   explicit EpilogueSources(fused::MatvecOp op) : op(op) {}
 
   const llvm::SmallBitVector &of(mlir::Value value);
   /// Whether `value`, which `user` reads, is computed from rows of `segment`. Fails, with a
-  /// message, if it is computed from another segment's as well, or from no product at all.
+  /// message, if it is computed from rows of another segment as well, or from no product at all.
   mlir::FailureOr<bool> areIn(const PackedSegment &segment, mlir::Operation *user,
                               mlir::Value value);
 

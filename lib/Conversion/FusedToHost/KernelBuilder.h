@@ -75,7 +75,7 @@ public:
                    Value mask = {});
   void storeFloats(Value value, mlir::Type element, Value pointer, unsigned alignment,
                    Value mask = {});
-  /// 64-byte aligned stack memory of the whole call, in the function's entry block.
+  /// 64-byte aligned stack memory, allocated in the function's entry block.
   Value scratch(int64_t bytes);
   /// A pointer that may lie outside of what `pointer` points to: for prefetch only.
   Value outside(Value pointer, Value bytes);
