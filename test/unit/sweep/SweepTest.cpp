@@ -257,11 +257,11 @@ TEST(Sweep, EveryShapeFormatAndTarget) {
           tryOne(shape.describe() + ", " + format.name(), productText(shape, format), target,
                  target.isGpu() && format.element == "f32" ? "f32" : "");
       }
-  std::cout << tried.size() << " combinations tried, which stand for " << named << " of "
-            << std::size(kModels) << " models, " << allFormats().size() << " formats and "
+  std::cout << "coverage: " << tried.size() << " combinations tried, which stand for " << named
+            << " of " << std::size(kModels) << " models, " << allFormats().size() << " formats and "
             << targets.size() << " targets\n";
   for (auto &[reason, count] : refused)
-    std::cout << count << " refused: " << reason << "\n";
+    std::cout << "coverage: " << count << " refused: " << reason << "\n";
 }
 
 } // namespace
