@@ -122,7 +122,10 @@ static std::string weightLabel(Value weight) {
 std::string EmbeddingOp::getLabel() { return weightLabel(getTable()); }
 std::string MatvecOp::getLabel() { return weightLabel(getWeights().front()); }
 std::string AttentionOp::getLabel() {
-  return ("attention over " + getKeys() + ", " + getValues()).str();
+  std::string label = ("attention over " + getKeys() + ", " + getValues()).str();
+  if (std::optional<uint64_t> window = getWindow())
+    label += ", last " + std::to_string(*window) + " positions";
+  return label;
 }
 std::string SampleOp::getLabel() { return "sampling"; }
 

@@ -116,10 +116,11 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Dec
     ```
   }];
   let arguments = (ins 2DTensorOf<[F16]>:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale,
-                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let assemblyFormat = [{
-    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($query) `,` type($positions) `->` type($result)
   }];
   let hasVerifier = 1;

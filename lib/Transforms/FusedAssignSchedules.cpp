@@ -162,7 +162,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   int64_t atOnce = tuning.attentionWarps.value / Plan::kPieceWarps;
   int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / widest->groupWarps(), 1, atOnce);
   int64_t warps = widest->passes == 1 ? tuning.attentionWarps.value : groups * widest->groupWarps();
-  bool isShort = widest->positions <= tuning.shortContext.value;
+  bool isShort = widest->reach() <= tuning.shortContext.value;
   int64_t stages = (isShort ? tuning.shortStages : tuning.longStages).value;
   while (stages && planOf(warps, stages).second->shared > device.sharedBytes)
     --stages;
@@ -178,7 +178,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   return Choice{
       schedule,
       formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
-              splits, isShort ? "short" : "long", stages * 2 * plan->pieceBytes, plan->positions)};
+              splits, isShort ? "short" : "long", stages * 2 * plan->pieceBytes, plan->reach())};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
