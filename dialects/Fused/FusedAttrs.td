@@ -71,4 +71,20 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
   let genVerifyDecl = 1;
 }
 
+def Fused_PrefetchAttr : AttrDef<FusedDialect, "Prefetch"> {
+  let mnemonic = "prefetch";
+  let summary = "What a kernel brings into a GPU's L2 cache for a later one";
+  let description = [{
+    Block b of the kernel that has this attribute, if b is less than `blocks`, prefetches `bytes` bytes of the packed weight from byte b * `stride` on: the beginning
+    of the first tile that block b of the weight's own product reads. `bytes` and `stride` are multiples of 16, and no byte lies behind the weight's end.
+
+    ```mlir
+    #fused.prefetch<@attn_output.0, blocks = 132, stride = 33792, bytes = 32768>
+    ```
+  }];
+  let parameters = (ins "::mlir::FlatSymbolRefAttr":$weight, "int64_t":$blocks, "int64_t":$stride, "int64_t":$bytes);
+  let assemblyFormat = "`<` $weight `,` `blocks` `=` $blocks `,` `stride` `=` $stride `,` `bytes` `=` $bytes `>`";
+  let genVerifyDecl = 1;
+}
+
 #endif

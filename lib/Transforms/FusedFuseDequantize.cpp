@@ -126,7 +126,7 @@ void FusedFuseDequantize::fuse(model::LinearOp op) {
       builder, op.getLoc(), TypeRange(op.getResult().getType()), storedInput(op.getInput()),
       ValueRange(lookThroughDequantize(op.getWeight())), builder.getDenseI64ArrayAttr(rows),
       /*order=*/nullptr, /*traffic=*/nullptr,
-      /*schedule=*/nullptr);
+      /*schedule=*/nullptr, /*prefetch=*/nullptr);
   Value result = matvec.getResult(0);
   if (op.getBias())
     result = model::AddBiasOp::create(builder, op.getLoc(), result, op.getBias());
