@@ -175,6 +175,8 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   AttentionPlan plan;
   RankedTensorType type = keys.getTensorType(), query = op.getQuery().getType();
   plan.positions = type.getDimSize(0);
+  if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < plan.positions)
+    plan.window = window;
   plan.heads = type.getDimSize(1);
   plan.dim = type.getDimSize(2);
   plan.headDim = keys.headDim();
@@ -201,7 +203,11 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
     return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
                                 << " tokens need " << blocks << " blocks";
 
-  int64_t most = llvm::divideCeil(plan.positions / formats::cachePiece, plan.splits);
+  // A window may begin at the last position of a piece.
+  int64_t pieces = plan.window ? llvm::divideCeil(plan.window - 1, formats::cachePiece) + 1
+                               : plan.positions / formats::cachePiece;
+  int64_t most =
+      llvm::divideCeil(std::min(pieces, plan.positions / formats::cachePiece), plan.splits);
   plan.ring = std::min(schedule.getStages(), most);
   plan.warpGroups = std::min(plan.warps / plan.groupWarps(), plan.ring);
   // Each stage belongs to one warp group: in a stage that

@@ -111,6 +111,7 @@ struct AttentionPlan {
   static constexpr int64_t kMaxWarps = 31;
 
   int64_t tokens = 0, positions = 0, heads = 0;
+  int64_t window = 0;  ///< latest positions that a token reads at most; 0: all
   int64_t headDim = 0; ///< elements of a head
   int64_t dim = 0;     ///< elements of a head in the cache, with padding
   int64_t group = 0;   ///< query heads of a key/value head
@@ -125,6 +126,8 @@ struct AttentionPlan {
       gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
+  /// Positions that a token reads at most.
+  int64_t reach() const { return window ? window : positions; }
   /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return kPieceWarps * passes; }
   int64_t active() const { return warpGroups * groupWarps(); }

@@ -314,7 +314,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           .Case<model::AttentionOp>([&](auto op) {
             return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
                                   caches[op.getValues()], tensor(op.getPositions()),
-                                  op.getScale().convertToDouble(), /*roundWeights=*/false));
+                                  op.getScale().convertToDouble(), op.getWindow(),
+                                  /*roundWeights=*/false));
           })
           .Case<quantized::QuantizeOp>([&](auto op) {
             return wrap(quantize(tensor(op.getInput()), op.getType().getFormat().toFormat()));
@@ -331,7 +332,7 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             llvm::Expected<Tensor> mixed =
                 attention(tensor(op.getQuery()), caches[op.getKeys()], caches[op.getValues()],
                           tensor(op.getPositions()), op.getScale().convertToDouble(),
-                          /*roundWeights=*/true);
+                          op.getWindow(), /*roundWeights=*/true);
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

@@ -171,7 +171,8 @@ Error reference::cacheAppend(Tensor &cache, Format::Element element, const Tenso
 }
 
 Expected<Tensor> reference::attention(const Tensor &query, const Tensor &keys, const Tensor &values,
-                                      const Tensor &positions, double scale, bool roundWeights) {
+                                      const Tensor &positions, double scale,
+                                      std::optional<int64_t> window, bool roundWeights) {
   if (Error error = checkIndices(positions, "position", "cache", keys.rows()))
     return error;
   int64_t kvHeads = keys.shape[1], dim = keys.shape[2], heads = query.width() / dim;
@@ -181,16 +182,17 @@ Expected<Tensor> reference::attention(const Tensor &query, const Tensor &keys, c
       int64_t offset = head / (heads / kvHeads) * dim;
       std::vector<double> q = toDouble(query.row(row).slice(head * dim, dim));
       std::vector<double> scores;
-      for (int64_t position = 0; position <= last; ++position)
+      int64_t oldest = window ? std::max<int64_t>(0, last - *window + 1) : 0;
+      for (int64_t position = oldest; position <= last; ++position)
         scores.push_back(dot(q, keys.row(position).data() + offset) * scale);
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
-      for (auto [position, score] : enumerate(scores)) {
+      for (auto [i, score] : enumerate(scores)) {
         double weight = std::exp(score - greatest);
         sum += weight;
         if (roundWeights)
           weight = formats::roundToF16(static_cast<float>(weight));
-        for (auto [out, value] : zip_equal(mixed, values.row(position).slice(offset, dim)))
+        for (auto [out, value] : zip_equal(mixed, values.row(oldest + i).slice(offset, dim)))
           out += weight * value;
       }
       for (auto [out, value] : zip_equal(result.row(row).slice(head * dim, dim), mixed))

@@ -54,12 +54,14 @@ Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
 llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const Tensor &input,
                         const Tensor &positions);
 
-/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query
-/// head h reads key/value head h / (query heads / key heads). With `roundWeights` the softmax's
-/// weights exp(score - greatest score) are rounded to f16 before they are multiplied by V, while
-/// their sum, which normalises, is of unrounded ones. Errors: a position outside the caches.
+/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
+/// last `window` of them; query head h reads key/value head h / (query heads / key heads). With
+/// `roundWeights` the softmax's weights exp(score - greatest score) are rounded to f16 before they
+/// are multiplied by V, while their sum, which normalises, is of unrounded ones. Errors: a position
+/// outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
-                                 const Tensor &positions, double scale, bool roundWeights);
+                                 const Tensor &positions, double scale,
+                                 std::optional<int64_t> window, bool roundWeights);
 
 //===----------------------------------------------------------------------===//
 // quantized

@@ -54,8 +54,8 @@ private:
     Values outputs;
   };
 
-  /// The number of this token's positions, less one, and of pieces that no token appends to
-  /// in this step.
+  /// `last` is this token's position, `oldest` the first one that it reads if there is a window,
+  /// and `oldPieces` the number of pieces that no token appends to in this step.
   void readPositions();
   StageRing stageRing() { return {k, ring, fullAt}; }
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
@@ -70,9 +70,11 @@ private:
   Values consume();
   void consumePiece(Value piece, Value stage, ArrayRef<Values> queries, State &state);
   std::array<Value, 4> scoresOf(Value keys, ArrayRef<Values> queries);
-  /// Masks of a lane's words of values: of positions that do not exist yet, zeros.
-  std::array<Value, 2> existing(Value firstPosition);
-  /// Zeroes the values of positions that do not exist yet: whatever is there, a weight of 0 must
+  /// Whether a position is not attended to: it does not exist yet, or is behind the window.
+  Value isOutside(Value position);
+  /// Masks of a lane's words of values: of positions that are not attended to, zeros.
+  std::array<Value, 2> attended(Value firstPosition);
+  /// Zeroes the values of positions that are not attended to: whatever is there, a weight of 0 must
   /// not make it NaN.
   void clearValues(Value values, Value firstPosition);
   void shareParts(const State &state);
@@ -87,8 +89,8 @@ private:
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
   Value half, part, firstHead; ///< of the piece; of the block's parts; of the warp's query heads
   Value split, head, token;
-  Value last, oldPieces; ///< see readPositions
-  Value first, end;      ///< pieces of this block
+  Value last, oldest, oldPieces; ///< see readPositions
+  Value first, end;              ///< pieces of this block
   Value stagesAt, fullAt, emptyAt, maximaAt, sumsAt, gatheredAt, gatheredMaximaAt, gatheredSumsAt;
 };
 } // namespace
@@ -102,8 +104,13 @@ void AttentionKernel::readPositions() {
     lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
   oldPieces = k.div(lowest, formats::cachePiece);
   Value pieces = k.add(k.div(last, formats::cachePiece), 1);
-  Value each = k.div(k.add(pieces, splits - 1), splits);
-  first = k.mul(split, each);
+  Value firstPiece = k.constI32(0);
+  if (window) {
+    oldest = k.max(k.sub(last, window - 1), k.constI32(0));
+    firstPiece = k.div(oldest, formats::cachePiece);
+  }
+  Value each = k.div(k.add(k.sub(pieces, firstPiece), splits - 1), splits);
+  first = k.add(firstPiece, k.mul(split, each));
   end = k.min(pieces, k.add(first, each));
 }
 
@@ -220,11 +227,16 @@ std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> quer
   return {sums[0], sums[1], sums[2], sums[3]};
 }
 
-std::array<Value, 2> AttentionKernel::existing(Value firstPosition) {
+Value AttentionKernel::isOutside(Value position) {
+  Value isNew = k.less(last, position);
+  return window ? k.bitOr(isNew, k.less(position, oldest)) : isNew;
+}
+
+std::array<Value, 2> AttentionKernel::attended(Value firstPosition) {
   // A lane's words are positions 2t and 2t + 1, then 8 more, of two elements each.
   auto maskOf = [&](Value position) {
-    Value low = k.select(k.less(last, position), k.constI32(0), k.constI32(0xFFFF));
-    Value high = k.select(k.less(last, k.add(position, 1)), k.constI32(0), k.constI32(-0x10000));
+    Value low = k.select(isOutside(position), k.constI32(0), k.constI32(0xFFFF));
+    Value high = k.select(isOutside(k.add(position, 1)), k.constI32(0), k.constI32(-0x10000));
     return k.bitOr(low, high);
   };
   Value position = k.add(firstPosition, k.shl(column, 1));
@@ -232,7 +244,7 @@ std::array<Value, 2> AttentionKernel::existing(Value firstPosition) {
 }
 
 void AttentionKernel::clearValues(Value values, Value firstPosition) {
-  std::array<Value, 2> masks = existing(firstPosition);
+  std::array<Value, 2> masks = attended(firstPosition);
   // A lane reads what it wrote itself, and no copy comes to this stage any more.
   k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
     Value place = k.at(values, part, 512);
@@ -252,7 +264,7 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   Value factor = k.number(op.getScale().convertToDouble() * 1.44269504088896341);
   for (int64_t i = 0; i < 4; ++i) {
     Value position = k.add(firstPosition, i < 2 ? row : k.add(row, 8));
-    x[i] = k.select(k.less(last, position), k.number(-std::numeric_limits<double>::infinity()),
+    x[i] = k.select(isOutside(position), k.number(-std::numeric_limits<double>::infinity()),
                     k.mulF(x[i], factor));
   }
   std::array<Value, 2> maxima;
@@ -300,9 +312,9 @@ void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> qu
   Value values = k.offset(k.offset(mine, pieceBytes), k.shl(lane, 4));
   std::array<Value, 2> masks;
   if (passes > 1)
-    masks = existing(firstPosition); // other passes read the same stage: it stays as it is
+    masks = attended(firstPosition); // other passes read the same stage: it stays as it is
   else
-    k.ifThen(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
+    k.ifThen(k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, kWarpPositions - 1))),
              [&] { clearValues(values, firstPosition); });
   for (int64_t part = 0; part < dim / 16; ++part) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(values, part * 512), 16));

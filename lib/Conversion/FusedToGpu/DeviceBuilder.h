@@ -97,6 +97,10 @@ public:
   /// Since sm_90, by one thread: copies `bytes` (a multiple of 16) to shared memory and reports
   /// them to `barrier`.
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
+  /// Since sm_90, by one thread: has `bytes` (a multiple of 16) brought into the L2 cache.
+  void bulkPrefetch(Value from, Value bytes) {
+    mlir::NVVM::CpAsyncBulkPrefetchOp::create(b, loc, from, bytes, Value());
+  }
   /// Before sm_90, by every thread: copies 16 bytes to shared memory.
   void copy16(Value to, Value from);
   /// Before sm_90: the thread arrives at `barrier` when its copies have completed.

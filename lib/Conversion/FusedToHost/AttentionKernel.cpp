@@ -259,7 +259,10 @@ void AttentionKernel::emit(Value begin, Value end) {
         k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
     Value context = k.add(k.toIndex(k.clampIndex(last, positions)), 1);
     start(token);
-    k.loop(k.index(0), context, block, [&](Value first) {
+    Value oldest = k.index(0);
+    if (std::optional<uint64_t> window = op.getWindow())
+      oldest = k.sub(context, k.min(context, k.index(static_cast<int64_t>(*window))));
+    k.loop(oldest, context, block, [&](Value first) {
       Value count = k.min(k.sub(context, first), k.index(block));
       k.loop(k.index(0), count, lanes, [&](Value start) {
         scoresOf(k.add(first, start), start, k.min(k.sub(count, start), k.index(lanes)));

@@ -13,6 +13,11 @@ namespace {
 
 struct Shape {
   int64_t head, keyHeads, group, tokens, positions;
+  int64_t window = 0;
+
+  int64_t oldest(int64_t last) const {
+    return window ? std::max<int64_t>(0, last - window + 1) : 0;
+  }
 };
 
 class HostAttention : public testing::TestWithParam<host::Isa> {};
@@ -33,7 +38,7 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
       };
       std::vector<double> weights, output(shape.head);
       double maximum = -INFINITY, sum = 0;
-      for (int64_t position = 0; position <= at[token]; ++position) {
+      for (int64_t position = shape.oldest(at[token]); position <= at[token]; ++position) {
         double score = 0;
         for (int64_t i = 0; i < shape.head; ++i)
           score += formats::f16ToFloat(
@@ -44,9 +49,9 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
       }
       for (double &weight : weights)
         sum += weight = std::exp(weight - maximum);
-      for (auto [position, weight] : llvm::enumerate(weights))
+      for (auto [number, weight] : llvm::enumerate(weights))
         for (int64_t i = 0; i < shape.head; ++i)
-          output[i] += weight / sum * cached(v, position, i);
+          output[i] += weight / sum * cached(v, shape.oldest(at[token]) + number, i);
       result.insert(result.end(), output.begin(), output.end());
     }
   return result;
@@ -55,9 +60,10 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
 } // namespace
 
 TEST_P(HostAttention, HeadsGroupsAndContexts) {
-  const std::vector<Shape> shapes = {{16, 1, 1, 1, 32},  {32, 2, 4, 1, 16},  {64, 2, 2, 2, 32},
-                                     {80, 2, 3, 1, 32},  {128, 1, 8, 1, 64}, {20, 3, 1, 1, 32},
-                                     {72, 1, 12, 1, 17}, {96, 1, 2, 3, 1024}};
+  const std::vector<Shape> shapes = {
+      {16, 1, 1, 1, 32},    {32, 2, 4, 1, 16},     {64, 2, 2, 2, 32},     {80, 2, 3, 1, 32},
+      {128, 1, 8, 1, 64},   {20, 3, 1, 1, 32},     {72, 1, 12, 1, 17},    {96, 1, 2, 3, 1024},
+      {32, 2, 2, 1, 32, 1}, {64, 1, 4, 2, 16, 50}, {32, 1, 1, 1, 64, 300}};
   std::string text;
   for (auto [number, shape] : llvm::enumerate(shapes)) {
     std::string n = std::to_string(number), head = std::to_string(shape.head),
@@ -68,6 +74,7 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
     text += "model.cache @k" + n + " : " + cache + "\nmodel.cache @v" + n + " : " + cache +
             "\nfunc.func @f" + n + "(%q: " + type + ", %p: " + at + ") -> " + type +
             " {\n  %y = fused.attention %q, @k" + n + ", @v" + n + " at %p scale 0.125 " +
+            (shape.window ? "window " + std::to_string(shape.window) + " " : "") +
             schedule(GetParam(), 4, shape.positions) + " : " + type + ", " + at + " -> " + type +
             "\n  return %y : " + type + "\n}\n";
   }
@@ -91,6 +98,10 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
       std::vector<uint16_t> keysNow = k, valuesNow = v;
       std::fill(keysNow.begin() + (position + 1) * rowWidth, keysNow.end(), 0x7E00);
       std::fill(valuesNow.begin() + (position + 1) * rowWidth, valuesNow.end(), 0x7E00);
+      // Nor what is behind the window.
+      int64_t behind = shape.oldest(at.back()) * rowWidth;
+      std::fill_n(keysNow.begin(), behind, 0x7E00);
+      std::fill_n(valuesNow.begin(), behind, 0x7E00);
       Buffer query(q), keys(keysNow), values(valuesNow), positions(at), output(q.size() * 2);
       kernels->run(number, {&query, &positions, &keys, &values, &output});
       std::vector<float> y(q.size());

@@ -194,6 +194,31 @@ TEST_F(EmulatedContext, MayHaveAnyHeads) {
   EXPECT_LE(worst, 1.5e-3);
 }
 
+// A window that begins within a piece, at its edge and in the one before.
+TEST_F(EmulatedContext, MayHaveAWindow) {
+  RandomModel model;
+  model.family = "mistral";
+  model.window = 35;
+  Folder source;
+  writeHuggingFace(model, source);
+  Compiled forHost, forGpu;
+  forHost.compile(source.str(), "f16", model.context, "host");
+  forGpu.compile(source.str(), "f16", model.context, "h200");
+  if (HasFatalFailure())
+    return;
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  double worst = 0;
+  for (int64_t position : {0, 33, 34, 35, 66, 67, 127}) {
+    while (host.session.position() < position)
+      host.decode(static_cast<int32_t>(host.session.position() * 7 % model.vocab));
+    emulated.continueFrom(host);
+    int32_t token = static_cast<int32_t>(position * 7 % model.vocab);
+    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
+  }
+  RecordProperty("logits", std::to_string(worst));
+  EXPECT_LE(worst, 1.5e-3);
+}
+
 // Contexts that are no whole number of a cache's pieces, the least and a model's own: every
 // position is there, and none beyond.
 TEST_F(EmulatedContext, MayHaveAnyLength) {

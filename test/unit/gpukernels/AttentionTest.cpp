@@ -17,7 +17,12 @@ struct Shape {
   int64_t dim, keyHeads, group, tokens, positions;
   int64_t warps, stages, inFlight, splits;
   std::string target = "h200";
+  int64_t window = 0;
 
+  /// The first position that a token at `last` attends to.
+  int64_t oldest(int64_t last) const {
+    return window ? std::max<int64_t>(0, last - window + 1) : 0;
+  }
   int64_t width() const { return keyHeads * group * dim; }
   /// Elements of a head in the cache.
   int64_t padded() const { return llvm::alignTo(dim, formats::cacheHeadUnit); }
@@ -39,7 +44,7 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
       const uint16_t *head = &q[token * shape.width() + query * shape.dim];
       std::vector<double> weights, output(shape.dim);
       double maximum = -INFINITY, sum = 0;
-      for (int64_t position = 0; position <= at[token]; ++position) {
+      for (int64_t position = shape.oldest(at[token]); position <= at[token]; ++position) {
         double score = 0;
         for (int64_t d = 0; d < shape.dim; ++d)
           score += formats::f16ToFloat(head[d]) * cached(k, position, d);
@@ -48,17 +53,18 @@ std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q
       }
       for (double &weight : weights)
         sum += weight = std::exp(weight - maximum);
-      for (auto [position, weight] : llvm::enumerate(weights))
+      for (auto [number, weight] : llvm::enumerate(weights))
         for (int64_t d = 0; d < shape.dim; ++d)
-          output[d] += weight / sum * cached(v, position, d);
+          output[d] += weight / sum * cached(v, shape.oldest(at[token]) + number, d);
       result.insert(result.end(), output.begin(), output.end());
     }
   return result;
 }
 
-/// The cache in a GPU's order, with NaN behind position `last` and in the padding of heads: what is
-/// there must not matter.
-Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys) {
+/// The cache in a GPU's order, with NaN after position `last`, before `oldest` and in the padding
+/// of heads: what is there must not matter.
+Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys,
+               int64_t oldest = 0) {
   int64_t dim = shape.padded(), headBytes = shape.positions * dim * 2;
   Buffer buffer(shape.keyHeads * headBytes);
   for (int64_t position = 0; position < shape.positions; ++position)
@@ -66,7 +72,7 @@ Buffer ordered(const Shape &shape, const Cache &cache, int64_t last, bool keys) 
       for (int64_t d = 0; d < dim; ++d) {
         int64_t byte =
             keys ? formats::keyByte(dim, position, d) : formats::valueByte(dim, position, d);
-        bool exists = position <= last && d < shape.dim;
+        bool exists = position >= oldest && position <= last && d < shape.dim;
         buffer.as<uint16_t>()[(head * headBytes + byte) / 2] =
             exists ? cache[(position * shape.keyHeads + head) * shape.dim + d] : 0x7E00;
       }
@@ -85,6 +91,7 @@ std::string attention(const Shape &shape, double scale, const std::string &early
   return "model.cache @k " + cache + "\nmodel.cache @v " + cache + "\nfunc.func @f(%q: " + type +
          ", %p: " + at + ") -> " + type + " {\n  %y = fused.attention %q, @k, @v at %p scale " +
          std::to_string(scale) + " " +
+         (shape.window ? "window " + std::to_string(shape.window) + " " : "") +
          gpuSchedule(shape.tokens * shape.keyHeads * shape.splits, shape.warps, shape.stages,
                      shape.inFlight, 32, shape.splits, early) +
          " : " + type + ", " + at + " -> " + type + "\n  return %y : " + type + "\n}\n";
@@ -112,8 +119,9 @@ TEST_P(GpuAttention, AllContexts) {
     std::vector<int32_t> at;
     for (int32_t token = 0; token < shape.tokens; ++token)
       at.push_back(std::max<int32_t>(0, position - 37 * token));
-    Buffer query(q), keys = ordered(shape, k, position, true),
-                     values = ordered(shape, v, position, false), positions(at),
+    int64_t oldest = shape.oldest(at.back());
+    Buffer query(q), keys = ordered(shape, k, position, true, oldest),
+                     values = ordered(shape, v, position, false, oldest), positions(at),
                      output(q.size() * 2);
     kernels->run(0, {&query, &positions, &keys, &values, &output}, ++seed);
     if (HasFailure())
@@ -143,12 +151,21 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{64, 2, 16, 1, 256, 16, 4, 2, 2}, Shape{32, 1, 12, 2, 128, 5, 2, 1, 2},
         Shape{64, 1, 71, 1, 160, 18, 2, 2, 4}, Shape{24, 1, 17, 1, 128, 31, 4, 4, 1, "a100"},
         // Without clusters and bulk copies.
-        Shape{64, 2, 2, 2, 512, 8, 4, 2, 1, "a100"}),
+        Shape{64, 2, 2, 2, 512, 8, 4, 2, 1, "a100"},
+        // Windows: of one position, within a piece, over several, as long as the cache; more
+        // passes.
+        Shape{32, 1, 2, 1, 128, 8, 2, 2, 2, "h200", 1},
+        Shape{64, 2, 4, 1, 256, 8, 2, 2, 4, "h200", 20},
+        Shape{64, 1, 8, 2, 320, 8, 2, 2, 2, "h200", 77},
+        Shape{32, 1, 12, 1, 192, 8, 2, 2, 2, "h200", 45},
+        Shape{32, 1, 1, 1, 96, 4, 2, 2, 8, "h200", 96},
+        Shape{64, 2, 2, 1, 256, 8, 4, 2, 1, "a100", 33}),
     [](const auto &info) {
       const Shape &shape = info.param;
       return "dim" + std::to_string(shape.dim) + "heads" + std::to_string(shape.keyHeads) +
              "group" + std::to_string(shape.group) + "tokens" + std::to_string(shape.tokens) +
-             "splits" + std::to_string(shape.splits) + shape.target;
+             "splits" + std::to_string(shape.splits) + shape.target +
+             (shape.window ? "window" + std::to_string(shape.window) : "");
     });
 
 // Whatever verifies computes the same.
