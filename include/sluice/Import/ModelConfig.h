@@ -81,8 +81,8 @@ struct ModelConfig {
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;
-  /// Of each layer: how many of the latest positions, a token's own included, attention reads; 0 is
-  /// all. Empty if all layers read all. A window is less than contextLength.
+  /// Of each layer: how many of the latest positions, a token's own included, attention reads, less
+  /// than contextLength; 0 is all. No entries are all for every layer.
   llvm::SmallVector<int64_t> windows;
 
   std::optional<int64_t> bosId;
