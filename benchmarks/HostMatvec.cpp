@@ -160,7 +160,7 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void product(benchmark::State &state, formats::Format format, const std::string &weight,
+void product(benchmark::State &state, formats::Encoding format, const std::string &weight,
              int threads) {
   KernelFunction kernel = compileProduct(weight);
   formats::PackedShape shape = llvm::cantFail(
@@ -237,19 +237,25 @@ int main(int argc, char **argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv))
     return 1;
 
-  using Element = formats::Format::Element;
+  using Element = formats::Encoding::Element;
   struct Case {
     const char *name;
-    formats::Format format;
+    formats::Encoding format;
     const char *element;
   };
-  const Case cases[] = {{"int8-g128", {Element::I8, 128}, "i8, group = 128"},
-                        {"int8-g32", {Element::I8, 32}, "i8, group = 32"},
-                        {"int4-g64", {Element::I4, 64}, "i4, group = 64"},
-                        {"int4-g32", {Element::I4, 32}, "i4, group = 32"},
-                        {"int4-g128-zp", {Element::I4, 128, true}, "i4, group = 128, zero_point"},
-                        {"f16", {Element::F16}, "f16"},
-                        {"bf16", {Element::BF16}, "bf16"}};
+  const Case cases[] = {
+      {"int8-g128", {Element::I8, 128}, "i8, group = 128"},
+      {"int8-g32", {Element::I8, 32}, "i8, group = 32"},
+      {"int4-g64", {Element::I4, 64}, "i4, group = 64"},
+      {"int4-g32", {Element::I4, 32}, "i4, group = 32"},
+      {"int4-g128-zp",
+       {Element::I4, 128, formats::Encoding::Offset::ZeroPoint},
+       "i4, group = 128, zero_point"},
+      {"q4_k", *formats::Encoding::fromName("q4_k"), "ui4, group = 32, scale = u6, offset = field"},
+      {"q6_k", *formats::Encoding::fromName("q6_k"), "i6, group = 16, scale = i8"},
+      {"iq4_nl", *formats::Encoding::fromName("iq4_nl"), "i4, table = iq4_nl, group = 32"},
+      {"f16", {Element::F16}, "f16"},
+      {"bf16", {Element::BF16}, "bf16"}};
   std::vector<int> threadCounts = {1};
   if (int all = std::thread::hardware_concurrency(); all > 1)
     threadCounts.push_back(all);

@@ -141,7 +141,7 @@ LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {
     return emitOpError() << "prefetches " << ahead->getWeight() << ": "
                          << llvm::toString(order.takeError());
   llvm::Expected<int64_t> bytes = formats::packedBytes(
-      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), type.getColumns());
+      type.getEncoding().getValue(), type.getLayout().toLayout(), order->rows(), type.getColumns());
   if (!bytes)
     return emitOpError() << "prefetches " << ahead->getWeight() << ": "
                          << llvm::toString(bytes.takeError());

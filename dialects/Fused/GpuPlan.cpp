@@ -51,17 +51,17 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
     return op.emitOpError() << "weight must be packed in layout mma, found "
                             << op.getWeights().front().getType();
   // Of the tensor cores' 8 columns an integer product uses two per token.
-  int64_t most = type.getFormat().isInteger() ? 4 : 8;
+  int64_t most = type.getEncoding().isInteger() ? 4 : 8;
   if (op.getTokens() > most)
     return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
-                            << type.getFormat().getName() << " weights take at most " << most;
+                            << type.getEncoding().getName() << " weights take at most " << most;
   llvm::Expected<formats::RowOrder> order = quantized::expandRowOrder(
       op.getOrder().value_or(ArrayAttr::get(op.getContext(), {})), op.getSegments());
   if (!order)
     return op.emitOpError() << "has a row order that does not fit: "
                             << llvm::toString(order.takeError());
   llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
-      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), op.getColumns());
+      type.getEncoding().getValue(), type.getLayout().toLayout(), order->rows(), op.getColumns());
   if (!shape)
     return op.emitOpError() << llvm::toString(shape.takeError());
 
@@ -121,7 +121,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   if (input.isInteger()) {
     input.accumulationColumns = accumulationColumns(input.format);
     input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
-    if (input.format.zeroPoint)
+    if (input.format.hasZeroPoint())
       input.inputSums = ranges.take(input.tokens * input.padded / input.accumulationColumns * 4);
   }
   if (!op.getPrologue().empty())

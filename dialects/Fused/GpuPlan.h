@@ -48,7 +48,7 @@ private:
 /// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
 /// every 16 columns: [token][lane % 4][8 bytes].
 struct InputPlan {
-  formats::Format format;
+  formats::Encoding format;
   int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 128

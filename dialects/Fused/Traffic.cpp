@@ -73,14 +73,11 @@ MatrixBytes sluice::matrixBytes(Type type) {
   auto quantized = dyn_cast<quantized::QuantizedTensorType>(type);
   if (!quantized)
     return {tensorBytes(type), 0};
-  quantized::FormatAttr format = quantized.getFormat();
+  const formats::Encoding &encoding = quantized.getEncoding().getValue();
   int64_t rows = quantized.getRows(), columns = quantized.getColumns();
   MatrixBytes bytes;
-  bytes.elements = rows * llvm::divideCeil(columns * format.getBits(), 8);
-  // A scale is f16, a zero point an int8 (include/sluice/Formats/Packing.h).
-  if (format.isInteger())
-    bytes.scales =
-        rows * llvm::divideCeil(columns, quantized.getGroup()) * (format.getZeroPoint() ? 3 : 2);
+  bytes.elements = rows * encoding.elementBytesPerRow(columns);
+  bytes.scales = rows * encoding.scaleBytesPerRow(columns);
   return bytes;
 }
 

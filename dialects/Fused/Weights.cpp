@@ -12,7 +12,7 @@ using namespace sluice;
 
 Type fused::elementOf(Type weight) {
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight))
-    return quantized.getFormat().getElement();
+    return quantized.getEncoding().getElement();
   return getElementTypeOrSelf(weight);
 }
 
@@ -23,15 +23,13 @@ FailureOr<formats::PackedShape> fused::tableShape(EmbeddingOp op) {
     return op.emitOpError() << "table must have layout rows, found " << table;
   int64_t rows = packed ? packed.getRows() : cast<RankedTensorType>(table).getDimSize(0);
   llvm::Expected<formats::PackedShape> shape =
-      formats::PackedShape::get(quantized::formatOf(table), {formats::Layout::Kind::Rows}, rows,
+      formats::PackedShape::get(quantized::encodingOf(table), {formats::Layout::Kind::Rows}, rows,
                                 op.getResult().getType().getDimSize(1));
   if (!shape)
     return op.emitOpError() << llvm::toString(shape.takeError());
   return *shape;
 }
 
-int64_t fused::accumulationColumns(formats::Format format) {
-  return format.group == formats::Format::channel
-             ? formats::activationGroup
-             : std::min<int64_t>(format.group, formats::activationGroup);
+int64_t fused::accumulationColumns(formats::Encoding format) {
+  return formats::accumulationColumns(format, formats::activationGroup);
 }

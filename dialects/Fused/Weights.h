@@ -22,7 +22,7 @@ mlir::FailureOr<formats::PackedShape> tableShape(EmbeddingOp op);
 /// Columns of an accumulation block, whose products with an integer weight a kernel adds up
 /// exactly: those of a weight group, at most 128. (A group that spans the row is cut at 128 columns
 /// as well.)
-int64_t accumulationColumns(formats::Format format);
+int64_t accumulationColumns(formats::Encoding format);
 
 } // namespace sluice::fused
 

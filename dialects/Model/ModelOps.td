@@ -25,7 +25,7 @@ def Model_WeightOp : Model_Op<"weight", [Symbol]> {
 
     ```mlir
     model.weight @blk.0.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "model.layers.0.self_attn.q_proj.weight" at 2425856 size 131072
-    model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0> from "m.gguf" tensor "blk.0.attn_k.weight" at 4096 size 34816 interleaved 64
+    model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "blk.0.attn_k.weight" at 4096 size 34816 interleaved 64
     model.weight @output : tensor<128256x4096xf16>
     ```
   }];

@@ -59,7 +59,7 @@ static std::optional<int64_t> leastBytes(Type type) {
   int64_t bytes = 0;
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
     if (llvm::MulOverflow(quantized.getRows(),
-                          quantized.getFormat().toFormat().bytesPerRow(quantized.getColumns()),
+                          quantized.getEncoding().getValue().bytesPerRow(quantized.getColumns()),
                           bytes))
       return std::nullopt;
     return bytes;

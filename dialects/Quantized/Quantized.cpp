@@ -5,6 +5,8 @@
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
+#include "sluice/Formats/GgufBlocks.h"
+
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace mlir;
@@ -33,15 +35,64 @@ void QuantizedDialect::initialize() {
 }
 
 //===----------------------------------------------------------------------===//
-// FormatAttr
+// EncodingAttr
 //===----------------------------------------------------------------------===//
 
-/// Parses what follows the element type: `, group = 128, zero_point`, and leaves other keywords to
-/// `other`, which returns false for an unknown one.
-static ParseResult parseFormatOptions(AsmParser &parser, int64_t &group, bool &zeroPoint,
-                                      function_ref<FailureOr<bool>(StringRef)> other) {
-  group = FormatAttr::kChannel;
-  zeroPoint = false;
+using sluice::formats::Encoding;
+using Element = Encoding::Element;
+using Offset = Encoding::Offset;
+using Scale = Encoding::Scale;
+
+/// How assembly writes an element: its type, and the table of an index.
+struct ElementSpelling {
+  Element element;
+  llvm::StringLiteral type, table;
+};
+static constexpr ElementSpelling elementSpellings[] = {
+    {Element::F32, "f32", ""},     {Element::F16, "f16", ""}, {Element::BF16, "bf16", ""},
+    {Element::I8, "i8", ""},       {Element::I4, "i4", ""},   {Element::I6, "i6", ""},
+    {Element::I5, "i5", ""},       {Element::I3, "i3", ""},   {Element::U5, "ui5", ""},
+    {Element::U4, "ui4", ""},      {Element::U2, "ui2", ""},  {Element::IQ4NL, "i4", "iq4_nl"},
+    {Element::E2M1, "i4", "e2m1"},
+};
+static constexpr std::pair<Scale, llvm::StringLiteral> scaleSpellings[] = {
+    {Scale::F16, "f16"}, {Scale::I8, "i8"},     {Scale::U6, "u6"},
+    {Scale::U4, "u4"},   {Scale::E8M0, "e8m0"}, {Scale::E4M3, "e4m3"},
+};
+
+static std::string textOf(Type type) {
+  std::string text;
+  llvm::raw_string_ostream(text) << type;
+  return text;
+}
+
+/// The element that an element type and a table ("" for none) stand for.
+static std::optional<Element> elementOf(Type type, StringRef table) {
+  std::string text = textOf(type);
+  for (const ElementSpelling &known : elementSpellings)
+    if (known.type == text && known.table == table)
+      return known.element;
+  return std::nullopt;
+}
+
+/// Parses an element type and what follows it: `i8, group = 128, zero_point`, and leaves other
+/// keywords to `other`, which returns false for an unknown one. Checks no combinations.
+static ParseResult parseEncoding(AsmParser &parser, Encoding &encoding,
+                                 function_ref<FailureOr<bool>(StringRef)> other) {
+  Type type;
+  SMLoc typeLoc = parser.getCurrentLocation();
+  std::string table;
+  if (parser.parseType(type))
+    return failure();
+  // Integers without a group have one per row, as floats are written.
+  encoding = {};
+  auto parseWord = [&](std::string &word) -> ParseResult {
+    StringRef parsed;
+    if (parser.parseEqual() || parser.parseKeyword(&parsed))
+      return failure();
+    word = parsed.str();
+    return success();
+  };
   while (succeeded(parser.parseOptionalComma())) {
     SMLoc loc = parser.getCurrentLocation();
     StringRef keyword;
@@ -50,10 +101,31 @@ static ParseResult parseFormatOptions(AsmParser &parser, int64_t &group, bool &z
     if (keyword == "group") {
       if (parser.parseEqual())
         return failure();
-      if (failed(parser.parseOptionalKeyword("channel")) && parser.parseInteger(group))
+      if (failed(parser.parseOptionalKeyword("channel")) && parser.parseInteger(encoding.group))
         return failure();
     } else if (keyword == "zero_point") {
-      zeroPoint = true;
+      encoding.offset = Offset::ZeroPoint;
+    } else if (keyword == "table") {
+      if (parseWord(table))
+        return failure();
+      if (table != "iq4_nl" && table != "e2m1")
+        return parser.emitError(loc, "unknown table '") << table << "': expected iq4_nl or e2m1";
+    } else if (keyword == "offset") {
+      std::string word;
+      if (parseWord(word))
+        return failure();
+      if (word != "f16" && word != "field")
+        return parser.emitError(loc, "unknown offset '") << word << "': expected f16 or field";
+      encoding.offset = word == "f16" ? Offset::F16 : Offset::Field;
+    } else if (keyword == "scale") {
+      std::string word;
+      if (parseWord(word))
+        return failure();
+      const auto *found = llvm::find_if(scaleSpellings, [&](auto &s) { return s.second == word; });
+      if (found == std::end(scaleSpellings))
+        return parser.emitError(loc, "unknown scale '")
+               << word << "': expected f16, i8, u6, u4, e8m0 or e4m3";
+      encoding.scale = found->first;
     } else {
       FailureOr<bool> known = other(keyword);
       if (failed(known))
@@ -62,95 +134,95 @@ static ParseResult parseFormatOptions(AsmParser &parser, int64_t &group, bool &z
         return parser.emitError(loc, "unknown keyword '") << keyword << "'";
     }
   }
+  std::optional<Element> element = elementOf(type, table);
+  if (!element)
+    return parser.emitError(typeLoc)
+           << (table.empty()
+                   ? "element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f16, bf16 or "
+                     "f32, found "
+                   : "an index into a table has element type i4, found ")
+           << type;
+  encoding.element = *element;
   return success();
 }
 
-Attribute FormatAttr::parse(AsmParser &parser, Type) {
-  Type element;
-  int64_t group;
-  bool zeroPoint;
-  if (parser.parseLess() || parser.parseType(element) ||
-      parseFormatOptions(parser, group, zeroPoint,
-                         [](StringRef) { return FailureOr<bool>(false); }) ||
+Attribute EncodingAttr::parse(AsmParser &parser, Type) {
+  Encoding encoding;
+  if (parser.parseLess() ||
+      parseEncoding(parser, encoding, [](StringRef) { return FailureOr<bool>(false); }) ||
       parser.parseGreater())
     return {};
-  return parser.getChecked<FormatAttr>(parser.getContext(), element, group, zeroPoint);
+  return parser.getChecked<EncodingAttr>(parser.getContext(), encoding);
 }
 
-void FormatAttr::print(AsmPrinter &printer) const {
+void EncodingAttr::print(AsmPrinter &printer) const {
   printer << '<';
   printBody(printer);
   printer << '>';
 }
 
-void FormatAttr::printBody(AsmPrinter &printer) const {
-  printer << getElement();
+void EncodingAttr::printBody(AsmPrinter &printer) const {
+  const Encoding &encoding = getValue();
+  const ElementSpelling &spelling = elementSpellings[static_cast<size_t>(encoding.element)];
+  assert(spelling.element == encoding.element && "the table is in the order of the enumeration");
+  printer << spelling.type;
   if (!isInteger())
     return;
+  if (!spelling.table.empty())
+    printer << ", table = " << spelling.table;
   printer << ", group = ";
-  if (getGroup() == kChannel)
+  if (encoding.group == Encoding::channel)
     printer << "channel";
   else
-    printer << getGroup();
-  if (getZeroPoint())
+    printer << encoding.group;
+  for (auto &[scale, word] : scaleSpellings)
+    if (scale == encoding.scale && scale != Scale::F16)
+      printer << ", scale = " << word;
+  if (encoding.hasZeroPoint())
     printer << ", zero_point";
+  if (encoding.hasOffset())
+    printer << ", offset = " << (encoding.offset == Offset::F16 ? "f16" : "field");
 }
 
-LogicalResult FormatAttr::verify(function_ref<InFlightDiagnostic()> emitError, Type element,
-                                 int64_t group, bool zeroPoint) {
-  if (isa<Float16Type, BFloat16Type, Float32Type>(element)) {
-    if (group != kChannel || zeroPoint)
-      return emitError() << "a float format has neither groups nor zero points";
-    return success();
-  }
-  if (!element.isSignlessInteger(4) && !element.isSignlessInteger(8))
-    return emitError() << "element type must be i4, i8, f16, bf16 or f32, found " << element;
-  if (group != kChannel && group != 32 && group != 64 && group != 128 && group != 256)
-    return emitError() << "group must be 32, 64, 128, 256 or channel, found " << group;
+LogicalResult EncodingAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                   Encoding encoding) {
+  if (std::string problem = encoding.problem(); !problem.empty())
+    return emitError() << problem;
   return success();
 }
 
-std::string FormatAttr::getName() const { return toFormat().name(); }
-
-FormatAttr FormatAttr::fromName(MLIRContext *context, StringRef name) {
-  using Element = sluice::formats::Format::Element;
-  std::optional<sluice::formats::Format> format = sluice::formats::Format::fromName(name);
-  if (!format)
-    return {};
-  Builder b(context);
-  auto elementType = [&]() -> Type {
-    switch (format->element) {
-    case Element::F32:
-      return b.getF32Type();
-    case Element::F16:
-      return b.getF16Type();
-    case Element::BF16:
-      return b.getBF16Type();
-    case Element::I8:
-      return b.getIntegerType(8);
-    case Element::I4:
-      return b.getIntegerType(4);
-    }
-    llvm_unreachable("not an element type");
-  };
-  return get(context, elementType(), format->group, format->zeroPoint);
+EncodingAttr EncodingAttr::of(Type element, int64_t group, bool zeroPoint) {
+  std::optional<Element> known = elementOf(element, "");
+  assert(known && "no such element");
+  return get(element.getContext(),
+             Encoding{*known, group, zeroPoint ? Offset::ZeroPoint : Offset::None});
 }
 
-sluice::formats::Format FormatAttr::toFormat() const {
-  using Element = sluice::formats::Format::Element;
-  Element element = TypeSwitch<Type, Element>(getElement())
-                        .Case<Float16Type>([](Type) { return Element::F16; })
-                        .Case<BFloat16Type>([](Type) { return Element::BF16; })
-                        .Case<Float32Type>([](Type) { return Element::F32; })
-                        .Default([](Type t) { return t.isInteger(8) ? Element::I8 : Element::I4; });
-  return {element, getGroup(), getZeroPoint()};
+Type EncodingAttr::getElement() const {
+  MLIRContext *context = getContext();
+  switch (getValue().element) {
+  case Element::F32:
+    return Float32Type::get(context);
+  case Element::F16:
+    return Float16Type::get(context);
+  case Element::BF16:
+    return BFloat16Type::get(context);
+  default:
+    return IntegerType::get(context, getBits(),
+                            getValue().code() == Encoding::Code::Unsigned ? IntegerType::Unsigned
+                                                                          : IntegerType::Signless);
+  }
 }
 
-sluice::formats::Format sluice::quantized::formatOf(Type weight) {
+EncodingAttr EncodingAttr::fromName(MLIRContext *context, StringRef name) {
+  std::optional<Encoding> encoding = Encoding::fromName(name);
+  return encoding ? get(context, *encoding) : EncodingAttr();
+}
+
+Encoding sluice::quantized::encodingOf(Type weight) {
   if (auto quantized = dyn_cast<QuantizedTensorType>(weight))
-    return quantized.getFormat().toFormat();
-  Type element = cast<RankedTensorType>(weight).getElementType();
-  return FormatAttr::get(weight.getContext(), element, FormatAttr::kChannel, false).toFormat();
+    return quantized.getEncoding().getValue();
+  return EncodingAttr::of(cast<RankedTensorType>(weight).getElementType()).getValue();
 }
 
 //===----------------------------------------------------------------------===//
@@ -165,7 +237,7 @@ static FailureOr<LayoutKind> parseLayoutKind(AsmParser &parser) {
   if (std::optional<LayoutKind> kind = symbolizeLayoutKind(keyword))
     return *kind;
   return parser.emitError(loc, "unknown layout '")
-         << keyword << "': expected rows, q8_0, q4_0, lanes or mma";
+         << keyword << "': expected rows, blocks, lanes or mma";
 }
 
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
@@ -204,10 +276,8 @@ sluice::formats::Layout LayoutAttr::toLayout() const {
   switch (getKind()) {
   case LayoutKind::Rows:
     return {Kind::Rows, 0};
-  case LayoutKind::BlocksQ8_0:
-    return {Kind::BlocksQ8_0, 0};
-  case LayoutKind::BlocksQ4_0:
-    return {Kind::BlocksQ4_0, 0};
+  case LayoutKind::Blocks:
+    return {Kind::Blocks, 0};
   case LayoutKind::Lanes:
     return {Kind::Lanes, 0};
   case LayoutKind::Mma:
@@ -318,9 +388,8 @@ void sluice::quantized::printRowOrders(AsmPrinter &printer, Operation *, ArrayAt
 
 Type QuantizedTensorType::parse(AsmParser &parser) {
   SmallVector<int64_t> shape;
-  Type element;
-  int64_t group, columns = 0;
-  bool zeroPoint;
+  Encoding value;
+  int64_t columns = 0;
   LayoutKind kind = LayoutKind::Rows;
   SMLoc loc = parser.getCurrentLocation();
   auto parseLayout = [&](StringRef keyword) -> FailureOr<bool> {
@@ -341,20 +410,19 @@ Type QuantizedTensorType::parse(AsmParser &parser) {
     return false;
   };
   if (parser.parseLess() || parser.parseDimensionList(shape, /*allowDynamic=*/false) ||
-      parser.parseType(element) || parseFormatOptions(parser, group, zeroPoint, parseLayout) ||
-      parser.parseGreater())
+      parseEncoding(parser, value, parseLayout) || parser.parseGreater())
     return {};
   auto emitError = [&] { return parser.emitError(loc); };
-  auto format = FormatAttr::getChecked(emitError, parser.getContext(), element, group, zeroPoint);
+  auto encoding = EncodingAttr::getChecked(emitError, parser.getContext(), value);
   auto layout = LayoutAttr::getChecked(emitError, parser.getContext(), kind, columns);
-  if (!format || !layout)
+  if (!encoding || !layout)
     return {};
-  return QuantizedTensorType::getChecked(emitError, parser.getContext(), shape, format, layout);
+  return QuantizedTensorType::getChecked(emitError, parser.getContext(), shape, encoding, layout);
 }
 
 void QuantizedTensorType::print(AsmPrinter &printer) const {
   printer << '<' << getRows() << 'x' << getColumns() << 'x';
-  getFormat().printBody(printer);
+  getEncoding().printBody(printer);
   if (getLayout().getKind() != LayoutKind::Rows)
     printer << ", layout = " << stringifyLayoutKind(getLayout().getKind());
   if (getLayout().getColumns())
@@ -363,22 +431,25 @@ void QuantizedTensorType::print(AsmPrinter &printer) const {
 }
 
 LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emitError,
-                                          ArrayRef<int64_t> shape, FormatAttr format,
+                                          ArrayRef<int64_t> shape, EncodingAttr encoding,
                                           LayoutAttr layout) {
   if (shape.size() != 2 || shape[0] <= 0 || shape[1] <= 0)
     return emitError() << "a quantized tensor has two positive dimensions";
   // Keeps every count of bytes well inside 64 bits.
   if (shape[0] > (int64_t(1) << 46) / shape[1])
     return emitError() << "a quantized tensor has at most 2^46 elements";
-  LayoutKind kind = layout.getKind();
-  unsigned blockBits = kind == LayoutKind::BlocksQ8_0 ? 8 : kind == LayoutKind::BlocksQ4_0 ? 4 : 0;
-  if (blockBits && (!format.isInteger() || format.getBits() != blockBits ||
-                    format.getGroup() != 32 || format.getZeroPoint()))
-    return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i"
-                       << blockBits << " elements in groups of 32, found " << format;
-  if (blockBits && shape[1] % 32 != 0)
-    return emitError() << "layout " << stringifyLayoutKind(kind)
-                       << " needs columns in whole blocks of 32, found " << shape[1];
+  const Encoding &value = encoding.getValue();
+  if (value.superNumbers() && shape[1] % Encoding::superColumns)
+    return emitError() << value.name() << " needs columns in whole super-blocks of "
+                       << Encoding::superColumns << ", found " << shape[1];
+  if (layout.getKind() != LayoutKind::Blocks)
+    return success();
+  const sluice::formats::GgufBlock *block = sluice::formats::GgufBlock::of(value);
+  if (!block)
+    return emitError() << "layout blocks holds what GGUF has blocks of, found " << encoding;
+  if (shape[1] % block->columns)
+    return emitError() << "layout blocks needs columns in whole blocks of " << block->columns
+                       << ", found " << shape[1];
   return success();
 }
 

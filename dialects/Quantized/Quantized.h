@@ -14,7 +14,7 @@
 #include "mlir/IR/SymbolTable.h"
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
 
@@ -27,7 +27,7 @@
 
 namespace sluice::quantized {
 /// The format of a quantized tensor or of a builtin tensor of floats.
-formats::Format formatOf(mlir::Type weight);
+formats::Encoding encodingOf(mlir::Type weight);
 /// The row order of a packed matrix whose sources have `sourceRows` rows. Empty `orders` put the
 /// sources one after the other. Errors are those of formats::RowOrder::get.
 llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders,

@@ -6,36 +6,47 @@
 
 include "dialects/Quantized/QuantizedDialect.td"
 
-def Quantized_FormatAttr : AttrDef<QuantizedDialect, "Format"> {
-  let mnemonic = "format";
-  let summary = "How a number is stored: element type, group of a scale, zero point";
+def Quantized_EncodingAttr : AttrDef<QuantizedDialect, "Encoding"> {
+  let mnemonic = "encoding";
+  let summary = "How a matrix's numbers are stored: elements, groups of a scale, scales, offsets";
   let description = [{
-    With an integer element type, `value = (q - zero) * scale`: `q` is a signed integer of the element
-    type's width, `scale` an f16 for every `group` consecutive elements of a row (`group = channel`: one
-    per row), and `zero` a signed integer of the element type's range for every group, or 0 if the
-    format is symmetric. With a float element type there are no groups and `value = q`.
+    With a float element type `value = q`. Otherwise, for every `group` consecutive elements of a row (`group = channel`:
+    the whole row), `value = (integer - zero) * scale + offset`:
+
+    - the element type is `iN` (signed), `uiN` (unsigned) or, with `table = iq4_nl` or `table = e2m1`, an index of 4 bits
+      into a table of 16 integers;
+    - `scale = f16` (not printed), `e8m0` or `e4m3` (a byte), or `i8`, `u6` or `u4`: a byte or field times an f16 that
+      256 columns share;
+    - `zero_point`: a signed integer of the element type's range; `offset = f16`; `offset = field`: minus an unsigned
+      field, as wide as the scale, times another f16 of the 256 columns.
 
     ```mlir
-    #quantized.format<i8, group = 128>
-    #quantized.format<i4, group = 64, zero_point>
-    #quantized.format<i8, group = channel>
-    #quantized.format<f16>
+    #quantized.encoding<i8, group = 128>
+    #quantized.encoding<i4, group = 64, zero_point>
+    #quantized.encoding<i8, group = channel>
+    #quantized.encoding<ui4, group = 32, scale = u6, offset = field>
+    #quantized.encoding<i4, table = iq4_nl, group = 32>
+    #quantized.encoding<f16>
     ```
+
+    The definition is `sluice::formats::Encoding` (`include/sluice/Formats/Encoding.h`).
   }];
-  let parameters = (ins "::mlir::Type":$element, "int64_t":$group, "bool":$zeroPoint);
+  let parameters = (ins "::sluice::formats::Encoding":$value);
   let hasCustomAssemblyFormat = 1;
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{
-    /// The group of a scale that spans a whole row.
-    static constexpr int64_t kChannel = 0;
-    bool isInteger() const { return getElement().isInteger(); }
-    unsigned getBits() const { return getElement().getIntOrFloatBitWidth(); }
-    /// The name used on the command line: "int8-g128", "int4-g64-zp", "int8-channel", "f16".
-    std::string getName() const;
+    /// A float format of this element type, or plain integers: symmetric, or with zero points.
+    static EncodingAttr of(::mlir::Type element, int64_t group = ::sluice::formats::Encoding::channel,
+                           bool zeroPoint = false);
+    /// The element type: a float, or a signless (signed, index) or unsigned integer.
+    ::mlir::Type getElement() const;
+    int64_t getGroup() const { return getValue().group; }
+    bool isInteger() const { return getValue().isInteger(); }
+    unsigned getBits() const { return getValue().bits(); }
+    /// The name used on the command line: "int8-g128", "int4-g64-zp", "int8-channel", "f16", "q4_k".
+    std::string getName() const { return getValue().name(); }
     /// Parses such a name; null if it is not one.
-    static FormatAttr fromName(::mlir::MLIRContext *context, ::llvm::StringRef name);
-    /// The definition that packing, kernels and the reference evaluator share.
-    ::sluice::formats::Format toFormat() const;
+    static EncodingAttr fromName(::mlir::MLIRContext *context, ::llvm::StringRef name);
     /// Body of the assembly, shared with the tensor type: `i8, group = 128, zero_point`.
     void printBody(::mlir::AsmPrinter &printer) const;
   }];
@@ -43,10 +54,9 @@ def Quantized_FormatAttr : AttrDef<QuantizedDialect, "Format"> {
 
 def Quantized_LayoutKind : I32EnumAttr<"LayoutKind", "order of a matrix's bytes", [
     I32EnumAttrCase<"Rows", 0, "rows">,
-    I32EnumAttrCase<"BlocksQ8_0", 1, "q8_0">,
-    I32EnumAttrCase<"BlocksQ4_0", 2, "q4_0">,
-    I32EnumAttrCase<"Lanes", 3, "lanes">,
-    I32EnumAttrCase<"Mma", 4, "mma">]> {
+    I32EnumAttrCase<"Blocks", 1, "blocks">,
+    I32EnumAttrCase<"Lanes", 2, "lanes">,
+    I32EnumAttrCase<"Mma", 3, "mma">]> {
   let cppNamespace = "::sluice::quantized";
   let genSpecializedAttr = 0;
 }
@@ -55,8 +65,8 @@ def Quantized_LayoutAttr : AttrDef<QuantizedDialect, "Layout"> {
   let mnemonic = "layout";
   let summary = "The physical order of a quantized matrix's elements, scales and zero points";
   let description = [{
-    - `rows`: row after row; a row is its elements, then its scales, then its zero points.
-    - `q8_0`, `q4_0`: GGUF's blocks of 32 elements, each an f16 scale and the integers.
+    - `rows`: row after row; a row is its elements, then its scales, then its offsets.
+    - `blocks`: the blocks of the GGUF type that the encoding is (`include/sluice/Formats/GgufBlocks.h`).
     - `lanes`: tiles of 16 rows, whose elements alternate so that a vector register holds one or two
       columns of all 16 rows; a tile's scales and zero points follow its elements. For the host.
     - `mma`: tiles of 16 rows cut into chunks of `columns` columns; a chunk is its elements in the operand order of

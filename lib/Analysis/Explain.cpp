@@ -281,14 +281,13 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   llvm::MapVector<Attribute, quantized::QuantizedTensorType> example;
   for (auto product : after.getBody().getOps<fused::MatvecOp>())
     for (Value weight : product.getWeights()) {
-      quantized::FormatAttr format;
+      quantized::EncodingAttr format;
       if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
-        format = type.getFormat();
+        format = type.getEncoding();
         example.insert({format, type});
       } else {
-        format = quantized::FormatAttr::get(
-            fused.getContext(), cast<RankedTensorType>(weight.getType()).getElementType(),
-            quantized::FormatAttr::kChannel, false);
+        format =
+            quantized::EncodingAttr::of(cast<RankedTensorType>(weight.getType()).getElementType());
       }
       MatrixBytes bytes = matrixBytes(weight.getType());
       formats[format] += bytes.elements + bytes.scales;
@@ -297,17 +296,18 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   llvm::sort(byBytes, [](const auto &a, const auto &b) {
     if (a.second != b.second)
       return a.second > b.second;
-    return cast<quantized::FormatAttr>(a.first).getName() <
-           cast<quantized::FormatAttr>(b.first).getName();
+    return cast<quantized::EncodingAttr>(a.first).getName() <
+           cast<quantized::EncodingAttr>(b.first).getName();
   });
   for (auto &[format, bytes] : byBytes) {
-    auto known = cast<quantized::FormatAttr>(format);
+    auto known = cast<quantized::EncodingAttr>(format);
     result.formats.emplace_back(known.getName(), bytes);
     if (!known.isInteger() || result.dequantizeToF32)
       continue;
     DequantizePass pass{.block = static_cast<double>(example.lookup(format).getGroup()),
                         .elementBytes = known.getBits() / 8.0,
-                        .parameterBytes = known.getZeroPoint() ? 3.0 : 2.0,
+                        .parameterBytes =
+                            (known.getValue().scaleBits() + known.getValue().offsetBits()) / 8.0,
                         .resultBytes = 4};
     result.dequantizeToF32 = pass;
     pass.resultBytes = 2;

@@ -30,56 +30,62 @@ void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int
   }
 }
 
-int64_t sluice::formats::accumulationColumns(Format format, int64_t columns) {
+int64_t sluice::formats::accumulationColumns(Encoding format, int64_t columns) {
   return std::min(format.groupColumns(columns), activationGroup);
 }
 
-SmallVector<int32_t> sluice::formats::integerSums(Format format, ArrayRef<int8_t> q,
-                                                  ArrayRef<int8_t> zeros, ArrayRef<int16_t> x16) {
-  int64_t columns = static_cast<int64_t>(q.size()), width = accumulationColumns(format, columns);
-  int64_t group = format.groupColumns(columns);
-  assert(x16.size() == q.size() && format.isInteger());
-  SmallVector<int32_t> sums;
+SmallVector<IntegerSums> sluice::formats::integerSums(const Encoding &format, const EncodedRow &row,
+                                                      ArrayRef<int16_t> x16) {
+  int64_t columns = static_cast<int64_t>(row.q.size());
+  int64_t width = accumulationColumns(format, columns), group = format.groupColumns(columns);
+  assert(x16.size() == row.q.size() && format.isInteger());
+  SmallVector<IntegerSums> sums;
   for (int64_t begin = 0; begin < columns; begin += width) {
-    int32_t zero = format.zeroPoint ? zeros[begin / group] : 0,
-            sum = 0; // at most 255 * 32512 * 128 < 2^31
-    for (int64_t i = begin, end = std::min(begin + width, columns); i < end; ++i)
-      sum += (q[i] - zero) * x16[i];
+    int32_t zero = row.zero(begin / group);
+    IntegerSums sum; // products: at most 255 * 32512 * 128 < 2^31
+    for (int64_t i = begin, end = std::min(begin + width, columns); i < end; ++i) {
+      sum.products += (format.integerOf(row.q[i]) - zero) * x16[i];
+      sum.inputs += x16[i];
+    }
     sums.push_back(sum);
   }
   return sums;
 }
 
-float sluice::formats::integerProduct(Format format, ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
-                                      ArrayRef<int8_t> zeros, ArrayRef<int16_t> x16,
-                                      ArrayRef<float> activationScales) {
-  int64_t columns = static_cast<int64_t>(q.size()), width = accumulationColumns(format, columns);
-  int64_t group = format.groupColumns(columns);
+float sluice::formats::integerProduct(const Encoding &format, const EncodedRow &row,
+                                      ArrayRef<int16_t> x16, ArrayRef<float> activationScales) {
+  int64_t columns = static_cast<int64_t>(row.q.size());
+  int64_t width = accumulationColumns(format, columns), group = format.groupColumns(columns);
   float result = 0;
   int64_t begin = 0;
-  for (int32_t sum : integerSums(format, q, zeros, x16)) {
-    result += static_cast<float>(sum) *
-              (f16ToFloat(scales[begin / group]) * activationScales[begin / activationGroup]);
+  for (IntegerSums sums : integerSums(format, row, x16)) {
+    float activationScale = activationScales[begin / activationGroup];
+    result +=
+        static_cast<float>(sums.products) * (row.scale(format, begin / group) * activationScale);
+    if (format.hasOffset())
+      result +=
+          row.offset(format, begin / group) * (activationScale * static_cast<float>(sums.inputs));
     begin += width;
   }
   return result;
 }
 
-void sluice::formats::roundActivations(Format::Element element, ArrayRef<float> x,
+void sluice::formats::roundActivations(Encoding::Element element, ArrayRef<float> x,
                                        MutableArrayRef<float> rounded) {
   assert(x.size() == rounded.size() && "arrays of the same length");
   for (size_t i = 0; i < x.size(); ++i)
-    rounded[i] = element == Format::Element::F16    ? roundToF16(x[i])
-                 : element == Format::Element::BF16 ? roundToBf16(x[i])
-                                                    : x[i];
+    rounded[i] = element == Encoding::Element::F16    ? roundToF16(x[i])
+                 : element == Encoding::Element::BF16 ? roundToBf16(x[i])
+                                                      : x[i];
 }
 
-float sluice::formats::floatProduct(Format::Element element, ArrayRef<uint16_t> weights,
+float sluice::formats::floatProduct(Encoding::Element element, ArrayRef<uint16_t> weights,
                                     ArrayRef<float> x) {
   assert(weights.size() == x.size() && "one input per column");
-  assert((element == Format::Element::F16 || element == Format::Element::BF16) && "16-bit weights");
+  assert((element == Encoding::Element::F16 || element == Encoding::Element::BF16) &&
+         "16-bit weights");
   float result = 0;
-  if (element == Format::Element::F16)
+  if (element == Encoding::Element::F16)
     for (size_t i = 0; i < x.size(); ++i)
       result += f16ToFloat(weights[i]) * roundToF16(x[i]);
   else

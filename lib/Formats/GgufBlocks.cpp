@@ -5,66 +5,353 @@
 
 #include "llvm/Support/Endian.h"
 
+#include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cstring>
 
 using namespace llvm;
 using namespace sluice::formats;
+using llvm::support::endian::read16le;
+using llvm::support::endian::read32le;
+using llvm::support::endian::write16le;
 
-static constexpr size_t columns = ggufBlockColumns, half = columns / 2;
+//===----------------------------------------------------------------------===//
+// Elements
+//===----------------------------------------------------------------------===//
 
-void sluice::formats::readQ8_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t> q,
-                               MutableArrayRef<uint16_t> scales) {
-  assert(blocks.size() == scales.size() * q8_0BlockBytes && q.size() == scales.size() * columns);
-  const uint8_t *from = blocks.data();
-  int8_t *to = q.data();
-  for (uint16_t &scale : scales) {
-    scale = llvm::support::endian::read16le(from);
-    std::memcpy(to, from + 2, columns);
-    from += q8_0BlockBytes;
-    to += columns;
+/// Pieces of elements: `count` of them, each of `bits` bits, in bytes that first have piece 0, 1,
+/// 2,
+/// ... at their low end, then the next `stride` pieces above these, and so on; `stride` bytes hold
+/// a run of 8 / bits * stride elements. All of GGUF's element arrays are of this form.
+template <unsigned bits, int count, int stride, typename Visit> static void forPieces(Visit visit) {
+  constexpr int run = 8 / bits * stride;
+  for (int i = 0; i < count; ++i)
+    visit(i, i / run * stride + i % stride, i % run / stride * bits);
+}
+
+/// ORs pieces of elements into q, at bit `low`.
+template <unsigned bits, int count, int stride>
+static void readPieces(const uint8_t *from, int8_t *q, unsigned low = 0) {
+  forPieces<bits, count, stride>([&](int i, int byte, unsigned shift) {
+    unsigned piece = (from[byte] >> shift) & ((1u << bits) - 1);
+    q[i] = static_cast<int8_t>((low ? q[i] : 0) | static_cast<int>(piece << low));
+  });
+}
+
+/// The inverse: the bits from `low` on of q + bias.
+template <unsigned bits, int count, int stride>
+static void writePieces(const int8_t *q, uint8_t *to, unsigned low = 0, int bias = 0) {
+  std::memset(to, 0, static_cast<size_t>(count) * bits / 8);
+  forPieces<bits, count, stride>([&](int i, int byte, unsigned shift) {
+    unsigned piece = (static_cast<unsigned>(q[i] + bias) >> low) & ((1u << bits) - 1);
+    to[byte] = static_cast<uint8_t>(to[byte] | piece << shift);
+  });
+}
+
+static void addBias(int8_t *q, int count, int bias) {
+  for (int i = 0; i < count; ++i)
+    q[i] = static_cast<int8_t>(q[i] + bias);
+}
+
+//===----------------------------------------------------------------------===//
+// Blocks of 32 and 64 columns
+//===----------------------------------------------------------------------===//
+
+/// Q4_0, Q4_1, Q5_0, Q5_1 and IQ4_NL: f16 numbers, bit 4 of the elements, the low 4 bits.
+template <bool hasOffset, bool five, int bias>
+static void readBlock32(const uint8_t *block, const RowNumbers &to) {
+  to.scales[0] = read16le(block);
+  block += 2;
+  if constexpr (hasOffset) {
+    to.offsets[0] = read16le(block);
+    block += 2;
+  }
+  readPieces<4, 32, 16>(block + (five ? 4 : 0), to.q);
+  if constexpr (five) {
+    uint32_t high = read32le(block);
+    for (int i = 0; i < 32; ++i)
+      to.q[i] = static_cast<int8_t>(to.q[i] | (high >> i & 1) << 4);
+  }
+  addBias(to.q, 32, -bias);
+}
+
+template <bool hasOffset, bool five, int bias>
+static void writeBlock32(const RowNumbers &from, uint8_t *block) {
+  write16le(block, from.scales[0]);
+  block += 2;
+  if constexpr (hasOffset) {
+    write16le(block, from.offsets[0]);
+    block += 2;
+  }
+  if constexpr (five) {
+    uint32_t high = 0;
+    for (int i = 0; i < 32; ++i)
+      high |= (static_cast<uint32_t>(from.q[i] + bias) >> 4 & 1) << i;
+    llvm::support::endian::write32le(block, high);
+    block += 4;
+  }
+  writePieces<4, 32, 16>(from.q, block, 0, bias);
+}
+
+static void readQ8_0(const uint8_t *block, const RowNumbers &to) {
+  to.scales[0] = read16le(block);
+  std::memcpy(to.q, block + 2, 32);
+}
+static void writeQ8_0(const RowNumbers &from, uint8_t *block) {
+  write16le(block, from.scales[0]);
+  std::memcpy(block + 2, from.q, 32);
+}
+
+static void readMXFP4(const uint8_t *block, const RowNumbers &to) {
+  to.scales[0] = block[0];
+  readPieces<4, 32, 16>(block + 1, to.q);
+}
+static void writeMXFP4(const RowNumbers &from, uint8_t *block) {
+  block[0] = static_cast<uint8_t>(from.scales[0]);
+  writePieces<4, 32, 16>(from.q, block + 1);
+}
+
+static void readNVFP4(const uint8_t *block, const RowNumbers &to) {
+  // ggml takes code 7F for zero, and ignores the sign.
+  for (int g = 0; g < 4; ++g)
+    to.scales[g] = block[g] == 0x7F ? 0 : block[g] & 0x7F;
+  readPieces<4, 64, 8>(block + 4, to.q);
+}
+static void writeNVFP4(const RowNumbers &from, uint8_t *block) {
+  for (int g = 0; g < 4; ++g)
+    block[g] = static_cast<uint8_t>(from.scales[g]);
+  writePieces<4, 64, 8>(from.q, block + 4);
+}
+
+//===----------------------------------------------------------------------===//
+// Super-blocks
+//===----------------------------------------------------------------------===//
+
+static void readQ2_K(const uint8_t *block, const RowNumbers &to) {
+  for (int g = 0; g < 16; ++g) {
+    to.scales[g] = block[g] & 15;
+    to.offsets[g] = block[g] >> 4;
+  }
+  readPieces<2, 256, 32>(block + 16, to.q);
+  to.supers[0] = read16le(block + 80);
+  to.supers[1] = read16le(block + 82);
+}
+static void writeQ2_K(const RowNumbers &from, uint8_t *block) {
+  for (int g = 0; g < 16; ++g)
+    block[g] = static_cast<uint8_t>(from.scales[g] | from.offsets[g] << 4);
+  writePieces<2, 256, 32>(from.q, block + 16);
+  write16le(block + 80, from.supers[0]);
+  write16le(block + 82, from.supers[1]);
+}
+
+/// Q3_K's 16 scales of 6 bits in 12 bytes: low 4 bits of scales g and g + 8 in byte g; high 2 bits
+/// of scales g, g + 4, g + 8, g + 12 in byte 8 + g.
+static void readQ3_K(const uint8_t *block, const RowNumbers &to) {
+  readPieces<2, 256, 32>(block + 32, to.q);
+  readPieces<1, 256, 32>(block, to.q, 2);
+  addBias(to.q, 256, -4);
+  int8_t scales[16];
+  readPieces<4, 16, 8>(block + 96, scales);
+  readPieces<2, 16, 4>(block + 104, scales, 4);
+  for (int g = 0; g < 16; ++g)
+    to.scales[g] = static_cast<uint8_t>(scales[g] - 32);
+  to.supers[0] = read16le(block + 108);
+}
+static void writeQ3_K(const RowNumbers &from, uint8_t *block) {
+  writePieces<1, 256, 32>(from.q, block, 2, 4);
+  writePieces<2, 256, 32>(from.q, block + 32, 0, 4);
+  int8_t scales[16];
+  for (int g = 0; g < 16; ++g)
+    scales[g] = static_cast<int8_t>(static_cast<int8_t>(from.scales[g]) + 32);
+  writePieces<4, 16, 8>(scales, block + 96);
+  writePieces<2, 16, 4>(scales, block + 104, 4);
+  write16le(block + 108, from.supers[0]);
+}
+
+/// Q4_K's and Q5_K's 8 scales and 8 minima of 6 bits in 12 bytes: bytes 0-3 scales 0-3, bytes 4-7
+/// minima 0-3, each with 2 bits of scale (minimum) 4 + g on top; bytes 8-11 the low 4 bits of scale
+/// 4 + g and, above them, of its minimum.
+static void readFields(const uint8_t *from, const RowNumbers &to) {
+  for (int g = 0; g < 4; ++g) {
+    to.scales[g] = from[g] & 63;
+    to.offsets[g] = from[4 + g] & 63;
+    to.scales[4 + g] = static_cast<uint16_t>((from[8 + g] & 15) | from[g] >> 6 << 4);
+    to.offsets[4 + g] = static_cast<uint16_t>(from[8 + g] >> 4 | from[4 + g] >> 6 << 4);
+  }
+}
+static void writeFields(const RowNumbers &from, uint8_t *to) {
+  for (int g = 0; g < 4; ++g) {
+    to[g] = static_cast<uint8_t>(from.scales[g] | from.scales[4 + g] >> 4 << 6);
+    to[4 + g] = static_cast<uint8_t>(from.offsets[g] | from.offsets[4 + g] >> 4 << 6);
+    to[8 + g] = static_cast<uint8_t>((from.scales[4 + g] & 15) | from.offsets[4 + g] << 4);
   }
 }
 
-void sluice::formats::readQ4_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t> q,
-                               MutableArrayRef<uint16_t> scales) {
-  assert(blocks.size() == scales.size() * q4_0BlockBytes && q.size() == scales.size() * columns);
-  const uint8_t *from = blocks.data();
-  int8_t *to = q.data();
-  for (uint16_t &scale : scales) {
-    scale = llvm::support::endian::read16le(from);
-    for (size_t i = 0; i < half; ++i) {
-      to[i] = static_cast<int8_t>((from[2 + i] & 15) - 8);
-      to[i + half] = static_cast<int8_t>((from[2 + i] >> 4) - 8);
-    }
-    from += q4_0BlockBytes;
-    to += columns;
+template <bool five> static void readQ45_K(const uint8_t *block, const RowNumbers &to) {
+  to.supers[0] = read16le(block);
+  to.supers[1] = read16le(block + 2);
+  readFields(block + 4, to);
+  readPieces<4, 256, 32>(block + (five ? 48 : 16), to.q);
+  if constexpr (five)
+    readPieces<1, 256, 32>(block + 16, to.q, 4);
+}
+template <bool five> static void writeQ45_K(const RowNumbers &from, uint8_t *block) {
+  write16le(block, from.supers[0]);
+  write16le(block + 2, from.supers[1]);
+  writeFields(from, block + 4);
+  writePieces<4, 256, 32>(from.q, block + (five ? 48 : 16));
+  if constexpr (five)
+    writePieces<1, 256, 32>(from.q, block + 16, 4);
+}
+
+static void readQ6_K(const uint8_t *block, const RowNumbers &to) {
+  readPieces<4, 256, 64>(block, to.q);
+  readPieces<2, 256, 32>(block + 128, to.q, 4);
+  addBias(to.q, 256, -32);
+  for (int g = 0; g < 16; ++g)
+    to.scales[g] = block[192 + g];
+  to.supers[0] = read16le(block + 208);
+}
+static void writeQ6_K(const RowNumbers &from, uint8_t *block) {
+  writePieces<4, 256, 64>(from.q, block, 0, 32);
+  writePieces<2, 256, 32>(from.q, block + 128, 4, 32);
+  for (int g = 0; g < 16; ++g)
+    block[192 + g] = static_cast<uint8_t>(from.scales[g]);
+  write16le(block + 208, from.supers[0]);
+}
+
+static void readIQ4_XS(const uint8_t *block, const RowNumbers &to) {
+  to.supers[0] = read16le(block);
+  unsigned high = read16le(block + 2);
+  for (int g = 0; g < 8; ++g) {
+    unsigned low = block[4 + g / 2] >> (4 * (g % 2)) & 15;
+    to.scales[g] = static_cast<uint8_t>((low | (high >> (2 * g) & 3) << 4) - 32);
+  }
+  readPieces<4, 256, 16>(block + 8, to.q);
+}
+static void writeIQ4_XS(const RowNumbers &from, uint8_t *block) {
+  write16le(block, from.supers[0]);
+  unsigned high = 0;
+  std::memset(block + 4, 0, 4);
+  for (int g = 0; g < 8; ++g) {
+    unsigned scale = static_cast<unsigned>(static_cast<int8_t>(from.scales[g]) + 32);
+    high |= (scale >> 4 & 3) << (2 * g);
+    block[4 + g / 2] = static_cast<uint8_t>(block[4 + g / 2] | (scale & 15) << (4 * (g % 2)));
+  }
+  write16le(block + 2, static_cast<uint16_t>(high));
+  writePieces<4, 256, 16>(from.q, block + 8);
+}
+
+//===----------------------------------------------------------------------===//
+// The types
+//===----------------------------------------------------------------------===//
+
+using Element = Encoding::Element;
+using Offset = Encoding::Offset;
+using Scale = Encoding::Scale;
+
+static constexpr GgufBlock blockTypes[] = {
+    {"Q4_0",
+     {Element::I4, 32},
+     32,
+     18,
+     readBlock32<false, false, 8>,
+     writeBlock32<false, false, 8>},
+    {"Q4_1",
+     {Element::U4, 32, Offset::F16},
+     32,
+     20,
+     readBlock32<true, false, 0>,
+     writeBlock32<true, false, 0>},
+    {"Q5_0",
+     {Element::I5, 32},
+     32,
+     22,
+     readBlock32<false, true, 16>,
+     writeBlock32<false, true, 16>},
+    {"Q5_1",
+     {Element::U5, 32, Offset::F16},
+     32,
+     24,
+     readBlock32<true, true, 0>,
+     writeBlock32<true, true, 0>},
+    {"Q8_0", {Element::I8, 32}, 32, 34, readQ8_0, writeQ8_0},
+    {"IQ4_NL",
+     {Element::IQ4NL, 32},
+     32,
+     18,
+     readBlock32<false, false, 0>,
+     writeBlock32<false, false, 0>},
+    {"MXFP4", {Element::E2M1, 32, Offset::None, Scale::E8M0}, 32, 17, readMXFP4, writeMXFP4},
+    {"NVFP4", {Element::E2M1, 16, Offset::None, Scale::E4M3}, 64, 36, readNVFP4, writeNVFP4},
+    {"Q2_K", {Element::U2, 16, Offset::Field, Scale::U4}, 256, 84, readQ2_K, writeQ2_K},
+    {"Q3_K", {Element::I3, 16, Offset::None, Scale::I8}, 256, 110, readQ3_K, writeQ3_K},
+    {"Q4_K",
+     {Element::U4, 32, Offset::Field, Scale::U6},
+     256,
+     144,
+     readQ45_K<false>,
+     writeQ45_K<false>},
+    {"Q5_K",
+     {Element::U5, 32, Offset::Field, Scale::U6},
+     256,
+     176,
+     readQ45_K<true>,
+     writeQ45_K<true>},
+    {"Q6_K", {Element::I6, 16, Offset::None, Scale::I8}, 256, 210, readQ6_K, writeQ6_K},
+    {"IQ4_XS", {Element::IQ4NL, 32, Offset::None, Scale::I8}, 256, 136, readIQ4_XS, writeIQ4_XS},
+};
+
+const GgufBlock *GgufBlock::of(const Encoding &encoding) {
+  const auto *found =
+      find_if(blockTypes, [&](const GgufBlock &type) { return type.encoding == encoding; });
+  return found == std::end(blockTypes) ? nullptr : found;
+}
+
+const GgufBlock *GgufBlock::named(StringRef name) {
+  const auto *found = find_if(blockTypes, [&](const GgufBlock &type) { return type.name == name; });
+  return found == std::end(blockTypes) ? nullptr : found;
+}
+
+/// Goes to the next block.
+static void advance(const GgufBlock &type, RowNumbers &numbers) {
+  numbers.q += type.columns;
+  numbers.scales += type.encoding.groupsPerRow(type.columns);
+  if (numbers.offsets)
+    numbers.offsets += type.encoding.groupsPerRow(type.columns);
+  if (numbers.supers)
+    numbers.supers += type.encoding.superNumbers();
+}
+
+void GgufBlock::read(ArrayRef<uint8_t> blocks, RowNumbers to) const {
+  assert(blocks.size() % static_cast<size_t>(bytes) == 0 && "whole blocks");
+  for (; !blocks.empty(); blocks = blocks.drop_front(static_cast<size_t>(bytes))) {
+    readBlock(blocks.data(), to);
+    advance(*this, to);
   }
 }
 
-void sluice::formats::writeQ8_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
-                                MutableArrayRef<uint8_t> blocks) {
-  assert(blocks.size() == scales.size() * q8_0BlockBytes && q.size() == scales.size() * columns);
-  const int8_t *from = q.data();
-  uint8_t *to = blocks.data();
-  for (uint16_t scale : scales) {
-    llvm::support::endian::write16le(to, scale);
-    std::memcpy(to + 2, from, columns);
-    from += columns;
-    to += q8_0BlockBytes;
+void GgufBlock::write(const EncodedRow &row, MutableArrayRef<uint8_t> blocks) const {
+  assert(row.q.size() * static_cast<size_t>(bytes) ==
+             blocks.size() * static_cast<size_t>(columns) &&
+         "one block for so many columns");
+  RowNumbers from = {const_cast<int8_t *>(row.q.data()), const_cast<uint16_t *>(row.scales.data()),
+                     nullptr, const_cast<uint16_t *>(row.offsets.data()),
+                     const_cast<uint16_t *>(row.supers.data())};
+  for (; !blocks.empty(); blocks = blocks.drop_front(static_cast<size_t>(bytes))) {
+    writeBlock(from, blocks.data());
+    advance(*this, from);
   }
 }
 
-void sluice::formats::writeQ4_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
-                                MutableArrayRef<uint8_t> blocks) {
-  assert(blocks.size() == scales.size() * q4_0BlockBytes && q.size() == scales.size() * columns);
-  const int8_t *from = q.data();
-  uint8_t *to = blocks.data();
-  for (uint16_t scale : scales) {
-    llvm::support::endian::write16le(to, scale);
-    for (size_t i = 0; i < half; ++i)
-      to[2 + i] = static_cast<uint8_t>(((from[i] + 8) & 15) | ((from[i + half] + 8) & 15) << 4);
-    from += columns;
-    to += q4_0BlockBytes;
+void sluice::formats::dequantizeQ8_K(ArrayRef<uint8_t> blocks, MutableArrayRef<float> values) {
+  constexpr size_t bytes = 292, columns = 256;
+  assert(blocks.size() * columns == values.size() * bytes && "one block for 256 columns");
+  for (size_t block = 0; block * bytes < blocks.size(); ++block) {
+    const uint8_t *from = blocks.data() + block * bytes;
+    float scale = std::bit_cast<float>(read32le(from));
+    for (size_t i = 0; i < columns; ++i)
+      values[block * columns + i] = scale * static_cast<float>(static_cast<int8_t>(from[4 + i]));
   }
 }

@@ -3,6 +3,7 @@
 
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Formats/Quantizer.h"
 
 #include "llvm/Support/Endian.h"
 #include "llvm/Support/MathExtras.h"
@@ -14,7 +15,8 @@
 using namespace llvm;
 using namespace sluice::formats;
 
-using Element = Format::Element;
+using Element = Encoding::Element;
+using Offset = Encoding::Offset;
 using Kind = Layout::Kind;
 
 static constexpr int64_t fragmentBytes = 512;
@@ -23,10 +25,8 @@ StringRef Layout::name() const {
   switch (kind) {
   case Kind::Rows:
     return "rows";
-  case Kind::BlocksQ8_0:
-    return "q8_0";
-  case Kind::BlocksQ4_0:
-    return "q4_0";
+  case Kind::Blocks:
+    return "blocks";
   case Kind::Lanes:
     return "lanes";
   case Kind::Mma:
@@ -45,7 +45,7 @@ static int64_t fragmentColumns(Element element) {
   return element == Element::I4 ? 64 : element == Element::I8 ? 32 : 16;
 }
 
-Expected<PackedShape> PackedShape::get(Format format, Layout layout, int64_t rows,
+Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t rows,
                                        int64_t columns) {
   auto fail = [&](const Twine &what) {
     return createStringError(inconvertibleErrorCode(),
@@ -56,11 +56,10 @@ Expected<PackedShape> PackedShape::get(Format format, Layout layout, int64_t row
     return fail("expected 1 to " + Twine(maxExtent) + " rows and columns");
   if (rows > maxElements / columns)
     return fail("expected at most " + Twine(maxElements) + " elements");
-  if (!format.isInteger() && (format.group != Format::channel || format.zeroPoint))
-    return fail("a float format has neither groups nor zero points");
-  if (format.group != Format::channel && format.group != 32 && format.group != 64 &&
-      format.group != 128 && format.group != 256)
-    return fail("group is " + Twine(format.group) + ", expected 32, 64, 128, 256 or channel");
+  if (std::string problem = format.problem(); !problem.empty())
+    return fail(problem);
+  if (format.superNumbers() && columns % Encoding::superColumns)
+    return fail("columns must be a multiple of 256, a super-block");
 
   PackedShape shape;
   shape.fmt = format;
@@ -71,40 +70,36 @@ Expected<PackedShape> PackedShape::get(Format format, Layout layout, int64_t row
     return fail("the layout has no chunks, found chunks of " + Twine(layout.columns) + " columns");
   switch (layout.kind) {
   case Kind::Rows:
-    shape.tile = shape.chunkZeros(0) + (format.zeroPoint ? shape.groups() : 0);
+    shape.tile = shape.scalesEnd(0);
     if (format.isInteger())
       shape.tile = alignTo(shape.tile, 16);
     break;
-  case Kind::BlocksQ8_0:
-  case Kind::BlocksQ4_0: {
-    bool eight = layout.kind == Kind::BlocksQ8_0;
-    if (format != (eight ? q8_0Format : q4_0Format))
-      return fail(Twine("the blocks hold ") + (eight ? "int8-g32" : "int4-g32"));
-    if (columns % ggufBlockColumns)
-      return fail("columns must be a multiple of 32");
-    shape.tile = columns / ggufBlockColumns * (eight ? q8_0BlockBytes : q4_0BlockBytes);
+  case Kind::Blocks: {
+    const GgufBlock *block = GgufBlock::of(format);
+    if (!block)
+      return fail("GGUF has no such blocks");
+    if (columns % block->columns)
+      return fail("columns must be a multiple of " + Twine(block->columns));
+    shape.tile = columns / block->columns * block->bytes;
     break;
   }
   case Kind::Lanes:
     shape.padded = alignTo(columns, 32);
-    shape.tile =
-        alignTo(shape.chunkZeros(0) + (format.zeroPoint ? shape.groups() * tileRows : 0), 64);
+    shape.tile = alignTo(shape.scalesEnd(0), 64);
     break;
   case Kind::Mma: {
     if (format.element == Element::F32)
       return fail("the tensor cores' operand has no f32");
+    if (format.isInteger() && !format.isPlainInteger())
+      return fail("only int8 and int4 with f16 scales are laid out for tensor cores");
     if (layout.columns < 64 || layout.columns > maxExtent || layout.columns % 64)
       return fail("chunk columns are " + Twine(layout.columns) + ", expected a multiple of 64");
-    if (format.group != Format::channel && layout.columns % format.group &&
+    if (format.group != Encoding::channel && layout.columns % format.group &&
         format.group % layout.columns)
       return fail("chunks of " + Twine(layout.columns) + " columns do not suit groups of " +
                   Twine(format.group));
     shape.padded = alignTo(columns, fragmentColumns(format.element));
-    auto bytesOf = [&](int64_t chunk) {
-      return alignTo(shape.chunkZeros(chunk) +
-                         (format.zeroPoint ? shape.chunkGroups(chunk) * tileRows : 0),
-                     16);
-    };
+    auto bytesOf = [&](int64_t chunk) { return alignTo(shape.scalesEnd(chunk), 16); };
     int64_t last = shape.chunks() - 1;
     shape.chunkStride = bytesOf(0); // of a full chunk whenever there is more than one
     shape.tile = last * shape.chunkStride + bytesOf(last);
@@ -123,16 +118,26 @@ int64_t PackedShape::chunkColumns(int64_t chunk) const {
                                : numColumns;
 }
 
+int64_t PackedShape::groupInChunk(int64_t column) const {
+  return groupOf(lay.kind == Kind::Mma ? column % lay.columns : column);
+}
+
 int64_t PackedShape::chunkGroups(int64_t chunk) const {
   return fmt.groupsPerRow(chunkColumns(chunk));
 }
 
 int64_t PackedShape::chunkElements(int64_t chunk) const {
   switch (lay.kind) {
-  case Kind::Rows:
-  case Kind::BlocksQ8_0:
-  case Kind::BlocksQ4_0:
-    return (numColumns * fmt.bits() + 7) / 8;
+  case Kind::Blocks:
+    return tile;
+  case Kind::Rows: {
+    if (!fmt.isInteger())
+      return numColumns * fmt.bits() / 8;
+    int64_t bytes = 0;
+    for (Encoding::Plane plane : fmt.planes())
+      bytes += (numColumns * plane.width + 7) / 8;
+    return bytes;
+  }
   case Kind::Lanes:
     return padded * fmt.bits() * tileRows / 8;
   case Kind::Mma: {
@@ -148,8 +153,35 @@ int64_t PackedShape::chunkScales(int64_t chunk) const {
   return lay.kind == Kind::Rows && fmt.isInteger() ? alignTo(elements, 2) : elements;
 }
 
-int64_t PackedShape::chunkZeros(int64_t chunk) const {
-  return chunkScales(chunk) + chunkGroups(chunk) * rowsPerTile() * 2;
+int64_t PackedShape::chunkOffsets(int64_t chunk) const {
+  if (!fmt.isInteger())
+    return chunkScales(chunk);
+  // The low bits of fields take 8 bits for scale and offset.
+  int64_t bytes = fmt.scaleBits() == 16 ? 2 : 1;
+  return chunkScales(chunk) + chunkGroups(chunk) * rowsPerTile() * bytes;
+}
+
+int64_t PackedShape::chunkSupers(int64_t chunk) const {
+  int64_t groups = chunkGroups(chunk) * rowsPerTile(), start = chunkOffsets(chunk);
+  switch (fmt.offset) {
+  case Offset::None:
+    break;
+  case Offset::ZeroPoint:
+    start += groups;
+    break;
+  case Offset::F16:
+    start += 2 * groups;
+    break;
+  case Offset::Field:
+    start += fmt.scale == Encoding::Scale::U6 ? groups / 2 : 0;
+    break;
+  }
+  return fmt.superNumbers() ? alignTo(start, 2) : start;
+}
+
+int64_t PackedShape::scalesEnd(int64_t chunk) const {
+  return chunkSupers(chunk) +
+         fmt.supersPerRow(chunkColumns(chunk)) * fmt.superNumbers() * rowsPerTile() * 2;
 }
 
 /// The byte of an element of an mma fragment, r < 16.
@@ -159,26 +191,39 @@ static int64_t fragmentByte(Element element, int64_t r, int64_t k) {
   return ((r % 8) * 4 + k % 8 / 2) * 16 + (r / 8 + 2 * (k / 8)) * 4 + k % 2 * 2;
 }
 
-Position PackedShape::elementPosition(int64_t row, int64_t column) const {
+/// Position of a bit in a tile.
+static Position atBit(int64_t base, int64_t bit) {
+  return {base + bit / 8, static_cast<unsigned>(bit % 8)};
+}
+
+Position PackedShape::elementPosition(int64_t row, int64_t column, size_t plane) const {
   assert(row >= 0 && row < tiles() * rowsPerTile() && column >= 0 && column < numColumns &&
          "no such element");
   int64_t base = row / rowsPerTile() * tile, r = row % rowsPerTile(), bytes = fmt.bits() / 8;
   bool four = fmt.element == Element::I4;
+  // Bits of the planes before, and of this one.
+  int64_t before = 0, width = 0;
+  if (fmt.isInteger()) {
+    for (Encoding::Plane earlier : fmt.planes().take_front(plane))
+      before += earlier.width;
+    width = fmt.planes()[plane].width;
+  }
   switch (lay.kind) {
+  case Kind::Blocks:
+    break;
   case Kind::Rows:
-    if (four)
-      return {base + column / 2, column % 2 ? 4u : 0u};
-    return {base + column * bytes, 0};
-  case Kind::BlocksQ8_0:
-    return {base + column / 32 * q8_0BlockBytes + 2 + column % 32, 0};
-  case Kind::BlocksQ4_0:
-    return {base + column / 32 * q4_0BlockBytes + 2 + column % 16, column % 32 >= 16 ? 4u : 0u};
-  case Kind::Lanes:
-    if (four)
-      return {base + column / 4 * 32 + r * 2 + column % 2, column % 4 >= 2 ? 4u : 0u};
-    if (fmt.element == Element::I8)
-      return {base + column / 2 * 32 + r * 2 + column % 2, 0};
-    return {base + (column * tileRows + r) * bytes, 0};
+    if (!fmt.isInteger())
+      return {base + column * bytes, 0};
+    for (Encoding::Plane earlier : fmt.planes().take_front(plane))
+      base += (numColumns * earlier.width + 7) / 8;
+    return atBit(base, column * width);
+  case Kind::Lanes: {
+    if (!fmt.isInteger())
+      return {base + (column * tileRows + r) * bytes, 0};
+    int64_t pair = column % 16 / 2 * width;
+    return {base + column / 16 * 32 * fmt.bits() + 32 * before + pair / 8 * 32 + r * 2 + column % 2,
+            static_cast<unsigned>(pair % 8)};
+  }
   case Kind::Mma: {
     int64_t chunk = column / lay.columns, k = column % lay.columns;
     base += chunkOffset(chunk);
@@ -189,39 +234,42 @@ Position PackedShape::elementPosition(int64_t row, int64_t column) const {
     return {base + k / columns * fragmentBytes + fragmentByte(fmt.element, r, k % columns), 0};
   }
   }
-  llvm_unreachable("not a layout");
+  llvm_unreachable("blocks have no positions");
 }
 
-/// A row's place among the 16 scales (or zero points) of a group.
+/// A row's place among the 16 scales (or offsets) of a group.
 static int64_t scalePlace(Kind kind, int64_t r) {
   return kind == Kind::Mma ? r % 8 * 2 + r / 8 : r;
 }
 
+int64_t PackedShape::chunkStart(int64_t row, int64_t column) const {
+  assert(fmt.isInteger() && lay.kind != Kind::Blocks && row >= 0 && row < tiles() * rowsPerTile() &&
+         column >= 0 && column < numColumns);
+  return row / rowsPerTile() * tile + chunkOffset(chunkOf(column));
+}
+
 int64_t PackedShape::scalePosition(int64_t row, int64_t column) const {
-  assert(fmt.isInteger() && row >= 0 && row < tiles() * rowsPerTile() && column >= 0 &&
-         column < numColumns);
-  int64_t base = row / rowsPerTile() * tile, r = row % rowsPerTile();
-  if (lay.kind == Kind::BlocksQ8_0)
-    return base + column / 32 * q8_0BlockBytes;
-  if (lay.kind == Kind::BlocksQ4_0)
-    return base + column / 32 * q4_0BlockBytes;
-  int64_t chunk = lay.kind == Kind::Mma ? column / lay.columns : 0;
-  int64_t group = groupOf(lay.kind == Kind::Mma ? column % lay.columns : column);
-  return base + chunkOffset(chunk) + chunkScales(chunk) +
-         (group * rowsPerTile() + scalePlace(lay.kind, r)) * 2;
+  int64_t place = groupInChunk(column) * rowsPerTile() + scalePlace(lay.kind, row % rowsPerTile());
+  return chunkStart(row, column) + chunkScales(chunkOf(column)) +
+         place * (fmt.scaleBits() == 16 ? 2 : 1);
 }
 
-int64_t PackedShape::zeroPosition(int64_t row, int64_t column) const {
-  assert(fmt.zeroPoint && row >= 0 && row < tiles() * rowsPerTile() && column >= 0 &&
-         column < numColumns);
-  int64_t base = row / rowsPerTile() * tile, r = row % rowsPerTile();
-  int64_t chunk = lay.kind == Kind::Mma ? column / lay.columns : 0;
-  int64_t group = groupOf(lay.kind == Kind::Mma ? column % lay.columns : column);
-  return base + chunkOffset(chunk) + chunkZeros(chunk) + group * rowsPerTile() +
-         scalePlace(lay.kind, r);
+Position PackedShape::offsetPosition(int64_t row, int64_t column) const {
+  assert(fmt.offset != Offset::None && fmt.scale != Encoding::Scale::U4);
+  int64_t group = groupInChunk(column), r = scalePlace(lay.kind, row % rowsPerTile());
+  int64_t start = chunkStart(row, column) + chunkOffsets(chunkOf(column));
+  if (fmt.offset == Offset::Field)
+    return {start + group / 2 * rowsPerTile() + r, group % 2 ? 4u : 0u};
+  return {start + (group * rowsPerTile() + r) * (fmt.offsetBits() / 8), 0};
 }
 
-Expected<int64_t> sluice::formats::packedBytes(Format format, Layout layout, int64_t rows,
+int64_t PackedShape::superPosition(int64_t row, int64_t column, int64_t number) const {
+  int64_t super = column / Encoding::superColumns * fmt.superNumbers() + number;
+  return chunkStart(row, column) + chunkSupers(chunkOf(column)) +
+         (super * rowsPerTile() + row % rowsPerTile()) * 2;
+}
+
+Expected<int64_t> sluice::formats::packedBytes(Encoding format, Layout layout, int64_t rows,
                                                int64_t columns) {
   Expected<PackedShape> shape = PackedShape::get(format, layout, rows, columns);
   if (!shape)
@@ -289,30 +337,54 @@ static void packFloatLanes(const PackedShape &shape, ArrayRef<PackRow> rows, uin
   });
 }
 
+/// Integers of the lanes layout, of 8 bits and of 4 bits in one plane.
+static void packLanes8(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t *out) {
+  forPieces<int8_t>(shape, rows, [&](int64_t r, const int8_t *from, int64_t column, int64_t width) {
+    uint8_t *to = out + column * tileRows + 2 * r;
+    for (int64_t p = 0; p < width / 2; ++p)
+      save(to + 32 * p, load<uint16_t>(from + 2 * p));
+  });
+}
+static void packLanes4(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t *out) {
+  forPieces<int8_t>(shape, rows, [&](int64_t r, const int8_t *from, int64_t column, int64_t width) {
+    uint8_t *to = out + column * tileRows / 2 + 2 * r;
+    for (int64_t u = 0; u < width / 4; ++u) {
+      uint32_t four = load<uint32_t>(from + 4 * u) & 0x0F0F0F0Fu;
+      save(to + 32 * u, static_cast<uint16_t>(four | four >> 12));
+    }
+  });
+}
+/// Of any width: pair after pair of columns, plane after plane.
+static void packLanesPlanes(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t *out) {
+  ArrayRef<Encoding::Plane> planes = shape.format().planes();
+  int64_t bits = shape.format().bits();
+  forPieces<int8_t>(shape, rows, [&](int64_t r, const int8_t *from, int64_t column, int64_t width) {
+    for (int64_t p = 0; p < width / 2; ++p, from += 2) {
+      uint8_t *to = out + (column / 16 + p / 8) * 32 * bits + 2 * r;
+      uint16_t two = load<uint16_t>(from);
+      for (Encoding::Plane plane : planes) {
+        int64_t bit = p % 8 * plane.width;
+        uint16_t mask = static_cast<uint16_t>(((1u << plane.width) - 1) * 0x0101u);
+        uint16_t piece = static_cast<uint16_t>(two >> plane.low & mask);
+        uint8_t *at = to + bit / 8 * 32;
+        save(at, static_cast<uint16_t>(load<uint16_t>(at) | piece << bit % 8));
+        to += 32 * plane.width;
+      }
+    }
+  });
+}
+
 static void packLanes(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t *out) {
-  switch (shape.format().element) {
-  case Element::F32:
+  const Encoding &format = shape.format();
+  if (format.element == Element::F32)
     return packFloatLanes<uint32_t>(shape, rows, out);
-  case Element::F16:
-  case Element::BF16:
+  if (!format.isInteger())
     return packFloatLanes<uint16_t>(shape, rows, out);
-  case Element::I8:
-    return forPieces<int8_t>(shape, rows,
-                             [&](int64_t r, const int8_t *from, int64_t column, int64_t width) {
-                               uint8_t *to = out + column * tileRows + 2 * r;
-                               for (int64_t p = 0; p < width / 2; ++p)
-                                 save(to + 32 * p, load<uint16_t>(from + 2 * p));
-                             });
-  case Element::I4:
-    return forPieces<int8_t>(shape, rows,
-                             [&](int64_t r, const int8_t *from, int64_t column, int64_t width) {
-                               uint8_t *to = out + column * tileRows / 2 + 2 * r;
-                               for (int64_t u = 0; u < width / 4; ++u) {
-                                 uint32_t four = load<uint32_t>(from + 4 * u) & 0x0F0F0F0Fu;
-                                 save(to + 32 * u, static_cast<uint16_t>(four | four >> 12));
-                               }
-                             });
-  }
+  if (format.bits() == 8)
+    return packLanes8(shape, rows, out);
+  if (format.bits() == 4)
+    return packLanes4(shape, rows, out);
+  packLanesPlanes(shape, rows, out);
 }
 
 static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t chunk,
@@ -346,49 +418,64 @@ static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, in
     }
 }
 
-/// Scales and zero points of a chunk of a tiled layout.
+/// Scales and offsets of a chunk, and the numbers of its super-blocks.
 static void packScales(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t chunk,
                        uint8_t *out) {
-  if (!shape.format().isInteger())
+  const Encoding &format = shape.format();
+  if (!format.isInteger())
     return;
   int64_t first =
       shape.layout().kind == Kind::Mma ? shape.groupOf(chunk * shape.layout().columns) : 0;
-  uint8_t *scales = out + shape.chunkScales(chunk), *zeros = out + shape.chunkZeros(chunk);
+  int64_t perTile = shape.rowsPerTile(), groups = shape.chunkGroups(chunk);
+  uint8_t *scales = out + shape.chunkScales(chunk), *offsets = out + shape.chunkOffsets(chunk);
+  uint8_t *supers = out + shape.chunkSupers(chunk);
+  int64_t superCount = format.supersPerRow(shape.chunkColumns(chunk)) * format.superNumbers();
   for (int64_t r = 0; r < static_cast<int64_t>(rows.size()); ++r) {
-    if (!rows[r].elements)
+    const PackRow &row = rows[r];
+    if (!row.elements)
       continue;
     int64_t place = scalePlace(shape.layout().kind, r);
-    for (int64_t g = 0; g < shape.chunkGroups(chunk); ++g) {
-      save(scales + (g * tileRows + place) * 2, rows[r].scales[first + g]);
-      if (shape.format().zeroPoint)
-        save(zeros + g * tileRows + place, rows[r].zeros[first + g]);
+    for (int64_t g = 0; g < groups; ++g) {
+      int64_t at = g * perTile + place;
+      uint16_t scale = row.scales[first + g];
+      if (format.hasFields()) {
+        uint16_t offset = row.offsets[first + g];
+        scales[at] = static_cast<uint8_t>((scale & 15) | offset << 4);
+        if (format.scale == Encoding::Scale::U6)
+          offsets[g / 2 * perTile + place] |=
+              static_cast<uint8_t>((scale >> 4 | offset >> 4 << 2) << (g % 2 * 4));
+        continue;
+      }
+      if (format.scaleBits() == 16)
+        save(scales + 2 * at, scale);
+      else
+        scales[at] = static_cast<uint8_t>(scale);
+      if (format.hasZeroPoint())
+        save(offsets + at, row.zeros[first + g]);
+      else if (format.offset == Offset::F16)
+        save(offsets + 2 * at, row.offsets[first + g]);
     }
+    for (int64_t i = 0; i < superCount; ++i)
+      save(supers + (i * perTile + place) * 2, row.supers[i]);
   }
 }
 
 static void packRow(const PackedShape &shape, const PackRow &row, uint8_t *out) {
-  size_t columns = static_cast<size_t>(shape.columns()),
-         groups = static_cast<size_t>(shape.groups());
+  size_t columns = static_cast<size_t>(shape.columns());
+  const Encoding &format = shape.format();
   const int8_t *q = static_cast<const int8_t *>(row.elements);
-  switch (shape.format().element) {
-  case Element::F32:
-  case Element::F16:
-  case Element::BF16:
-    std::memcpy(out, row.elements, columns * shape.format().bits() / 8);
+  if (!format.isInteger() || format.bits() == 8) {
+    std::memcpy(out, row.elements, columns * format.bits() / 8);
     return;
-  case Element::I8:
-    std::memcpy(out, q, columns);
-    break;
-  case Element::I4:
-    for (size_t j = 0; j < columns / 2; ++j)
-      out[j] = static_cast<uint8_t>((q[2 * j] & 15) | (q[2 * j + 1] & 15) << 4);
-    if (columns % 2)
-      out[columns / 2] = static_cast<uint8_t>(q[columns - 1] & 15);
-    break;
   }
-  std::memcpy(out + shape.chunkScales(0), row.scales, groups * 2);
-  if (shape.format().zeroPoint)
-    std::memcpy(out + shape.chunkZeros(0), row.zeros, groups);
+  for (Encoding::Plane plane : format.planes()) {
+    for (size_t j = 0; j < columns; ++j) {
+      unsigned piece = static_cast<unsigned>(q[j]) >> plane.low & ((1u << plane.width) - 1);
+      size_t bit = j * plane.width;
+      out[bit / 8] = static_cast<uint8_t>(out[bit / 8] | piece << bit % 8);
+    }
+    out += (columns * plane.width + 7) / 8;
+  }
 }
 
 void sluice::formats::packTile(const PackedShape &shape, ArrayRef<PackRow> rows,
@@ -398,25 +485,23 @@ void sluice::formats::packTile(const PackedShape &shape, ArrayRef<PackRow> rows,
   std::memset(out.data(), 0, out.size());
   switch (shape.layout().kind) {
   case Kind::Rows:
-    if (!rows.empty() && rows[0].elements)
-      packRow(shape, rows[0], out.data());
-    return;
-  case Kind::BlocksQ8_0:
-  case Kind::BlocksQ4_0: {
-    bool eight = shape.layout().kind == Kind::BlocksQ8_0;
-    // A row of zeros has nibbles of 8 in q4_0, like every 0.
-    std::vector<int8_t> noElements;
-    std::vector<uint16_t> noScales;
-    ArrayRef<int8_t> q;
-    ArrayRef<uint16_t> scales;
     if (!rows.empty() && rows[0].elements) {
-      q = {static_cast<const int8_t *>(rows[0].elements), static_cast<size_t>(shape.columns())};
-      scales = {rows[0].scales, static_cast<size_t>(shape.groups())};
-    } else {
-      q = noElements = std::vector<int8_t>(static_cast<size_t>(shape.columns()));
-      scales = noScales = std::vector<uint16_t>(static_cast<size_t>(shape.groups()));
+      packRow(shape, rows[0], out.data());
+      packScales(shape, rows, 0, out.data());
     }
-    eight ? writeQ8_0(q, scales, out) : writeQ4_0(q, scales, out);
+    return;
+  case Kind::Blocks: {
+    const Encoding &format = shape.format();
+    // A row of zeros is not all zero bytes: a nibble of Q4_0 has q + 8.
+    EncodedRows zeros(format, 1, shape.columns());
+    EncodedRow row = zeros.row(0);
+    if (!rows.empty() && rows[0].elements) {
+      row.q = {static_cast<const int8_t *>(rows[0].elements), row.q.size()};
+      row.scales = {rows[0].scales, row.scales.size()};
+      row.offsets = {rows[0].offsets, row.offsets.size()};
+      row.supers = {rows[0].supers, row.supers.size()};
+    }
+    GgufBlock::of(format)->write(row, out);
     return;
   }
   case Kind::Lanes:
@@ -437,64 +522,75 @@ void sluice::formats::packTile(const PackedShape &shape, ArrayRef<PackRow> rows,
 // Unpacking
 //===----------------------------------------------------------------------===//
 
-void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> packed, int64_t row,
-                                MutableArrayRef<int8_t> q, MutableArrayRef<uint16_t> scales,
-                                MutableArrayRef<int8_t> zeros) {
-  Format format = shape.format();
-  assert(format.isInteger() && packed.size() == static_cast<size_t>(shape.bytes()));
-  assert(q.size() == static_cast<size_t>(shape.columns()) &&
-         scales.size() == static_cast<size_t>(shape.groups()));
-  for (int64_t column = 0; column < shape.columns(); ++column) {
-    Position at = shape.elementPosition(row, column);
-    uint8_t byte = packed[at.byte];
-    if (format.element == Element::I8) {
-      q[column] = static_cast<int8_t>(byte);
-    } else {
-      int nibble = byte >> at.shift & 15;
-      q[column] = static_cast<int8_t>(shape.layout().kind == Kind::BlocksQ4_0 ? nibble - 8
-                                                                              : (nibble ^ 8) - 8);
-    }
+/// An element, put together from its planes.
+static int8_t readElement(const PackedShape &shape, ArrayRef<uint8_t> packed, int64_t row,
+                          int64_t column) {
+  const Encoding &format = shape.format();
+  unsigned q = 0;
+  for (auto [number, plane] : enumerate(format.planes())) {
+    Position at = shape.elementPosition(row, column, number);
+    q |= (packed[at.byte] >> at.shift & ((1u << plane.width) - 1)) << plane.low;
   }
+  unsigned sign = format.code() == Encoding::Code::Signed ? 1u << (format.bits() - 1) : 0;
+  return static_cast<int8_t>((q ^ sign) - sign);
+}
+
+EncodedRows sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> packed,
+                                       int64_t row) {
+  const Encoding &format = shape.format();
+  assert(format.isInteger() && packed.size() == static_cast<size_t>(shape.bytes()));
+  EncodedRows result(format, 1, shape.columns());
+  if (shape.layout().kind == Kind::Blocks) {
+    GgufBlock::of(format)->read(packed.slice(static_cast<size_t>(row * shape.tileBytes()),
+                                             static_cast<size_t>(shape.tileBytes())),
+                                result.numbers(0));
+    return result;
+  }
+  auto read16 = [&](int64_t at) { return llvm::support::endian::read16le(packed.data() + at); };
+  for (int64_t column = 0; column < shape.columns(); ++column)
+    result.q[column] = readElement(shape, packed, row, column);
   int64_t group = format.groupColumns(shape.columns());
   for (int64_t g = 0; g < shape.groups(); ++g) {
-    scales[g] =
-        llvm::support::endian::read16le(packed.data() + shape.scalePosition(row, g * group));
-    if (format.zeroPoint)
-      zeros[g] = static_cast<int8_t>(packed[shape.zeroPosition(row, g * group)]);
+    int64_t at = shape.scalePosition(row, g * group);
+    uint16_t scale = format.scaleBits() == 16 ? read16(at) : packed[at];
+    if (format.hasFields()) {
+      uint16_t offset = scale >> 4;
+      scale &= 15;
+      if (format.scale == Encoding::Scale::U6) {
+        Position high = shape.offsetPosition(row, g * group);
+        unsigned bits = packed[high.byte] >> high.shift;
+        scale |= (bits & 3) << 4;
+        offset |= (bits >> 2 & 3) << 4;
+      }
+      result.offsets[g] = offset;
+    } else if (format.hasZeroPoint()) {
+      result.zeros[g] = static_cast<int8_t>(packed[shape.offsetPosition(row, g * group).byte]);
+    } else if (format.offset == Offset::F16) {
+      result.offsets[g] = read16(shape.offsetPosition(row, g * group).byte);
+    }
+    result.scales[g] = scale;
   }
+  for (size_t i = 0; i < result.supers.size(); ++i)
+    result.supers[i] = read16(shape.superPosition(
+        row, static_cast<int64_t>(i) / format.superNumbers() * Encoding::superColumns,
+        static_cast<int64_t>(i) % format.superNumbers()));
+  return result;
 }
 
 void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> packed, int64_t row,
                                 MutableArrayRef<float> values) {
-  Format format = shape.format();
+  const Encoding &format = shape.format();
   assert(packed.size() == static_cast<size_t>(shape.bytes()));
   assert(values.size() == static_cast<size_t>(shape.columns()) && "one value per column");
+  if (format.isInteger())
+    return dequantizeRow(format, unpackRow(shape, packed, row).row(0), values);
   for (int64_t column = 0; column < shape.columns(); ++column) {
-    Position at = shape.elementPosition(row, column);
-    const uint8_t *from = packed.data() + at.byte;
-    switch (format.element) {
-    case Element::F32:
+    const uint8_t *from = packed.data() + shape.elementPosition(row, column).byte;
+    if (format.element == Element::F32)
       values[column] = std::bit_cast<float>(llvm::support::endian::read32le(from));
-      break;
-    case Element::F16:
+    else if (format.element == Element::F16)
       values[column] = f16ToFloat(llvm::support::endian::read16le(from));
-      break;
-    case Element::BF16:
+    else
       values[column] = bf16ToFloat(llvm::support::endian::read16le(from));
-      break;
-    case Element::I8:
-    case Element::I4: {
-      int q = static_cast<int8_t>(*from);
-      if (format.element == Element::I4)
-        q = shape.layout().kind == Kind::BlocksQ4_0 ? (*from >> at.shift & 15) - 8
-                                                    : ((*from >> at.shift & 15) ^ 8) - 8;
-      int zero =
-          format.zeroPoint ? static_cast<int8_t>(packed[shape.zeroPosition(row, column)]) : 0;
-      float scale = f16ToFloat(
-          llvm::support::endian::read16le(packed.data() + shape.scalePosition(row, column)));
-      values[column] = static_cast<float>(q - zero) * scale;
-      break;
-    }
-    }
   }
 }

@@ -146,10 +146,10 @@ static constexpr Grid symmetricGrid4{6.375f, 0.1875f, 1.05f, 0.25f},
 static constexpr Grid affineGrid4{12.75f, 0.25f, 1.05f, 0.25f},
     affineGrid8{250.0f, 0.5f, 1.04f, 0.02f};
 
-static uint16_t quantizeSymmetric(const float *x, int64_t n, Format format, float greatest,
+static uint16_t quantizeSymmetric(const float *x, int64_t n, Encoding format, float greatest,
                                   float deviation, float &low, float &high, bool &negative) {
   const float wide = static_cast<float>(-format.qMin()), narrow = static_cast<float>(format.qMax());
-  const Grid grid = format.element == Format::Element::I4 ? symmetricGrid4 : symmetricGrid8;
+  const Grid grid = format.element == Encoding::Element::I4 ? symmetricGrid4 : symmetricGrid8;
   Choice best;
   Candidates c;
   float t = grid.first;
@@ -175,10 +175,10 @@ static uint16_t quantizeSymmetric(const float *x, int64_t n, Format format, floa
   return bits;
 }
 
-static uint16_t quantizeAffine(const float *x, int64_t n, Format format,
+static uint16_t quantizeAffine(const float *x, int64_t n, Encoding format,
                                const Statistics &statistics, int &zero) {
   const float qMin = static_cast<float>(format.qMin()), qMax = static_cast<float>(format.qMax());
-  const Grid grid = format.element == Format::Element::I4 ? affineGrid4 : affineGrid8;
+  const Grid grid = format.element == Encoding::Element::I4 ? affineGrid4 : affineGrid8;
   const float least = std::min(statistics.least, 0.0f), most = std::max(statistics.most, 0.0f);
   const float range = most - least, middle = least + range / 2;
   const float variance = statistics.meanSquare - statistics.mean * statistics.mean;
@@ -299,26 +299,30 @@ static Error findTooGreat(ArrayRef<float> row, int64_t rowIndex, float limit, co
   llvm_unreachable("called for a row that has such a weight");
 }
 
-Error sluice::formats::checkFiniteScales(ArrayRef<uint16_t> scales, Format format, int64_t columns,
-                                         int64_t rowIndex) {
-  for (auto [group, bits] : enumerate(scales))
-    if (float scale = f16ToFloat(bits); !std::isfinite(scale))
-      return weightError(rowIndex, static_cast<int64_t>(group) * format.groupColumns(columns),
-                         Twine("the scale of its group is ") +
-                             (std::isnan(scale) ? "NaN" : "infinite") +
-                             ", expected a finite number");
+Error sluice::formats::checkFiniteScales(const Encoding &format, const EncodedRow &row,
+                                         int64_t columns, int64_t rowIndex) {
+  for (int64_t g = 0, groups = static_cast<int64_t>(row.scales.size()); g < groups; ++g) {
+    float scale = row.scale(format, g), offset = row.offset(format, g);
+    if (std::isfinite(scale) && std::isfinite(offset))
+      continue;
+    float wrong = std::isfinite(scale) ? offset : scale;
+    return weightError(rowIndex, g * format.groupColumns(columns),
+                       Twine("the ") + (std::isfinite(scale) ? "offset" : "scale") +
+                           " of its group is " + (std::isnan(wrong) ? "NaN" : "infinite") +
+                           ", expected a finite number");
+  }
   return Error::success();
 }
 
-Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableArrayRef<int8_t> q,
+Error sluice::formats::quantizeRow(ArrayRef<float> row, Encoding format, MutableArrayRef<int8_t> q,
                                    MutableArrayRef<uint16_t> scales, MutableArrayRef<int8_t> zeros,
                                    int64_t rowIndex) {
-  assert(format.isInteger() && "a float format has nothing to quantize");
+  assert(format.isPlainInteger() && "no quantizer for this format");
   int64_t columns = static_cast<int64_t>(row.size());
   assert(q.size() == row.size() && "one integer per column");
   assert(scales.size() == static_cast<size_t>(format.groupsPerRow(columns)) &&
          "one scale per group");
-  assert(zeros.size() == (format.zeroPoint ? scales.size() : 0) &&
+  assert(zeros.size() == (format.hasZeroPoint() ? scales.size() : 0) &&
          "one zero point per group, if any");
 
   float rowGreatest = maximalMagnitude(row.data(), columns);
@@ -341,7 +345,7 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableAr
     // Below 2^-25 not even the smallest f16 scale rounds a weight to 1 (2^-25 itself is a tie, to
     // even).
     if (greatest > 0x1p-25f) {
-      if (format.zeroPoint) {
+      if (format.hasZeroPoint()) {
         bits = quantizeAffine(x, n, format, statistics, zero);
         any = store(x, n, 1.0f / f16ToFloat(bits), static_cast<float>(format.qMin() - zero),
                     static_cast<float>(format.qMax() - zero), zero, 1, to);
@@ -360,37 +364,40 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableAr
       zero = 0;
     }
     scales[g] = bits;
-    if (format.zeroPoint)
+    if (format.hasZeroPoint())
       zeros[g] = static_cast<int8_t>(zero);
   }
   return Error::success();
 }
 
-void sluice::formats::dequantizeRow(Format format, ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
-                                    ArrayRef<int8_t> zeros, MutableArrayRef<float> values) {
-  int64_t columns = static_cast<int64_t>(q.size()), group = format.groupColumns(columns);
-  assert(values.size() == q.size() &&
-         scales.size() == static_cast<size_t>(format.groupsPerRow(columns)));
+void sluice::formats::dequantizeRow(const Encoding &format, const EncodedRow &row,
+                                    MutableArrayRef<float> values) {
+  int64_t columns = static_cast<int64_t>(row.q.size()), group = format.groupColumns(columns);
+  assert(values.size() == row.q.size() &&
+         row.scales.size() == static_cast<size_t>(format.groupsPerRow(columns)));
   for (int64_t begin = 0, g = 0; begin < columns; begin += group, ++g) {
-    float scale = f16ToFloat(scales[g]);
-    int zero = format.zeroPoint ? zeros[g] : 0;
-    for (int64_t i = begin, end = std::min(begin + group, columns); i < end; ++i)
-      values[i] = static_cast<float>(q[i] - zero) * scale;
+    float scale = row.scale(format, g), offset = row.offset(format, g);
+    int zero = row.zero(g);
+    for (int64_t i = begin, end = std::min(begin + group, columns); i < end; ++i) {
+      float value = static_cast<float>(format.integerOf(row.q[i]) - zero) * scale;
+      // Not for all: adding a zero would change the sign of -0.
+      values[i] = format.hasOffset() ? value + offset : value;
+    }
   }
 }
 
-Error sluice::formats::convertRow(ArrayRef<float> row, Format::Element element,
+Error sluice::formats::convertRow(ArrayRef<float> row, Encoding::Element element,
                                   MutableArrayRef<uint16_t> bits, int64_t rowIndex) {
   assert(bits.size() == row.size() && "one entry per column");
   float greatest = maximalMagnitude(row.data(), static_cast<int64_t>(row.size()));
   if (!std::isfinite(greatest))
     return findNonFinite(row, rowIndex);
-  if (element == Format::Element::F16) {
+  if (element == Encoding::Element::F16) {
     if (greatest >= 65520.0f)
       return findTooGreat(row, rowIndex, std::nextafter(65520.0f, 0.0f), "below 65520", "f16");
     floatToF16(row, bits);
   } else {
-    assert(element == Format::Element::BF16 && "f16 or bf16");
+    assert(element == Encoding::Element::BF16 && "f16 or bf16");
     float limit =
         std::bit_cast<float>(0x7F7F7FFFu); // the last float that does not round to infinity
     if (greatest > limit)

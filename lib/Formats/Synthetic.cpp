@@ -16,22 +16,16 @@ using namespace sluice::formats;
 static uint64_t repeat16(uint64_t bits) { return bits * 0x0001000100010001u; }
 
 /// +-2^exponent * [1, 2).
-static SyntheticMasks floatMasks(Format::Element element, int exponent) {
-  switch (element) {
-  case Format::Element::F32:
+static SyntheticMasks floatMasks(Encoding::Element element, int exponent) {
+  if (element == Encoding::Element::F32)
     return {0x807FFFFF807FFFFFu, static_cast<uint64_t>(exponent + 127) * 0x0080000000800000u};
-  case Format::Element::F16:
+  if (element == Encoding::Element::F16)
     return {repeat16(0x83FF), repeat16(static_cast<uint64_t>(std::max(exponent, -14) + 15) << 10)};
-  case Format::Element::BF16:
-    return {repeat16(0x807F), repeat16(static_cast<uint64_t>(exponent + 127) << 7)};
-  case Format::Element::I8:
-  case Format::Element::I4:
-    break;
-  }
-  llvm_unreachable("not a float");
+  assert(element == Encoding::Element::BF16 && "a float");
+  return {repeat16(0x807F), repeat16(static_cast<uint64_t>(exponent + 127) << 7)};
 }
 
-SyntheticPattern sluice::formats::syntheticVector(Format::Element element, uint64_t seed) {
+SyntheticPattern sluice::formats::syntheticVector(Encoding::Element element, uint64_t seed) {
   SyntheticPattern pattern;
   pattern.seed = seed;
   pattern.append(8, floatMasks(element, -1));
@@ -45,7 +39,7 @@ SyntheticTensor::SyntheticTensor(const PackedShape &shape, uint64_t seed) : pack
 }
 
 void SyntheticTensor::setMasks() {
-  Format format = packed.format();
+  Encoding format = packed.format();
   double deviation = 1 / std::sqrt(static_cast<double>(packed.columns()));
   // +-2^e [1, 2), uniform, has a mean square of 7/3 * 4^e.
   int exponent = static_cast<int>(std::lround(std::log2(deviation / std::sqrt(7.0 / 3))));
@@ -53,11 +47,12 @@ void SyntheticTensor::setMasks() {
     elementMasks = floatMasks(format.element, exponent);
     return;
   }
+  assert(format.isPlainInteger() && "only what the quantizer makes is generated");
   double square = 0;
   int count = 0;
   for (int q = format.qMin(); q <= format.qMax(); ++q)
     for (int zero : {-2, -1}) {
-      int value = q - (format.zeroPoint ? zero : 0);
+      int value = q - (format.hasZeroPoint() ? zero : 0);
       square += value * value;
       ++count;
     }
@@ -68,18 +63,17 @@ void SyntheticTensor::setMasks() {
 
 void SyntheticTensor::setRegions() {
   Layout::Kind kind = packed.layout().kind;
-  if (kind == Layout::Kind::BlocksQ8_0 || kind == Layout::Kind::BlocksQ4_0) {
-    int64_t bytes = kind == Layout::Kind::BlocksQ8_0 ? q8_0BlockBytes : q4_0BlockBytes;
+  if (kind == Layout::Kind::Blocks) {
     regions.append(2, scaleMasks);
-    regions.append(bytes - 2, elementMasks);
+    regions.append(GgufBlock::of(packed.format())->bytes - 2, elementMasks);
     return;
   }
   auto appendChunk = [&](SyntheticPattern &to, int64_t chunk) {
     int64_t elements = packed.chunkElements(chunk), scales = packed.chunkScales(chunk),
-            zeroPoints = packed.chunkZeros(chunk);
+            zeroPoints = packed.chunkOffsets(chunk);
     int64_t zerosEnd =
         zeroPoints +
-        (packed.format().zeroPoint ? packed.chunkGroups(chunk) * packed.rowsPerTile() : 0);
+        (packed.format().hasZeroPoint() ? packed.chunkGroups(chunk) * packed.rowsPerTile() : 0);
     to.append(elements, elementMasks);
     to.append(scales - elements, {});
     to.append(zeroPoints - scales, scaleMasks);

@@ -3,6 +3,8 @@
 
 #include "sluice/Import/ModelBuilder.h"
 
+#include "sluice/Formats/GgufBlocks.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Builders.h"
@@ -106,13 +108,6 @@ model::RopeAttr ModelBuilder::ropeAttr() {
 
 Type ModelBuilder::weightType(const Weight &weight) {
   ArrayRef<int64_t> shape = weight.tensor.shape;
-  auto blocks = [&](unsigned bits, quantized::LayoutKind layout) -> Type {
-    MLIRContext *context = code.getContext();
-    return quantized::QuantizedTensorType::get(
-        context, shape,
-        quantized::FormatAttr::get(context, code.getIntegerType(bits), 32, /*zeroPoint=*/false),
-        quantized::LayoutAttr::get(context, layout, 0));
-  };
   switch (weight.tensor.type) {
   case StorageType::F32:
     return RankedTensorType::get(shape, code.getF32Type());
@@ -120,13 +115,15 @@ Type ModelBuilder::weightType(const Weight &weight) {
     return RankedTensorType::get(shape, code.getF16Type());
   case StorageType::BF16:
     return RankedTensorType::get(shape, code.getBF16Type());
-  case StorageType::Q8_0:
-    return blocks(8, quantized::LayoutKind::BlocksQ8_0);
-  case StorageType::Q4_0:
-    return blocks(4, quantized::LayoutKind::BlocksQ4_0);
   default:
-    llvm_unreachable("openModel accepts only usable types");
+    break;
   }
+  const formats::GgufBlock *block = formats::GgufBlock::named(storageName(weight.tensor.type));
+  assert(block && "openModel accepts only usable types");
+  MLIRContext *context = code.getContext();
+  return quantized::QuantizedTensorType::get(
+      context, shape, quantized::EncodingAttr::get(context, block->encoding),
+      quantized::LayoutAttr::get(context, quantized::LayoutKind::Blocks, 0));
 }
 
 void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_t> shape) {
@@ -338,10 +335,8 @@ llvm::Expected<TensorRef> sluice::weightTensor(model::WeightOp weight) {
   std::optional<StorageType> storage;
   if (auto blocks = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
     ref.shape.assign(blocks.getShape().begin(), blocks.getShape().end());
-    if (blocks.getLayout().getKind() == quantized::LayoutKind::BlocksQ8_0)
-      storage = StorageType::Q8_0;
-    else if (blocks.getLayout().getKind() == quantized::LayoutKind::BlocksQ4_0)
-      storage = StorageType::Q4_0;
+    if (blocks.getLayout().getKind() == quantized::LayoutKind::Blocks)
+      storage = storageFromName(formats::GgufBlock::of(blocks.getEncoding().getValue())->name);
   } else {
     auto plain = cast<RankedTensorType>(weight.getType());
     ref.shape.assign(plain.getShape().begin(), plain.getShape().end());

@@ -137,9 +137,13 @@ Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t,
     problem.set(path,
                 who + " has shape " + shapeText(tensor->shape) + ", expected " + shapeText(shape));
   else if (isVector ? !isPlainFloat(tensor->type) : !isUsableWeight(tensor->type))
-    problem.set(path,
-                who + " has type " + tensor->typeText() + ", expected " +
-                    (isVector || !gguf ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q4_0"));
+    problem.set(path, who + " has type " + tensor->typeText() + ", expected " +
+                          (isVector || !gguf ? "F32, F16 or BF16" : usableWeights()));
+  else if (StringRef stem = name; tensor->type == StorageType::NVFP4 &&
+                                  stem.consume_back(".weight") &&
+                                  inventory.find((stem + ".scale").str()))
+    problem.set(path, who + " has type NVFP4 with a factor of the whole tensor in " +
+                          quote((stem + ".scale").str()) + ", which is not supported");
   weight.tensor = *tensor;
   weight.ropeInterleaved = permuted;
   return weight;

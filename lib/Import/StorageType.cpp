@@ -6,6 +6,7 @@
 #include "sluice-support/Safetensors.h"
 #include "sluice/Formats/GgufBlocks.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringMap.h"
 #include "llvm/Support/ErrorHandling.h"
 #include "llvm/Support/MathExtras.h"
@@ -32,11 +33,11 @@ static constexpr StorageInfo table[] = {
     {StorageType::F8E4M3, "F8_E4M3", 1, 1, -1},
     {StorageType::F8E5M2, "F8_E5M2", 1, 1, -1},
     {StorageType::F8E8M0, "F8_E8M0", 1, 1, -1},
-    {StorageType::Q4_0, "Q4_0", formats::ggufBlockColumns, formats::q4_0BlockBytes, 2},
+    {StorageType::Q4_0, "Q4_0", 32, 18, 2},
     {StorageType::Q4_1, "Q4_1", 32, 20, 3},
     {StorageType::Q5_0, "Q5_0", 32, 22, 6},
     {StorageType::Q5_1, "Q5_1", 32, 24, 7},
-    {StorageType::Q8_0, "Q8_0", formats::ggufBlockColumns, formats::q8_0BlockBytes, 8},
+    {StorageType::Q8_0, "Q8_0", 32, 34, 8},
     {StorageType::Q8_1, "Q8_1", 32, 36, 9},
     {StorageType::Q2_K, "Q2_K", 256, 84, 10},
     {StorageType::Q3_K, "Q3_K", 256, 110, 11},
@@ -101,7 +102,15 @@ bool sluice::isPlainFloat(StorageType type) {
 }
 
 bool sluice::isUsableWeight(StorageType type) {
-  return isPlainFloat(type) || type == StorageType::Q8_0 || type == StorageType::Q4_0;
+  return isPlainFloat(type) || formats::GgufBlock::named(storageName(type));
+}
+
+std::string sluice::usableWeights() {
+  SmallVector<StringRef> names;
+  for (const StorageInfo &info : table)
+    if (isUsableWeight(info.type))
+      names.push_back(info.name);
+  return join(ArrayRef(names).drop_back(), ", ") + " or " + names.back().str();
 }
 
 std::optional<uint64_t> sluice::elementCount(ArrayRef<int64_t> shape) {

@@ -6,12 +6,11 @@
 #include "Diagnostics.h"
 
 #include "sluice-support/Float16.h"
-#include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Formats/Quantizer.h"
 
 #include "llvm/ADT/bit.h"
 #include "llvm/Support/Endian.h"
 
-#include <array>
 #include <cassert>
 
 using namespace llvm;
@@ -32,9 +31,8 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
                                           std::shared_ptr<const MappedFile> file) {
   StringRef path = file->path();
   std::string name = "tensor " + quote(tensor.name);
-  if (!isUsableWeight(tensor.type))
-    return fail(path, name + " has type " + tensor.typeText() +
-                          ", expected F32, F16, BF16, Q8_0 or Q4_0");
+  if (!isUsableWeight(tensor.type) && tensor.type != StorageType::Q8_K)
+    return fail(path, name + " has type " + tensor.typeText() + ", expected " + usableWeights());
   std::optional<uint64_t> bytes = storageBytes(tensor.type, tensor.shape);
   if (!bytes || *bytes == 0 || *bytes != tensor.bytes)
     return fail(path, name + " is declared with " + Twine(tensor.bytes) +
@@ -48,7 +46,7 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
   reader.data = reinterpret_cast<const uint8_t *>(file->bytes().data()) + tensor.offset;
   reader.file = std::move(file);
   reader.storage = tensor.type;
-  reader.blocked = storageInfo(tensor.type).blockElements != 1;
+  reader.block = formats::GgufBlock::named(storageName(tensor.type));
   reader.numColumns = tensor.shape.empty() ? 1 : tensor.shape.back();
   reader.numRows = static_cast<int64_t>(*elementCount(tensor.shape)) / reader.numColumns;
   reader.bytesPerRow = tensor.bytes / static_cast<uint64_t>(reader.numRows);
@@ -58,15 +56,6 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
 ArrayRef<uint8_t> TensorReader::rowBytes(int64_t row) const {
   assert(row >= 0 && row < numRows && "row out of range");
   return {data + static_cast<uint64_t>(row) * bytesPerRow, bytesPerRow};
-}
-
-/// Consecutive blocks of a type that open() admits.
-static void splitBlocks(StorageType type, ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t> q,
-                        MutableArrayRef<uint16_t> scaleBits) {
-  if (type == StorageType::Q8_0)
-    formats::readQ8_0(blocks, q, scaleBits);
-  else
-    formats::readQ4_0(blocks, q, scaleBits);
 }
 
 void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
@@ -87,26 +76,18 @@ void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
     for (int64_t i = 0; i < count; ++i)
       target[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * i));
     return;
-  case StorageType::Q8_0:
-  case StorageType::Q4_0: {
-    std::array<int8_t, formats::ggufBlockColumns> q;
-    uint16_t scaleBits = 0;
-    uint64_t bytes = storageInfo(storage).blockBytes;
-    for (int64_t begin = 0; begin < count; begin += formats::ggufBlockColumns, source += bytes) {
-      splitBlocks(storage, {source, bytes}, q, scaleBits);
-      float scale = f16ToFloat(scaleBits);
-      for (int64_t i = 0; i < formats::ggufBlockColumns; ++i)
-        target[begin + i] = scale * q[i];
-    }
-    return;
+  case StorageType::Q8_K:
+    return formats::dequantizeQ8_K(rowBytes(row), out);
+  default: {
+    assert(block && "open() admits no other type");
+    formats::EncodedRows numbers(block->encoding, 1, count);
+    readBlocks(row, numbers, 0);
+    formats::dequantizeRow(block->encoding, numbers.row(0), out);
   }
-  default:
-    llvm_unreachable("open() admits no other type");
   }
 }
 
-void TensorReader::readBlocks(int64_t row, MutableArrayRef<int8_t> q,
-                              MutableArrayRef<uint16_t> scaleBits) const {
-  assert(blocked && "plain numbers have no blocks");
-  splitBlocks(storage, rowBytes(row), q, scaleBits);
+void TensorReader::readBlocks(int64_t row, formats::EncodedRows &rows, int64_t to) const {
+  assert(block && rows.encoding == block->encoding && rows.columns == numColumns);
+  block->read(rowBytes(row), rows.numbers(to));
 }

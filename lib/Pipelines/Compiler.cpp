@@ -9,7 +9,7 @@
 #include "sluice/Analysis/Explain.h"
 
 #include "sluice/Conversion/Passes.h"
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 #include "sluice/Import/Expected.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
@@ -149,7 +149,8 @@ static StringRef automaticFormat(ModuleOp module) {
 Error Compilation::chooseWeights(StringRef name) {
   if (name.empty() || name == "auto")
     name = automaticFormat(*module);
-  else if (name != "keep" && !formats::Format::fromName(name))
+  else if (std::optional<formats::Encoding> encoding = formats::Encoding::fromName(name);
+           name != "keep" && (!encoding || (encoding->isInteger() && !encoding->isPlainInteger())))
     return createStringError("unknown number format --weights " + name +
                              ": expected auto, keep, f16, bf16, f32, or int8 or int4 with -g32, "
                              "-g64, -g128, -g256 or -channel, and optionally -zp");

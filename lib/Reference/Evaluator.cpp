@@ -15,7 +15,7 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::reference;
-using formats::Format;
+using formats::Encoding;
 
 static llvm::Error makeError(const Twine &message) {
   return llvm::createStringError(llvm::inconvertibleErrorCode(), message);
@@ -37,11 +37,11 @@ static llvm::Error inOperation(Operation *op, llvm::Error error) {
 }
 
 /// The float element type of a tensor type.
-static Format::Element elementOf(Type type) {
+static Encoding::Element elementOf(Type type) {
   Type element = getElementTypeOrSelf(type);
-  return element.isF16()    ? Format::Element::F16
-         : element.isBF16() ? Format::Element::BF16
-                            : Format::Element::F32;
+  return element.isF16()    ? Encoding::Element::F16
+         : element.isBF16() ? Encoding::Element::BF16
+                            : Encoding::Element::F32;
 }
 
 static EvaluatedValue wrap(Tensor tensor) {
@@ -99,7 +99,7 @@ static bool matches(const WeightValue &value, Type type) {
     auto declared = dyn_cast<quantized::QuantizedTensorType>(type);
     return declared && declared.getRows() == matrix->rows &&
            declared.getColumns() == matrix->columns &&
-           declared.getFormat().toFormat() == matrix->format;
+           declared.getEncoding().getValue() == matrix->encoding;
   }
   auto declared = dyn_cast<RankedTensorType>(type);
   return declared && declared.getShape() == ArrayRef<int64_t>(std::get<Tensor>(value).shape);
@@ -118,6 +118,8 @@ llvm::Expected<EvaluatedValue> Evaluator::readWeight(model::WeightOp weight) {
       permuteRows(matrix->q, matrix->rows, order);
       permuteRows(matrix->scales, matrix->rows, order);
       permuteRows(matrix->zeros, matrix->rows, order);
+      permuteRows(matrix->offsets, matrix->rows, order);
+      permuteRows(matrix->supers, matrix->rows, order);
     } else {
       auto &tensor = std::get<Tensor>(*read);
       permuteRows(tensor.values, tensor.rows(), order);
@@ -139,7 +141,7 @@ llvm::Expected<EvaluatedValue> Evaluator::makePacked(quantized::PackedOp packed)
     if (!value)
       return value.takeError();
     // Blocks that already have the format are taken over bit for bit.
-    bool kept = type && value->matrix && value->matrix->format == type.getFormat().toFormat();
+    bool kept = type && value->matrix && value->matrix->encoding == type.getEncoding().getValue();
     TensorPtr floats = value->tensor;
     if (!floats && !kept)
       floats = std::make_shared<const Tensor>(dequantize(*value->matrix));
@@ -154,18 +156,20 @@ llvm::Expected<EvaluatedValue> Evaluator::makePacked(quantized::PackedOp packed)
                        "' does not have the columns of " + typeText(packed.getType()));
     QuantizedPtr part = value->matrix;
     if (!kept) {
-      llvm::Expected<QuantizedMatrix> made = quantize(*floats, type.getFormat().toFormat());
+      llvm::Expected<QuantizedMatrix> made = quantize(*floats, type.getEncoding().getValue());
       if (!made)
         return makeError(name + ": its source '" + source.getValue() +
                          "': " + llvm::toString(made.takeError()));
       part = std::make_shared<const QuantizedMatrix>(std::move(*made));
     }
-    result.format = part->format;
+    result.encoding = part->encoding;
     result.columns = part->columns;
     result.rows += part->rows;
     llvm::append_range(result.q, part->q);
     llvm::append_range(result.scales, part->scales);
     llvm::append_range(result.zeros, part->zeros);
+    llvm::append_range(result.offsets, part->offsets);
+    llvm::append_range(result.supers, part->supers);
     llvm::append_range(result.values, part->values);
   }
   if (result.rows != type.getRows())
@@ -318,7 +322,7 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                                   /*roundWeights=*/false));
           })
           .Case<quantized::QuantizeOp>([&](auto op) {
-            return wrap(quantize(tensor(op.getInput()), op.getType().getFormat().toFormat()));
+            return wrap(quantize(tensor(op.getInput()), op.getType().getEncoding().getValue()));
           })
           .Case<quantized::DequantizeOp>([&](auto op) {
             return wrapAs(op.getType(), dequantize(*lookup(op.getInput()).matrix));

@@ -20,7 +20,7 @@
 using namespace llvm;
 using namespace sluice;
 using namespace sluice::reference;
-using formats::Format;
+using formats::Encoding;
 using model::DoubleArithmetic;
 
 static DoubleArithmetic arithmetic;
@@ -57,18 +57,18 @@ static Error checkIndices(const Tensor &indices, StringRef what, StringRef place
   return Error::success();
 }
 
-static float rounded(Format::Element element, float value) {
+static float rounded(Encoding::Element element, float value) {
   switch (element) {
-  case Format::Element::F16:
+  case Encoding::Element::F16:
     return formats::roundToF16(value);
-  case Format::Element::BF16:
+  case Encoding::Element::BF16:
     return formats::roundToBf16(value);
   default:
     return value;
   }
 }
 
-void reference::roundTo(Format::Element element, Tensor &tensor) {
+void reference::roundTo(Encoding::Element element, Tensor &tensor) {
   for (float &value : tensor.values)
     value = rounded(element, value);
 }
@@ -160,7 +160,7 @@ Tensor reference::ropeTable(int64_t positions, ArrayRef<double> frequencies) {
   return table;
 }
 
-Error reference::cacheAppend(Tensor &cache, Format::Element element, const Tensor &input,
+Error reference::cacheAppend(Tensor &cache, Encoding::Element element, const Tensor &input,
                              const Tensor &positions) {
   if (Error error = checkIndices(positions, "position", "cache", cache.rows()))
     return error;
@@ -205,17 +205,14 @@ Expected<Tensor> reference::attention(const Tensor &query, const Tensor &keys, c
 // quantized
 //===----------------------------------------------------------------------===//
 
-Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Format format) {
-  QuantizedMatrix result;
-  result.format = format;
-  result.rows = input.rows();
-  result.columns = input.width();
+Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Encoding format) {
+  QuantizedMatrix result(format, input.rows(), input.width());
   if (!format.isInteger()) {
     result.values = input.values;
     std::vector<uint16_t> bits(input.width());
     for (int64_t row = 0; row < result.rows; ++row) {
       // Only for its errors: what rounds to infinity is no weight.
-      Error error = format.element == Format::Element::F32
+      Error error = format.element == Encoding::Element::F32
                         ? formats::checkFinite(input.row(row), row)
                         : formats::convertRow(input.row(row), format.element, bits, row);
       if (error)
@@ -226,16 +223,13 @@ Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Format format
     return result;
   }
   int64_t groups = result.groups();
-  result.q.resize(result.rows * result.columns);
-  result.scales.resize(result.rows * groups);
-  result.zeros.resize(format.zeroPoint ? result.rows * groups : 0);
   for (int64_t row = 0; row < result.rows; ++row) {
     MutableArrayRef<int8_t> zeros = result.zeros;
     if (Error error = formats::quantizeRow(
             input.row(row), format,
             MutableArrayRef(result.q).slice(row * result.columns, result.columns),
             MutableArrayRef(result.scales).slice(row * groups, groups),
-            format.zeroPoint ? zeros.slice(row * groups, groups) : zeros, row))
+            format.hasZeroPoint() ? zeros.slice(row * groups, groups) : zeros, row))
       return error;
   }
   return result;
@@ -243,13 +237,12 @@ Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Format format
 
 Tensor reference::dequantize(const QuantizedMatrix &input) {
   Tensor result = Tensor::zeros({input.rows, input.columns});
-  if (!input.format.isInteger()) {
+  if (!input.encoding.isInteger()) {
     result.values = input.values;
     return result;
   }
   for (int64_t row = 0; row < input.rows; ++row)
-    formats::dequantizeRow(input.format, input.rowIntegers(row), input.rowScales(row),
-                           input.rowZeros(row), result.row(row));
+    formats::dequantizeRow(input.encoding, input.row(row), result.row(row));
   return result;
 }
 
@@ -258,7 +251,7 @@ Tensor reference::dequantize(const QuantizedMatrix &input) {
 //===----------------------------------------------------------------------===//
 
 /// One row of `input` times rows of floats, the input rounded to their type.
-static void floatProducts(ArrayRef<float> input, ArrayRef<float> weights, Format::Element element,
+static void floatProducts(ArrayRef<float> input, ArrayRef<float> weights, Encoding::Element element,
                           MutableArrayRef<float> sums) {
   std::vector<float> x(input.size());
   formats::roundActivations(element, input, x);
@@ -275,17 +268,18 @@ static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight
   std::vector<int16_t> x16(columns);
   std::vector<float> activationScales(formats::activationGroups(columns));
   formats::quantizeActivations(input, x16, activationScales);
-  int64_t width = formats::accumulationColumns(weight.format, columns);
-  int64_t group = weight.format.groupColumns(columns);
+  int64_t width = formats::accumulationColumns(weight.encoding, columns);
+  int64_t group = weight.encoding.groupColumns(columns);
   for (auto [n, out] : enumerate(sums)) {
-    ArrayRef<uint16_t> scales = weight.rowScales(n);
+    formats::EncodedRow row = weight.row(n);
     double sum = 0;
-    for (auto [index, part] : enumerate(
-             formats::integerSums(weight.format, weight.rowIntegers(n), weight.rowZeros(n), x16))) {
+    for (auto [index, part] : enumerate(formats::integerSums(weight.encoding, row, x16))) {
       int64_t column = static_cast<int64_t>(index) * width;
-      float factor = formats::f16ToFloat(scales[column / group]) *
-                     activationScales[column / formats::activationGroup];
-      sum += static_cast<double>(static_cast<float>(part)) * factor;
+      float activationScale = activationScales[column / formats::activationGroup];
+      float factor = row.scale(weight.encoding, column / group) * activationScale;
+      sum += static_cast<double>(static_cast<float>(part.products)) * factor;
+      sum += static_cast<double>(row.offset(weight.encoding, column / group)) *
+             (activationScale * static_cast<float>(part.inputs));
     }
     out = static_cast<float>(sum);
   }
@@ -294,15 +288,15 @@ static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight
 Tensor reference::product(const Tensor &input, const QuantizedMatrix &weight) {
   Tensor result = Tensor::zeros({input.rows(), weight.rows});
   for (int64_t row = 0; row < input.rows(); ++row) {
-    if (weight.format.isInteger())
+    if (weight.encoding.isInteger())
       integerProducts(input.row(row), weight, result.row(row));
     else
-      floatProducts(input.row(row), weight.values, weight.format.element, result.row(row));
+      floatProducts(input.row(row), weight.values, weight.encoding.element, result.row(row));
   }
   return result;
 }
 
-Tensor reference::product(const Tensor &input, const Tensor &weight, Format::Element element) {
+Tensor reference::product(const Tensor &input, const Tensor &weight, Encoding::Element element) {
   Tensor result = Tensor::zeros({input.rows(), weight.rows()});
   for (int64_t row = 0; row < input.rows(); ++row)
     floatProducts(input.row(row), weight.values, element, result.row(row));
@@ -314,9 +308,8 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const QuantizedMatri
     return error;
   Tensor result = Tensor::zeros({tokens.rows(), table.columns});
   for (auto [index, token] : enumerate(tokens.integers)) {
-    if (table.format.isInteger())
-      formats::dequantizeRow(table.format, table.rowIntegers(token), table.rowScales(token),
-                             table.rowZeros(token), result.row(index));
+    if (table.encoding.isInteger())
+      formats::dequantizeRow(table.encoding, table.row(token), result.row(index));
     else
       copy(ArrayRef(table.values).slice(token * table.columns, table.columns),
            result.row(index).begin());

@@ -29,24 +29,18 @@ llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
   if (!reader)
     return reader.takeError();
   int64_t rows = reader->rows(), columns = reader->columns();
-  if (!reader->blockElements()) {
+  if (!reader->blocks()) {
     Tensor tensor = Tensor::zeros(ref->shape);
     for (int64_t row = 0; row < rows; ++row)
       reader->readRow(row,
                       llvm::MutableArrayRef<float>(tensor.values).slice(row * columns, columns));
     return tensor;
   }
-  QuantizedMatrix matrix;
-  matrix.format = reader->type() == StorageType::Q8_0 ? formats::q8_0Format : formats::q4_0Format;
-  matrix.rows = rows;
-  matrix.columns = columns;
-  matrix.q.resize(rows * columns);
-  matrix.scales.resize(rows * matrix.groups());
-  int64_t groups = matrix.groups();
+  QuantizedMatrix matrix(reader->blocks()->encoding, rows, columns);
   for (int64_t row = 0; row < rows; ++row) {
-    auto scales = llvm::MutableArrayRef(matrix.scales).slice(row * groups, groups);
-    reader->readBlocks(row, llvm::MutableArrayRef(matrix.q).slice(row * columns, columns), scales);
-    if (llvm::Error error = formats::checkFiniteScales(scales, matrix.format, columns, row))
+    reader->readBlocks(row, matrix, row);
+    if (llvm::Error error =
+            formats::checkFiniteScales(matrix.encoding, matrix.row(row), columns, row))
       return std::move(error);
   }
   return matrix;

@@ -24,7 +24,7 @@ Value lookThroughDequantize(Value weight) {
     return weight;
   Type element = cast<RankedTensorType>(weight.getType()).getElementType();
   bool exact =
-      element.isF32() || element == dequantize.getInput().getType().getFormat().getElement();
+      element.isF32() || element == dequantize.getInput().getType().getEncoding().getElement();
   return exact ? dequantize.getInput() : weight;
 }
 
@@ -34,8 +34,9 @@ Value lookThroughDequantize(Value weight) {
 Type activationElement(Value weight) {
   auto quantize = weight.getDefiningOp<quantized::QuantizeOp>();
   auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
-  if (!quantized || !quantized.getFormat().isInteger())
-    return quantized ? quantized.getFormat().getElement() : getElementTypeOrSelf(weight.getType());
+  if (!quantized || !quantized.getEncoding().isInteger())
+    return quantized ? quantized.getEncoding().getElement()
+                     : getElementTypeOrSelf(weight.getType());
   return quantize ? getElementTypeOrSelf(quantize.getInput().getType()) : Type();
 }
 

@@ -21,7 +21,7 @@ using fused::MatvecOp;
 /// How `weight` is stored: matvecs merge only if they agree on it.
 std::pair<Attribute, Attribute> storage(Value weight) {
   if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
-    return {type.getFormat(), type.getLayout()};
+    return {type.getEncoding(), type.getLayout()};
   return {TypeAttr::get(cast<RankedTensorType>(weight.getType()).getElementType()), Attribute()};
 }
 

@@ -21,7 +21,7 @@ namespace sluice {
 
 namespace {
 using namespace mlir;
-using quantized::FormatAttr;
+using quantized::EncodingAttr;
 using quantized::LayoutAttr;
 using quantized::LayoutKind;
 using quantized::QuantizedTensorType;
@@ -30,7 +30,7 @@ using quantized::RowOrderAttr;
 /// A weight of a model file and the format in which a kernel wants it.
 struct Source {
   model::WeightOp weight;
-  FormatAttr format;
+  EncodingAttr format;
   StringRef decision, reason;
 };
 
@@ -58,7 +58,9 @@ private:
   /// The weight behind `value` through quantize and dequantize; a null weight if it is packed
   /// already. Emits an error at `reader` if there is none.
   FailureOr<Source> trace(Value value, Operation *reader);
-  FailureOr<LayoutAttr> chooseLayout(FormatAttr format, int64_t columns, Operation *reader);
+  FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, Operation *reader);
+  /// Emits an error if GPU kernels cannot read the format.
+  LogicalResult checkGpu(EncodingAttr format, Operation *reader);
   LogicalResult pack(fused::MatvecOp op);
   LogicalResult pack(fused::EmbeddingOp op);
   LogicalResult packVector(model::ParameterOp parameter);
@@ -74,11 +76,9 @@ private:
 FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
   Source source;
   if (auto type = dyn_cast<QuantizedTensorType>(value.getType()))
-    source.format = type.getFormat();
+    source.format = type.getEncoding();
   else
-    source.format =
-        FormatAttr::get(&getContext(), cast<RankedTensorType>(value.getType()).getElementType(),
-                        FormatAttr::kChannel, false);
+    source.format = EncodingAttr::of(cast<RankedTensorType>(value.getType()).getElementType());
   // A recipe rounds once, from the file's numbers: parameter, perhaps dequantize (to float32),
   // perhaps quantize.
   bool quantized = false, dequantized = false;
@@ -117,10 +117,20 @@ FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
   return reader->emitOpError() << "reads a weight that is computed, which cannot be packed";
 }
 
-FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(FormatAttr format, int64_t width,
+LogicalResult FusedPackWeights::checkGpu(EncodingAttr format, Operation *reader) {
+  if (!format.isInteger() || format.getValue().isPlainInteger())
+    return success();
+  return reader->emitOpError() << "reads weights in " << format.getName()
+                               << ", which GPU kernels cannot read yet: compile for target cpu, or "
+                                  "choose another format with --weights";
+}
+
+FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,
                                                      Operation *reader) {
   if (!gpu)
     return LayoutAttr::get(&getContext(), LayoutKind::Lanes, 0);
+  if (failed(checkGpu(format, reader)))
+    return failure();
   // A stage of about 16 KB: smaller bulk copies do not reach the memory's speed, larger ones make
   // every small access wait longer. 16 rows of 8 bits are 1024 columns.
   constexpr int64_t stageBits = 16 * 1024 * 8;
@@ -206,7 +216,7 @@ Value FusedPackWeights::load(ArrayRef<Source> sources, ArrayAttr order, Type typ
         quantized::PackedOp::create(builder, point->getLoc(), name.str(), references, order, type);
     symbols->insert(packed);
     if (isa<QuantizedTensorType>(type)) {
-      FormatAttr format = sources.front().format;
+      EncodingAttr format = sources.front().format;
       llvm::SmallSetVector<StringRef, 3> reasons;
       for (const Source &source : sources)
         if (!source.reason.empty())
@@ -242,7 +252,7 @@ LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
     return success(); // by an earlier run
   if (packed)
     return op.emitOpError() << "reads packed and unpacked weights";
-  FormatAttr format = sources.front().format;
+  EncodingAttr format = sources.front().format;
   for (const Source &source : sources)
     if (source.format != format)
       return op.emitOpError() << "reads weights of different formats, " << format.getName()
@@ -277,7 +287,7 @@ LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
   if (!places)
     return op.emitOpError() << "cannot be packed: " << llvm::toString(places.takeError());
   llvm::Expected<int64_t> bytes =
-      formats::packedBytes(format.toFormat(), layout->toLayout(), places->rows(), op.getColumns());
+      formats::packedBytes(format.getValue(), layout->toLayout(), places->rows(), op.getColumns());
   if (!bytes)
     return op.emitOpError() << "cannot be packed for target " << target << ": "
                             << llvm::toString(bytes.takeError());
@@ -307,6 +317,8 @@ LogicalResult FusedPackWeights::pack(fused::EmbeddingOp op) {
     return failure();
   if (!source->weight)
     return success();
+  if (gpu && failed(checkGpu(source->format, op)))
+    return failure();
   Type type = op.getTable().getType();
   // Rows are looked up one by one: integers stay row after row, floats are a plain tensor.
   if (auto quantized = dyn_cast<QuantizedTensorType>(type)) {

@@ -161,8 +161,8 @@ FailureOr<int64_t> PlanAssignBuffers::bytesOf(Operation *reporter, Type type,
     rows = order->rows();
   }
   llvm::Expected<int64_t> bytes =
-      formats::packedBytes(quantized.getFormat().toFormat(), quantized.getLayout().toLayout(), rows,
-                           quantized.getColumns());
+      formats::packedBytes(quantized.getEncoding().getValue(), quantized.getLayout().toLayout(),
+                           rows, quantized.getColumns());
   if (!bytes)
     return packed.emitOpError() << llvm::toString(bytes.takeError());
   return *bytes;

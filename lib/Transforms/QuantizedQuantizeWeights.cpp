@@ -14,7 +14,7 @@ namespace sluice {
 
 namespace {
 using namespace mlir;
-using quantized::FormatAttr;
+using quantized::EncodingAttr;
 using quantized::LayoutAttr;
 using quantized::LayoutKind;
 using quantized::QuantizedTensorType;
@@ -25,9 +25,9 @@ struct QuantizedQuantizeWeights : impl::QuantizedQuantizeWeightsBase<QuantizedQu
 
 private:
   /// The float matrix that takes the place of `weight`: `weight` itself if its format stays.
-  Value quantize(Value weight, FormatAttr asked);
+  Value quantize(Value weight, EncodingAttr asked);
   /// Notes that `weight` has another format than the one asked for.
-  void leave(Value weight, FormatAttr asked, FormatAttr found, StringRef reason);
+  void leave(Value weight, EncodingAttr asked, EncodingAttr found, StringRef reason);
 
   /// Weights that do not get what was asked for: "blk.0.ffn_down is f16, as decided before".
   SmallVector<std::pair<Location, std::string>> left;
@@ -46,7 +46,7 @@ static std::string nameOf(Value weight) {
   return "a weight";
 }
 
-void QuantizedQuantizeWeights::leave(Value weight, FormatAttr asked, FormatAttr found,
+void QuantizedQuantizeWeights::leave(Value weight, EncodingAttr asked, EncodingAttr found,
                                      StringRef reason) {
   remark::missed(weight.getLoc(), remark::RemarkOpts::name("not-as-asked").category(DEBUG_TYPE))
       << remark::reason("{0} instead of {1}: {2}", found.getName(), asked.getName(), reason.str());
@@ -54,15 +54,14 @@ void QuantizedQuantizeWeights::leave(Value weight, FormatAttr asked, FormatAttr 
                     llvm::formatv("{0} is {1}, {2}", nameOf(weight), found.getName(), reason));
 }
 
-Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
+Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
   auto dequantize = weight.getDefiningOp<quantized::DequantizeOp>();
   Value stored = dequantize ? Value(dequantize.getInput()) : weight;
   Operation *source = stored.getDefiningOp();
   auto type = cast<RankedTensorType>(weight.getType());
   auto storedType = dyn_cast<QuantizedTensorType>(stored.getType());
-  FormatAttr present = storedType ? storedType.getFormat()
-                                  : FormatAttr::get(&getContext(), type.getElementType(),
-                                                    FormatAttr::kChannel, false);
+  EncodingAttr present =
+      storedType ? storedType.getEncoding() : EncodingAttr::of(type.getElementType());
   if (source && (isa<quantized::QuantizeOp>(source) || source->hasAttr("sluice.decision"))) {
     if (present != asked)
       leave(weight, asked, present, "as decided before");
@@ -95,8 +94,8 @@ Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
 void QuantizedQuantizeWeights::runOnOperation() {
   if (scheme == "keep")
     return markAllAnalysesPreserved();
-  FormatAttr asked = FormatAttr::fromName(&getContext(), scheme);
-  if (!asked) {
+  EncodingAttr asked = EncodingAttr::fromName(&getContext(), scheme);
+  if (!asked || (asked.isInteger() && !asked.getValue().isPlainInteger())) {
     emitError(getOperation().getLoc()) << "unknown weight scheme '" << scheme
                                        << "': expected keep, f16, bf16, f32, or int8 or int4 with "
                                           "-g32, -g64, -g128, -g256 or -channel, and "

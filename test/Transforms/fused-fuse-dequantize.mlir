@@ -5,12 +5,12 @@ model.cache @k : tensor<16x2x64xf16>
 model.cache @v : tensor<16x2x64xf16>
 
 // CHECK-LABEL: func.func @layers
-func.func @layers(%t: tensor<2xi32>, %q: !quantized.tensor<256x256xi8, group = 32, layout = q8_0>, %b: tensor<256xf16>) -> tensor<2x256xf32> {
-  // CHECK-NEXT: %[[X:.*]] = fused.embedding %{{.*}}, %[[Q:arg1]] : tensor<2xi32>, !quantized.tensor<256x256xi8, group = 32, layout = q8_0> -> tensor<2x256xf32>
-  // CHECK-NEXT: %[[Y:.*]] = fused.matvec %[[X]] weights(%[[Q]]) segments [256] : tensor<2x256xf32>, !quantized.tensor<256x256xi8, group = 32, layout = q8_0> -> tensor<2x256xf32>
+func.func @layers(%t: tensor<2xi32>, %q: !quantized.tensor<256x256xi8, group = 32, layout = blocks>, %b: tensor<256xf16>) -> tensor<2x256xf32> {
+  // CHECK-NEXT: %[[X:.*]] = fused.embedding %{{.*}}, %[[Q:arg1]] : tensor<2xi32>, !quantized.tensor<256x256xi8, group = 32, layout = blocks> -> tensor<2x256xf32>
+  // CHECK-NEXT: %[[Y:.*]] = fused.matvec %[[X]] weights(%[[Q]]) segments [256] : tensor<2x256xf32>, !quantized.tensor<256x256xi8, group = 32, layout = blocks> -> tensor<2x256xf32>
   // CHECK-NEXT: model.add_bias %[[Y]], %{{.*}} : tensor<2x256xf32>, tensor<256xf16>
   // CHECK-NEXT: return
-  %w = quantized.dequantize %q : !quantized.tensor<256x256xi8, group = 32, layout = q8_0> to tensor<256x256xf32>
+  %w = quantized.dequantize %q : !quantized.tensor<256x256xi8, group = 32, layout = blocks> to tensor<256x256xf32>
   %x = model.embedding %t, %w : tensor<2xi32>, tensor<256x256xf32> -> tensor<2x256xf32>
   %y = model.linear %x, %w bias %b : tensor<2x256xf32>, tensor<256x256xf32>, tensor<256xf16> -> tensor<2x256xf32>
   return %y : tensor<2x256xf32>

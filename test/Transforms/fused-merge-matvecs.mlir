@@ -3,7 +3,7 @@
 
 model.weight @a : tensor<8x256xf16>
 model.weight @b : tensor<4x256xf16>
-model.weight @blocks : !quantized.tensor<4x256xi8, group = 32, layout = q8_0>
+model.weight @blocks : !quantized.tensor<4x256xi8, group = 32, layout = blocks>
 
 // Weights named later are named earlier, with what prepares them.
 // CHECK-LABEL: func.func @merged
@@ -31,11 +31,11 @@ func.func @formats(%x: tensor<1x256xf32>) -> (tensor<1x8xf32>, tensor<1x4xf32>, 
   // CHECK: fused.matvec %{{.*}} weights(%{{.*}}, %{{.*}}) segments [8, 4] : tensor<1x256xf32>, tensor<8x256xf16>, tensor<4x256xf16>
   // CHECK: fused.matvec {{.*}} segments [4] : tensor<1x256xf32>, !quantized.tensor
   %a = model.parameter @a : tensor<8x256xf16>
-  %q = model.parameter @blocks : !quantized.tensor<4x256xi8, group = 32, layout = q8_0>
+  %q = model.parameter @blocks : !quantized.tensor<4x256xi8, group = 32, layout = blocks>
   %b = model.parameter @b : tensor<4x256xf16>
   %y = fused.matvec %x weights(%a) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   // expected-remark @+1 {{its weight differs in format from those of other readers of the same input}}
-  %z = fused.matvec %x weights(%q) segments [4] : tensor<1x256xf32>, !quantized.tensor<4x256xi8, group = 32, layout = q8_0> -> tensor<1x4xf32>
+  %z = fused.matvec %x weights(%q) segments [4] : tensor<1x256xf32>, !quantized.tensor<4x256xi8, group = 32, layout = blocks> -> tensor<1x4xf32>
   %u = fused.matvec %x weights(%b) segments [4] : tensor<1x256xf32>, tensor<4x256xf16> -> tensor<1x4xf32>
   return %y, %z, %u : tensor<1x8xf32>, tensor<1x4xf32>, tensor<1x4xf32>
 }

@@ -10,10 +10,10 @@ model.weight @blk.0.attn_norm : tensor<256xf16>
 model.weight @blk.0.attn_q : tensor<256x256xf16>
 model.weight @blk.0.attn_k : tensor<128x256xf16>
 model.weight @blk.0.attn_v : tensor<128x256xf16>
-model.weight @blk.0.attn_output : !quantized.tensor<256x256xi8, group = 32, layout = q8_0>
+model.weight @blk.0.attn_output : !quantized.tensor<256x256xi8, group = 32, layout = blocks>
 model.weight @blk.0.ffn_gate : tensor<768x256xbf16>
 model.weight @blk.0.ffn_up : tensor<768x256xbf16>
-model.weight @blk.0.ffn_down : !quantized.tensor<256x14336xi4, group = 32, layout = q4_0>
+model.weight @blk.0.ffn_down : !quantized.tensor<256x14336xi4, group = 32, layout = blocks>
 model.weight @token_embd : tensor<2048x256xf16>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
 model.cache @cache.k.0 : tensor<2048x2x64xf16>
@@ -70,8 +70,8 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2
     model.cache_append @cache.k.0, %s at %position : tensor<1x128xf32>, tensor<1xi32>
     fused.yield %r, %c : tensor<1x256xf32>, tensor<1x128xf32>
   }
-  %wo = model.parameter @blk.0.attn_output : !quantized.tensor<256x256xi8, group = 32, layout = q8_0>
-  %y = fused.matvec %q weights(%wo) segments [256] : tensor<1x256xf32>, !quantized.tensor<256x256xi8, group = 32, layout = q8_0> -> tensor<1x256xf32>
+  %wo = model.parameter @blk.0.attn_output : !quantized.tensor<256x256xi8, group = 32, layout = blocks>
+  %y = fused.matvec %q weights(%wo) segments [256] : tensor<1x256xf32>, !quantized.tensor<256x256xi8, group = 32, layout = blocks> -> tensor<1x256xf32>
   %wg = model.parameter @blk.0.ffn_gate : tensor<768x256xbf16>
   %wu = model.parameter @blk.0.ffn_up : tensor<768x256xbf16>
   // CHECK: segments [768, 768] order [zip(0, 1)]
@@ -83,8 +83,8 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2
     fused.yield %m : tensor<1x768xf32>
   }
   %wide = tensor.empty() : tensor<1x14336xf32>
-  %wd = model.parameter @blk.0.ffn_down : !quantized.tensor<256x14336xi4, group = 32, layout = q4_0>
-  %z = fused.matvec %wide weights(%wd) segments [256] : tensor<1x14336xf32>, !quantized.tensor<256x14336xi4, group = 32, layout = q4_0> -> tensor<1x256xf32>
+  %wd = model.parameter @blk.0.ffn_down : !quantized.tensor<256x14336xi4, group = 32, layout = blocks>
+  %z = fused.matvec %wide weights(%wd) segments [256] : tensor<1x14336xf32>, !quantized.tensor<256x14336xi4, group = 32, layout = blocks> -> tensor<1x256xf32>
   %half = quantized.quantize %table {sluice.decision = "int4-g64", sluice.reason = "one; two"} : tensor<2048x256xf16> to !quantized.tensor<2048x256xi4, group = 64>
   %logits = fused.matvec %z weights(%half) segments [2048] : tensor<1x256xf32>, !quantized.tensor<2048x256xi4, group = 64> -> tensor<1x2048xf32>
   return %logits : tensor<1x2048xf32>
@@ -95,10 +95,10 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2
 // A weight that serves two products is packed once; one that is requantized is made from the file's blocks.
 // CHECK: quantized.packed @w.packed of [@w] {{.*}} : !quantized.tensor<64x128xi4, group = 128, zero_point, layout = lanes>
 // CHECK-NOT: quantized.packed
-model.weight @w : !quantized.tensor<64x128xi8, group = 32, layout = q8_0>
+model.weight @w : !quantized.tensor<64x128xi8, group = 32, layout = blocks>
 func.func @decode(%x: tensor<1x128xf32>) -> (tensor<1x64xf32>, tensor<1x64xf32>) {
-  %w = model.parameter @w : !quantized.tensor<64x128xi8, group = 32, layout = q8_0>
-  %d = quantized.dequantize %w : !quantized.tensor<64x128xi8, group = 32, layout = q8_0> to tensor<64x128xf32>
+  %w = model.parameter @w : !quantized.tensor<64x128xi8, group = 32, layout = blocks>
+  %d = quantized.dequantize %w : !quantized.tensor<64x128xi8, group = 32, layout = blocks> to tensor<64x128xf32>
   %q = quantized.quantize %d : tensor<64x128xf32> to !quantized.tensor<64x128xi4, group = 128, zero_point>
   %a = fused.matvec %x weights(%q) segments [64] : tensor<1x128xf32>, !quantized.tensor<64x128xi4, group = 128, zero_point> -> tensor<1x64xf32>
   %b = fused.matvec %x weights(%q) segments [64] : tensor<1x128xf32>, !quantized.tensor<64x128xi4, group = 128, zero_point> -> tensor<1x64xf32>

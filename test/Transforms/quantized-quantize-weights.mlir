@@ -10,7 +10,7 @@
 
 model.weight @w : tensor<8x256xf16>
 model.weight @b : tensor<8xf16>
-model.weight @q8 : !quantized.tensor<8x256xi8, group = 32, layout = q8_0>
+model.weight @q8 : !quantized.tensor<8x256xi8, group = 32, layout = blocks>
 model.weight @narrow : tensor<8x96xbf16>
 model.weight @odd : tensor<8x100xf32>
 model.weight @odd_half : tensor<8x100xf16>
@@ -44,8 +44,8 @@ func.func @blocks(%x: tensor<1x256xf32>) -> tensor<1x8xf32> {
   // Blocks that are what was asked for are taken over.
   // G32-NOT: quantized.quantize
   // G32: return
-  %q = model.parameter @q8 : !quantized.tensor<8x256xi8, group = 32, layout = q8_0>
-  %w = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32, layout = q8_0> to tensor<8x256xf32>
+  %q = model.parameter @q8 : !quantized.tensor<8x256xi8, group = 32, layout = blocks>
+  %w = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32, layout = blocks> to tensor<8x256xf32>
   %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
   return %y : tensor<1x8xf32>
 }

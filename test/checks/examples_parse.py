@@ -86,7 +86,7 @@ class Example:
         defined = set(re.findall(r"(?:model\.weight|model\.cache|model\.rope_table|quantized\.packed|plan\.buffer|func\.func) @([\w.]+)", text))
         wanted = {}
         for name, of in re.findall(r"model\.parameter @([\w.]+) : (.*)", text):
-            if "layout = " in of and "q8_0" not in of and "q4_0" not in of:
+            if "layout = " in of and "layout = blocks" not in of:
                 wanted[name] = f"model.weight @{name}.source : tensor<1x1xf32>\nquantized.packed @{name} of [@{name}.source] : {of}"
             else:
                 wanted[name] = f"model.weight @{name} : {of}"

@@ -11,7 +11,7 @@
 #ifndef SLUICE_FORMATS_ACTIVATIONS_H
 #define SLUICE_FORMATS_ACTIVATIONS_H
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 #include "llvm/ADT/SmallVector.h"
 
@@ -52,32 +52,36 @@ void quantizeActivations(llvm::ArrayRef<float> x, llvm::MutableArrayRef<int16_t>
 
 /// One row of a product with integer weights, the definition:
 ///
-///   result = sum over blocks of float(sum of (q - zero) * x16) * (float(scale) * activation scale)
+///   result = sum over blocks of float(sum of (integer - zero) * x16) * (scale * activation scale)
+///                               + offset * (activation scale * float(sum of x16))
 ///
 /// An accumulation block is min(weight group, 128) consecutive columns (the row's last one may be
-/// shorter). The inner sum is an exact int32; the outer sum runs over the blocks in order, in
+/// shorter). The inner sums are exact int32; the outer sum runs over the blocks in order, in
 /// float32. Devices may add blocks in another order.
-float integerProduct(Format format, llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
-                     llvm::ArrayRef<int8_t> zeros, llvm::ArrayRef<int16_t> x16,
+float integerProduct(const Encoding &format, const EncodedRow &row, llvm::ArrayRef<int16_t> x16,
                      llvm::ArrayRef<float> activationScales);
 
-/// The exact inner sums of the above, one per accumulation block.
-llvm::SmallVector<int32_t> integerSums(Format format, llvm::ArrayRef<int8_t> q,
-                                       llvm::ArrayRef<int8_t> zeros, llvm::ArrayRef<int16_t> x16);
+/// The exact inner sums of the above, for every accumulation block: of the row's integers with x16,
+/// and of x16.
+struct IntegerSums {
+  int32_t products = 0, inputs = 0;
+};
+llvm::SmallVector<IntegerSums> integerSums(const Encoding &format, const EncodedRow &row,
+                                           llvm::ArrayRef<int16_t> x16);
 
 /// Columns of an accumulation block in a row of K columns: min(weight group, 128).
-int64_t accumulationColumns(Format format, int64_t columns);
+int64_t accumulationColumns(Encoding format, int64_t columns);
 
 /// One row of a product with float weights, the definition: the input is rounded to the weight's
 /// type (f16, bf16; f32 is left alone), products and sums are float32, from the first column to the
 /// last. `weights` are the row's bits: f16 or bf16.
-float floatProduct(Format::Element element, llvm::ArrayRef<uint16_t> weights,
+float floatProduct(Encoding::Element element, llvm::ArrayRef<uint16_t> weights,
                    llvm::ArrayRef<float> x);
 float floatProduct(llvm::ArrayRef<float> weights, llvm::ArrayRef<float> x);
 
 /// Rounds inputs to what a product with weights of this element reads: f16 or bf16 values; f32
 /// unchanged.
-void roundActivations(Format::Element element, llvm::ArrayRef<float> x,
+void roundActivations(Encoding::Element element, llvm::ArrayRef<float> x,
                       llvm::MutableArrayRef<float> rounded);
 
 } // namespace sluice::formats

@@ -1,37 +1,61 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Converts GGUF's blocks Q8_0 and Q4_0 to and from q and scale, bit for bit (ggml: struct
-// block_q8_0, struct block_q4_0).
+// Converts GGUF's blocks to and from the numbers of their encoding, bit for bit. The blocks are
+// ggml's (ggml-common.h, the block_* structs; ggml-quants.c, the dequantize_row_* functions):
+//
+// clang-format off
+//
+//   type    columns  bytes  in order
+//   Q4_0         32     18  d f16; q + 8, 4 bits
+//   Q4_1         32     20  d f16; m f16; q, 4 bits
+//   Q5_0         32     22  d f16; bit 4 of q + 16, 32 bits; its low 4 bits
+//   Q5_1         32     24  d f16; m f16; bit 4 of q, 32 bits; its low 4 bits
+//   Q8_0         32     34  d f16; q int8
+//   IQ4_NL       32     18  d f16; index, 4 bits
+//   MXFP4        32     17  e8m0; index, 4 bits
+//   NVFP4        64     36  e4m3 of 4 groups; for each group: index, 4 bits
+//   Q2_K        256     84  16 x (scale, minimum << 4); q, 2 bits; d f16; dmin f16
+//   Q3_K        256    110  bit 2 of q + 4; its low 2 bits; 16 scales + 32 of 6 bits; d f16
+//   Q4_K        256    144  d f16; dmin f16; 8 x (scale, minimum) of 6 bits; q, 4 bits
+//   Q5_K        256    176  d f16; dmin f16; 8 x (scale, minimum) of 6 bits; bit 4 of q; its low 4
+//   Q6_K        256    210  low 4 bits of q + 32; its high 2 bits; 16 scales int8; d f16
+//   IQ4_XS      256    136  d f16; high 2 bits of 8 scales + 32; their low 4 bits; index, 4 bits
+//
+// clang-format on
+//
+// Elements of 4 bits: byte i of a block of 32 has elements i (low nibble) and i + 16.
 
 #ifndef SLUICE_FORMATS_GGUFBLOCKS_H
 #define SLUICE_FORMATS_GGUFBLOCKS_H
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 namespace sluice::formats {
 
-inline constexpr int64_t ggufBlockColumns = 32;
-inline constexpr int64_t q8_0BlockBytes = 34; ///< f16 scale, 32 int8
-inline constexpr int64_t q4_0BlockBytes =
-    18; ///< f16 scale, 16 bytes: q + 8 of elements 0..15 low, of 16..31 high
+/// A type of GGUF's blocks. Each is an encoding, and no two are the same.
+struct GgufBlock {
+  /// As GGUF's tools print it: "Q4_K".
+  llvm::StringLiteral name;
+  Encoding encoding;
+  int64_t columns, bytes;
+  void (*readBlock)(const uint8_t *block, const RowNumbers &to);
+  void (*writeBlock)(const RowNumbers &from, uint8_t *block);
 
-/// What the blocks are: int8-g32 and int4-g32.
-inline constexpr Format q8_0Format{Format::Element::I8, 32, false};
-inline constexpr Format q4_0Format{Format::Element::I4, 32, false};
+  /// The block type that holds an encoding, or the one of a name; null if there is none.
+  static const GgufBlock *of(const Encoding &encoding);
+  static const GgufBlock *named(llvm::StringRef name);
 
-/// Splits consecutive blocks. `q` has 32 entries per block, `scales` (f16 bits) one; the sizes
-/// decide how many blocks there are.
-void readQ8_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
-              llvm::MutableArrayRef<uint16_t> scales);
-void readQ4_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
-              llvm::MutableArrayRef<uint16_t> scales);
+  /// Splits consecutive blocks, as many as `blocks` has, and puts them together. NVFP4 scales that
+  /// ggml reads as zero or without their sign are read as that number's own code, so that they are
+  /// not written back as they were; all else is.
+  void read(llvm::ArrayRef<uint8_t> blocks, RowNumbers to) const;
+  void write(const EncodedRow &row, llvm::MutableArrayRef<uint8_t> blocks) const;
+};
 
-/// The inverses of the above.
-void writeQ8_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
-               llvm::MutableArrayRef<uint8_t> blocks);
-void writeQ4_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
-               llvm::MutableArrayRef<uint8_t> blocks);
+/// Q8_K's blocks, which ggml uses for inputs only, and which no encoding holds: d f32, 256 int8, 16
+/// sums of int16. Gives the values, 256 for each block of 292 bytes.
+void dequantizeQ8_K(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<float> values);
 
 } // namespace sluice::formats
 

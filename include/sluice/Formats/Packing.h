@@ -5,10 +5,9 @@
 // `PackedShape`'s position functions are the definition; the pack functions below are the same
 // thing done quickly, and tests hold them together.
 //
-// Everywhere: scales are f16 little endian, zero points one int8 each (of int4 formats too), floats
-// little endian, int4 elements two's complement nibbles (q & 15) except in `q4_0`, which has q + 8.
-// Places that no element occupies (rows beyond the last, columns beyond the last, padding) are zero
-// bytes.
+// Everywhere but in `blocks`: numbers are little endian, zero points one int8 each (of int4 formats
+// too), signed elements of b bits two's complement (q & (2^b - 1)). Places that no element occupies
+// (rows beyond the last, columns beyond the last, padding) are zero bytes.
 //
 // "to N" below is padding to a multiple of N bytes.
 //
@@ -16,43 +15,51 @@
 //
 // rows
 // ----
-//   Row after row. A row of a float format is just its elements; of an integer format:
+//   Row after row. A row of a float format is just its elements; of another:
 //
-//     row:  | elements | to 2 | scales, f16 [groups] | zero points, int8 [groups] | to 16 |
+//     row:  | elements | to 2 | scales [groups] | offsets [groups] | to 2 | supers | to 16 |
 //
+//   Elements are in planes (Encoding::planes), one after the other. Plane of width w:
+//     byte w * j / 8, from bit w * j % 8 on: the plane's bits of element j
 //   int4:   byte j = element 2j in the low nibble, element 2j+1 in the high nibble
 //
-// q8_0, q4_0
-// ----------
-//   GGUF's blocks, for int8-g32 and int4-g32 without zero points. A row is its blocks of 32 columns
-//   in order, without padding.
-//
-//     q8_0, 34 bytes                        q4_0, 18 bytes
-//       bytes 0-1   scale                     bytes 0-1   scale
-//       byte  2+i   element i                 byte  2+i   low nibble: element i
-//                   0 <= i < 32                           high nibble: element i+16, 0 <= i < 16
+// blocks
+// ------
+//   GGUF's blocks (GgufBlocks.h). A row is its blocks in order, without padding.
 //
 // lanes
 // -----
 //   For the host's vector units. Rows are padded to tiles of 16, columns to Kp, a multiple of 32.
 //   Tile after tile:
 //
-//     tile:  | elements | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 64 |
+//     tile:  | elements | scales [groups][16] | offsets [groups][16] | supers | to 64 |
 //
-//   q[r,k] is row r of the tile, column k.
+//   q[r,k] is row r of the tile, column k. The elements of 16 columns are 32 b bytes: for each plane
+//   of width w, w times 32 bytes; each 32 bytes have 8 / w pairs of columns, the first at the low end
+//   of the bytes:
 //
-//     int8:  for columns 2p and 2p+1, 32 bytes
-//       byte   0          1          2          3          ...  30         31
-//              q[0,2p]    q[0,2p+1]  q[1,2p]    q[1,2p+1]  ...  q[15,2p]   q[15,2p+1]
+//     byte   0          1          2          3          ...  30         31
+//            q[0,2p]    q[0,2p+1]  q[1,2p]    q[1,2p+1]  ...  q[15,2p]   q[15,2p+1]
 //
-//     int4:  for columns 4u to 4u+3, 32 bytes
-//       byte   0          1          2          3          ...  30         31
-//       low    q[0,4u]    q[0,4u+1]  q[1,4u]    q[1,4u+1]  ...  q[15,4u]   q[15,4u+1]
-//       high   q[0,4u+2]  q[0,4u+3]  q[1,4u+2]  q[1,4u+3]  ...  q[15,4u+2] q[15,4u+3]
+//     byte 32 b (k / 16) + 32 (widths of the planes before) + 32 (w p / 8) + 2 r + k % 2,
+//     from bit w p % 8 on, where p = k % 16 / 2
+//
+//     int8:  32 bytes for every two columns
+//     int4:  32 bytes for every four columns: 4u and 4u+1 in low nibbles, 4u+2 and 4u+3 in high ones
 //
 //     f16, bf16, f32:  for column k, 16 elements
 //       place  0          1          2          3          ...  14         15
 //              q[0,k]     q[1,k]     q[2,k]     q[3,k]     ...  q[14,k]    q[15,k]
+//
+//   Scales and offsets of rows, lanes and mma, R rows of a tile (16; rows: 1) side by side:
+//
+//     scale F16        f16 [groups][R]                  offset F16        f16 [groups][R]
+//     scale I8, E8M0,  byte [groups][R]                 offset ZeroPoint  int8 [groups][R]
+//           E4M3
+//     scale U6, U4     byte [groups][R]: low 4 bits of the scale, low 4 bits of the offset << 4
+//                      U6: in place of offsets, byte [groups / 2][R]: the high 2 bits of scale and
+//                      offset of group 2i, then of group 2i+1, from the low end
+//     supers           f16 [super-blocks][numbers][R]
 //
 // mma
 // ---
@@ -61,6 +68,8 @@
 //   the last one shorter. Tile after tile, chunk after chunk, each of a multiple of 16 bytes:
 //
 //     chunk:  | fragments | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 16 |
+//
+//   It holds floats of 16 bits and Encoding::isPlainInteger() formats.
 //
 //   A fragment is 512 bytes: 16 rows x 32 columns (int8), x 64 columns (int4) or x 16 columns (f16,
 //   bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
@@ -110,14 +119,14 @@
 #ifndef SLUICE_FORMATS_PACKING_H
 #define SLUICE_FORMATS_PACKING_H
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 #include "llvm/Support/Error.h"
 
 namespace sluice::formats {
 
 struct Layout {
-  enum class Kind : uint8_t { Rows, BlocksQ8_0, BlocksQ4_0, Lanes, Mma };
+  enum class Kind : uint8_t { Rows, Blocks, Lanes, Mma };
 
   Kind kind = Kind::Rows;
   /// Columns of a chunk, Mma only: a multiple of 64, and of the group or a divisor of it.
@@ -125,7 +134,7 @@ struct Layout {
 
   bool operator==(const Layout &) const = default;
   bool isTiled() const { return kind == Kind::Lanes || kind == Kind::Mma; }
-  /// "rows", "q8_0", "q4_0", "lanes", "mma".
+  /// "rows", "blocks", "lanes", "mma".
   llvm::StringRef name() const;
 };
 
@@ -136,10 +145,10 @@ inline constexpr int64_t maxExtent = int64_t(1) << 31;
 /// The greatest number of elements; keeps every byte position within 63 bits.
 inline constexpr int64_t maxElements = int64_t(1) << 56;
 
-/// Where a number lies: its first byte and, for int4, which nibble of it.
+/// Where a number lies: its first byte and, if it is narrower, at which bit of it.
 struct Position {
   int64_t byte;
-  unsigned shift; ///< 4 for a high nibble, else 0
+  unsigned shift; ///< int4: 4 for a high nibble, else 0
 
   bool operator==(const Position &) const = default;
 };
@@ -149,13 +158,13 @@ struct Position {
 class PackedShape {
 public:
   /// Errors say what is wrong with the combination: an extent below 1 or above maxExtent, more than
-  /// maxElements, a group that is not 32, 64, 128, 256 or channel, float elements with groups or
-  /// zero points, f32 in mma, bad chunk columns, a block layout with another format or columns that
-  /// are no multiple of 32.
-  static llvm::Expected<PackedShape> get(Format format, Layout layout, int64_t rows,
+  /// maxElements, an impossible encoding (Encoding::problem), one that mma has not, bad chunk
+  /// columns, blocks of an encoding that GGUF lacks, columns that are no whole number of blocks or
+  /// super-blocks.
+  static llvm::Expected<PackedShape> get(Encoding format, Layout layout, int64_t rows,
                                          int64_t columns);
 
-  Format format() const { return fmt; }
+  const Encoding &format() const { return fmt; }
   Layout layout() const { return lay; }
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
@@ -172,7 +181,7 @@ public:
   int64_t groups() const { return fmt.groupsPerRow(numColumns); }
   /// The group of a column.
   int64_t groupOf(int64_t column) const {
-    return fmt.group == Format::channel ? 0 : column / fmt.group;
+    return fmt.group == Encoding::channel ? 0 : column / fmt.group;
   }
 
   /// Chunks of a tile; 1 in all layouts but mma.
@@ -188,39 +197,59 @@ public:
   /// Bytes of a chunk's elements: its scales start there (rows: at the next even byte, see
   /// chunkScales).
   int64_t chunkElements(int64_t chunk) const;
-  /// The first byte of a chunk's scales, in the chunk, their number of groups, and the first byte
-  /// of the zero points.
+  /// The first byte of a chunk's scales, in the chunk, their number of groups, the first byte of
+  /// the offsets (zero points, f16, or high bits of fields), and of the numbers of super-blocks.
   int64_t chunkScales(int64_t chunk) const;
   int64_t chunkGroups(int64_t chunk) const;
-  int64_t chunkZeros(int64_t chunk) const;
+  int64_t chunkOffsets(int64_t chunk) const;
+  int64_t chunkSupers(int64_t chunk) const;
 
-  /// Element (row, column), 0 <= row < tiles() * rowsPerTile(), 0 <= column < columns().
-  Position elementPosition(int64_t row, int64_t column) const;
-  /// The scale, and the zero point, that apply to element (row, column). Where an mma chunk repeats
-  /// a scale, the one in the element's own chunk. Integer formats only; zero points only if the
-  /// format has them.
+  /// Element (row, column), 0 <= row < tiles() * rowsPerTile(), 0 <= column < columns(), and of it
+  /// one plane. Layout `blocks` has no positions.
+  Position elementPosition(int64_t row, int64_t column, size_t plane = 0) const;
+  /// The scale, and the offset, that apply to element (row, column). Where an mma chunk repeats
+  /// a scale, the one in the element's own chunk. Integer formats only; offsets only if the format
+  /// has them. Of fields, the scale's is the byte with the low bits of both, the offset's (U6 only)
+  /// is where the scale's 2 high bits lie, followed by the offset's.
   int64_t scalePosition(int64_t row, int64_t column) const;
-  int64_t zeroPosition(int64_t row, int64_t column) const;
+  Position offsetPosition(int64_t row, int64_t column) const;
+  /// A number of the super-block of (row, column).
+  int64_t superPosition(int64_t row, int64_t column, int64_t number) const;
 
 private:
   PackedShape() = default;
+  /// The first byte of the chunk of (row, column).
+  int64_t chunkStart(int64_t row, int64_t column) const;
+  /// A column's group among those of its chunk.
+  int64_t groupInChunk(int64_t column) const;
+  int64_t chunkOf(int64_t column) const {
+    return lay.kind == Layout::Kind::Mma ? column / lay.columns : 0;
+  }
+  /// The end of a chunk's last numbers, before padding.
+  int64_t scalesEnd(int64_t chunk) const;
 
-  Format fmt;
+  Encoding fmt;
   Layout lay;
   int64_t numRows = 0, numColumns = 0, padded = 0, tile = 0, chunkStride = 0;
 };
 
 /// Bytes of a matrix; the errors of PackedShape::get.
-llvm::Expected<int64_t> packedBytes(Format format, Layout layout, int64_t rows, int64_t columns);
+llvm::Expected<int64_t> packedBytes(Encoding format, Layout layout, int64_t rows, int64_t columns);
 
 /// One row to pack. Null `elements` is an empty place: zeros.
 struct PackRow {
-  /// columns() entries: int8_t q (int8 and int4), uint16_t bits (f16, bf16) or float (f32).
+  PackRow() = default;
+  PackRow(const void *floats) : elements(floats) {}
+  PackRow(const EncodedRow &row)
+      : elements(row.q.data()), scales(row.scales.data()), zeros(row.zeros.data()),
+        offsets(row.offsets.data()), supers(row.supers.data()) {}
+
+  /// columns() entries: int8_t q (integers), uint16_t bits (f16, bf16) or float (f32).
   const void *elements = nullptr;
-  /// groups() entries; null for float formats.
+  /// The other numbers of an EncodedRow; null where the format has none.
   const uint16_t *scales = nullptr;
-  /// groups() entries; null for formats without zero points.
   const int8_t *zeros = nullptr;
+  const uint16_t *offsets = nullptr, *supers = nullptr;
 };
 
 /// Writes one tile. `rows` has at most rowsPerTile() entries (missing ones are empty); `out` has
@@ -228,11 +257,9 @@ struct PackRow {
 void packTile(const PackedShape &shape, llvm::ArrayRef<PackRow> rows,
               llvm::MutableArrayRef<uint8_t> out);
 
-/// Reads one row of a packed matrix back, element by element, by the position functions: `packed`
-/// is the whole matrix. Integer formats: q has columns() entries, scales and zeros groups().
-void unpackRow(const PackedShape &shape, llvm::ArrayRef<uint8_t> packed, int64_t row,
-               llvm::MutableArrayRef<int8_t> q, llvm::MutableArrayRef<uint16_t> scales,
-               llvm::MutableArrayRef<int8_t> zeros);
+/// Reads one row of a packed matrix of integers back, number by number, by the position functions:
+/// `packed` is the whole matrix. The result has one row.
+EncodedRows unpackRow(const PackedShape &shape, llvm::ArrayRef<uint8_t> packed, int64_t row);
 /// The values that a row of a packed matrix of any format stands for.
 void unpackRow(const PackedShape &shape, llvm::ArrayRef<uint8_t> packed, int64_t row,
                llvm::MutableArrayRef<float> values);

@@ -41,13 +41,13 @@
 #ifndef SLUICE_FORMATS_QUANTIZER_H
 #define SLUICE_FORMATS_QUANTIZER_H
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 #include "llvm/Support/Error.h"
 
 namespace sluice::formats {
 
-/// Quantizes one row of K weights to an integer format.
+/// Quantizes one row of K weights to a plain integer format (Encoding::isPlainInteger).
 ///
 /// `q` has K entries, `scales` (f16 bits) format.groupsPerRow(K), and `zeros` as many if the format
 /// has zero points, else none. K may be any positive number; the last group may be short.
@@ -58,25 +58,26 @@ namespace sluice::formats {
 /// Errors, one line that starts with "row R, column C: ": a weight that is NaN or infinite, or
 /// greater in magnitude than 65504 * qMax (no f16 scale reaches it). `rowIndex` is only used for
 /// the message.
-llvm::Error quantizeRow(llvm::ArrayRef<float> row, Format format, llvm::MutableArrayRef<int8_t> q,
+llvm::Error quantizeRow(llvm::ArrayRef<float> row, Encoding format, llvm::MutableArrayRef<int8_t> q,
                         llvm::MutableArrayRef<uint16_t> scales, llvm::MutableArrayRef<int8_t> zeros,
                         int64_t rowIndex = 0);
 
-/// The values that a quantized row stands for: float(q - zero) * float(scale), in float32.
-void dequantizeRow(Format format, llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
-                   llvm::ArrayRef<int8_t> zeros, llvm::MutableArrayRef<float> values);
+/// The values that a row stands for, of any integer format: float(integer - zero) * scale + offset,
+/// in float32.
+void dequantizeRow(const Encoding &format, const EncodedRow &row,
+                   llvm::MutableArrayRef<float> values);
 
 /// Converts one row to f16 or bf16 (`bits`, one entry per column), to nearest even.
 /// Errors as above: a NaN or infinite weight, or one that rounds to infinity.
-llvm::Error convertRow(llvm::ArrayRef<float> row, Format::Element element,
+llvm::Error convertRow(llvm::ArrayRef<float> row, Encoding::Element element,
                        llvm::MutableArrayRef<uint16_t> bits, int64_t rowIndex = 0);
 
 /// An error, in the same words, if a weight is NaN or infinite: for rows that are kept in f32.
 llvm::Error checkFinite(llvm::ArrayRef<float> row, int64_t rowIndex = 0);
 
-/// An error, in the same words, if one of the f16 scales of a row of `columns` columns is NaN or
+/// An error, in the same words, if a scale or offset of a row of `columns` columns is NaN or
 /// infinite, with the first column of its group: for blocks that are kept as a file has them.
-llvm::Error checkFiniteScales(llvm::ArrayRef<uint16_t> scales, Format format, int64_t columns,
+llvm::Error checkFiniteScales(const Encoding &format, const EncodedRow &row, int64_t columns,
                               int64_t rowIndex = 0);
 
 } // namespace sluice::formats

@@ -35,7 +35,7 @@ using synthetic::SyntheticPattern;
 
 /// The pattern of a vector that is no matrix's row (norm gains, biases): f32, f16 or bf16 elements
 /// of magnitude [0.5, 1), so that what passes through many layers neither grows nor vanishes.
-SyntheticPattern syntheticVector(Format::Element element, uint64_t seed);
+SyntheticPattern syntheticVector(Encoding::Element element, uint64_t seed);
 
 class SyntheticTensor {
 public:

@@ -86,8 +86,11 @@ bool isInSafetensors(StorageType type);
 
 /// Whether norms and biases may be stored as the type: F32, F16 and BF16.
 bool isPlainFloat(StorageType type);
-/// Whether matrices may be stored as the type: the plain floats, Q8_0 and Q4_0.
+/// Whether matrices may be stored as the type: the plain floats and the blocks of
+/// Formats/GgufBlocks.h.
 bool isUsableWeight(StorageType type);
+/// "F32, F16, BF16, Q4_0, ... or NVFP4": what isUsableWeight admits, for messages.
+std::string usableWeights();
 
 /// Number of elements, or nothing when a dimension is negative or the product of those that are not
 /// zero is above 2^62.

@@ -6,6 +6,7 @@
 #ifndef SLUICE_IMPORT_TENSORREADER_H
 #define SLUICE_IMPORT_TENSORREADER_H
 
+#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
@@ -16,9 +17,9 @@
 
 namespace sluice {
 
-/// Reads a tensor of type F32, F16, BF16, Q8_0 or Q4_0. Rows are the innermost dimension; all outer
-/// dimensions together count the rows, so a vector is one row. Reading is const and may happen on
-/// many threads.
+/// Reads a tensor of a type that weights may have (isUsableWeight), or Q8_K. Rows are the innermost
+/// dimension; all outer dimensions together count the rows, so a vector is one row. Reading is
+/// const and may happen on many threads.
 class TensorReader {
 public:
   /// Checks type, extent and bounds once, so that the reads below cannot fail.
@@ -29,17 +30,15 @@ public:
   StorageType type() const { return storage; }
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
-  /// 32 for Q8_0 and Q4_0, else 0.
-  int64_t blockElements() const { return blocked ? storageInfo(storage).blockElements : 0; }
+  /// The blocks of the tensor's type; null for plain numbers and Q8_K.
+  const formats::GgufBlock *blocks() const { return block; }
 
-  /// `out` has columns() entries. Blocks give scale * integer in float32.
+  /// `out` has columns() entries. Blocks give the values of their encoding (Formats/Encoding.h).
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;
 
-  /// Q8_0 and Q4_0 only: the row's integers in logical order (Q4_0's in [-8, 7]; Q8_0's in
-  /// [-128, 127]) and each block's f16 scale as its bits. `q` has columns() entries, `scaleBits`
-  /// columns() / 32.
-  void readBlocks(int64_t row, llvm::MutableArrayRef<int8_t> q,
-                  llvm::MutableArrayRef<uint16_t> scaleBits) const;
+  /// The row's numbers as its blocks have them, into row `to` of `rows`, whose encoding is that of
+  /// blocks().
+  void readBlocks(int64_t row, formats::EncodedRows &rows, int64_t to) const;
 
   /// The row as stored.
   llvm::ArrayRef<uint8_t> rowBytes(int64_t row) const;
@@ -48,7 +47,7 @@ private:
   std::shared_ptr<const MappedFile> file;
   const uint8_t *data = nullptr;
   StorageType storage = StorageType::F32;
-  bool blocked = false;
+  const formats::GgufBlock *block = nullptr;
   int64_t numRows = 0;
   int64_t numColumns = 0;
   uint64_t bytesPerRow = 0;

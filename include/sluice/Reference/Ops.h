@@ -23,7 +23,7 @@
 namespace sluice::reference {
 
 /// Rounds every number to `element`: f16, bf16 or f32, which is left alone.
-void roundTo(formats::Format::Element element, Tensor &tensor);
+void roundTo(formats::Encoding::Element element, Tensor &tensor);
 
 //===----------------------------------------------------------------------===//
 // model
@@ -51,7 +51,7 @@ Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
 
 /// Writes each row of `input` at its position of `cache` [positions, heads, head size], rounded to
 /// `element`. Errors: a position outside the cache.
-llvm::Error cacheAppend(Tensor &cache, formats::Format::Element element, const Tensor &input,
+llvm::Error cacheAppend(Tensor &cache, formats::Encoding::Element element, const Tensor &input,
                         const Tensor &positions);
 
 /// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
@@ -68,9 +68,9 @@ llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const 
 //===----------------------------------------------------------------------===//
 
 /// The search of Formats/Quantizer.h. Errors: numbers that the format cannot hold.
-llvm::Expected<QuantizedMatrix> quantize(const Tensor &input, formats::Format format);
+llvm::Expected<QuantizedMatrix> quantize(const Tensor &input, formats::Encoding format);
 
-/// (q - zero) * scale.
+/// The values of Formats/Encoding.h.
 Tensor dequantize(const QuantizedMatrix &input);
 
 //===----------------------------------------------------------------------===//
@@ -81,7 +81,7 @@ Tensor dequantize(const QuantizedMatrix &input);
 /// the weight's format demands (Formats/Activations.h).
 Tensor product(const Tensor &input, const QuantizedMatrix &weight);
 /// The same for a builtin tensor of `element`.
-Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Element element);
+Tensor product(const Tensor &input, const Tensor &weight, formats::Encoding::Element element);
 
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);

@@ -6,7 +6,7 @@
 #ifndef SLUICE_REFERENCE_TENSOR_H
 #define SLUICE_REFERENCE_TENSOR_H
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/SmallVector.h"
@@ -44,29 +44,16 @@ struct Tensor {
 
 /// A matrix of `!quantized.tensor`. The layout does not matter here: everything is in logical
 /// order.
-struct QuantizedMatrix {
-  formats::Format format;
-  int64_t rows = 0, columns = 0;
-  /// Integer formats: q [rows][columns], scales (f16 bits) [rows][groups] and, if the format has
-  /// zero points, zeros [rows][groups].
-  std::vector<int8_t> q;
-  std::vector<uint16_t> scales;
-  std::vector<int8_t> zeros;
-  /// Float formats: [rows][columns].
+struct QuantizedMatrix : formats::EncodedRows {
+  int64_t rows = 0;
+  /// Float formats: [rows][columns]; the arrays of EncodedRows are empty.
   std::vector<float> values;
 
-  int64_t groups() const { return format.groupsPerRow(columns); }
-  llvm::ArrayRef<int8_t> rowIntegers(int64_t row) const {
-    return llvm::ArrayRef<int8_t>(q).slice(row * columns, columns);
-  }
-  llvm::ArrayRef<uint16_t> rowScales(int64_t row) const {
-    return llvm::ArrayRef<uint16_t>(scales).slice(row * groups(), groups());
-  }
-  /// Empty for a format without zero points.
-  llvm::ArrayRef<int8_t> rowZeros(int64_t row) const {
-    return format.zeroPoint ? llvm::ArrayRef<int8_t>(zeros).slice(row * groups(), groups())
-                            : llvm::ArrayRef<int8_t>();
-  }
+  QuantizedMatrix() = default;
+  QuantizedMatrix(const formats::Encoding &encoding, int64_t rows, int64_t columns)
+      : EncodedRows(encoding, rows, columns), rows(rows) {}
+
+  int64_t groups() const { return encoding.groupsPerRow(columns); }
 };
 
 /// A weight: a builtin tensor or a quantized matrix.

@@ -63,7 +63,7 @@ bool isConstant(mlir::Value value);
 /// bf16 or f32.
 bool isFloatTensor(mlir::Value value);
 
-using quantized::formatOf;
+using quantized::encodingOf;
 
 /// Replaces the uses of `op` by those of a dispatch of the kernel `name`, whose label says what it
 /// computes. `op` itself stays.

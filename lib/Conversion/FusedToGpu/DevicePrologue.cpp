@@ -205,7 +205,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
   auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
-  if (input.format.element == formats::Format::Element::I4)
+  if (input.format.element == formats::Encoding::Element::I4)
     scale = k.mulF(scale, k.number(1.0 / 16));
 
   Values fixed;
@@ -267,7 +267,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
 
 void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Values &x) {
   Type element =
-      input.format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+      input.format.element == formats::Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
   auto storeAll = [&] {
     Value vector = vectorIndex(n);
     // Columns 8 * vector on: fragment vector / 2, lane column % 8 / 2, half column % 16 / 8.

@@ -8,14 +8,14 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
-using formats::Format;
+using formats::Encoding;
 
 static constexpr int64_t kColumns = fused::EmbeddingPlan::kColumns;
 
 /// Columns `column` and `column` + 1 of a row, as float32.
 static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedShape &shape,
                                       Type element, Value row, Value column) {
-  Format format = shape.format();
+  Encoding format = shape.format();
   if (!format.isInteger()) {
     int64_t bytes = bytesOf(element);
     Value place = k.offset(row, k.mul(column, bytes));
@@ -26,7 +26,7 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
     return values;
   }
   DeviceBuilder::Values q;
-  if (format.element == Format::Element::I8) {
+  if (format.element == Encoding::Element::I8) {
     for (Value byte : k.lanes(k.load(k.vec(2, k.i8()), k.offset(row, column), 2)))
       q.push_back(k.extend(byte, k.i32()));
   } else {
@@ -38,11 +38,11 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
     q = {signedNibble(28), signedNibble(24)};
   }
   // Groups have an even number of columns or are the whole row, so both columns share one.
-  Value group = format.group == Format::channel ? k.constI32(0) : k.div(column, format.group);
+  Value group = format.group == Encoding::channel ? k.constI32(0) : k.div(column, format.group);
   Value scales = k.offset(row, shape.chunkScales(0));
   Value scale = k.widen(k.load(k.f16(), k.offset(scales, k.shl(group, 1)), 2));
-  if (format.zeroPoint) {
-    Value zeros = k.offset(row, shape.chunkZeros(0));
+  if (format.hasZeroPoint()) {
+    Value zeros = k.offset(row, shape.chunkOffsets(0));
     Value zero = k.extend(k.load(k.i8(), k.offset(zeros, group), 1), k.i32());
     for (Value &value : q)
       value = k.sub(value, zero);

@@ -15,8 +15,8 @@
 
 namespace sluice::device {
 
+using kernels::encodingOf;
 using kernels::EpilogueLoads;
-using kernels::formatOf;
 using kernels::isConstant;
 using kernels::KernelInterface;
 using kernels::PackedSegment;

@@ -19,7 +19,7 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
-using formats::Format;
+using formats::Encoding;
 
 /// What one instruction prefetches at most. Larger ones were not tried.
 static constexpr int64_t kPrefetchBytes = 16384;
@@ -147,8 +147,8 @@ SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input,
 
 DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef<Values> x,
                                                   Value chunk, Value stage, Values sums) {
-  Format format = shape.format();
-  bool isInteger = format.isInteger(), int4 = format.element == Format::Element::I4;
+  Encoding format = shape.format();
+  bool isInteger = format.isInteger(), int4 = format.element == Encoding::Element::I4;
   int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
   // A warp loads 512 bytes at a time: these columns of the 16 rows.
   int64_t loadColumns = int4 ? 64 : input.fragmentColumns();
@@ -196,7 +196,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     w = std::move(nibbles);
   }
   if (!isInteger) {
-    Type element = format.element == Format::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    Type element = format.element == Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
     Values products(4, k.number(0.0));
     for (int64_t f = 0; f < fragmentsPerSlice; ++f)
       products = k.mmaFloat(element, products, w[f], x[f]);
@@ -221,7 +221,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   Value activationScale = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
   int64_t accumulationBlocks = sliceColumns / input.accumulationColumns;
   // The group of the slice's first column, in its chunk.
-  int64_t group = format.group == Format::channel ? 0 : format.group;
+  int64_t group = format.group == Encoding::channel ? 0 : format.group;
   Value firstGroup = k.constI32(0);
   int64_t stride = 0;
   if (group && group <= 128) {
@@ -234,8 +234,8 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   Value scales = k.offset(k.offset(stage, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
                           k.add(k.mul(firstGroup, 32), k.shl(pair, 2)));
   Value zeros;
-  if (format.zeroPoint)
-    zeros = k.offset(k.offset(stage, perChunk(shape.chunkZeros(0), shape.chunkZeros(last))),
+  if (format.hasZeroPoint())
+    zeros = k.offset(k.offset(stage, perChunk(shape.chunkOffsets(0), shape.chunkOffsets(last))),
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
   int64_t fragmentsPerBlock = input.accumulationColumns / 32;
   for (int64_t number = 0; number < accumulationBlocks; ++number) {
@@ -247,14 +247,14 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
         k.load(k.vec(2, k.f16()), k.offset(scales, clamped(number * stride, existing, 32)), 4);
     Values zeroPair;
     Value inputSum;
-    if (format.zeroPoint) {
+    if (format.hasZeroPoint()) {
       zeroPair = k.lanes(
           k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(number * stride, existing, 16)), 2));
       inputSum = k.load(k.i32(), k.offset(input.inputSumsAt, k.shl(k.add(sumPlace, number), 2)), 4);
     }
     for (int64_t row = 0; row < 2; ++row) {
       Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
-      if (format.zeroPoint) {
+      if (format.hasZeroPoint()) {
         Value zero = k.extend(zeroPair[row], k.i32());
         sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, inputSum));
       }

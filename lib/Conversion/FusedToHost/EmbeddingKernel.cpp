@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "../FusedKernels/GroupNumbers.h"
 #include "Products.h"
 
 #include "dialects/Fused/Weights.h"
@@ -8,39 +9,85 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
-using formats::Format;
+using formats::Encoding;
+
+/// One plane of 16 elements, from the row's element `column` (a multiple of 16) on, in lanes of i32
+/// whose other bits are zero. Bytes beyond a row's last element are its scales: a row ends with
+/// those.
+static Value emitPlane(KernelBuilder &k, Value elements, Value column, int64_t width) {
+  VectorType words = k.vec(kLanes, k.i32());
+  Value pointer = k.offset(elements, k.div(k.mul(column, width), 8));
+  Value lanes = k.laneNumbers(kLanes);
+  if (width == 1) {
+    Value bits = k.extendUnsigned(k.load(k.i16(), pointer, 1), k.i32());
+    Value shifted = arith::ShRUIOp::create(k.b, k.loc, k.splat(bits, kLanes), lanes);
+    return k.bitAnd(shifted, k.integer(words, 1));
+  }
+  // A word has 32 / width elements.
+  int64_t inWord = 32 / width;
+  Value bits = k.splat(k.load(k.i32(), pointer, 1), kLanes);
+  if (inWord < kLanes) {
+    assert(width == 4 && "bytes are loaded as such");
+    Value upper = k.splat(k.load(k.i32(), k.offset(pointer, 4), 1), kLanes);
+    bits = k.select(k.less(lanes, k.integer(words, inWord)), bits, upper);
+  }
+  Value shift = k.mul(k.bitAnd(lanes, k.integer(words, inWord - 1)), width);
+  Value shifted = arith::ShRUIOp::create(k.b, k.loc, bits, shift);
+  return k.bitAnd(shifted, k.integer(words, (1 << width) - 1));
+}
+
+/// The integers that 16 elements stand for.
+static Value emitIntegers(KernelBuilder &k, const formats::PackedShape &shape, Value row,
+                          Value column, Value mask) {
+  const Encoding &format = shape.format();
+  if (format.bits() == 8)
+    return k.extend(k.load(k.vec(kLanes, k.i8()), k.offset(row, column), 1, mask), k.i32());
+  Value q, elements = row;
+  for (Encoding::Plane plane : format.planes()) {
+    Value piece = emitPlane(k, elements, column, plane.width);
+    elements = k.offset(elements, (shape.columns() * plane.width + 7) / 8);
+    if (plane.low)
+      piece = k.shl(piece, plane.low);
+    q = q ? k.bitOr(q, piece) : piece;
+  }
+  if (format.code() == Encoding::Code::Signed) {
+    int64_t unused = 32 - format.bits();
+    return k.sar(k.shl(q, unused), unused);
+  }
+  if (format.code() == Encoding::Code::Unsigned)
+    return q;
+  SmallVector<int8_t> entries(format.table());
+  VectorType bytes = k.vec(kLanes, k.i8());
+  Value table = arith::ConstantOp::create(k.b, k.loc,
+                                          DenseElementsAttr::get(bytes, ArrayRef<int8_t>(entries)));
+  Value found = k.intrinsic("llvm.x86.ssse3.pshuf.b.128", bytes, {table, k.truncate(q, k.i8())});
+  return k.extend(found, k.i32());
+}
 
 /// Columns [column, column + 16) of the row at `row`, as float32; `count` of them exist.
 static Value emitColumns(KernelBuilder &k, const formats::PackedShape &shape, Type element,
                          Value row, Value column, int64_t count) {
-  Format format = shape.format();
+  const Encoding &format = shape.format();
   Value mask = count < kLanes ? k.firstLanes(kLanes, k.index(count)) : Value();
   if (!format.isInteger()) {
     int64_t bytes = bytesOf(element);
     return k.loadFloats(kLanes, element, k.offset(row, k.mul(column, bytes)), bytes, mask);
   }
-  Value q;
-  if (format.element == Format::Element::I8) {
-    q = k.extend(k.load(k.vec(kLanes, k.i8()), k.offset(row, column), 1, mask), k.i32());
-  } else {
-    // An odd count's last byte holds one element more, which the caller ignores.
-    Value byteMask = count < kLanes ? k.firstLanes(kLanes / 2, k.index((count + 1) / 2)) : Value();
-    Value bytes = k.load(k.vec(kLanes / 2, k.i8()), k.offset(row, k.div(column, 2)), 1, byteMask);
-    Value low = k.sar(k.shl(bytes, 4), 4), high = k.sar(bytes, 4);
-    SmallVector<int64_t> order;
-    for (int64_t i = 0; i < kLanes / 2; ++i)
-      order.append({i, i + kLanes / 2});
-    q = k.extend(k.shuffle(low, high, order), k.i32());
-  }
+  Value integers = emitIntegers(k, shape, row, column, mask);
   // A group is a multiple of 16 columns or the whole row, so these share one.
-  Value group = format.group == Format::channel ? k.index(0) : k.div(column, format.group);
-  Value scale =
-      k.widen(k.load(k.f16(), k.offset(row, k.add(k.mul(group, 2), shape.chunkScales(0))), 2));
-  if (format.zeroPoint) {
-    Value zero = k.load(k.i8(), k.offset(row, k.add(group, shape.chunkZeros(0))), 1);
-    q = k.sub(q, k.splat(k.extend(zero, k.i32()), kLanes));
-  }
-  return k.mulF(k.toFloat(q), k.splat(scale, kLanes));
+  auto half = [&](int64_t section, Value number) {
+    return k.widen(k.load(k.f16(), k.offset(row, k.add(k.mul(number, 2), section)), 2));
+  };
+  auto byte = [&](int64_t section, Value number) {
+    return k.extendUnsigned(k.load(k.i8(), k.offset(row, k.add(number, section)), 1), k.i32());
+  };
+  Value group = format.group == Encoding::channel ? k.index(0) : k.div(column, format.group);
+  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {half, byte}, group,
+                                                            k.div(column, Encoding::superColumns));
+  if (numbers.zero)
+    integers = k.sub(integers, k.splat(numbers.zero, kLanes));
+  Value values = k.mulF(k.toFloat(integers), k.splat(numbers.scale, kLanes));
+  return numbers.offset ? k.addF(values, k.splat(numbers.offset, kLanes)) : values;
 }
 
 FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::EmbeddingOp op,

@@ -6,7 +6,7 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
-using formats::Format;
+using formats::Encoding;
 
 /// Tokens that share a pass over the weights: their sums must fit in registers.
 static constexpr int64_t kMaxTokens = 8;
@@ -29,7 +29,7 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
     return failure();
   int64_t tiles = segments->back().firstTile + segments->back().tiles;
 
-  Format format = kernels::formatOf(type);
+  Encoding format = kernels::encodingOf(type);
   auto shape = formats::PackedShape::get(format, {formats::Layout::Kind::Lanes}, tiles * kLanes,
                                          op.getColumns());
   if (!shape)

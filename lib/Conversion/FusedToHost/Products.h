@@ -25,12 +25,13 @@ struct PreparedInput {
   int64_t padded = 0;  ///< K rounded up to a multiple of 32
   /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
   int64_t accumulationColumns = 0;
-  /// Integer weights: int16 [tokens][padded], float [tokens][groups] and, for zero points, the sums
-  /// of the x16 of each accumulation block, int32 [tokens][groups * sumsPerGroup].
+  /// Integer weights: int16 [tokens][padded], float [tokens][groups] and, for zero points and
+  /// offsets, the sums of the x16 of each accumulation block, int32 [tokens][groups *
+  /// sumsPerGroup].
   mlir::Value x16, scales, inputSums;
-  /// Int4 weights: -8 times the sum of those x16 of each accumulation block that are multiplied
-  /// with a low nibble, int32, placed like inputSums.
-  mlir::Value lowBiases;
+  /// Weights with biased pairs (isBiased): what the bias adds to the sum of each accumulation
+  /// block, negated, int32, placed like inputSums.
+  mlir::Value biases;
   /// Float weights: float [tokens][padded].
   mlir::Value values;
 
@@ -42,11 +43,23 @@ struct PreparedInput {
   }
 };
 
+/// Whether the operand that is read for pair `pair` of 16 columns (columns 2 pair and 2 pair + 1)
+/// is q + 2^(bits - 1) instead of q. A signed element is taken so unless it ends with its byte and
+/// one arithmetic shift gives it.
+inline bool isBiased(const formats::Encoding &format, int64_t pair) {
+  if (format.code() != formats::Encoding::Code::Signed)
+    return false;
+  llvm::ArrayRef<formats::Encoding::Plane> planes = format.planes();
+  return planes.size() > 1 || (pair + 1) * planes[0].width % 8 != 0;
+}
+/// Whether any pair is.
+inline bool hasBiases(const formats::Encoding &format) { return isBiased(format, 0); }
+
 /// Emits the prologue: it reads the input, runs the prologue region and rounds the result to what
 /// the weight's format asks for. Errors name the operation that cannot be converted.
 mlir::FailureOr<PreparedInput> emitPrologue(KernelBuilder &k, fused::MatvecOp op,
                                             const KernelInterface &interface,
-                                            formats::Format format);
+                                            const formats::Encoding &format);
 
 /// Emits the products of one tile with all tokens: for each token a vector of 16 float32
 /// sums, one per row.

@@ -107,7 +107,8 @@ FailureOr<kernels::Values> Columns::load(Value value) {
 /// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point
 /// (docs/numerics.md).
 static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const PreparedInput &input,
-                                    Value token, Value group, int64_t count) {
+                                    const formats::Encoding &format, Value token, Value group,
+                                    int64_t count) {
   VectorType floats = k.vec(kLanes, k.f32()), words = k.vec(kLanes, k.i32());
   Value first = k.mul(group, 128);
   SmallVector<Value> chunks;
@@ -157,17 +158,21 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
   };
   if (input.inputSums)
     storeSums(input.inputSums, Value(), 1);
-  if (input.lowBiases) {
-    // Of four columns, the first two are in low nibbles.
-    Value inFour = arith::AndIOp::create(k.b, k.loc, k.laneNumbers(kLanes), k.integer(words, 3));
-    storeSums(input.lowBiases, k.less(inFour, k.integer(words, 2)), -8);
+  if (input.biases) {
+    // Pairs in an odd place are not biased if those in an even one are, or all are.
+    Value counts;
+    if (!isBiased(format, 1)) {
+      Value inFour = k.bitAnd(k.laneNumbers(kLanes), k.integer(words, 3));
+      counts = k.less(inFour, k.integer(words, 2));
+    }
+    storeSums(input.biases, counts, format.qMin());
   }
   return success();
 }
 
 FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::MatvecOp op,
                                                     const KernelInterface &interface,
-                                                    formats::Format format) {
+                                                    const formats::Encoding &format) {
   PreparedInput input;
   input.tokens = op.getTokens();
   input.columns = op.getColumns();
@@ -177,10 +182,10 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
     input.x16 = k.scratch(input.tokens * input.padded * 2);
     input.scales = k.scratch(input.tokens * input.groups() * 4);
     int64_t sumBytes = input.tokens * input.groups() * input.sumsPerGroup() * 4;
-    if (format.zeroPoint)
+    if (format.offset != formats::Encoding::Offset::None)
       input.inputSums = k.scratch(sumBytes);
-    if (format.element == formats::Format::Element::I4)
-      input.lowBiases = k.scratch(sumBytes);
+    if (hasBiases(format))
+      input.biases = k.scratch(sumBytes);
   } else {
     input.values = k.scratch(input.tokens * input.padded * 4);
   }
@@ -190,7 +195,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   auto emitGroup = [&](Value token, Value group, int64_t count) {
     if (failed(result))
       return;
-    result = emitFixedPoint(k, columns, input, token, group, count);
+    result = emitFixedPoint(k, columns, input, format, token, group, count);
   };
   auto emitRounded = [&](Value token, Value column, int64_t count) {
     if (failed(result))
@@ -200,9 +205,9 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
       result = failure();
       return;
     }
-    Type element = format.element == formats::Format::Element::F16    ? Type(k.f16())
-                   : format.element == formats::Format::Element::BF16 ? Type(k.b.getBF16Type())
-                                                                      : k.f32();
+    Type element = format.element == formats::Encoding::Element::F16    ? Type(k.f16())
+                   : format.element == formats::Encoding::Element::BF16 ? Type(k.b.getBF16Type())
+                                                                        : k.f32();
     Value place = k.add(k.mul(token, input.padded), column);
     k.store(k.widen(k.narrow(*chunk, element)), k.offset(input.values, k.mul(place, 4)), 64);
   };

@@ -4,12 +4,15 @@
 // The products of 16 packed rows with the input: a lane is a row, so nothing is ever added across
 // lanes.
 
+#include "../FusedKernels/GroupNumbers.h"
 #include "Products.h"
+
+#include "sluice/Formats/Activations.h"
 
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
-using formats::Format;
+using formats::Encoding;
 
 /// How far ahead of its use a weight is asked for. The hardware's own prefetchers stop at the end
 /// of a page.
@@ -37,10 +40,26 @@ private:
   int64_t registers() const { return k.isa == Isa::Avx2 ? 4 : 16; }
   int64_t parts() const { return k.isa == Isa::Avx2 ? 2 : 1; }
   int64_t partLanes() const { return kLanes / parts(); }
-  int64_t columnsOfLoad() const { return format.element == Format::Element::I8 ? 2 : 4; }
+  /// Columns of which 32 bytes have the first plane.
+  int64_t columnsOfLoad() const { return 16 / format.planes()[0].width; }
+  int64_t bytesOfColumns(int64_t columns) const { return columns * 2 * format.bits(); }
 
-  int64_t bytesOfColumns(int64_t columns) const { return columns / columnsOfLoad() * 32; }
+  /// Whether bytes of elements are extended to words as signed numbers.
+  bool isSignExtended() const {
+    return format.code() == Encoding::Code::Signed && format.planes().size() == 1;
+  }
 
+  // What the encoding says, as code.
+
+  /// The words that pair `pair` of the columns at `elements` multiplies: q, or what isBiased says.
+  Value operand(Value elements, int64_t pair, int64_t part);
+  /// What a group of the 16 rows is multiplied by, and so on. `number` is its number in the 128
+  /// columns of `activationGroup`.
+  kernels::GroupNumbers groupNumbers(Value activationGroup, Value group, int64_t number);
+
+  /// 32 bytes (or this part of them) of elements, as bytes or extended to words; each is loaded
+  /// once in an accumulation block.
+  Value loadElements(Value elements, int64_t byte, int64_t part);
   /// Sums of the `columns` columns of accumulation block `number` of a group, for each token 16
   /// lanes of i32.
   SmallVector<Value> blockSums(Value group, int64_t number, int64_t columns);
@@ -59,12 +78,76 @@ private:
 
   KernelBuilder &k;
   const formats::PackedShape &shape;
-  const Format format;
+  const Encoding format;
   const PreparedInput &input;
   Value tile;
   int64_t chains;
+  llvm::DenseMap<std::pair<int64_t, int64_t>, Value> loaded;
 };
 } // namespace
+
+Value IntegerProducts::loadElements(Value elements, int64_t byte, int64_t part) {
+  Value &value = loaded[{byte, part}];
+  if (value)
+    return value;
+  VectorType bytes = k.vec(2 * partLanes(), k.i8());
+  Value stored = k.load(bytes, k.offset(elements, byte + part * 2 * partLanes()), 2 * partLanes());
+  if (format.code() == Encoding::Code::Table)
+    return value = stored;
+  return value = isSignExtended() ? k.extend(stored, k.i16()) : k.extendUnsigned(stored, k.i16());
+}
+
+Value IntegerProducts::operand(Value elements, int64_t pair, int64_t part) {
+  int64_t place = pair / 8 * 32 * format.bits();
+  Value q;
+  for (Encoding::Plane plane : format.planes()) {
+    int64_t bit = pair % 8 * plane.width, shift = bit % 8;
+    Value piece = loadElements(elements, place + bit / 8 * 32, part);
+    place += 32 * plane.width;
+    if (isSignExtended() && !isBiased(format, pair % 8)) {
+      q = shift ? k.sar(piece, shift) : piece;
+      continue;
+    }
+    if (shift)
+      piece = k.shr(piece, shift);
+    // A zero-extended byte needs no mask at its top.
+    if (shift + plane.width < 8 || isSignExtended())
+      piece = k.bitAnd(piece, (1 << plane.width) - 1);
+    if (plane.low)
+      piece = k.shl(piece, plane.low);
+    q = q ? k.bitOr(q, piece) : piece;
+  }
+  if (isBiased(format, pair % 8))
+    return k.bitXor(q, -format.qMin());
+  if (format.code() != Encoding::Code::Table)
+    return q;
+  // Each 16 bytes look up the table on their own.
+  SmallVector<int8_t> entries;
+  for (int64_t i = 0; i < 2 * partLanes(); ++i)
+    entries.push_back(format.table()[i % 16]);
+  auto type = cast<VectorType>(q.getType());
+  Value table = arith::ConstantOp::create(k.b, k.loc,
+                                          DenseElementsAttr::get(type, ArrayRef<int8_t>(entries)));
+  StringRef lookUp = k.isa == Isa::Avx2 ? "llvm.x86.ssse3.pshuf.b.128" : "llvm.x86.avx2.pshuf.b";
+  return k.extend(k.intrinsic(lookUp, type, {table, q}), k.i16());
+}
+
+kernels::GroupNumbers IntegerProducts::groupNumbers(Value activationGroup, Value group,
+                                                    int64_t number) {
+  auto load = [&](int64_t section, Value place, Type element) {
+    int64_t bytes = bytesOf(element) * kLanes;
+    Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytes));
+    // The next tile's scales wait in the second cache.
+    k.prefetch(k.outside(pointer, k.index(shape.tileBytes())), /*locality=*/2);
+    return k.load(k.vec(kLanes, element), pointer, bytes);
+  };
+  auto half = [&](int64_t section, Value place) { return k.widen(load(section, place, k.f16())); };
+  auto byte = [&](int64_t section, Value place) {
+    return k.extendUnsigned(load(section, place, k.i8()), k.i32());
+  };
+  Value super = k.div(activationGroup, Encoding::superColumns / formats::activationGroup);
+  return kernels::emitGroupNumbers(k, shape, {half, byte}, group, super, number % 2 != 0);
+}
 
 Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
   VectorType words = k.vec(2 * partLanes(), k.i16());
@@ -90,38 +173,29 @@ void IntegerProducts::prefetchElements(Value group, int64_t columns) {
 
 SmallVector<Value> IntegerProducts::blockSums(Value group, int64_t number, int64_t columns) {
   int64_t tokens = input.tokens;
-  VectorType bytes = k.vec(2 * partLanes(), k.i8()), words = k.vec(2 * partLanes(), k.i16());
   VectorType sumType = k.vec(partLanes(), k.i32());
   // Indexed by (token, chain, part).
   SmallVector<Value> sums(tokens * chains * parts(), k.integer(sumType, 0));
-  if (input.lowBiases)
+  if (input.biases)
     for (int64_t token = 0; token < tokens; ++token) {
-      Value bias = k.splat(blockEntry(input.lowBiases, group, number, token), partLanes());
+      Value bias = k.splat(blockEntry(input.biases, group, number, token), partLanes());
       std::fill_n(sums.begin() + token * chains * parts(), parts(), bias);
     }
   Value first = k.add(k.mul(group, 128), number * input.accumulationColumns);
-  Value elements = k.offset(tile, k.mul(first, 32 / columnsOfLoad()));
+  Value elements = k.offset(tile, k.mul(first, bytesOfColumns(1)));
   Value x16 = k.offset(input.x16, k.mul(first, 2));
+  loaded.clear();
   for (int64_t start = 0; start < columns; start += columnsOfLoad())
-    for (int64_t part = 0; part < parts(); ++part) {
-      Value place = k.offset(elements, bytesOfColumns(start) + part * 2 * partLanes());
-      Value stored = k.extend(k.load(bytes, place, 2 * partLanes()), k.i16());
-      // Words of columns start, start + 1 and, of int4, of the two after them. Low nibbles are
-      // taken as q + 8, which is one instruction; the sums start at what this adds.
-      SmallVector<Value, 2> operands = {stored};
-      if (format.element == Format::Element::I4) {
-        Value nibble = arith::AndIOp::create(k.b, k.loc, stored, k.integer(words, 15));
-        operands = {arith::XOrIOp::create(k.b, k.loc, nibble, k.integer(words, 8)),
-                    k.sar(stored, 4)};
-      }
-      for (auto [half, operand] : llvm::enumerate(operands))
+    for (int64_t part = 0; part < parts(); ++part)
+      for (int64_t column = start; column < start + columnsOfLoad(); column += 2) {
+        Value weights = operand(elements, column / 2, part);
         for (int64_t token = 0; token < tokens; ++token) {
-          int64_t column = start + 2 * half, chain = column / 2 % chains;
+          int64_t chain = column / 2 % chains;
           Value pair = k.load(k.i32(), k.offset(x16, (token * input.padded + column) * 2), 4);
           Value &sum = sums[(token * chains + chain) * parts() + part];
-          sum = multiplyAdd(sum, operand, pair);
+          sum = multiplyAdd(sum, weights, pair);
         }
-    }
+      }
   SmallVector<Value> results;
   for (int64_t token = 0; token < tokens; ++token) {
     SmallVector<Value, 2> halves;
@@ -142,29 +216,24 @@ SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t columns, Value
   prefetchElements(group, columns);
   for (int64_t start = 0, number = 0; start < columns; start += width, ++number) {
     SmallVector<Value> integers = blockSums(group, number, std::min(width, columns - start));
-    Value weightGroup = format.group == Format::channel ? k.index(0)
+    Value weightGroup = format.group == Encoding::channel ? k.index(0)
                         : format.group >= 128 ? k.div(group, format.group / 128)
                                               : k.add(k.mul(group, 128 / format.group), number);
-    Value scalePointer =
-        k.offset(k.offset(tile, shape.chunkScales(0)), k.mul(weightGroup, 2 * kLanes));
-    Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), scalePointer, 32));
-    // The next tile's scales wait in the second cache.
-    k.prefetch(k.outside(scalePointer, k.index(shape.tileBytes())), /*locality=*/2);
-    Value zero;
-    if (format.zeroPoint) {
-      Value zeroPointer = k.offset(k.offset(tile, shape.chunkZeros(0)), k.mul(weightGroup, kLanes));
-      zero = k.extend(k.load(k.vec(kLanes, k.i8()), zeroPointer, kLanes), k.i32());
-      k.prefetch(k.outside(zeroPointer, k.index(shape.tileBytes())), /*locality=*/2);
-    }
+    auto [scale, offset, zero] = groupNumbers(group, weightGroup, number);
     for (auto [token, integer] : llvm::enumerate(integers)) {
-      if (zero) {
-        Value inputSum = k.splat(blockEntry(input.inputSums, group, number, token), kLanes);
-        integer = k.sub(integer, k.mul(zero, inputSum));
-      }
+      Value inputSum;
+      if (input.inputSums)
+        inputSum = blockEntry(input.inputSums, group, number, token);
+      if (zero)
+        integer = k.sub(integer, k.mul(zero, k.splat(inputSum, kLanes)));
       Value place = k.add(group, int64_t(token) * input.groups());
       Value activationScale = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
       results[token] = k.fma(k.toFloat(integer), k.mulF(scale, k.splat(activationScale, kLanes)),
                              results[token]);
+      if (offset) {
+        Value scaledSum = k.mulF(activationScale, k.toFloat(inputSum));
+        results[token] = k.fma(offset, k.splat(scaledSum, kLanes), results[token]);
+      }
     }
   }
   return results;
@@ -187,9 +256,9 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
                                             const PreparedInput &input, Value tile,
                                             int64_t accumulators) {
   constexpr int64_t unrolled = 32;
-  Type element = shape.format().element == Format::Element::F16    ? Type(k.f16())
-                 : shape.format().element == Format::Element::BF16 ? Type(k.b.getBF16Type())
-                                                                   : k.f32();
+  Type element = shape.format().element == Encoding::Element::F16    ? Type(k.f16())
+                 : shape.format().element == Encoding::Element::BF16 ? Type(k.b.getBF16Type())
+                                                                     : k.f32();
   int64_t columnBytes = kLanes * bytesOf(element);
   int64_t chains =
       std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.tokens));

@@ -48,7 +48,7 @@ static json attributeJson(mlir::Attribute attribute) {
 static json typeJson(mlir::Type type, json &shape) {
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
     shape = quantized.getShape().vec();
-    return quantized.getFormat().getName();
+    return quantized.getEncoding().getName();
   }
   auto tensor = cast<RankedTensorType>(type);
   shape = tensor.getShape().vec();

@@ -20,7 +20,7 @@
 using namespace llvm;
 using namespace mlir;
 using namespace sluice;
-using formats::Format;
+using formats::Encoding;
 
 namespace {
 
@@ -30,7 +30,6 @@ constexpr int64_t kBatchBytes = int64_t(16) << 20;
 /// A source of a packed weight: rows of a model file in the model's order.
 struct Source {
   TensorReader reader;
-  Format blockFormat;      ///< of Q8_0 and Q4_0 tensors
   int64_t interleaved = 0; ///< head size, if the file's rows keep rotary pairs side by side
   std::string name;
 
@@ -42,19 +41,14 @@ struct Source {
 /// Scratch for the rows of one tile.
 struct Tile {
   SmallVector<float> values;
-  SmallVector<int8_t> q, zeros;
-  SmallVector<uint16_t> bits, scales;
+  SmallVector<uint16_t> bits;
+  formats::EncodedRows numbers;
 
-  Tile(const formats::PackedShape &shape) {
-    int64_t rows = shape.rowsPerTile(), groups = rows * shape.groups();
-    values.resize(rows * shape.columns());
-    if (shape.format().isInteger()) {
-      q.resize(rows * shape.columns());
-      scales.resize(groups);
-      zeros.resize(shape.format().zeroPoint ? groups : 0);
-    } else if (shape.format().element != Format::Element::F32) {
-      bits.resize(rows * shape.columns());
-    }
+  Tile(const formats::PackedShape &shape)
+      : values(shape.rowsPerTile() * shape.columns()),
+        numbers(shape.format(), shape.rowsPerTile(), shape.columns()) {
+    if (!shape.format().isInteger() && shape.format().element != Encoding::Element::F32)
+      bits.resize(values.size());
   }
 };
 
@@ -116,7 +110,7 @@ sluice::syntheticPattern(Operation *op, const SymbolTable &symbols) {
   StringRef name = buffer.getSymName();
   uint64_t seed = xxh3_64bits(name);
   // Patterns repeat from tile to tile, so that the number of rows does not matter.
-  auto patternOf = [&](Format format, formats::Layout layout,
+  auto patternOf = [&](Encoding format, formats::Layout layout,
                        int64_t columns) -> Expected<std::optional<synthetic::SyntheticPattern>> {
     Expected<formats::PackedShape> shape = formats::PackedShape::get(format, layout, 1, columns);
     if (!shape)
@@ -124,13 +118,13 @@ sluice::syntheticPattern(Operation *op, const SymbolTable &symbols) {
     return formats::SyntheticTensor(*shape, seed).pattern();
   };
   if (auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType()))
-    return patternOf(type.getFormat().toFormat(), type.getLayout().toLayout(), type.getColumns());
+    return patternOf(type.getEncoding().getValue(), type.getLayout().toLayout(), type.getColumns());
   auto type = cast<RankedTensorType>(packed.getType());
   mlir::Type element = type.getElementType();
-  Format format;
-  format.element = element.isF32()   ? Format::Element::F32
-                   : element.isF16() ? Format::Element::F16
-                                     : Format::Element::BF16;
+  Encoding format;
+  format.element = element.isF32()   ? Encoding::Element::F32
+                   : element.isF16() ? Encoding::Element::F16
+                                     : Encoding::Element::BF16;
   if (type.getRank() < 2)
     return formats::syntheticVector(format.element, seed);
   return patternOf(format, {}, type.getDimSize(type.getRank() - 1));
@@ -152,8 +146,6 @@ Expected<Source> Writer::openSource(StringRef name) {
     return located.takeError();
   const TensorRef &ref = *located;
   Source source;
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
-    source.blockFormat = quantized.getFormat().toFormat();
   Expected<TensorReader> reader = TensorReader::open(ref, *files);
   if (!reader)
     return reader.takeError();
@@ -165,8 +157,8 @@ Expected<Source> Writer::openSource(StringRef name) {
 
 Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
                        ArrayRef<Source> sources, MutableArrayRef<uint8_t> out) {
-  Format format = shape.format();
-  int64_t columns = shape.columns(), groups = shape.groups();
+  Encoding format = shape.format();
+  int64_t columns = shape.columns();
   Tile tile(shape);
   SmallVector<formats::PackRow> rows(places.size());
   for (auto [i, place] : enumerate(places)) {
@@ -177,7 +169,7 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
     MutableArrayRef<float> values = MutableArrayRef(tile.values).slice(i * columns, columns);
     if (!format.isInteger()) {
       source.reader.readRow(fileRow, values);
-      if (format.element == Format::Element::F32) {
+      if (format.element == Encoding::Element::F32) {
         if (Error error = formats::checkFinite(values, fileRow))
           return prefixed(source.name, std::move(error));
         rows[i].elements = values.data();
@@ -189,21 +181,21 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
       rows[i].elements = bits.data();
       continue;
     }
-    MutableArrayRef<int8_t> q = MutableArrayRef(tile.q).slice(i * columns, columns);
-    MutableArrayRef<uint16_t> scales = MutableArrayRef(tile.scales).slice(i * groups, groups);
-    MutableArrayRef<int8_t> zeros;
-    if (format.zeroPoint)
-      zeros = MutableArrayRef(tile.zeros).slice(i * groups, groups);
-    if (source.reader.blockElements() && source.blockFormat == format) {
-      source.reader.readBlocks(fileRow, q, scales);
-      if (Error error = formats::checkFiniteScales(scales, format, columns, fileRow))
+    if (const formats::GgufBlock *block = source.reader.blocks();
+        block && block->encoding == format) {
+      source.reader.readBlocks(fileRow, tile.numbers, i);
+      if (Error error = formats::checkFiniteScales(format, tile.numbers.row(i), columns, fileRow))
         return prefixed(source.name, std::move(error));
     } else {
       source.reader.readRow(fileRow, values);
-      if (Error error = formats::quantizeRow(values, format, q, scales, zeros, fileRow))
+      formats::RowNumbers to = tile.numbers.numbers(i);
+      size_t groups = shape.groups();
+      if (Error error = formats::quantizeRow(
+              values, format, {to.q, static_cast<size_t>(columns)}, {to.scales, groups},
+              {to.zeros, format.hasZeroPoint() ? groups : 0}, fileRow))
         return prefixed(source.name, std::move(error));
     }
-    rows[i] = {q.data(), scales.data(), format.zeroPoint ? zeros.data() : nullptr};
+    rows[i] = tile.numbers.row(i);
   }
   formats::packTile(shape, rows, out);
   return Error::success();
@@ -233,8 +225,8 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
   formats::Layout layout = type.getLayout().toLayout();
   // Only tiles have empty places; without them rows follow each other.
   int64_t packedRows = layout.isTiled() ? order->rows() : type.getRows();
-  Expected<formats::PackedShape> shape =
-      formats::PackedShape::get(type.getFormat().toFormat(), layout, packedRows, type.getColumns());
+  Expected<formats::PackedShape> shape = formats::PackedShape::get(
+      type.getEncoding().getValue(), layout, packedRows, type.getColumns());
   if (!shape)
     return prefixed(packed.getSymName(), shape.takeError());
 
@@ -284,7 +276,7 @@ Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, Safe
       return prefixed(source->name, std::move(error));
     ArrayRef<uint8_t> bytes(reinterpret_cast<const uint8_t *>(values.data()), 4 * values.size());
     if (!element.isF32()) {
-      Format::Element kind = element.isF16() ? Format::Element::F16 : Format::Element::BF16;
+      Encoding::Element kind = element.isF16() ? Encoding::Element::F16 : Encoding::Element::BF16;
       if (Error error = formats::convertRow(values, kind, bits, row))
         return prefixed(source->name, std::move(error));
       bytes = ArrayRef(reinterpret_cast<const uint8_t *>(bits.data()), 2 * bits.size());

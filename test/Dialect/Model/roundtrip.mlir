@@ -2,8 +2,8 @@
 
 // CHECK: model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
-// CHECK: model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
-model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
+// CHECK: model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
+model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
 // CHECK: model.weight @synthetic : tensor<2048x256xf16>{{$}}
 model.weight @synthetic : tensor<2048x256xf16>
 model.weight @gain : tensor<256xf32>

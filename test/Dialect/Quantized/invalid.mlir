@@ -10,17 +10,62 @@ func.func private @f(!quantized.tensor<4x256xf16, group = 32>)
 
 // -----
 
-// expected-error @+1 {{element type must be i4, i8, f16, bf16 or f32, found 'i6'}}
-func.func private @f(!quantized.tensor<4x256xi6, group = 32>)
+// expected-error @+1 {{element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f16, bf16 or f32, found 'i7'}}
+func.func private @f(!quantized.tensor<4x256xi7, group = 32>)
 
 // -----
 
-// expected-error @+1 {{group must be 32, 64, 128, 256 or channel, found 48}}
+// expected-error @+1 {{an index into a table has element type i4, found 'ui4'}}
+func.func private @f(!quantized.tensor<4x256xui4, table = e2m1, group = 32>)
+
+// -----
+
+// expected-error @+1 {{unknown table 'nf4': expected iq4_nl or e2m1}}
+func.func private @f(!quantized.tensor<4x256xi4, table = nf4, group = 32>)
+
+// -----
+
+// expected-error @+1 {{unknown scale 'f32': expected f16, i8, u6, u4, e8m0 or e4m3}}
+func.func private @f(!quantized.tensor<4x256xi4, group = 32, scale = f32>)
+
+// -----
+
+// expected-error @+1 {{unknown offset 'i8': expected f16 or field}}
+func.func private @f(!quantized.tensor<4x256xi4, group = 32, offset = i8>)
+
+// -----
+
+// expected-error @+1 {{only signed elements have zero points}}
+func.func private @f(!quantized.tensor<4x256xui4, group = 32, zero_point>)
+
+// -----
+
+// expected-error @+1 {{scales that are fields come with offsets that are fields}}
+func.func private @f(!quantized.tensor<4x256xui4, group = 32, scale = u6>)
+
+// -----
+
+// expected-error @+1 {{scales that are fields belong to groups of 16 or 32}}
+func.func private @f(!quantized.tensor<4x256xui4, group = 64, scale = u6, offset = field>)
+
+// -----
+
+// expected-error @+1 {{scales of a super-block belong to groups of 256 or fewer}}
+func.func private @f(!quantized.tensor<4x256xi6, group = channel, scale = i8>)
+
+// -----
+
+// expected-error @+1 {{q6_k needs columns in whole super-blocks of 256, found 128}}
+func.func private @f(!quantized.tensor<4x128xi6, group = 16, scale = i8>)
+
+// -----
+
+// expected-error @+1 {{group is 48, expected 16, 32, 64, 128, 256 or channel}}
 func.func private @f(!quantized.tensor<4x256xi8, group = 48>)
 
 // -----
 
-// expected-error @+1 {{unknown layout 'columns': expected rows, q8_0, q4_0, lanes or mma}}
+// expected-error @+1 {{unknown layout 'columns': expected rows, blocks, lanes or mma}}
 func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = columns>)
 
 // -----
@@ -45,13 +90,13 @@ func.func private @f(!quantized.tensor<1000000000000x256xi8, group = 32>)
 
 // -----
 
-// expected-error @+1 {{layout q8_0 needs columns in whole blocks of 32, found 100}}
-func.func private @f(!quantized.tensor<4x100xi8, group = 32, layout = q8_0>)
+// expected-error @+1 {{layout blocks needs columns in whole blocks of 32, found 100}}
+func.func private @f(!quantized.tensor<4x100xi8, group = 32, layout = blocks>)
 
 // -----
 
-// expected-error @+1 {{layout q4_0 holds symmetric i4 elements in groups of 32, found #quantized.format<i8, group = 32>}}
-func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = q4_0>)
+// expected-error @+1 {{layout blocks holds what GGUF has blocks of, found #quantized.encoding<i8, group = 64>}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 64, layout = blocks>)
 
 // -----
 

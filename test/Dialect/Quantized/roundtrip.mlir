@@ -15,22 +15,36 @@ quantized.packed @norm.f32 of [@norm] : tensor<256xf32>
 // CHECK-SAME: !quantized.tensor<4x256xi8, group = 32>
 // CHECK-SAME: !quantized.tensor<4x256xi4, group = channel>
 // CHECK-SAME: !quantized.tensor<4x256xi8, group = 256, zero_point>
-// CHECK-SAME: !quantized.tensor<4x256xi8, group = 32, layout = q8_0>
-// CHECK-SAME: !quantized.tensor<4x256xi4, group = 32, layout = q4_0>
+// CHECK-SAME: !quantized.tensor<4x256xi8, group = 32, layout = blocks>
+// CHECK-SAME: !quantized.tensor<4x256xi4, group = 32, layout = blocks>
 // CHECK-SAME: !quantized.tensor<4x256xf16, layout = lanes>
 // CHECK-SAME: !quantized.tensor<4x256xbf16>
 // CHECK-SAME: !quantized.tensor<4x256xf32>
 func.func private @types(!quantized.tensor<4x256xi8, group = 32, layout = rows>, !quantized.tensor<4x256xi4, group = channel>,
-                         !quantized.tensor<4x256xi8, group = 256, zero_point>, !quantized.tensor<4x256xi8, group = 32, layout = q8_0>,
-                         !quantized.tensor<4x256xi4, group = 32, layout = q4_0>, !quantized.tensor<4x256xf16, layout = lanes>,
+                         !quantized.tensor<4x256xi8, group = 256, zero_point>, !quantized.tensor<4x256xi8, group = 32, layout = blocks>,
+                         !quantized.tensor<4x256xi4, group = 32, layout = blocks>, !quantized.tensor<4x256xf16, layout = lanes>,
                          !quantized.tensor<4x256xbf16>, !quantized.tensor<4x256xf32>)
 
+// CHECK-LABEL: func.func private @encodings
+// CHECK-SAME: !quantized.tensor<4x256xui4, group = 32, scale = u6, offset = field, layout = blocks>
+// CHECK-SAME: !quantized.tensor<4x256xi6, group = 16, scale = i8, layout = lanes>
+// CHECK-SAME: !quantized.tensor<4x256xui5, group = 32, offset = f16>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = iq4_nl, group = 32>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = e2m1, group = 16, scale = e4m3>
+// CHECK-SAME: !quantized.tensor<4x256xui2, group = 16, scale = u4, offset = field>
+func.func private @encodings(!quantized.tensor<4x256xui4, group = 32, scale = u6, offset = field, layout = blocks>,
+                             !quantized.tensor<4x256xi6, group = 16, scale = i8, layout = lanes>,
+                             !quantized.tensor<4x256xui5, offset = f16, group = 32, scale = f16>,
+                             !quantized.tensor<4x256xi4, table = iq4_nl, group = 32>,
+                             !quantized.tensor<4x256xi4, table = e2m1, group = 16, scale = e4m3>,
+                             !quantized.tensor<4x256xui2, group = 16, scale = u4, offset = field>)
+
 // CHECK-LABEL: func.func private @attributes
-// CHECK-SAME: #quantized.format<f16>, #quantized.format<i8, group = channel>, #quantized.format<i4, group = 64, zero_point>
+// CHECK-SAME: #quantized.encoding<f16>, #quantized.encoding<i8, group = channel>, #quantized.encoding<i4, group = 64, zero_point>
 // CHECK-SAME: #quantized.layout<lanes>, #quantized.layout<mma, columns = 256>
 // CHECK-SAME: #quantized.row_order<natural(2)>, #quantized.row_order<pairs(0, 64)>, #quantized.row_order<zip(0, 1)>
 func.func private @attributes() attributes {
-  sluice.all = [#quantized.format<f16>, #quantized.format<i8, group = channel>, #quantized.format<i4, group = 64, zero_point>,
+  sluice.all = [#quantized.encoding<f16>, #quantized.encoding<i8, group = channel>, #quantized.encoding<i4, group = 64, zero_point>,
                 #quantized.layout<lanes>, #quantized.layout<mma, columns = 256>,
                 #quantized.row_order<natural(2)>, #quantized.row_order<pairs(0, 64)>, #quantized.row_order<zip(0, 1)>]}
 

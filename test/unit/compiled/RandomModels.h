@@ -7,7 +7,7 @@
 #define SLUICE_TEST_UNIT_COMPILED_RANDOMMODELS_H
 
 #include "../import/TestFiles.h"
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 #include <cmath>
 #include <random>

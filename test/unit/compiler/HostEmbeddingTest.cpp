@@ -9,7 +9,7 @@
 
 using namespace sluice;
 using namespace sluice::test;
-using formats::Format;
+using formats::Encoding;
 
 namespace {
 class HostEmbedding : public testing::TestWithParam<host::Isa> {};
@@ -17,20 +17,27 @@ class HostEmbedding : public testing::TestWithParam<host::Isa> {};
 
 TEST_P(HostEmbedding, RowsOfAllFormats) {
   struct Table {
-    Format format;
+    Encoding format;
     int64_t columns;
     bool builtin = false;
   };
   std::vector<Table> tables = {
-      {{Format::Element::F16}, 256, true}, {{Format::Element::BF16}, 100, true},
-      {{Format::Element::F32}, 37, true},  {{Format::Element::F16}, 40},
-      {{Format::Element::BF16}, 33},       {{Format::Element::F32}, 64}};
-  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
+      {{Encoding::Element::F16}, 256, true}, {{Encoding::Element::BF16}, 100, true},
+      {{Encoding::Element::F32}, 37, true},  {{Encoding::Element::F16}, 40},
+      {{Encoding::Element::BF16}, 33},       {{Encoding::Element::F32}, 64}};
+  for (Encoding::Element element : {Encoding::Element::I8, Encoding::Element::I4})
     for (bool zeroPoint : {false, true}) {
-      tables.push_back({{element, 32, zeroPoint}, 96});
-      tables.push_back({{element, 128, zeroPoint}, 256});
-      tables.push_back({{element, Format::channel, zeroPoint}, 75});
+      tables.push_back(
+          {{element, 32, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None}, 96});
+      tables.push_back(
+          {{element, 128, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None}, 256});
+      tables.push_back({{element, Encoding::channel,
+                         zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None},
+                        75});
     }
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"})
+    tables.push_back({*Encoding::fromName(name), 512});
   constexpr int64_t rows = 9;
   std::string text;
   for (auto [number, table] : llvm::enumerate(tables)) {

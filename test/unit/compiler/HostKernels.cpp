@@ -19,7 +19,7 @@
 
 using namespace sluice;
 using namespace sluice::test;
-using formats::Format;
+using formats::Encoding;
 
 static constexpr uint8_t kCanary = 0xA5;
 
@@ -145,30 +145,39 @@ std::vector<uint16_t> Random::normalF16(size_t count, float scale) {
   return halves;
 }
 
-Weight::Weight(Format format, int64_t rows, int64_t columns, Random &random)
+Weight::Weight(Encoding format, int64_t rows, int64_t columns, Random &random)
     : format(format), rows(rows), columns(columns) {
   size_t count = rows * columns;
   if (!format.isInteger()) {
     std::vector<float> values = random.normal(count, 0.05f);
     halves.resize(count);
-    if (format.element == Format::Element::F16)
+    if (format.element == Encoding::Element::F16)
       formats::floatToF16(values, halves);
-    else if (format.element == Format::Element::BF16)
+    else if (format.element == Encoding::Element::BF16)
       formats::floatToBf16(values, halves);
     else
       floats = values;
     return;
   }
-  q.resize(count);
-  for (int8_t &element : q)
-    element = static_cast<int8_t>(random.integer(format.qMin(), format.qMax()));
-  size_t groups = rows * format.groupsPerRow(columns);
-  scales = random.normalF16(groups, 0.01f);
-  if (format.zeroPoint) {
-    zeros.resize(groups);
-    for (int8_t &zero : zeros)
-      zero = static_cast<int8_t>(random.integer(format.qMin(), format.qMax()));
-  }
+  numbers = formats::EncodedRows(format, rows, columns);
+  auto fill = [&](auto &values, int64_t least, int64_t most) {
+    for (auto &value : values)
+      value = static_cast<std::decay_t<decltype(value)>>(random.integer(least, most));
+  };
+  fill(numbers.q, format.qMin(), format.qMax());
+  using Scale = Encoding::Scale;
+  if (format.scale == Scale::F16)
+    numbers.scales = random.normalF16(numbers.scales.size(), 0.01f);
+  else if (format.scale == Scale::E8M0) // about 2^-8 ... 1
+    fill(numbers.scales, 120, 128);
+  else
+    fill(numbers.scales, 0, (1 << (format.scale == Scale::E4M3 ? 7 : format.scaleBits())) - 1);
+  fill(numbers.zeros, format.qMin(), format.qMax());
+  if (format.offset == Encoding::Offset::F16)
+    numbers.offsets = random.normalF16(numbers.offsets.size(), 0.05f);
+  else
+    fill(numbers.offsets, 0, (1 << format.offsetBits()) - 1);
+  numbers.supers = random.normalF16(numbers.supers.size(), 0.001f);
 }
 
 formats::PackRow Weight::row(int64_t index) const {
@@ -180,11 +189,7 @@ formats::PackRow Weight::row(int64_t index) const {
                                   : &floats[index * columns];
     return row;
   }
-  row.elements = &q[index * columns];
-  row.scales = &scales[index * format.groupsPerRow(columns)];
-  if (format.zeroPoint)
-    row.zeros = &zeros[index * format.groupsPerRow(columns)];
-  return row;
+  return numbers.row(index);
 }
 
 float Weight::product(int64_t row, const std::vector<float> &x) const {
@@ -195,9 +200,10 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
     double sum = 0;
     for (int64_t column = 0; column < columns; ++column) {
       int64_t place = row * columns + column;
-      float weight = format.element == Format::Element::F16    ? formats::f16ToFloat(halves[place])
-                     : format.element == Format::Element::BF16 ? formats::bf16ToFloat(halves[place])
-                                                               : floats[place];
+      float weight = format.element == Encoding::Element::F16 ? formats::f16ToFloat(halves[place])
+                     : format.element == Encoding::Element::BF16
+                         ? formats::bf16ToFloat(halves[place])
+                         : floats[place];
       sum += double(weight) * rounded[column];
     }
     return static_cast<float>(sum);
@@ -205,38 +211,50 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
   std::vector<int16_t> x16(columns);
   std::vector<float> activationScales(formats::activationGroups(columns));
   formats::quantizeActivations(x, x16, activationScales);
-  int64_t groups = format.groupsPerRow(columns);
-  llvm::ArrayRef<int8_t> rowZeros;
-  if (format.zeroPoint)
-    rowZeros = llvm::ArrayRef<int8_t>(zeros).slice(row * groups, groups);
-  return formats::integerProduct(format, llvm::ArrayRef<int8_t>(q).slice(row * columns, columns),
-                                 llvm::ArrayRef<uint16_t>(scales).slice(row * groups, groups),
-                                 rowZeros, x16, activationScales);
+  // Wider sums, likewise.
+  double sum = 0;
+  int64_t width = formats::accumulationColumns(format, columns), begin = 0;
+  formats::EncodedRow numbersOfRow = numbers.row(row);
+  for (formats::IntegerSums sums : formats::integerSums(format, numbersOfRow, x16)) {
+    int64_t group = begin / format.groupColumns(columns);
+    double step = activationScales[begin / formats::activationGroup];
+    sum += numbersOfRow.scale(format, group) * step * sums.products +
+           numbersOfRow.offset(format, group) * step * sums.inputs;
+    begin += width;
+  }
+  return static_cast<float>(sum);
 }
 
-std::string test::tensorType(Format format, int64_t rows, int64_t columns,
+std::string test::tensorType(Encoding format, int64_t rows, int64_t columns,
                              const std::string &layout) {
-  std::string shape = std::to_string(rows) + "x" + std::to_string(columns) + "x", text;
-  switch (format.element) {
-  case Format::Element::F32:
-    text = "f32";
-    break;
-  case Format::Element::F16:
-    text = "f16";
-    break;
-  case Format::Element::BF16:
-    text = "bf16";
-    break;
-  case Format::Element::I8:
-  case Format::Element::I4:
-    text = format.element == Format::Element::I8 ? "i8" : "i4";
-    text +=
-        ", group = " + (format.group == Format::channel ? "channel" : std::to_string(format.group));
-    if (format.zeroPoint)
+  using Element = Encoding::Element;
+  static const char *const elements[] = {"f32",
+                                         "f16",
+                                         "bf16",
+                                         "i8",
+                                         "i4",
+                                         "i6",
+                                         "i5",
+                                         "i3",
+                                         "ui5",
+                                         "ui4",
+                                         "ui2",
+                                         "i4, table = iq4_nl",
+                                         "i4, table = e2m1"};
+  static const char *const scales[] = {"f16", "i8", "u6", "u4", "e8m0", "e4m3"};
+  static_assert(static_cast<int>(Element::E2M1) == 12);
+  std::string text = "!quantized.tensor<" + std::to_string(rows) + "x" + std::to_string(columns) +
+                     "x" + elements[static_cast<int>(format.element)];
+  if (format.isInteger()) {
+    text += ", group = " +
+            (format.group == Encoding::channel ? "channel" : std::to_string(format.group));
+    text += std::string(", scale = ") + scales[static_cast<int>(format.scale)];
+    if (format.hasZeroPoint())
       text += ", zero_point";
+    if (format.hasOffset())
+      text += format.offset == Encoding::Offset::F16 ? ", offset = f16" : ", offset = field";
   }
-  return "!quantized.tensor<" + shape + text + (layout == "rows" ? "" : ", layout = " + layout) +
-         ">";
+  return text + (layout == "rows" ? "" : ", layout = " + layout) + ">";
 }
 
 Buffer test::pack(const Weight &weight, const std::vector<int64_t> &rows,

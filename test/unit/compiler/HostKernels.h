@@ -85,12 +85,12 @@ private:
 
 /// A weight as rows: what the references compute with.
 struct Weight {
-  Weight(formats::Format format, int64_t rows, int64_t columns, Random &random);
+  Weight(formats::Encoding format, int64_t rows, int64_t columns, Random &random);
 
-  formats::Format format;
+  formats::Encoding format;
   int64_t rows, columns;
-  std::vector<int8_t> q, zeros;
-  std::vector<uint16_t> scales, halves; ///< halves: f16 or bf16
+  formats::EncodedRows numbers; ///< of integer formats
+  std::vector<uint16_t> halves; ///< f16 or bf16
   std::vector<float> floats;
 
   formats::PackRow row(int64_t index) const;
@@ -99,7 +99,7 @@ struct Weight {
 };
 
 /// `!quantized.tensor<...>` of a format.
-std::string tensorType(formats::Format format, int64_t rows, int64_t columns,
+std::string tensorType(formats::Encoding format, int64_t rows, int64_t columns,
                        const std::string &layout);
 /// Packs rows, -1 for an empty place, in the given layout.
 Buffer pack(const Weight &weight, const std::vector<int64_t> &rows, formats::Layout::Kind layout);

@@ -13,30 +13,36 @@
 
 using namespace sluice;
 using namespace sluice::test;
-using formats::Format;
+using formats::Encoding;
 
 namespace {
 
-std::vector<Format> allFormats() {
-  std::vector<Format> result = {
-      {Format::Element::F16}, {Format::Element::BF16}, {Format::Element::F32}};
-  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
-    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Format::channel})
+std::vector<Encoding> allFormats() {
+  std::vector<Encoding> result = {
+      {Encoding::Element::F16}, {Encoding::Element::BF16}, {Encoding::Element::F32}};
+  for (Encoding::Element element : {Encoding::Element::I8, Encoding::Element::I4})
+    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Encoding::channel})
       for (bool zeroPoint : {false, true})
-        result.push_back({element, group, zeroPoint});
+        result.push_back(
+            {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"})
+    result.push_back(*Encoding::fromName(name));
   return result;
 }
 
 struct Product {
-  Format format;
+  Encoding format;
   int64_t rows, columns, tokens;
 };
 
 /// Few rows and many, and columns that are no multiple of 128, of the group or of anything: a row's
 /// last group is shorter, or its only one.
-std::vector<Product> productsOf(Format format, size_t number) {
+std::vector<Product> productsOf(Encoding format, size_t number) {
   std::vector<std::pair<int64_t, int64_t>> shapes = {{1, 32}, {17, 100}, {40, 1024}};
-  if (format.isInteger() && format.group != Format::channel)
+  if (format.superNumbers())
+    shapes = {{1, 256}, {17, 768}, {40, 1024}};
+  else if (format.isInteger() && format.group != Encoding::channel)
     shapes.push_back({20, 3 * format.group + 24});
   std::vector<Product> products;
   for (auto [i, shape] : llvm::enumerate(shapes))
@@ -97,7 +103,7 @@ TEST_P(HostMatvec, ProductsOfAllFormats) {
 TEST_P(HostMatvec, SpecialInputs) {
   // Zeros, tiny values, infinity and NaN, each in a group of its own.
   constexpr int64_t columns = 640, rows = 16;
-  Format format{Format::Element::I8, 128, true};
+  Encoding format{Encoding::Element::I8, 128, Encoding::Offset::ZeroPoint};
   std::string weightType = tensorType(format, rows, columns, "lanes");
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(
       "func.func @f(%x: tensor<3x640xf32>, %w: " + weightType +
@@ -129,7 +135,7 @@ TEST_P(HostMatvec, SpecialInputs) {
 TEST_P(HostMatvec, SiluIsAccurate) {
   // With the identity for a weight the sums are the inputs.
   constexpr int64_t width = 4096 * 16;
-  Format format{Format::Element::F32};
+  Encoding format{Encoding::Element::F32};
   std::string weightType = tensorType(format, 16, 32, "lanes");
   constexpr int64_t inputs = 8;
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(
@@ -204,7 +210,7 @@ TEST_P(HostMatvec, GatedMlp) {
   for (int64_t rows : {24, 20}) {
     for (int64_t tokens : {1, 2}) {
       SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(tokens) + " tokens");
-      Format format{Format::Element::I4, 32, false};
+      Encoding format{Encoding::Element::I4, 32};
       constexpr int64_t columns = 160;
       std::string weightType = tensorType(format, 2 * rows, columns, "lanes");
       std::string in = activation(tokens, columns, "f32"), sum = activation(tokens, rows, "f32"),
@@ -247,7 +253,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
     SCOPED_TRACE("head of " + std::to_string(head));
     constexpr int64_t tokens = 2, columns = 96, context = 40, queryHeads = 3, keyHeads = 2;
     int64_t q = queryHeads * head, kv = keyHeads * head;
-    Format format{Format::Element::I8, 32, true};
+    Encoding format{Encoding::Element::I8, 32, Encoding::Offset::ZeroPoint};
     std::string weightType = tensorType(format, q + 2 * kv, columns, "lanes"),
                 in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
                 kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
@@ -336,7 +342,7 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
 
 TEST_P(HostMatvec, ResidualsAndSeveralResults) {
   constexpr int64_t rows = 21, columns = 64, tokens = 2;
-  Format format{Format::Element::F16};
+  Encoding format{Encoding::Element::F16};
   std::string weightType = tensorType(format, 2 * rows, columns, "lanes");
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(
       "func.func @f(%x: tensor<2x64xf16>, %w: " + weightType +
@@ -375,7 +381,7 @@ TEST_P(HostMatvec, ResidualsAndSeveralResults) {
 
 TEST_P(HostMatvec, ElementwiseOperations) {
   Random random(7);
-  Weight weight({Format::Element::I8, 32, false}, 20, 160, random);
+  Weight weight({Encoding::Element::I8, 32}, 20, 160, random);
   for (auto [element, tolerance] : {std::pair("f32", 1e-6), {"f16", 3e-4}, {"bf16", 3e-3}}) {
     SCOPED_TRACE(element);
     ElementwiseProduct product(weight, 2, element, random);

@@ -21,7 +21,7 @@
 
 using namespace sluice;
 using namespace sluice::test;
-using formats::Format;
+using formats::Encoding;
 
 namespace {
 /// The kernels of a module's fused operations.
@@ -105,7 +105,7 @@ public:
 };
 
 struct Product {
-  Format format;
+  Encoding format;
   int64_t rows, columns, chunk, tokens, blocks, stages, inFlight;
 };
 
@@ -121,7 +121,7 @@ std::string paddedCache(int64_t positions, int64_t heads, int64_t head) {
          std::to_string(dim) + "xf16>";
 }
 
-std::string mmaType(Format format, int64_t rows, int64_t columns, int64_t chunk) {
+std::string mmaType(Encoding format, int64_t rows, int64_t columns, int64_t chunk) {
   return tensorType(format, rows, columns, "mma, columns = " + std::to_string(chunk));
 }
 
@@ -170,8 +170,8 @@ Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> 
   return packMma(weight, places, chunk);
 }
 
-std::vector<Product> productsOf(Format format, size_t number) {
-  bool free = !format.isInteger() || format.group == Format::channel;
+std::vector<Product> productsOf(Encoding format, size_t number) {
+  bool free = !format.isInteger() || format.group == Encoding::channel;
   int64_t group = free ? 8 : format.group;
   int64_t most = format.isInteger() ? 4 : 8;
   std::vector<Product> products = {
@@ -193,12 +193,13 @@ std::vector<Product> productsOf(Format format, size_t number) {
   return products;
 }
 
-std::vector<Format> allFormats() {
-  std::vector<Format> result = {{Format::Element::F16}, {Format::Element::BF16}};
-  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
-    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Format::channel})
+std::vector<Encoding> allFormats() {
+  std::vector<Encoding> result = {{Encoding::Element::F16}, {Encoding::Element::BF16}};
+  for (Encoding::Element element : {Encoding::Element::I8, Encoding::Element::I4})
+    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Encoding::channel})
       for (bool zeroPoint : {false, true})
-        result.push_back({element, group, zeroPoint});
+        result.push_back(
+            {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
   return result;
 }
 
@@ -228,7 +229,7 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
   for (auto [number, format] : llvm::enumerate(allFormats()))
     llvm::append_range(products, productsOf(format, number));
   // More tiles than a block holds the sums of.
-  products.push_back({{Format::Element::I8, 128, false}, 16 * 31, 128, 128, 1, 1, 10, 3});
+  products.push_back({{Encoding::Element::I8, 128}, 16 * 31, 128, 128, 1, 1, 10, 3});
   std::string text;
   for (auto [number, product] : llvm::enumerate(products)) {
     int64_t blocks = std::min<int64_t>(product.blocks, llvm::divideCeil(product.rows, 16));
@@ -266,16 +267,16 @@ TEST_P(GpuMatvec, EverySchedule) {
   // number of blocks, sums that are added up in one go or in several.
   constexpr int64_t rows = 70, columns = 640;
   struct Case {
-    Format format;
+    Encoding format;
     int64_t chunk, tokens, warps;
   };
   std::vector<Case> cases;
   for (int64_t warps = 1; warps <= 31; ++warps) {
-    cases.push_back({{Format::Element::I8, 128, true}, 128, 1, warps});
+    cases.push_back({{Encoding::Element::I8, 128, Encoding::Offset::ZeroPoint}, 128, 1, warps});
     if (warps >= 2)
-      cases.push_back({{Format::Element::I4, 32, false}, 256, 1 + warps % 2, warps});
+      cases.push_back({{Encoding::Element::I4, 32}, 256, 1 + warps % 2, warps});
     if (warps >= 4)
-      cases.push_back({{Format::Element::F16}, 256, 1 + warps % 3, warps});
+      cases.push_back({{Encoding::Element::F16}, 256, 1 + warps % 3, warps});
   }
   std::string text;
   std::vector<std::string> schedules;
@@ -325,13 +326,13 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
   // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have
   // either sign.
   using QuantizeRow = decltype(&formats::ggml::quantizeRowQ8_0);
-  const std::pair<Format, QuantizeRow> kinds[] = {
-      {{Format::Element::I8, 128, false}, nullptr},
-      {{Format::Element::I8, 128, true}, nullptr},
-      {{Format::Element::I4, 64, false}, nullptr},
-      {{Format::Element::I4, 64, true}, nullptr},
-      {formats::q8_0Format, formats::ggml::quantizeRowQ8_0},
-      {formats::q4_0Format, formats::ggml::quantizeRowQ4_0}};
+  const std::pair<Encoding, QuantizeRow> kinds[] = {
+      {{Encoding::Element::I8, 128}, nullptr},
+      {{Encoding::Element::I8, 128, Encoding::Offset::ZeroPoint}, nullptr},
+      {{Encoding::Element::I4, 64}, nullptr},
+      {{Encoding::Element::I4, 64, Encoding::Offset::ZeroPoint}, nullptr},
+      {{Encoding::Element::I8, 32}, formats::ggml::quantizeRowQ8_0},
+      {{Encoding::Element::I4, 32}, formats::ggml::quantizeRowQ4_0}};
   std::string gpuText, hostText;
   for (auto [number, kind] : llvm::enumerate(kinds)) {
     gpuText += productText(number, 1, rows, columns, mmaType(kind.first, rows, columns, chunk),
@@ -349,9 +350,10 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
     SCOPED_TRACE(format.name() + (quantizeRow ? ", ggml's" : ""));
     Weight weight(format, rows, columns, random);
     for (int64_t row = 0, groups = format.groupsPerRow(columns); quantizeRow && row < rows; ++row)
-      quantizeRow(random.normal(columns, 0.05f),
-                  llvm::MutableArrayRef<int8_t>(weight.q).slice(row * columns, columns),
-                  llvm::MutableArrayRef<uint16_t>(weight.scales).slice(row * groups, groups));
+      quantizeRow(
+          random.normal(columns, 0.05f),
+          llvm::MutableArrayRef<int8_t>(weight.numbers.q).slice(row * columns, columns),
+          llvm::MutableArrayRef<uint16_t>(weight.numbers.scales).slice(row * groups, groups));
     std::vector<float> x = random.normal(columns);
     Buffer input(x), mma = packMma(weight, naturalRows(rows), chunk),
                      lanes = pack(weight, naturalRows(rows), formats::Layout::Kind::Lanes),
@@ -366,7 +368,7 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
 TEST_P(GpuMatvec, SpecialInputs) {
   // Zeros, tiny values, infinity and NaN, each in a group of its own.
   constexpr int64_t columns = 640, rows = 16;
-  Format format{Format::Element::I8, 128, true};
+  Encoding format{Encoding::Element::I8, 128, Encoding::Offset::ZeroPoint};
   std::string type = mmaType(format, rows, columns, 640);
   GpuKernels kernels("func.func @f(%x: tensor<3x640xf32>, %w: " + type +
                          ") -> tensor<3x16xf32> {\n  %y = fused.matvec %x weights(%w) segments "
@@ -400,7 +402,7 @@ TEST_P(GpuMatvec, GatedMlp) {
   for (int64_t rows : {24, 20}) {
     for (int64_t tokens : {1, 2}) {
       SCOPED_TRACE(std::to_string(rows) + " rows, " + std::to_string(tokens) + " tokens");
-      Format format{Format::Element::I4, 32, false};
+      Encoding format{Encoding::Element::I4, 32};
       constexpr int64_t columns = 160, chunk = 128;
       std::string type = mmaType(format, 2 * rows, columns, chunk);
       std::string in = activation(tokens, columns, "f32"), sum = activation(tokens, rows, "f32"),
@@ -447,7 +449,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
     constexpr int64_t tokens = 2, columns = 96, chunk = 128, context = 64, queryHeads = 3,
                       keyHeads = 1;
     int64_t q = queryHeads * head, kv = keyHeads * head;
-    Format format{Format::Element::I8, 32, true};
+    Encoding format{Encoding::Element::I8, 32, Encoding::Offset::ZeroPoint};
     std::string type = mmaType(format, q + 2 * kv, columns, chunk),
                 in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
                 kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
@@ -546,10 +548,10 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
 }
 
 TEST_P(GpuMatvec, ResidualsAndHalfInputs) {
-  for (Format format : {Format{Format::Element::I8, 64, false}, Format{Format::Element::BF16}}) {
+  for (Encoding format : {Encoding{Encoding::Element::I8, 64}, Encoding{Encoding::Element::BF16}}) {
     constexpr int64_t rows = 40, columns = 328, chunk = 128;
     if (format.isInteger() && columns % format.group)
-      format.group = Format::channel;
+      format.group = Encoding::channel;
     SCOPED_TRACE(format.name());
     std::string type = mmaType(format, rows, columns, chunk);
     GpuKernels kernels(
@@ -578,7 +580,7 @@ TEST_P(GpuMatvec, ResidualsAndHalfInputs) {
 
 TEST_P(GpuMatvec, ElementwiseOperations) {
   Random random(7);
-  Weight weight({Format::Element::I8, 32, false}, 20, 160, random);
+  Weight weight({Encoding::Element::I8, 32}, 20, 160, random);
   for (auto [element, tolerance] : {std::pair("f32", 1e-6), {"f16", 3e-4}, {"bf16", 3e-3}}) {
     SCOPED_TRACE(element);
     ElementwiseProduct product(weight, 2, element, random);

@@ -100,35 +100,39 @@ TEST(Activations, TwoBytes) {
 }
 
 TEST(Activations, IntegerProductByHand) {
-  Format format = *Format::fromName("int4-g32-zp");
+  Encoding format = *Encoding::fromName("int4-g32-zp");
   std::vector<int8_t> q(40, 3), zeros{1, -2};
   std::vector<uint16_t> scales{floatToF16(0.5f), floatToF16(-0.25f)};
   std::vector<int16_t> x16(40, 100);
   x16[39] = -7;
   std::vector<float> activationScales{0.125f};
-  llvm::SmallVector<int32_t> sums = integerSums(format, q, zeros, x16);
+  llvm::SmallVector<IntegerSums> sums = integerSums(format, {q, scales, zeros, {}, {}}, x16);
   ASSERT_EQ(sums.size(), 2u);
-  EXPECT_EQ(sums[0], 32 * 2 * 100);
-  EXPECT_EQ(sums[1], 7 * 5 * 100 - 5 * 7);
-  EXPECT_EQ(integerProduct(format, q, scales, zeros, x16, activationScales),
+  EXPECT_EQ(sums[0].products, 32 * 2 * 100);
+  EXPECT_EQ(sums[1].inputs, 7 * 100 - 7);
+  EXPECT_EQ(sums[1].products, 7 * 5 * 100 - 5 * 7);
+  EXPECT_EQ(integerProduct(format, {q, scales, zeros, {}, {}}, x16, activationScales),
             6400 * 0.0625f - 3465 * 0.03125f);
 }
 
 TEST(Activations, AccumulationColumns) {
-  EXPECT_EQ(accumulationColumns(*Format::fromName("int4-g32"), 512), 32);
-  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-g256"), 512), 128);
-  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-channel"), 512), 128);
-  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-channel"), 100), 100);
-  EXPECT_EQ(integerSums(*Format::fromName("int8-channel"), std::vector<int8_t>(300, 1), {},
-                        std::vector<int16_t>(300, 2)),
-            (llvm::SmallVector<int32_t>{256, 256, 88}));
+  EXPECT_EQ(accumulationColumns(*Encoding::fromName("int4-g32"), 512), 32);
+  EXPECT_EQ(accumulationColumns(*Encoding::fromName("int8-g256"), 512), 128);
+  EXPECT_EQ(accumulationColumns(*Encoding::fromName("int8-channel"), 512), 128);
+  EXPECT_EQ(accumulationColumns(*Encoding::fromName("int8-channel"), 100), 100);
+  std::vector<int8_t> ones(300, 1);
+  std::vector<int32_t> sums;
+  for (IntegerSums sum : integerSums(*Encoding::fromName("int8-channel"), {ones, {}, {}, {}, {}},
+                                     std::vector<int16_t>(300, 2)))
+    sums.push_back(sum.products);
+  EXPECT_EQ(sums, (std::vector<int32_t>{256, 256, 88}));
 }
 
 TEST(Activations, SumsDoNotOverflow) {
-  Format format = *Format::fromName("int8-g128-zp");
+  Encoding format = *Encoding::fromName("int8-g128-zp");
   std::vector<int8_t> q(128, -128), zeros{127};
   std::vector<int16_t> x16(128, 32512);
-  EXPECT_EQ(integerSums(format, q, zeros, x16)[0], -255 * 128 * 32512);
+  EXPECT_EQ(integerSums(format, {q, {}, zeros, {}, {}}, x16)[0].products, -255 * 128 * 32512);
 }
 
 // With any format the product is the exact one of the dequantized row and input, but for float
@@ -138,24 +142,25 @@ TEST(Activations, ProductOfDequantizedRow) {
   std::normal_distribution<float> normal;
   for (const char *name : {"int8-g32", "int8-g64-zp", "int8-g128", "int8-g256", "int8-channel",
                            "int4-g32", "int4-g256-zp", "int4-channel-zp"}) {
-    Format format = *Format::fromName(name);
+    Encoding format = *Encoding::fromName(name);
     std::vector<float> w(800), x(800), values(800);
     for (float &v : w)
       v = normal(random);
     for (float &v : x)
       v = normal(random);
     std::vector<int8_t> q(800),
-        zeros(static_cast<size_t>(format.zeroPoint ? format.groupsPerRow(800) : 0));
+        zeros(static_cast<size_t>(format.hasZeroPoint() ? format.groupsPerRow(800) : 0));
     std::vector<uint16_t> scales(static_cast<size_t>(format.groupsPerRow(800)));
     ASSERT_FALSE(bool(quantizeRow(w, format, q, scales, zeros)));
-    dequantizeRow(format, q, scales, zeros, values);
+    dequantizeRow(format, {q, scales, zeros, {}, {}}, values);
     Quantized a(x);
     double exact = 0, magnitude = 0;
     for (size_t i = 0; i < 800; ++i) {
       exact += double(values[i]) * a.x16[i] * a.scales[i / 128];
       magnitude += std::fabs(double(values[i]) * x[i]);
     }
-    EXPECT_NEAR(integerProduct(format, q, scales, zeros, a.x16, a.scales), exact, 1e-6 * magnitude)
+    EXPECT_NEAR(integerProduct(format, {q, scales, zeros, {}, {}}, a.x16, a.scales), exact,
+                1e-6 * magnitude)
         << name;
   }
 }
@@ -164,12 +169,12 @@ TEST(Activations, FloatProducts) {
   std::vector<float> x{1.0f + 0x1p-12f, 3.0f}; // the first rounds to 1 in f16 and bf16
   std::vector<uint16_t> half{floatToF16(2.0f), floatToF16(0.5f)},
       bfloat{floatToBf16(2.0f), floatToBf16(0.5f)};
-  EXPECT_EQ(floatProduct(Format::Element::F16, half, x), 3.5f);
-  EXPECT_EQ(floatProduct(Format::Element::BF16, bfloat, x), 3.5f);
+  EXPECT_EQ(floatProduct(Encoding::Element::F16, half, x), 3.5f);
+  EXPECT_EQ(floatProduct(Encoding::Element::BF16, bfloat, x), 3.5f);
   EXPECT_EQ(floatProduct(std::vector<float>{2.0f, 0.5f}, x), 2.0f * (1.0f + 0x1p-12f) + 1.5f);
   std::vector<float> rounded(2);
-  roundActivations(Format::Element::F32, x, rounded);
+  roundActivations(Encoding::Element::F32, x, rounded);
   EXPECT_EQ(rounded, x);
-  roundActivations(Format::Element::F16, x, rounded);
+  roundActivations(Encoding::Element::F16, x, rounded);
   EXPECT_EQ(rounded, (std::vector<float>{1.0f, 3.0f}));
 }

@@ -18,6 +18,9 @@
 
 namespace sluice::formats::ggml {
 
+/// Columns of a block of Q8_0 and Q4_0.
+inline constexpr int64_t ggufBlockColumns = 32;
+
 inline void quantizeRowQ8_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
                             llvm::MutableArrayRef<uint16_t> scales) {
   assert(row.size() == scales.size() * ggufBlockColumns && q.size() == row.size());

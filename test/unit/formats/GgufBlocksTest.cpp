@@ -1,7 +1,9 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "sluice/Formats/GgufBlocks.h"
 #include "GgmlRules.h"
+#include "sluice/Formats/Packing.h"
 #include "sluice/Formats/Quantizer.h"
 
 #include <gtest/gtest.h>
@@ -11,20 +13,33 @@
 
 using namespace sluice::formats;
 
+namespace {
+EncodedRows read(const GgufBlock &type, llvm::ArrayRef<uint8_t> blocks) {
+  int64_t columns = static_cast<int64_t>(blocks.size()) / type.bytes * type.columns;
+  EncodedRows numbers(type.encoding, 1, columns);
+  type.read(blocks, numbers.numbers(0));
+  return numbers;
+}
+std::vector<uint8_t> write(const GgufBlock &type, const EncodedRows &numbers) {
+  std::vector<uint8_t> blocks(static_cast<size_t>(numbers.columns / type.columns * type.bytes));
+  type.write(numbers.row(0), blocks);
+  return blocks;
+}
+
+const char *const types[] = {"Q4_0",  "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4",
+                             "NVFP4", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",   "IQ4_XS"};
+} // namespace
+
 TEST(GgufBlocks, Q8_0ByHand) {
   std::vector<uint8_t> block(34);
   block[0] = 0x00, block[1] = 0x38; // 0.5
   for (int i = 0; i < 32; ++i)
     block[2 + i] = static_cast<uint8_t>(i - 16);
-  std::vector<int8_t> q(32);
-  std::vector<uint16_t> scales(1);
-  readQ8_0(block, q, scales);
-  EXPECT_EQ(scales[0], 0x3800);
+  EncodedRows numbers = read(*GgufBlock::named("Q8_0"), block);
+  EXPECT_EQ(numbers.scales[0], 0x3800);
   for (int i = 0; i < 32; ++i)
-    EXPECT_EQ(q[i], i - 16);
-  std::vector<uint8_t> back(34);
-  writeQ8_0(q, scales, back);
-  EXPECT_EQ(back, block);
+    EXPECT_EQ(numbers.q[i], i - 16);
+  EXPECT_EQ(write(*GgufBlock::named("Q8_0"), numbers), block);
 }
 
 TEST(GgufBlocks, Q4_0ByHand) {
@@ -32,36 +47,79 @@ TEST(GgufBlocks, Q4_0ByHand) {
   block[0] = 0x34, block[1] = 0x12;
   for (int i = 0; i < 16; ++i)
     block[2 + i] = static_cast<uint8_t>(i | (15 - i) << 4); // elements 0..15 rise, 16..31 fall
-  std::vector<int8_t> q(32);
-  std::vector<uint16_t> scales(1);
-  readQ4_0(block, q, scales);
-  EXPECT_EQ(scales[0], 0x1234);
+  EncodedRows numbers = read(*GgufBlock::named("Q4_0"), block);
+  EXPECT_EQ(numbers.scales[0], 0x1234);
   for (int i = 0; i < 16; ++i) {
-    EXPECT_EQ(q[i], i - 8);
-    EXPECT_EQ(q[i + 16], 7 - i);
+    EXPECT_EQ(numbers.q[i], i - 8);
+    EXPECT_EQ(numbers.q[i + 16], 7 - i);
   }
-  std::vector<uint8_t> back(18);
-  writeQ4_0(q, scales, back);
-  EXPECT_EQ(back, block);
+  EXPECT_EQ(write(*GgufBlock::named("Q4_0"), numbers), block);
 }
 
-TEST(GgufBlocks, EveryByteSurvives) {
+TEST(GgufBlocks, EveryBitSurvives) {
   std::mt19937 random(3);
-  std::vector<uint8_t> q8(34 * 50), q4(18 * 50), back8(q8.size()), back4(q4.size());
-  for (uint8_t &b : q8)
-    b = static_cast<uint8_t>(random());
-  for (uint8_t &b : q4)
-    b = static_cast<uint8_t>(random());
-  std::vector<int8_t> q(32 * 50);
-  std::vector<uint16_t> scales(50);
-  readQ8_0(q8, q, scales);
-  writeQ8_0(q, scales, back8);
-  EXPECT_EQ(back8, q8);
-  readQ4_0(q4, q, scales);
-  for (int8_t v : q)
-    ASSERT_TRUE(v >= -8 && v <= 7);
-  writeQ4_0(q, scales, back4);
-  EXPECT_EQ(back4, q4);
+  for (const char *name : types) {
+    SCOPED_TRACE(name);
+    const GgufBlock &type = *GgufBlock::named(name);
+    std::vector<uint8_t> blocks(static_cast<size_t>(type.bytes) * 48);
+    for (uint8_t &byte : blocks)
+      byte = static_cast<uint8_t>(random());
+    // A scale of NVFP4 has seven bits, and one code that stands for zero.
+    if (type.encoding.scale == Encoding::Scale::E4M3)
+      for (size_t i = 0; i < blocks.size(); ++i)
+        if (i % 36 < 4)
+          blocks[i] = static_cast<uint8_t>(blocks[i] % 0x7F);
+    EncodedRows numbers = read(type, blocks);
+    for (int8_t q : numbers.q)
+      ASSERT_TRUE(q >= type.encoding.qMin() && q <= type.encoding.qMax());
+    EXPECT_EQ(write(type, numbers), blocks);
+
+    // To the layouts of kernels and back; the other rows of the tile are empty.
+    if (numbers.columns % Encoding::superColumns)
+      continue;
+    for (Layout::Kind layout : {Layout::Kind::Rows, Layout::Kind::Lanes}) {
+      PackedShape shape =
+          llvm::cantFail(PackedShape::get(type.encoding, {layout}, 1, numbers.columns));
+      std::vector<uint8_t> packed(static_cast<size_t>(shape.bytes()));
+      packTile(shape, {numbers.row(0)}, packed);
+      EXPECT_EQ(write(type, unpackRow(shape, packed, 0)), blocks);
+    }
+  }
+}
+
+// Every type is one encoding, whose bits are what the block has (but for 6-bit scales of their own,
+// which are bytes here).
+TEST(GgufBlocks, TypesAreEncodings) {
+  for (const char *name : types) {
+    SCOPED_TRACE(name);
+    const GgufBlock *type = GgufBlock::named(name);
+    ASSERT_TRUE(type);
+    EXPECT_EQ(GgufBlock::of(type->encoding), type);
+    EXPECT_EQ(type->encoding.problem(), "");
+    EXPECT_EQ(Encoding::fromName(type->encoding.name()), type->encoding);
+    int64_t more = type->name == "Q3_K" ? 4 : type->name == "IQ4_XS" ? 2 : 0;
+    EXPECT_EQ(type->encoding.bytesPerRow(type->columns), type->bytes + more);
+  }
+  EXPECT_EQ(GgufBlock::named("IQ2_XS"), nullptr);
+  EXPECT_EQ(GgufBlock::of({Encoding::Element::I8, 128}), nullptr);
+}
+
+TEST(GgufBlocks, NvFp4ScalesThatGgmlReadsOtherwise) {
+  const GgufBlock &type = *GgufBlock::named("NVFP4");
+  std::vector<uint8_t> block(36);
+  block[0] = 0x7F, block[1] = 0x80 | 0x38, block[2] = 0xFF, block[3] = 1;
+  EncodedRows numbers = read(type, block);
+  EXPECT_EQ(numbers.scales, (std::vector<uint16_t>{0, 0x38, 0x7F, 1}));
+  EncodedRow row = numbers.row(0);
+  EXPECT_EQ(row.scale(type.encoding, 1), 0.5f);
+  EXPECT_EQ(row.scale(type.encoding, 2), 240.0f);
+  EXPECT_EQ(row.scale(type.encoding, 3), 0x1p-10f); // subnormal
+}
+
+TEST(GgufBlocks, MxFp4Scales) {
+  Encoding format = *Encoding::fromName("mxfp4");
+  for (int code : {0, 1, 2, 127, 128, 255})
+    EXPECT_EQ(format.scaleOf(static_cast<uint16_t>(code), 0), std::ldexp(1.0f, code - 128)) << code;
 }
 
 TEST(GgufBlocks, RulesOfGgml) {

@@ -10,12 +10,12 @@
 #include <random>
 
 using namespace sluice::formats;
-using Element = Format::Element;
+using Element = Encoding::Element;
 using Kind = Layout::Kind;
 
 namespace {
 
-PackedShape shapeOf(Format format, Layout layout, int64_t rows, int64_t columns) {
+PackedShape shapeOf(Encoding format, Layout layout, int64_t rows, int64_t columns) {
   llvm::Expected<PackedShape> shape = PackedShape::get(format, layout, rows, columns);
   if (!shape) {
     ADD_FAILURE() << toString(shape.takeError());
@@ -24,28 +24,39 @@ PackedShape shapeOf(Format format, Layout layout, int64_t rows, int64_t columns)
   return *shape;
 }
 
-std::string failure(Format format, Layout layout, int64_t rows, int64_t columns) {
+std::string failure(Encoding format, Layout layout, int64_t rows, int64_t columns) {
   llvm::Expected<PackedShape> shape = PackedShape::get(format, layout, rows, columns);
   return shape ? "no error" : toString(shape.takeError());
 }
 
 /// Random numbers of a format, and some empty rows.
 struct Matrix {
-  Matrix(Format format, int64_t rows, int64_t columns, unsigned seed)
-      : format(format), rows(rows), columns(columns), groups(format.groupsPerRow(columns)) {
+  Matrix(const Encoding &format, int64_t rows, int64_t columns, unsigned seed)
+      : format(format), rows(rows), columns(columns), groups(format.groupsPerRow(columns)),
+        numbers(format, rows, columns) {
     std::mt19937 random(seed);
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      q.push_back(static_cast<int8_t>(format.element == Element::I4
-                                          ? static_cast<int>(random() % 16) - 8
-                                          : static_cast<int>(random() % 256) - 128));
-      halves.push_back(static_cast<uint16_t>(random() & 0xBFFF)); // finite
-      floats.push_back(static_cast<float>(random()) / 1e6f + 1);
-    }
-    for (int64_t i = 0; i < rows * groups; ++i) {
-      scales.push_back(static_cast<uint16_t>(random() & 0xBFFF));
-      zeros.push_back(static_cast<int8_t>(format.element == Element::I4
-                                              ? static_cast<int>(random() % 16) - 8
-                                              : static_cast<int>(random() % 256) - 128));
+    auto integer = [&](int low, int high) {
+      return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+    };
+    auto code = [&](unsigned bits) { // of a finite number
+      return static_cast<uint16_t>(bits == 16 ? random() & 0xBFFF : random() % (1u << bits));
+    };
+    if (format.isInteger()) {
+      for (int8_t &q : numbers.q)
+        q = static_cast<int8_t>(integer(format.qMin(), format.qMax()));
+      for (uint16_t &scale : numbers.scales)
+        scale = code(format.scale == Encoding::Scale::E4M3 ? 7 : format.scaleBits());
+      for (int8_t &zero : numbers.zeros)
+        zero = static_cast<int8_t>(integer(format.qMin(), format.qMax()));
+      for (uint16_t &offset : numbers.offsets)
+        offset = code(format.offsetBits());
+      for (uint16_t &super : numbers.supers)
+        super = code(16);
+    } else {
+      for (int64_t i = 0; i < rows * columns; ++i) {
+        halves.push_back(code(16));
+        floats.push_back(static_cast<float>(random()) / 1e6f + 1);
+      }
     }
     for (int64_t r = 0; r < rows; ++r)
       empty.push_back(rows > 2 && random() % 5 == 0);
@@ -54,24 +65,11 @@ struct Matrix {
   PackRow row(int64_t r) const {
     if (empty[r])
       return {};
-    PackRow result;
-    switch (format.element) {
-    case Element::F32:
-      result.elements = floats.data() + r * columns;
-      break;
-    case Element::F16:
-    case Element::BF16:
-      result.elements = halves.data() + r * columns;
-      break;
-    case Element::I8:
-    case Element::I4:
-      result.elements = q.data() + r * columns;
-      result.scales = scales.data() + r * groups;
-      if (format.zeroPoint)
-        result.zeros = zeros.data() + r * groups;
-      break;
-    }
-    return result;
+    if (format.isInteger())
+      return numbers.row(r);
+    if (format.element == Element::F32)
+      return floats.data() + r * columns;
+    return halves.data() + r * columns;
   }
 
   std::vector<uint8_t> pack(const PackedShape &shape) const {
@@ -90,26 +88,49 @@ struct Matrix {
     return bytes;
   }
 
-  Format format;
+  Encoding format;
   int64_t rows, columns, groups;
-  std::vector<int8_t> q, zeros;
-  std::vector<uint16_t> halves, scales;
+  EncodedRows numbers;
+  std::vector<uint16_t> halves;
   std::vector<float> floats;
   std::vector<bool> empty;
 };
 
-std::vector<Format> allFormats() {
-  std::vector<Format> formats{{Element::F32}, {Element::F16}, {Element::BF16}};
+std::vector<Encoding> allFormats() {
+  std::vector<Encoding> formats{{Element::F32}, {Element::F16}, {Element::BF16}};
   for (Element element : {Element::I8, Element::I4})
-    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Format::channel})
+    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), Encoding::channel})
       for (bool zeroPoint : {false, true})
-        formats.push_back({element, group, zeroPoint});
+        formats.push_back(
+            {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
   return formats;
+}
+
+/// The encodings that GGUF's blocks have and no other test names.
+std::vector<Encoding> blockFormats() {
+  std::vector<Encoding> formats;
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"})
+    formats.push_back(*Encoding::fromName(name));
+  return formats;
+}
+
+/// Whether two rows have the same numbers.
+testing::AssertionResult sameNumbers(const EncodedRow &x, const EncodedRow &y) {
+  if (x.q != y.q)
+    return testing::AssertionFailure() << "elements differ";
+  if (x.scales != y.scales)
+    return testing::AssertionFailure() << "scales differ";
+  if (x.zeros != y.zeros || x.offsets != y.offsets)
+    return testing::AssertionFailure() << "offsets differ";
+  if (x.supers != y.supers)
+    return testing::AssertionFailure() << "super-blocks differ";
+  return testing::AssertionSuccess();
 }
 
 /// Packs, reads every number back by position, and checks that no two share a place and nothing
 /// else is written.
-void roundTrip(Format format, Layout layout, int64_t rows, int64_t columns) {
+void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t columns) {
   SCOPED_TRACE(format.name() + " " + layout.name().str() + " " + std::to_string(layout.columns) +
                ": " + std::to_string(rows) + " x " + std::to_string(columns));
   PackedShape shape = shapeOf(format, layout, rows, columns);
@@ -118,7 +139,7 @@ void roundTrip(Format format, Layout layout, int64_t rows, int64_t columns) {
 
   std::vector<uint8_t> used(packed.size()); // one bit a bit
   bool overlap = false;
-  auto use = [&](int64_t byte, int64_t bytes, uint8_t mask) {
+  auto use = [&](int64_t byte, int64_t bytes, unsigned mask) {
     ASSERT_GE(byte, 0);
     ASSERT_LE(byte + bytes, shape.bytes());
     for (int64_t i = byte; i < byte + bytes; ++i) {
@@ -128,59 +149,61 @@ void roundTrip(Format format, Layout layout, int64_t rows, int64_t columns) {
   };
   int64_t chunkColumns = layout.kind == Kind::Mma ? layout.columns : columns;
   int64_t group = format.isInteger() ? format.groupColumns(columns) : columns;
-  for (int64_t r = 0; r < shape.tiles() * shape.rowsPerTile(); ++r)
+  bool hasHighFields = format.scale == Encoding::Scale::U6;
+  for (int64_t r = 0; r < shape.tiles() * shape.rowsPerTile() && layout.kind != Kind::Blocks; ++r)
     for (int64_t c = 0; c < columns; ++c) {
-      Position at = shape.elementPosition(r, c);
-      if (format.element == Element::I4)
-        use(at.byte, 1, at.shift == 4 ? 0xF0 : 0x0F);
-      else
-        use(at.byte, format.bits() / 8, 0xFF);
-      if (!format.isInteger())
+      if (!format.isInteger()) {
+        use(shape.elementPosition(r, c).byte, format.bits() / 8, 0xFF);
         continue;
+      }
+      for (size_t plane = 0; plane < format.planes().size(); ++plane) {
+        Position at = shape.elementPosition(r, c, plane);
+        use(at.byte, 1, ((1u << format.planes()[plane].width) - 1) << at.shift);
+      }
       // A chunk's and a group's first column introduces a scale; other columns share it.
       int64_t inChunk = c % chunkColumns;
       int64_t lead = c - inChunk + inChunk / group * group;
+      bool hasOffsets =
+          format.offset != Encoding::Offset::None && format.scale != Encoding::Scale::U4;
       if (lead == c) {
-        use(shape.scalePosition(r, c), 2, 0xFF);
-        if (format.zeroPoint)
-          use(shape.zeroPosition(r, c), 1, 0xFF);
+        use(shape.scalePosition(r, c), format.scaleBits() == 16 ? 2 : 1, 0xFF);
+        if (hasOffsets) {
+          Position at = shape.offsetPosition(r, c);
+          use(at.byte, format.offsetBits() == 16 ? 2 : 1, hasHighFields ? 15u << at.shift : 0xFF);
+        }
       } else {
         ASSERT_EQ(shape.scalePosition(r, c), shape.scalePosition(r, lead));
-        if (format.zeroPoint) {
-          ASSERT_EQ(shape.zeroPosition(r, c), shape.zeroPosition(r, lead));
+        if (hasOffsets) {
+          ASSERT_EQ(shape.offsetPosition(r, c), shape.offsetPosition(r, lead));
         }
       }
+      if (c % Encoding::superColumns == 0)
+        for (int64_t number = 0; number < format.superNumbers(); ++number)
+          use(shape.superPosition(r, c, number), 2, 0xFF);
     }
   EXPECT_FALSE(overlap);
-  for (size_t i = 0; i < packed.size(); ++i)
+  for (size_t i = 0; i < packed.size() && layout.kind != Kind::Blocks; ++i)
     ASSERT_EQ(packed[i] & ~used[i] & 0xFF, 0) << "padding at byte " << i;
 
-  size_t n = static_cast<size_t>(columns), g = static_cast<size_t>(matrix.groups);
+  size_t n = static_cast<size_t>(columns);
   std::vector<float> values(n), expected(n);
+  EncodedRows none(format, 1, columns);
   for (int64_t r = 0; r < rows; ++r) {
     unpackRow(shape, packed, r, values);
     std::fill(expected.begin(), expected.end(), 0.0f);
     if (format.isInteger()) {
-      std::vector<int8_t> q(n), zeros(format.zeroPoint ? g : 0), wantQ(n), wantZeros(zeros.size());
-      std::vector<uint16_t> scales(g), wantScales(g);
-      unpackRow(shape, packed, r, q, scales, zeros);
-      if (!matrix.empty[r]) {
-        PackRow row = matrix.row(r);
-        std::copy_n(static_cast<const int8_t *>(row.elements), n, wantQ.begin());
-        std::copy_n(row.scales, g, wantScales.begin());
-        if (format.zeroPoint)
-          std::copy_n(row.zeros, g, wantZeros.begin());
-      }
-      ASSERT_EQ(q, wantQ) << "row " << r;
-      ASSERT_EQ(scales, wantScales) << "row " << r;
-      ASSERT_EQ(zeros, wantZeros) << "row " << r;
-      dequantizeRow(format, q, scales, zeros, expected);
+      EncodedRows found = unpackRow(shape, packed, r);
+      ASSERT_TRUE(sameNumbers(found.row(0), matrix.empty[r] ? none.row(0) : matrix.numbers.row(r)))
+          << "row " << r;
+      dequantizeRow(format, found.row(0), expected);
       // Repeated scales and zero points agree too.
-      for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t c = 0; c < columns && format.isPlainInteger() && layout.kind != Kind::Blocks;
+           ++c) {
         int64_t at = shape.scalePosition(r, c);
-        ASSERT_EQ(packed[at] | packed[at + 1] << 8, scales[c / group]);
-        if (format.zeroPoint) {
-          ASSERT_EQ(static_cast<int8_t>(packed[shape.zeroPosition(r, c)]), zeros[c / group]);
+        ASSERT_EQ(packed[at] | packed[at + 1] << 8, found.scales[c / group]);
+        if (format.hasZeroPoint()) {
+          ASSERT_EQ(static_cast<int8_t>(packed[shape.offsetPosition(r, c).byte]),
+                    found.zeros[c / group]);
         }
       }
     } else if (!matrix.empty[r]) {
@@ -198,14 +221,14 @@ const int64_t manyRows[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 40};
 } // namespace
 
 TEST(Packing, RoundTripRows) {
-  for (Format format : allFormats())
+  for (Encoding format : allFormats())
     for (int64_t rows : manyRows)
       for (int64_t columns : {1, 31, 32, 33, 96, 256, 300})
         roundTrip(format, {Kind::Rows, 0}, rows, columns);
 }
 
 TEST(Packing, RoundTripLanes) {
-  for (Format format : allFormats()) {
+  for (Encoding format : allFormats()) {
     for (int64_t rows : manyRows)
       for (int64_t columns : {32, 96, 160, 320})
         roundTrip(format, {Kind::Lanes, 0}, rows, columns);
@@ -215,7 +238,7 @@ TEST(Packing, RoundTripLanes) {
 }
 
 TEST(Packing, RoundTripMma) {
-  for (Format format : allFormats()) {
+  for (Encoding format : allFormats()) {
     if (format.element == Element::F32)
       continue;
     for (int64_t rows : manyRows)
@@ -225,20 +248,45 @@ TEST(Packing, RoundTripMma) {
       for (int64_t columns : {1, 15, 16, 17, 31, 33, 64, 100, 256, 320, 512, 768, 1056, 1100})
         roundTrip(format, {Kind::Mma, chunk}, 17, columns);
   }
-  roundTrip({Element::I4, Format::channel, true}, {Kind::Mma, 192}, 20, 1000);
-  roundTrip({Element::I4, 32, true}, {Kind::Mma, 192}, 20, 1000);
+  roundTrip({Element::I4, Encoding::channel, Encoding::Offset::ZeroPoint}, {Kind::Mma, 192}, 20,
+            1000);
+  roundTrip({Element::I4, 32, Encoding::Offset::ZeroPoint}, {Kind::Mma, 192}, 20, 1000);
+}
+
+TEST(Packing, RoundTripOfGgufEncodings) {
+  for (const Encoding &format : blockFormats())
+    for (int64_t rows : {1, 7, 16, 19})
+      for (int64_t columns : {256, 768})
+        for (Kind kind : {Kind::Rows, Kind::Lanes})
+          roundTrip(format, {kind, 0}, rows, columns);
+}
+
+TEST(Packing, SizesOfGgufEncodings) {
+  // A row of lanes takes what GGUF's blocks do, but for 6-bit scales that are bytes here.
+  for (auto [name, bytes] : {std::pair("q4_1", 160),
+                             {"q5_0", 176},
+                             {"q5_1", 192},
+                             {"q2_k", 84},
+                             {"q3_k", 114},
+                             {"q4_k", 144},
+                             {"q5_k", 176},
+                             {"q6_k", 210},
+                             {"iq4_nl", 144},
+                             {"iq4_xs", 138},
+                             {"mxfp4", 136},
+                             {"nvfp4", 144}}) {
+    Encoding format = *Encoding::fromName(name);
+    EXPECT_EQ(format.bytesPerRow(256), bytes) << name;
+    EXPECT_EQ(*packedBytes(format, {Kind::Lanes, 0}, 16, 256), (16 * bytes + 63) / 64 * 64) << name;
+  }
 }
 
 TEST(Packing, RoundTripBlocks) {
   for (int64_t rows : {1, 2, 5})
-    for (int64_t columns : {32, 96, 320}) {
-      roundTrip({Element::I8, 32, false}, {Kind::BlocksQ8_0, 0}, rows, columns);
-      // An empty row's nibbles are 8, so padding is not what the general check expects; rows 1 and
-      // 2 have none.
-      if (rows <= 2)
-        roundTrip({Element::I4, 32, false}, {Kind::BlocksQ4_0, 0}, rows, columns);
-    }
-  PackedShape shape = shapeOf({Element::I4, 32, false}, {Kind::BlocksQ4_0, 0}, 1, 32);
+    for (int64_t columns : {32, 96, 320})
+      for (Element element : {Element::I8, Element::I4})
+        roundTrip({element, 32}, {Kind::Blocks, 0}, rows, columns);
+  PackedShape shape = shapeOf({Element::I4, 32}, {Kind::Blocks, 0}, 1, 32);
   std::vector<uint8_t> bytes(18);
   packTile(shape, {PackRow()}, bytes);
   std::vector<uint8_t> expected(18, 0x88);
@@ -251,32 +299,34 @@ TEST(Packing, RoundTripBlocks) {
 //===----------------------------------------------------------------------===//
 
 TEST(Packing, RowsByHand) {
-  PackedShape shape = shapeOf({Element::I4, 32, true}, {Kind::Rows, 0}, 3, 64);
+  PackedShape shape =
+      shapeOf({Element::I4, 32, Encoding::Offset::ZeroPoint}, {Kind::Rows, 0}, 3, 64);
   // 32 bytes of elements, 2 scales, 2 zero points: 38, padded to 48.
   EXPECT_EQ(shape.tileBytes(), 48);
   EXPECT_EQ(shape.bytes(), 144);
   EXPECT_EQ(shape.elementPosition(1, 6), (Position{48 + 3, 0}));
   EXPECT_EQ(shape.elementPosition(1, 7), (Position{48 + 3, 4}));
   EXPECT_EQ(shape.scalePosition(2, 33), 96 + 34);
-  EXPECT_EQ(shape.zeroPosition(2, 33), 96 + 37);
+  EXPECT_EQ(shape.offsetPosition(2, 33).byte, 96 + 37);
   EXPECT_EQ(shapeOf({Element::F16}, {Kind::Rows, 0}, 3, 5).bytes(), 30); // floats are not padded
   EXPECT_EQ(shapeOf({Element::F32}, {Kind::Rows, 0}, 2, 5).elementPosition(1, 2).byte, 28);
-  EXPECT_EQ(
-      shapeOf({Element::I8, Format::channel, false}, {Kind::Rows, 0}, 2, 5).scalePosition(0, 0), 6);
+  EXPECT_EQ(shapeOf({Element::I8, Encoding::channel}, {Kind::Rows, 0}, 2, 5).scalePosition(0, 0),
+            6);
 }
 
 TEST(Packing, LanesByHand) {
-  PackedShape eight = shapeOf({Element::I8, 128, false}, {Kind::Lanes, 0}, 512, 256);
+  PackedShape eight = shapeOf({Element::I8, 128}, {Kind::Lanes, 0}, 512, 256);
   EXPECT_EQ(eight.tileBytes(), 16 * 256 + 2 * 16 * 2);
   EXPECT_EQ(eight.elementPosition(19, 7), (Position{4160 + 3 * 32 + 7, 0}));
   EXPECT_EQ(eight.scalePosition(19, 128), 4160 + 4096 + 32 + 6);
-  PackedShape four = shapeOf({Element::I4, 64, true}, {Kind::Lanes, 0}, 16, 100);
+  PackedShape four =
+      shapeOf({Element::I4, 64, Encoding::Offset::ZeroPoint}, {Kind::Lanes, 0}, 16, 100);
   EXPECT_EQ(four.paddedColumns(), 128);
   EXPECT_EQ(four.tileBytes(), 1024 + 2 * 32 + 2 * 16 + 32); // padded to a multiple of 64
   EXPECT_EQ(four.elementPosition(3, 9), (Position{2 * 32 + 7, 0}));
   EXPECT_EQ(four.elementPosition(3, 10), (Position{2 * 32 + 6, 4}));
   EXPECT_EQ(four.elementPosition(3, 11), (Position{2 * 32 + 7, 4}));
-  EXPECT_EQ(four.zeroPosition(3, 64), 1024 + 64 + 16 + 3);
+  EXPECT_EQ(four.offsetPosition(3, 64).byte, 1024 + 64 + 16 + 3);
   PackedShape half = shapeOf({Element::F16}, {Kind::Lanes, 0}, 16, 32);
   EXPECT_EQ(half.elementPosition(5, 3), (Position{3 * 32 + 10, 0}));
   EXPECT_EQ(shapeOf({Element::F32}, {Kind::Lanes, 0}, 16, 32).elementPosition(5, 3).byte,
@@ -287,8 +337,8 @@ TEST(Packing, LanesByHand) {
 // registers; row = groupID for a0..a3 and a8..a11, else groupID + 8; column = threadID_in_group * 4
 // + (i & 3), + 16 for i >= 8.
 TEST(Packing, MmaIntegersAreThePtxOperand) {
-  PackedShape eight = shapeOf({Element::I8, 128, false}, {Kind::Mma, 1024}, 16, 1024);
-  PackedShape four = shapeOf({Element::I4, 128, false}, {Kind::Mma, 1024}, 16, 1024);
+  PackedShape eight = shapeOf({Element::I8, 128}, {Kind::Mma, 1024}, 16, 1024);
+  PackedShape four = shapeOf({Element::I4, 128}, {Kind::Mma, 1024}, 16, 1024);
   for (int64_t fragment = 0; fragment < 32; ++fragment)
     for (int64_t lane = 0; lane < 32; ++lane)
       for (int64_t i = 0; i < 16; ++i) {
@@ -323,16 +373,17 @@ TEST(Packing, MmaFloatsAreThePtxOperand) {
 
 TEST(Packing, MmaChunks) {
   // A stage of a Llama-3-8B product: 16 rows x 1024 (int8) or 2048 (int4) columns, then the scales.
-  PackedShape eight = shapeOf({Element::I8, 128, false}, {Kind::Mma, 1024}, 6144, 4096);
+  PackedShape eight = shapeOf({Element::I8, 128}, {Kind::Mma, 1024}, 6144, 4096);
   EXPECT_EQ(eight.chunkBytes(0), 16640);
   EXPECT_EQ(eight.tileBytes(), 4 * 16640);
   EXPECT_EQ(eight.bytes(), 384 * 4 * 16640);
-  PackedShape four = shapeOf({Element::I4, 128, false}, {Kind::Mma, 2048}, 4096, 14336);
+  PackedShape four = shapeOf({Element::I4, 128}, {Kind::Mma, 2048}, 4096, 14336);
   EXPECT_EQ(four.chunkBytes(6), 16384 + 512);
   EXPECT_EQ(four.tileBytes(), 7 * 16896);
   EXPECT_EQ(four.elementPosition(16, 2048 + 33).byte, 7 * 16896 + 16896 + 1);
   // A shorter last chunk: 1024 + 160 columns, groups of 64.
-  PackedShape odd = shapeOf({Element::I4, 64, true}, {Kind::Mma, 1024}, 16, 1184);
+  PackedShape odd =
+      shapeOf({Element::I4, 64, Encoding::Offset::ZeroPoint}, {Kind::Mma, 1024}, 16, 1184);
   EXPECT_EQ(odd.chunks(), 2);
   EXPECT_EQ(odd.chunkBytes(0), 8192 + 16 * 32 + 16 * 16);
   EXPECT_EQ(odd.chunkColumns(1), 160);
@@ -340,19 +391,19 @@ TEST(Packing, MmaChunks) {
   EXPECT_EQ(odd.chunkGroups(1), 3);
   EXPECT_EQ(odd.chunkBytes(1), 1536 + 3 * 32 + 3 * 16);
   EXPECT_EQ(odd.tileBytes(), odd.chunkOffset(1) + odd.chunkBytes(1));
-  EXPECT_EQ(odd.zeroPosition(9, 1024 + 128), odd.chunkOffset(1) + 1536 + 96 + 32 + 3);
+  EXPECT_EQ(odd.offsetPosition(9, 1024 + 128).byte, odd.chunkOffset(1) + 1536 + 96 + 32 + 3);
   // Groups longer than a chunk: one scale a chunk.
-  PackedShape channel = shapeOf({Element::I8, Format::channel, false}, {Kind::Mma, 256}, 16, 600);
+  PackedShape channel = shapeOf({Element::I8, Encoding::channel}, {Kind::Mma, 256}, 16, 600);
   EXPECT_EQ(channel.chunkGroups(0), 1);
   EXPECT_EQ(channel.chunkBytes(0), 4096 + 32);
   EXPECT_EQ(channel.scalePosition(0, 599), 2 * 4128 + 3 * 512);
 }
 
 TEST(Packing, PackedBytesKnown) {
-  EXPECT_EQ(*packedBytes({Element::I8, 128, false}, {Kind::Mma, 1024}, 128256, 4096),
+  EXPECT_EQ(*packedBytes({Element::I8, 128}, {Kind::Mma, 1024}, 128256, 4096),
             int64_t(8016) * 4 * 16640);
-  EXPECT_EQ(*packedBytes({Element::I8, 32, false}, {Kind::BlocksQ8_0, 0}, 4, 64), 4 * 2 * 34);
-  EXPECT_EQ(*packedBytes({Element::I4, 32, false}, {Kind::BlocksQ4_0, 0}, 4, 64), 4 * 2 * 18);
+  EXPECT_EQ(*packedBytes({Element::I8, 32}, {Kind::Blocks, 0}, 4, 64), 4 * 2 * 34);
+  EXPECT_EQ(*packedBytes({Element::I4, 32}, {Kind::Blocks, 0}, 4, 64), 4 * 2 * 18);
   // No overflow at the greatest extent.
   EXPECT_EQ(*packedBytes({Element::F32}, {Kind::Rows, 0}, maxExtent, maxElements / maxExtent),
             maxElements * 4);
@@ -360,7 +411,7 @@ TEST(Packing, PackedBytesKnown) {
 }
 
 TEST(Packing, Errors) {
-  Format g128{Element::I8, 128, false}, f16{Element::F16};
+  Encoding g128{Element::I8, 128}, f16{Element::F16};
   EXPECT_EQ(failure(g128, {Kind::Lanes, 0}, 0, 4),
             "packed matrix of 0 x 4 in int8-g128, layout lanes: expected 1 to "
             "2147483648 rows and columns");
@@ -373,10 +424,10 @@ TEST(Packing, Errors) {
   EXPECT_EQ(failure(g128, {Kind::Rows, 64}, 1, 4),
             "packed matrix of 1 x 4 in int8-g128, layout rows: the layout has no chunks, found "
             "chunks of 64 columns");
-  EXPECT_EQ(failure({Element::I8, 96, false}, {Kind::Rows, 0}, 1, 4),
-            "packed matrix of 1 x 4 in int8-g96, layout rows: group is 96, expected 32, 64, 128, "
-            "256 or channel");
-  EXPECT_EQ(failure({Element::F16, 32, false}, {Kind::Rows, 0}, 1, 4),
+  EXPECT_EQ(failure({Element::I8, 96}, {Kind::Rows, 0}, 1, 4),
+            "packed matrix of 1 x 4 in int8-g96, layout rows: group is 96, expected 16, 32, 64, "
+            "128, 256 or channel");
+  EXPECT_EQ(failure(Encoding{Element::F16, 32}, {Kind::Rows, 0}, 1, 4),
             "packed matrix of 1 x 4 in f16, layout rows: a float format has neither groups nor "
             "zero points");
   EXPECT_EQ(failure({Element::F32}, {Kind::Mma, 64}, 1, 4),
@@ -388,12 +439,18 @@ TEST(Packing, Errors) {
   EXPECT_EQ(failure(g128, {Kind::Mma, 192}, 1, 4),
             "packed matrix of 1 x 4 in int8-g128, layout mma: chunks of 192 columns do not suit "
             "groups of 128");
-  EXPECT_EQ(failure(g128, {Kind::BlocksQ8_0, 0}, 1, 32),
-            "packed matrix of 1 x 32 in int8-g128, layout q8_0: the blocks hold int8-g32");
-  EXPECT_EQ(failure({Element::I4, 32, true}, {Kind::BlocksQ4_0, 0}, 1, 32),
-            "packed matrix of 1 x 32 in int4-g32-zp, layout q4_0: the blocks hold int4-g32");
-  EXPECT_EQ(failure({Element::I4, 32, false}, {Kind::BlocksQ4_0, 0}, 1, 33),
-            "packed matrix of 1 x 33 in int4-g32, layout q4_0: columns must be a multiple of 32");
+  EXPECT_EQ(failure(g128, {Kind::Blocks, 0}, 1, 32),
+            "packed matrix of 1 x 32 in int8-g128, layout blocks: GGUF has no such blocks");
+  EXPECT_EQ(failure({Element::I4, 32, Encoding::Offset::ZeroPoint}, {Kind::Blocks, 0}, 1, 32),
+            "packed matrix of 1 x 32 in int4-g32-zp, layout blocks: GGUF has no such blocks");
+  EXPECT_EQ(failure({Element::I4, 32}, {Kind::Blocks, 0}, 1, 33),
+            "packed matrix of 1 x 33 in int4-g32, layout blocks: columns must be a multiple of 32");
+  EXPECT_EQ(failure(*Encoding::fromName("q4_k"), {Kind::Lanes, 0}, 1, 128),
+            "packed matrix of 1 x 128 in q4_k, layout lanes: columns must be a multiple of 256, a "
+            "super-block");
+  EXPECT_EQ(failure(*Encoding::fromName("q4_1"), {Kind::Mma, 128}, 1, 128),
+            "packed matrix of 1 x 128 in q4_1, layout mma: only int8 and int4 with f16 scales are "
+            "laid out for tensor cores");
   llvm::Expected<int64_t> bytes = packedBytes(g128, {Kind::Mma, 0}, 1, 4);
   ASSERT_FALSE(bool(bytes));
   EXPECT_NE(toString(bytes.takeError()).find("chunk columns are 0"), std::string::npos);

@@ -25,43 +25,44 @@ struct Row {
   double error = 0; ///< sum of squares
 };
 
-Row quantize(llvm::ArrayRef<float> x, Format format) {
+Row quantize(llvm::ArrayRef<float> x, Encoding format) {
   Row row;
   size_t groups = static_cast<size_t>(format.groupsPerRow(static_cast<int64_t>(x.size())));
   row.q.resize(x.size());
   row.scales.resize(groups);
-  row.zeros.resize(format.zeroPoint ? groups : 0);
+  row.zeros.resize(format.hasZeroPoint() ? groups : 0);
   row.values.resize(x.size());
   llvm::Error error = quantizeRow(x, format, row.q, row.scales, row.zeros);
   EXPECT_FALSE(bool(error)) << toString(std::move(error));
-  dequantizeRow(format, row.q, row.scales, row.zeros, row.values);
+  dequantizeRow(format, {row.q, row.scales, row.zeros, {}, {}}, row.values);
   for (size_t i = 0; i < x.size(); ++i)
     row.error += (double(x[i]) - row.values[i]) * (double(x[i]) - row.values[i]);
   return row;
 }
 
-std::string failure(llvm::ArrayRef<float> x, Format format, int64_t rowIndex) {
-  std::vector<int8_t> q(x.size()), zeros(format.zeroPoint ? 1 : 0);
+std::string failure(llvm::ArrayRef<float> x, Encoding format, int64_t rowIndex) {
+  std::vector<int8_t> q(x.size()), zeros(format.hasZeroPoint() ? 1 : 0);
   std::vector<uint16_t> scales(1);
   llvm::Error error = quantizeRow(x, format, q, scales, zeros, rowIndex);
   return error ? toString(std::move(error)) : "no error";
 }
 
-Format format(const char *name) { return *Format::fromName(name); }
+Encoding format(const char *name) { return *Encoding::fromName(name); }
 
 /// The least squared error of one group over every f16 scale, of both signs, and every zero point
 /// of the format.
-double optimum(llvm::ArrayRef<float> x, Format f) {
+double optimum(llvm::ArrayRef<float> x, Encoding f) {
   double greatest = 0, best = 0;
   for (float v : x) {
     greatest = std::max(greatest, std::fabs(double(v)));
     best += double(v) * v; // all zeros
   }
-  int from = std::max<int>(
-      1, floatToF16(static_cast<float>(greatest / (f.element == Format::Element::I4 ? 40 : 300))));
-  int to = floatToF16(static_cast<float>(greatest / (f.element == Format::Element::I4 ? 3 : 60)));
+  int from = std::max<int>(1, floatToF16(static_cast<float>(
+                                  greatest / (f.element == Encoding::Element::I4 ? 40 : 300))));
+  int to = floatToF16(static_cast<float>(greatest / (f.element == Encoding::Element::I4 ? 3 : 60)));
   for (int bits = from; bits <= to; ++bits)
-    for (int zero = f.zeroPoint ? f.qMin() : -1; zero <= (f.zeroPoint ? f.qMax() : 0); ++zero) {
+    for (int zero = f.hasZeroPoint() ? f.qMin() : -1; zero <= (f.hasZeroPoint() ? f.qMax() : 0);
+         ++zero) {
       // Symmetric: zero -1 stands for the range of a negative scale.
       double s = f16ToFloat(static_cast<uint16_t>(bits)), error = 0;
       for (float v : x) {
@@ -164,7 +165,7 @@ TEST(Quantizer, Zeros) {
     Row row = quantize(std::vector<float>(40, 0.0f), format(name));
     EXPECT_EQ(row.q, std::vector<int8_t>(40, 0));
     EXPECT_EQ(row.scales, std::vector<uint16_t>(2, 0));
-    EXPECT_EQ(row.zeros, std::vector<int8_t>(format(name).zeroPoint ? 2 : 0, 0));
+    EXPECT_EQ(row.zeros, std::vector<int8_t>(format(name).hasZeroPoint() ? 2 : 0, 0));
     // A group of zeros beside one that is not; minus zero is zero.
     std::vector<float> x(64, -0.0f);
     x[40] = 1.0f;
@@ -179,7 +180,7 @@ TEST(Quantizer, Zeros) {
 // Where scales are subnormal in f16 or vanish.
 TEST(Quantizer, TinyWeights) {
   for (const char *name : {"int8-g32", "int4-g32", "int8-g32-zp", "int4-g32-zp"}) {
-    Format f = format(name);
+    Encoding f = format(name);
     for (float unit :
          {0x1p-149f, 0x1p-60f, 0x1p-26f, 0x1p-25f}) { // no f16 scale rounds these to anything but 0
       std::vector<float> x(32, unit);
@@ -194,7 +195,7 @@ TEST(Quantizer, TinyWeights) {
         x.push_back(unit * std::cos(static_cast<float>(i)));
       Row row = quantize(x, f);
       EXPECT_NE(row.scales[0] & 0x7FFF, 0) << name << " " << unit;
-      if (!f.zeroPoint || f.element == Format::Element::I4)
+      if (!f.hasZeroPoint() || f.element == Encoding::Element::I4)
         EXPECT_LE(row.error, 1.02 * optimum(x, f) + 1e-30) << name << " " << unit;
     }
   }
@@ -262,38 +263,41 @@ TEST(Quantizer, GreatestWeights) {
 TEST(Quantizer, FloatRows) {
   std::vector<float> x{1.0f, 65519.0f, -1e-9f};
   std::vector<uint16_t> bits(3);
-  ASSERT_FALSE(bool(convertRow(x, Format::Element::F16, bits)));
+  ASSERT_FALSE(bool(convertRow(x, Encoding::Element::F16, bits)));
   EXPECT_EQ(bits, (std::vector<uint16_t>{0x3C00, 0x7BFF, 0x8000}));
   x[1] = 65520.0f;
-  EXPECT_EQ(toString(convertRow(x, Format::Element::F16, bits, 2)),
+  EXPECT_EQ(toString(convertRow(x, Encoding::Element::F16, bits, 2)),
             "row 2, column 1: weight is 65520, expected below 65520 in magnitude for f16");
-  ASSERT_FALSE(bool(convertRow(x, Format::Element::BF16, bits)));
+  ASSERT_FALSE(bool(convertRow(x, Encoding::Element::BF16, bits)));
   EXPECT_EQ(bits[1], floatToBf16(65520.0f));
   x[2] = 3.4e38f;
-  EXPECT_EQ(toString(convertRow(x, Format::Element::BF16, bits)),
+  EXPECT_EQ(toString(convertRow(x, Encoding::Element::BF16, bits)),
             "row 0, column 2: weight is 3.4e+38, expected at most 3.3961773e+38 in magnitude for "
             "bf16");
   // Neighbours of a limit are told apart.
   x[2] = std::nextafter(8319008.0f, HUGE_VALF);
   std::vector<int8_t> q(3);
   std::vector<uint16_t> scales(1);
-  EXPECT_EQ(toString(quantizeRow(x, *Format::fromName("int8-channel"), q, scales, {})),
+  EXPECT_EQ(toString(quantizeRow(x, *Encoding::fromName("int8-channel"), q, scales, {})),
             "row 0, column 2: weight is 8319008.5, expected at most 8319008 in magnitude for "
             "int8-channel");
   x[0] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(toString(convertRow(x, Format::Element::BF16, bits)),
+  EXPECT_EQ(toString(convertRow(x, Encoding::Element::BF16, bits)),
             "row 0, column 0: weight is NaN, expected a finite number");
 }
 
 TEST(Quantizer, ScalesThatAreKeptAreFinite) {
   std::vector<uint16_t> scales{0x3C00, 0x0000, 0xFBFF};
-  EXPECT_FALSE(bool(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)));
+  EXPECT_FALSE(
+      bool(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)));
   scales[2] = 0xFE00;
-  EXPECT_EQ(toString(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)),
-            "row 5, column 64: the scale of its group is NaN, expected a finite number");
+  EXPECT_EQ(
+      toString(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)),
+      "row 5, column 64: the scale of its group is NaN, expected a finite number");
   scales[1] = 0x7C00;
-  EXPECT_EQ(toString(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)),
-            "row 5, column 32: the scale of its group is infinite, expected a finite number");
+  EXPECT_EQ(
+      toString(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)),
+      "row 5, column 32: the scale of its group is infinite, expected a finite number");
 }
 
 // Every integer is the nearest one for its scale, and zero points are in range.
@@ -302,7 +306,7 @@ TEST(Quantizer, NearestIntegers) {
   std::normal_distribution<float> normal(0.1f, 1.0f);
   for (const char *name :
        {"int8-g32", "int8-g128-zp", "int4-g64", "int4-g32-zp", "int4-channel-zp", "int8-channel"}) {
-    Format f = format(name);
+    Encoding f = format(name);
     std::vector<float> x(1000); // ends in a short group
     for (float &v : x)
       v = normal(random);
@@ -310,7 +314,7 @@ TEST(Quantizer, NearestIntegers) {
     for (size_t i = 0; i < x.size(); ++i) {
       size_t g = i / static_cast<size_t>(f.groupColumns(1000));
       double s = f16ToFloat(row.scales[g]);
-      int zero = f.zeroPoint ? row.zeros[g] : 0;
+      int zero = f.hasZeroPoint() ? row.zeros[g] : 0;
       ASSERT_TRUE(row.q[i] >= f.qMin() && row.q[i] <= f.qMax());
       ASSERT_TRUE(zero >= f.qMin() && zero <= f.qMax());
       double wanted = std::clamp(x[i] / s + zero, double(f.qMin()), double(f.qMax()));
@@ -385,7 +389,8 @@ TEST(Quantizer, BetterThanGgufOnRealWeights) {
     std::vector<float> values(x.size());
     for (bool four : {true, false}) {
       four ? ggml::quantizeRowQ4_0(x, q, scales) : ggml::quantizeRowQ8_0(x, q, scales);
-      dequantizeRow(four ? q4_0Format : q8_0Format, q, scales, {}, values);
+      dequantizeRow(four ? *Encoding::fromName("int4-g32") : *Encoding::fromName("int8-g32"),
+                    {q, scales, {}, {}, {}}, values);
       for (size_t i = 0; i < x.size(); ++i)
         (four ? q4 : q8) += (double(x[i]) - values[i]) * (double(x[i]) - values[i]);
     }

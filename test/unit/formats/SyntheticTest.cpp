@@ -8,12 +8,12 @@
 #include <cmath>
 
 using namespace sluice::formats;
-using Element = Format::Element;
+using Element = Encoding::Element;
 using Kind = Layout::Kind;
 
 static PackedShape shapeOf(const char *format, Layout layout, int64_t rows, int64_t columns) {
   llvm::Expected<PackedShape> shape =
-      PackedShape::get(*Format::fromName(format), layout, rows, columns);
+      PackedShape::get(*Encoding::fromName(format), layout, rows, columns);
   if (!shape) {
     ADD_FAILURE() << toString(shape.takeError());
     std::abort();
@@ -55,8 +55,8 @@ TEST(Synthetic, RegionsOfAChunk) {
   expect(chunk, tensor.elements());
   expect(chunk + shape.chunkElements(1) - 8, tensor.elements());
   expect(chunk + shape.chunkScales(1), tensor.scales());
-  expect(chunk + shape.chunkZeros(1) - 8, tensor.scales());
-  expect(chunk + shape.chunkZeros(1), tensor.zeros());
+  expect(chunk + shape.chunkOffsets(1) - 8, tensor.scales());
+  expect(chunk + shape.chunkOffsets(1), tensor.zeros());
   expect(chunk + shape.chunkBytes(1) - 8, tensor.zeros());
   EXPECT_EQ(tensor.elements(), (SyntheticMasks{~uint64_t(0), 0}));
 }
@@ -69,8 +69,8 @@ TEST(Synthetic, PartsEqualTheWhole) {
     int64_t rows, columns;
   } cases[] = {{"int8-g32-zp", {Kind::Rows, 0}, 9, 100},
                {"int4-g32-zp", {Kind::Rows, 0}, 5, 33},
-               {"int8-g32", {Kind::BlocksQ8_0, 0}, 5, 96},
-               {"int4-g32", {Kind::BlocksQ4_0, 0}, 5, 96},
+               {"int8-g32", {Kind::Blocks, 0}, 5, 96},
+               {"int4-g32", {Kind::Blocks, 0}, 5, 96},
                {"int4-g64-zp", {Kind::Lanes, 0}, 33, 100},
                {"int8-channel", {Kind::Mma, 64}, 17, 100},
                {"f16", {Kind::Rows, 0}, 3, 7},
@@ -136,12 +136,9 @@ TEST(Synthetic, UnitVariance) {
 TEST(Synthetic, ZeroPoints) {
   SyntheticTensor tensor(shapeOf("int4-g32-zp", {Kind::Lanes, 0}, 64, 256), 3);
   std::vector<uint8_t> bytes = all(tensor);
-  std::vector<int8_t> q(256), zeros(8);
-  std::vector<uint16_t> scales(8);
   int ones = 0;
   for (int64_t row = 0; row < 64; ++row) {
-    unpackRow(tensor.shape(), bytes, row, q, scales, zeros);
-    for (int8_t zero : zeros) {
+    for (int8_t zero : unpackRow(tensor.shape(), bytes, row).zeros) {
       ASSERT_TRUE(zero == -1 || zero == -2);
       ones += zero == -1;
     }

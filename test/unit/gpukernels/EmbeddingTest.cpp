@@ -9,23 +9,27 @@
 
 using namespace sluice;
 using namespace sluice::test;
-using formats::Format;
+using formats::Encoding;
 
 TEST(GpuEmbedding, RowsOfAllFormats) {
   struct Table {
-    Format format;
+    Encoding format;
     int64_t columns;
     bool builtin = false;
   };
   std::vector<Table> tables = {
-      {{Format::Element::F16}, 256, true}, {{Format::Element::BF16}, 100, true},
-      {{Format::Element::F32}, 38, true},  {{Format::Element::F16}, 40},
-      {{Format::Element::BF16}, 34},       {{Format::Element::F32}, 640}};
-  for (Format::Element element : {Format::Element::I8, Format::Element::I4})
+      {{Encoding::Element::F16}, 256, true}, {{Encoding::Element::BF16}, 100, true},
+      {{Encoding::Element::F32}, 38, true},  {{Encoding::Element::F16}, 40},
+      {{Encoding::Element::BF16}, 34},       {{Encoding::Element::F32}, 640}};
+  for (Encoding::Element element : {Encoding::Element::I8, Encoding::Element::I4})
     for (bool zeroPoint : {false, true}) {
-      tables.push_back({{element, 32, zeroPoint}, 96});
-      tables.push_back({{element, 128, zeroPoint}, 1152});
-      tables.push_back({{element, Format::channel, zeroPoint}, 74});
+      tables.push_back(
+          {{element, 32, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None}, 96});
+      tables.push_back(
+          {{element, 128, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None}, 1152});
+      tables.push_back({{element, Encoding::channel,
+                         zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None},
+                        74});
     }
   constexpr int64_t rows = 9, count = 5;
   std::string text;
@@ -67,7 +71,7 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
 TEST(GpuEmbedding, EverySchedule) {
   constexpr int64_t rows = 5, count = 3, columns = 1000;
   Random random(2);
-  Weight weight({Format::Element::F16}, rows, columns, random);
+  Weight weight({Encoding::Element::F16}, rows, columns, random);
   std::vector<float> expected(count * columns);
   const std::vector<int32_t> ids = {4, 0, 2};
   for (auto [token, id] : llvm::enumerate(ids))

@@ -305,10 +305,18 @@ std::vector<Corruption> corruptions() {
       "tensor 'blk.0.ffn_down.weight' has shape [96, 64], expected [64, 96]");
   add("GGUFUnsupportedType", gguf([](GGUFBuilder &b) {
         auto *tensor = b.find("blk.0.attn_q.weight");
-        tensor->type = 3;
-        tensor->bytes.resize(64 * 64 / 32 * 20);
+        tensor->type = 9;
+        tensor->bytes.resize(64 * 64 / 32 * 36);
       }),
-      "tensor 'blk.0.attn_q.weight' has type Q4_1, expected F32, F16, BF16, Q8_0 or Q4_0");
+      "tensor 'blk.0.attn_q.weight' has type Q8_1, expected F32, F16, BF16, Q4_0, Q4_1, ");
+  add("GGUFNvFp4WithFactor", gguf([](GGUFBuilder &b) {
+        auto *tensor = b.find("blk.0.attn_q.weight");
+        tensor->type = 40;
+        tensor->bytes.resize(64 * 64 / 64 * 36);
+        b.f32Tensor("blk.0.attn_q.scale", {1});
+      }),
+      "tensor 'blk.0.attn_q.weight' has type NVFP4 with a factor of the whole tensor in "
+      "'blk.0.attn_q.scale', which is not supported");
   add("GGUFQuantizedNorm", gguf([](GGUFBuilder &b) {
         auto *tensor = b.find("blk.0.attn_norm.weight");
         tensor->type = 8;

@@ -41,7 +41,7 @@ TEST_F(EvaluatorTest, UndoesInterleavedRows) {
   weights.set("w", floats({8, 1}, {0, 2, 1, 3, 10, 12, 11, 13}));
   weights.set("b", floats({8}, {0, 2, 1, 3, 10, 12, 11, 13}));
   QuantizedMatrix q;
-  q.format = {formats::Format::Element::I8, 32, false};
+  q.encoding = {formats::Encoding::Element::I8, 32};
   q.rows = 4;
   q.columns = 32;
   for (int8_t row : {0, 2, 1, 3}) {
@@ -151,7 +151,7 @@ TEST_F(EvaluatorTest, ErrorsNameTheOperation) {
 
 TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {
   loadFunction("model.weight @w : tensor<2x32xf16>\n"
-               "model.weight @q : !quantized.tensor<2x32xi8, group = 32, layout = q8_0>",
+               "model.weight @q : !quantized.tensor<2x32xi8, group = 32, layout = blocks>",
                "() -> ()", "return");
   auto message = [&](StringRef name) {
     auto value = evaluator->symbol(name);
@@ -162,7 +162,7 @@ TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {
   weights.set("w", floats({2, 31}, Floats(62, 1)));
   EXPECT_EQ(message("w"), wrongPlain);
   QuantizedMatrix q;
-  q.format = {formats::Format::Element::I4, 32, false};
+  q.encoding = {formats::Encoding::Element::I4, 32};
   q.rows = 2;
   q.columns = 32;
   q.q.resize(64);
@@ -171,9 +171,9 @@ TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {
   EXPECT_EQ(message("w"), wrongPlain);
   weights.set("q", q);
   EXPECT_EQ(message("q"),
-            "weight 'q' is declared as !quantized.tensor<2x32xi8, group = 32, layout = q8_0>, "
+            "weight 'q' is declared as !quantized.tensor<2x32xi8, group = 32, layout = blocks>, "
             "but another shape or format was read");
-  q.format.element = formats::Format::Element::I8;
+  q.encoding.element = formats::Encoding::Element::I8;
   weights.set("q", q);
   EXPECT_EQ(message("q"), "success");
 }

@@ -5,7 +5,7 @@
 
 #include "ReferenceTest.h"
 
-#include "sluice/Formats/Format.h"
+#include "sluice/Formats/Encoding.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -17,15 +17,15 @@ namespace {
 class FusedTest : public ReferenceTest {
 protected:
   /// A matrix of integers that are all `fill`, with scales (and zero points) all alike.
-  static QuantizedMatrix matrix(formats::Format format, int64_t rows, int64_t columns, int8_t fill,
-                                float scale, int8_t zero = 0) {
+  static QuantizedMatrix matrix(formats::Encoding format, int64_t rows, int64_t columns,
+                                int8_t fill, float scale, int8_t zero = 0) {
     QuantizedMatrix result;
-    result.format = format;
+    result.encoding = format;
     result.rows = rows;
     result.columns = columns;
     result.q.assign(rows * columns, fill);
     result.scales.assign(rows * result.groups(), floatToF16(scale));
-    result.zeros.assign(format.zeroPoint ? rows * result.groups() : 0, zero);
+    result.zeros.assign(format.hasZeroPoint() ? rows * result.groups() : 0, zero);
     return result;
   }
   /// A row with these first numbers and zeros after them.
@@ -34,9 +34,10 @@ protected:
     return floats({1, columns}, std::move(first));
   }
 
-  static constexpr formats::Format int8g32{formats::Format::Element::I8, 32, false};
-  static constexpr formats::Format int8g256{formats::Format::Element::I8, 256, false};
-  static constexpr formats::Format int4g32zp{formats::Format::Element::I4, 32, true};
+  static constexpr formats::Encoding int8g32{formats::Encoding::Element::I8, 32};
+  static constexpr formats::Encoding int8g256{formats::Encoding::Element::I8, 256};
+  static constexpr formats::Encoding int4g32zp{formats::Encoding::Element::I4, 32,
+                                               formats::Encoding::Offset::ZeroPoint};
 };
 
 TEST_F(FusedTest, Dequantize) {
@@ -183,7 +184,7 @@ TEST_F(FusedTest, FloatProductsRoundTheirInput) {
   weights.set("b", floats({1, 2}, {2, 1}));
   weights.set("s", floats({1, 2}, {2, 1}));
   QuantizedMatrix q;
-  q.format = {formats::Format::Element::F16, formats::Format::channel, false};
+  q.encoding = {formats::Encoding::Element::F16};
   q.rows = 1;
   q.columns = 2;
   q.values = {2, 1};
@@ -233,7 +234,7 @@ TEST_F(FusedTest, MatvecRunsItsRegions) {
 TEST_F(FusedTest, PackedWeightsFollowTheirRecipe) {
   // Zipped in memory, but in logical order for the numbers. @a has the format already and is kept,
   // although its scale is not what the search would choose; @b is quantized.
-  loadFunction(R"(model.weight @a : !quantized.tensor<16x32xi8, group = 32, layout = q8_0>
+  loadFunction(R"(model.weight @a : !quantized.tensor<16x32xi8, group = 32, layout = blocks>
                   model.weight @b : tensor<16x32xf16>
                   model.weight @gain : tensor<2xf16>
                   quantized.packed @p of [@a, @b] order [zip(0, 1)] : !quantized.tensor<32x32xi8, group = 32, layout = lanes>

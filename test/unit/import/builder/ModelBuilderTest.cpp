@@ -169,16 +169,17 @@ TEST_F(ModelBuilderTest, KeepsGGUFBlocksBehindDequantize) {
   std::string whole = text(*module);
   expectInOrder(
       whole,
-      {"model.weight @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0> from "
+      {"model.weight @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = blocks> "
+       "from "
        "\"llama-4m.Q8_0.gguf\" tensor \"token_embd.weight\" at ",
        "size 557056\n", "model.weight @blk.0.attn_norm : tensor<256xf32>",
-       "model.weight @blk.0.attn_q : !quantized.tensor<256x256xi8, group = 32, layout = q8_0>",
+       "model.weight @blk.0.attn_q : !quantized.tensor<256x256xi8, group = 32, layout = blocks>",
        "size 69632 interleaved 64\n",
-       "model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = q8_0>",
+       "model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = blocks>",
        "size 34816 interleaved 64\n",
        "%0 = model.parameter @token_embd : !quantized.tensor<2048x256xi8, group = 32, layout = "
-       "q8_0>",
-       "%1 = quantized.dequantize %0 : !quantized.tensor<2048x256xi8, group = 32, layout = q8_0> "
+       "blocks>",
+       "%1 = quantized.dequantize %0 : !quantized.tensor<2048x256xi8, group = 32, layout = blocks> "
        "to "
        "tensor<2048x256xf32>",
        "%2 = model.embedding %arg0, %1"});

@@ -1,0 +1,201 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// How a weight's numbers are stored: the one description of a number format.
+//
+// Everything under include/sluice/Formats is plain C++ without MLIR: the attribute
+// `#quantized.encoding` holds an `Encoding`, and packing, host kernels, GPU emulator, reference
+// evaluator and tests all ask it. Kernels ask what an element, a unit's scale and a unit's offset
+// are; none asks for a name.
+
+#ifndef SLUICE_FORMATS_ENCODING_H
+#define SLUICE_FORMATS_ENCODING_H
+
+#include "sluice-support/Float16.h"
+
+#include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/Hashing.h"
+#include "llvm/ADT/StringRef.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace sluice::formats {
+
+/// The number format of a weight matrix.
+///
+/// With a float element, `value = q`. Otherwise, for every group of `group` consecutive columns of
+/// a row (the last group of a row may be shorter), in float32:
+///
+///   value = float(integer - zero) * scale + offset
+///
+///   integer   q itself, or the table's entry that q names (code Table)
+///   zero      offset ZeroPoint: a signed integer in q's range; else 0
+///   scale     scaleOf(): an f16; a byte (E8M0, E4M3); or a byte or field times an f16 that 256
+///             columns share (a super-block)
+///   offset    offsetOf(): offset F16: an f16; offset Field: minus an unsigned field times another
+///             f16 of the super-block; else 0
+///
+/// Scales and offsets are exact float32 numbers, wherever they are normal. Scales may be negative.
+///
+/// Definitions: ggml-common.h and ggml-quants.c (Q and IQ types); OCP Microscaling Formats 1.0
+/// (E2M1, E8M0); OCP 8-bit Floating Point 1.0 (E4M3).
+struct Encoding {
+  /// Code and bits of an element. I: signed, U: unsigned. IQ4NL and E2M1 are 4-bit indices into a
+  /// table of 16 integers; E2M1's are twice the FP4 numbers, so that they are integers.
+  enum class Element : uint8_t { F32, F16, BF16, I8, I4, I6, I5, I3, U5, U4, U2, IQ4NL, E2M1 };
+  enum class Code : uint8_t { Float, Signed, Unsigned, Table };
+  /// What a scale is. I8, U6 and U4 are multiplied by an f16 of the super-block. E8M0 is
+  /// 2^(e - 128), E4M3 (7 bits, no sign) half its value: their elements are twice what the tables
+  /// of FP4 say.
+  enum class Scale : uint8_t { F16, I8, U6, U4, E8M0, E4M3 };
+  /// Field: as wide as the scale, U6 or U4.
+  enum class Offset : uint8_t { None, ZeroPoint, F16, Field };
+
+  /// The group of a scale that spans a whole row.
+  static constexpr int64_t channel = 0;
+  /// Columns of a super-block.
+  static constexpr int64_t superColumns = 256;
+
+  Element element = Element::F32;
+  int64_t group = channel;
+  Offset offset = Offset::None;
+  Scale scale = Scale::F16;
+
+  bool operator==(const Encoding &) const = default;
+
+  /// What is wrong with the combination, or "".
+  std::string problem() const;
+
+  // Elements.
+  Code code() const;
+  /// Bits of an element.
+  unsigned bits() const;
+  bool isInteger() const { return code() != Code::Float; }
+  /// Least and greatest q; not for floats.
+  int qMin() const { return code() == Code::Signed ? -(1 << (bits() - 1)) : 0; }
+  int qMax() const { return (1 << (code() == Code::Signed ? bits() - 1 : bits())) - 1; }
+  /// The 16 integers of code Table.
+  llvm::ArrayRef<int8_t> table() const;
+  int integerOf(int8_t q) const { return code() == Code::Table ? table()[q] : q; }
+
+  /// Layouts store an element of b bits in planes, whose widths are the powers of two that b is the
+  /// sum of: plane p holds the bits from `low` on of every element.
+  struct Plane {
+    unsigned width, low;
+  };
+  llvm::ArrayRef<Plane> planes() const;
+
+  // Scales and offsets.
+  bool hasZeroPoint() const { return offset == Offset::ZeroPoint; }
+  /// Whether every value of a group has something added that is no multiple of its scale.
+  bool hasOffset() const { return offset == Offset::F16 || offset == Offset::Field; }
+  bool hasFields() const { return scale == Scale::U6 || scale == Scale::U4; }
+  /// f16 numbers of a super-block: its scale and, with offset Field, its offset.
+  int64_t superNumbers() const { return scale == Scale::I8 ? 1 : hasFields() ? 2 : 0; }
+  unsigned scaleBits() const;
+  unsigned offsetBits() const;
+  /// A group's scale from its code (the bits of an f16, a byte, a field) and the super-block's f16.
+  float scaleOf(uint16_t code, uint16_t super) const;
+  /// A group's offset, likewise; 0 without one.
+  float offsetOf(uint16_t code, uint16_t super) const;
+
+  /// Signed integers of 4 or 8 bits with an f16 scale and perhaps a zero point for every group of
+  /// 32 or more: what the quantizer makes of floats, and what GPU kernels multiply.
+  bool isPlainInteger() const {
+    return (element == Element::I8 || element == Element::I4) && scale == Scale::F16 &&
+           !hasOffset() && group != 16;
+  }
+
+  /// Scales (and offsets) of a row of `columns` elements; 0 for a float element.
+  int64_t groupsPerRow(int64_t columns) const;
+  /// Columns that share a scale in a row of `columns` elements; integer elements only.
+  int64_t groupColumns(int64_t columns) const { return group == channel ? columns : group; }
+  int64_t supersPerRow(int64_t columns) const {
+    return superNumbers() ? (columns + superColumns - 1) / superColumns : 0;
+  }
+  /// Bytes of a row's elements, and of its scales and offsets, without any padding between rows or
+  /// tiles: what a reader of the row has to move.
+  int64_t elementBytesPerRow(int64_t columns) const { return (columns * bits() + 7) / 8; }
+  int64_t scaleBytesPerRow(int64_t columns) const;
+  int64_t bytesPerRow(int64_t columns) const {
+    return elementBytesPerRow(columns) + scaleBytesPerRow(columns);
+  }
+
+  /// "f32", "f16", "bf16", "int8-g128", "int4-g64-zp", "int8-channel", "int4-channel-zp"; what is a
+  /// GGUF type and none of these has that type's name: "q4_k", "iq4_nl", "mxfp4".
+  std::string name() const;
+  /// Parses such a name (groups of 32, 64, 128 or 256); nothing if it is not one.
+  static std::optional<Encoding> fromName(llvm::StringRef name);
+};
+
+/// So that an attribute can hold one.
+llvm::hash_code hash_value(const Encoding &encoding);
+
+/// One row (or some consecutive groups of one), number by number.
+struct EncodedRow {
+  /// An entry per column.
+  llvm::ArrayRef<int8_t> q;
+  /// An entry per group: scales (codes), zero points, offsets (codes). Empty if there are none.
+  llvm::ArrayRef<uint16_t> scales;
+  llvm::ArrayRef<int8_t> zeros;
+  llvm::ArrayRef<uint16_t> offsets;
+  /// superNumbers() f16 per super-block.
+  llvm::ArrayRef<uint16_t> supers;
+
+  int zero(int64_t group) const { return zeros.empty() ? 0 : zeros[group]; }
+  float scale(const Encoding &encoding, int64_t group) const {
+    return encoding.scaleOf(scales[group], super(encoding, group, 0));
+  }
+  float offset(const Encoding &encoding, int64_t group) const {
+    return offsets.empty() ? 0.0f : encoding.offsetOf(offsets[group], super(encoding, group, 1));
+  }
+
+private:
+  uint16_t super(const Encoding &encoding, int64_t group, int64_t number) const {
+    if (number >= encoding.superNumbers())
+      return 0;
+    return supers[group * encoding.group / Encoding::superColumns * encoding.superNumbers() +
+                  number];
+  }
+};
+
+/// The numbers of an EncodedRow, to be written; null where there are none.
+struct RowNumbers {
+  int8_t *q = nullptr;
+  uint16_t *scales = nullptr;
+  int8_t *zeros = nullptr;
+  uint16_t *offsets = nullptr, *supers = nullptr;
+};
+
+/// The numbers that rows of one encoding consist of, owned.
+struct EncodedRows {
+  Encoding encoding;
+  int64_t columns = 0;
+  std::vector<int8_t> q, zeros;
+  std::vector<uint16_t> scales, offsets, supers;
+
+  EncodedRows() = default;
+  EncodedRows(const Encoding &encoding, int64_t rows, int64_t columns);
+  EncodedRow row(int64_t index) const;
+  RowNumbers numbers(int64_t index);
+};
+
+using support::bf16ToFloat;
+using support::f16ToFloat;
+using support::floatToBf16;
+using support::floatToF16;
+using support::roundToBf16;
+using support::roundToF16;
+
+/// Arrays of the same length; vectorised.
+void f16ToFloat(llvm::ArrayRef<uint16_t> bits, llvm::MutableArrayRef<float> values);
+void floatToF16(llvm::ArrayRef<float> values, llvm::MutableArrayRef<uint16_t> bits);
+void bf16ToFloat(llvm::ArrayRef<uint16_t> bits, llvm::MutableArrayRef<float> values);
+void floatToBf16(llvm::ArrayRef<float> values, llvm::MutableArrayRef<uint16_t> bits);
+
+} // namespace sluice::formats
+
+#endif // SLUICE_FORMATS_ENCODING_H

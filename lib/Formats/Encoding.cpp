@@ -1,0 +1,280 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Formats/Encoding.h"
+
+#include "llvm/Support/ErrorHandling.h"
+
+#include <bit>
+#include <cassert>
+
+using namespace llvm;
+using namespace sluice::formats;
+
+using Code = Encoding::Code;
+using Element = Encoding::Element;
+using Offset = Encoding::Offset;
+using Scale = Encoding::Scale;
+
+namespace {
+struct ElementInfo {
+  Element element;
+  Code code;
+  unsigned bits;
+  /// How names of encodings begin.
+  StringLiteral name;
+};
+} // namespace
+
+static constexpr ElementInfo elementTable[] = {
+    {Element::F32, Code::Float, 32, "f32"},    {Element::F16, Code::Float, 16, "f16"},
+    {Element::BF16, Code::Float, 16, "bf16"},  {Element::I8, Code::Signed, 8, "int8"},
+    {Element::I4, Code::Signed, 4, "int4"},    {Element::I6, Code::Signed, 6, "int6"},
+    {Element::I5, Code::Signed, 5, "int5"},    {Element::I3, Code::Signed, 3, "int3"},
+    {Element::U5, Code::Unsigned, 5, "uint5"}, {Element::U4, Code::Unsigned, 4, "uint4"},
+    {Element::U2, Code::Unsigned, 2, "uint2"}, {Element::IQ4NL, Code::Table, 4, "iq4nl"},
+    {Element::E2M1, Code::Table, 4, "e2m1"},
+};
+
+static const ElementInfo &info(Element element) {
+  const ElementInfo &found = elementTable[static_cast<size_t>(element)];
+  assert(found.element == element && "the table is in the order of the enumeration");
+  return found;
+}
+
+/// The names that GGUF has for encodings that the general rule would name at length.
+static constexpr std::pair<StringLiteral, Encoding> namedEncodings[] = {
+    {"q4_1", {Element::U4, 32, Offset::F16}},
+    {"q5_0", {Element::I5, 32}},
+    {"q5_1", {Element::U5, 32, Offset::F16}},
+    {"q2_k", {Element::U2, 16, Offset::Field, Scale::U4}},
+    {"q3_k", {Element::I3, 16, Offset::None, Scale::I8}},
+    {"q4_k", {Element::U4, 32, Offset::Field, Scale::U6}},
+    {"q5_k", {Element::U5, 32, Offset::Field, Scale::U6}},
+    {"q6_k", {Element::I6, 16, Offset::None, Scale::I8}},
+    {"iq4_nl", {Element::IQ4NL, 32}},
+    {"iq4_xs", {Element::IQ4NL, 32, Offset::None, Scale::I8}},
+    {"mxfp4", {Element::E2M1, 32, Offset::None, Scale::E8M0}},
+    {"nvfp4", {Element::E2M1, 16, Offset::None, Scale::E4M3}},
+};
+
+unsigned Encoding::bits() const { return info(element).bits; }
+
+Encoding::Code Encoding::code() const { return info(element).code; }
+
+std::string Encoding::problem() const {
+  if (!isInteger()) {
+    if (group != channel || offset != Offset::None || scale != Scale::F16)
+      return "a float format has neither groups nor zero points";
+    return "";
+  }
+  if (group != channel && group != 16 && group != 32 && group != 64 && group != 128 && group != 256)
+    return "group is " + std::to_string(group) + ", expected 16, 32, 64, 128, 256 or channel";
+  if (hasZeroPoint() && code() != Code::Signed)
+    return "only signed elements have zero points";
+  if (hasFields() != (offset == Offset::Field))
+    return "scales that are fields come with offsets that are fields";
+  if (hasFields() && group != 16 && group != 32)
+    return "scales that are fields belong to groups of 16 or 32";
+  if (superNumbers() && group == channel)
+    return "scales of a super-block belong to groups of 256 or fewer";
+  return "";
+}
+
+ArrayRef<int8_t> Encoding::table() const {
+  static constexpr int8_t nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                    1,    13,   25,  38,  53,  69,  89,  113};
+  static constexpr int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  assert(code() == Code::Table && "no table");
+  return element == Element::IQ4NL ? nl : fp4;
+}
+
+ArrayRef<Encoding::Plane> Encoding::planes() const {
+  static constexpr Plane two[] = {{2, 0}}, three[] = {{2, 0}, {1, 2}}, four[] = {{4, 0}},
+                         five[] = {{4, 0}, {1, 4}}, six[] = {{4, 0}, {2, 4}}, eight[] = {{8, 0}};
+  switch (bits()) {
+  case 2:
+    return two;
+  case 3:
+    return three;
+  case 4:
+    return four;
+  case 5:
+    return five;
+  case 6:
+    return six;
+  case 8:
+    return eight;
+  }
+  llvm_unreachable("floats have no planes");
+}
+
+unsigned Encoding::scaleBits() const {
+  if (!isInteger())
+    return 0;
+  switch (scale) {
+  case Scale::F16:
+    return 16;
+  case Scale::I8:
+  case Scale::E8M0:
+  case Scale::E4M3:
+    return 8;
+  case Scale::U6:
+    return 6;
+  case Scale::U4:
+    return 4;
+  }
+  llvm_unreachable("not a scale");
+}
+
+unsigned Encoding::offsetBits() const {
+  switch (offset) {
+  case Offset::None:
+    return 0;
+  case Offset::ZeroPoint:
+    return 8;
+  case Offset::F16:
+    return 16;
+  case Offset::Field:
+    return scaleBits();
+  }
+  llvm_unreachable("not an offset");
+}
+
+float Encoding::scaleOf(uint16_t code, uint16_t super) const {
+  switch (scale) {
+  case Scale::F16:
+    return f16ToFloat(code);
+  case Scale::I8:
+    return f16ToFloat(super) * static_cast<float>(static_cast<int8_t>(code));
+  case Scale::U6:
+  case Scale::U4:
+    return f16ToFloat(super) * static_cast<float>(code);
+  case Scale::E8M0:
+    // Exponents 0 and 1 give subnormal numbers.
+    return std::bit_cast<float>(code < 2 ? 0x00200000u << code : uint32_t(code - 1) << 23);
+  case Scale::E4M3:
+    // An f16 has the same fields with one exponent bit more; biases 15 and 7 differ by 8.
+    return f16ToFloat(static_cast<uint16_t>(code << 7)) * 128.0f;
+  }
+  llvm_unreachable("not a scale");
+}
+
+float Encoding::offsetOf(uint16_t code, uint16_t super) const {
+  if (offset == Offset::F16)
+    return f16ToFloat(code);
+  return offset == Offset::Field ? -(f16ToFloat(super) * static_cast<float>(code)) : 0.0f;
+}
+
+int64_t Encoding::groupsPerRow(int64_t columns) const {
+  if (!isInteger())
+    return 0;
+  return group == channel ? 1 : (columns + group - 1) / group;
+}
+
+int64_t Encoding::scaleBytesPerRow(int64_t columns) const {
+  return (groupsPerRow(columns) * (scaleBits() + offsetBits()) + 7) / 8 +
+         supersPerRow(columns) * superNumbers() * 2;
+}
+
+std::string Encoding::name() const {
+  for (const auto &[name, encoding] : namedEncodings)
+    if (encoding == *this)
+      return name.str();
+  std::string text = info(element).name.str();
+  if (!isInteger())
+    return text;
+  text += group == channel ? std::string("-channel") : "-g" + std::to_string(group);
+  static constexpr StringLiteral scales[] = {"", "-i8", "-u6", "-u4", "-e8m0", "-e4m3"};
+  static constexpr StringLiteral offsets[] = {"", "-zp", "-f16", "-field"};
+  return text + scales[static_cast<size_t>(scale)].str() +
+         offsets[static_cast<size_t>(offset)].str();
+}
+
+std::optional<Encoding> Encoding::fromName(StringRef name) {
+  for (const auto &[known, encoding] : namedEncodings)
+    if (known == name)
+      return encoding;
+  if (name == "f32")
+    return Encoding{Element::F32};
+  if (name == "f16")
+    return Encoding{Element::F16};
+  if (name == "bf16")
+    return Encoding{Element::BF16};
+  Encoding encoding;
+  if (name.consume_front("int8-"))
+    encoding.element = Element::I8;
+  else if (name.consume_front("int4-"))
+    encoding.element = Element::I4;
+  else
+    return std::nullopt;
+  if (name.consume_back("-zp"))
+    encoding.offset = Offset::ZeroPoint;
+  if (name == "channel")
+    return encoding;
+  for (int64_t group : {32, 64, 128, 256})
+    if (name == "g" + std::to_string(group)) {
+      encoding.group = group;
+      return encoding;
+    }
+  return std::nullopt;
+}
+
+hash_code sluice::formats::hash_value(const Encoding &encoding) {
+  return hash_combine(encoding.element, encoding.group, encoding.offset, encoding.scale);
+}
+
+EncodedRows::EncodedRows(const Encoding &encoding, int64_t rows, int64_t columns)
+    : encoding(encoding), columns(columns) {
+  if (!encoding.isInteger())
+    return;
+  int64_t groups = encoding.groupsPerRow(columns);
+  q.resize(rows * columns);
+  scales.resize(rows * groups);
+  zeros.resize(encoding.hasZeroPoint() ? rows * groups : 0);
+  offsets.resize(encoding.hasOffset() ? rows * groups : 0);
+  supers.resize(rows * encoding.supersPerRow(columns) * encoding.superNumbers());
+}
+
+EncodedRow EncodedRows::row(int64_t index) const {
+  auto part = [&](const auto &all, int64_t count) {
+    ArrayRef values(all);
+    return values.empty() ? values : values.slice(index * count, count);
+  };
+  int64_t groups = encoding.groupsPerRow(columns);
+  return {part(q, columns), part(scales, groups), part(zeros, groups), part(offsets, groups),
+          part(supers, encoding.supersPerRow(columns) * encoding.superNumbers())};
+}
+
+RowNumbers EncodedRows::numbers(int64_t index) {
+  auto part = [&](auto &all, int64_t count) { return all.empty() ? nullptr : &all[index * count]; };
+  int64_t groups = encoding.groupsPerRow(columns);
+  return {part(q, columns), part(scales, groups), part(zeros, groups), part(offsets, groups),
+          part(supers, encoding.supersPerRow(columns) * encoding.superNumbers())};
+}
+
+/// The conversion is a template argument so that the loop is vectorised.
+template <auto convert, typename From, typename To>
+static void convertAll(ArrayRef<From> from, MutableArrayRef<To> to) {
+  assert(from.size() == to.size() && "arrays of the same length");
+  const From *source = from.data();
+  To *target = to.data();
+  for (size_t i = 0, n = from.size(); i < n; ++i)
+    target[i] = convert(source[i]);
+}
+
+void sluice::formats::f16ToFloat(ArrayRef<uint16_t> bits, MutableArrayRef<float> values) {
+  convertAll<support::f16ToFloat>(bits, values);
+}
+
+void sluice::formats::floatToF16(ArrayRef<float> values, MutableArrayRef<uint16_t> bits) {
+  convertAll<support::floatToF16>(values, bits);
+}
+
+void sluice::formats::bf16ToFloat(ArrayRef<uint16_t> bits, MutableArrayRef<float> values) {
+  convertAll<support::bf16ToFloat>(bits, values);
+}
+
+void sluice::formats::floatToBf16(ArrayRef<float> values, MutableArrayRef<uint16_t> bits) {
+  convertAll<support::floatToBf16>(values, bits);
+}

@@ -1,0 +1,101 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Formats/Encoding.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+using namespace sluice::formats;
+
+TEST(Encoding, NamesRoundTrip) {
+  for (const char *name :
+       {"f32", "f16", "bf16", "int8-g32", "int8-g64", "int8-g128", "int8-g256", "int8-channel",
+        "int4-g32", "int4-g64-zp", "int4-g256-zp", "int4-channel", "int4-channel-zp"}) {
+    std::optional<Encoding> format = Encoding::fromName(name);
+    ASSERT_TRUE(format) << name;
+    EXPECT_EQ(format->name(), name);
+  }
+  EXPECT_EQ(*Encoding::fromName("int4-g64-zp"),
+            (Encoding{Encoding::Element::I4, 64, Encoding::Offset::ZeroPoint}));
+  EXPECT_EQ(*Encoding::fromName("int8-channel"),
+            (Encoding{Encoding::Element::I8, Encoding::channel}));
+}
+
+TEST(Encoding, UnknownNames) {
+  for (const char *name :
+       {"", "int8", "int8-", "int8-g", "int8-g16", "int8-g512", "int8-g0128", "int8-128", "int4-zp",
+        "int2-g32", "f16-zp", "F16", "int8-g128-zp-zp", "int8-g128 ", "fp8"})
+    EXPECT_FALSE(Encoding::fromName(name)) << name;
+}
+
+TEST(Encoding, Sizes) {
+  Encoding g128 = *Encoding::fromName("int8-g128"), zp = *Encoding::fromName("int4-g64-zp");
+  EXPECT_EQ(g128.bits(), 8u);
+  EXPECT_EQ(g128.groupsPerRow(256), 2);
+  EXPECT_EQ(g128.groupsPerRow(257), 3);
+  EXPECT_EQ(g128.bytesPerRow(4096), 4096 + 64);
+  EXPECT_EQ(zp.bits(), 4u);
+  EXPECT_EQ(zp.bytesPerRow(4096), 2048 + 64 * 3);
+  EXPECT_EQ(Encoding::fromName("int8-channel")->bytesPerRow(768), 770);
+  EXPECT_EQ(Encoding::fromName("int8-channel")->groupColumns(768), 768);
+  EXPECT_EQ(Encoding::fromName("f16")->bytesPerRow(768), 1536);
+  EXPECT_EQ(Encoding::fromName("f16")->groupsPerRow(768), 0);
+  EXPECT_EQ(zp.qMin(), -8);
+  EXPECT_EQ(g128.qMax(), 127);
+}
+
+TEST(Encoding, NamesOfGgufTypes) {
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"}) {
+    std::optional<Encoding> encoding = Encoding::fromName(name);
+    ASSERT_TRUE(encoding) << name;
+    EXPECT_EQ(encoding->name(), name);
+    EXPECT_EQ(encoding->problem(), "") << name;
+    EXPECT_FALSE(encoding->isPlainInteger()) << name;
+  }
+  EXPECT_EQ((Encoding{Encoding::Element::I5, 64, Encoding::Offset::ZeroPoint, Encoding::Scale::I8})
+                .name(),
+            "int5-g64-i8-zp");
+}
+
+TEST(Encoding, ValuesByHand) {
+  using Scale = Encoding::Scale;
+  // q4_k: (d * 50) * q - dmin * 3.
+  Encoding q4k = *Encoding::fromName("q4_k");
+  std::vector<int8_t> q(256, 15);
+  std::vector<uint16_t> scales(8, 50), offsets(8, 3), supers{floatToF16(0.5f), floatToF16(0.25f)};
+  EncodedRow row{q, scales, {}, offsets, supers};
+  EXPECT_EQ(row.scale(q4k, 7), 25.0f);
+  EXPECT_EQ(row.offset(q4k, 7), -0.75f);
+  EXPECT_EQ(q4k.integerOf(15), 15);
+  // Tables.
+  EXPECT_EQ(Encoding::fromName("iq4_nl")->integerOf(0), -127);
+  EXPECT_EQ(Encoding::fromName("mxfp4")->integerOf(15), -12);
+  // A signed byte times the super-block's scale.
+  Encoding q6k = *Encoding::fromName("q6_k");
+  EXPECT_EQ(q6k.scale, Scale::I8);
+  EXPECT_EQ(q6k.scaleOf(0xFE, floatToF16(0.5f)), -1.0f);
+  EXPECT_EQ(q6k.qMin(), -32);
+}
+
+TEST(Encoding, ArraysEqualSingleNumbers) {
+  std::vector<uint16_t> all(65536), back(65536);
+  std::vector<float> values(65536);
+  for (unsigned i = 0; i < 65536; ++i)
+    all[i] = static_cast<uint16_t>(i);
+  f16ToFloat(all, values);
+  floatToF16(values, back);
+  for (unsigned i = 0; i < 65536; ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(values[i]), std::bit_cast<uint32_t>(f16ToFloat(all[i])));
+    ASSERT_EQ(back[i], floatToF16(values[i]));
+  }
+  bf16ToFloat(all, values);
+  floatToBf16(values, back);
+  for (unsigned i = 0; i < 65536; ++i) {
+    ASSERT_EQ(std::bit_cast<uint32_t>(values[i]), i << 16);
+    ASSERT_EQ(back[i], floatToBf16(values[i]));
+  }
+}
