@@ -59,7 +59,7 @@ private:
   /// already. Emits an error at `reader` if there is none.
   FailureOr<Source> trace(Value value, Operation *reader);
   FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, Operation *reader);
-  /// Emits an error if GPU kernels cannot read the format.
+  /// Emits an error if GPU products cannot read the format.
   LogicalResult checkGpu(EncodingAttr format, Operation *reader);
   LogicalResult pack(fused::MatvecOp op);
   LogicalResult pack(fused::EmbeddingOp op);
@@ -120,9 +120,10 @@ FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
 LogicalResult FusedPackWeights::checkGpu(EncodingAttr format, Operation *reader) {
   if (!format.isInteger() || format.getValue().isPlainInteger())
     return success();
-  return reader->emitOpError() << "reads weights in " << format.getName()
-                               << ", which GPU kernels cannot read yet: compile for target cpu, or "
-                                  "choose another format with --weights";
+  return reader->emitOpError()
+         << "reads weights in " << format.getName()
+         << ", which GPU products cannot read yet: compile for target cpu, or "
+            "choose another format with --weights";
 }
 
 FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,
@@ -317,8 +318,6 @@ LogicalResult FusedPackWeights::pack(fused::EmbeddingOp op) {
     return failure();
   if (!source->weight)
     return success();
-  if (gpu && failed(checkGpu(source->format, op)))
-    return failure();
   Type type = op.getTable().getType();
   // Rows are looked up one by one: integers stay row after row, floats are a plain tensor.
   if (auto quantized = dyn_cast<QuantizedTensorType>(type)) {

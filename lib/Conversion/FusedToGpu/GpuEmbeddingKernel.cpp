@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "../FusedKernels/GroupNumbers.h"
 #include "Kernels.h"
 
 #include "dialects/Fused/Weights.h"
@@ -12,44 +13,85 @@ using formats::Encoding;
 
 static constexpr int64_t kColumns = fused::EmbeddingPlan::kColumns;
 
-/// Columns `column` and `column` + 1 of a row, as float32.
+/// The entry of the encoding's table that an index of 4 bits names.
+static Value lookUp(DeviceBuilder &k, const Encoding &format, Value index) {
+  auto eight = [&](size_t first) {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < 8; ++i)
+      bytes |= uint64_t(static_cast<uint8_t>(format.table()[first + i])) << (8 * i);
+    return k.integer(k.i64(), static_cast<int64_t>(bytes));
+  };
+  Value half = k.select(k.less(index, k.constI32(8)), eight(0), eight(8));
+  Value shift = k.toI64(k.shl(k.bitAnd(index, 7), 3));
+  Value found = arith::ShRUIOp::create(k.b, k.loc, half, shift);
+  return k.extend(k.truncate(found, k.i8()), k.i32());
+}
+
+/// The integers of columns `column` (even) and `column` + 1 of a row.
+static DeviceBuilder::Values emitIntegers(DeviceBuilder &k, const formats::PackedShape &shape,
+                                          Value row, Value column) {
+  const Encoding &format = shape.format();
+  DeviceBuilder::Values q(kColumns);
+  if (format.bits() == 8) {
+    for (auto [c, byte] :
+         llvm::enumerate(k.lanes(k.load(k.vec(2, k.i8()), k.offset(row, column), 2))))
+      q[c] = k.extend(byte, k.i32());
+    return q;
+  }
+  // A plane has both columns in one byte.
+  int64_t start = 0;
+  for (Encoding::Plane plane : format.planes()) {
+    Value bit = k.mul(column, plane.width);
+    Value at = k.offset(k.offset(row, start), k.shr(bit, 3));
+    Value byte = k.extendUnsigned(k.load(k.i8(), at, 1), k.i32());
+    if (plane.width < 4)
+      byte = arith::ShRUIOp::create(k.b, k.loc, byte, k.bitAnd(bit, 7));
+    for (int64_t c = 0; c < kColumns; ++c) {
+      Value piece = c ? k.shr(byte, c * plane.width) : byte;
+      piece = k.shl(k.bitAnd(piece, (1 << plane.width) - 1), plane.low);
+      q[c] = q[c] ? k.bitOr(q[c], piece) : piece;
+    }
+    start += (shape.columns() * plane.width + 7) / 8;
+  }
+  for (Value &value : q) {
+    if (format.code() == Encoding::Code::Signed)
+      value = k.sar(k.shl(value, 32 - format.bits()), 32 - format.bits());
+    else if (format.code() == Encoding::Code::Table)
+      value = lookUp(k, format, value);
+  }
+  return q;
+}
+
+/// Columns `column` (even) and `column` + 1 of a row, as float32.
 static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedShape &shape,
                                       Type element, Value row, Value column) {
-  Encoding format = shape.format();
+  const Encoding &format = shape.format();
+  DeviceBuilder::Values values;
   if (!format.isInteger()) {
     int64_t bytes = bytesOf(element);
     Value place = k.offset(row, k.mul(column, bytes));
     // A plain row may start at any element.
-    DeviceBuilder::Values values;
     for (int64_t c = 0; c < kColumns; ++c)
       values.push_back(k.widen(k.load(element, k.offset(place, c * bytes), bytes)));
     return values;
   }
-  DeviceBuilder::Values q;
-  if (format.element == Encoding::Element::I8) {
-    for (Value byte : k.lanes(k.load(k.vec(2, k.i8()), k.offset(row, column), 2)))
-      q.push_back(k.extend(byte, k.i32()));
-  } else {
-    Value byte = k.extend(k.load(k.i8(), k.offset(row, k.shr(column, 1)), 1), k.i32());
-    auto signedNibble = [&](int64_t shift) {
-      Value top = k.shl(byte, shift);
-      return arith::ShRSIOp::create(k.b, k.loc, top, k.constI32(28)).getResult();
-    };
-    q = {signedNibble(28), signedNibble(24)};
-  }
+  DeviceBuilder::Values integers = emitIntegers(k, shape, row, column);
   // Groups have an even number of columns or are the whole row, so both columns share one.
+  auto half = [&](int64_t section, Value number) {
+    return k.widen(k.load(k.f16(), k.offset(k.offset(row, section), k.shl(number, 1)), 2));
+  };
+  auto byte = [&](int64_t section, Value number) {
+    return k.extendUnsigned(k.load(k.i8(), k.offset(k.offset(row, section), number), 1), k.i32());
+  };
   Value group = format.group == Encoding::channel ? k.constI32(0) : k.div(column, format.group);
-  Value scales = k.offset(row, shape.chunkScales(0));
-  Value scale = k.widen(k.load(k.f16(), k.offset(scales, k.shl(group, 1)), 2));
-  if (format.hasZeroPoint()) {
-    Value zeros = k.offset(row, shape.chunkOffsets(0));
-    Value zero = k.extend(k.load(k.i8(), k.offset(zeros, group), 1), k.i32());
-    for (Value &value : q)
-      value = k.sub(value, zero);
+  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {half, byte}, group,
+                                                            k.div(column, Encoding::superColumns));
+  for (Value value : integers) {
+    if (numbers.zero)
+      value = k.sub(value, numbers.zero);
+    value = k.mulF(k.toFloat(value), numbers.scale);
+    values.push_back(numbers.offset ? k.addF(value, numbers.offset) : value);
   }
-  DeviceBuilder::Values values;
-  for (Value value : q)
-    values.push_back(k.mulF(k.toFloat(value), scale));
   return values;
 }
 

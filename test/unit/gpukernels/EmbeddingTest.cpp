@@ -31,6 +31,9 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
                          zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None},
                         74});
     }
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"})
+    tables.push_back({*Encoding::fromName(name), 512});
   constexpr int64_t rows = 9, count = 5;
   std::string text;
   for (auto [number, table] : llvm::enumerate(tables)) {
