@@ -80,13 +80,13 @@ static std::pair<int64_t, int64_t> matrixShape(Type type) {
   return {plain.getDimSize(0), plain.getDimSize(1)};
 }
 
-/// Bytes of one position of a cache.
+/// Bytes of one position of a sequence in a cache, without what pads tiles.
 static int64_t cacheBytes(Operation *from, FlatSymbolRefAttr name) {
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(from, name);
   if (!cache)
     return 0;
-  RankedTensorType type = cache.getTensorType();
-  return llvm::divideCeil(product(type.getShape().drop_front()) * type.getElementTypeBitWidth(), 8);
+  quantized::CacheType type = cache.getCacheType();
+  return type.getHeads() * type.getEncoding().bytesPerVector(type.getHeadDim());
 }
 
 /// Bytes read of `value`, which an operation for `tokens` tokens uses, where `user` is one of

@@ -19,6 +19,13 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
+/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
+/// an epilogue sees 8 or 16 rows.
+bool appendsElements(model::CacheAppendOp append) {
+  auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
+  return cache && !cache.getCacheType().getEncoding().isInteger();
+}
+
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
   // Epilogues compute in float32 and round to f16 at most.
@@ -26,7 +33,9 @@ bool isFinisher(Operation *op) {
     return getElementTypeOrSelf(op->getResult(0)).isF32();
   if (isa<arith::TruncFOp>(op))
     return getElementTypeOrSelf(op->getResult(0)).isF16();
-  return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp, model::CacheAppendOp>(op);
+  if (auto append = dyn_cast<model::CacheAppendOp>(op))
+    return appendsElements(append);
+  return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp>(op);
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.

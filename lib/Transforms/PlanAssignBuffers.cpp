@@ -214,13 +214,10 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
   // Caches.
   for (auto [name, user] : caches) {
     auto cache = symbols->lookup<model::CacheOp>(name);
-    FailureOr<int64_t> bytes = bytesOf(cache, cache.getTensorType());
-    if (failed(bytes))
-      return failure();
     Location cacheLoc = cache.getLoc();
-    Type type = cache.getTensorType();
+    quantized::CacheType type = cache.getCacheType();
     symbols->erase(cache);
-    cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, *bytes);
+    cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, type.getBytes());
   }
   // What launches compute.
   SmallVector<ArenaBuffer> lifetimes;

@@ -9,8 +9,8 @@ model.weight @u : tensor<256x256xf16>
 model.weight @gain : tensor<256xf32>
 model.weight @bias : tensor<256xf16>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
-model.cache @cache.k.0 : tensor<2048x2x64xf16>
-model.cache @cache.v.0 : tensor<2048x2x64xf16>
+model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.v.0 : !quantized.cache<1x2048x2x64xf16>
 
 // A row of the table and the token; a row of 256 bytes, 4 scales and 4 zero points.
 // CHECK-LABEL: @embedding

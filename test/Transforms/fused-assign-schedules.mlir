@@ -15,10 +15,10 @@ model.weight @table : tensor<2048x4096xf16>
 model.weight @w : tensor<4096x4096xf16>
 model.weight @down : tensor<4096x14336xf16>
 model.weight @small : tensor<64x256xf16>
-model.cache @short.k : tensor<2048x8x128xf16>
-model.cache @short.v : tensor<2048x8x128xf16>
-model.cache @long.k : tensor<32768x8x128xf16>
-model.cache @long.v : tensor<32768x8x128xf16>
+model.cache @short.k : !quantized.cache<1x2048x8x128xf16>
+model.cache @short.v : !quantized.cache<1x2048x8x128xf16>
+model.cache @long.k : !quantized.cache<1x32768x8x128xf16>
+model.cache @long.v : !quantized.cache<1x32768x8x128xf16>
 
 // HOST-LABEL: func.func @decode
 // GPU-LABEL: func.func @decode

@@ -1,8 +1,8 @@
 // RUN: sluice-opt %s --fused-fuse-epilogues --remarks-filter=fused-fuse-epilogues -verify-diagnostics | FileCheck %s
 // RUN: sluice-opt %s --fused-fuse-epilogues --fused-fuse-epilogues | FileCheck %s
 
-model.cache @k : tensor<16x2x64xf16>
-model.cache @v : tensor<16x2x64xf16>
+model.cache @k : !quantized.cache<1x16x2x64xf16>
+model.cache @v : !quantized.cache<1x16x2x64xf16>
 model.weight @bias : tensor<256xf16>
 
 // Only q leaves the kernel; the bias is named after the product, but is a weight.

@@ -13,7 +13,7 @@ module @chain {
   // CHECK: model.rope_table @rope.recipe
   model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
   // CHECK-NOT: model.cache
-  model.cache @cache.k.0 : tensor<2048x2x64xf16>
+  model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
   module @kernels {
     llvm.func @embedding_0()
     llvm.func @matvec_0()
@@ -25,7 +25,7 @@ module @chain {
   // Segments start on tiles: 48 + 32 rows of 256 f16.
   // CHECK: plan.buffer @qk weights : !quantized.tensor<56x256xf16, layout = lanes> bytes 40960 {source = @qk.recipe}
   // CHECK: plan.buffer @rope weights : tensor<2048x64xf32> bytes 524288 {source = @rope.recipe}
-  // CHECK: plan.buffer @cache.k.0 cache : tensor<2048x2x64xf16> bytes 524288
+  // CHECK: plan.buffer @cache.k.0 cache : !quantized.cache<1x2048x2x64xf16> bytes 524288
   // CHECK: plan.buffer @embed.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 0 to 2
   // CHECK: plan.buffer @qk.out.0 arena : tensor<1x20xf32> bytes 80 offset 2304 alive 1 to 2
   // Never read, but the kernel writes it; its place is free again a launch later.

@@ -41,6 +41,26 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }
 
+def QuantizedQuantizeCaches : Pass<"quantized-quantize-caches", "::mlir::ModuleOp"> {
+  let summary = "Decide how every layer's keys and values are cached";
+  let description = [{
+    Gives the caches of every `model.attention` the encodings that `keys` and `values` name: one for all layers, others for single ones (`int4-rot,0-1=int8`; layer i is the
+    function's i-th attention). A name that ends in `-rot` rotates the query, and what is appended to the keys, by `model.hadamard`. What was decided
+    stands on the cache in `sluice.decision` and `sluice.reason`; a cache that has a decision is left alone.
+
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 {sluice.decision = "int8", sluice.reason = "asked for"} : !quantized.cache<1x2048x2x64xi8, group = head>
+    ```
+  }];
+  let options = [Option<"keys", "keys", "std::string", /*default=*/"\"auto\"", "formats of cached keys">,
+                 Option<"values", "values", "std::string", /*default=*/"\"auto\"", "formats of cached values">];
+  let dependentDialects = ["::sluice::model::ModelDialect"];
+}
+
 //===----------------------------------------------------------------------===//
 // Fused stage
 //===----------------------------------------------------------------------===//
@@ -137,6 +157,37 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
       %m = arith.mulf %s, %u : tensor<1x768xf32>
       %t = arith.truncf %m : tensor<1x768xf32> to tensor<1x768xf16>
       fused.yield %t : tensor<1x768xf16>
+    }
+    ```
+  }];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+def FusedFuseAttentionPrologues : Pass<"fused-fuse-attention-prologues", "::mlir::ModuleOp"> {
+  let summary = "Append to caches, and prepare queries, inside attention";
+  let description = [{
+    What a product's epilogue did not take, because it needs whole heads, moves into the prologue of the `fused.attention` that follows: the
+    `model.cache_append` of its keys and values, and the `model.hadamard`, `model.rotary` and `arith.truncf` operations through which the new query, keys and
+    values come. Attention that finds its caches appended by an epilogue is left alone.
+
+    ```mlir
+    %k1 = model.hadamard %k head_dim 64 : tensor<1x128xf32>
+    model.cache_append @cache.k.0, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @cache.v.0, %v at %position : tensor<1x128xf32>, tensor<1xi32>
+    %q1 = model.hadamard %q head_dim 64 : tensor<1x256xf32>
+    %y = fused.attention %q1, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32> -> tensor<1x256xf16>
+    ```
+    ==>
+    ```mlir
+    %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
+        : tensor<1x256xf32>, (tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+    prologue {
+    ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+      %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
+      %k1 = model.hadamard %k0 head_dim 64 : tensor<1x128xf32>
+      model.cache_append @cache.k.0, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+      model.cache_append @cache.v.0, %v0 at %position : tensor<1x128xf32>, tensor<1xi32>
+      fused.yield %q1 : tensor<1x256xf32>
     }
     ```
   }];
@@ -252,19 +303,20 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
-def FusedPadCaches : Pass<"fused-pad-caches", "::mlir::ModuleOp"> {
-  let summary = "Give every cache the positions that its layout needs";
+def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
+  let summary = "Give every cache the layout that its target's attention reads";
   let description = [{
-    For a GPU, whose kernels read caches piece by piece (`include/sluice/Formats/CacheLayout.h`), rounds the positions of every `model.cache` up to whole
-    pieces. Only memory is added: which positions a sequence may have is the model's `context_length`, which stays, and so do the rows of rotary tables. What
-    an added position holds is never seen, as attention sees positions up to the step's own. Caches of a CPU are left alone: positions come one by one there.
+    Keys and values that a `fused.attention` reads get the tiled layouts of the target (`include/sluice/Formats/CacheLayout.h`): `mma_keys` and `mma_values` for a GPU,
+    `lanes_keys` and `lanes_values` for a CPU. Positions are rounded up to whole tiles. Only memory is added: which positions a sequence may have is the model's
+    `context_length`, which stays, and so do the rows of rotary tables. What an added position holds is never seen, as attention sees positions up to the
+    step's own. A cache that nothing reads stays as it is; one that is read as keys and as values is an error.
 
     ```mlir
-    model.cache @cache.k.0 : tensor<100x2x64xf16>
+    model.cache @cache.k.0 : !quantized.cache<1x100x2x64xf16>
     ```
     ==>
     ```mlir
-    model.cache @cache.k.0 : tensor<128x2x64xf16>
+    model.cache @cache.k.0 : !quantized.cache<1x128x2x64xf16, layout = mma_keys>
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];

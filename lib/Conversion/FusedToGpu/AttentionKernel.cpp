@@ -4,16 +4,27 @@
 // Attention of all query heads of one key/value head, by a cluster of blocks that divide the cached
 // positions among them.
 //
-// The cache comes in pieces of 32 positions, in the tensor cores' operand order (CacheLayout.h). In
-// each block a copying warp streams its pieces through a ring of stages; those that hold only
-// tokens of earlier steps do not wait for the previous kernel. Two warps consume a piece, 16
-// positions each: keys are the 16-row operand of the scores, transposed values that of the
-// weighted sums, and the columns of both are the query heads of the group. Every warp has its own
-// running maximum; the warps' parts meet in shared memory, the blocks' in each other's.
+// The cache comes in tiles of 32 positions, in the tensor cores' operand order (CacheLayout.h). In
+// each block a copying warp streams stages of several tiles through a ring; those that hold only
+// positions of earlier steps do not wait for the previous kernel. A consuming warp takes two tiles
+// of a stage at a time. Keys are the 16-row operand of the scores, transposed values that of the
+// weighted sums; a query head is two columns of the other operand, so that four heads are attended
+// to at a time:
+//
+//   integer keys    the query as 16-bit fixed point, its high and low byte; sums are exact
+//   bf16 keys       the query as a sum of two bf16 numbers
+//   f16, fp8 keys   the query, and zeros
+//
+// and likewise for the softmax weights of values. Every warp has its own running maximum; the
+// warps' parts meet in shared memory, the blocks' in each other's.
+//
+// Where the operation has a prologue, the copying warp of the first block of a cluster makes the
+// step's key and value, puts them into the newest tile once that has come, and stores them. Stages
+// are then taken newest first, so that all others stream meanwhile.
 
-#include "Kernels.h"
+#include "AttentionPrologue.h"
 
-#include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/Activations.h"
 #include "sluice/Target/InlinePtx.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -23,11 +34,14 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
+using formats::CacheEncoding;
+using formats::CacheShape;
+using formats::cacheTile;
 
-/// Warps that share a piece, and positions of each.
-static constexpr int64_t kPieceWarps = 2, kWarpPositions = formats::cachePiece / kPieceWarps;
-/// Columns of the tensor cores' second operand.
-static constexpr int64_t kColumns = 8;
+/// Tiles that a warp takes at once: the block of positions whose weights share a scale.
+static constexpr int64_t kTiles = formats::cacheBlock / cacheTile;
+/// Query heads that the eight columns of an operand hold.
+static constexpr int64_t kHeads = 4;
 /// Below every score; subtracting it from itself gives 0, unlike minus infinity.
 static constexpr double kLowest = -1e30;
 
@@ -41,42 +55,59 @@ public:
   FailureOr<Launch> emit();
 
 private:
-  /// Running maxima and sums of query heads 2t and 2t + 1 of a lane with t = lane % 4, then, for
-  /// every 16 elements of a head, the products' accumulators.
-  struct State {
-    explicit State(ValueRange values)
-        : maxima{values[0], values[1]}, sums{values[2], values[3]},
-          outputs(values.begin() + 4, values.end()) {}
-    Values list() const {
-      Values all = {maxima[0], maxima[1], sums[0], sums[1]};
-      all.append(outputs);
-      return all;
-    }
-    std::array<Value, 2> maxima, sums;
+  /// What a warp carries for four query heads. In lane 4g + t: reference point and sum of weights
+  /// of head t, and its outputs 16i + g and 16i + g + 8.
+  struct Pass {
+    Value reference, sum;
     Values outputs;
   };
+  using State = SmallVector<Pass>;
+  static Values list(const State &state);
+  State stateOf(ValueRange values) const;
+  /// Numbers of a pass's state.
+  int64_t passValues() const { return 2 + outputsPerPart() * parts(); }
+  /// Float products leave a sum in each of two columns.
+  int64_t outputsPerPart() const { return values.encoding.isInteger() ? 2 : 4; }
+  int64_t parts() const { return values.paddedDim() / 16; }
 
   LogicalResult plan();
   void takeShared();
-  /// The number of this token's positions, less one, and of pieces that no token appends to
-  /// in this step.
   void readPositions();
   Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
+  Value tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile);
   void advance(Value &slot, Value &parity, int64_t steps);
+  /// The n-th stage that this block takes; n counts from 0.
+  Value stageNumber(Value n);
 
-  /// Copies pieces [begin, end) of this block, by one thread, or before sm_90 by one warp.
-  Values copyPieces(Value begin, Value end, const Values &state);
-  void copyAll();
-  SmallVector<Values> loadQueries();
-  Values consume();
-  void consumePiece(Value piece, Value stage, ArrayRef<Values> queries, State &state);
-  std::array<Value, 4> scoresOf(Value keys, ArrayRef<Values> queries);
-  /// Zeroes the values of positions that do not exist yet: whatever is there, a weight of 0 must
-  /// not make it NaN.
-  void clearValues(Value values, Value firstPosition);
+  /// Copies the block's stages [begin, end), by one thread, or before sm_90 by one warp. Carried:
+  /// slot and parity of the next stage to fill and of the oldest that may be under way.
+  Values copyStages(Value begin, Value end, const Values &state);
+  LogicalResult copyAll();
+  LogicalResult appendNew();
+
+  struct Query {
+    SmallVector<Values> words; ///< operands of every 32 elements
+    Value factor;              ///< from sums of products to exponents of 2, of head t
+  };
+  FailureOr<SmallVector<Query>> loadQueries();
+  Query prepareQuery(Values elements, Value isLow);
+  FailureOr<Values> consume();
+  void consumeTiles(Value firstTile, Value keysPlace, Value valuesPlace, ArrayRef<Query> queries,
+                    State &state);
+  /// Exponents of positions 4g .. 4g+3 of a tile for head t.
+  Values scoresOf(Value tile, const Query &query);
+  Value groupSums(const Values &products, int64_t row);
+  Values addValues(Value tiles, ArrayRef<Values> weights, ArrayRef<SmallVector<Values>> scales,
+                   Value keep, Value unit, ValueRange outputs);
+  /// Values of positions that do not exist must not make a weight of 0 NaN.
+  void clearValues(Value tile, Value firstPosition);
+  SmallVector<Values> loadScales(const CacheShape &shape, Value tile);
+  /// Four bytes of E4M3 as two pairs of f16.
+  Values widenE4M3(Value word);
+  Value turn(Value word);
+
   void shareParts(const State &state);
-  /// Adds up the warps' parts of element `index` of the group's heads.
   Values joinWarps(Value head, Value index);
   void combine();
   void storeResult(Value index, Value sum, Value rowSum);
@@ -84,39 +115,67 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  int64_t tokens = 0, positions = 0, heads = 0, dim = 0, group = 0;
-  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0, warpGroups = 0;
-  int64_t pieceBytes = 0;                ///< of the keys, and of the values
-  int64_t active = 0;                    ///< warps that consume
-  int64_t own = 0;                       ///< outputs that a block finishes
-  bool reuses = false;                   ///< whether a stage is filled more than once
-  Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
-  Value split, head, token;
-  Value last, oldPieces; ///< see readPositions
-  Value first, end;      ///< pieces of this block
-  Value stages, full, empty, rowMaxima, rowSums, gatheredOutputs, gatheredMaxima, gatheredSums;
+  CacheShape keys, values;
+  bool appends = false; ///< whether the operation appends the step's key and value
+  int64_t tokens = 0, dim = 0, heads = 0, group = 0, passes = 0;
+  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
+  int64_t stageTiles = 0, stageBytes = 0, readers = 0; ///< of a stage: tiles, bytes, warps
+  int64_t warpGroups = 0, active = 0;                  ///< warps that consume
+  int64_t own = 0;                                     ///< outputs that a block finishes
+  bool reuses = false;                                 ///< whether a stage is filled more than once
+  Value thread, warp, lane, row, column;               ///< row, column: lane / 4, lane % 4
+  Value split, head, token, headNumber;                ///< headNumber: of all sequences' heads
+  Value last, tiles, oldStages;                        ///< see readPositions
+  Value stageCount, fills;                             ///< of all blocks, of this one
+  Value stages, full, empty, appended, rowMaxima, rowSums;
+  Value gatheredOutputs, gatheredMaxima, gatheredSums;
 };
 } // namespace
 
+AttentionKernel::Values AttentionKernel::list(const State &state) {
+  Values all;
+  for (const Pass &pass : state) {
+    all.append({pass.reference, pass.sum});
+    all.append(pass.outputs);
+  }
+  return all;
+}
+
+AttentionKernel::State AttentionKernel::stateOf(ValueRange all) const {
+  State state;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    ValueRange mine = all.slice(pass * passValues(), passValues());
+    state.push_back({mine[0], mine[1], llvm::to_vector(mine.drop_front(2))});
+  }
+  return state;
+}
+
 LogicalResult AttentionKernel::plan() {
-  auto keys = kernel.interface.cacheType(op.getKeysAttr());
-  auto values = kernel.interface.cacheType(op.getValuesAttr());
-  for (auto [symbol, type] : {std::pair(op.getKeysAttr(), keys), {op.getValuesAttr(), values}}) {
-    if (!type.getElementType().isF16())
-      return op.emitOpError() << "reads cache " << symbol << " of " << type.getElementType()
-                              << ", GPU kernels have caches of f16";
-    if (std::optional<std::string> error =
-            formats::checkCacheShape(type.getDimSize(0), type.getDimSize(2)))
+  quantized::CacheType keyType = kernel.interface.cacheType(op.getKeysAttr());
+  quantized::CacheType valueType = kernel.interface.cacheType(op.getValuesAttr());
+  keys = keyType.getShapeInfo();
+  values = valueType.getShapeInfo();
+  for (auto [symbol, shape, type, layout] :
+       {std::tuple(op.getKeysAttr(), keys, keyType, quantized::CacheLayout::MmaKeys),
+        {op.getValuesAttr(), values, valueType, quantized::CacheLayout::MmaValues}}) {
+    if (type.getLayout() != layout)
+      return op.emitOpError() << "reads cache " << symbol << " as " << stringifyCacheLayout(layout)
+                              << ", but it is " << type;
+    if (std::optional<std::string> error = formats::checkMmaCache(shape))
       return op.emitOpError() << "reads cache " << symbol << ": " << *error;
   }
-  positions = keys.getDimSize(0);
-  heads = keys.getDimSize(1);
-  dim = keys.getDimSize(2);
-  tokens = op.getQuery().getType().getDimSize(0);
+  appends = !op.getPrologue().empty();
+  dim = keys.dim;
+  heads = keys.heads;
+  tokens = op.getTokens();
   group = op.getQuery().getType().getDimSize(1) / dim / heads;
-  if (group > kColumns)
+  passes = llvm::divideCeil(group, kHeads);
+  if (group > 4 * kHeads)
     return op.emitOpError() << "has " << group << " query heads for a key/value head, GPU kernels "
-                            << "take at most " << kColumns;
+                            << "take at most " << 4 * kHeads;
+  if (appends && keys.sequences != tokens)
+    return op.emitOpError() << "appends " << tokens << " rows to caches of " << keys.sequences
+                            << " sequences";
 
   fused::GpuScheduleAttr schedule = kernel.schedule;
   warps = schedule.getWarps();
@@ -124,10 +183,13 @@ LogicalResult AttentionKernel::plan() {
   auto reject = [&]() -> InFlightDiagnostic {
     return op.emitOpError() << "cannot run with " << schedule << ": ";
   };
-  if (warps < kPieceWarps || warps > 31 || schedule.getStages() < 1 || schedule.getInFlight() < 1)
-    return reject() << "warps must be " << kPieceWarps << " to 31, stages and in_flight at least 1";
-  if (schedule.getColumns() != formats::cachePiece)
-    return reject() << "a stage holds " << formats::cachePiece << " positions";
+  if (schedule.getColumns() < formats::cacheBlock ||
+      schedule.getColumns() % formats::cacheBlock != 0)
+    return reject() << "a stage holds a multiple of " << formats::cacheBlock << " positions";
+  stageTiles = schedule.getColumns() / cacheTile;
+  readers = stageTiles / kTiles;
+  if (warps < readers || warps > 31 || schedule.getStages() < 1 || schedule.getInFlight() < 1)
+    return reject() << "warps must be " << readers << " to 31, stages and in_flight at least 1";
   if (splits < 1 || splits > 8)
     return reject() << "a cluster has 1 to 8 blocks";
   if (splits > 1 && !k.hasBulkCopies())
@@ -136,16 +198,16 @@ LogicalResult AttentionKernel::plan() {
     return reject() << heads << " key/value heads and " << tokens << " tokens need "
                     << tokens * heads * splits << " blocks";
 
-  int64_t most = llvm::divideCeil(positions / formats::cachePiece, splits);
+  stageBytes = stageTiles * (keys.tileBytes() + values.tileBytes());
+  int64_t most = llvm::divideCeil(llvm::divideCeil(keys.tiles(), stageTiles), splits);
   ring = std::min(schedule.getStages(), most);
-  warpGroups = std::min(warps / kPieceWarps, ring);
-  // Each stage belongs to one warpGroup: one that met a stage filled by another warp group's turn
-  // could not tell from the barrier's parity which filling it waits for.
+  warpGroups = std::min(warps / readers, ring);
+  // Each stage belongs to one warp group: one that met a stage filled for another group could not
+  // tell from the barrier's parity which filling it waits for.
   ring -= ring % warpGroups;
   inFlight = std::min(schedule.getInFlight(), ring);
-  active = warpGroups * kPieceWarps;
+  active = warpGroups * readers;
   reuses = most > ring;
-  pieceBytes = formats::cachePieceBytes(dim);
   own = llvm::divideCeil(group * dim, splits);
   return success();
 }
@@ -154,10 +216,12 @@ void AttentionKernel::takeShared() {
   // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
   // write different heads in different banks.
   int64_t partBytes = active * group * (dim + 4) * 4;
-  stages = kernel.shared.take(k, std::max(ring * 2 * pieceBytes, partBytes), 128);
+  stages = kernel.shared.take(k, std::max(ring * stageBytes, partBytes), 128);
   full = kernel.shared.take(k, ring * 8, 8);
   if (reuses)
     empty = kernel.shared.take(k, ring * 8, 8);
+  if (appends)
+    appended = kernel.shared.take(k, 8, 8);
   rowMaxima = kernel.shared.take(k, active * group * 4);
   rowSums = kernel.shared.take(k, active * group * 4);
   if (splits == 1)
@@ -167,21 +231,37 @@ void AttentionKernel::takeShared() {
   gatheredSums = kernel.shared.take(k, splits * group * 4);
 }
 
+/// `last` is the row's position, `tiles` the number of tiles up to it, and stages from `oldStages`
+/// on hold what this step appends.
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
   // The runtime checks positions; a wrong one must not reach memory outside the cache.
   auto clamped = [&](Value place) {
-    return k.max(k.min(k.load(k.i32(), place, 4), k.constI32(positions - 1)), k.constI32(0));
+    return k.max(k.min(k.load(k.i32(), place, 4), k.constI32(keys.positions - 1)), k.constI32(0));
   };
   last = clamped(k.offset(pointer, k.shl(token, 2)));
   Value lowest = last;
-  for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
-    lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
-  oldPieces = k.div(lowest, formats::cachePiece);
-  Value pieces = k.add(k.div(last, formats::cachePiece), 1);
-  Value each = k.div(k.add(pieces, splits - 1), splits);
-  first = k.mul(split, each);
-  end = k.min(pieces, k.add(first, each));
+  if (keys.sequences == 1)
+    for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
+      lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
+  oldStages = k.div(lowest, cacheTile * stageTiles);
+  tiles = k.add(k.div(last, cacheTile), 1);
+  stageCount = k.div(k.add(tiles, stageTiles - 1), stageTiles);
+  // Stages go round the cluster's blocks.
+  fills = k.div(k.add(k.sub(stageCount, split), splits - 1), splits);
+  fills = k.max(fills, k.constI32(0));
+}
+
+Value AttentionKernel::stageNumber(Value n) {
+  Value number = splits == 1 ? n : k.add(k.mul(n, splits), split);
+  return appends ? k.sub(k.sub(stageCount, 1), number) : number;
+}
+
+Value AttentionKernel::tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile) {
+  // A head's tiles follow each other.
+  Value number = k.add(k.mul(headNumber, shape.tiles()), tile);
+  Value byte = k.mul(k.extendUnsigned(number, k.i64()), shape.tileBytes());
+  return k.offset(kernel.interface.cachePointer(cache), byte);
 }
 
 void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
@@ -195,14 +275,16 @@ void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
   parity = k.select(wraps, k.bitXor(parity, 1), parity);
 }
 
-DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const Values &state) {
-  // Carried: slot and parity of the next stage to fill and of the oldest that may be under way.
-  return k.loop(begin, end, k.constI32(1), state, [&](Value piece, ValueRange carried) {
+//===----------------------------------------------------------------------===//
+// The copying warp
+//===----------------------------------------------------------------------===//
+
+DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const Values &state) {
+  return k.loop(begin, end, k.constI32(1), state, [&](Value n, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
     if (inFlight < ring) {
       Values next = k.ifElseYield(
-          k.less(k.sub(piece, first), k.constI32(inFlight)),
-          [&] { return Values{oldest, oldParity}; },
+          k.less(n, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
           [&] {
             k.wait(slotOf(full, oldest, 8), oldParity);
             Value slotAfter = oldest, parityAfter = oldParity;
@@ -214,22 +296,21 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
     }
     if (reuses)
       k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
-    Value barrier = slotOf(full, slot, 8), stage = slotOf(stages, slot, 2 * pieceBytes);
-    // A head's pieces follow each other.
-    Value number = k.add(k.mul(head, positions / formats::cachePiece), piece);
-    Value byte = k.mul(k.extendUnsigned(number, k.i64()), pieceBytes);
+    Value barrier = slotOf(full, slot, 8), to = slotOf(stages, slot, stageBytes);
+    Value firstTile = k.mul(stageNumber(n), stageTiles);
+    Value count = k.min(k.sub(tiles, firstTile), k.constI32(stageTiles));
     if (k.hasBulkCopies())
-      k.expectBytes(barrier, k.constI32(2 * pieceBytes));
-    Value to = stage;
-    for (FlatSymbolRefAttr cache : {op.getKeysAttr(), op.getValuesAttr()}) {
-      Value from = k.offset(kernel.interface.cachePointer(cache), byte);
+      k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
+    auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t place) {
+      Value from = tilePlace(shape, cache, firstTile), bytes = k.mul(count, shape.tileBytes());
+      Value target = k.offset(to, place);
       if (k.hasBulkCopies())
-        k.bulkCopy(to, from, k.constI32(pieceBytes), barrier);
-      else
-        k.loop(k.shl(lane, 4), k.constI32(pieceBytes), k.constI32(kWarp * 16),
-               [&, to](Value place) { k.copy16(k.offset(to, place), k.offset(from, place)); });
-      to = k.offset(stage, pieceBytes);
-    }
+        return k.bulkCopy(target, from, bytes, barrier);
+      k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
+             [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
+    };
+    copy(keys, op.getKeysAttr(), 0);
+    copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
     if (!k.hasBulkCopies())
       k.arriveAfterCopies(barrier);
     advance(slot, parity, 1);
@@ -237,214 +318,568 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
   });
 }
 
-void AttentionKernel::copyAll() {
-  Values state(4, k.constI32(0));
-  if (!k.hasBulkCopies()) {
-    copyPieces(first, end, state);
-    return;
+LogicalResult AttentionKernel::appendNew() {
+  HeadEvaluator input(kernel, op, HeadEvaluator::Mapping::Row, lane, keys.paddedDim());
+  Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile);
+  // The newest tile is the last of the first stage that this block takes.
+  Value inStage = k.rem(tile, stageTiles);
+  struct Target {
+    const CacheShape &shape;
+    FlatSymbolRefAttr cache;
+    Value inRing;
+    StoredVector vector;
+  };
+  SmallVector<Target> targets;
+  for (auto append : op.getPrologue().front().getOps<model::CacheAppendOp>()) {
+    bool isKey = append.getCacheAttr() == op.getKeysAttr();
+    if (!isKey && append.getCacheAttr() != op.getValuesAttr())
+      return append.emitOpError()
+             << "in a prologue appends to a cache that attention does not read";
+    const CacheShape &shape = isKey ? keys : values;
+    Value place = k.offset(stages, isKey ? 0 : stageTiles * keys.tileBytes());
+    FailureOr<Values> elements = input.evaluate(append.getInput(), head, heads, token);
+    if (failed(elements))
+      return failure();
+    targets.push_back({shape, append.getCacheAttr(), slotOf(place, inStage, shape.tileBytes()),
+                       encodeVector(k, shape, *elements, lane)});
   }
-  Value copier = k.equal(lane, k.constI32(0));
-  if (kernel.schedule.getEarly() == "none") {
-    k.waitForPredecessor();
-    k.ifThen(copier, [&] { copyPieces(first, end, state); });
-    return;
-  }
-  Value earlyEnd = k.max(first, k.min(end, oldPieces));
-  state = k.ifElseYield(
-      copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
-  k.waitForPredecessor();
-  k.ifThen(copier, [&] {
-    // The previous kernel wrote this step's keys and values by ordinary stores.
-    NVVM::FenceProxyOp::create(
-        k.b, k.loc, NVVM::ProxyKindAttr::get(k.b.getContext(), NVVM::ProxyKind::async_global),
-        NVVM::SharedSpaceAttr());
-    copyPieces(earlyEnd, end, state);
-  });
+  k.wait(full, k.constI32(0));
+  for (Target &target : targets)
+    storeVector(k, target.shape, target.vector, target.inRing, position, lane);
+  k.arrive(appended);
+  // A copy will come to this stage.
+  if (k.hasBulkCopies())
+    k.fenceAsync(/*shared=*/true);
+  for (Target &target : targets)
+    storeVector(k, target.shape, target.vector, tilePlace(target.shape, target.cache, tile),
+                position, lane);
+  return success();
 }
 
-SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
-  // Lane 4n + t has, of head n, elements 8t to 8t + 7 of every 32 (4t to 4t + 3 of the last 16), as
-  // keys have. Columns that no head needs are filled with the last one.
-  Value n = group < kColumns ? k.min(row, k.constI32(group - 1)) : row;
-  Value number = k.add(k.mul(head, group), n);
-  if (tokens > 1)
-    number = k.add(number, k.mul(token, heads * group));
-  Value base = k.offset(kernel.interface.pointer(op.getQuery()), k.mul(number, dim * 2));
-  SmallVector<Values> queries;
-  Value wide = k.offset(base, k.shl(column, 4));
-  for (int64_t d = 0; d + 32 <= dim; d += 32)
-    queries.push_back(k.lanes(k.loadFresh(k.vec(4, k.i32()), k.offset(wide, d * 2), 16)));
-  if (dim % 32) {
-    Value narrow = k.offset(base, k.shl(column, 3));
-    queries.push_back(k.lanes(k.loadFresh(k.vec(2, k.i32()), k.offset(narrow, dim / 32 * 64), 8)));
+LogicalResult AttentionKernel::copyAll() {
+  Values state(4, k.constI32(0));
+  Value zero = k.constI32(0);
+  LogicalResult result = success();
+  bool isEarly = k.hasBulkCopies() && kernel.schedule.getEarly() != "none";
+  auto byCopier = [&](Value begin, Value end, const Values &from) {
+    if (!k.hasBulkCopies())
+      return copyStages(begin, end, from);
+    return k.ifElseYield(
+        k.equal(lane, zero), [&] { return copyStages(begin, end, from); }, [&] { return from; });
+  };
+  if (appends) {
+    // Every position but the new one is in memory.
+    if (!isEarly)
+      k.waitForPredecessor();
+    Value first = k.min(fills, k.constI32(inFlight < ring ? inFlight : ring));
+    state = byCopier(zero, first, state);
+    k.syncWarp();
+    Value owns = k.equal(split, zero);
+    auto append = [&] {
+      if (isEarly)
+        k.waitForPredecessor();
+      result = appendNew();
+      k.syncWarp();
+    };
+    if (splits == 1)
+      append();
+    else
+      k.ifThen(owns, append);
+    byCopier(first, fills, state);
+    return result;
+  }
+  Value earlyEnd = zero;
+  if (isEarly) {
+    // Of this block's stages, those that hold only older positions.
+    earlyEnd = k.div(k.add(k.sub(oldStages, split), splits - 1), splits);
+    earlyEnd = k.min(k.max(earlyEnd, zero), fills);
+    state = byCopier(zero, earlyEnd, state);
+  }
+  k.waitForPredecessor();
+  // The previous kernel wrote this step's keys and values by ordinary stores.
+  if (k.hasBulkCopies())
+    k.ifThen(k.equal(lane, zero), [&] { k.fenceAsync(/*shared=*/false); });
+  byCopier(earlyEnd, fills, state);
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// Queries
+//===----------------------------------------------------------------------===//
+
+AttentionKernel::Query AttentionKernel::prepareQuery(Values elements, Value isLow) {
+  Query query;
+  // Column 2h is the first, column 2h + 1 the second part of head h, where h is row / 2; the factor
+  // is for head t, which lane 8t has.
+  double scale = op.getScale().convertToDouble() * 1.44269504088896341;
+  int64_t chunks = keys.paddedDim() / 32;
+  if (!keys.encoding.isInteger()) {
+    bool bf16 = keys.encoding.element == CacheEncoding::Element::BF16;
+    Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+    query.factor = k.number(scale);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      Values words;
+      for (int64_t e = 0; e < 8; e += 2) {
+        Value x = elements[chunk * 8 + e], y = elements[chunk * 8 + e + 1];
+        Value first = k.packPair(x, y, element), second = k.constI32(0);
+        if (bf16) {
+          auto rest = [&](Value z) { return k.subF(z, k.widen(k.narrow(z, element))); };
+          second = k.packPair(rest(x), rest(y), element);
+        }
+        words.push_back(k.select(isLow, second, first));
+      }
+      query.words.push_back(words);
+    }
+    return query;
+  }
+  FixedPointScale fixed = fixedPointScale(k, elements, [&](Value greatest) {
+    for (int64_t distance : {1, 2})
+      greatest = k.max(greatest, k.shuffleXor(greatest, distance));
+    return greatest;
+  });
+  // Adding 1.5 * 2^23 rounds and leaves the integer in the low bits; its low byte is byte 0, its
+  // high byte, rounded, is byte 1 of 128 more.
+  Value magic = k.select(isLow, k.number(12582912.0), k.number(12582912.0 + 128));
+  Value selector = k.select(isLow, k.constI32(0x0040), k.constI32(0x0051));
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    Values pairs;
+    for (int64_t e = 0; e < 8; e += 2) {
+      auto shifted = [&](int64_t i) {
+        Value x = elements[chunk * 8 + i];
+        return k.bitcast(k.addF(k.mulF(x, fixed.inverse), magic), k.i32());
+      };
+      pairs.push_back(k.permute(shifted(e), shifted(e + 1), selector));
+    }
+    query.words.push_back({k.permute(pairs[0], pairs[1], k.constI32(0x5410)),
+                           k.permute(pairs[2], pairs[3], k.constI32(0x5410))});
+  }
+  // Nibbles are multiplied where they lie, at the top of a byte.
+  if (keys.encoding.bits() == 4)
+    scale /= 16;
+  query.factor = k.mulF(k.shuffleFrom(fixed.scale, k.shl(column, 3)), k.number(scale));
+  return query;
+}
+
+FailureOr<SmallVector<AttentionKernel::Query>> AttentionKernel::loadQueries() {
+  SmallVector<Query> queries;
+  Value isLow = k.equal(k.bitAnd(row, 1), k.constI32(1));
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    // Columns that no head needs are filled with the last one.
+    int64_t count = std::min(kHeads, group - pass * kHeads);
+    Value number = k.shr(row, 1);
+    if (count < kHeads)
+      number = k.min(number, k.constI32(count - 1));
+    number = k.add(k.mul(head, group), k.add(number, pass * kHeads));
+    HeadEvaluator input(kernel, op, HeadEvaluator::Mapping::Operand, column, keys.paddedDim());
+    Value query = op.getQuery();
+    if (appends)
+      query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+    FailureOr<Values> elements = input.evaluate(query, number, heads * group, token);
+    if (failed(elements))
+      return failure();
+    queries.push_back(prepareQuery(*elements, isLow));
   }
   return queries;
 }
 
-std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> queries) {
-  Values sums(4, k.number(0.0));
-  for (auto [part, query] : llvm::enumerate(queries)) {
-    int64_t words = query.size();
-    Value place = k.offset(k.offset(keys, k.shl(lane, words == 4 ? 4 : 3)), part * 512);
-    auto load = [&](int64_t bytes) {
-      return k.lanes(k.load(k.vec(words, k.i32()), k.offset(place, bytes), words * 4));
-    };
-    Values low = load(0), high = load(16 * dim);
-    for (int64_t word = 0; word < words; word += 2)
-      sums = k.mmaFloat(k.f16(), sums, {low[word], high[word], low[word + 1], high[word + 1]},
-                        {query[word], query[word + 1]});
+//===----------------------------------------------------------------------===//
+// Scores
+//===----------------------------------------------------------------------===//
+
+DeviceBuilder::Values AttentionKernel::widenE4M3(Value word) {
+  // A sign, 4 bits of exponent with bias 7 and 3 of mantissa lie in an f16 as a number of 2^-8 of
+  // its value, subnormal ones too. What would be 480 is NaN.
+  Values result;
+  for (int64_t selector : {0x1404, 0x3424}) {
+    Value bytes = k.permute(word, k.constI32(0), k.constI32(selector));
+    Value magnitude = k.shr(k.bitAnd(bytes, 0x7F007F00), 1);
+    Value nan = k.bitAnd(k.add(magnitude, 0x40804080), int64_t(int32_t(0x80008000)));
+    Value number = k.bitOr(magnitude, k.sub(nan, k.shr(nan, 5)));
+    Value pair = k.bitOr(number, k.bitAnd(bytes, int64_t(int32_t(0x80008000))));
+    Type halves = k.vec(2, k.f16());
+    Value scale = arith::ConstantOp::create(
+        k.b, k.loc,
+        DenseElementsAttr::get(cast<ShapedType>(halves), APFloat(APFloat::IEEEhalf(), "256")));
+    result.push_back(k.bitcast(k.mulF(k.bitcast(pair, halves), scale), k.i32()));
   }
-  return {sums[0], sums[1], sums[2], sums[3]};
+  return result;
 }
 
-void AttentionKernel::clearValues(Value values, Value firstPosition) {
-  // A lane's words are positions 2t and 2t + 1, then 8 more, of two elements each.
-  auto maskOf = [&](Value position) {
-    Value low = k.select(k.less(last, position), k.constI32(0), k.constI32(0xFFFF));
-    Value high = k.select(k.less(last, k.add(position, 1)), k.constI32(0), k.constI32(-0x10000));
-    return k.bitOr(low, high);
+SmallVector<DeviceBuilder::Values> AttentionKernel::loadScales(const CacheShape &shape,
+                                                               Value tile) {
+  SmallVector<Values> scales;
+  for (int64_t g = 0; g < shape.groups(); ++g) {
+    Value place = k.offset(k.offset(tile, formats::cacheScaleByte(shape, g)), k.shl(row, 3));
+    Values four;
+    for (Value pair : k.lanes(k.load(k.vec(2, k.i32()), place, 8)))
+      for (Value half : k.lanes(k.bitcast(pair, k.vec(2, k.f16()))))
+        four.push_back(k.widen(half));
+    scales.push_back(four);
+  }
+  return scales;
+}
+
+Value AttentionKernel::groupSums(const Values &products, int64_t row) {
+  return k.toFloat(k.add(k.shl(products[2 * row], 8), products[2 * row + 1]));
+}
+
+DeviceBuilder::Values AttentionKernel::scoresOf(Value tile, const Query &query) {
+  int64_t width = keys.paddedDim(), chunks = width / 32;
+  Value mine = k.offset(tile, k.shl(lane, 4));
+  auto words = [&](int64_t place) {
+    return k.lanes(k.load(k.vec(4, k.i32()), k.offset(mine, place), 16));
   };
-  Value position = k.add(firstPosition, k.shl(column, 1));
-  Value masks[] = {maskOf(position), maskOf(k.add(position, 8))};
-  // A lane reads what it wrote itself, and no copy comes to this stage any more.
-  k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
-    Value place = slotOf(values, part, 512);
+  Values scores;
+  if (!keys.encoding.isInteger()) {
+    bool bytes = keys.encoding.bits() == 8;
+    Type element =
+        keys.encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (int64_t operand = 0; operand < 2; ++operand) {
+      Values sums(4, k.number(0.0));
+      int64_t base = operand * cacheTile / 2 * width * keys.encoding.bits() / 8;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const Values &q = query.words[chunk];
+        if (bytes) {
+          Values a = words(base + chunk * 512);
+          for (int64_t half = 0; half < 2; ++half) {
+            Values low = widenE4M3(a[2 * half]), high = widenE4M3(a[2 * half + 1]);
+            sums = k.mmaFloat(element, sums, {low[0], high[0], low[1], high[1]},
+                              {q[2 * half], q[2 * half + 1]});
+          }
+          continue;
+        }
+        for (int64_t half = 0; half < 2; ++half)
+          sums = k.mmaFloat(element, sums, words(base + chunk * 1024 + half * 512),
+                            {q[2 * half], q[2 * half + 1]});
+      }
+      for (int64_t r = 0; r < 2; ++r)
+        scores.push_back(k.mulF(k.addF(sums[2 * r], sums[2 * r + 1]), query.factor));
+    }
+    return scores;
+  }
+
+  bool nibbles = keys.encoding.bits() == 4;
+  int64_t groupElements = keys.encoding.groupElements(width);
+  SmallVector<Values> scales = loadScales(keys, tile);
+  for (int64_t operand = 0; operand < 2; ++operand) {
+    int64_t base = operand * cacheTile / 2 * width * keys.encoding.bits() / 8;
+    // Products of every group: chunk after chunk, the two of a byte's nibbles one after the other.
+    SmallVector<Values> sums(keys.groups(), Values(4, k.constI32(0)));
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      // Chunks that only pad have no group.
+      int64_t g = keys.encoding.group == CacheEncoding::head ? 0 : chunk * 32 / groupElements;
+      if (g >= keys.groups())
+        continue;
+      Values a = words(base + (nibbles ? chunk / 2 : chunk) * 512);
+      if (nibbles)
+        for (Value &word : a)
+          word = k.bitAnd(chunk % 2 ? k.shl(word, 4) : word, int64_t(int32_t(0xF0F0F0F0)));
+      sums[g] = k.mmaInt8(sums[g], a, query.words[chunk]);
+    }
+    for (int64_t r = 0; r < 2; ++r) {
+      Value score;
+      for (auto [g, products] : llvm::enumerate(sums)) {
+        Value scale = scales[g][operand * 2 + r], sum = groupSums(products, r);
+        score = score ? k.fma(sum, scale, score) : k.mulF(sum, scale);
+      }
+      scores.push_back(k.mulF(score, query.factor));
+    }
+  }
+  return scores;
+}
+
+//===----------------------------------------------------------------------===//
+// Weights and values
+//===----------------------------------------------------------------------===//
+
+Value AttentionKernel::turn(Value word) {
+  return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word}, ValueRange{},
+                                   ptx::moveMatrixTransposed, Value())
+      .getResult(0);
+}
+
+void AttentionKernel::clearValues(Value tile, Value firstPosition) {
+  // Words and bytes of a lane, as CacheLayout.h has positions 8t .. 8t+7.
+  bool halves = values.encoding.bits() == 16;
+  Value first = k.add(firstPosition, k.shl(column, 3));
+  auto mask = [&](ArrayRef<int64_t> positions, int64_t bits) {
+    Value word = k.constI32(0);
+    for (auto [i, p] : llvm::enumerate(positions)) {
+      int64_t ones = ((int64_t(1) << bits) - 1) << (bits * i);
+      Value part = k.select(k.less(last, k.add(first, p)), k.constI32(0),
+                            k.constI32(int64_t(int32_t(ones))));
+      word = k.bitOr(word, part);
+    }
+    return word;
+  };
+  // A lane reads what it wrote itself.
+  auto clear = [&](Value place, ArrayRef<Value> masks) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
-    for (int64_t word = 0; word < 4; ++word)
-      words[word] = k.bitAnd(words[word], masks[word / 2]);
+    for (auto [word, ones] : llvm::zip_equal(words, masks))
+      word = k.bitAnd(word, ones);
     k.store(k.vectorOf(words), place, 16);
+  };
+  Value mine = k.offset(tile, k.shl(lane, 4));
+  if (!halves) {
+    Value early = mask({0, 4, 1, 5}, 8), late = mask({2, 6, 3, 7}, 8);
+    k.loop(k.constI32(0), k.constI32(parts()), k.constI32(1),
+           [&](Value part) { clear(slotOf(mine, part, 512), {early, early, late, late}); });
+    return;
+  }
+  Value masks[] = {mask({0, 4}, 16), mask({1, 5}, 16), mask({2, 6}, 16), mask({3, 7}, 16)};
+  k.loop(k.constI32(0), k.constI32(parts()), k.constI32(1), [&](Value part) {
+    Value place = slotOf(mine, part, 1024);
+    clear(place, {masks[0], masks[0], masks[1], masks[1]});
+    clear(k.offset(place, 512), {masks[2], masks[2], masks[3], masks[3]});
   });
 }
 
-void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> queries,
-                                   State &state) {
-  Value half = k.rem(warp, kPieceWarps);
-  Value mine = k.offset(stage, k.mul(half, kWarpPositions * dim * 2));
-  std::array<Value, 4> x = scoresOf(mine, queries);
-  // Scores, rows `row` and `row` + 8, in units of which exp2 gives the exponential.
-  Value firstPosition = k.add(k.mul(piece, formats::cachePiece), k.mul(half, kWarpPositions));
-  Value factor = k.number(op.getScale().convertToDouble() * 1.44269504088896341);
-  for (int64_t i = 0; i < 4; ++i) {
-    Value position = k.add(firstPosition, i < 2 ? row : k.add(row, 8));
-    x[i] = k.select(k.less(last, position), k.number(-std::numeric_limits<double>::infinity()),
-                    k.mulF(x[i], factor));
+DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> weights,
+                                                 ArrayRef<SmallVector<Values>> scales, Value keep,
+                                                 Value unit, ValueRange outputs) {
+  Values result;
+  Value mine = k.offset(tiles, k.shl(lane, 4));
+  if (!values.encoding.isInteger()) {
+    bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
+    Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (Value output : outputs)
+      result.push_back(k.mulF(output, keep));
+    for (auto [tile, p] : llvm::enumerate(weights))
+      for (int64_t operand = 0; operand < 2; ++operand) {
+        // In column 2t the weight, in column 2t + 1 what rounding it to bf16 leaves.
+        auto pairOf = [&](Value weight) {
+          Value rest = bf16 ? k.subF(weight, k.widen(k.narrow(weight, element))) : k.number(0.0);
+          return turn(k.packPair(weight, rest, element));
+        };
+        Values b = {pairOf(p[2 * operand]), pairOf(p[2 * operand + 1])};
+        for (int64_t part = 0; part < parts(); ++part) {
+          int64_t base = static_cast<int64_t>(tile) * values.tileBytes();
+          Values a;
+          if (values.encoding.bits() == 16) {
+            a = k.lanes(
+                k.load(k.vec(4, k.i32()), k.offset(mine, base + part * 1024 + operand * 512), 16));
+          } else {
+            Values two = k.lanes(
+                k.load(k.vec(2, k.i32()), k.offset(mine, base + part * 512 + operand * 8), 8));
+            Values low = widenE4M3(two[0]), high = widenE4M3(two[1]);
+            a = {low[0], high[0], low[1], high[1]};
+          }
+          auto to = MutableArrayRef<Value>(result).slice(part * 4, 4);
+          llvm::copy(k.mmaFloat(element, Values(to), a, b), to.begin());
+        }
+      }
+    return result;
   }
-  std::array<Value, 2> maxima;
-  for (int64_t h = 0; h < 2; ++h) {
-    Value greatest = k.maxF(x[h], x[h + 2]);
+
+  bool nibbles = values.encoding.bits() == 4;
+  int64_t groupElements =
+      values.encoding.group == CacheEncoding::head ? values.paddedDim() : values.encoding.group;
+  result.append(outputs.begin(), outputs.end());
+  if (nibbles) // multiplied where they lie, at the top of a byte
+    unit = k.mulF(unit, k.number(1.0 / 16));
+  for (int64_t g = 0; g < values.groups(); ++g) {
+    // Weights as 16-bit fixed point: adding 1.5 * 2^23 + 128 rounds, and leaves the high byte in
+    // byte 1 and the low one, 128 more, in byte 0. Two positions' bytes, (high, high | low, low),
+    // are transposed as an 8 x 8 matrix of 16 bits.
+    SmallVector<Values> b;
+    for (auto [tile, p] : llvm::enumerate(weights)) {
+      Values fixed;
+      for (int64_t i = 0; i < 4; ++i)
+        fixed.push_back(
+            k.bitcast(k.fma(p[i], scales[tile][g][i], k.number(12582912.0 + 128)), k.i32()));
+      auto pairOf = [&](Value x, Value y) {
+        Value bytes = k.permute(x, y, k.constI32(0x4051));
+        return turn(k.bitXor(bytes, int64_t(int32_t(0x80800000))));
+      };
+      b.push_back({pairOf(fixed[0], fixed[1]), pairOf(fixed[2], fixed[3])});
+    }
+    int64_t begin = g * groupElements / 16;
+    int64_t end = std::min((g + 1) * groupElements / 16, parts());
+    for (int64_t part = begin; part < end; ++part) {
+      Values sums(4, k.constI32(0));
+      for (size_t tile = 0; tile < weights.size(); ++tile) {
+        int64_t place =
+            static_cast<int64_t>(tile) * values.tileBytes() + (nibbles ? part / 2 : part) * 512;
+        Values a = k.lanes(k.load(k.vec(4, k.i32()), k.offset(mine, place), 16));
+        if (nibbles)
+          for (Value &word : a)
+            word = k.bitAnd(part % 2 ? k.shl(word, 4) : word, int64_t(int32_t(0xF0F0F0F0)));
+        sums = k.mmaInt8(sums, a, b[tile]);
+      }
+      for (int64_t r = 0; r < 2; ++r) {
+        Value &output = result[part * 2 + r];
+        output = k.fma(groupSums(sums, r), unit, k.mulF(output, keep));
+      }
+    }
+  }
+  return result;
+}
+
+void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value valuesPlace,
+                                   ArrayRef<Query> queries, State &state) {
+  bool integerValues = values.encoding.isInteger();
+  Value firstPosition = k.mul(firstTile, cacheTile);
+  if (!integerValues)
+    k.ifThen(k.less(last, k.add(firstPosition, formats::cacheBlock - 1)), [&] {
+      for (int64_t tile = 0; tile < kTiles; ++tile)
+        clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
+                    k.add(firstPosition, tile * cacheTile));
+    });
+  // Which of the lane's positions there are.
+  SmallVector<Values> missing(kTiles);
+  for (int64_t tile = 0; tile < kTiles; ++tile)
+    for (int64_t i = 0; i < 4; ++i)
+      missing[tile].push_back(
+          k.less(last, k.add(k.add(firstPosition, k.shl(row, 2)), tile * cacheTile + i)));
+  SmallVector<SmallVector<Values>> scales(kTiles);
+  SmallVector<Values> scaleExponents(kTiles); // bounds of the logarithms of the greatest scales
+  if (integerValues)
+    for (int64_t tile = 0; tile < kTiles; ++tile) {
+      scales[tile] = loadScales(values, k.offset(valuesPlace, tile * values.tileBytes()));
+      for (int64_t i = 0; i < 4; ++i) {
+        Value greatest;
+        for (Values &group : scales[tile]) {
+          group[i] = k.select(missing[tile][i], k.number(0.0), group[i]);
+          greatest = greatest ? k.maxF(greatest, group[i]) : group[i];
+        }
+        scaleExponents[tile].push_back(cacheScaleExponent(k, greatest));
+      }
+    }
+  for (auto [query, pass] : llvm::zip_equal(queries, state)) {
+    SmallVector<Values> scores;
+    Value greatest = k.number(-1e29);
+    for (int64_t tile = 0; tile < kTiles; ++tile) {
+      Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
+      for (int64_t i = 0; i < 4; ++i) {
+        t[i] = k.select(missing[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
+        Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];
+        greatest = k.maxF(greatest, reach);
+      }
+      scores.push_back(t);
+    }
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
       greatest = k.maxF(greatest, k.shuffleXor(greatest, distance));
-    maxima[h] = k.maxF(greatest, state.maxima[h]);
-  }
-  Value grows = k.bitOr(k.lessF(state.maxima[0], maxima[0]), k.lessF(state.maxima[1], maxima[1]));
-  Value any =
-      NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.constI32(-1), grows, NVVM::VoteSyncKind::any);
-  Values sums = k.ifElseYield(
-      any,
-      [&] {
-        Values scaled = {state.sums[0], state.sums[1]};
-        scaled.append(state.outputs);
-        std::array<Value, 2> ratios;
-        for (int64_t h = 0; h < 2; ++h)
-          ratios[h] = k.exp2(k.subF(state.maxima[h], maxima[h]));
-        for (auto [i, value] : llvm::enumerate(scaled))
-          value = k.mulF(value, ratios[i % 2]);
-        return scaled;
-      },
-      [&] {
-        Values same = {state.sums[0], state.sums[1]};
-        same.append(state.outputs);
-        return same;
-      });
-  state.maxima = maxima;
-  state.outputs.assign(sums.begin() + 2, sums.end());
-  for (int64_t i = 0; i < 4; ++i)
-    x[i] = k.exp2(k.subF(x[i], maxima[i % 2]));
-  for (int64_t h = 0; h < 2; ++h)
-    state.sums[h] = k.addF(sums[h], k.addF(x[h], x[h + 2]));
-
-  // From rows of positions to the operand's rows of heads.
-  auto turn = [&](Value low, Value high) {
-    Value word = k.packPair(low, high, k.f16());
-    return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word}, ValueRange{},
-                                     ptx::moveMatrixTransposed, Value())
-        .getResult(0);
-  };
-  Value weights[] = {turn(x[0], x[1]), turn(x[2], x[3])};
-  Value values = k.offset(k.offset(mine, pieceBytes), k.shl(lane, 4));
-  k.ifThen(k.less(last, k.add(firstPosition, kWarpPositions - 1)),
-           [&] { clearValues(values, firstPosition); });
-  for (int64_t part = 0; part < dim / 16; ++part) {
-    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(values, part * 512), 16));
-    auto to = MutableArrayRef<Value>(state.outputs).slice(part * 4, 4);
-    Values after = k.mmaFloat(k.f16(), Values(to), words, weights);
-    llvm::copy(after, to.begin());
+    // The weights' own unit, for integer values the one in which the greatest is about 32512.
+    Value own = greatest, before = pass.reference;
+    pass.reference = k.maxF(before, own);
+    if (!integerValues)
+      own = pass.reference;
+    Value keep = k.exp2(k.subF(before, pass.reference));
+    Value unit = integerValues ? k.exp2(k.subF(own, pass.reference)) : Value();
+    Value sum;
+    for (auto [tile, t] : llvm::enumerate(scores))
+      for (int64_t i = 0; i < 4; ++i) {
+        t[i] = k.exp2(k.subF(t[i], own));
+        // A scale that is not a number must not be lost in an integer.
+        Value added = t[i];
+        for (size_t g = 0; integerValues && g < scales[tile].size(); ++g)
+          added = k.fma(scales[tile][g][i], k.number(0.0), added);
+        sum = sum ? k.addF(sum, added) : added;
+      }
+    pass.sum =
+        integerValues ? k.fma(sum, unit, k.mulF(pass.sum, keep)) : k.fma(pass.sum, keep, sum);
+    pass.outputs = addValues(valuesPlace, scores, scales, keep, unit, pass.outputs);
   }
 }
 
-DeviceBuilder::Values AttentionKernel::consume() {
-  SmallVector<Values> queries = loadQueries();
-  Value warpGroup = k.div(warp, kPieceWarps);
-  Values carried = {warpGroup, k.constI32(0), k.number(kLowest), k.number(kLowest)};
-  carried.append(2 + dim / 4, k.number(0.0));
+FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
+  FailureOr<SmallVector<Query>> queries = loadQueries();
+  if (failed(queries))
+    return failure();
+  Value warpGroup = readers == 1 ? warp : k.div(warp, readers);
+  Value inStage = readers == 1 ? k.constI32(0) : k.mul(k.rem(warp, readers), kTiles);
+  Values carried = {warpGroup, k.constI32(0)};
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    carried.append({k.number(kLowest), k.number(0.0)});
+    carried.append(passValues() - 2, k.number(0.0));
+  }
   Values after =
-      k.loop(k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
-             [&](Value piece, ValueRange values) {
-               Value slot = values[0], parity = values[1];
-               State state(values.drop_front(2));
-               k.wait(slotOf(full, slot, 8), parity);
-               consumePiece(piece, slotOf(stages, slot, 2 * pieceBytes), queries, state);
-               if (reuses) {
-                 k.syncWarp();
-                 k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
-               }
-               advance(slot, parity, warpGroups);
-               Values next = {slot, parity};
-               next.append(state.list());
-               return next;
-             });
-  State state(ValueRange(after).drop_front(2));
-  for (Value &sum : state.sums)
+      k.loop(warpGroup, fills, k.constI32(warpGroups), carried, [&](Value n, ValueRange now) {
+        Value slot = now[0], parity = now[1];
+        Value firstTile = k.add(k.mul(stageNumber(n), stageTiles), inStage);
+        k.wait(slotOf(full, slot, 8), parity);
+        if (appends) {
+          Value newest = k.bitAnd(k.equal(split, k.constI32(0)), k.equal(n, k.constI32(0)));
+          k.ifThen(newest, [&] { k.wait(appended, k.constI32(0)); });
+        }
+        auto consumeOne = [&] {
+          State state = stateOf(now.drop_front(2));
+          Value stage = slotOf(stages, slot, stageBytes);
+          Value keysPlace = slotOf(stage, inStage, keys.tileBytes());
+          Value valuesPlace =
+              slotOf(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
+          consumeTiles(firstTile, keysPlace, valuesPlace, *queries, state);
+          return list(state);
+        };
+        Values next =
+            readers == 1 ? consumeOne() : k.ifElseYield(k.less(firstTile, tiles), consumeOne, [&] {
+              return llvm::to_vector(now.drop_front(2));
+            });
+        if (reuses) {
+          k.syncWarp();
+          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
+        }
+        advance(slot, parity, warpGroups);
+        Values result = {slot, parity};
+        result.append(next);
+        return result;
+      });
+  State state = stateOf(ValueRange(after).drop_front(2));
+  for (Pass &pass : state) {
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
-      sum = k.addF(sum, k.shuffleXor(sum, distance));
-  return state.list();
+      pass.sum = k.addF(pass.sum, k.shuffleXor(pass.sum, distance));
+  }
+  return list(state);
 }
+
+//===----------------------------------------------------------------------===//
+// The parts of warps and blocks
+//===----------------------------------------------------------------------===//
 
 void AttentionKernel::shareParts(const State &state) {
-  for (int64_t h = 0; h < 2; ++h) {
-    auto storeHead = [&] {
-      Value number = k.add(k.mul(warp, group), k.add(k.shl(column, 1), h));
-      Value to = floats(stages, k.add(k.mul(number, dim + 4), row));
-      for (int64_t part = 0; part < dim / 16; ++part) {
-        k.store(state.outputs[part * 4 + h], k.offset(to, part * 64), 4);
-        k.store(state.outputs[part * 4 + h + 2], k.offset(to, part * 64 + 32), 4);
-      }
+  for (auto [number, pass] : llvm::enumerate(state)) {
+    int64_t count = std::min<int64_t>(kHeads, group - static_cast<int64_t>(number) * kHeads);
+    auto storeHead = [&, number = number, &pass = pass] {
+      Value index = k.add(k.mul(warp, group), k.add(column, int64_t(number) * kHeads));
+      Value to = floats(stages, k.add(k.mul(index, dim + 4), row));
+      for (int64_t part = 0; part < llvm::divideCeil(dim, 16); ++part)
+        for (int64_t r = 0; r < 2; ++r) {
+          Value output = values.encoding.isInteger() ? pass.outputs[part * 2 + r]
+                                                     : k.addF(pass.outputs[part * 4 + 2 * r],
+                                                              pass.outputs[part * 4 + 2 * r + 1]);
+          Value place = k.offset(to, part * 64 + r * 32);
+          int64_t first = part * 16 + r * 8;
+          if (first + 8 <= dim)
+            k.store(output, place, 4);
+          else if (first < dim)
+            k.ifThen(k.less(row, k.constI32(dim - first)), [&] { k.store(output, place, 4); });
+        }
       k.ifThen(k.equal(row, k.constI32(0)), [&] {
-        k.store(state.maxima[h], floats(rowMaxima, number), 4);
-        k.store(state.sums[h], floats(rowSums, number), 4);
+        k.store(pass.reference, floats(rowMaxima, index), 4);
+        k.store(pass.sum, floats(rowSums, index), 4);
       });
     };
-    if (group == kColumns)
+    if (count == kHeads)
       storeHead();
     else
-      k.ifThen(k.less(k.add(k.shl(column, 1), h), k.constI32(group)), storeHead);
+      k.ifThen(k.less(column, k.constI32(count)), storeHead);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
-  Values parts;
+  Values maxima;
   Value greatest;
-  Value topPlace = floats(rowMaxima, head), totalPlace = floats(rowSums, head);
+  Value maximumPlace = floats(rowMaxima, head), sumPlace = floats(rowSums, head);
   for (int64_t w = 0; w < active; ++w) {
-    parts.push_back(k.load(k.f32(), k.offset(topPlace, w * group * 4), 4));
-    greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
+    maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, w * group * 4), 4));
+    greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
   }
   Value from = floats(stages, k.add(k.mul(head, dim + 4), index));
   Value sum = k.number(0.0), rowSum = k.number(0.0);
   for (int64_t w = 0; w < active; ++w) {
-    Value ratio = k.exp2(k.subF(parts[w], greatest));
+    Value ratio = k.exp2(k.subF(maxima[w], greatest));
     sum = k.fma(k.load(k.f32(), k.offset(from, w * group * (dim + 4) * 4), 4), ratio, sum);
-    rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, w * group * 4), 4), ratio, rowSum);
+    rowSum = k.fma(k.load(k.f32(), k.offset(sumPlace, w * group * 4), 4), ratio, rowSum);
   }
   return {greatest, sum, rowSum};
 }
@@ -487,18 +922,18 @@ void AttentionKernel::combine() {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
       Value n = k.div(index, dim);
-      Value topPlace = floats(gatheredMaxima, n), totalPlace = floats(gatheredSums, n);
+      Value maximumPlace = floats(gatheredMaxima, n), sumPlace = floats(gatheredSums, n);
       Value from = floats(gatheredOutputs, i), greatest;
-      Values parts;
+      Values maxima;
       for (int64_t part = 0; part < splits; ++part) {
-        parts.push_back(k.load(k.f32(), k.offset(topPlace, part * group * 4), 4));
-        greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
+        maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, part * group * 4), 4));
+        greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
       }
       Value sum = k.number(0.0), rowSum = k.number(0.0);
       for (int64_t part = 0; part < splits; ++part) {
-        Value ratio = k.exp2(k.subF(parts[part], greatest));
+        Value ratio = k.exp2(k.subF(maxima[part], greatest));
         sum = k.fma(k.load(k.f32(), k.offset(from, part * own * 4), 4), ratio, sum);
-        rowSum = k.fma(k.load(k.f32(), k.offset(totalPlace, part * group * 4), 4), ratio, rowSum);
+        rowSum = k.fma(k.load(k.f32(), k.offset(sumPlace, part * group * 4), 4), ratio, rowSum);
       }
       storeResult(index, sum, rowSum);
     };
@@ -524,18 +959,21 @@ FailureOr<Launch> AttentionKernel::emit() {
   row = k.shr(lane, 2);
   column = k.bitAnd(lane, 3);
   Value block = k.block();
-  split = k.rem(block, splits);
-  Value cluster = k.div(block, splits);
+  split = splits == 1 ? k.constI32(0) : k.rem(block, splits);
+  Value cluster = splits == 1 ? block : k.div(block, splits);
   head = tokens == 1 ? cluster : k.rem(cluster, heads);
   token = tokens == 1 ? k.constI32(0) : k.div(cluster, heads);
+  headNumber = keys.sequences == 1 ? head : cluster;
 
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), kPieceWarps);
+        k.initBarrier(k.offset(empty, slot * 8), readers);
     }
+    if (appends)
+      k.initBarrier(appended, kWarp);
     k.fenceBarrierInit();
   });
   readPositions();
@@ -544,24 +982,37 @@ FailureOr<Launch> AttentionKernel::emit() {
   if (splits > 1)
     k.clusterArrive();
 
-  Values nothing = {k.number(kLowest), k.number(kLowest)};
-  nothing.append(2 + dim / 4, k.number(0.0));
+  LogicalResult result = success();
+  Values nothing;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    nothing.append({k.number(kLowest), k.number(0.0)});
+    nothing.append(passValues() - 2, k.number(0.0));
+  }
+  auto consumeOr = [&] {
+    FailureOr<Values> consumed = consume();
+    if (succeeded(consumed))
+      return *consumed;
+    result = failure();
+    return nothing;
+  };
   Values parts = k.ifElseYield(
       k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
         if (active == warps)
-          return consume();
-        return k.ifElseYield(
-            k.less(warp, k.constI32(active)), [&] { return consume(); }, [&] { return nothing; });
+          return consumeOr();
+        return k.ifElseYield(k.less(warp, k.constI32(active)), consumeOr, [&] { return nothing; });
       },
       [&] {
-        copyAll();
+        if (failed(copyAll()))
+          result = failure();
         return nothing;
       });
-  // All pieces have been read: the ring's memory is free.
+  if (failed(result))
+    return failure();
+  // All tiles have been read: the ring's memory is free.
   k.barrier();
-  k.ifThen(k.less(warp, k.constI32(active)), [&] { shareParts(State(parts)); });
+  k.ifThen(k.less(warp, k.constI32(active)), [&] { shareParts(stateOf(parts)); });
   k.barrier();
   combine();
 
@@ -572,7 +1023,7 @@ FailureOr<Launch> AttentionKernel::emit() {
   launch.cluster = splits;
   // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
   // Longer heads do not fit in so few, and before sm_90 no kernel starts early.
-  launch.resident = k.hasBulkCopies() && dim <= 128 ? 2 : 0;
+  launch.resident = k.hasBulkCopies() && dim <= 128 && passes == 1 ? 2 : 0;
   launch.overlap = k.hasBulkCopies();
   return launch;
 }

@@ -150,6 +150,11 @@ public:
   void barrier(int64_t id, int64_t threads);
   void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, constI32(-1)); }
   Value shuffleXor(Value x, int64_t mask);
+  /// What lane `source` of the warp has.
+  Value shuffleFrom(Value x, Value source);
+  /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number
+  /// of byte i.
+  Value permute(Value low, Value high, Value selector);
 
   // Clusters. A barrier is two halves, so that there can be work between them.
   void clusterArrive() { mlir::NVVM::ClusterArriveOp::create(b, loc, b.getUnitAttr()); }
@@ -175,6 +180,9 @@ public:
   /// Copies `bytes` (a multiple of 16) to shared memory and arrives at `barrier`; by one thread.
   void expectBytes(Value barrier, Value bytes);
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
+  /// Orders ordinary accesses before asynchronous copies that follow: of this block's shared
+  /// memory, or of global memory.
+  void fenceAsync(bool shared);
   /// Before sm_90: 16 bytes by each thread; the arrival counts when the thread's copies have ended.
   void copy16(Value to, Value from);
   void arriveAfterCopies(Value barrier);

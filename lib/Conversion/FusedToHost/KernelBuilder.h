@@ -95,6 +95,12 @@ public:
   /// The same bits as another type; vectors may have another number of lanes.
   Value bitcast(Value x, mlir::Type type);
   Value toFloat(Value x); ///< i32 to f32
+  /// Lanes of i32 plus the products of two words each: lane i of `words` (twice as many i16) and of
+  /// the two words in `pair` (i32).
+  Value multiplyAddPairs(Value sums, Value words, Value pair);
+  /// E4M3 numbers (formats::floatToE4M3): f32 to i8 and i8 to f32.
+  Value encodeE4M3(Value x);
+  Value decodeE4M3(Value codes);
   /// Rounds to nearest even, result i32.
   Value roundToInt(Value x);
 
@@ -104,6 +110,8 @@ public:
   Value narrow(Value x, mlir::Type element);
   /// exp(x), within 2e-7 relative; infinity and zero where it leaves float32's range.
   Value exp(Value x);
+  /// 2^x, likewise.
+  Value exp2(Value x);
   /// x / (1 + exp(-x))
   Value silu(Value x);
 

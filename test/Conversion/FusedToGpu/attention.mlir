@@ -3,8 +3,8 @@
 
 // A cluster of two blocks a head; 12 pieces a block, a ring of 3 stages of which 2 teams of 2 warps use 2.
 
-model.cache @cache.k.0 : tensor<768x2x48xf16>
-model.cache @cache.v.0 : tensor<768x2x48xf16>
+model.cache @cache.k.0 : !quantized.cache<1x768x2x48xf16>
+model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16>
 
 // CHECK-LABEL: func.func @clusters
 // CHECK: plan.dispatch @kernels::@attention_0(%{{.*}}, %{{.*}}) caches [@cache.k.0, @cache.v.0]
@@ -81,8 +81,8 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 // One block a head and no stage used twice: no barriers for empty stages, no cluster. Two tokens: the oldest position
 // of both says which pieces are old.
 
-model.cache @cache.k.0 : tensor<64x2x16xf16>
-model.cache @cache.v.0 : tensor<64x2x16xf16>
+model.cache @cache.k.0 : !quantized.cache<1x64x2x16xf16>
+model.cache @cache.v.0 : !quantized.cache<1x64x2x16xf16>
 
 // CHECK-LABEL: func.func @single
 // CHECK: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = true>

@@ -2,10 +2,10 @@
 // RUN: not sluice-opt %s --convert-fused-to-gpu=target=host-avx2 2>&1 | FileCheck %s --check-prefix=CPU
 // CPU: error: GPU kernels need a target of sm_80 or newer, host-avx2 is a CPU
 
-model.cache @k : tensor<64x1x32xf16>
-model.cache @v : tensor<64x1x32xf16>
-model.cache @k.1 : tensor<64x1x32xf16>
-model.cache @v.1 : tensor<64x1x32xf16>
+model.cache @k : !quantized.cache<1x64x1x32xf16>
+model.cache @v : !quantized.cache<1x64x1x32xf16>
+model.cache @k.1 : !quantized.cache<1x64x1x32xf16>
+model.cache @v.1 : !quantized.cache<1x64x1x32xf16>
 
 // CHECK-LABEL: func.func @decode
 // 6 tiles of 2 chunks on 2 blocks, through a ring of 2 stages.

@@ -1,7 +1,7 @@
 // RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
 
-model.cache @cache.k : tensor<16x2x64xf16>
-model.cache @cache.v : tensor<16x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x16x2x64xf16>
+model.cache @cache.v : !quantized.cache<1x16x2x64xf16>
 
 // CHECK-LABEL: func.func @embedding
 func.func @embedding(%t: tensor<1xi32>, %w: !quantized.tensor<2048x256xi8, group = 32>) -> tensor<1x256xf32> {

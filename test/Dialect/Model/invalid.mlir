@@ -56,7 +56,7 @@ model.rope_table @t <theta = 1.0, factors = [1.0]> : tensor<4x4xf32>
 // -----
 
 // expected-error @+1 {{type must be a float tensor [positions, heads, head size], found 'tensor<4x0x64xf16>'}}
-model.cache @c : tensor<4x0x64xf16>
+model.cache @c : !quantized.cache<1x4x0x64xf16>
 
 // -----
 
@@ -68,7 +68,7 @@ func.func @f() {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f() {
   // expected-error @+1 {{@c is not a weight}}
   %w = model.parameter @c : tensor<4x2x64xf16>
@@ -94,7 +94,7 @@ func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{stores 64 numbers but a position of @c has 128}}
   model.cache_append @c, %x at %p : tensor<1x64xf32>, tensor<1xi32>
@@ -103,7 +103,7 @@ func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{'model.cache_append' op needs one position a row}}
   model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<1xi32>
@@ -112,7 +112,7 @@ func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
   // expected-error @+1 {{'model.attention' op needs one position a row}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>
@@ -121,8 +121,8 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
 
 // -----
 
-model.cache @k : tensor<4x2x64xf16>
-model.cache @v : tensor<8x2x64xf16>
+model.cache @k : !quantized.cache<1x4x2x64xf16>
+model.cache @v : !quantized.cache<1x8x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{keys and values differ in shape: 'tensor<4x2x64xf16>' and 'tensor<8x2x64xf16>'}}
   %y = model.attention %q, @k, @v at %p scale 1.0 : tensor<1x128xf32>, tensor<1xi32>
@@ -131,7 +131,7 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x192xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{query width 192 must be a multiple of the keys' width 128}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x192xf32>, tensor<1xi32>

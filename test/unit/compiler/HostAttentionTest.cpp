@@ -103,7 +103,7 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
 
 TEST_P(HostAttention, PositionsOutsideTheCacheAreClamped) {
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(
-      "model.cache @k : tensor<301x1x16xf16>\nmodel.cache @v : tensor<301x1x16xf16>\n"
+      "model.cache @k : !quantized.cache<1x301x1x16xf16>\nmodel.cache @v : !quantized.cache<1x301x1x16xf16>\n"
       "func.func @f(%q: tensor<2x16xf16>, %p: tensor<2xi32>) -> tensor<2x16xf16> {\n"
       "  %y = fused.attention %q, @k, @v at %p scale 0.25 " +
       schedule(GetParam(), 4, 32) +

@@ -27,7 +27,7 @@ class ModelText {
 public:
   explicit ModelText(const Shape &shape) : s(shape) {
     weight("token_embd", matrix(s.vocab, s.width));
-    symbols += "model.cache @unused : tensor<1x1x2xf16>\n";
+    symbols += "model.cache @unused : !quantized.cache<1x1x1x2xf16>\n";
     std::string x = op("model.embedding %token, " + load("token_embd", matrix(s.vocab, s.width)) +
                        " : tensor<1xi32>, " + matrix(s.vocab, s.width) + " -> " + vector(s.width));
     for (int64_t i = 0; i < s.layers; ++i)

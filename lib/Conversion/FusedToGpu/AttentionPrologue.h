@@ -1,0 +1,79 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Heads in the registers of a warp: the prologue of attention, and the rounding of keys and values.
+
+#ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_ATTENTIONPROLOGUE_H
+#define SLUICE_LIB_CONVERSION_FUSEDTOGPU_ATTENTIONPROLOGUE_H
+
+#include "Kernels.h"
+
+#include "sluice/Formats/CacheLayout.h"
+
+namespace sluice::device {
+
+/// The arithmetic of CacheLayout.h on i32 values.
+formats::CacheArithmetic<mlir::Value> cacheArithmetic(DeviceBuilder &k);
+
+/// Evaluates a value of an attention's prologue, or its query, one head at a time. The elements of
+/// a head, padded with zeros, are divided among lanes; a lane has the i-th of them as the i-th
+/// value, float32.
+class HeadEvaluator {
+public:
+  using Values = DeviceBuilder::Values;
+
+  /// Which elements a lane has.
+  enum class Mapping {
+    Operand, ///< lane 4g + t: of every 32 elements 8t .. 8t+7, as an operand of the tensor cores
+    Row      ///< lane l: l, 32 + l, 64 + l, ...
+  };
+
+  /// `lane` is t of an operand's lane, or the lane of a row; `padded` a multiple of 32.
+  HeadEvaluator(Kernel &kernel, fused::AttentionOp op, Mapping mapping, mlir::Value lane,
+                int64_t padded)
+      : kernel(kernel), k(kernel.k), op(op), mapping(mapping), lane(lane), padded(padded) {}
+
+  /// Head `head` of `value`'s rows of `heads` heads, for one token. Errors name an operation that
+  /// cannot be converted.
+  mlir::FailureOr<Values> evaluate(mlir::Value value, mlir::Value head, int64_t heads,
+                                   mlir::Value token);
+
+private:
+  int64_t count() const { return mapping == Mapping::Operand ? padded / 4 : padded / 32; }
+  Values load(mlir::Value pointer, mlir::RankedTensorType type, int64_t dim, mlir::Value head,
+              mlir::Value token);
+  Values hadamard(Values elements, int64_t block);
+
+  Kernel &kernel;
+  DeviceBuilder &k;
+  fused::AttentionOp op;
+  Mapping mapping;
+  mlir::Value lane;
+  int64_t padded;
+};
+
+/// What 16-bit fixed point multiplies by: 32512 over the greatest magnitude of `elements`, which
+/// `reduce` takes over all lanes as bits, and its inverse. NaN where an element is not finite.
+struct FixedPointScale {
+  mlir::Value inverse, scale;
+};
+FixedPointScale fixedPointScale(DeviceBuilder &k, llvm::ArrayRef<mlir::Value> elements,
+                                llvm::function_ref<mlir::Value(mlir::Value)> reduce);
+
+/// formats::cacheScaleExponent of a positive f32.
+mlir::Value cacheScaleExponent(DeviceBuilder &k, mlir::Value scale);
+
+/// A vector as a cache stores it, in the registers of a warp (HeadEvaluator::Mapping::Row).
+struct StoredVector {
+  llvm::SmallVector<mlir::Value> codes;  ///< a lane's, i32
+  llvm::SmallVector<mlir::Value> scales; ///< of all groups, f16
+};
+StoredVector encodeVector(DeviceBuilder &k, const formats::CacheShape &shape,
+                          llvm::ArrayRef<mlir::Value> elements, mlir::Value lane);
+/// Stores it as position `position` (0 to 31) of a tile.
+void storeVector(DeviceBuilder &k, const formats::CacheShape &shape, const StoredVector &vector,
+                 mlir::Value tile, mlir::Value position, mlir::Value lane);
+
+} // namespace sluice::device
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDTOGPU_ATTENTIONPROLOGUE_H
