@@ -8,6 +8,7 @@
 
 #include "sluice-runtime/Plan.h"
 #include "sluice-runtime/Tokenizer.h"
+#include "sluice-support/MappedFile.h"
 
 #include <cstddef>
 #include <filesystem>
@@ -20,38 +21,7 @@
 
 namespace sluice::runtime {
 
-/// A regular file, mapped read-only. The bytes are valid as long as the object.
-class MappedFile {
-public:
-  /// Throws an Error that names the path if it can not be read, or is not a regular file.
-  explicit MappedFile(std::filesystem::path path);
-  ~MappedFile();
-  MappedFile(const MappedFile &) = delete;
-  MappedFile &operator=(const MappedFile &) = delete;
-
-  const std::filesystem::path &path() const { return filePath; }
-  std::span<const std::byte> bytes() const { return {data, size}; }
-  std::string_view text() const { return {reinterpret_cast<const char *>(data), size}; }
-
-private:
-  std::filesystem::path filePath;
-  const std::byte *data = nullptr;
-  size_t size = 0;
-};
-
-/// One tensor of a safetensors file.
-struct TensorView {
-  std::string type;
-  std::vector<int64_t> shape;
-  std::span<const std::byte> data;
-};
-
-/// The tensors of a safetensors file (https://huggingface.co/docs/safetensors): an 8-byte
-/// little-endian header length, a JSON header, then the tensors' bytes. `name` starts each error
-/// message. Rejected: extents outside of the file, sizes that are not shape times element, tensors
-/// that overlap.
-std::map<std::string, TensorView, std::less<>> readSafetensors(std::span<const std::byte> bytes,
-                                                               const std::string &name);
+using support::MappedFile;
 
 /// What to check when an artifact is opened.
 struct ArtifactOptions {
@@ -95,7 +65,8 @@ private:
   std::filesystem::path root;
   Plan thePlan;
   std::map<std::string, std::unique_ptr<MappedFile>> files;
-  std::map<std::string, TensorView, std::less<>> tensors;
+  /// Of the weights file, by name.
+  std::map<std::string, std::span<const std::byte>, std::less<>> tensors;
   std::optional<Tokenizer> theTokenizer;
 };
 

@@ -4,16 +4,12 @@
 #ifndef SLUICE_RUNTIME_ERROR_H
 #define SLUICE_RUNTIME_ERROR_H
 
-#include <stdexcept>
+#include "sluice-support/Error.h"
 
 namespace sluice::runtime {
 
-/// What every failure of the runtime's C++ library is thrown as. what() is one line that names the
-/// file, what was found there and what was expected.
-class Error : public std::runtime_error {
-public:
-  using std::runtime_error::runtime_error;
-};
+/// What every failure of the runtime's C++ library is thrown as.
+using support::Error;
 
 } // namespace sluice::runtime
 

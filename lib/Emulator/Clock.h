@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // Vector clocks: what a thread knows of the others' progress. Immutable once shared, so that the
-// threads of a warp or block that met at a barrier share one.
+// threads of a warp or block share one after a barrier that all of them arrived at.
 
 #ifndef SLUICE_LIB_EMULATOR_CLOCK_H
 #define SLUICE_LIB_EMULATOR_CLOCK_H
@@ -69,7 +69,7 @@ private:
   Body *body = nullptr;
 };
 
-/// A clock that threads add theirs to. Most of them have the same one.
+/// The join of the clocks of the threads that have arrived at a barrier. Most of them are the same.
 struct Gathering {
   Clock clock;
   Clock last;
@@ -87,7 +87,8 @@ struct Gathering {
   }
 };
 
-/// join() of two clocks, remembered: the threads of a warp often make the same one, one by one.
+/// join() of two clocks with its last result kept: the threads of a warp ask for the same one, one
+/// after another.
 class ClockJoin {
 public:
   Clock operator()(const Clock &a, const Clock &b) {

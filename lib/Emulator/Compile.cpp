@@ -4,80 +4,36 @@
 #include "Compile.h"
 #include "Operations.h"
 
-#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Export.h"
+#include "sluice/Target/LlvmTarget.h"
+
 #include "llvm/ExecutionEngine/Orc/AbsoluteSymbols.h"
 #include "llvm/IR/LLVMContext.h"
-#include "llvm/IR/Module.h"
-#include "llvm/Passes/PassBuilder.h"
-#include "llvm/Support/TargetSelect.h"
-#include "llvm/Target/TargetMachine.h"
 
 using namespace mlir;
+using namespace sluice;
 using namespace sluice::emulator;
 using llvm::createStringError;
 using llvm::Expected;
 
-static void optimise(llvm::Module &module, llvm::TargetMachine &machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PipelineTuningOptions tuning;
-  // A thread has no arrays of its own to vectorise over.
-  tuning.LoopVectorization = false;
-  tuning.SLPVectorization = false;
-  llvm::PassBuilder builder(&machine, tuning);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
-}
-
 Expected<std::unique_ptr<llvm::orc::LLJIT>>
 sluice::emulator::compile(Lowered &lowered,
                           std::vector<std::pair<const std::byte *, uint64_t>> &constants) {
-  static std::once_flag initialised;
-  std::call_once(initialised, [] {
-    LLVMInitializeX86TargetInfo();
-    LLVMInitializeX86Target();
-    LLVMInitializeX86TargetMC();
-    LLVMInitializeX86AsmPrinter();
-  });
   MLIRContext &mlirContext = *lowered.module->getContext();
   DialectRegistry registry;
-  registerBuiltinDialectTranslation(registry);
-  registerLLVMDialectTranslation(registry);
+  registerLlvmTranslations(registry);
   mlirContext.appendDialectRegistry(registry);
-
   auto context = std::make_unique<llvm::LLVMContext>();
-  std::string diagnostics;
-  std::unique_ptr<llvm::Module> module;
-  {
-    ScopedDiagnosticHandler handler(&mlirContext, [&](Diagnostic &diagnostic) {
-      if (diagnostics.empty())
-        diagnostics = diagnostic.str();
-      return success();
-    });
-    module = translateModuleToLLVMIR(*lowered.module, *context, "kernels");
-  }
+  Expected<std::unique_ptr<llvm::Module>> module = translateKernels(*lowered.module, *context);
   if (!module)
-    return createStringError("kernels cannot be translated to LLVM IR: " + diagnostics);
+    return module.takeError();
 
-  Expected<llvm::orc::JITTargetMachineBuilder> target =
-      llvm::orc::JITTargetMachineBuilder::detectHost();
+  Expected<llvm::orc::JITTargetMachineBuilder> target = detectJitTarget();
   if (!target)
     return target.takeError();
-  target->setCodeGenOptLevel(llvm::CodeGenOptLevel::Default);
   Expected<std::unique_ptr<llvm::TargetMachine>> machine = target->createTargetMachine();
   if (!machine)
     return machine.takeError();
-  module->setTargetTriple((*machine)->getTargetTriple());
-  module->setDataLayout((*machine)->createDataLayout());
-  optimise(*module, **machine);
+  optimiseKernels(**module, **machine, llvm::OptimizationLevel::O2);
 
   Expected<std::unique_ptr<llvm::orc::LLJIT>> jit =
       llvm::orc::LLJITBuilder().setJITTargetMachineBuilder(*target).create();
@@ -90,14 +46,14 @@ sluice::emulator::compile(Lowered &lowered,
   if (llvm::Error error =
           (*jit)->getMainJITDylib().define(llvm::orc::absoluteSymbols(std::move(symbols))))
     return error;
-  // exp2f and its like.
+  // Kernels call functions of the C library: exp2f and the like.
   auto process = llvm::orc::DynamicLibrarySearchGenerator::GetForCurrentProcess(
       (*jit)->getDataLayout().getGlobalPrefix());
   if (!process)
     return process.takeError();
   (*jit)->getMainJITDylib().addGenerator(std::move(*process));
   if (llvm::Error error =
-          (*jit)->addIRModule(llvm::orc::ThreadSafeModule(std::move(module), std::move(context))))
+          (*jit)->addIRModule(llvm::orc::ThreadSafeModule(std::move(*module), std::move(context))))
     return error;
   for (Kernel &kernel : lowered.kernels) {
     Expected<llvm::orc::ExecutorAddr> address = (*jit)->lookup("entry." + kernel.name);

@@ -18,7 +18,7 @@ namespace {
 
 constexpr const char *kModuleRole = "module";
 
-/// Zeroed memory that ends where the next byte belongs to nobody.
+/// Zeroed memory of its own pages.
 class Pages {
 public:
   Pages(uint64_t bytes, const std::string &what) : size(bytes ? bytes : 1) {
@@ -108,7 +108,7 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
     throw Error(newArtifact->planName() + ": was compiled for target \"" + plan.target.name +
                 "\" (" + plan.target.kind + "), the emulator runs kernels of GPUs");
   const runtime::MappedFile &file = newArtifact->file(kModuleRole);
-  auto created = emulator::Emulator::create(file.text(), file.path().string());
+  auto created = emulator::Emulator::create(file.text(), file.path());
   if (!created)
     throw Error(toString(created.takeError()));
   machine = std::move(*created);

@@ -8,7 +8,7 @@
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
 #define SLUICE_ASAN 1
-#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/asan_interface.h>
 #endif
 #endif
 
@@ -59,7 +59,7 @@ std::byte *StackPool::take() {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab == MAP_FAILED)
       return nullptr;
-    // A stack needs one or two small pages.
+    // A huge page would waste memory: most stacks use one or two small ones.
     madvise(slab, stacksASlab * stackBytes, MADV_NOHUGEPAGE);
     slabs.push_back(slab);
     for (size_t i = 0; i < stacksASlab; ++i)
@@ -80,7 +80,7 @@ Fiber sluice::emulator::makeFiber(std::byte *stack, unsigned index, void (*entry
   return {top};
 }
 
-void sluice::emulator::switchFiber(Fiber &from, Fiber &to, std::byte *stack, size_t bytes) {
+void sluice::emulator::switchFiber(Fiber &from, const Fiber &to, std::byte *stack, size_t bytes) {
 #ifdef SLUICE_ASAN
   void *fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, stack, bytes);
@@ -89,6 +89,19 @@ void sluice::emulator::switchFiber(Fiber &from, Fiber &to, std::byte *stack, siz
 #else
   sluice_emu_switch(&from.stackPointer, to.stackPointer);
 #endif
+}
+
+void sluice::emulator::leaveFiber(const Fiber &to, std::byte *stack, size_t bytes) {
+#ifdef SLUICE_ASAN
+  // Nothing returns through the frames of this stack, so nothing would clear their red zones before
+  // another fiber gets the stack.
+  __asan_handle_no_return();
+  // Null: this fiber does not come back.
+  __sanitizer_start_switch_fiber(nullptr, stack, bytes);
+#endif
+  Fiber left;
+  sluice_emu_switch(&left.stackPointer, to.stackPointer);
+  __builtin_unreachable();
 }
 
 void sluice::emulator::arrivedOnFiber(const void **previousStack, size_t *previousBytes) {

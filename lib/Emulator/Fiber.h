@@ -26,7 +26,7 @@ private:
   std::vector<void *> slabs;
 };
 
-/// Where a suspended stack goes on.
+/// A suspended stack: where it is resumed.
 struct Fiber {
   void *stackPointer = nullptr;
 };
@@ -35,11 +35,15 @@ struct Fiber {
 /// compete for the same lines of the processor's caches.
 Fiber makeFiber(std::byte *stack, unsigned index, void (*entry)());
 
-/// Goes on in `to`; returns when something switches to `from`. `stack` is the lowest address of
+/// Resumes `to`; returns when something switches to `from`. `stack` is the lowest address of
 /// `to`'s stack, for the address sanitizer.
-void switchFiber(Fiber &from, Fiber &to, std::byte *stack, size_t bytes);
+void switchFiber(Fiber &from, const Fiber &to, std::byte *stack, size_t bytes);
 
-/// The first thing to call on a new fiber, and after each switch: for the address sanitizer.
+/// The same for good: the fiber that calls it ends.
+[[noreturn]] void leaveFiber(const Fiber &to, std::byte *stack, size_t bytes);
+
+/// The first thing to call on a new fiber, for the address sanitizer. Gives the stack of the fiber
+/// that switched to it; null and 0 without the sanitizer.
 void arrivedOnFiber(const void **previousStack, size_t *previousBytes);
 
 } // namespace sluice::emulator

@@ -8,6 +8,8 @@
 
 #include "Machine.h"
 
+#include "sluice-support/Float16.h"
+
 #include "llvm/Support/ErrorHandling.h"
 
 #include <cmath>
@@ -20,7 +22,7 @@ namespace {
 /// Leaves the fiber for good if the operation has failed.
 void finish(Thread *thread) {
   if (thread->machine->failed())
-    thread->machine->leave(*thread);
+    thread->machine->leave();
 }
 
 Thread &lane(Thread *thread, uint32_t lane) {
@@ -86,7 +88,7 @@ void checkAccess(Thread *thread, uint32_t location, void *address, uint32_t byte
 
 void trap(Thread *thread, uint32_t location) {
   thread->machine->fail(*thread, location, "a place that cannot be reached was reached");
-  thread->machine->leave(*thread);
+  thread->machine->leave();
 }
 
 void barrier(Thread *thread, uint32_t location, uint32_t id, uint32_t count, uint32_t wait) {
@@ -95,8 +97,8 @@ void barrier(Thread *thread, uint32_t location, uint32_t id, uint32_t count, uin
 }
 
 void warpSync(Thread *thread, uint32_t location, uint32_t mask) {
-  if (thread->machine->meet(*thread, location, mask, WarpOperation::Sync))
-    thread->machine->part(*thread, mask);
+  if (thread->machine->arriveWarp(*thread, location, mask, WarpOperation::Sync))
+    thread->machine->completeWarp(*thread, mask);
   finish(thread);
 }
 
@@ -105,7 +107,7 @@ uint64_t shuffle(Thread *thread, uint32_t location, uint32_t mask, uint32_t valu
                  uint32_t clamp, uint32_t kind) {
   thread->operands[0] = value, thread->operands[1] = offset, thread->operands[2] = clamp;
   Machine &machine = *thread->machine;
-  if (machine.meet(*thread, location, mask, WarpOperation::Shuffle)) {
+  if (machine.arriveWarp(*thread, location, mask, WarpOperation::Shuffle)) {
     forLanes(mask, [&](uint32_t index) {
       Thread &to = lane(thread, index);
       uint32_t b = to.operands[1] & 31, c = to.operands[2] & 31, m = to.operands[2] >> 8 & 31;
@@ -135,7 +137,7 @@ uint64_t shuffle(Thread *thread, uint32_t location, uint32_t mask, uint32_t valu
       to.results[0] = lane(thread, source).operands[0];
       to.results[1] = valid;
     });
-    machine.part(*thread, mask);
+    machine.completeWarp(*thread, mask);
   }
   finish(thread);
   return uint64_t(thread->results[1]) << 32 | thread->results[0];
@@ -143,7 +145,7 @@ uint64_t shuffle(Thread *thread, uint32_t location, uint32_t mask, uint32_t valu
 
 uint32_t vote(Thread *thread, uint32_t location, uint32_t mask, uint32_t predicate, uint32_t kind) {
   thread->operands[0] = predicate & 1;
-  if (thread->machine->meet(*thread, location, mask, WarpOperation::Vote)) {
+  if (thread->machine->arriveWarp(*thread, location, mask, WarpOperation::Vote)) {
     uint32_t ballot = 0;
     forLanes(mask, [&](uint32_t index) { ballot |= lane(thread, index).operands[0] << index; });
     uint32_t result = kind == 0   ? ballot != 0
@@ -151,18 +153,18 @@ uint32_t vote(Thread *thread, uint32_t location, uint32_t mask, uint32_t predica
                       : kind == 2 ? ballot
                                   : ballot == mask || ballot == 0;
     forLanes(mask, [&](uint32_t index) { lane(thread, index).results[0] = result; });
-    thread->machine->part(*thread, mask);
+    thread->machine->completeWarp(*thread, mask);
   }
   finish(thread);
   return thread->results[0];
 }
 
 uint32_t elect(Thread *thread, uint32_t location, uint32_t mask) {
-  if (thread->machine->meet(*thread, location, mask, WarpOperation::Vote)) {
+  if (thread->machine->arriveWarp(*thread, location, mask, WarpOperation::Vote)) {
     forLanes(mask, [&](uint32_t index) {
       lane(thread, index).results[0] = index == uint32_t(std::countr_zero(mask));
     });
-    thread->machine->part(*thread, mask);
+    thread->machine->completeWarp(*thread, mask);
   }
   finish(thread);
   return thread->results[0];
@@ -170,7 +172,7 @@ uint32_t elect(Thread *thread, uint32_t location, uint32_t mask) {
 
 uint32_t redux(Thread *thread, uint32_t location, uint32_t mask, uint32_t value, uint32_t kind) {
   thread->operands[0] = value;
-  if (thread->machine->meet(*thread, location, mask, WarpOperation::Redux)) {
+  if (thread->machine->arriveWarp(*thread, location, mask, WarpOperation::Redux)) {
     uint32_t result = lane(thread, std::countr_zero(mask)).operands[0];
     forLanes(mask & (mask - 1), [&](uint32_t index) {
       uint32_t other = lane(thread, index).operands[0];
@@ -202,22 +204,11 @@ uint32_t redux(Thread *thread, uint32_t location, uint32_t mask, uint32_t value,
       }
     });
     forLanes(mask, [&](uint32_t index) { lane(thread, index).results[0] = result; });
-    thread->machine->part(*thread, mask);
+    thread->machine->completeWarp(*thread, mask);
   }
   finish(thread);
   return thread->results[0];
 }
-
-float halfToFloat(uint16_t half) {
-  uint32_t magnitude = half & 0x7fff;
-  // 2^112 moves the exponent's bias; infinities and NaNs have the largest exponent in both formats.
-  float value = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-  if (magnitude >= 0x7c00)
-    value = std::bit_cast<float>(magnitude << 13 | 0x7f800000);
-  return half & 0x8000 ? -value : value;
-}
-
-float bfloatToFloat(uint16_t value) { return std::bit_cast<float>(uint32_t(value) << 16); }
 
 /// Rows of A are lane/4 and 8 more; a register holds four bytes or two halves of consecutive
 /// columns; odd registers are the lower rows, the second pair is half of K further.
@@ -261,11 +252,11 @@ void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *opera
   bool small = MmaKind(kind) == MmaKind::F16K8 || MmaKind(kind) == MmaKind::Bf16K8 ||
                MmaKind(kind) == MmaKind::S8K16;
   std::memcpy(thread->operands, operands, (small ? 7 : 10) * sizeof(uint32_t));
-  if (thread->machine->meet(*thread, location, ~0u, WarpOperation::Mma)) {
+  if (thread->machine->arriveWarp(*thread, location, ~0u, WarpOperation::Mma)) {
     auto s8 = [](uint32_t r, uint32_t i) { return int8_t(r >> 8 * i); };
     auto u8 = [](uint32_t r, uint32_t i) { return uint8_t(r >> 8 * i); };
-    auto f16 = [](uint32_t r, uint32_t i) { return halfToFloat(r >> 16 * i); };
-    auto bf16 = [](uint32_t r, uint32_t i) { return bfloatToFloat(r >> 16 * i); };
+    auto f16 = [](uint32_t r, uint32_t i) { return sluice::support::f16ToFloat(r >> 16 * i); };
+    auto bf16 = [](uint32_t r, uint32_t i) { return sluice::support::bf16ToFloat(r >> 16 * i); };
     switch (MmaKind(kind)) {
     case MmaKind::S8K32:
       product<int8_t, int32_t, 4, 4>(thread, s8);
@@ -289,7 +280,7 @@ void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *opera
       product<float, float, 2, 2>(thread, bf16);
       break;
     }
-    thread->machine->part(*thread, ~0u);
+    thread->machine->completeWarp(*thread, ~0u);
   }
   finish(thread);
   std::memcpy(results, thread->results, sizeof(thread->results));
@@ -298,7 +289,7 @@ void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *opera
 /// movmatrix.sync.aligned.m8n8.trans.b16: lane l holds row l/4, columns 2(l%4) and the next.
 uint32_t movmatrix(Thread *thread, uint32_t location, uint32_t value) {
   thread->operands[0] = value;
-  if (thread->machine->meet(*thread, location, ~0u, WarpOperation::Movmatrix)) {
+  if (thread->machine->arriveWarp(*thread, location, ~0u, WarpOperation::Movmatrix)) {
     auto element = [&](uint32_t row, uint32_t column) {
       return lane(thread, row * 4 + column / 2).operands[0] >> column % 2 * 16 & 0xffff;
     };
@@ -306,7 +297,7 @@ uint32_t movmatrix(Thread *thread, uint32_t location, uint32_t value) {
       uint32_t row = index / 4, column = index % 4 * 2;
       lane(thread, index).results[0] = element(column, row) | element(column + 1, row) << 16;
     }
-    thread->machine->part(*thread, ~0u);
+    thread->machine->completeWarp(*thread, ~0u);
   }
   finish(thread);
   return thread->results[0];

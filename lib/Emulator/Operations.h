@@ -21,7 +21,7 @@ struct HostFunction {
 
 llvm::ArrayRef<HostFunction> hostFunctions();
 
-/// What sluice_emu_register reads.
+/// Special registers, the argument of sluice_emu_register.
 enum class Register : uint32_t {
   ThreadIndex,
   BlockThreads,

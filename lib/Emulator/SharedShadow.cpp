@@ -7,7 +7,7 @@
 
 using namespace sluice::emulator;
 
-/// Readers up to which looking through a list is fast.
+/// Up to so many readers, searching a list is fast enough.
 static constexpr size_t shortList = 12;
 
 void SharedShadow::clear(Readers &readers) {

@@ -14,13 +14,13 @@
 
 namespace sluice::emulator {
 
-/// An access that is being made, and what its thread knows.
+/// An access, and the clock of the thread that makes it.
 struct Access {
   uint32_t actor = 0;
   uint32_t clock = 0;
-  /// By actor.
+  /// The thread's clock: by actor, how far the thread has seen it.
   const uint32_t *seen = nullptr;
-  /// Of the operation, for messages.
+  /// Location id of the operation, for messages.
   uint32_t location = 0;
   bool atomic = false;
 };

@@ -21,7 +21,7 @@ void sluice::formats::readQ8_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t>
   const uint8_t *from = blocks.data();
   int8_t *to = q.data();
   for (uint16_t &scale : scales) {
-    scale = support::endian::read16le(from);
+    scale = llvm::support::endian::read16le(from);
     std::memcpy(to, from + 2, columns);
     from += q8_0BlockBytes;
     to += columns;
@@ -34,7 +34,7 @@ void sluice::formats::readQ4_0(ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t>
   const uint8_t *from = blocks.data();
   int8_t *to = q.data();
   for (uint16_t &scale : scales) {
-    scale = support::endian::read16le(from);
+    scale = llvm::support::endian::read16le(from);
     for (size_t i = 0; i < half; ++i) {
       to[i] = static_cast<int8_t>((from[2 + i] & 15) - 8);
       to[i + half] = static_cast<int8_t>((from[2 + i] >> 4) - 8);
@@ -50,7 +50,7 @@ void sluice::formats::writeQ8_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
   const int8_t *from = q.data();
   uint8_t *to = blocks.data();
   for (uint16_t scale : scales) {
-    support::endian::write16le(to, scale);
+    llvm::support::endian::write16le(to, scale);
     std::memcpy(to + 2, from, columns);
     from += columns;
     to += q8_0BlockBytes;
@@ -63,7 +63,7 @@ void sluice::formats::writeQ4_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
   const int8_t *from = q.data();
   uint8_t *to = blocks.data();
   for (uint16_t scale : scales) {
-    support::endian::write16le(to, scale);
+    llvm::support::endian::write16le(to, scale);
     for (size_t i = 0; i < half; ++i)
       to[2 + i] = static_cast<uint8_t>(((from[i] + 8) & 15) | ((from[i + half] + 8) & 15) << 4);
     from += columns;

@@ -457,7 +457,8 @@ void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> pack
   }
   int64_t group = format.groupColumns(shape.columns());
   for (int64_t g = 0; g < shape.groups(); ++g) {
-    scales[g] = support::endian::read16le(packed.data() + shape.scalePosition(row, g * group));
+    scales[g] =
+        llvm::support::endian::read16le(packed.data() + shape.scalePosition(row, g * group));
     if (format.zeroPoint)
       zeros[g] = static_cast<int8_t>(packed[shape.zeroPosition(row, g * group)]);
   }
@@ -473,13 +474,13 @@ void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> pack
     const uint8_t *from = packed.data() + at.byte;
     switch (format.element) {
     case Element::F32:
-      values[column] = std::bit_cast<float>(support::endian::read32le(from));
+      values[column] = std::bit_cast<float>(llvm::support::endian::read32le(from));
       break;
     case Element::F16:
-      values[column] = f16ToFloat(support::endian::read16le(from));
+      values[column] = f16ToFloat(llvm::support::endian::read16le(from));
       break;
     case Element::BF16:
-      values[column] = bf16ToFloat(support::endian::read16le(from));
+      values[column] = bf16ToFloat(llvm::support::endian::read16le(from));
       break;
     case Element::I8:
     case Element::I4: {
@@ -489,8 +490,8 @@ void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> pack
                                                     : ((*from >> at.shift & 15) ^ 8) - 8;
       int zero =
           format.zeroPoint ? static_cast<int8_t>(packed[shape.zeroPosition(row, column)]) : 0;
-      float scale =
-          f16ToFloat(support::endian::read16le(packed.data() + shape.scalePosition(row, column)));
+      float scale = f16ToFloat(
+          llvm::support::endian::read16le(packed.data() + shape.scalePosition(row, column)));
       values[column] = static_cast<float>(q - zero) * scale;
       break;
     }

@@ -6,6 +6,8 @@
 #ifndef SLUICE_LIB_IMPORT_DIAGNOSTICS_H
 #define SLUICE_LIB_IMPORT_DIAGNOSTICS_H
 
+#include "sluice-support/Text.h"
+
 #include "llvm/ADT/StringRef.h"
 #include "llvm/ADT/Twine.h"
 #include "llvm/Support/Error.h"
@@ -17,11 +19,12 @@ namespace sluice::detail {
 /// "FILE: MESSAGE".
 llvm::Error fail(llvm::StringRef file, const llvm::Twine &message);
 
-/// 'text' with control characters and broken UTF-8 replaced, cut after 80 bytes.
-std::string quote(llvm::StringRef text);
+using support::printable;
+using support::quote;
 
-/// The same replacement and cut, without quotes.
-std::string sanitize(llvm::StringRef text, size_t limit = 80);
+inline std::string sanitize(llvm::StringRef text, size_t limit = 80) {
+  return support::printable(text, limit);
+}
 
 /// Collects the first of several checks that failed, where checking on is harmless and returning at
 /// each one would hide what is read.

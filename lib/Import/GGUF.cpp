@@ -52,7 +52,7 @@ StringRef sluice::ggufTypeName(GGUFType type) {
 //===----------------------------------------------------------------------===//
 
 static std::optional<int64_t> readInteger(GGUFType type, const char *at) {
-  using namespace support::endian;
+  using namespace llvm::support::endian;
   switch (type) {
   case GGUFType::U8:
     return static_cast<uint8_t>(*at);
@@ -81,9 +81,9 @@ static std::optional<int64_t> readInteger(GGUFType type, const char *at) {
 
 static std::optional<double> readFloat(GGUFType type, const char *at) {
   if (type == GGUFType::F32)
-    return bit_cast<float>(support::endian::read32le(at));
+    return bit_cast<float>(llvm::support::endian::read32le(at));
   if (type == GGUFType::F64)
-    return bit_cast<double>(support::endian::read64le(at));
+    return bit_cast<double>(llvm::support::endian::read64le(at));
   return std::nullopt;
 }
 
@@ -110,7 +110,7 @@ std::optional<std::vector<StringRef>> GGUFValue::asStrings(uint64_t limit) const
   result.reserve(std::min(limit, elements));
   StringRef rest = raw;
   for (uint64_t i = 0; i < std::min(limit, elements); ++i) {
-    uint64_t length = support::endian::read64le(rest.data());
+    uint64_t length = llvm::support::endian::read64le(rest.data());
     result.push_back(rest.substr(8, length));
     rest = rest.drop_front(8 + length);
   }
@@ -167,14 +167,14 @@ private:
   Error readU32(uint32_t &out, const Twine &what) {
     if (Error error = need(4, what))
       return error;
-    out = support::endian::read32le(text.data() + position);
+    out = llvm::support::endian::read32le(text.data() + position);
     position += 4;
     return Error::success();
   }
   Error readU64(uint64_t &out, const Twine &what) {
     if (Error error = need(8, what))
       return error;
-    out = support::endian::read64le(text.data() + position);
+    out = llvm::support::endian::read64le(text.data() + position);
     position += 8;
     return Error::success();
   }
@@ -435,7 +435,7 @@ Expected<GGUFFile> GGUFFile::parse(std::shared_ptr<const MappedFile> file, Strin
 }
 
 Expected<GGUFFile> GGUFFile::open(StringRef path) {
-  auto file = MappedFile::open(path);
+  auto file = mapFile(path);
   if (!file)
     return file.takeError();
   return parse(*file, sys::path::filename(path));

@@ -20,13 +20,13 @@ using namespace sluice;
 using nlohmann::json;
 using nlohmann::ordered_json;
 using sluice::detail::fail;
-using sluice::detail::sanitize;
+using sluice::detail::printable;
 
 static constexpr uint64_t longArray = 16;
 static constexpr uint64_t shownOfLongArray = 8;
 
 /// JSON strings must be UTF-8; what the file has instead is shown replaced.
-static ordered_json textValue(StringRef text) { return sanitize(text, text.size()); }
+static ordered_json textValue(StringRef text) { return printable(text, text.size()); }
 
 static ordered_json metadataValue(const GGUFValue &value) {
   if (auto text = value.asString())
@@ -51,22 +51,22 @@ static ordered_json metadataValue(const GGUFValue &value) {
 
 static void addMetadata(ordered_json &listing, StringRef key, StringRef type, ordered_json value) {
   listing["metadata"].push_back(
-      {{"key", sanitize(key, key.size())}, {"type", type.str()}, {"value", std::move(value)}});
+      {{"key", printable(key, key.size())}, {"type", type.str()}, {"value", std::move(value)}});
 }
 
 static void addTensors(ordered_json &listing, ArrayRef<TensorRef> tensors) {
   for (const TensorRef &tensor : tensors)
     listing["tensors"].push_back(
-        {{"name", sanitize(tensor.name, tensor.name.size())},
+        {{"name", printable(tensor.name, tensor.name.size())},
          {"type", storageName(tensor.type).str()},
          {"shape", std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())},
          {"bytes", tensor.bytes},
          {"offset", tensor.offset},
-         {"file", sanitize(tensor.file, tensor.file.size())}});
+         {"file", printable(tensor.file, tensor.file.size())}});
 }
 
 static ordered_json start(StringRef path, StringRef format) {
-  return {{"path", sanitize(path, path.size())}, {"format", format.str()}};
+  return {{"path", printable(path, path.size())}, {"format", format.str()}};
 }
 
 /// Sums, once all tensors are in.
@@ -159,7 +159,7 @@ static Expected<ordered_json> listFolder(StringRef path) {
   reserveSections(listing);
   uint64_t fileBytes = 0;
   if (hasConfig) {
-    auto file = MappedFile::open(configPath);
+    auto file = mapFile(configPath);
     if (!file)
       return file.takeError();
     auto config = sluice::detail::parseJsonObject((*file)->text(), configPath);
@@ -189,7 +189,7 @@ Expected<ordered_json> sluice::listModelFile(StringRef path) {
     return fail(path, "cannot be opened: " + ec.message());
   if (status.type() == sys::fs::file_type::directory_file)
     return listFolder(path);
-  auto file = MappedFile::open(path);
+  auto file = mapFile(path);
   if (!file)
     return file.takeError();
   StringRef text = (*file)->text();
@@ -219,9 +219,9 @@ static std::string shortText(const ordered_json &value) {
     std::string text = grouped(value["count"].get<uint64_t>()) + " entries: ";
     for (const ordered_json &item : value["first"])
       text += item.dump() + ", ";
-    return sanitize(text, 76) + (text.size() > 76 ? "" : "...");
+    return printable(text, 76) + (text.size() > 76 ? "" : "...");
   }
-  return sanitize(value.dump(), 76);
+  return printable(value.dump(), 76);
 }
 
 void sluice::printListing(const ordered_json &listing, raw_ostream &os) {

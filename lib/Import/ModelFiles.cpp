@@ -179,14 +179,6 @@ static void warnOfExtras(StringRef path, const std::vector<std::string> &extras,
 // Hugging Face folders
 //===----------------------------------------------------------------------===//
 
-static Expected<std::shared_ptr<const MappedFile>> openConfig(StringRef path) {
-  auto file = MappedFile::open(path);
-  if (file && (*file)->size() > maxConfigBytes)
-    return fail(path, "has " + Twine((*file)->size()) + " bytes, expected at most " +
-                          Twine(maxConfigBytes));
-  return file;
-}
-
 /// Every tensor of the folder's shards that its index (if it has one) assigns to them.
 static Error collectHuggingFace(ModelFiles &model) {
   std::vector<SafetensorsFile> shards;
@@ -214,7 +206,7 @@ static Error collectHuggingFace(ModelFiles &model) {
       return error;
   } else if (sys::fs::exists(indexPath)) {
     inventory.where = indexPath;
-    auto file = MappedFile::open(indexPath);
+    auto file = mapFile(indexPath);
     if (!file)
       return file.takeError();
     auto parsed = SafetensorsIndex::parse(**file);
@@ -287,7 +279,7 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
   std::string configPath = isFolder ? childPath(path, "config.json") : path.str();
   if (isFolder && !sys::fs::exists(configPath))
     return fail(path, "has no config.json, expected a Hugging Face folder or a GGUF file");
-  auto file = openConfig(configPath);
+  auto file = mapFile(configPath, maxConfigBytes);
   if (!file)
     return file.takeError();
   auto config = configFromJson((*file)->text(), configPath, model.warnings);
@@ -305,7 +297,7 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
 
   if (std::string generation = childPath(path, "generation_config.json");
       sys::fs::exists(generation)) {
-    auto text = openConfig(generation);
+    auto text = mapFile(generation, maxConfigBytes);
     if (!text)
       return text.takeError();
     if (Error error = addGenerationConfig((*text)->text(), generation, model.config))
@@ -460,7 +452,7 @@ Expected<ModelFiles> sluice::openModel(StringRef path) {
     return fail(path, "cannot be opened: " + ec.message());
   if (status.type() == sys::fs::file_type::directory_file)
     return openHuggingFace(path, /*isFolder=*/true);
-  auto file = MappedFile::open(path);
+  auto file = mapFile(path);
   if (!file)
     return file.takeError();
   if (GGUFFile::hasMagic((*file)->text()) || path.ends_with_insensitive(".gguf"))

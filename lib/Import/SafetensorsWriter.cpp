@@ -147,7 +147,7 @@ SafetensorsWriter::create(StringRef path, ArrayRef<Declaration> declarations,
       return fail(path, who + " cannot be written: the name is reserved");
     if (!names.insert(declaration.name).second)
       return fail(path, who + " cannot be written twice");
-    if (!storageInfo(declaration.type).inSafetensors)
+    if (!isInSafetensors(declaration.type))
       return fail(path, who + " cannot be written: safetensors has no type " +
                             storageName(declaration.type));
     std::optional<uint64_t> bytes = storageBytes(declaration.type, declaration.shape);
@@ -188,7 +188,7 @@ SafetensorsWriter::create(StringRef path, ArrayRef<Declaration> declarations,
   if (std::error_code ec = sys::fs::resize_file(state->descriptor, state->fileBytes))
     return fail(path, "cannot be written: " + Twine(state->fileBytes) + " bytes: " + ec.message());
   uint8_t length[8];
-  support::endian::write64le(length, header.size());
+  llvm::support::endian::write64le(length, header.size());
   if (Error error = state->writeAt(0, length))
     return std::move(error);
   if (Error error = state->writeAt(8, arrayRefFromStringRef(header)))

@@ -3,6 +3,8 @@
 
 #include "sluice/Import/StorageType.h"
 
+#include "sluice-support/Safetensors.h"
+
 #include "llvm/ADT/StringMap.h"
 #include "llvm/Support/ErrorHandling.h"
 #include "llvm/Support/MathExtras.h"
@@ -13,48 +15,48 @@ using namespace sluice;
 // Block sizes: ggml-common.h (the block_* structs) and gguf-py's GGML_QUANT_SIZES. Numbers missing
 // from ggml's sequence (4, 5, 31 to 33, 36 to 38) were withdrawn from the format.
 static constexpr StorageInfo table[] = {
-    {StorageType::F32, "F32", 1, 4, 0, true},
-    {StorageType::F16, "F16", 1, 2, 1, true},
-    {StorageType::BF16, "BF16", 1, 2, 30, true},
-    {StorageType::F64, "F64", 1, 8, 28, true},
-    {StorageType::I8, "I8", 1, 1, 24, true},
-    {StorageType::I16, "I16", 1, 2, 25, true},
-    {StorageType::I32, "I32", 1, 4, 26, true},
-    {StorageType::I64, "I64", 1, 8, 27, true},
-    {StorageType::U8, "U8", 1, 1, -1, true},
-    {StorageType::U16, "U16", 1, 2, -1, true},
-    {StorageType::U32, "U32", 1, 4, -1, true},
-    {StorageType::U64, "U64", 1, 8, -1, true},
-    {StorageType::Bool, "BOOL", 1, 1, -1, true},
-    {StorageType::F8E4M3, "F8_E4M3", 1, 1, -1, true},
-    {StorageType::F8E5M2, "F8_E5M2", 1, 1, -1, true},
-    {StorageType::F8E8M0, "F8_E8M0", 1, 1, -1, true},
-    {StorageType::Q4_0, "Q4_0", 32, 18, 2, false},
-    {StorageType::Q4_1, "Q4_1", 32, 20, 3, false},
-    {StorageType::Q5_0, "Q5_0", 32, 22, 6, false},
-    {StorageType::Q5_1, "Q5_1", 32, 24, 7, false},
-    {StorageType::Q8_0, "Q8_0", 32, 34, 8, false},
-    {StorageType::Q8_1, "Q8_1", 32, 36, 9, false},
-    {StorageType::Q2_K, "Q2_K", 256, 84, 10, false},
-    {StorageType::Q3_K, "Q3_K", 256, 110, 11, false},
-    {StorageType::Q4_K, "Q4_K", 256, 144, 12, false},
-    {StorageType::Q5_K, "Q5_K", 256, 176, 13, false},
-    {StorageType::Q6_K, "Q6_K", 256, 210, 14, false},
-    {StorageType::Q8_K, "Q8_K", 256, 292, 15, false},
-    {StorageType::IQ2_XXS, "IQ2_XXS", 256, 66, 16, false},
-    {StorageType::IQ2_XS, "IQ2_XS", 256, 74, 17, false},
-    {StorageType::IQ2_S, "IQ2_S", 256, 82, 22, false},
-    {StorageType::IQ3_XXS, "IQ3_XXS", 256, 98, 18, false},
-    {StorageType::IQ3_S, "IQ3_S", 256, 110, 21, false},
-    {StorageType::IQ1_S, "IQ1_S", 256, 50, 19, false},
-    {StorageType::IQ1_M, "IQ1_M", 256, 56, 29, false},
-    {StorageType::IQ4_NL, "IQ4_NL", 32, 18, 20, false},
-    {StorageType::IQ4_XS, "IQ4_XS", 256, 136, 23, false},
-    {StorageType::TQ1_0, "TQ1_0", 256, 54, 34, false},
-    {StorageType::TQ2_0, "TQ2_0", 256, 66, 35, false},
-    {StorageType::MXFP4, "MXFP4", 32, 17, 39, false},
-    {StorageType::NVFP4, "NVFP4", 64, 36, 40, false},
-    {StorageType::Q1_0, "Q1_0", 128, 18, 41, false},
+    {StorageType::F32, "F32", 1, 4, 0},
+    {StorageType::F16, "F16", 1, 2, 1},
+    {StorageType::BF16, "BF16", 1, 2, 30},
+    {StorageType::F64, "F64", 1, 8, 28},
+    {StorageType::I8, "I8", 1, 1, 24},
+    {StorageType::I16, "I16", 1, 2, 25},
+    {StorageType::I32, "I32", 1, 4, 26},
+    {StorageType::I64, "I64", 1, 8, 27},
+    {StorageType::U8, "U8", 1, 1, -1},
+    {StorageType::U16, "U16", 1, 2, -1},
+    {StorageType::U32, "U32", 1, 4, -1},
+    {StorageType::U64, "U64", 1, 8, -1},
+    {StorageType::Bool, "BOOL", 1, 1, -1},
+    {StorageType::F8E4M3, "F8_E4M3", 1, 1, -1},
+    {StorageType::F8E5M2, "F8_E5M2", 1, 1, -1},
+    {StorageType::F8E8M0, "F8_E8M0", 1, 1, -1},
+    {StorageType::Q4_0, "Q4_0", 32, 18, 2},
+    {StorageType::Q4_1, "Q4_1", 32, 20, 3},
+    {StorageType::Q5_0, "Q5_0", 32, 22, 6},
+    {StorageType::Q5_1, "Q5_1", 32, 24, 7},
+    {StorageType::Q8_0, "Q8_0", 32, 34, 8},
+    {StorageType::Q8_1, "Q8_1", 32, 36, 9},
+    {StorageType::Q2_K, "Q2_K", 256, 84, 10},
+    {StorageType::Q3_K, "Q3_K", 256, 110, 11},
+    {StorageType::Q4_K, "Q4_K", 256, 144, 12},
+    {StorageType::Q5_K, "Q5_K", 256, 176, 13},
+    {StorageType::Q6_K, "Q6_K", 256, 210, 14},
+    {StorageType::Q8_K, "Q8_K", 256, 292, 15},
+    {StorageType::IQ2_XXS, "IQ2_XXS", 256, 66, 16},
+    {StorageType::IQ2_XS, "IQ2_XS", 256, 74, 17},
+    {StorageType::IQ2_S, "IQ2_S", 256, 82, 22},
+    {StorageType::IQ3_XXS, "IQ3_XXS", 256, 98, 18},
+    {StorageType::IQ3_S, "IQ3_S", 256, 110, 21},
+    {StorageType::IQ1_S, "IQ1_S", 256, 50, 19},
+    {StorageType::IQ1_M, "IQ1_M", 256, 56, 29},
+    {StorageType::IQ4_NL, "IQ4_NL", 32, 18, 20},
+    {StorageType::IQ4_XS, "IQ4_XS", 256, 136, 23},
+    {StorageType::TQ1_0, "TQ1_0", 256, 54, 34},
+    {StorageType::TQ2_0, "TQ2_0", 256, 66, 35},
+    {StorageType::MXFP4, "MXFP4", 32, 17, 39},
+    {StorageType::NVFP4, "NVFP4", 64, 36, 40},
+    {StorageType::Q1_0, "Q1_0", 128, 18, 41},
 };
 
 static constexpr bool tableIsInEnumOrder() {
@@ -84,10 +86,11 @@ std::optional<StorageType> sluice::storageFromGGML(uint32_t id) {
 }
 
 std::optional<StorageType> sluice::storageFromSafetensors(StringRef dtype) {
-  std::optional<StorageType> type = storageFromName(dtype);
-  if (type && !storageInfo(*type).inSafetensors)
-    return std::nullopt;
-  return type;
+  return support::safetensorsElementBits(dtype) ? storageFromName(dtype) : std::nullopt;
+}
+
+bool sluice::isInSafetensors(StorageType type) {
+  return support::safetensorsElementBits(storageName(type)).has_value();
 }
 
 bool sluice::isPlainFloat(StorageType type) {

@@ -5,6 +5,8 @@
 
 #include "Diagnostics.h"
 
+#include "sluice-support/Float16.h"
+
 #include "llvm/ADT/bit.h"
 #include "llvm/Support/Endian.h"
 
@@ -14,26 +16,12 @@ using namespace llvm;
 using namespace sluice;
 using sluice::detail::fail;
 using sluice::detail::quote;
+using sluice::support::bf16ToFloat;
+using sluice::support::f16ToFloat;
 
 static constexpr int64_t blockSize = 32;
 static constexpr int64_t q8Bytes = 34; // f16 scale, 32 signed bytes
 static constexpr int64_t q4Bytes = 18; // f16 scale, 16 bytes: low nibbles 0..15, high 16..31
-
-/// Without branches, so that loops over it vectorise: the normal case moves the exponent by a
-/// multiplication (which also carries infinity and NaN over), the subnormal case lets a float
-/// subtraction normalise.
-static inline float halfBitsToFloat(uint16_t bits) {
-  uint32_t word = static_cast<uint32_t>(bits) << 16;
-  uint32_t sign = word & 0x80000000u;
-  uint32_t twice = word + word;
-  float normal = bit_cast<float>((twice >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
-  float subnormal = bit_cast<float>((twice >> 17) | (126u << 23)) - 0.5f;
-  uint32_t magnitude =
-      twice < (1u << 27) ? bit_cast<uint32_t>(subnormal) : bit_cast<uint32_t>(normal);
-  return bit_cast<float>(sign | magnitude);
-}
-
-float sluice::halfToFloat(uint16_t bits) { return halfBitsToFloat(bits); }
 
 Expected<TensorReader> TensorReader::open(const TensorRef &tensor, FileSet &files) {
   auto file = files.get(tensor.file);
@@ -59,7 +47,7 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
                           Twine(tensor.bytes) + " bytes, but the file has " + Twine(file->size()));
 
   TensorReader reader;
-  reader.data = file->bytes().data() + tensor.offset;
+  reader.data = reinterpret_cast<const uint8_t *>(file->bytes().data()) + tensor.offset;
   reader.file = std::move(file);
   reader.storage = tensor.type;
   reader.blocked = storageInfo(tensor.type).blockElements != 1;
@@ -82,27 +70,26 @@ void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   switch (storage) {
   case StorageType::F32:
     for (int64_t i = 0; i < count; ++i)
-      target[i] = bit_cast<float>(support::endian::read32le(source + 4 * i));
+      target[i] = bit_cast<float>(llvm::support::endian::read32le(source + 4 * i));
     return;
   case StorageType::F16:
     for (int64_t i = 0; i < count; ++i)
-      target[i] = halfBitsToFloat(support::endian::read16le(source + 2 * i));
+      target[i] = f16ToFloat(llvm::support::endian::read16le(source + 2 * i));
     return;
   case StorageType::BF16:
     for (int64_t i = 0; i < count; ++i)
-      target[i] =
-          bit_cast<float>(static_cast<uint32_t>(support::endian::read16le(source + 2 * i)) << 16);
+      target[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * i));
     return;
   case StorageType::Q8_0:
     for (int64_t block = 0; block < count / blockSize; ++block, source += q8Bytes) {
-      float scale = halfBitsToFloat(support::endian::read16le(source));
+      float scale = f16ToFloat(llvm::support::endian::read16le(source));
       for (int64_t i = 0; i < blockSize; ++i)
         target[block * blockSize + i] = scale * static_cast<int8_t>(source[2 + i]);
     }
     return;
   case StorageType::Q4_0:
     for (int64_t block = 0; block < count / blockSize; ++block, source += q4Bytes) {
-      float scale = halfBitsToFloat(support::endian::read16le(source));
+      float scale = f16ToFloat(llvm::support::endian::read16le(source));
       for (int64_t i = 0; i < blockSize / 2; ++i) {
         target[block * blockSize + i] = scale * ((source[2 + i] & 15) - 8);
         target[block * blockSize + i + blockSize / 2] = scale * ((source[2 + i] >> 4) - 8);
@@ -121,7 +108,7 @@ void TensorReader::readBlocks(int64_t row, MutableArrayRef<int8_t> q,
   assert(scaleBits.size() == static_cast<size_t>(numColumns / blockSize) && "one scale a block");
   const uint8_t *source = rowBytes(row).data();
   for (int64_t block = 0; block < numColumns / blockSize; ++block) {
-    scaleBits[block] = support::endian::read16le(source);
+    scaleBits[block] = llvm::support::endian::read16le(source);
     int8_t *target = q.data() + block * blockSize;
     if (storage == StorageType::Q8_0) {
       for (int64_t i = 0; i < blockSize; ++i)

@@ -10,6 +10,7 @@
 
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Formats/Format.h"
+#include "sluice/Import/Expected.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
 #include "sluice/Pipelines/Pipelines.h"
@@ -267,12 +268,7 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
 }
 
 static Error checkPlan(const std::string &text) {
-  try {
-    (void)runtime::Plan::parse(text, "plan.json");
-  } catch (const std::exception &error) {
-    return createStringError(error.what());
-  }
-  return Error::success();
+  return toExpected([&] { (void)runtime::Plan::parse(text, "plan.json"); });
 }
 
 /// Compiles the kernels for the device and writes them; `resources` gets what is known of each.

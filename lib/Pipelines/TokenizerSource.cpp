@@ -4,6 +4,7 @@
 #include "TokenizerSource.h"
 
 #include "sluice-runtime/Tokenizer.h"
+#include "sluice/Import/Expected.h"
 
 using namespace llvm;
 using namespace sluice;
@@ -29,11 +30,9 @@ static runtime::Tokenizer fromGguf(const GGUFTokenizer &source, const std::strin
 Expected<std::string> sluice::tokenizerJson(const ModelFiles &files) {
   if (files.tokenizer.empty())
     return std::string();
-  try {
+  return toExpected([&] {
     if (files.tokenizer.gguf)
       return fromGguf(*files.tokenizer.gguf, files.path).toJson();
     return runtime::Tokenizer::fromFile(files.root).toJson();
-  } catch (const std::exception &error) {
-    return createStringError(error.what());
-  }
+  });
 }

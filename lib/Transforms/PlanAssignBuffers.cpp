@@ -186,8 +186,8 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
   Location loc = decode.getLoc();
 
   // Inputs.
-  for (auto [argument, name] :
-       llvm::zip(decode.getArguments(), ArrayRef<StringRef>{"token", "position", "sampling"})) {
+  static constexpr StringRef inputs[] = {"token", "position", "sampling"};
+  for (auto [argument, name] : llvm::zip(decode.getArguments(), inputs)) {
     FailureOr<int64_t> bytes = bytesOf(decode, argument.getType());
     if (failed(bytes))
       return failure();

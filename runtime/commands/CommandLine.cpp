@@ -4,7 +4,7 @@
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/Console.h"
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <cerrno>
 #include <csignal>
@@ -14,6 +14,7 @@
 #include <sstream>
 
 using namespace sluice::runtime;
+using sluice::support::printable;
 namespace fs = std::filesystem;
 
 std::shared_ptr<const Artifact> sluice::runtime::openArtifact(const fs::path &directory) {

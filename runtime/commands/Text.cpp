@@ -4,7 +4,6 @@
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/Console.h"
-#include "runtime/plan/Json.h"
 
 #include <nlohmann/json.hpp>
 

@@ -6,7 +6,7 @@
 #include "runtime/device/CpuFeatures.h"
 #include "runtime/device/SyntheticWeights.h"
 #include "runtime/device/ThreadPool.h"
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <chrono>
 #include <cstring>
@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 
 using namespace sluice::runtime;
+using sluice::support::printable;
 
 namespace {
 
@@ -154,7 +155,7 @@ void CpuDevice::checkTarget() const {
 /// here is what it follows before it has mapped the file.
 static void checkSharedObject(const MappedFile &file) {
   auto fail = [&](const std::string &why) {
-    throw Error(file.path().string() + ": is not a shared object for this machine: " + why);
+    throw Error(file.path() + ": is not a shared object for this machine: " + why);
   };
 #if defined(__x86_64__)
   constexpr uint16_t machine = EM_X86_64;
@@ -194,7 +195,7 @@ static void checkSharedObject(const MappedFile &file) {
 
 void CpuDevice::loadKernels() {
   const MappedFile &file = artifact->file("kernels");
-  const std::string path = file.path().string();
+  const std::string path = file.path();
   checkSharedObject(file);
   // A name without a slash would be looked for in the system's folders.
   dlerror();

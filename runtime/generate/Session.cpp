@@ -3,8 +3,8 @@
 
 #include "sluice-runtime/Session.h"
 
-#include <bit>
-#include <cmath>
+#include "sluice-support/Float16.h"
+
 #include <cstring>
 
 using namespace sluice::runtime;
@@ -96,18 +96,6 @@ std::vector<std::byte> Session::readBuffer(std::string_view name) {
   return bytes;
 }
 
-/// IEEE 754 binary16 to binary32; every value is exact.
-static float halfToFloat(uint16_t half) {
-  uint32_t sign = uint32_t(half & 0x8000) << 16, exponent = half >> 10 & 0x1F,
-           fraction = half & 0x3FF;
-  if (exponent == 0x1F)
-    return std::bit_cast<float>(sign | 0x7F800000 | fraction << 13);
-  if (exponent == 0)
-    return std::copysign(std::ldexp(static_cast<float>(fraction), -24),
-                         std::bit_cast<float>(sign | 0x3F800000));
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
-}
-
 std::vector<float> Session::readBufferAsFloat(std::string_view name) {
   const Plan &plan = theArtifact->plan();
   const Buffer &buffer = plan.buffers[plan.bufferIndex(name)];
@@ -122,7 +110,7 @@ std::vector<float> Session::readBufferAsFloat(std::string_view name) {
     for (size_t i = 0; i < count; ++i) {
       uint16_t half;
       std::memcpy(&half, bytes.data() + i * sizeof(half), sizeof(half));
-      values[i] = halfToFloat(half);
+      values[i] = sluice::support::f16ToFloat(half);
     }
   } else {
     throw Error("buffer \"" + buffer.name + "\" is of type " + buffer.type +

@@ -3,7 +3,8 @@
 
 #include "sluice-runtime/Artifact.h"
 
-#include "runtime/plan/Json.h"
+#include "sluice-support/Safetensors.h"
+#include "sluice-support/Text.h"
 
 #include <algorithm>
 #include <sys/mman.h>
@@ -12,6 +13,8 @@
 #include <xxhash.h>
 
 using namespace sluice::runtime;
+using sluice::support::hexDigits;
+using sluice::support::printable;
 namespace fs = std::filesystem;
 
 /// plan.json and tokenizer.json are read whole and turned into trees: a limit on what is tried.
@@ -47,10 +50,7 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
 
   std::shared_ptr<Artifact> artifact(new Artifact);
   artifact->root = directory;
-  MappedFile planFile(directory / "plan.json");
-  if (planFile.bytes().size() > maxJsonBytes)
-    throw Error(artifact->planName() + ": has " + std::to_string(planFile.bytes().size()) +
-                " bytes, expected at most " + std::to_string(maxJsonBytes));
+  MappedFile planFile(artifact->planName(), maxJsonBytes);
   artifact->thePlan = Plan::parse(planFile.text(), artifact->planName());
   const Plan &plan = artifact->thePlan;
 
@@ -58,10 +58,11 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
   for (const auto &[role, info] : plan.files)
     total += info.bytes;
   for (const auto &[role, info] : plan.files) {
-    auto file = std::make_unique<MappedFile>(directory / info.name);
-    const std::string path = file->path().string();
-    if (file->bytes().size() != info.bytes)
-      throw Error(path + ": has " + std::to_string(file->bytes().size()) + " bytes, expected " +
+    uint64_t limit = role == "tokenizer" ? maxJsonBytes : UINT64_MAX;
+    auto file = std::make_unique<MappedFile>((directory / info.name).string(), limit);
+    const std::string &path = file->path();
+    if (file->size() != info.bytes)
+      throw Error(path + ": has " + std::to_string(file->size()) + " bytes, expected " +
                   std::to_string(info.bytes) + " (plan.json)");
 #ifdef MADV_HUGEPAGE
     // Fewer page table walks where the file system can do it; no error anywhere else.
@@ -83,7 +84,17 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
 
   if (artifact->files.count("weights")) {
     const MappedFile &weights = artifact->file("weights");
-    artifact->tensors = readSafetensors(weights.bytes(), weights.path().string());
+    auto header = sluice::support::readSafetensors(weights.bytes(), weights.path());
+    if (header.trailingBytes)
+      throw Error(weights.path() + ": " + std::to_string(header.trailingBytes) +
+                  " bytes follow the last tensor");
+    for (auto &tensor : header.tensors) {
+      if (!sluice::support::safetensorsElementBits(tensor.dtype))
+        throw Error(weights.path() + ": tensor " + sluice::support::quote(tensor.name) +
+                    " has the unknown dtype " + sluice::support::quote(tensor.dtype));
+      artifact->tensors.emplace(std::move(tensor.name),
+                                weights.bytes().subspan(tensor.offset, tensor.bytes));
+    }
   }
   for (const Buffer &buffer : plan.buffers)
     if (buffer.kind == BufferKind::Weights && !buffer.synthetic)
@@ -91,10 +102,7 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
 
   if (artifact->files.count("tokenizer")) {
     const MappedFile &tokenizer = artifact->file("tokenizer");
-    if (tokenizer.bytes().size() > maxJsonBytes)
-      throw Error(tokenizer.path().string() + ": has " + std::to_string(tokenizer.bytes().size()) +
-                  " bytes, expected at most " + std::to_string(maxJsonBytes));
-    artifact->theTokenizer = Tokenizer::fromJson(tokenizer.text(), tokenizer.path().string());
+    artifact->theTokenizer = Tokenizer::fromJson(tokenizer.text(), tokenizer.path());
   }
   return artifact;
 }
@@ -111,15 +119,15 @@ const MappedFile &Artifact::file(const std::string &role) const {
 std::span<const std::byte> Artifact::weights(const Buffer &buffer) const {
   auto found = tensors.find(buffer.tensor);
   if (found == tensors.end())
-    throw Error((files.count("weights") ? file("weights").path().string() : planName()) +
+    throw Error((files.count("weights") ? file("weights").path() : planName()) +
                 ": there is no tensor \"" + printable(buffer.tensor) + "\", which buffer \"" +
                 printable(buffer.name) + "\" needs");
-  if (found->second.data.size() != buffer.bytes)
-    throw Error(file("weights").path().string() + ": tensor \"" + printable(buffer.tensor) +
-                "\" has " + std::to_string(found->second.data.size()) + " bytes, expected " +
+  if (found->second.size() != buffer.bytes)
+    throw Error(file("weights").path() + ": tensor \"" + printable(buffer.tensor) + "\" has " +
+                std::to_string(found->second.size()) + " bytes, expected " +
                 std::to_string(buffer.bytes) + " (plan.json, buffer \"" + printable(buffer.name) +
                 "\")");
-  return found->second.data;
+  return found->second;
 }
 
 const Tokenizer &Artifact::tokenizer() const {

@@ -3,8 +3,9 @@
 
 #include "sluice-runtime/Plan.h"
 
-#include "runtime/plan/Json.h"
 #include "sluice-runtime/SamplingWords.h"
+#include "sluice-support/Json.h"
+#include "sluice-support/Text.h"
 
 #include <algorithm>
 #include <regex>
@@ -15,6 +16,10 @@
 
 using namespace sluice::runtime;
 using nlohmann::json;
+using sluice::support::hexDigits;
+using sluice::support::JsonField;
+using sluice::support::parseJson;
+using sluice::support::printable;
 
 namespace {
 
@@ -59,39 +64,36 @@ static int64_t plainElementBytes(const std::string &type) {
 }
 
 /// A file name that stays in the artifact's directory.
-static std::string readFileName(const JsonValue &value) {
-  std::string name = value.string(255);
+static std::string readFileName(const JsonField &value) {
+  std::string name = value.asText(255);
   if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos)
     value.fail("the name of a file in the same directory");
   return name;
 }
 
-static uint64_t readDigest(const JsonValue &value) {
-  std::string text = value.string(64);
+static uint64_t readDigest(const JsonField &value) {
+  std::string text = value.asText(64);
   if (text.size() != 16 || text.find_first_not_of("0123456789abcdef") != text.npos)
     value.fail("16 lowercase hexadecimal digits");
   return std::stoull(text, nullptr, 16);
 }
 
-static ModelInfo readModel(const JsonValue &value) {
+static ModelInfo readModel(const JsonField &value) {
   ModelInfo model;
-  model.name = value.at("name").string();
-  model.architecture = value.at("architecture").string();
-  model.vocabSize = value.at("vocab_size").integer(1, maxId);
-  model.contextLength = value.at("context_length").integer(1, maxId);
-  model.hiddenSize = value.at("hidden_size").integer(1, maxId);
-  model.layers = value.at("layers").integer(1, maxId);
-  model.heads = value.at("heads").integer(1, maxId);
-  model.kvHeads = value.at("kv_heads").integer(1, maxId);
-  model.headDim = value.at("head_dim").integer(1, maxId);
-  if (value.has("bos_id") && !value.at("bos_id").isNull())
-    model.bosId = static_cast<int32_t>(value.at("bos_id").integer(-1, model.vocabSize - 1));
-  JsonValue eos = value.at("eos_ids");
-  eos.requireArray(1024);
-  for (size_t i = 0; i < eos.size(); ++i)
-    model.eosIds.push_back(static_cast<int32_t>(eos[i].integer(0, model.vocabSize - 1)));
-  model.weights = value.at("weights").string();
-  model.synthetic = value.at("synthetic").boolean();
+  model.name = value.at("name").asText();
+  model.architecture = value.at("architecture").asText();
+  model.vocabSize = value.at("vocab_size").asInt(1, maxId);
+  model.contextLength = value.at("context_length").asInt(1, maxId);
+  model.hiddenSize = value.at("hidden_size").asInt(1, maxId);
+  model.layers = value.at("layers").asInt(1, maxId);
+  model.heads = value.at("heads").asInt(1, maxId);
+  model.kvHeads = value.at("kv_heads").asInt(1, maxId);
+  model.headDim = value.at("head_dim").asInt(1, maxId);
+  model.bosId = static_cast<int32_t>(value.intAt("bos_id", -1, model.vocabSize - 1, model.bosId));
+  for (const JsonField &eos : value.at("eos_ids").elements(1024))
+    model.eosIds.push_back(static_cast<int32_t>(eos.asInt(0, model.vocabSize - 1)));
+  model.weights = value.at("weights").asText();
+  model.synthetic = value.at("synthetic").asBool();
   return model;
 }
 
@@ -102,39 +104,36 @@ static bool isGpuArch(const std::string &text) {
   return std::regex_match(text, pattern);
 }
 
-static TargetInfo readTarget(const JsonValue &value) {
+static TargetInfo readTarget(const JsonField &value) {
   TargetInfo target;
-  target.name = value.at("name").string();
-  target.kind = value.at("kind").string(64);
+  target.name = value.at("name").asText();
+  target.kind = value.at("kind").asText(64);
   if (target.kind.empty())
     value.at("kind").fail("a kind of device");
-  if (value.has("triple") || target.kind == "cpu")
-    target.triple = value.at("triple").string();
-  if (value.has("isa"))
-    target.isa = value.at("isa").string();
+  if (value.find("triple") || target.kind == "cpu")
+    target.triple = value.at("triple").asText();
+  if (auto isa = value.find("isa"))
+    target.isa = isa->asText();
   if (target.kind == "gpu") {
-    target.arch = value.at("arch").string(64);
+    target.arch = value.at("arch").asText(64);
     if (!isGpuArch(target.arch))
       value.at("arch").fail("a GPU architecture such as \"sm_90\"");
   }
-  if (value.has("features") || target.kind == "cpu") {
-    JsonValue features = value.at("features");
-    features.requireArray(1024);
-    for (size_t i = 0; i < features.size(); ++i)
-      target.features.push_back(features[i].string(64));
-  }
+  if (value.find("features") || target.kind == "cpu")
+    for (const JsonField &feature : value.at("features").elements(1024))
+      target.features.push_back(feature.asText(64));
   return target;
 }
 
-static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const Plan &plan) {
+static std::map<std::string, FileInfo> readFiles(const JsonField &value, const Plan &plan) {
   std::map<std::string, FileInfo> files;
-  value.forEachMember([&](const std::string &role, const JsonValue &member) {
+  for (const auto &[role, member] : value.members()) {
     FileInfo file;
     file.name = readFileName(member.at("name"));
-    file.bytes = static_cast<uint64_t>(member.at("bytes").integer(0, maxBytes));
+    file.bytes = static_cast<uint64_t>(member.at("bytes").asInt(0, maxBytes));
     file.xxh3 = readDigest(member.at("xxh3"));
     files.emplace(role, std::move(file));
-  });
+  }
   // A device of another kind knows itself which files it needs.
   if (plan.target.kind == "cpu")
     value.at("kernels");
@@ -143,8 +142,8 @@ static std::map<std::string, FileInfo> readFiles(const JsonValue &value, const P
   return files;
 }
 
-static BufferKind readKind(const JsonValue &value) {
-  std::string text = value.string(64);
+static BufferKind readKind(const JsonField &value) {
+  std::string text = value.asText(64);
   for (BufferKind kind : {BufferKind::Arena, BufferKind::Weights, BufferKind::Cache,
                           BufferKind::Input, BufferKind::Output})
     if (text == bufferKindName(kind))
@@ -152,44 +151,40 @@ static BufferKind readKind(const JsonValue &value) {
   value.fail("arena, weights, cache, input or output");
 }
 
-static sluice::synthetic::SyntheticPattern readPattern(const JsonValue &value) {
+static sluice::synthetic::SyntheticPattern readPattern(const JsonField &value) {
   sluice::synthetic::SyntheticPattern pattern;
   pattern.seed = readDigest(value.at("seed"));
-  JsonValue regions = value.at("regions");
-  regions.requireArray(maxRegions);
-  if (regions.size() == 0)
-    regions.failWith("is empty, expected at least one region");
   uint64_t end = 0;
-  for (size_t i = 0; i < regions.size(); ++i) {
-    end += static_cast<uint64_t>(regions[i].at("bytes").integer(1, maxBytes));
-    pattern.regions.push_back(
-        {end, {readDigest(regions[i].at("keep")), readDigest(regions[i].at("set"))}});
+  for (const JsonField &region : value.at("regions").elements(maxRegions)) {
+    end += static_cast<uint64_t>(region.at("bytes").asInt(1, maxBytes));
+    pattern.regions.push_back({end, {readDigest(region.at("keep")), readDigest(region.at("set"))}});
   }
+  if (pattern.regions.empty())
+    value.at("regions").fail("at least one region");
   return pattern;
 }
 
-static Buffer readBuffer(const JsonValue &value, uint64_t arenaBytes) {
+static Buffer readBuffer(const JsonField &value, uint64_t arenaBytes) {
   Buffer buffer;
-  buffer.name = value.at("name").string(256);
+  buffer.name = value.at("name").asText(256);
   if (buffer.name.empty())
     value.at("name").fail("a name");
   buffer.kind = readKind(value.at("kind"));
-  buffer.type = value.at("type").string(256);
+  buffer.type = value.at("type").asText(256);
   if (buffer.type.empty())
     value.at("type").fail("an element type");
 
-  JsonValue shape = value.at("shape");
-  shape.requireArray(8);
+  JsonField shape = value.at("shape");
   int64_t elements = 1;
-  for (size_t i = 0; i < shape.size(); ++i) {
-    int64_t extent = shape[i].integer(1, maxBytes);
+  for (const JsonField &dimension : shape.elements(8)) {
+    int64_t extent = dimension.asInt(1, maxBytes);
     buffer.shape.push_back(extent);
     if (elements > maxBytes / extent)
       shape.failWith("has more than 2^48 elements");
     elements *= extent;
   }
 
-  buffer.bytes = static_cast<uint64_t>(value.at("bytes").integer(1, maxBytes));
+  buffer.bytes = static_cast<uint64_t>(value.at("bytes").asInt(1, maxBytes));
   if (int64_t size = plainElementBytes(buffer.type);
       size * elements > static_cast<int64_t>(buffer.bytes))
     value.at("bytes").fail("at least " + std::to_string(size * elements) + " for " +
@@ -197,70 +192,68 @@ static Buffer readBuffer(const JsonValue &value, uint64_t arenaBytes) {
                            buffer.name + "\")");
 
   if (buffer.kind == BufferKind::Arena) {
-    buffer.offset = static_cast<uint64_t>(value.at("offset").integer(0, maxBytes));
+    buffer.offset = static_cast<uint64_t>(value.at("offset").asInt(0, maxBytes));
     if (buffer.offset % arenaAlignment)
       value.at("offset").fail("a multiple of " + std::to_string(arenaAlignment));
     if (buffer.offset + buffer.bytes > arenaBytes)
-      value.failWith("buffer \"" + buffer.name + "\" ends at byte " +
+      value.failWith("\"" + buffer.name + "\" ends at byte " +
                      std::to_string(buffer.offset + buffer.bytes) + " of an arena of " +
                      std::to_string(arenaBytes));
   }
   if (buffer.kind == BufferKind::Weights) {
-    buffer.tensor = value.at("tensor").string(1024);
+    buffer.tensor = value.at("tensor").asText(1024);
     if (buffer.tensor.empty())
       value.at("tensor").fail("the name of a tensor");
-    if (value.has("synthetic"))
-      buffer.synthetic = readPattern(value.at("synthetic"));
+    if (auto synthetic = value.find("synthetic"))
+      buffer.synthetic = readPattern(*synthetic);
   }
   return buffer;
 }
 
-static Traffic readTraffic(const JsonValue &value) {
+static Traffic readTraffic(const JsonField &value) {
   Traffic traffic;
   auto read = [&](const char *key) {
-    return static_cast<uint64_t>(value.at(key).integer(0, maxBytes));
+    return static_cast<uint64_t>(value.at(key).asInt(0, maxBytes));
   };
   traffic.weights = read("weights");
   traffic.scales = read("scales");
   traffic.activations = read("activations");
   // Times a context length of at most 2^31 these must stay below 2^63.
-  traffic.keys = static_cast<uint64_t>(value.at("keys").integer(0, maxId));
-  traffic.values = static_cast<uint64_t>(value.at("values").integer(0, maxId));
+  traffic.keys = static_cast<uint64_t>(value.at("keys").asInt(0, maxId));
+  traffic.values = static_cast<uint64_t>(value.at("values").asInt(0, maxId));
   traffic.written = read("written");
   traffic.operations = read("operations");
   traffic.operationsPerPosition =
-      static_cast<uint64_t>(value.at("operations_per_position").integer(0, maxBytes));
+      static_cast<uint64_t>(value.at("operations_per_position").asInt(0, maxBytes));
   return traffic;
 }
 
-static Launch readLaunch(const JsonValue &value,
+static Launch readLaunch(const JsonField &value,
                          const std::unordered_map<std::string, uint32_t> &buffers) {
   Launch launch;
-  launch.kernel = value.at("kernel").string(1024);
+  launch.kernel = value.at("kernel").asText(1024);
   if (launch.kernel.empty())
     value.at("kernel").fail("the name of a kernel");
-  launch.label = value.at("label").string();
-  launch.grid = value.at("grid").integer(1, maxId);
-  launch.block = value.at("block").integer(0, 1024);
-  launch.shared = value.at("shared").integer(0, 1 << 30);
-  launch.cluster = value.at("cluster").integer(0, 64);
-  launch.overlap = value.at("overlap").boolean();
-  JsonValue arguments = value.at("arguments");
-  arguments.requireArray(maxArguments);
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    auto found = buffers.find(arguments[i].string(256));
+  launch.label = value.at("label").asText();
+  launch.grid = value.at("grid").asInt(1, maxId);
+  launch.block = value.at("block").asInt(0, 1024);
+  launch.shared = value.at("shared").asInt(0, 1 << 30);
+  launch.cluster = value.at("cluster").asInt(0, 64);
+  launch.overlap = value.at("overlap").asBool();
+  for (const JsonField &argument : value.at("arguments").elements(maxArguments)) {
+    auto found = buffers.find(argument.asText(256));
     if (found == buffers.end())
-      arguments[i].fail("the name of a buffer");
+      argument.fail("the name of a buffer");
     launch.arguments.push_back(found->second);
   }
-  if (value.has("traffic") && !value.at("traffic").isNull())
-    launch.traffic = readTraffic(value.at("traffic"));
+  if (auto traffic = value.find("traffic"))
+    launch.traffic = readTraffic(*traffic);
   return launch;
 }
 
 /// Two arena buffers may share bytes only if one is last used before, or in the launch where, the
 /// other is first used: otherwise a launch would find another value than was left there.
-static void checkLifetimes(const Plan &plan, const Step &step, const JsonValue &where) {
+static void checkLifetimes(const Plan &plan, const Step &step, const JsonField &where) {
   struct Use {
     uint32_t buffer;
     size_t first, last;
@@ -291,7 +284,7 @@ static void checkLifetimes(const Plan &plan, const Step &step, const JsonValue &
       const Buffer &there = plan.buffers[other.buffer];
       if (there.offset + there.bytes > buffer.offset &&
           buffer.offset + buffer.bytes > there.offset && use.last > other.first)
-        where.failWith("buffers \"" + there.name + "\" and \"" + buffer.name +
+        where.failWith("let \"" + there.name + "\" and \"" + buffer.name +
                        "\" share bytes of the arena while both are in use");
     };
     auto next = alive.lower_bound(buffer.offset);
@@ -305,38 +298,35 @@ static void checkLifetimes(const Plan &plan, const Step &step, const JsonValue &
   }
 }
 
-static std::map<std::string, Utility> readUtilities(const JsonValue &value) {
+static std::map<std::string, Utility> readUtilities(const JsonField &value) {
   std::map<std::string, Utility> utilities;
-  value.forEachMember([&](const std::string &name, const JsonValue &member) {
+  for (const auto &[name, member] : value.members()) {
     Utility utility;
-    utility.block = member.at("block").integer(1, 1024);
-    utility.shared = member.at("shared").integer(0, 1 << 30);
-    utility.blocksPerMultiprocessor = member.at("blocks_per_multiprocessor").integer(1, 64);
+    utility.block = member.at("block").asInt(1, 1024);
+    utility.shared = member.at("shared").asInt(0, 1 << 30);
+    utility.blocksPerMultiprocessor = member.at("blocks_per_multiprocessor").asInt(1, 64);
     utilities.emplace(name, utility);
-  });
+  }
   return utilities;
 }
 
-static Step readStep(const std::string &name, const JsonValue &value, const Plan &plan,
+static Step readStep(const std::string &name, const JsonField &value, const Plan &plan,
                      const std::unordered_map<std::string, uint32_t> &buffers) {
   Step step;
   step.name = name;
-  JsonValue launches = value.at("launches");
-  launches.requireArray(maxLaunches);
-  if (launches.size() == 0)
-    launches.failWith("is empty, expected at least one launch");
-  step.launches.reserve(launches.size());
+  JsonField launches = value.at("launches");
+  if (launches.asArray(maxLaunches).empty())
+    launches.fail("at least one launch");
   int64_t moved = 0, perPosition = 0, operations = 0;
-  for (size_t i = 0; i < launches.size(); ++i) {
-    Launch launch = readLaunch(launches[i], buffers);
+  for (const JsonField &field : launches.elements()) {
+    Launch launch = readLaunch(field, buffers);
     if (launch.traffic) {
       const Traffic &t = *launch.traffic;
       moved += static_cast<int64_t>(t.weights + t.scales + t.activations + t.written);
       perPosition += static_cast<int64_t>(t.keys + t.values);
       operations += static_cast<int64_t>(t.operations + t.operationsPerPosition);
       if (moved > 4 * maxBytes || perPosition > maxId || operations > 4 * maxBytes)
-        launches.failWith(
-            "the traffic of all launches together is larger than any machine's memory");
+        launches.failWith("have a traffic that together is larger than any machine's memory");
     }
     step.launches.push_back(std::move(launch));
   }
@@ -378,18 +368,17 @@ static std::string digestWithout(json object) {
 
 std::string Plan::checksum(std::string_view text, const std::string &name) {
   json object = parseJson(text, name);
-  JsonValue(object, name).requireObject();
+  JsonField(object, "", name).asObject();
   return digestWithout(std::move(object));
 }
 
 Plan Plan::parse(std::string_view text, const std::string &name) {
   json object = parseJson(text, name);
-  JsonValue top(object, name);
-  top.requireObject();
-  if (!top.has("format") || top.at("format").string() != "sluice-plan")
+  JsonField top(object, "", name);
+  if (top.stringAt("format", "") != "sluice-plan")
     throw Error(name + ": is not a plan: key \"format\" is not \"sluice-plan\"");
-  JsonValue version = top.at("version");
-  if (version.integer(0, maxId) != formatVersion)
+  JsonField version = top.at("version");
+  if (version.asInt(0, maxId) != formatVersion)
     version.fail(std::to_string(formatVersion) + ": this sluice reads plans of version " +
                  std::to_string(formatVersion) + " only; compile the model again");
   std::string stored = hexDigits(readDigest(top.at("checksum")));
@@ -398,36 +387,33 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
                 ": the file was changed");
 
   Plan plan;
-  plan.producer = top.at("producer").string();
+  plan.producer = top.at("producer").asText();
   plan.model = readModel(top.at("model"));
   plan.target = readTarget(top.at("target"));
   plan.files = readFiles(top.at("files"), plan);
-  plan.arenaBytes = static_cast<uint64_t>(top.at("arena_bytes").integer(0, maxBytes));
+  plan.arenaBytes = static_cast<uint64_t>(top.at("arena_bytes").asInt(0, maxBytes));
 
-  JsonValue buffers = top.at("buffers");
-  buffers.requireArray(maxBuffers);
-  plan.buffers.reserve(buffers.size());
+  JsonField buffers = top.at("buffers");
   std::unordered_map<std::string, uint32_t> index;
   int64_t total = 0;
-  for (size_t i = 0; i < buffers.size(); ++i) {
-    Buffer buffer = readBuffer(buffers[i], plan.arenaBytes);
+  for (const JsonField &field : buffers.elements(maxBuffers)) {
+    Buffer buffer = readBuffer(field, plan.arenaBytes);
     if (buffer.synthetic && !plan.model.synthetic)
-      buffers[i].at("synthetic").failWith("generates weights, but the model is not synthetic");
-    if (!index.emplace(buffer.name, static_cast<uint32_t>(i)).second)
-      buffers[i].at("name").fail("a name that no buffer before it has");
+      field.at("synthetic").failWith("generates weights, but the model is not synthetic");
+    if (!index.emplace(buffer.name, static_cast<uint32_t>(plan.buffers.size())).second)
+      field.at("name").fail("a name that no buffer before it has");
     if (buffer.kind != BufferKind::Arena &&
         (total += static_cast<int64_t>(buffer.bytes)) > maxBytes)
       buffers.failWith("need more than 2^48 bytes together");
     plan.buffers.push_back(std::move(buffer));
   }
 
-  JsonValue steps = top.at("steps");
+  JsonField steps = top.at("steps");
   steps.at("decode");
-  steps.forEachMember([&](const std::string &step, const JsonValue &value) {
+  for (const auto &[step, value] : steps.members())
     plan.steps.push_back(readStep(step, value, plan, index));
-  });
-  if (top.has("utilities"))
-    plan.utilities = readUtilities(top.at("utilities"));
+  if (auto utilities = top.find("utilities"))
+    plan.utilities = readUtilities(*utilities);
   checkInterface(plan, name);
   return plan;
 }

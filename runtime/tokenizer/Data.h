@@ -126,8 +126,8 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
 /// Writes the own form.
 std::string writeJson(const Data &data);
 
-/// A file's bytes. Throws Error.
-std::string readFile(const std::filesystem::path &path);
+/// What a tokenizer's file is refused beyond; the largest in use have some 30 MB.
+inline constexpr uint64_t maxFileBytes = uint64_t(512) << 20;
 
 /// Pairs of token texts as pairs of ids, each checked to be a merge of this vocabulary.
 std::vector<std::pair<int32_t, int32_t>>

@@ -95,7 +95,7 @@ const Pre &findPre(const std::string &name, const std::string &file) {
       return pre;
     all.append(all.empty() ? "" : " ").append(pre.names);
   }
-  throw Error(file + ": tokenizer.ggml.pre is " + inQuotes(name) + ", expected one of " + all);
+  throw Error(file + ": tokenizer.ggml.pre is " + quote(name) + ", expected one of " + all);
 }
 
 } // namespace
@@ -103,7 +103,7 @@ const Pre &findPre(const std::string &name, const std::string &file) {
 Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   Data data;
   if (gguf.model != "llama" && gguf.model != "gpt2")
-    throw Error(name + ": tokenizer.ggml.model is " + inQuotes(gguf.model) +
+    throw Error(name + ": tokenizer.ggml.model is " + quote(gguf.model) +
                 ", expected 'llama' or 'gpt2'");
   bool sentencePiece = gguf.model == "llama";
   data.kind = sentencePiece ? Kind::SentencePieceBpe : Kind::Bpe;
@@ -203,7 +203,7 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     const std::string &text = gguf.merges[i];
     size_t space = text.find(' ', 1);
     if (space == std::string::npos || space + 1 == text.size())
-      throw Error(name + ": tokenizer.ggml.merges[" + std::to_string(i) + "] is " + inQuotes(text) +
+      throw Error(name + ": tokenizer.ggml.merges[" + std::to_string(i) + "] is " + quote(text) +
                   ", expected two tokens with a space between them");
     merges.emplace_back(text.substr(0, space), text.substr(space + 1));
   }

@@ -4,46 +4,24 @@
 // Reads Hugging Face's tokenizer.json, as the tokenizers library writes it
 // (https://github.com/huggingface/tokenizers), and the files beside it in a model's directory.
 
-#include "JsonFields.h"
+#include "Json.h"
 #include "Utf8.h"
 
+#include "sluice-support/MappedFile.h"
+
 #include <algorithm>
-#include <fstream>
 #include <unordered_map>
 
 using nlohmann::json;
 
 namespace sluice::runtime::tokenizer {
 
-std::string readFile(const std::filesystem::path &path) {
-  std::error_code ec;
-  std::string name = path.string();
-  if (std::filesystem::is_directory(path, ec))
-    throw Error(name + ": is a directory, expected a file");
-  std::ifstream file(path, std::ios::binary);
-  if (!file)
-    throw Error(name + ": can not be opened: " + std::generic_category().message(errno));
-  // The largest tokenizers in use have some 30 MB.
-  constexpr size_t most = size_t(512) << 20;
-  std::string bytes;
-  char buffer[1 << 16];
-  while (file.read(buffer, sizeof(buffer)), file.gcount() > 0) {
-    bytes.append(buffer, static_cast<size_t>(file.gcount()));
-    if (bytes.size() > most)
-      throw Error(name + ": has more than " + std::to_string(most) +
-                  " bytes, too many for a tokenizer");
-  }
-  if (file.bad())
-    throw Error(name + ": can not be read");
-  return bytes;
-}
-
 void setToken(Data &data, int64_t id, const std::string &content, TokenType type,
               const std::string &name) {
   // Ids may have holes, but a single far one must not make room for millions.
   int64_t most = 4 * static_cast<int64_t>(data.tokens.size()) + 65536;
   if (id < 0 || id > most)
-    throw Error(name + ": token " + inQuotes(content) + " has the id " + std::to_string(id) +
+    throw Error(name + ": token " + quote(content) + " has the id " + std::to_string(id) +
                 ", expected 0 to " + std::to_string(most));
   if (content.empty())
     throw Error(name + ": token " + std::to_string(id) + " is empty, expected some text");
@@ -55,8 +33,8 @@ void setToken(Data &data, int64_t id, const std::string &content, TokenType type
   }
   std::string &text = data.tokens[id];
   if (!text.empty() && text != content)
-    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + inQuotes(text) +
-                " and " + inQuotes(content));
+    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + quote(text) + " and " +
+                quote(content));
   text = content;
   data.types[id] = type;
 }
@@ -74,7 +52,7 @@ resolveMerges(const std::vector<std::string> &tokens,
     auto idOf = [&](const std::string &text) {
       auto it = text.empty() ? ids.end() : ids.find(text);
       if (it == ids.end())
-        throw Error(name + ": merge " + std::to_string(i) + " has the token " + inQuotes(text) +
+        throw Error(name + ": merge " + std::to_string(i) + " has the token " + quote(text) +
                     ", which is not in the vocabulary");
       return it->second;
     };
@@ -246,11 +224,11 @@ static void readPostProcessor(const JsonField &field, Data &data) {
       if (item.find("Sequence"))
         break;
       JsonField name = item.at("SpecialToken").at("id");
-      JsonField tokens = field.at("special_tokens").at(name.asString().c_str());
+      JsonField tokens = field.at("special_tokens").at(name.asString());
       JsonField ids = tokens.at("ids");
       if (data.addBos || ids.asArray().size() != 1)
         item.fail("one token before the text");
-      data.bosId = ids.elements()[0].asId(data);
+      data.bosId = asId(ids.elements()[0], data);
       data.addBos = true;
     }
   } else if (kind != "ByteLevel") {
@@ -273,8 +251,8 @@ Data readHuggingFace(const JsonField &root) {
   int64_t most = 4 * static_cast<int64_t>(entries.size()) + 65536;
   int64_t largest = 0;
   for (const auto &[text, id] : entries)
-    largest = std::max(largest,
-                       JsonField(id, "model.vocab[" + inQuotes(text) + "]", name).asInt(0, most));
+    largest =
+        std::max(largest, JsonField(id, "model.vocab[" + quote(text) + "]", name).asInt(0, most));
   data.tokens.resize(largest + 1);
   data.types.resize(largest + 1, TokenType::Unused);
   for (const auto &[text, id] : entries)
@@ -326,7 +304,7 @@ Data readHuggingFace(const JsonField &root) {
       token.normalized = field.boolAt("normalized", !token.special);
       setToken(data, id.asInt(0, INT32_MAX), content,
                token.special ? TokenType::Control : TokenType::UserDefined, name);
-      token.id = id.asId(data);
+      token.id = asId(id, data);
       data.added.push_back(token);
     }
   }
@@ -356,7 +334,8 @@ static std::optional<json> readOptional(const std::filesystem::path &path) {
   std::error_code ec;
   if (!std::filesystem::exists(path, ec))
     return std::nullopt;
-  return parseJson(readFile(path), path.string());
+  support::MappedFile file(path.string(), maxFileBytes);
+  return parseJson(file.text(), file.path());
 }
 
 void readModelDirectory(Data &data, const std::filesystem::path &directory, bool addedTokens) {
@@ -383,7 +362,7 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
       tokens = root->find("added_tokens_decoder");
     if (tokens) {
       for (const auto &[key, value] : tokens->asObject()) {
-        JsonField field(value, tokens->getPath() + "[" + inQuotes(key) + "]", configName);
+        JsonField field(value, tokens->getPath() + "[" + quote(key) + "]", configName);
         int64_t id = -1;
         if (!key.empty() && key.size() < 10 &&
             key.find_first_not_of("0123456789") == std::string::npos)
@@ -400,8 +379,8 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
     } else if (std::optional<json> added = readOptional(addedName)) {
       JsonField all(*added, "", addedName);
       for (const auto &[content, id] : all.asObject())
-        add(JsonField(id, "[" + inQuotes(content) + "]", addedName).asInt(0, INT32_MAX), content,
-            {}, addedName);
+        add(JsonField(id, "[" + quote(content) + "]", addedName).asInt(0, INT32_MAX), content, {},
+            addedName);
     }
   }
 
@@ -426,15 +405,15 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
     JsonField field(*parsed, "", fileName);
     // -1 is how some models write "none".
     if (auto bos = field.find("bos_token_id"); bos && !bosFound && bos->get() != -1) {
-      data.bosId = bos->asId(data);
+      data.bosId = asId(*bos, data);
       bosFound = true;
     }
     if (auto eos = field.find("eos_token_id")) {
       if (eos->get().is_array()) {
         for (const JsonField &id : eos->elements())
-          eosIds.push_back(id.asId(data));
+          eosIds.push_back(asId(id, data));
       } else if (eos->get() != -1) {
-        eosIds.push_back(eos->asId(data));
+        eosIds.push_back(asId(*eos, data));
       }
     }
   }

@@ -66,18 +66,18 @@ Model::Model(Data given, const std::string &name) : data(std::move(given)) {
       continue;
     }
     if (validUtf8Prefix(text) != text.size())
-      throw Error(name + ": token " + std::to_string(i) + " is " + inQuotes(text) +
+      throw Error(name + ": token " + std::to_string(i) + " is " + quote(text) +
                   ", expected valid UTF-8");
     auto [it, isNew] = idOf.emplace(text, id);
     if (!isNew)
       throw Error(name + ": tokens " + std::to_string(it->second) + " and " + std::to_string(i) +
-                  " are both " + inQuotes(text));
+                  " are both " + quote(text));
     int byte = byteOfSpelling(text);
     bool isByte = sentencePiece ? data.types[i] == TokenType::Byte : data.byteFallback && byte >= 0;
     if (!isByte)
       continue;
     if (byte < 0)
-      throw Error(name + ": byte token " + std::to_string(i) + " is " + inQuotes(text) +
+      throw Error(name + ": byte token " + std::to_string(i) + " is " + quote(text) +
                   ", expected <0x00> to <0xFF>");
     byteTokens[byte] = id;
     byteOfToken[i] = static_cast<int16_t>(byte);
@@ -124,7 +124,7 @@ Model::Model(Data given, const std::string &name) : data(std::move(given)) {
       throw Error(name + ": added token " + std::to_string(added.id) + " is not in the vocabulary");
     if (addedIndex[added.id] >= 0)
       throw Error(name + ": token " + std::to_string(added.id) + " " +
-                  inQuotes(data.tokens[added.id]) + " is added twice");
+                  quote(data.tokens[added.id]) + " is added twice");
     addedIndex[added.id] = static_cast<int32_t>(i);
     bool normalized = added.normalized && !data.normalizers.empty();
     std::string text = normalized ? normalize(data.tokens[added.id]) : data.tokens[added.id];
@@ -172,7 +172,7 @@ Model::Model(Data given, const std::string &name) : data(std::move(given)) {
     auto it = idOf.find(data.tokens[left] + data.tokens[right]);
     if (it == idOf.end())
       throw Error(name + ": merge " + std::to_string(i) + " makes " +
-                  inQuotes(data.tokens[left] + data.tokens[right]) +
+                  quote(data.tokens[left] + data.tokens[right]) +
                   ", which is not in the vocabulary");
     // Of two the later one counts, as in the tokenizers library.
     merges[pairKey(left, right)] = {static_cast<int32_t>(i), it->second};

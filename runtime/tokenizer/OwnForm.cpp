@@ -3,7 +3,7 @@
 
 // Sluice's own tokenizer.json; README.md has the schema.
 
-#include "JsonFields.h"
+#include "Json.h"
 #include "Utf8.h"
 
 #include <cmath>
@@ -212,12 +212,12 @@ Data readOwnForm(const JsonField &root) {
   for (const auto &member : typed.asObject()) {
     json key = member.first;
     TokenType type = valueOf(types, JsonField(key, "a key of types", root.getFile()));
-    for (const JsonField &id : typed.at(member.first.c_str()).elements())
-      data.types[id.asId(data)] = type;
+    for (const JsonField &id : typed.at(member.first).elements())
+      data.types[asId(id, data)] = type;
   }
   for (const JsonField &field : root.at("added").elements()) {
     AddedToken token;
-    token.id = field.at("id").asId(data);
+    token.id = asId(field.at("id"), data);
     token.special = field.at("special").asBool();
     token.singleWord = field.boolAt("single_word", false);
     token.lstrip = field.boolAt("lstrip", false);
@@ -226,12 +226,12 @@ Data readOwnForm(const JsonField &root) {
     data.added.push_back(token);
   }
   if (auto bos = root.find("bos"))
-    data.bosId = bos->asId(data);
+    data.bosId = asId(*bos, data);
   for (const JsonField &eos : root.at("eos").elements())
-    data.eosIds.push_back(eos.asId(data));
+    data.eosIds.push_back(asId(eos, data));
   data.addBos = root.at("add_bos").asBool();
   if (auto unknown = root.find("unknown"))
-    data.unknownId = unknown->asId(data);
+    data.unknownId = asId(*unknown, data);
   data.byteFallback = root.at("byte_fallback").asBool();
 
   if (data.kind == Kind::SentencePieceBpe) {
@@ -303,7 +303,7 @@ Data readOwnForm(const JsonField &root) {
     std::vector<JsonField> both = merge.elements();
     if (both.size() != 2)
       merge.fail("two ids");
-    data.merges.emplace_back(both[0].asId(data), both[1].asId(data));
+    data.merges.emplace_back(asId(both[0], data), asId(both[1], data));
   }
   return data;
 }

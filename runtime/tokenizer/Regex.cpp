@@ -19,7 +19,7 @@ static std::string translate(const std::string &pattern, const std::string &wher
       "\\x{09}-\\x{0D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"
       "\\x{205F}\\x{3000}";
   auto unsupported = [&](const char *what) -> Error {
-    return Error(where + ": the pattern " + inQuotes(pattern) + " uses " + what +
+    return Error(where + ": the pattern " + quote(pattern) + " uses " + what +
                  ", which is not supported");
   };
   std::string out;
@@ -84,7 +84,7 @@ Regex::Regex(const std::string &pattern, bool literal, const std::string &where)
   if (pattern.empty())
     throw Error(where + ": the pattern is empty");
   if (validUtf8Prefix(pattern) != pattern.size())
-    throw Error(where + ": the pattern " + inQuotes(pattern) + " is not valid UTF-8");
+    throw Error(where + ": the pattern " + quote(pattern) + " is not valid UTF-8");
   if (literal)
     return;
   if (pattern.size() > 65536)
@@ -105,7 +105,7 @@ Regex::Regex(const std::string &pattern, bool literal, const std::string &where)
   if (!compiled) {
     PCRE2_UCHAR message[256];
     pcre2_get_error_message(error, message, sizeof(message));
-    throw Error(where + ": the pattern " + inQuotes(pattern) +
+    throw Error(where + ": the pattern " + quote(pattern) +
                 " is not a regular expression: " + reinterpret_cast<const char *>(message));
   }
   code = std::shared_ptr<void>(compiled,
@@ -147,7 +147,7 @@ std::vector<std::pair<size_t, size_t>> Regex::findAll(std::string_view text) con
     if (rc < 0) {
       PCRE2_UCHAR message[256];
       pcre2_get_error_message(rc, message, sizeof(message));
-      throw Error(where + ": the pattern " + inQuotes(pattern) + " gave up at byte " +
+      throw Error(where + ": the pattern " + quote(pattern) + " gave up at byte " +
                   std::to_string(at) + " of " + std::to_string(text.size()) +
                   " of a text: " + reinterpret_cast<const char *>(message));
     }

@@ -81,7 +81,7 @@ public:
   std::string getString() const {
     expect(2, "a string");
     if (validUtf8Prefix(payload) != payload.size())
-      fail(inQuotes(payload) + ", expected valid UTF-8");
+      fail(quote(payload) + ", expected valid UTF-8");
     return std::string(payload);
   }
   WireReader getMessage(const char *message) const {
@@ -157,10 +157,10 @@ Data readSentencePiece(std::string_view bytes, const std::string &name) {
       if (text.empty())
         throw Error(which + " is empty, expected some text");
       if (!std::isfinite(score))
-        throw Error(which + " " + inQuotes(text) + " has the score " + std::to_string(score) +
+        throw Error(which + " " + quote(text) + " has the score " + std::to_string(score) +
                     ", expected a finite number");
       if (type < 1 || type > 6)
-        throw Error(which + " " + inQuotes(text) + " has the type " + std::to_string(type) +
+        throw Error(which + " " + quote(text) + " has the type " + std::to_string(type) +
                     ", expected 1 to 6");
       data.tokens.push_back(std::move(text));
       data.scores.push_back(score);

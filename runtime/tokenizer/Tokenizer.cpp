@@ -7,6 +7,8 @@
 #include "Model.h"
 #include "Utf8.h"
 
+#include "sluice-support/MappedFile.h"
+
 #include <algorithm>
 
 namespace sluice::runtime {
@@ -46,7 +48,8 @@ Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
       throw Error(path.string() + ": has neither tokenizer.json nor tokenizer.model");
   }
   std::string name = file.string();
-  std::string bytes = tokenizer::readFile(file);
+  support::MappedFile mapped(name, tokenizer::maxFileBytes);
+  std::string_view bytes = mapped.text();
   if (bytes.starts_with("GGUF"))
     throw Error(name + ": is a GGUF file, expected a tokenizer");
   // A SentencePiece model begins with a line feed, which is the key of its first piece; the length

@@ -3,37 +3,9 @@
 
 #include "Utf8.h"
 
-#include <cstdio>
 #include <utf8proc.h>
 
 namespace sluice::runtime::tokenizer {
-
-Utf8Char decodeUtf8(std::string_view bytes) {
-  auto byte = [&](size_t i) { return static_cast<uint8_t>(bytes[i]); };
-  uint8_t first = byte(0);
-  if (first < 0x80)
-    return {Utf8Status::Valid, 1, first};
-  uint32_t length = first >= 0xC2 && first <= 0xDF   ? 2
-                    : first >= 0xE0 && first <= 0xEF ? 3
-                    : first >= 0xF0 && first <= 0xF4 ? 4
-                                                     : 0;
-  if (length == 0)
-    return {Utf8Status::Invalid, 1, 0};
-  // The second byte's range keeps out overlong forms, surrogates and what is over U+10FFFF.
-  uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-  uint8_t high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-  uint32_t codePoint = first & (0xFF >> (length + 1));
-  for (uint32_t i = 1; i < length; ++i) {
-    if (i >= bytes.size())
-      return {Utf8Status::Truncated, i, 0};
-    if (byte(i) < low || byte(i) > high)
-      return {Utf8Status::Invalid, i, 0};
-    codePoint = codePoint << 6 | (byte(i) & 0x3F);
-    low = 0x80;
-    high = 0xBF;
-  }
-  return {Utf8Status::Valid, length, codePoint};
-}
 
 void appendUtf8(std::string &out, uint32_t codePoint) {
   auto put = [&](uint32_t byte) { out.push_back(static_cast<char>(byte)); };
@@ -52,17 +24,6 @@ void appendUtf8(std::string &out, uint32_t codePoint) {
     put(0x80 | (codePoint >> 6 & 0x3F));
     put(0x80 | (codePoint & 0x3F));
   }
-}
-
-size_t validUtf8Prefix(std::string_view bytes) {
-  size_t i = 0;
-  while (i < bytes.size()) {
-    Utf8Char c = decodeUtf8(bytes.substr(i));
-    if (c.status != Utf8Status::Valid)
-      break;
-    i += c.length;
-  }
-  return i;
 }
 
 bool isWhitespace(uint32_t c) {
@@ -94,25 +55,6 @@ bool isWord(uint32_t c) {
   default:
     return false;
   }
-}
-
-std::string inQuotes(std::string_view text) {
-  std::string out = "'";
-  size_t i = 0;
-  while (i < text.size() && out.size() < 48) {
-    Utf8Char c = decodeUtf8(text.substr(i));
-    if (c.status == Utf8Status::Valid && c.codePoint >= 0x20 && c.codePoint != 0x7F &&
-        !(c.codePoint >= 0x80 && c.codePoint < 0xA0) && c.codePoint != 0x2028 &&
-        c.codePoint != 0x2029) {
-      out.append(text, i, c.length);
-      i += c.length;
-      continue;
-    }
-    char buffer[8];
-    std::snprintf(buffer, sizeof(buffer), "\\x%02X", static_cast<uint8_t>(text[i++]));
-    out += buffer;
-  }
-  return out + (i < text.size() ? "...'" : "'");
 }
 
 const std::array<uint16_t, 256> &byteCharacters() {

@@ -4,6 +4,8 @@
 #ifndef SLUICE_RUNTIME_TOKENIZER_UTF8_H
 #define SLUICE_RUNTIME_TOKENIZER_UTF8_H
 
+#include "sluice-support/Text.h"
+
 #include <array>
 #include <cstdint>
 #include <string>
@@ -11,23 +13,13 @@
 
 namespace sluice::runtime::tokenizer {
 
-enum class Utf8Status { Valid, Invalid, Truncated };
+using support::decodeUtf8;
+using support::quote;
+using support::Utf8Char;
+using support::Utf8Status;
+using support::validUtf8Prefix;
 
-/// What stands at the start of some bytes.
-struct Utf8Char {
-  Utf8Status status;
-  /// Bytes of the character; of the maximal subpart (Unicode 15, table 3-8) if it is invalid; all
-  /// that is left if it is truncated. At least 1.
-  uint32_t length;
-  /// Of a valid character.
-  uint32_t codePoint;
-};
-
-/// `bytes` must not be empty.
-Utf8Char decodeUtf8(std::string_view bytes);
 void appendUtf8(std::string &out, uint32_t codePoint);
-/// Length of the longest valid prefix.
-size_t validUtf8Prefix(std::string_view bytes);
 
 /// U+FFFD.
 inline constexpr std::string_view replacementCharacter = "\xEF\xBF\xBD";
@@ -38,9 +30,6 @@ inline constexpr std::string_view spaceSymbol = "\xE2\x96\x81";
 bool isWhitespace(uint32_t codePoint);
 /// What \w matches (UTS #18, annex C): alphabetic, a mark, decimal digit, connector or joiner.
 bool isWord(uint32_t codePoint);
-
-/// For messages: in quotes, one printable line, at most some 60 bytes.
-std::string inQuotes(std::string_view text);
 
 /// GPT-2's reversible spelling of bytes as printable characters (its bytes_to_unicode): byte b is
 /// the character byteCharacters()[b].

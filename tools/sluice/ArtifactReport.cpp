@@ -5,6 +5,8 @@
 
 #include "Commands.h"
 #include "sluice-runtime/Commands.h"
+#include "sluice-support/Json.h"
+#include "sluice-support/MappedFile.h"
 #include "sluice/Target/TargetDescription.h"
 
 #include "llvm/Support/Format.h"
@@ -15,7 +17,8 @@ using nlohmann::json;
 
 json driver::readPlan(const std::string &artifact) {
   runtime::openArtifact(artifact); // throws what is wrong with it
-  return json::parse(runtime::readTextFile(artifact + "/plan.json"));
+  support::MappedFile file(artifact + "/plan.json");
+  return support::parseJson(file.text(), file.path());
 }
 
 static std::string bytesText(double bytes) {

@@ -6,7 +6,7 @@
 #ifndef SLUICE_IMPORT_GGUF_H
 #define SLUICE_IMPORT_GGUF_H
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
 #include "llvm/ADT/StringMap.h"

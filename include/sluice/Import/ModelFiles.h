@@ -7,7 +7,7 @@
 #ifndef SLUICE_IMPORT_MODELFILES_H
 #define SLUICE_IMPORT_MODELFILES_H
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Import/ModelConfig.h"
 #include "sluice/Import/TensorRef.h"
 

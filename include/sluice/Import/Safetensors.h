@@ -7,7 +7,7 @@
 #ifndef SLUICE_IMPORT_SAFETENSORS_H
 #define SLUICE_IMPORT_SAFETENSORS_H
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
 #include "llvm/ADT/StringMap.h"

@@ -71,8 +71,6 @@ struct StorageInfo {
   uint32_t blockBytes;
   /// The number in GGUF tensor infos (ggml.h, enum ggml_type); -1 where GGUF lacks the type.
   int ggmlId;
-  /// Whether safetensors has the type (under the same name).
-  bool inSafetensors;
 };
 
 const StorageInfo &storageInfo(StorageType type);
@@ -81,6 +79,8 @@ inline llvm::StringRef storageName(StorageType type) { return storageInfo(type).
 std::optional<StorageType> storageFromName(llvm::StringRef name);
 std::optional<StorageType> storageFromGGML(uint32_t id);
 std::optional<StorageType> storageFromSafetensors(llvm::StringRef dtype);
+/// Whether safetensors has the type (under the same name).
+bool isInSafetensors(StorageType type);
 
 /// F32, F16 and BF16: what norms and biases may be stored as.
 bool isPlainFloat(StorageType type);

@@ -6,7 +6,7 @@
 #ifndef SLUICE_IMPORT_TENSORREADER_H
 #define SLUICE_IMPORT_TENSORREADER_H
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
 #include "llvm/Support/Error.h"
@@ -53,9 +53,6 @@ private:
   int64_t numColumns = 0;
   uint64_t bytesPerRow = 0;
 };
-
-/// IEEE half to float, exact for every input but the payload of a NaN.
-float halfToFloat(uint16_t bits);
 
 } // namespace sluice
 

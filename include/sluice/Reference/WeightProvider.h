@@ -7,7 +7,7 @@
 #define SLUICE_REFERENCE_WEIGHTPROVIDER_H
 
 #include "dialects/Model/Model.h"
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Reference/Tensor.h"
 
 #include "mlir/IR/BuiltinOps.h"

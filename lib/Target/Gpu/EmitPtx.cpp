@@ -2,24 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Target/GpuTarget.h"
+#include "sluice/Target/LlvmTarget.h"
 
 #include "mlir/Conversion/NVVMToLLVM/NVVMToLLVM.h"
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
 #include "mlir/IR/Diagnostics.h"
 #include "mlir/Pass/PassManager.h"
-#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/GPU/GPUToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Export.h"
 #include "llvm/IR/LLVMContext.h"
-#include "llvm/IR/LegacyPassManager.h"
-#include "llvm/IR/Module.h"
-#include "llvm/MC/TargetRegistry.h"
-#include "llvm/Passes/PassBuilder.h"
-#include "llvm/Support/TargetSelect.h"
-#include "llvm/Target/TargetMachine.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -28,9 +20,8 @@ using llvm::Expected;
 
 void nvidia::registerGpuTranslations(DialectRegistry &registry) {
   registry.insert<mlir::gpu::GPUDialect, LLVM::LLVMDialect, NVVM::NVVMDialect>();
-  registerBuiltinDialectTranslation(registry);
+  registerLlvmTranslations(registry);
   registerGPUDialectTranslation(registry);
-  registerLLVMDialectTranslation(registry);
   registerNVVMDialectTranslation(registry);
 }
 
@@ -50,90 +41,48 @@ Expected<std::string> nvidia::archOf(mlir::gpu::GPUModuleOp kernels) {
   return target->getChip().str();
 }
 
-static Expected<std::unique_ptr<llvm::TargetMachine>>
-createTargetMachine(NVVM::NVVMTargetAttr attr) {
-  static std::once_flag initialised;
-  std::call_once(initialised, [] {
-    LLVMInitializeNVPTXTargetInfo();
-    LLVMInitializeNVPTXTarget();
-    LLVMInitializeNVPTXTargetMC();
-    LLVMInitializeNVPTXAsmPrinter();
-  });
+/// Operations that become inline PTX.
+static llvm::Error lowerNvvm(ModuleOp module) {
   std::string message;
-  llvm::Triple triple(attr.getTriple());
-  const llvm::Target *target = llvm::TargetRegistry::lookupTarget(triple, message);
-  if (!target)
-    return createStringError("LLVM cannot compile for " + triple.str() + ": " + message);
-  // Products and sums are rounded one by one: a fused multiply-add is one only where it is written.
-  std::unique_ptr<llvm::TargetMachine> machine(
-      target->createTargetMachine(triple, attr.getChip(), attr.getFeatures(), llvm::TargetOptions(),
-                                  std::nullopt, std::nullopt, llvm::CodeGenOptLevel::Aggressive));
-  if (!machine)
-    return createStringError("LLVM cannot make a target machine for " + attr.getChip());
-  return machine;
-}
-
-static void optimise(llvm::Module &module, llvm::TargetMachine &machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PipelineTuningOptions tuning;
-  // The generators have unrolled already; the order of loads and waits is theirs.
-  tuning.LoopVectorization = false;
-  tuning.SLPVectorization = false;
-  llvm::PassBuilder builder(&machine, tuning);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O3).run(module, modules);
+  ScopedDiagnosticHandler handler(module.getContext(), [&](Diagnostic &diagnostic) {
+    if (message.empty() && diagnostic.getSeverity() == mlir::DiagnosticSeverity::Error)
+      message = diagnostic.str();
+    return success();
+  });
+  PassManager passes(module.getContext());
+  passes.nest<mlir::gpu::GPUModuleOp>().addPass(createConvertNVVMToLLVMPass());
+  if (failed(passes.run(module)))
+    return createStringError("cannot lower GPU kernels" + (message.empty() ? "" : ": " + message));
+  return llvm::Error::success();
 }
 
 Expected<std::string> nvidia::emitPtx(mlir::gpu::GPUModuleOp kernels, std::string *llvmIr) {
   Expected<NVVM::NVVMTargetAttr> attr = targetOf(kernels);
   if (!attr)
     return attr.takeError();
-  Expected<std::unique_ptr<llvm::TargetMachine>> machine = createTargetMachine(*attr);
+  Expected<std::unique_ptr<llvm::TargetMachine>> machine =
+      createTargetMachine(attr->getTriple(), attr->getChip(), attr->getFeatures());
   if (!machine)
     return machine.takeError();
 
-  // Diagnostics of the passes and the translation become the error.
-  std::string message;
-  ScopedDiagnosticHandler handler(kernels.getContext(), [&](Diagnostic &diagnostic) {
-    if (message.empty() && diagnostic.getSeverity() == mlir::DiagnosticSeverity::Error)
-      message = diagnostic.str();
-    return success();
-  });
-  auto fail = [&](StringRef step) {
-    return createStringError("cannot " + step + " GPU kernels" +
-                             (message.empty() ? "" : ": " + message));
-  };
   OwningOpRef<ModuleOp> copy = ModuleOp::create(kernels.getLoc());
   copy->getBody()->push_back(kernels->clone());
-  PassManager passes(kernels.getContext());
-  passes.nest<mlir::gpu::GPUModuleOp>().addPass(createConvertNVVMToLLVMPass());
-  if (failed(passes.run(*copy)))
-    return fail("lower");
+  if (llvm::Error error = lowerNvvm(*copy))
+    return std::move(error);
   llvm::LLVMContext context;
-  Operation *lowered = &copy->getBody()->front();
-  std::unique_ptr<llvm::Module> module = translateModuleToLLVMIR(lowered, context);
+  Expected<std::unique_ptr<llvm::Module>> module =
+      translateKernels(&copy->getBody()->front(), context);
   if (!module)
-    return fail("translate");
-  module->setTargetTriple(llvm::Triple(attr->getTriple()));
-  module->setDataLayout((*machine)->createDataLayout());
-  optimise(*module, **machine);
+    return createStringError("GPU " + llvm::toString(module.takeError()));
+  optimiseKernels(**module, **machine, llvm::OptimizationLevel::O3);
   if (llvmIr) {
     llvm::raw_string_ostream os(*llvmIr);
-    module->print(os, nullptr);
+    (*module)->print(os, nullptr);
   }
 
-  llvm::SmallString<0> text;
-  llvm::raw_svector_ostream os(text);
-  llvm::legacy::PassManager codegen;
-  if ((*machine)->addPassesToEmitFile(codegen, os, nullptr, llvm::CodeGenFileType::AssemblyFile))
-    return fail("write PTX of");
-  codegen.run(*module);
-  return text.str().str();
+  Expected<llvm::SmallString<0>> text =
+      emitKernels(**module, **machine, llvm::CodeGenFileType::AssemblyFile);
+  if (!text)
+    return text.takeError();
+  return text->str().str();
 }

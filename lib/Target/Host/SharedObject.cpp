@@ -2,23 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Target/HostTarget.h"
+#include "sluice/Target/LlvmTarget.h"
 #include "sluice/Target/ScratchDirectory.h"
 
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
-#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
-#include "mlir/Target/LLVMIR/Export.h"
 #include "llvm/IR/LLVMContext.h"
-#include "llvm/IR/LegacyPassManager.h"
-#include "llvm/IR/Module.h"
-#include "llvm/MC/TargetRegistry.h"
-#include "llvm/Passes/PassBuilder.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Program.h"
-#include "llvm/Support/TargetSelect.h"
-#include "llvm/Target/TargetMachine.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -27,8 +19,7 @@ using llvm::Error;
 using llvm::Expected;
 
 void host::registerHostTranslations(DialectRegistry &registry) {
-  registerBuiltinDialectTranslation(registry);
-  registerLLVMDialectTranslation(registry);
+  registerLlvmTranslations(registry);
 }
 
 Expected<std::string> host::findLinker() {
@@ -41,46 +32,6 @@ Expected<std::string> host::findLinker() {
   return createStringError(
       "no linker found for host kernels: looked for ld.lld-22, ld.lld and ld on the PATH" +
       (configured.empty() ? "" : " and for " + configured));
-}
-
-static Expected<std::unique_ptr<llvm::TargetMachine>> createTargetMachine() {
-  static std::once_flag initialised;
-  std::call_once(initialised, [] {
-    LLVMInitializeX86TargetInfo();
-    LLVMInitializeX86Target();
-    LLVMInitializeX86TargetMC();
-    LLVMInitializeX86AsmPrinter();
-  });
-  std::string message;
-  llvm::Triple triple("x86_64-unknown-linux-gnu");
-  const llvm::Target *target = llvm::TargetRegistry::lookupTarget(triple, message);
-  if (!target)
-    return createStringError("LLVM cannot compile for " + triple.str() + ": " + message);
-  // CPU and features of each function are its attributes.
-  std::unique_ptr<llvm::TargetMachine> machine(
-      target->createTargetMachine(triple, "x86-64", "", llvm::TargetOptions(), llvm::Reloc::PIC_,
-                                  std::nullopt, llvm::CodeGenOptLevel::Aggressive));
-  if (!machine)
-    return createStringError("LLVM cannot make a target machine for " + triple.str());
-  return machine;
-}
-
-static void optimise(llvm::Module &module, llvm::TargetMachine &machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PipelineTuningOptions tuning;
-  // The generators have vectorised and unrolled already.
-  tuning.LoopVectorization = false;
-  tuning.SLPVectorization = false;
-  llvm::PassBuilder builder(&machine, tuning);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O3).run(module, modules);
 }
 
 static Error writeFile(StringRef path, StringRef contents) {
@@ -155,40 +106,27 @@ Expected<std::string> host::compileKernels(ModuleOp kernels, std::string *llvmIr
   Expected<Isa> isa = kernelsIsa(kernels);
   if (!isa)
     return isa.takeError();
-  Expected<std::unique_ptr<llvm::TargetMachine>> machine = createTargetMachine();
+  // CPU and features of each function are its attributes.
+  Expected<std::unique_ptr<llvm::TargetMachine>> machine =
+      createTargetMachine("x86_64-unknown-linux-gnu", "x86-64", "", llvm::Reloc::PIC_);
   if (!machine)
     return machine.takeError();
 
   DialectRegistry registry;
   registerHostTranslations(registry);
   kernels.getContext()->appendDialectRegistry(registry);
-  std::string diagnostics;
   llvm::LLVMContext context; // outlives its module
-  std::unique_ptr<llvm::Module> module;
-  {
-    ScopedDiagnosticHandler handler(kernels.getContext(), [&](Diagnostic &diagnostic) {
-      if (diagnostics.empty())
-        diagnostics = diagnostic.str();
-      return success();
-    });
-    module = translateModuleToLLVMIR(kernels, context, "kernels");
-  }
+  Expected<std::unique_ptr<llvm::Module>> module = translateKernels(kernels, context);
   if (!module)
-    return createStringError("host kernels cannot be translated to LLVM IR: " + diagnostics);
-  module->setTargetTriple((*machine)->getTargetTriple());
-  module->setDataLayout((*machine)->createDataLayout());
-  optimise(*module, **machine);
+    return createStringError("host " + llvm::toString(module.takeError()));
+  optimiseKernels(**module, **machine, llvm::OptimizationLevel::O3);
   if (llvmIr) {
     llvm::raw_string_ostream os(*llvmIr);
-    module->print(os, nullptr);
+    (*module)->print(os, nullptr);
   }
-
-  llvm::SmallString<0> object;
-  llvm::raw_svector_ostream os(object);
-  llvm::legacy::PassManager emitter;
-  if ((*machine)->addPassesToEmitFile(emitter, os, nullptr, llvm::CodeGenFileType::ObjectFile))
-    return createStringError("LLVM cannot write an object file for " +
-                             (*machine)->getTargetTriple().str());
-  emitter.run(*module);
-  return link(object.str());
+  Expected<llvm::SmallString<0>> object =
+      emitKernels(**module, **machine, llvm::CodeGenFileType::ObjectFile);
+  if (!object)
+    return object.takeError();
+  return link(object->str());
 }

@@ -1,275 +1,17 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "runtime/device/cuda/CudaDevice.h"
+#include "runtime/device/cuda/CudaDeviceImpl.h"
+#include "sluice-support/Text.h"
 
-#include "runtime/device/SyntheticWeights.h"
-#include "runtime/device/cuda/Driver.h"
-#include "runtime/device/cuda/Kernels.h"
-#include "runtime/plan/Json.h"
-
-#include <algorithm>
 #include <array>
-#include <cstring>
-#include <thread>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
-namespace {
-
-constexpr uint64_t alignment = 256;
 /// An output of up to this size costs less to copy than to ask for later.
-constexpr uint64_t smallOutput = 4096;
-constexpr uint64_t stagingBytes = uint64_t(16) << 20;
-/// A read of this many times the L2 cache is a read of memory.
-constexpr uint64_t cachesToMeasure = 4;
-constexpr int bandwidthRuns = 5;
-constexpr const char *readCeilingKernel = "sluice_read_ceiling";
-constexpr const char *synthesizeKernel = "sluice_synthesize";
-
-uint64_t alignUp(uint64_t value) { return (value + alignment - 1) / alignment * alignment; }
-
-/// Makes a context the calling thread's while it lives.
-class CurrentContext {
-public:
-  CurrentContext(const Driver &driver, Context context) : driver(driver) {
-    driver.check(driver.cuCtxPushCurrent_v2(context), "cannot use the GPU's context");
-  }
-  ~CurrentContext() {
-    Context popped;
-    driver.cuCtxPopCurrent_v2(&popped);
-  }
-  CurrentContext(const CurrentContext &) = delete;
-  CurrentContext &operator=(const CurrentContext &) = delete;
-
-private:
-  const Driver &driver;
-};
-
-/// The primary context of a GPU, which all of a process shares.
-class PrimaryContext {
-public:
-  PrimaryContext(std::shared_ptr<const Driver> theDriver, const Gpu &gpu)
-      : driver(std::move(theDriver)), device(gpu.handle) {
-    driver->check(driver->cuDevicePrimaryCtxRetain(&context, device),
-                  "cannot make a context on " + gpu.name);
-  }
-  ~PrimaryContext() { driver->cuDevicePrimaryCtxRelease_v2(device); }
-  PrimaryContext(const PrimaryContext &) = delete;
-  PrimaryContext &operator=(const PrimaryContext &) = delete;
-
-  operator Context() const { return context; }
-
-private:
-  std::shared_ptr<const Driver> driver;
-  DeviceHandle device;
-  Context context = nullptr;
-};
-
-// What follows is made and destroyed while the context is current.
-
-class DeviceMemory {
-public:
-  DeviceMemory() = default;
-  DeviceMemory(const Driver &driver, uint64_t bytes, const std::string &what)
-      : driver(&driver), size(bytes) {
-    if (bytes)
-      driver.check(driver.cuMemAlloc_v2(&pointer, bytes),
-                   "cannot allocate " + std::to_string(bytes) + " bytes of GPU memory for " + what);
-  }
-  DeviceMemory(DeviceMemory &&other) noexcept { *this = std::move(other); }
-  DeviceMemory &operator=(DeviceMemory &&other) noexcept {
-    std::swap(driver, other.driver);
-    std::swap(pointer, other.pointer);
-    std::swap(size, other.size);
-    return *this;
-  }
-  ~DeviceMemory() {
-    if (pointer)
-      driver->cuMemFree_v2(pointer);
-  }
-
-  DevicePointer address() const { return pointer; }
-  uint64_t bytes() const { return size; }
-
-private:
-  const Driver *driver = nullptr;
-  DevicePointer pointer = 0;
-  uint64_t size = 0;
-};
-
-/// Host memory that copies to and from the GPU run from without the host's help.
-class PinnedMemory {
-public:
-  PinnedMemory() = default;
-  PinnedMemory(const Driver &driver, uint64_t bytes) : driver(&driver), size(bytes) {
-    if (!bytes)
-      return;
-    driver.check(driver.cuMemHostAlloc(&memory, bytes, 0),
-                 "cannot pin " + std::to_string(bytes) + " bytes of host memory");
-    std::memset(memory, 0, bytes);
-  }
-  PinnedMemory(PinnedMemory &&other) noexcept { *this = std::move(other); }
-  PinnedMemory &operator=(PinnedMemory &&other) noexcept {
-    std::swap(driver, other.driver);
-    std::swap(memory, other.memory);
-    std::swap(size, other.size);
-    return *this;
-  }
-  ~PinnedMemory() {
-    if (memory)
-      driver->cuMemFreeHost(memory);
-  }
-
-  std::byte *data() const { return static_cast<std::byte *>(memory); }
-  uint64_t bytes() const { return size; }
-
-private:
-  const Driver *driver = nullptr;
-  void *memory = nullptr;
-  uint64_t size = 0;
-};
-
-class EventHandle {
-public:
-  explicit EventHandle(const Driver &driver) : driver(&driver) {
-    driver.check(driver.cuEventCreate(&event, 0), "cannot create an event");
-  }
-  EventHandle(EventHandle &&other) noexcept
-      : driver(other.driver), event(std::exchange(other.event, nullptr)) {}
-  EventHandle &operator=(EventHandle &&) = delete;
-  ~EventHandle() {
-    if (event)
-      driver->cuEventDestroy_v2(event);
-  }
-  void record(Stream stream) const {
-    driver->check(driver->cuEventRecord(event, stream), "cannot record an event");
-  }
-  void wait(const std::string &what) const {
-    driver->check(driver->cuEventSynchronize(event), what);
-  }
-  double secondsSince(const EventHandle &start) const {
-    float milliseconds = 0;
-    driver->check(driver->cuEventElapsedTime(&milliseconds, start.event, event),
-                  "cannot read the time between two events");
-    return static_cast<double>(milliseconds) * 1e-3;
-  }
-
-private:
-  const Driver *driver;
-  Event event = nullptr;
-};
-
-/// Everything that a loaded artifact has on a GPU; destroyed in the reverse order of its members,
-/// while the context is current.
-struct Loaded {
-  explicit Loaded(std::shared_ptr<const Driver> theDriver) : driver(std::move(theDriver)) {
-    driver->check(driver->cuStreamCreate(&stream, streamNonBlocking), "cannot create a stream");
-  }
-  ~Loaded() {
-    // What still runs must not lose its memory. Its errors were reported or are of no use now.
-    driver->cuStreamSynchronize(stream);
-    for (GraphExec step : steps)
-      if (step)
-        driver->cuGraphExecDestroy(step);
-    driver->cuStreamDestroy_v2(stream);
-  }
-  Loaded(const Loaded &) = delete;
-  Loaded &operator=(const Loaded &) = delete;
-
-  std::shared_ptr<const Driver> driver;
-  /// By step, by launch.
-  std::unique_ptr<LoadedKernels> kernels;
-  std::vector<std::vector<Function>> functions;
-  Function readCeiling = nullptr, synthesize = nullptr;
-  DeviceMemory weights, caches, work, bandwidthBuffer, bandwidthScratch;
-  PinnedMemory inputs, outputs;
-  Stream stream = nullptr;
-  std::vector<GraphExec> steps;
-};
-
-class CudaDevice final : public Device {
-public:
-  explicit CudaDevice(const DeviceOptions &options) : options(options) {}
-  ~CudaDevice() override {
-    if (!loaded)
-      return;
-    Context popped;
-    bool pushed = driver->cuCtxPushCurrent_v2(*context) == success;
-    loaded.reset();
-    if (pushed)
-      driver->cuCtxPopCurrent_v2(&popped);
-  }
-
-  std::string name() const override { return "cuda"; }
-  std::string description() const override;
-
-  void load(std::shared_ptr<const Artifact> artifact) override;
-  void run(uint32_t step) override;
-  std::vector<double> profile(uint32_t step) override;
-  std::string profileRemark() const override;
-  std::optional<double> measureStep(uint32_t step, int64_t count) override;
-  void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) override;
-  void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) override;
-  const void *output(uint32_t buffer) override;
-  void clearCaches() override;
-  Bandwidth measureReadBandwidth() override;
-
-private:
-  /// Sizes of the three allocations, and where each buffer lies in its one.
-  struct Layout {
-    uint64_t weights = 0, caches = 0, work = 0, inputs = 0, outputs = 0;
-    std::vector<uint64_t> offsets;
-    uint64_t total() const { return weights + caches + work; }
-  };
-
-  void layOut();
-  void checkMemory(uint64_t available, const char *what) const;
-  void findKernels(const KernelFile &file);
-  void allocate();
-  void fillWeights();
-  void synthesizeOnGpu(const std::vector<uint32_t> &buffers,
-                       const std::function<void(uint64_t)> &onDone);
-  void upload(DevicePointer to, uint64_t bytes,
-              const std::function<void(uint64_t offset, std::span<std::byte>)> &fill,
-              const std::function<void(uint64_t)> &onDone);
-  void launch(uint32_t step, size_t index, bool overlap);
-  void launchUtility(Function function, const Utility &utility, void **parameters,
-                     const char *name);
-  void capture(uint32_t step);
-  void copyInputs();
-  /// Copies what steps leave for the host: small outputs along with a step, large ones (logits)
-  /// when they are asked for.
-  void copyOutput(uint32_t buffer);
-  void copySmallOutputs();
-  /// Before a step's launches: inputs go to the GPU, and the host's copies of outputs are old.
-  void beginStep();
-  void synchronize(const std::string &what);
-  void requireLoaded() const;
-  void checkExtent(uint32_t buffer, uint64_t offset, uint64_t bytes) const;
-  const Buffer &bufferAt(uint32_t index) const { return artifact->plan().buffers.at(index); }
-  int hostThreads() const {
-    return options.threads > 0 ? options.threads
-                               : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  }
-
-  const DeviceOptions options;
-  std::shared_ptr<const Artifact> artifact;
-  std::shared_ptr<const Driver> driver;
-  Gpu gpu;
-  Layout layout;
-  std::string kernelsName;
-  std::unique_ptr<PrimaryContext> context;
-  std::unique_ptr<Loaded> loaded;
-  /// By buffer: what kernels get.
-  std::vector<DevicePointer> pointers;
-  bool inputsChanged = true;
-  /// By buffer: whether the host's copy of an output is that of the last step.
-  std::vector<bool> copied;
-};
-
-} // namespace
+static constexpr uint64_t smallOutput = 4096;
 
 std::unique_ptr<Device> sluice::runtime::createCudaDevice(const DeviceOptions &options) {
   return std::make_unique<CudaDevice>(options);
@@ -312,7 +54,7 @@ void CudaDevice::layOut() {
       break;
     }
   }
-  // | inputs | outputs | arena |: inputs are one copy.
+  // The allocation is | inputs | outputs | arena |, so that one copy transfers all inputs.
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     if (plan.buffers[i].kind == BufferKind::Output)
       layout.offsets[i] += inputs;
@@ -375,10 +117,10 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
 
 void CudaDevice::findKernels(const KernelFile &file) {
   loaded->kernels = std::make_unique<LoadedKernels>(driver, file);
-  kernelsName =
-      (file.isPtx ? "compiled by the driver from " : "") + file.file->path().filename().string();
+  kernelsName = (file.isPtx ? "compiled by the driver from " : "") +
+                std::filesystem::path(file.file->path()).filename().string();
   const Plan &plan = artifact->plan();
-  // The largest of what its launches ask for: a kernel's limits are set once.
+  // A kernel's limits are set once, to the largest that any of its launches asks for.
   std::map<std::string, Launch> largest;
   for (const Step &step : plan.steps)
     for (const Launch &launch : step.launches) {
@@ -416,7 +158,7 @@ void CudaDevice::allocate() {
   loaded->work = DeviceMemory(*driver, layout.work, "intermediate results");
   loaded->inputs = PinnedMemory(*driver, layout.inputs);
   loaded->outputs = PinnedMemory(*driver, layout.outputs);
-  copied.assign(plan.buffers.size(), true); // zeros here and there
+  copied.assign(plan.buffers.size(), true); // both copies are zeros
   pointers.assign(plan.buffers.size(), 0);
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     BufferKind kind = plan.buffers[i].kind;
@@ -429,129 +171,6 @@ void CudaDevice::allocate() {
     if (memory->bytes())
       driver->check(driver->cuMemsetD8Async(memory->address(), 0, memory->bytes(), loaded->stream),
                     "cannot clear GPU memory");
-}
-
-/// Copies `bytes` bytes in pieces: `fill` makes a piece in pinned memory while the one before it is
-/// on its way.
-void CudaDevice::upload(DevicePointer to, uint64_t bytes,
-                        const std::function<void(uint64_t, std::span<std::byte>)> &fill,
-                        const std::function<void(uint64_t)> &onDone) {
-  const uint64_t piece = std::min(bytes, stagingBytes);
-  std::array<PinnedMemory, 2> staging = {PinnedMemory(*driver, piece),
-                                         PinnedMemory(*driver, piece)};
-  std::array<EventHandle, 2> copied = {EventHandle(*driver), EventHandle(*driver)};
-  // Memory must not be freed while a copy reads it, also when something below throws.
-  struct Waiter {
-    const Driver &driver;
-    Stream stream;
-    ~Waiter() { driver.cuStreamSynchronize(stream); }
-  } waiter{*driver, loaded->stream};
-  for (uint64_t at = 0, i = 0; at < bytes; at += piece, ++i) {
-    const uint64_t length = std::min(piece, bytes - at);
-    if (i >= 2)
-      copied[i % 2].wait("cannot copy weights to the GPU");
-    fill(at, {staging[i % 2].data(), length});
-    driver->check(
-        driver->cuMemcpyHtoDAsync_v2(to + at, staging[i % 2].data(), length, loaded->stream),
-        "cannot copy weights to the GPU");
-    copied[i % 2].record(loaded->stream);
-    onDone(length);
-  }
-  driver->check(driver->cuStreamSynchronize(loaded->stream), "cannot copy weights to the GPU");
-}
-
-void CudaDevice::fillWeights() {
-  const Plan &plan = artifact->plan();
-  uint64_t done = 0, total = 0;
-  for (const Buffer &buffer : plan.buffers)
-    total += buffer.kind == BufferKind::Weights ? buffer.bytes : 0;
-  auto onDone = [&](uint64_t bytes) {
-    done += bytes;
-    if (options.onProgress)
-      options.onProgress(done, total);
-  };
-  // One stream of pieces for all: a weight may be much smaller than a piece.
-  struct Source {
-    uint64_t begin;
-    uint32_t buffer;
-  };
-  std::vector<Source> sources;
-  std::vector<uint32_t> onGpu;
-  for (uint32_t i = 0; i < plan.buffers.size(); ++i) {
-    const Buffer &buffer = plan.buffers[i];
-    if (buffer.kind != BufferKind::Weights)
-      continue;
-    if (buffer.synthetic && loaded->synthesize && buffer.synthetic->isWordAligned() &&
-        buffer.bytes % 8 == 0)
-      onGpu.push_back(i);
-    else
-      sources.push_back({layout.offsets[i], i});
-  }
-  synthesizeOnGpu(onGpu, onDone);
-  // Runs of neighbours, with the gaps between them as zeros.
-  for (size_t first = 0; first < sources.size();) {
-    size_t last = first + 1;
-    auto endOf = [&](size_t i) {
-      return sources[i].begin + alignUp(plan.buffers[sources[i].buffer].bytes);
-    };
-    while (last < sources.size() && sources[last].begin == endOf(last - 1))
-      ++last;
-    const uint64_t begin = sources[first].begin;
-    size_t next = first;
-    auto fill = [&](uint64_t offset, std::span<std::byte> out) {
-      std::memset(out.data(), 0, out.size());
-      const uint64_t from = begin + offset, to = from + out.size();
-      while (endOf(next) <= from)
-        ++next;
-      for (size_t i = next; i < last && sources[i].begin < to; ++i) {
-        const Buffer &buffer = plan.buffers[sources[i].buffer];
-        const uint64_t start = std::max(from, sources[i].begin),
-                       stop = std::min(to, sources[i].begin + buffer.bytes);
-        if (start >= stop)
-          continue;
-        std::span<std::byte> part = out.subspan(start - from, stop - start);
-        const uint64_t inBuffer = start - sources[i].begin;
-        if (buffer.synthetic)
-          generateSynthetic(*buffer.synthetic, part, hostThreads(), inBuffer);
-        else
-          std::memcpy(part.data(), artifact->weights(buffer).data() + inBuffer, part.size());
-      }
-    };
-    upload(loaded->weights.address() + begin, endOf(last - 1) - begin, fill, onDone);
-    first = last;
-  }
-}
-
-void CudaDevice::synthesizeOnGpu(const std::vector<uint32_t> &buffers,
-                                 const std::function<void(uint64_t)> &onDone) {
-  if (buffers.empty())
-    return;
-  const Utility &utility = artifact->plan().utilities.at(synthesizeKernel);
-  std::vector<uint64_t> table, starts;
-  for (uint32_t index : buffers) {
-    const Buffer &buffer = bufferAt(index);
-    starts.push_back(table.size() * sizeof(uint64_t));
-    table.insert(table.end(), {buffer.bytes, buffer.synthetic->seed, buffer.synthetic->period(),
-                               buffer.synthetic->regions.size()});
-    for (const sluice::synthetic::SyntheticRegion &region : buffer.synthetic->regions)
-      table.insert(table.end(), {region.end, region.masks.keep, region.masks.set});
-  }
-  const uint64_t tableBytes = table.size() * sizeof(uint64_t);
-  DeviceMemory memory(*driver, tableBytes, "the patterns of generated weights");
-  upload(
-      memory.address(), tableBytes,
-      [&](uint64_t offset, std::span<std::byte> out) {
-        std::memcpy(out.data(), reinterpret_cast<const std::byte *>(table.data()) + offset,
-                    out.size());
-      },
-      [](uint64_t) {});
-  for (size_t i = 0; i < buffers.size(); ++i) {
-    DevicePointer pattern = memory.address() + starts[i];
-    void *parameters[] = {&pattern, &pointers[buffers[i]]};
-    launchUtility(loaded->synthesize, utility, parameters, synthesizeKernel);
-    onDone(bufferAt(buffers[i]).bytes);
-  }
-  synchronize("cannot generate weights");
 }
 
 void CudaDevice::launchUtility(Function function, const Utility &utility, void **parameters,
@@ -608,7 +227,7 @@ void CudaDevice::capture(uint32_t stepIndex) {
   } captured{*driver};
   driver->check(driver->cuStreamBeginCapture_v2(loaded->stream, captureModeThreadLocal), what);
   try {
-    // The first one has nothing before it in the graph.
+    // The first launch has no launch before it in the graph to overlap with.
     for (size_t i = 0; i < step.launches.size(); ++i)
       launch(stepIndex, i, i > 0 && step.launches[i].overlap);
   } catch (const Error &) {
@@ -688,8 +307,8 @@ std::vector<double> CudaDevice::profile(uint32_t index) {
   for (size_t i = 0; i <= step.launches.size(); ++i)
     events.emplace_back(*driver);
   beginStep();
-  // A whole step first: while it runs the host gets ahead, so that what is measured does not wait
-  // for it. The same step twice leaves what it leaves once.
+  // A whole step runs first. Meanwhile the host queues the launches to be measured, so that these
+  // do not wait for the host. Two runs of a step have the same effect as one.
   driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
   events[0].record(loaded->stream);
   for (size_t i = 0; i < step.launches.size(); ++i) {
@@ -734,7 +353,7 @@ void CudaDevice::write(uint32_t index, uint64_t offset, std::span<const std::byt
   if (buffer.kind == BufferKind::Weights)
     throw Error("buffer \"" + buffer.name + "\" holds weights, which cannot be written");
   if (buffer.kind == BufferKind::Input) {
-    // Nothing runs now that reads it: every step is waited for.
+    // Nothing reads it now: run() returns only after its step has ended.
     std::memcpy(loaded->inputs.data() + layout.offsets[index] + offset, bytes.data(), bytes.size());
     inputsChanged = true;
     return;
@@ -788,83 +407,4 @@ void CudaDevice::clearCaches() {
   driver->check(driver->cuMemsetD8Async(loaded->caches.address(), 0, layout.caches, loaded->stream),
                 "cannot clear the caches");
   synchronize("cannot clear the caches");
-}
-
-Bandwidth CudaDevice::measureReadBandwidth() {
-  requireLoaded();
-  CurrentContext current(*driver, *context);
-  const uint64_t enough =
-      std::max<uint64_t>(cachesToMeasure * static_cast<uint64_t>(gpu.l2Bytes), uint64_t(64) << 20);
-  auto ownBuffer = [&](DeviceMemory &memory, const char *what) {
-    if (memory.bytes())
-      return;
-    memory = DeviceMemory(*driver, enough / readCeilingUnit * readCeilingUnit, what);
-    driver->check(driver->cuMemsetD8Async(memory.address(), 1, memory.bytes(), loaded->stream),
-                  "cannot fill memory to be measured");
-  };
-  Bandwidth result;
-  DevicePointer buffer = loaded->weights.address();
-  uint64_t bytes = layout.weights / readCeilingUnit * readCeilingUnit;
-  result.buffer = "the weights";
-  if (bytes < enough) {
-    ownBuffer(loaded->bandwidthBuffer, "measuring the memory");
-    buffer = loaded->bandwidthBuffer.address();
-    bytes = loaded->bandwidthBuffer.bytes();
-    result.buffer = "a buffer of its own";
-  }
-  result.bufferBytes = bytes;
-
-  std::function<void()> readOnce;
-  uint64_t moved = bytes;
-  if (loaded->readCeiling) {
-    const Utility &utility = artifact->plan().utilities.at(readCeilingKernel);
-    result.method = std::string("reads by ") + readCeilingKernel;
-    uint64_t outBytes = 8 * static_cast<uint64_t>(gpu.multiprocessors) *
-                        static_cast<uint64_t>(utility.blocksPerMultiprocessor);
-    // | the kernel's parameters | its results |
-    if (loaded->bandwidthScratch.bytes() == 0) {
-      loaded->bandwidthScratch =
-          DeviceMemory(*driver, alignment + outBytes, "measuring the memory");
-      upload(
-          loaded->bandwidthScratch.address(), sizeof(bytes),
-          [&](uint64_t, std::span<std::byte> out) {
-            std::memcpy(out.data(), &bytes, sizeof(bytes));
-          },
-          [](uint64_t) {});
-    }
-    readOnce = [&] {
-      DevicePointer size = loaded->bandwidthScratch.address(), out = size + alignment;
-      void *parameters[] = {&buffer, &size, &out};
-      launchUtility(loaded->readCeiling, utility, parameters, readCeilingKernel);
-    };
-  } else {
-    result.method = "copies on the GPU, reads and writes counted,";
-    ownBuffer(loaded->bandwidthScratch, "measuring the memory");
-    moved = 2 * bytes;
-    readOnce = [&] {
-      const DeviceMemory &to = loaded->bandwidthScratch;
-      for (uint64_t at = 0; at < bytes; at += to.bytes())
-        driver->check(driver->cuMemcpyDtoDAsync_v2(to.address(), buffer + at,
-                                                   std::min(to.bytes(), bytes - at),
-                                                   loaded->stream),
-                      "cannot copy within the GPU");
-    };
-  }
-  std::vector<EventHandle> events;
-  events.reserve(bandwidthRuns + 1);
-  for (int i = 0; i <= bandwidthRuns; ++i)
-    events.emplace_back(*driver);
-  readOnce();
-  events[0].record(loaded->stream);
-  for (int i = 0; i < bandwidthRuns; ++i) {
-    readOnce();
-    events[i + 1].record(loaded->stream);
-  }
-  synchronize("cannot measure the memory");
-  std::array<double, bandwidthRuns> seconds{};
-  for (int i = 0; i < bandwidthRuns; ++i)
-    seconds[i] = events[i + 1].secondsSince(events[i]);
-  std::sort(seconds.begin(), seconds.end());
-  result.bytesPerSecond = static_cast<double>(moved) / seconds[bandwidthRuns / 2];
-  return result;
 }

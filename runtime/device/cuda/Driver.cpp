@@ -3,13 +3,15 @@
 
 #include "runtime/device/cuda/Driver.h"
 
-#include "runtime/plan/Json.h"
+#include "sluice-runtime/Error.h"
+#include "sluice-support/Text.h"
 
 #include <cstdlib>
 #include <dlfcn.h>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
 std::string Driver::versionText(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);

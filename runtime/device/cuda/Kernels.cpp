@@ -3,13 +3,14 @@
 
 #include "runtime/device/cuda/Kernels.h"
 
-#include "runtime/plan/Json.h"
+#include "sluice-support/Text.h"
 
 #include <array>
 #include <cctype>
 
 using namespace sluice::runtime;
 using namespace sluice::runtime::cuda;
+using sluice::support::printable;
 
 static constexpr std::string_view cubinPrefix = "cubin.";
 
@@ -173,7 +174,7 @@ static std::string oneLine(std::string log) {
 }
 
 LoadedKernels::LoadedKernels(std::shared_ptr<const Driver> theDriver, const KernelFile &kernels)
-    : driver(std::move(theDriver)), path(kernels.file->path().string()) {
+    : driver(std::move(theDriver)), path(kernels.file->path()) {
   std::span<const std::byte> bytes = kernels.file->bytes();
   // The driver reads headers before it knows the size.
   constexpr size_t elfHeader = 64;
@@ -189,7 +190,7 @@ LoadedKernels::LoadedKernels(std::shared_ptr<const Driver> theDriver, const Kern
   }
   std::string log(16384, '\0');
   int options[] = {jitErrorLogBuffer, jitErrorLogBufferBytes};
-  // The driver takes numbers in the pointers' place.
+  // The driver expects numbers as pointers.
   void *values[] = {log.data(), reinterpret_cast<void *>(log.size() - 1)};
   Result result = driver->cuModuleLoadDataEx(
       &module, kernels.isPtx ? static_cast<const void *>(text.c_str()) : bytes.data(), 2, options,

@@ -25,6 +25,8 @@
 
 namespace sluice::runtime::cuda {
 
+constexpr const char *synthesizeKernel = "sluice_synthesize";
+constexpr const char *readCeilingKernel = "sluice_read_ceiling";
 constexpr uint64_t readCeilingUnit = 65536;
 
 /// What load() asks of a GPU before it allocates anything.

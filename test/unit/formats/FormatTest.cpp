@@ -46,61 +46,6 @@ TEST(Format, Sizes) {
   EXPECT_EQ(g128.qMax(), 127);
 }
 
-TEST(Format, HalfKnownValues) {
-  EXPECT_EQ(f16ToFloat(0x3C00), 1.0f);
-  EXPECT_EQ(f16ToFloat(0xC000), -2.0f);
-  EXPECT_EQ(f16ToFloat(0x7BFF), 65504.0f);
-  EXPECT_EQ(f16ToFloat(0x0001), 0x1p-24f);
-  EXPECT_EQ(f16ToFloat(0x0400), 0x1p-14f);
-  EXPECT_EQ(f16ToFloat(0x3555), 0.333251953125f);
-  EXPECT_TRUE(std::isinf(f16ToFloat(0xFC00)));
-  EXPECT_TRUE(std::isnan(f16ToFloat(0x7E01)));
-  EXPECT_TRUE(std::signbit(f16ToFloat(0x8000)));
-  EXPECT_EQ(floatToF16(65519.996f), 0x7BFF);
-  EXPECT_EQ(floatToF16(65520.0f), 0x7C00);
-  EXPECT_EQ(floatToF16(1e30f), 0x7C00);
-  EXPECT_EQ(floatToF16(-std::numeric_limits<float>::infinity()), 0xFC00);
-  EXPECT_EQ(floatToF16(0x1p-25f), 0x0000); // a tie, to even
-  EXPECT_EQ(floatToF16(std::nextafter(0x1p-25f, 1.0f)), 0x0001);
-  EXPECT_EQ(floatToF16(-0.0f), 0x8000);
-  EXPECT_EQ(floatToF16(1e-40f), 0x0000);
-}
-
-// Every half, and every boundary between two neighbouring ones.
-TEST(Format, HalfRoundsToNearestEven) {
-  for (unsigned bits = 0; bits < 0x7C00; ++bits)
-    for (unsigned sign : {0u, 0x8000u}) {
-      float value = f16ToFloat(static_cast<uint16_t>(bits | sign));
-      ASSERT_EQ(floatToF16(value), bits | sign);
-      float next = bits + 1 == 0x7C00 ? std::copysign(65536.0f, value)
-                                      : f16ToFloat(static_cast<uint16_t>((bits + 1) | sign));
-      float middle = (value + next) / 2; // exact: floats have 13 more bits
-      ASSERT_EQ(floatToF16(middle), (bits % 2 ? bits + 1 : bits) | sign);
-      ASSERT_EQ(floatToF16(std::nextafter(middle, 0.0f)), bits | sign);
-      ASSERT_EQ(floatToF16(std::nextafter(middle, next * 2)), (bits + 1) | sign);
-    }
-  for (unsigned bits = 0x7C01; bits < 0x8000; ++bits) {
-    ASSERT_TRUE(std::isnan(f16ToFloat(static_cast<uint16_t>(bits))));
-    ASSERT_EQ(floatToF16(f16ToFloat(static_cast<uint16_t>(bits))), bits | 0x200u);
-  }
-}
-
-TEST(Format, BfloatRoundsToNearestEven) {
-  for (unsigned bits = 0; bits < 0x7F80; ++bits)
-    for (unsigned sign : {0u, 0x8000u}) {
-      float value = bf16ToFloat(static_cast<uint16_t>(bits | sign));
-      ASSERT_EQ(floatToBf16(value), bits | sign);
-      uint32_t middle = (bits | sign) << 16 | 0x8000u;
-      ASSERT_EQ(floatToBf16(std::bit_cast<float>(middle)), (bits % 2 ? bits + 1 : bits) | sign);
-      ASSERT_EQ(floatToBf16(std::bit_cast<float>(middle - 1)), bits | sign);
-      ASSERT_EQ(floatToBf16(std::bit_cast<float>(middle + 1)), (bits + 1) | sign);
-    }
-  EXPECT_EQ(floatToBf16(std::numeric_limits<float>::max()), 0x7F80);
-  EXPECT_EQ(floatToBf16(std::bit_cast<float>(0x7F800001u)),
-            0x7FC0); // a NaN must not become infinity
-  EXPECT_EQ(floatToBf16(std::bit_cast<float>(0xFFFFFFFFu)), 0xFFFF);
-}
-
 TEST(Format, ArraysEqualSingleNumbers) {
   std::vector<uint16_t> all(65536), back(65536);
   std::vector<float> values(65536);

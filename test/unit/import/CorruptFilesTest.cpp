@@ -314,7 +314,7 @@ std::vector<Corruption> corruptions() {
   add("SafetensorsHeaderIsNoObject", safetensorsBytes([](std::string &b) { b[8] = '['; }),
       "the header does not begin with '{'");
   add("SafetensorsBadJson", safetensorsBytes([](std::string &b) { b[9] = '}'; }),
-      "not valid JSON: error at byte");
+      "not valid JSON: parse error at line 1");
   add(
       "SafetensorsDeepJson",
       [](const Folder &folder) {
@@ -327,7 +327,7 @@ std::vector<Corruption> corruptions() {
   add("SafetensorsCut", safetensorsBytes([](std::string &b) { b.resize(b.size() - 1); }),
       "outside the file's");
   add("SafetensorsTrailingBytes", safetensorsBytes([](std::string &b) { b += "x"; }),
-      "bytes of data follow the header");
+      "bytes follow the last tensor");
   add(
       "SafetensorsDuplicateName",
       [](const Folder &folder) {
@@ -349,7 +349,7 @@ std::vector<Corruption> corruptions() {
       "tensor 'lm_head.weight' lacks dtype");
   add("SafetensorsUnknownDtype",
       safetensors([](SafetensorsBuilder &b) { b.header["lm_head.weight"]["dtype"] = "F4"; }),
-      "tensor 'lm_head.weight' has the unknown dtype \"F4\"");
+      "tensor 'lm_head.weight' has the unknown dtype 'F4'");
   add("SafetensorsNegativeDimension",
       safetensors([](SafetensorsBuilder &b) { b.header["lm_head.weight"]["shape"] = {-16, 64}; }),
       "tensor 'lm_head.weight' has a dimension of -16");
@@ -419,12 +419,15 @@ std::vector<Corruption> corruptions() {
       "weight_map is missing or empty");
 
   // config.json (its keys are in ModelConfigTest).
-  add("ConfigEmpty", configText(""), "not valid JSON: error at byte");
-  add("ConfigCut", configText("{\"model_type\": \"lla"), "not valid JSON: error at byte");
-  add("ConfigIsAnArray", configText("[1]"), "JSON holds a value of type array at the top");
-  add("ConfigNumberOverflows", configText("{\"rms_norm_eps\": 1e999}"), "not usable JSON: ");
+  add("ConfigEmpty", configText(""), "config.json: is empty, expected JSON");
+  add("ConfigCut", configText("{\"model_type\": \"lla"), "not valid JSON: parse error at line 1");
+  add("ConfigIsAnArray", configText("[1]"),
+      "config.json: is an array of 1 elements, expected an object");
+  add("ConfigNumberOverflows", configText("{\"rms_norm_eps\": 1e999}"),
+      "not valid JSON: number overflow");
   add("ConfigKeyTwice", configText("{\"a\": 1, \"a\": 2}"), "JSON has the key 'a' twice");
-  add("ConfigNotUtf8", configText("{\"model_type\": \"\xff\"}"), "not valid JSON: error at byte");
+  add("ConfigNotUtf8", configText("{\"model_type\": \"\xff\"}"),
+      "not valid JSON: parse error at line 1");
   add(
       "GenerationConfigBroken",
       [](const Folder &folder) {

@@ -86,7 +86,7 @@ TEST(Listing, TextThatIsNotUtf8StaysPrintable) {
   gguf.array<float>("floats", 6, {NAN, INFINITY});
   SLUICE_UNWRAP(listing, listModelFile(folder.write("a.gguf", gguf.build())));
   std::string text = printed(listing);
-  EXPECT_NE(text.find("bad\\x0a"), std::string::npos) << text;
+  EXPECT_NE(text.find("bad\\x0A"), std::string::npos) << text;
   EXPECT_EQ(text.find('\x01'), std::string::npos);
   EXPECT_FALSE(listing.dump().empty());
 }

@@ -180,15 +180,15 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         BadConfig{"model_type", "mamba", "model_type is 'mamba', supported are llama, mistral"},
         BadConfig{"model_type", nullptr, "model_type is missing"},
-        BadConfig{"model_type", "bad\nname", "model_type is 'bad\\x0aname'"},
+        BadConfig{"model_type", "bad\nname", "model_type is 'bad\\x0Aname'"},
         BadConfig{"architectures",
                   {"LlamaForSequenceClassification"},
-                  "architectures is \"LlamaForSequenceClassification\", expected LlamaForCausalLM"},
+                  "architectures is 'LlamaForSequenceClassification', expected LlamaForCausalLM"},
         BadConfig{"hidden_act", "gelu", "hidden_act is 'gelu', expected silu"},
         BadConfig{"vocab_size", 0, "vocab_size is 0, expected an integer from 1"},
         BadConfig{"vocab_size", -7, "vocab_size is -7"},
         BadConfig{"vocab_size", 1e9, "vocab_size is 1000000000.0"},
-        BadConfig{"hidden_size", "64", "hidden_size is \"64\""},
+        BadConfig{"hidden_size", "64", "hidden_size is '64'"},
         BadConfig{"hidden_size", nullptr, "hidden_size is missing"},
         BadConfig{"hidden_size", UINT64_MAX, "hidden_size is 18446744073709551615"},
         BadConfig{"hidden_size", 63, "hidden_size is 63, expected a multiple"},
@@ -216,7 +216,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"max_position_embeddings", 0, "max_position_embeddings is 0"},
         BadConfig{"tie_word_embeddings", 1, "tie_word_embeddings is 1, expected true or false"},
         BadConfig{"bos_token_id", 16, "bos_token_id is 16, expected a token"},
-        BadConfig{"eos_token_id", "2", "eos_token_id is \"2\", expected a token id"},
+        BadConfig{"eos_token_id", "2", "eos_token_id is '2', expected a token id"},
         BadConfig{"quantization_config",
                   {{"quant_method", "gptq"}},
                   "quantization_config has quant_method \"gptq\""}));
@@ -299,7 +299,7 @@ TEST(ConfigFromGGUF, TheSampleEqualsItsHuggingFaceConfig) {
   SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("llama-4m.Q8_0.gguf")));
   SLUICE_UNWRAP(a, configFromGGUF(gguf, warnings));
   std::string path = std::string(SLUICE_MODELS) + "/llama-4m/config.json";
-  SLUICE_UNWRAP(text, MappedFile::open(path));
+  SLUICE_UNWRAP(text, mapFile(path));
   SLUICE_UNWRAP(b, configFromJson(text->text(), path, warnings));
   EXPECT_EQ(a.name, b.name);
   EXPECT_EQ(a.vocabSize, b.vocabSize);

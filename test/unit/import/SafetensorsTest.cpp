@@ -38,8 +38,7 @@ TEST(Safetensors, ReadsWhatTheFormatAllows) {
 
 TEST(Safetensors, IndexNamesEachShardOnce) {
   Folder folder;
-  SLUICE_UNWRAP(mapped,
-                MappedFile::open(folder.write("index.json", R"({"metadata": {}, "weight_map":
+  SLUICE_UNWRAP(mapped, mapFile(folder.write("index.json", R"({"metadata": {}, "weight_map":
                               {"a": "two.safetensors", "b": "one.safetensors",
                                "c": "two.safetensors"}})")));
   SLUICE_UNWRAP(index, SafetensorsIndex::parse(*mapped));
@@ -83,7 +82,7 @@ TEST(SafetensorsWriter, AlignsEveryTensorAndReadsBack) {
     const TensorRef *tensor = file.find(declarations[i].name);
     ASSERT_TRUE(tensor) << declarations[i].name;
     EXPECT_EQ(tensor->offset % 64, 0u);
-    EXPECT_EQ(file.file().text().substr(tensor->offset, tensor->bytes).str(), payload[i]);
+    EXPECT_EQ(file.file().text().substr(tensor->offset, tensor->bytes), payload[i]);
   }
   // Two gaps between three tensors of odd sizes; what is whole lies in front of them.
   EXPECT_EQ(file.tensors().size(), declarations.size() + 2);
@@ -102,8 +101,8 @@ TEST(SafetensorsWriter, EqualInputsGiveEqualFiles) {
     for (size_t t : {0, 1})
       EXPECT_EQ(message(writer.append(t, bytesOf(std::string(64, char('x' + t))))), "success");
     EXPECT_EQ(message(writer.finish()), "success");
-    SLUICE_UNWRAP(file, MappedFile::open(path));
-    text[i] = file->text().str();
+    SLUICE_UNWRAP(file, mapFile(path));
+    text[i] = file->text();
   }
   EXPECT_EQ(text[0], text[1]);
 }

@@ -3,6 +3,8 @@
 
 #include "sluice/Import/StorageType.h"
 
+#include "sluice-support/Safetensors.h"
+
 #include <gtest/gtest.h>
 
 using namespace sluice;
@@ -34,7 +36,12 @@ TEST(StorageType, NamesAndNumbersGoBothWays) {
     EXPECT_EQ(storageFromName(info.name), type) << info.name.str();
     if (info.ggmlId >= 0)
       EXPECT_EQ(storageFromGGML(info.ggmlId), type) << info.name.str();
-    EXPECT_EQ(storageFromSafetensors(info.name).has_value(), info.inSafetensors) << info.name.str();
+    EXPECT_EQ(storageFromSafetensors(info.name).has_value(), isInSafetensors(info.type))
+        << info.name.str();
+    if (std::optional<uint32_t> bits = support::safetensorsElementBits(info.name)) {
+      EXPECT_EQ(*bits, 8 * info.blockBytes) << info.name.str();
+      EXPECT_EQ(info.blockElements, 1u) << info.name.str();
+    }
   }
   EXPECT_FALSE(storageFromGGML(4));  // Q4_2, withdrawn
   EXPECT_FALSE(storageFromGGML(31)); // Q4_0_4_4, withdrawn

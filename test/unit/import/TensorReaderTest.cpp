@@ -5,32 +5,12 @@
 
 #include "TestFiles.h"
 
+#include "sluice-support/Float16.h"
 #include "sluice/Import/GGUF.h"
 #include "sluice/Import/Safetensors.h"
 
-#include <cmath>
-#include <limits>
-
 using namespace sluice;
 using namespace sluice::test;
-
-TEST(TensorReader, HalfToFloatForAllHalves) {
-  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
-    uint32_t exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-    float expected = exponent == 31 ? (mantissa ? std::numeric_limits<float>::quiet_NaN()
-                                                : std::numeric_limits<float>::infinity())
-                     : exponent == 0
-                         ? std::ldexp(static_cast<float>(mantissa), -24)
-                         : std::ldexp(static_cast<float>(mantissa + 1024), int(exponent) - 25);
-    float actual = halfToFloat(bits);
-    if (std::isnan(expected)) {
-      ASSERT_TRUE(std::isnan(actual)) << bits;
-      continue;
-    }
-    ASSERT_EQ(actual, bits & 0x8000 ? -expected : expected) << bits;
-    ASSERT_EQ(std::signbit(actual), (bits & 0x8000) != 0) << bits;
-  }
-}
 
 /// types.f32.safetensors is what ggml itself dequantizes types.gguf to.
 class TensorReaderTypes : public testing::TestWithParam<const char *> {};
@@ -75,7 +55,7 @@ TEST_P(TensorReaderBlocks, IntegersAndScalesRebuildTheFile) {
     Bytes stored;
     for (int block = 0; block < 16; ++block) {
       for (int i = 0; i < 32; ++i)
-        EXPECT_EQ(row[block * 32 + i], halfToFloat(scales[block]) * q[block * 32 + i]);
+        EXPECT_EQ(row[block * 32 + i], support::f16ToFloat(scales[block]) * q[block * 32 + i]);
       stored.put(scales[block]);
       for (int i = 0; i < (four ? 16 : 32); ++i)
         stored.put<uint8_t>(four ? (q[block * 32 + i] + 8) | (q[block * 32 + i + 16] + 8) << 4

@@ -70,13 +70,13 @@ const std::vector<Corruption> corruptions = {
     {"PlanNestedDeep",
      {},
      [](A &, std::string &text) { text = std::string(1'000'000, '['); },
-     {"plan.json", "levels deep"}},
+     {"plan.json", "nested deeper"}},
     {"PlanNestedDeepInside",
      {},
      [](A &, std::string &text) {
        text.insert(1, "\"decoration\":" + std::string(100, '[') + std::string(100, ']') + ",");
      },
-     {"plan.json", "levels deep"}},
+     {"plan.json", "nested deeper"}},
     {"PlanDuplicateKey",
      {},
      [](A &, std::string &text) { text.insert(1, "\"version\":1,"); },
@@ -114,7 +114,7 @@ const std::vector<Corruption> corruptions = {
        plan["checksum"] = "zz";
        text = plan.dump();
      },
-     {"plan.json", "checksum is \"zz\"", "16 lowercase hexadecimal digits"}},
+     {"plan.json", "checksum is 'zz'", "16 lowercase hexadecimal digits"}},
     {"ChecksumMissing",
      {},
      [](A &, std::string &text) {
@@ -171,15 +171,15 @@ const std::vector<Corruption> corruptions = {
     {"UnknownKind",
      [](A &a) { buffer(a, "cache")["kind"] = "stack"; },
      {},
-     {"plan.json", "kind is \"stack\"", "arena"}},
+     {"plan.json", "kind is 'stack'", "arena"}},
     {"DuplicateBuffer",
      [](A &a) { buffer(a, "pong")["name"] = "ping"; },
      {},
-     {"plan.json", "name is \"ping\"", "no buffer before"}},
+     {"plan.json", "name is 'ping'", "no buffer before"}},
     {"UnknownBuffer",
      [](A &a) { launch(a, 1)["arguments"][2] = "pang"; },
      {},
-     {"plan.json", "launches[1].arguments[2] is \"pang\"", "buffer"}},
+     {"plan.json", "launches[1].arguments[2] is 'pang'", "buffer"}},
     {"NoLogits",
      [](A &a) {
        buffer(a, "logits")["name"] = "probabilities";
@@ -259,7 +259,7 @@ const std::vector<Corruption> corruptions = {
     {"GridIsText",
      [](A &a) { launch(a, 0)["grid"] = "32"; },
      {},
-     {"plan.json", "launches[0].grid is \"32\"", "integer"}},
+     {"plan.json", "launches[0].grid is '32'", "integer"}},
     {"TooManyArguments",
      [](A &a) { launch(a, 0)["arguments"] = std::vector<std::string>(65, "x"); },
      {},
@@ -340,17 +340,22 @@ const std::vector<Corruption> corruptions = {
     {"WeightsHeaderTooLong",
      [](A &a) { a.weights.replace(0, 8, 8, '\x7F'); },
      {},
-     {"weights.safetensors", "header length is"}},
+     {"weights.safetensors", "header length"}},
     {"WeightsHeaderNotJson",
-     [](A &a) { a.weights[8] = 'x'; },
+     [](A &a) { a.weights[9] = 'x'; },
      {},
      {"weights.safetensors", "header", "not valid JSON"}},
     {"WeightsHeaderDeep",
      [](A &a) { a.weights = makeSafetensors("{\"table\":" + std::string(100000, '['), ""); },
      {},
-     {"weights.safetensors", "header", "levels deep"}},
+     {"weights.safetensors", "header", "nested deeper"}},
     {"TensorMissing",
-     [](A &a) { editHeader(a, [](json &h) { h.erase("next"); }); },
+     [](A &a) {
+       editHeader(a, [](json &h) {
+         h["last"] = h["next"];
+         h.erase("next");
+       });
+     },
      {},
      {"weights.safetensors", "no tensor \"next\""}},
     {"TensorTooSmall",
@@ -359,15 +364,20 @@ const std::vector<Corruption> corruptions = {
          h["bias"]["shape"] = {10};
          h["bias"]["data_offsets"][1] = h["bias"]["data_offsets"][0].get<int>() + 10;
        });
+       a.weights.resize(a.weights.size() - (a.vocabSize() - 10));
      },
      {},
      {"weights.safetensors", "\"bias\" has 10 bytes"}},
+    {"TensorsAndMore",
+     [](A &a) { a.weights += "x"; },
+     {},
+     {"weights.safetensors", "1 bytes follow the last tensor"}},
     {"TensorOutsideOfFile",
      [](A &a) {
        editHeader(a, [](json &h) { h["bias"]["data_offsets"] = {1 << 30, (1 << 30) + 286}; });
      },
      {},
-     {"weights.safetensors", "bias.data_offsets[0]"}},
+     {"weights.safetensors", "tensor 'bias' has data_offsets [1073741824"}},
     {"TensorOffsetsSwapped",
      [](A &a) {
        editHeader(a, [](json &h) {
@@ -375,21 +385,21 @@ const std::vector<Corruption> corruptions = {
        });
      },
      {},
-     {"weights.safetensors", "bias.data_offsets[1]"}},
+     {"weights.safetensors", "tensor 'bias' has data_offsets ["}},
     {"TensorNegativeOffset",
      [](A &a) { editHeader(a, [](json &h) { h["bias"]["data_offsets"][0] = -1; }); },
      {},
-     {"weights.safetensors", "bias.data_offsets[0] is -1"}},
+     {"weights.safetensors", "tensor 'bias' has data_offsets", "expected an array of two numbers"}},
     {"TensorHugeShape",
      [](A &a) {
        editHeader(a, [](json &h) { h["bias"]["shape"] = {int64_t(1) << 40, int64_t(1) << 40}; });
      },
      {},
-     {"weights.safetensors", "bias.shape", "2^48"}},
+     {"weights.safetensors", "tensor 'bias'", "more than any file"}},
     {"TensorUnknownType",
      [](A &a) { editHeader(a, [](json &h) { h["bias"]["dtype"] = "Q9"; }); },
      {},
-     {"weights.safetensors", "bias.dtype is \"Q9\""}},
+     {"weights.safetensors", "tensor 'bias' has the unknown dtype 'Q9'"}},
     {"TensorsOverlap",
      [](A &a) {
        editHeader(a, [](json &h) { h["bias"]["data_offsets"] = {0, h["bias"]["shape"][0]}; });
@@ -529,7 +539,7 @@ TEST(ArtifactFiles, NotAnArtifact) {
   EXPECT_NE(message(directory.path() / "file").find("is not an artifact"), std::string::npos);
   std::filesystem::create_directory(directory.path() / "plan.json");
   EXPECT_EQ(message(directory.path()),
-            (directory.path() / "plan.json").string() + ": is not a regular file");
+            (directory.path() / "plan.json").string() + ": is a directory, expected a file");
   EXPECT_FALSE(Artifact::isArtifact(directory.path() / "none"));
 }
 

@@ -197,7 +197,7 @@ TEST_F(CudaDevice, KernelThatNeedsTooManyRegisters) {
 
 TEST_F(CudaDevice, PlanOfAGpu) {
   made.plan["target"]["arch"] = "sm_9";
-  EXPECT_NE(messageOf([&] { open(); }).find("target.arch is \"sm_9\", expected a GPU architecture"),
+  EXPECT_NE(messageOf([&] { open(); }).find("target.arch is 'sm_9', expected a GPU architecture"),
             std::string::npos);
   made.plan["target"].erase("arch");
   EXPECT_NE(messageOf([&] { open(); }).find("target.arch is missing"), std::string::npos);

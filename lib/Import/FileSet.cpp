@@ -1,30 +1,20 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "sluice/Import/MappedFile.h"
+#include "sluice/Import/FileSet.h"
 
 #include "Diagnostics.h"
 
-#include "llvm/Support/FileSystem.h"
+#include "sluice/Import/Expected.h"
+
 #include "llvm/Support/Path.h"
 
 using namespace llvm;
 using namespace sluice;
 using sluice::detail::fail;
 
-Expected<std::shared_ptr<const MappedFile>> MappedFile::open(StringRef path) {
-  // MemoryBuffer would read a pipe or a device to its end, which may never come.
-  sys::fs::file_status status;
-  if (std::error_code ec = sys::fs::status(path, status))
-    return fail(path, "cannot be opened: " + ec.message());
-  if (status.type() == sys::fs::file_type::directory_file)
-    return fail(path, "is a directory, expected a file");
-  if (status.type() != sys::fs::file_type::regular_file)
-    return fail(path, "is not a regular file");
-  auto buffer = MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
-  if (!buffer)
-    return fail(path, "cannot be opened: " + buffer.getError().message());
-  return std::shared_ptr<const MappedFile>(new MappedFile(path.str(), std::move(*buffer)));
+Expected<std::shared_ptr<const MappedFile>> sluice::mapFile(StringRef path, uint64_t limit) {
+  return toExpected([&] { return std::make_shared<const MappedFile>(path.str(), limit); });
 }
 
 Expected<std::shared_ptr<const MappedFile>> FileSet::get(StringRef relative) {
@@ -41,7 +31,7 @@ Expected<std::shared_ptr<const MappedFile>> FileSet::get(StringRef relative) {
     return entry->second;
   SmallString<256> path(rootPath);
   sys::path::append(path, relative);
-  auto file = MappedFile::open(path);
+  auto file = mapFile(path);
   if (!file) {
     files.erase(entry);
     return file.takeError();
