@@ -3,6 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/TargetDescription.h"
@@ -46,10 +47,10 @@ constexpr int64_t heldTiles = 14;
 constexpr int64_t reserved = 512;
 /// Attention: a cluster of 8 blocks a key/value head; pieces of 32 positions; two warps a piece,
 /// four pieces at once.
-constexpr int64_t splits = 8, positions = 32, attentionWarps = 8;
+constexpr int64_t splits = 8, attentionWarps = 4, stageTiles = 8, attentionStageBytes = 33000;
 /// A short ring leaves room for the next product's block beside attention's, so its weights stream
 /// meanwhile; a long cache needs the bandwidth of a long one.
-constexpr int64_t shortStages = 2, longStages = 12, shortContext = 2048;
+constexpr int64_t shortRingBytes = 33000, longRingBytes = 140000, shortContext = 2048;
 /// Sampling: fewer logits than this a block are not worth the cluster's barriers.
 constexpr int64_t sampledLogits = 4096, samplingWarps = 16;
 } // namespace gpu
@@ -157,37 +158,45 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   auto values = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getValuesAttr());
   if (!keys || !values)
     return op.emitOpError() << "names an unknown cache";
-  RankedTensorType type = keys.getTensorType();
-  int64_t heads = type.getDimSize(1);
-  int64_t stageBytes =
-      gpu::positions * type.getDimSize(2) *
-      static_cast<int64_t>(llvm::divideCeil(
-          type.getElementTypeBitWidth() + values.getTensorType().getElementTypeBitWidth(), 8));
+  formats::CacheShape shape = keys.getCacheType().getShapeInfo();
+  formats::CacheShape valueShape = values.getCacheType().getShapeInfo();
+  // Copies of about 16 KB reach the memory's bandwidth, and are long enough for a pair of warps.
+  int64_t tileBytes = shape.tileBytes() + valueShape.tileBytes();
+  int64_t pairs = llvm::divideCeil(formats::cacheBlock, formats::cacheTile);
+  int64_t stageTiles = pairs;
+  while (stageTiles < gpu::stageTiles && stageTiles * tileBytes < gpu::attentionStageBytes)
+    stageTiles *= 2;
+  int64_t stageBytes = stageTiles * tileBytes, readers = stageTiles / pairs;
   int64_t splits = description.hasBulkCopies() ? gpu::splits : 1;
+  int64_t outputs = op.getQuery().getType().getDimSize(1) / shape.heads;
+  int64_t group = outputs / shape.dim;
+  int64_t warps = std::max(gpu::attentionWarps, readers);
   // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
-  // other blocks.
-  int64_t outputs = op.getQuery().getType().getDimSize(1) / heads;
-  int64_t group = outputs / type.getDimSize(2);
+  // other blocks. The warps' outputs come where the ring was.
   int64_t parts =
-      8 * gpu::attentionWarps * group +
+      8 * warps * group +
       4 * splits * (static_cast<int64_t>(llvm::divideCeil(outputs, splits)) + 2 * group);
   int64_t available = description.sharedBytesPerBlock.value - parts - gpu::reserved;
-  if (available < stageBytes)
-    return op.emitOpError() << "needs " << parts + gpu::reserved + stageBytes
+  int64_t outputBytes = warps * group * (shape.dim + 4) * 4;
+  if (available < std::max(stageBytes, outputBytes))
+    return op.emitOpError() << "needs " << parts + gpu::reserved + std::max(stageBytes, outputBytes)
                             << " bytes of shared memory for one stage, target " << description.name
                             << " has " << description.sharedBytesPerBlock.value << " a block";
-  bool isShort = type.getDimSize(0) <= gpu::shortContext;
-  int64_t stages = std::min(isShort ? gpu::shortStages : gpu::longStages, available / stageBytes);
-  // Every pair of warps has stages of its own.
-  int64_t warpGroups = std::min(gpu::attentionWarps / 2, stages);
+  bool isShort = shape.positions <= gpu::shortContext;
+  int64_t ringBytes = isShort ? gpu::shortRingBytes : gpu::longRingBytes;
+  int64_t stages = std::clamp<int64_t>(ringBytes / stageBytes, 1, available / stageBytes);
+  stages = std::max<int64_t>(stages, std::min<int64_t>(2, available / stageBytes));
+  // Every warp group has stages of its own.
+  int64_t warpGroups = std::min(warps / readers, stages);
   stages -= stages % warpGroups;
-  int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * splits;
+  int64_t blocks = op.getTokens() * shape.heads * splits;
   // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
   return Choice{
-      fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::attentionWarps, stages,
-                                  /*inFlight=*/stages, gpu::positions, splits, "cache"),
-      formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
-              splits, isShort ? "short" : "long", stages * stageBytes, type.getDimSize(0))};
+      fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, /*inFlight=*/stages,
+                                  stageTiles * formats::cacheTile, splits, "cache"),
+      formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions",
+              shape.heads, splits, isShort ? "short" : "long", stages * stageBytes,
+              shape.positions)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {

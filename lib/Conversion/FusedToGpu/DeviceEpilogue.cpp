@@ -3,7 +3,7 @@
 
 #include "Kernels.h"
 
-#include "sluice/Formats/CacheLayout.h"
+#include "AttentionPrologue.h"
 
 #include "llvm/ADT/SmallBitVector.h"
 
@@ -258,43 +258,25 @@ LogicalResult Epilogue::append(model::CacheAppendOp append) {
   FailureOr<Values> elements = evaluate(append.getInput());
   if (failed(elements))
     return failure();
-  RankedTensorType cache = kernel.interface.cacheType(append.getCacheAttr());
-  if (!cache.getElementType().isF16())
-    return append.emitOpError() << "to a cache of " << cache.getElementType()
-                                << ", GPU kernels have caches of f16";
-  // How attention reads the cache says in which order it lies.
-  bool isKeys = false, isValues = false;
-  auto function = op->getParentOfType<func::FuncOp>();
-  function.walk([&](fused::AttentionOp attention) {
-    isKeys |= attention.getKeysAttr() == append.getCacheAttr();
-    isValues |= attention.getValuesAttr() == append.getCacheAttr();
-  });
-  if (isKeys == isValues)
-    return append.emitOpError() << "to cache " << append.getCacheAttr()
-                                << (isKeys ? ", which attention reads as keys and as values"
-                                           : ", which no attention reads");
-  int64_t dim = cache.getDimSize(2);
-  std::optional<std::string> error = formats::checkCacheShape(cache.getDimSize(0), dim);
-  if (error)
+  quantized::CacheType cache = kernel.interface.cacheType(append.getCacheAttr());
+  formats::CacheShape shape = cache.getShapeInfo();
+  if (!shape.isMma() || shape.encoding.bits() != 16)
+    return append.emitOpError()
+           << "to cache " << append.getCacheAttr() << " of type " << cache
+           << ", an epilogue on a GPU stores f16 or bf16 in layout mma_keys or "
+              "mma_values";
+  if (std::optional<std::string> error = formats::checkMmaCache(shape))
     return append.emitOpError() << "to cache " << append.getCacheAttr() << ": " << *error;
-  Value at = position(append.getPositions(), cache.getDimSize(0));
-  Value base = kernel.interface.cachePointer(append.getCacheAttr());
-  store(*elements, cache.getElementType(), [&](Value row) {
-    Value head = k.div(row, dim), d = k.rem(row, dim);
-    auto place = isKeys ? formats::keyByte<Value> : formats::valueByte<Value>;
-    auto ops = formats::CacheArithmetic<Value>{
-        [&](Value x, Value y) { return k.add(x, y); },
-        [&](Value x, int64_t y) { return k.mul(x, y); },
-        [&](Value x, int64_t y) { return k.div(x, y); },
-        [&](Value x, int64_t y) { return k.rem(x, y); },
-        [&](Value x, int64_t limit, llvm::function_ref<Value()> below,
-            llvm::function_ref<Value()> above) {
-          return k.select(k.less(x, k.constI32(limit)), below(), above());
-        }};
-    Value byte = k.extendUnsigned(place(ops, dim, at, d), k.i64());
-    int64_t headBytes = cache.getDimSize(0) * dim * 2;
-    Value first = k.mul(k.extendUnsigned(head, k.i64()), headBytes);
-    return k.offset(base, k.add(first, byte));
+  Value at = position(append.getPositions(), shape.positions);
+  Value base = k.offset(kernel.interface.cachePointer(append.getCacheAttr()),
+                        shape.sequences == 1 ? 0 : token * shape.heads * shape.headBytes());
+  Value tile = k.mul(k.extendUnsigned(k.div(at, formats::cacheTile), k.i64()), shape.tileBytes());
+  store(*elements, cache.getElement(), [&](Value row) {
+    Value head = k.div(row, shape.dim), d = k.rem(row, shape.dim);
+    Value byte =
+        formats::cacheCodeByte<Value>(cacheArithmetic(k), shape, k.rem(at, formats::cacheTile), d);
+    Value first = k.add(tile, k.mul(k.extendUnsigned(head, k.i64()), shape.headBytes()));
+    return k.offset(base, k.add(first, k.extendUnsigned(byte, k.i64())));
   });
   return success();
 }

@@ -3,6 +3,8 @@
 
 #include "Products.h"
 
+#include "sluice/Formats/CacheLayout.h"
+
 #include "llvm/ADT/SmallBitVector.h"
 
 using namespace mlir;
@@ -206,13 +208,41 @@ LogicalResult Epilogue::append(model::CacheAppendOp append) {
   FailureOr<Value> lanes = evaluate(append.getInput());
   if (failed(lanes))
     return failure();
-  RankedTensorType cache = interface.cacheType(append.getCacheAttr());
-  if (!isa<FloatType>(cache.getElementType()) || cache.getElementTypeBitWidth() > 32)
-    return append.emitOpError() << "to a cache of " << cache.getElementType()
-                                << " cannot be converted to host code";
-  int64_t rowWidth = cache.getDimSize(1) * cache.getDimSize(2);
-  Value first = k.mul(position(append.getPositions(), cache.getDimSize(0)), rowWidth);
-  store(*lanes, cache.getElementType(), interface.cachePointer(append.getCacheAttr()), first);
+  quantized::CacheType cache = interface.cacheType(append.getCacheAttr());
+  formats::CacheShape shape = cache.getShapeInfo();
+  bool isKeys = shape.order == formats::CacheOrder::LanesKeys;
+  if ((!isKeys && shape.order != formats::CacheOrder::LanesValues) || shape.encoding.bits() != 16)
+    return append.emitOpError()
+           << "to cache " << append.getCacheAttr() << " of type " << cache
+           << ", an epilogue on a host stores f16 or bf16 in layout lanes_keys "
+              "or lanes_values";
+  // Rows are elements of one position. Of a value they lie side by side, of a key 16 elements
+  // apart.
+  Value at = position(append.getPositions(), shape.positions);
+  Value tile = k.mul(k.div(at, formats::cacheTile), shape.tileBytes());
+  Value base =
+      k.offset(interface.cachePointer(append.getCacheAttr()),
+               k.add(tile, shape.sequences == 1 ? 0 : token * shape.heads * shape.headBytes()));
+  Value inTile = k.rem(at, formats::cacheTile);
+  formats::CacheArithmetic<Value> arithmetic = {[&](Value x, Value y) { return k.add(x, y); },
+                                                [&](Value x, int64_t y) { return k.mul(x, y); },
+                                                [&](Value x, int64_t y) { return k.div(x, y); },
+                                                [&](Value x, int64_t y) { return k.rem(x, y); }};
+  Value bits = k.bitcast(k.narrow(k.widen(*lanes), cache.getElement()), k.i16());
+  int64_t lane = 0;
+  for (const TileRows::Run &run : rows.runs)
+    for (int64_t i = 0; i < run.laneCount; ++i, ++lane) {
+      Value element = vector::ExtractOp::create(k.b, k.loc, bits, lane);
+      auto storeOne = [&] {
+        Value row = k.add(run.first, i), head = k.div(row, shape.dim), d = k.rem(row, shape.dim);
+        Value byte = formats::cacheCodeByte<Value>(arithmetic, shape, inTile, d);
+        k.store(element, k.offset(base, k.add(k.mul(head, shape.headBytes()), byte)), 2);
+      };
+      if (run.mask)
+        k.ifElse(vector::ExtractOp::create(k.b, k.loc, run.mask, i), storeOne, [] {});
+      else
+        storeOne();
+    }
   return success();
 }
 
