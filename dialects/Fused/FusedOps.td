@@ -98,7 +98,7 @@ def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"
   let assemblyFormat = "($values^ `:` type($values))? attr-dict";
 }
 
-def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, AttrSizedOperandSegments, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Attention over the cached keys and values, dequantized as they are read";
   let description = [{
     As `model.attention`, with the roundings that belong to the definition (docs/numerics.md, "Attention"): K and V are as the cache stores them; the query is

@@ -98,7 +98,7 @@ void sluice::formats::storeCacheVector(const CacheShape &shape, MutableArrayRef<
     forEachCode(shape, position, [&](int64_t d, int64_t byte, int) {
       uint16_t bits = d < shape.dim ? floatBits(encoding.element, x[d]) : 0;
       if (encoding.bits() == 16)
-        support::endian::write16le(&head[byte], bits);
+        llvm::support::endian::write16le(&head[byte], bits);
       else
         head[byte] = static_cast<uint8_t>(bits);
     });
@@ -115,7 +115,7 @@ void sluice::formats::storeCacheVector(const CacheShape &shape, MutableArrayRef<
             : static_cast<uint8_t>((head[byte] & (0xF0 >> shift)) | ((code & 0xF) << shift));
   });
   for (int64_t group = 0; group < shape.groups(); ++group)
-    support::endian::write16le(&head[scalePlace(shape, position, group)], scales[group]);
+    llvm::support::endian::write16le(&head[scalePlace(shape, position, group)], scales[group]);
 }
 
 void sluice::formats::loadCacheVector(const CacheShape &shape, ArrayRef<uint8_t> head,
@@ -125,12 +125,14 @@ void sluice::formats::loadCacheVector(const CacheShape &shape, ArrayRef<uint8_t>
   CacheEncoding encoding = shape.encoding;
   SmallVector<float, 8> read(shape.groups());
   for (int64_t group = 0; group < shape.groups(); ++group)
-    read[group] = f16ToFloat(support::endian::read16le(&head[scalePlace(shape, position, group)]));
+    read[group] =
+        f16ToFloat(llvm::support::endian::read16le(&head[scalePlace(shape, position, group)]));
   forEachCode(shape, position, [&](int64_t d, int64_t byte, int shift) {
     if (d >= shape.dim)
       return;
     if (!encoding.isInteger()) {
-      uint16_t bits = encoding.bits() == 16 ? support::endian::read16le(&head[byte]) : head[byte];
+      uint16_t bits =
+          encoding.bits() == 16 ? llvm::support::endian::read16le(&head[byte]) : head[byte];
       x[d] = floatOf(encoding.element, bits);
       return;
     }

@@ -4,6 +4,7 @@
 #include "sluice/Formats/CacheScheme.h"
 
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/Twine.h"
 
 using namespace llvm;
@@ -46,7 +47,7 @@ static bool parseLayers(StringRef text, int64_t &first, int64_t &last) {
 Expected<CacheScheme> CacheScheme::parse(StringRef text, bool rotates) {
   CacheScheme scheme;
   bool hasCommon = false;
-  for (StringRef item : split(text, ',')) {
+  for (StringRef item : llvm::split(text, ',')) {
     auto [layers, format] = item.split('=');
     bool isException = item.contains('=');
     Expected<CacheChoice> choice = parseChoice(isException ? format : item, rotates);
