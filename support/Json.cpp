@@ -3,6 +3,7 @@
 
 #include "sluice-support/Json.h"
 
+#include "sluice-support/NumberText.h"
 #include "sluice-support/Text.h"
 
 #include <algorithm>
@@ -88,8 +89,6 @@ private:
   /// The member whose key was read last.
   json *next = nullptr;
 };
-
-std::string numberText(double value) { return json(value).dump(); }
 
 } // namespace
 

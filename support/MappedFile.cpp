@@ -53,6 +53,11 @@ MappedFile::MappedFile(std::string path, uint64_t limit) : filePath(std::move(pa
   if (address == MAP_FAILED)
     fail("cannot be mapped: " + reason());
   data = static_cast<const std::byte *>(address);
+  // What a clone that was made without git-lfs has in the place of a large file.
+  if (text().starts_with("version https://git-lfs.github.com/spec/")) {
+    munmap(address, length);
+    fail("is a git-lfs pointer, expected the file that `git lfs pull` puts in its place");
+  }
 }
 
 MappedFile::~MappedFile() {

@@ -15,7 +15,7 @@ include "mlir/IR/BuiltinAttributeInterfaces.td"
 class Fused_Op<string mnemonic, list<Trait> traits = []> : Op<FusedDialect, mnemonic, traits>;
 
 /// [tokens, width]
-def Fused_Activation : 2DTensorOf<[F32, F16]>;
+def Fused_Activation : 2DTensorOf<[F32, F16, BF16]>;
 def Fused_Weight : AnyTypeOf<[Model_Matrix, Quantized_TensorType]>;
 
 def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {

@@ -110,46 +110,30 @@ LogicalResult FormatAttr::verify(function_ref<InFlightDiagnostic()> emitError, T
   return success();
 }
 
-std::string FormatAttr::getName() const {
-  std::string name;
-  llvm::raw_string_ostream os(name);
-  if (!isInteger()) {
-    os << getElement();
-    return name;
-  }
-  os << "int" << getBits();
-  if (getGroup() == kChannel)
-    os << "-channel";
-  else
-    os << "-g" << getGroup();
-  if (getZeroPoint())
-    os << "-zp";
-  return name;
-}
+std::string FormatAttr::getName() const { return toFormat().name(); }
 
 FormatAttr FormatAttr::fromName(MLIRContext *context, StringRef name) {
+  using Element = sluice::formats::Format::Element;
+  std::optional<sluice::formats::Format> format = sluice::formats::Format::fromName(name);
+  if (!format)
+    return {};
   Builder b(context);
-  if (name == "f16")
-    return get(context, b.getF16Type(), kChannel, false);
-  if (name == "bf16")
-    return get(context, b.getBF16Type(), kChannel, false);
-  if (name == "f32")
-    return get(context, b.getF32Type(), kChannel, false);
-  if (!name.consume_front("int"))
-    return {};
-  Type element;
-  if (name.consume_front("8-"))
-    element = b.getIntegerType(8);
-  else if (name.consume_front("4-"))
-    element = b.getIntegerType(4);
-  else
-    return {};
-  bool zeroPoint = name.consume_back("-zp");
-  int64_t group = kChannel;
-  if (name != "channel" && (!name.consume_front("g") || name.getAsInteger(10, group) ||
-                            !llvm::is_contained({32, 64, 128, 256}, group)))
-    return {};
-  return get(context, element, group, zeroPoint);
+  auto elementType = [&]() -> Type {
+    switch (format->element) {
+    case Element::F32:
+      return b.getF32Type();
+    case Element::F16:
+      return b.getF16Type();
+    case Element::BF16:
+      return b.getBF16Type();
+    case Element::I8:
+      return b.getIntegerType(8);
+    case Element::I4:
+      return b.getIntegerType(4);
+    }
+    llvm_unreachable("not an element type");
+  };
+  return get(context, elementType(), format->group, format->zeroPoint);
 }
 
 sluice::formats::Format FormatAttr::toFormat() const {
@@ -379,16 +363,15 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
   // Keeps every count of bytes well inside 64 bits.
   if (shape[0] > (int64_t(1) << 46) / shape[1])
     return emitError() << "a quantized tensor has at most 2^46 elements";
-  if (format.isInteger() && format.getGroup() != FormatAttr::kChannel &&
-      shape[1] % format.getGroup() != 0)
-    return emitError() << "columns (" << shape[1] << ") must be a multiple of the group ("
-                       << format.getGroup() << ")";
   LayoutKind kind = layout.getKind();
   unsigned blockBits = kind == LayoutKind::BlocksQ8_0 ? 8 : kind == LayoutKind::BlocksQ4_0 ? 4 : 0;
   if (blockBits && (!format.isInteger() || format.getBits() != blockBits ||
                     format.getGroup() != 32 || format.getZeroPoint()))
     return emitError() << "layout " << stringifyLayoutKind(kind) << " holds symmetric i"
                        << blockBits << " elements in groups of 32, found " << format;
+  if (blockBits && shape[1] % 32 != 0)
+    return emitError() << "layout " << stringifyLayoutKind(kind)
+                       << " needs columns in whole blocks of 32, found " << shape[1];
   return success();
 }
 

@@ -27,6 +27,8 @@ using support::MappedFile;
 struct ArtifactOptions {
   /// Read every file once to compare it with its checksum. Sizes are always compared.
   bool verifyChecksums = true;
+  /// Open the tokenizer and nothing else; the other files may be missing.
+  bool tokenizerOnly = false;
   /// Called now and then while files are read, with bytes done and bytes in all.
   std::function<void(uint64_t done, uint64_t total)> onProgress;
 };

@@ -48,9 +48,14 @@ void runModel(const std::filesystem::path &artifact, const RunOptions &options,
 struct PerplexityCommandOptions {
   SessionOptions session;
   PerplexityOptions perplexity;
-  std::filesystem::path file;
+  std::string text;
+  /// The artifact whose predictions are the reference; empty for none.
+  std::filesystem::path reference;
+  SessionOptions referenceSession;
 };
-/// The last line is "perplexity: 50.6458".
+/// The last line is "perplexity: 50.6458". With a reference there are the lines
+/// "kl divergence: 0.01234 +- 0.00018 nats" and "same first choice: 97.31%" before it, and it is an
+/// Error if vocabulary or tokenizer of the two differ.
 void measurePerplexity(const std::filesystem::path &artifact,
                        const PerplexityCommandOptions &options, std::FILE *out = stdout);
 
@@ -59,6 +64,8 @@ struct TokenizeOptions {
   /// Ids on one line, and nothing else; otherwise a line for each token with its id and its text.
   bool ids = false;
   bool addBos = true;
+  /// The token that stands after the model's whole texts, if any, stands after this one.
+  bool addEos = true;
   bool parseSpecial = false;
 };
 void tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
@@ -118,6 +125,11 @@ struct CompileHints {
   std::string device;
   /// Positions that the context must have, or 0 if any will do.
   int64_t context = 0;
+  /// The model is what another is compared with: its numbers are to be those of its file, whatever
+  /// the command line says of the other's.
+  bool isReference = false;
+  /// The command reads or writes text.
+  bool needsTokenizer = false;
 };
 
 struct CommandHooks {
@@ -128,6 +140,8 @@ struct CommandHooks {
   std::function<Tokenizer(const std::string &model)> loadTokenizer;
   /// What MODEL may be, for --help.
   std::string modelHelp = "directory that sluice compile wrote";
+  /// The same of the model that another is compared with.
+  std::string referenceHelp = "a directory that sluice compile wrote";
 };
 
 // Each adds a subcommand and returns it, so that more options can be added; parsing the command
@@ -137,13 +151,28 @@ CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
 
-/// Parses the command line, and so runs its command. Returns the exit status: 0 only on success, 1
-/// after an error and 2 after a wrong command line, both with one line "sluice: error: ..." on
-/// standard error; a CommandExit's own.
-int runCommandLine(CLI::App &app, int argc, const char *const *argv);
+/// For an option that takes a whole number: its text must be one that fits in 64 bits (of either
+/// sign), or that no 64 bits of signed numbers hold if `isUnsigned`. Use with
+/// CLI::Option::transform, so that it comes before other checks.
+CLI::Validator wholeNumber(bool isUnsigned = false);
+/// The same for a real number, which must be finite and fit in a float.
+CLI::Validator realNumber();
+
+/// "sluice: warning: ..." on standard error.
+void printWarning(const std::string &line);
+
+/// Parses the command line, and so runs its command. Without any arguments it prints the help.
+/// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,
+/// both with one line "sluice: error: ..." on standard error; a CommandExit's own. `rename`
+/// may put what the user gave into an error's message in place of what was made of it.
+int runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                   const std::function<std::string(std::string message)> &rename = {});
 
 /// An artifact opened with progress on a terminal.
 std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);
+
+/// The tokenizer of an artifact, whose weights and kernels may be missing.
+Tokenizer openTokenizer(const std::filesystem::path &directory);
 
 /// A session opened with progress on a terminal.
 Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);

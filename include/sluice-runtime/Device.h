@@ -60,6 +60,11 @@ public:
   /// Runs a step to its end. `step` and buffers are indices into the plan.
   virtual void run(uint32_t step) = 0;
 
+  /// Runs a step one launch at a time, and calls `afterLaunch` with the number of each after it:
+  /// read() then gives what that launch left. False ends the step there. For finding faults: the
+  /// step's results are run()'s, but it takes much longer.
+  virtual void trace(uint32_t step, const std::function<bool(size_t launch)> &afterLaunch) = 0;
+
   /// Runs a step and returns each launch's time in seconds, in the plan's order. The step's results
   /// are the same as run()'s; it may take longer.
   virtual std::vector<double> profile(uint32_t step) = 0;

@@ -87,6 +87,11 @@ int32_t greedy(std::span<const float> logits);
 /// not in [0, logits.size()) or a logit is NaN or +infinity.
 double negativeLogLikelihood(std::span<const float> logits, int32_t target);
 
+/// KL(softmax(reference) || softmax(logits)) in nats, summed in double precision: at least 0,
+/// exactly 0 for equal logits, infinity where `logits` rules out a token that `reference` does not.
+/// Throws an Error if the sizes differ, or as negativeLogLikelihood does.
+double klDivergence(std::span<const float> reference, std::span<const float> logits);
+
 /// Finds stop strings in a text that arrives in parts, however it is cut: it stops at the first
 /// byte that completes any of the strings (the longest, if one byte completes several).
 class StopMatcher {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,8 +47,17 @@ public:
 
   /// The same, and chooses the token that comes next (without appending it): on the device, if the
   /// artifact's step does so and the choice depends on logits alone, else from the logits here.
-  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's.
+  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's;
+  /// where logits are not finite, the message names the first kernel of the step whose result is
+  /// not, and so does score's.
   int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history);
+
+  /// Appends a token and returns -ln of the probability that the next one is `target`. Errors are
+  /// decode's and negativeLogLikelihood's.
+  double score(int32_t token, int32_t target);
+
+  /// The logits of the last step: vocabSize of them, valid until the next one.
+  std::span<const float> logits();
 
   /// Starts a new sequence; caches are zero again.
   void reset();
@@ -67,7 +77,12 @@ public:
 
 private:
   void writeInputs(int32_t token);
-  std::span<const float> logits();
+  /// What went wrong with the last step's logits, and where that began.
+  Error explained(const Error &error);
+  /// Runs the last step again: which kernel's result is the first that is not finite, and where.
+  std::string firstNonFinite();
+  /// The first element of a buffer that is infinite or NaN.
+  std::optional<std::string> nonFiniteElement(uint32_t buffer);
 
   std::shared_ptr<const Artifact> theArtifact;
   std::unique_ptr<Device> theDevice;
@@ -85,6 +100,9 @@ struct GenerateOptions {
   std::vector<std::string> stops;
   /// Go on after a token that ends a text.
   bool ignoreEos = false;
+
+  /// Throws an Error that names the first option out of its range.
+  void validate() const;
 };
 
 enum class FinishReason : uint8_t {
@@ -127,12 +145,23 @@ struct PerplexityOptions {
   int64_t maxWindows = 0;
 };
 
+/// How far a model's predictions are from a reference's, over the tokens that were predicted.
+struct Divergence {
+  /// Mean of KL(reference || model), in nats, and the standard error of that mean (NaN for a single
+  /// token).
+  double mean = 0, standardError = 0;
+  /// The share, in [0, 1], of tokens for which both have the same most likely one.
+  double sameFirstChoice = 0;
+};
+
 struct PerplexityResult {
   int64_t windows = 0;
   /// Tokens that were predicted.
   int64_t tokens = 0;
   /// Mean of -ln(probability), in nats, and its exponential.
   double meanNegativeLogLikelihood = 0, perplexity = 0;
+  /// From the first complete window on, if there is a reference.
+  std::optional<Divergence> divergence;
 };
 
 /// Perplexity of a text as llama.cpp's perplexity tool defines it. The text's ids, starting with
@@ -141,10 +170,15 @@ struct PerplexityResult {
 /// is decoded from an empty sequence, and of its c tokens those from c/2 + 1 on are predicted.
 /// `onToken` is called after each token with the result of the windows so far and the share done,
 /// in [0, 1]; false ends it with that result. An Error if there is not one full window.
+///
+/// A `reference`, which is another session, is taken through the same tokens in lock step, so that
+/// the logits of one position are all that is held. An Error if its vocabulary has another size or
+/// the window does not fit into its context.
 PerplexityResult
 perplexity(Session &session, std::span<const int32_t> ids, int32_t bosId,
            const PerplexityOptions &options,
-           const std::function<bool(const PerplexityResult &, double done)> &onToken = {});
+           const std::function<bool(const PerplexityResult &, double done)> &onToken = {},
+           Session *reference = nullptr);
 
 } // namespace sluice::runtime
 

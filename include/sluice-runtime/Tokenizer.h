@@ -30,7 +30,8 @@ class Model;
 struct GgufTokenizer {
   /// tokenizer.ggml.model: "llama" (SentencePiece BPE) or "gpt2" (byte-level BPE).
   std::string model;
-  /// tokenizer.ggml.pre: which pre-tokenizer a "gpt2" model uses. Empty means "default".
+  /// tokenizer.ggml.pre: which pre-tokenizer a "gpt2" model uses. Empty means "default", with a
+  /// warning.
   std::string pre;
   /// tokenizer.ggml.tokens, in the order of their ids.
   std::vector<std::string> tokens;
@@ -39,14 +40,15 @@ struct GgufTokenizer {
   /// tokenizer.ggml.token_type: one a token. 0 and 1 normal, 2 unknown, 3 control, 4 user defined,
   /// 5 unused, 6 byte. Empty means that all are normal.
   std::vector<int32_t> types;
-  /// tokenizer.ggml.merges: "left right" in the order of their ranks, needed by "gpt2".
+  /// tokenizer.ggml.merges: "left right" in the order of their ranks; "gpt2" needs at least one.
   std::vector<std::string> merges;
   /// tokenizer.ggml.bos_token_id and unknown_token_id.
   std::optional<int64_t> bosId, unknownId;
   /// tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id, those that are there.
   std::vector<int64_t> eosIds;
-  /// tokenizer.ggml.add_bos_token, add_space_prefix and remove_extra_whitespaces.
-  std::optional<bool> addBos, addSpacePrefix, removeExtraWhitespaces;
+  /// tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix and remove_extra_whitespaces.
+  /// The token that add_eos_token adds is the first of eosIds.
+  std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
 };
 
 /// An immutable tokenizer. Copies share their tables; all members may be called from several
@@ -78,15 +80,25 @@ public:
   /// <|im_end|>, become these tokens; without it they are ordinary text.
   std::vector<int32_t> encode(std::string_view text, bool addBos, bool parseSpecial = false) const;
 
+  /// The ids of a whole text, with what this model's texts have before and after them.
+  std::vector<int32_t> encodeWhole(std::string_view text, bool parseSpecial = false) const;
+
   /// The text of `ids`, always valid UTF-8 (bytes that are not become U+FFFD). Control tokens have
   /// no text. An id outside of the vocabulary is an Error.
   std::string decode(std::span<const int32_t> ids) const;
 
   /// The token that starts a text, or -1.
   int32_t bosId() const;
-  /// Whether this model's texts start with bosId(). Where nothing in the model says so, true.
+  /// Whether this model's texts start with bosId(). Where nothing in the model says so: yes for
+  /// SentencePiece, no for a tokenizer.json.
   bool addsBos() const;
-  /// The tokens that end a text, in the order found, each once; may be empty.
+  /// The token that stands after each whole text, which a prompt that goes on does not have; or -1,
+  /// as for most models.
+  int32_t closingId() const;
+  /// What had to be assumed when the files were read, one line each. The own form keeps none.
+  const std::vector<std::string> &warnings() const;
+  /// The tokens that end a text: first those that the model names, then those that end one by their
+  /// text in every model (such as <|im_end|>). Each once; may be empty.
   const std::vector<int32_t> &eosIds() const;
   /// Ids are in [0, vocabSize()). A model may have more rows of logits than that.
   int32_t vocabSize() const;

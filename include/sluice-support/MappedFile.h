@@ -16,7 +16,8 @@ namespace sluice::support {
 class MappedFile {
 public:
   /// Throws an Error that names the path if the file is missing or unreadable, if it is not a
-  /// regular file (a directory, a device, a pipe), or if it has more than `limit` bytes.
+  /// regular file (a directory, a device, a pipe), if it has more than `limit` bytes, or if it is a
+  /// git-lfs pointer to the file that is meant.
   explicit MappedFile(std::string path, uint64_t limit = UINT64_MAX);
   ~MappedFile();
   MappedFile(const MappedFile &) = delete;

@@ -49,6 +49,14 @@ public:
   }
   void load(std::shared_ptr<const runtime::Artifact> newArtifact) override;
   void run(uint32_t step) override { execute(step, nullptr); }
+  void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override {
+    // What a step has not written itself may not be read, so each run begins with the first launch.
+    for (size_t i = 0; i < steps.at(step).size(); ++i) {
+      check(machine->run(llvm::ArrayRef(steps[step]).take_front(i + 1)));
+      if (!afterLaunch(i))
+        return;
+    }
+  }
   std::vector<double> profile(uint32_t step) override {
     std::vector<double> seconds;
     execute(step, &seconds);
@@ -80,7 +88,10 @@ public:
 
 private:
   void execute(uint32_t step, std::vector<double> *seconds) {
-    if (llvm::Error error = machine->run(steps.at(step), seconds))
+    check(machine->run(steps.at(step), seconds));
+  }
+  void check(llvm::Error error) const {
+    if (error)
       throw Error(artifact->planName() + ": " + toString(std::move(error)));
   }
   void checkExtent(uint32_t index, uint64_t offset, uint64_t bytes) const {

@@ -5,9 +5,7 @@
 
 #include "llvm/Support/Endian.h"
 
-#include <algorithm>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 
 using namespace llvm;
@@ -68,39 +66,5 @@ void sluice::formats::writeQ4_0(ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
       to[2 + i] = static_cast<uint8_t>(((from[i] + 8) & 15) | ((from[i + half] + 8) & 15) << 4);
     from += columns;
     to += q4_0BlockBytes;
-  }
-}
-
-void sluice::formats::quantizeRowQ8_0(ArrayRef<float> row, MutableArrayRef<int8_t> q,
-                                      MutableArrayRef<uint16_t> scales) {
-  assert(row.size() == scales.size() * columns && q.size() == row.size());
-  for (size_t block = 0; block < scales.size(); ++block) {
-    const float *x = row.data() + block * columns;
-    float greatest = 0;
-    for (size_t i = 0; i < columns; ++i)
-      greatest = std::max(greatest, std::fabs(x[i]));
-    float scale = greatest / 127.0f, inverse = scale != 0 ? 1.0f / scale : 0.0f;
-    scales[block] = floatToF16(scale);
-    for (size_t i = 0; i < columns; ++i)
-      q[block * columns + i] = static_cast<int8_t>(std::round(x[i] * inverse));
-  }
-}
-
-void sluice::formats::quantizeRowQ4_0(ArrayRef<float> row, MutableArrayRef<int8_t> q,
-                                      MutableArrayRef<uint16_t> scales) {
-  assert(row.size() == scales.size() * columns && q.size() == row.size());
-  for (size_t block = 0; block < scales.size(); ++block) {
-    const float *x = row.data() + block * columns;
-    float greatest = 0, signedGreatest = 0;
-    for (size_t i = 0; i < columns; ++i)
-      if (std::fabs(x[i]) > greatest) {
-        greatest = std::fabs(x[i]);
-        signedGreatest = x[i];
-      }
-    float scale = signedGreatest / -8.0f, inverse = scale != 0 ? 1.0f / scale : 0.0f;
-    scales[block] = floatToF16(scale);
-    for (size_t i = 0; i < columns; ++i)
-      q[block * columns + i] =
-          static_cast<int8_t>(std::min(15, static_cast<int>(x[i] * inverse + 8.5f)) - 8);
   }
 }

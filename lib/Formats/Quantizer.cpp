@@ -3,8 +3,9 @@
 
 #include "sluice/Formats/Quantizer.h"
 
-#include "llvm/Support/Format.h"
-#include "llvm/Support/raw_ostream.h"
+#include "sluice-support/NumberText.h"
+
+#include "llvm/ADT/STLExtras.h"
 
 #include <algorithm>
 #include <cassert>
@@ -14,6 +15,7 @@
 
 using namespace llvm;
 using namespace sluice::formats;
+using sluice::support::numberText;
 
 // The search runs on 16 candidate scales at once, one a vector lane: no reductions, no tails, and
 // sums in the same order whatever the vector unit. Where the loader can choose, the loop is
@@ -286,19 +288,26 @@ Error sluice::formats::checkFinite(ArrayRef<float> row, int64_t rowIndex) {
   return findNonFinite(row, rowIndex);
 }
 
-static std::string number(double value) {
-  std::string text;
-  raw_string_ostream(text) << llvm::format("%g", value);
-  return text;
-}
-
-static Error findTooGreat(ArrayRef<float> row, int64_t rowIndex, float limit, const Twine &format) {
+/// `range` says what would be right: "at most 1" or "below 1".
+static Error findTooGreat(ArrayRef<float> row, int64_t rowIndex, float limit, const Twine &range,
+                          const Twine &format) {
   for (size_t i = 0; i < row.size(); ++i)
     if (std::fabs(row[i]) > limit)
       return weightError(rowIndex, static_cast<int64_t>(i),
-                         "weight is " + number(row[i]) + ", expected at most " + number(limit) +
+                         "weight is " + numberText(row[i]) + ", expected " + range +
                              " in magnitude for " + format);
   llvm_unreachable("called for a row that has such a weight");
+}
+
+Error sluice::formats::checkFiniteScales(ArrayRef<uint16_t> scales, Format format, int64_t columns,
+                                         int64_t rowIndex) {
+  for (auto [group, bits] : enumerate(scales))
+    if (float scale = f16ToFloat(bits); !std::isfinite(scale))
+      return weightError(rowIndex, static_cast<int64_t>(group) * format.groupColumns(columns),
+                         Twine("the scale of its group is ") +
+                             (std::isnan(scale) ? "NaN" : "infinite") +
+                             ", expected a finite number");
+  return Error::success();
 }
 
 Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableArrayRef<int8_t> q,
@@ -316,7 +325,7 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableAr
     return findNonFinite(row, rowIndex);
   float limit = greatestScale * static_cast<float>(format.qMax());
   if (rowGreatest > limit)
-    return findTooGreat(row, rowIndex, limit, format.name());
+    return findTooGreat(row, rowIndex, limit, "at most " + numberText(limit), format.name());
 
   int64_t group = format.groupColumns(columns);
   for (int64_t begin = 0, g = 0; begin < columns; begin += group, ++g) {
@@ -377,14 +386,14 @@ Error sluice::formats::convertRow(ArrayRef<float> row, Format::Element element,
     return findNonFinite(row, rowIndex);
   if (element == Format::Element::F16) {
     if (greatest >= 65520.0f)
-      return findTooGreat(row, rowIndex, std::nextafter(65520.0f, 0.0f), "f16");
+      return findTooGreat(row, rowIndex, std::nextafter(65520.0f, 0.0f), "below 65520", "f16");
     floatToF16(row, bits);
   } else {
     assert(element == Format::Element::BF16 && "f16 or bf16");
     float limit =
         std::bit_cast<float>(0x7F7F7FFFu); // the last float that does not round to infinity
     if (greatest > limit)
-      return findTooGreat(row, rowIndex, limit, "bf16");
+      return findTooGreat(row, rowIndex, limit, "at most " + numberText(limit), "bf16");
     floatToBf16(row, bits);
   }
   return Error::success();

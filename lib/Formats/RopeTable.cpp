@@ -3,24 +3,19 @@
 
 #include "sluice/Formats/RopeTable.h"
 
-#include "llvm/Support/Format.h"
+#include "sluice-support/NumberText.h"
+
 #include "llvm/Support/MathExtras.h"
-#include "llvm/Support/raw_ostream.h"
 
 #include <cassert>
 #include <cmath>
 
 using namespace llvm;
 using namespace sluice::formats;
+using sluice::support::numberText;
 
 static Error ropeError(const Twine &what) {
   return createStringError(inconvertibleErrorCode(), "rotary embedding: " + what);
-}
-
-static std::string number(double value) {
-  std::string text;
-  raw_string_ostream(text) << llvm::format("%g", value);
-  return text;
 }
 
 Expected<SmallVector<double>> sluice::formats::ropeFrequencies(double theta, int64_t headDim,
@@ -30,7 +25,7 @@ Expected<SmallVector<double>> sluice::formats::ropeFrequencies(double theta, int
     return ropeError("head size is " + Twine(headDim) +
                      ", expected an even number from 2 to 65536");
   if (!std::isfinite(theta) || theta <= 0)
-    return ropeError("theta is " + number(theta) + ", expected a finite number above 0");
+    return ropeError("theta is " + numberText(theta) + ", expected a finite number above 0");
   int64_t pairs = headDim / 2, expected = scaling == "none"      ? 0
                                           : scaling == "linear"  ? 1
                                           : scaling == "llama3"  ? 4
@@ -43,11 +38,11 @@ Expected<SmallVector<double>> sluice::formats::ropeFrequencies(double theta, int
                      " values, expected " + Twine(expected));
   for (double value : values)
     if (!std::isfinite(value) || value <= 0)
-      return ropeError("scaling '" + scaling + "' has the value " + number(value) +
+      return ropeError("scaling '" + scaling + "' has the value " + numberText(value) +
                        ", expected finite numbers above 0");
   if (scaling == "llama3" && values[2] <= values[1])
-    return ropeError("llama3's high frequency factor " + number(values[2]) +
-                     " must exceed its low one, " + number(values[1]));
+    return ropeError("llama3's high frequency factor " + numberText(values[2]) +
+                     " must exceed its low one, " + numberText(values[1]));
 
   SmallVector<double> frequencies;
   for (int64_t i = 0; i < pairs; ++i) {

@@ -4,6 +4,9 @@
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Formats/Packing.h"
 
+#include "llvm/Support/ErrorHandling.h"
+#include "llvm/Support/MathExtras.h"
+
 #include <algorithm>
 
 using namespace llvm;
@@ -11,6 +14,19 @@ using namespace sluice::formats;
 
 static Error orderError(const Twine &what) {
   return createStringError(inconvertibleErrorCode(), "row order: " + what);
+}
+
+int64_t RowSegment::tiles(int64_t rows) const {
+  constexpr int64_t half = tileRows / 2;
+  switch (kind) {
+  case Kind::Natural:
+    return divideCeil(rows, tileRows);
+  case Kind::Pairs:
+    return rows / second * divideCeil(second / 2, half);
+  case Kind::Zip:
+    return divideCeil(rows, half);
+  }
+  llvm_unreachable("not a kind of segment");
 }
 
 Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t> sourceRows) {
@@ -41,7 +57,6 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
     used[source] = true;
     return Error::success();
   };
-  auto tilesOf = [](int64_t rows, int64_t step) { return (rows + step - 1) / step; };
   int64_t tiles = 0;
   for (const RowSegment &segment : segments) {
     if (Error error = use(segment.first))
@@ -49,14 +64,12 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
     int64_t rows = sourceRows[segment.first];
     switch (segment.kind) {
     case RowSegment::Kind::Natural:
-      tiles += tilesOf(rows, tileRows);
       break;
     case RowSegment::Kind::Pairs:
       if (segment.second < 2 || segment.second % 2 || rows % segment.second)
         return orderError("heads of " + Twine(segment.second) + " rows do not suit source " +
                           Twine(segment.first) + " of " + Twine(rows) +
                           " rows, expected an even divisor");
-      tiles += rows / segment.second * tilesOf(segment.second / 2, half);
       break;
     case RowSegment::Kind::Zip:
       if (Error error = use(segment.second))
@@ -65,9 +78,9 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
         return orderError("zipped sources " + Twine(segment.first) + " and " +
                           Twine(segment.second) + " have " + Twine(rows) + " and " +
                           Twine(sourceRows[segment.second]) + " rows, expected the same number");
-      tiles += tilesOf(rows, half);
       break;
     }
+    tiles += segment.tiles(rows);
   }
   for (int64_t i = 0; i < sources; ++i)
     if (!used[i])
@@ -92,7 +105,7 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
     int64_t first = segment.first, second = segment.second, rows = sourceRows[first];
     switch (segment.kind) {
     case RowSegment::Kind::Natural:
-      for (int64_t r = 0; r < tilesOf(rows, tileRows) * tileRows; ++r)
+      for (int64_t r = 0; r < segment.tiles(rows) * tileRows; ++r)
         place(first, r, r < rows);
       break;
     case RowSegment::Kind::Pairs:

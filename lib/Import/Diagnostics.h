@@ -22,10 +22,6 @@ llvm::Error fail(llvm::StringRef file, const llvm::Twine &message);
 using support::printable;
 using support::quote;
 
-inline std::string sanitize(llvm::StringRef text, size_t limit = 80) {
-  return support::printable(text, limit);
-}
-
 /// Collects the first of several checks that failed, where checking on is harmless and returning at
 /// each one would hide what is read.
 class FirstProblem {

@@ -151,7 +151,7 @@ public:
   GGUFParser(GGUFFile &result, StringRef text, StringRef path)
       : result(result), text(text), path(path) {}
 
-  Error run(StringRef relative);
+  Error run(StringRef relative, bool withTensors);
 
   /// Walks the elements of an array whose type and count stand at `position`; for reading them
   /// again later, when they are known to be good.
@@ -303,21 +303,23 @@ Error GGUFParser::readTensorInfo(uint64_t index, StringRef relative) {
   if (Error error = readU32(id, who + "'s type"))
     return error;
   std::optional<StorageType> type = storageFromGGML(id);
+  tensor.type = type.value_or(StorageType::Unknown);
   if (!type)
-    return fail(path, who + " has the unknown ggml type " + Twine(id));
-  tensor.type = *type;
+    tensor.unknownType = "ggml type " + std::to_string(id);
   if (Error error = readU64(tensor.offset, who + "'s offset"))
     return error;
 
-  const StorageInfo &info = storageInfo(*type);
-  std::optional<uint64_t> bytes = storageBytes(*type, tensor.shape);
+  const StorageInfo &info = storageInfo(tensor.type);
+  // placeTensors() sees how far a tensor of unknown type reaches.
+  std::optional<uint64_t> bytes =
+      type ? storageBytes(*type, tensor.shape) : elementCount(tensor.shape);
   if (!bytes && !tensor.shape.empty() && tensor.shape.back() % info.blockElements != 0)
     return fail(path, who + " has rows of " + Twine(tensor.shape.back()) +
                           " elements, expected a multiple of " + Twine(info.blockElements) +
                           " for " + info.name);
   if (!bytes)
     return fail(path, who + " has shape " + shapeText(tensor.shape) + ", which no file can hold");
-  tensor.bytes = *bytes;
+  tensor.bytes = type ? *bytes : 0;
 
   if (!result.tensorIndex.try_emplace(name, result.tensorList.size()).second)
     return fail(path, who + " is there twice");
@@ -347,25 +349,36 @@ Error GGUFParser::placeTensors() {
     tensor.offset += dataStart;
   }
 
-  std::vector<const TensorRef *> order;
-  for (const TensorRef &tensor : result.tensorList)
-    if (tensor.bytes)
+  std::vector<TensorRef *> order;
+  for (TensorRef &tensor : result.tensorList)
+    if (tensor.bytes || tensor.type == StorageType::Unknown)
       order.push_back(&tensor);
   llvm::sort(order, [](const TensorRef *a, const TensorRef *b) { return a->offset < b->offset; });
+  for (auto [i, tensor] : enumerate(order))
+    if (tensor->type == StorageType::Unknown)
+      tensor->bytes = (i + 1 < order.size() ? order[i + 1]->offset : size) - tensor->offset;
   for (size_t i = 1; i < order.size(); ++i)
     if (order[i]->offset < order[i - 1]->offset + order[i - 1]->bytes)
       return fail(path, "tensor " + quote(order[i]->name) + " overlaps tensor " +
                             quote(order[i - 1]->name));
-  // Writers pad the last tensor at most. More means that the count of tensors is wrong, and then
-  // the data would be read from the wrong place.
+
+  // Writers pad the last tensor at most. More may be a count of tensors that is too small; then the
+  // data would be read from the wrong place, and the padding in front of it is not zeros but the
+  // next tensor's description.
   uint64_t end = order.empty() ? dataStart : order.back()->offset + order.back()->bytes;
-  if (size - end >= alignment)
-    return fail(path, Twine(size - end) + " bytes follow the last tensor, expected less than the " +
-                          "alignment " + Twine(alignment));
+  if (size - end < alignment)
+    return Error::success();
+  result.bytesLeft = size - end;
+  if (text.slice(position, dataStart).find_first_not_of('\0') != StringRef::npos)
+    return fail(path, Twine(size - end) +
+                          " bytes follow the last tensor, and what stands between "
+                          "the descriptions of " +
+                          Twine(result.tensorList.size()) +
+                          " tensors and their data is not padding");
   return Error::success();
 }
 
-Error GGUFParser::run(StringRef relative) {
+Error GGUFParser::run(StringRef relative, bool withTensors) {
   if (text.size() < 24)
     return fail(path,
                 "not a GGUF file: it has " + Twine(text.size()) + " bytes, expected at least 24");
@@ -389,7 +402,7 @@ Error GGUFParser::run(StringRef relative) {
   if (valueCount > (text.size() - position) / 13)
     return fail(path, "truncated: it declares " + Twine(valueCount) + " metadata values, but has " +
                           Twine(text.size()) + " bytes");
-  if (tensorCount > (text.size() - position) / 24)
+  if (withTensors && tensorCount > (text.size() - position) / 24)
     return fail(path, "truncated: it declares " + Twine(tensorCount) + " tensors, but has " +
                           Twine(text.size()) + " bytes");
 
@@ -419,26 +432,29 @@ Error GGUFParser::run(StringRef relative) {
     result.dataAlignment = static_cast<uint64_t>(*alignment);
   }
 
+  if (!withTensors)
+    return Error::success();
   for (uint64_t i = 0; i < tensorCount; ++i)
     if (Error error = readTensorInfo(i, relative))
       return error;
   return placeTensors();
 }
 
-Expected<GGUFFile> GGUFFile::parse(std::shared_ptr<const MappedFile> file, StringRef relative) {
+Expected<GGUFFile> GGUFFile::parse(std::shared_ptr<const MappedFile> file, StringRef relative,
+                                   bool withTensors) {
   GGUFFile result;
   result.mapped = std::move(file);
   GGUFParser parser(result, result.mapped->text(), result.mapped->path());
-  if (Error error = parser.run(relative))
+  if (Error error = parser.run(relative, withTensors))
     return std::move(error);
   return result;
 }
 
-Expected<GGUFFile> GGUFFile::open(StringRef path) {
+Expected<GGUFFile> GGUFFile::open(StringRef path, bool withTensors) {
   auto file = mapFile(path);
   if (!file)
     return file.takeError();
-  return parse(*file, sys::path::filename(path));
+  return parse(*file, sys::path::filename(path), withTensors);
 }
 
 const GGUFValue *GGUFFile::find(StringRef key) const {

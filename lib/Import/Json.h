@@ -23,8 +23,6 @@ inline llvm::Expected<nlohmann::json> parseJsonObject(llvm::StringRef text, llvm
   });
 }
 
-inline std::string jsonText(const nlohmann::json &value) { return support::describeJson(value); }
-
 } // namespace sluice::detail
 
 #endif // SLUICE_LIB_IMPORT_JSON_H

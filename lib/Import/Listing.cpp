@@ -58,7 +58,7 @@ static void addTensors(ordered_json &listing, ArrayRef<TensorRef> tensors) {
   for (const TensorRef &tensor : tensors)
     listing["tensors"].push_back(
         {{"name", printable(tensor.name, tensor.name.size())},
-         {"type", storageName(tensor.type).str()},
+         {"type", tensor.typeText()},
          {"shape", std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())},
          {"bytes", tensor.bytes},
          {"offset", tensor.offset},
@@ -96,6 +96,13 @@ static ordered_json finish(ordered_json listing) {
   return listing;
 }
 
+/// Of a single file, which may go on behind its last tensor.
+static void addFileBytes(ordered_json &listing, uint64_t bytes, uint64_t trailing) {
+  listing["file_bytes"] = bytes;
+  if (trailing)
+    listing["trailing_bytes"] = trailing;
+}
+
 static void reserveSections(ordered_json &listing) {
   listing["metadata"] = ordered_json::array();
   listing["tensors"] = ordered_json::array();
@@ -108,7 +115,7 @@ static Expected<ordered_json> listGGUF(StringRef path) {
   ordered_json listing = start(path, "GGUF");
   listing["version"] = file->version();
   listing["alignment"] = file->alignment();
-  listing["file_bytes"] = file->file().size();
+  addFileBytes(listing, file->file().size(), file->trailingBytes());
   reserveSections(listing);
   for (const auto &[key, value] : file->metadata()) {
     std::string type = ggufTypeName(value.type()).str();
@@ -131,7 +138,7 @@ static Expected<ordered_json> listSafetensors(StringRef path) {
   if (!file)
     return file.takeError();
   ordered_json listing = start(path, "safetensors");
-  listing["file_bytes"] = file->file().size();
+  addFileBytes(listing, file->file().size(), file->trailingBytes());
   reserveSections(listing);
   addSafetensors(listing, *file);
   return finish(std::move(listing));
@@ -229,7 +236,11 @@ void sluice::printListing(const ordered_json &listing, raw_ostream &os) {
   if (listing.contains("version"))
     os << " version " << listing["version"].get<uint64_t>() << ", alignment "
        << listing["alignment"].get<uint64_t>();
-  os << ", " << grouped(listing["file_bytes"].get<uint64_t>()) << " bytes\n";
+  os << ", " << grouped(listing["file_bytes"].get<uint64_t>()) << " bytes";
+  if (listing.contains("trailing_bytes"))
+    os << ", " << grouped(listing["trailing_bytes"].get<uint64_t>())
+       << " of them after the last tensor";
+  os << '\n';
 
   const ordered_json &metadata = listing["metadata"], &tensors = listing["tensors"];
   if (!metadata.empty()) {

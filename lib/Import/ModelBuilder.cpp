@@ -99,28 +99,9 @@ DictionaryAttr ModelBuilder::configAttr() {
 }
 
 model::RopeAttr ModelBuilder::ropeAttr() {
-  const RopeScaling &scaling = config.ropeScaling;
-  StringRef name = "none";
-  SmallVector<double> values;
-  switch (scaling.kind) {
-  case RopeScaling::Kind::None:
-    break;
-  case RopeScaling::Kind::Linear:
-    name = "linear";
-    values = {scaling.factor};
-    break;
-  case RopeScaling::Kind::Llama3:
-    name = "llama3";
-    values = {scaling.factor, scaling.lowFreqFactor, scaling.highFreqFactor,
-              static_cast<double>(scaling.originalContext)};
-    break;
-  case RopeScaling::Kind::Factors:
-    name = "factors";
-    values.assign(scaling.factors.begin(), scaling.factors.end());
-    break;
-  }
-  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta), name,
-                              code.getDenseF64ArrayAttr(values));
+  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta),
+                              config.ropeScaling.name(),
+                              code.getDenseF64ArrayAttr(config.ropeScaling.values()));
 }
 
 Type ModelBuilder::weightType(const Weight &weight) {

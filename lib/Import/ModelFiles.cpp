@@ -8,6 +8,9 @@
 #include "sluice/Import/GGUF.h"
 #include "sluice/Import/Safetensors.h"
 
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
@@ -38,7 +41,13 @@ struct Names {
   /// Before and after the layer's number.
   StringLiteral layerPrefix;
   StringLiteral attnNorm, q, k, v, o, mlpNorm, gate, up, down;
+  /// Beginnings of the names of everything that the graph may compute with. A tensor with such a
+  /// name that no role takes belongs to another graph.
+  ArrayRef<StringLiteral> graph;
 };
+
+constexpr StringLiteral huggingFaceGraph[] = {"model.", "lm_head."};
+constexpr StringLiteral ggufGraph[] = {"blk.", "output", "token_", "position_", "rope_"};
 
 constexpr Names huggingFaceNames = {"model.embed_tokens",
                                     "model.norm",
@@ -52,17 +61,19 @@ constexpr Names huggingFaceNames = {"model.embed_tokens",
                                     "post_attention_layernorm",
                                     "mlp.gate_proj",
                                     "mlp.up_proj",
-                                    "mlp.down_proj"};
-constexpr Names ggufNames = {"token_embd", "output_norm", "output",  "blk.",        "attn_norm",
-                             "attn_q",     "attn_k",      "attn_v",  "attn_output", "ffn_norm",
-                             "ffn_gate",   "ffn_up",      "ffn_down"};
+                                    "mlp.down_proj",
+                                    huggingFaceGraph};
+constexpr Names ggufNames = {"token_embd", "output_norm", "output",   "blk.",        "attn_norm",
+                             "attn_q",     "attn_k",      "attn_v",   "attn_output", "ffn_norm",
+                             "ffn_gate",   "ffn_up",      "ffn_down", ggufGraph};
 
-/// Finds a tensor by name. `where` is the file that should have it, for the message when it lacks
-/// it.
+/// Finds a tensor by name.
 struct Inventory {
   std::function<const TensorRef *(StringRef name)> find;
   std::function<std::string(const TensorRef &)> fileOf;
-  std::string where;
+  /// The file that should have a tensor which find() does not, and a reason to expect it there (or
+  /// nothing).
+  std::function<std::pair<std::string, std::string>(StringRef name)> whyMissing;
 };
 
 class WeightCollector {
@@ -71,8 +82,14 @@ public:
       : config(config), inventory(inventory), names(gguf ? ggufNames : huggingFaceNames),
         gguf(gguf) {}
 
+  /// Takes the head, too, if the config says that it is the embedding but there is one.
   Expected<Weights> run();
-  const StringSet<> &used() const { return usedNames; }
+
+  /// Sorts out a tensor of the file `path` that nothing may need: passes it over, warns of it, or
+  /// remembers it for the error that finish() returns.
+  void leave(StringRef path, const TensorRef &tensor);
+  bool takes(StringRef name) const { return usedNames.contains(name); }
+  Error finish(std::vector<std::string> &warnings);
 
 private:
   Weight matrix(const std::string &stem, int64_t rows, int64_t columns, bool permuted = false) {
@@ -94,6 +111,8 @@ private:
   const Names &names;
   bool gguf;
   StringSet<> usedNames;
+  /// By file: tensors of another graph, and those that have nothing to do with any.
+  MapVector<StringRef, std::vector<std::string>> foreign, ignored;
   FirstProblem problem;
 };
 } // namespace
@@ -106,7 +125,9 @@ Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t,
   const TensorRef *tensor = inventory.find(name);
   std::string who = "tensor " + quote(name);
   if (!tensor) {
-    problem.set(inventory.where, who + " is missing, expected shape " + shapeText(shape));
+    auto [where, reason] = inventory.whyMissing(name);
+    problem.set(where, who + " is missing, " +
+                           (reason.empty() ? "expected shape " + shapeText(shape) : reason));
     return weight;
   }
   usedNames.insert(name);
@@ -117,7 +138,7 @@ Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t,
                 who + " has shape " + shapeText(tensor->shape) + ", expected " + shapeText(shape));
   else if (isVector ? !isPlainFloat(tensor->type) : !isUsableWeight(tensor->type))
     problem.set(path,
-                who + " has type " + storageName(tensor->type) + ", expected " +
+                who + " has type " + tensor->typeText() + ", expected " +
                     (isVector || !gguf ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q4_0"));
   weight.tensor = *tensor;
   weight.ropeInterleaved = permuted;
@@ -155,81 +176,221 @@ Expected<Weights> WeightCollector::run() {
     weights.layers.push_back(std::move(layer));
   }
   weights.outputNorm = vector(names.outputNorm.str() + ".weight", hidden);
-  if (!config.tiedEmbeddings)
+  if (!config.tiedEmbeddings || inventory.find((names.head + ".weight").str()))
     weights.head = matrix(names.head.str(), config.vocabSize, hidden);
   if (problem)
     return problem.take();
   return weights;
 }
 
-/// A line for each tensor that no role took, in the file's order; a sum after the first few.
-static void warnOfExtras(StringRef path, const std::vector<std::string> &extras,
-                         std::vector<std::string> &warnings) {
-  constexpr size_t limit = 16;
-  for (const std::string &name : ArrayRef(extras).take_front(limit))
+/// Buffers that old checkpoints carry and the config determines.
+static bool isDerived(StringRef name) {
+  return name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn_rot_embd.weight") ||
+         name == "rope_freqs.weight"; // read with the config
+}
+
+void WeightCollector::leave(StringRef path, const TensorRef &tensor) {
+  StringRef name = tensor.name;
+  if (isDerived(name))
+    return;
+  bool isForeign = any_of(names.graph, [&](StringRef start) { return name.starts_with(start); });
+  StringRef rest = name;
+  int64_t layer = 0;
+  if (rest.consume_front(names.layerPrefix) && !rest.consumeInteger(10, layer) &&
+      layer >= config.layers)
+    problem.set(path, "tensor " + quote(name) + " is of layer " + Twine(layer) +
+                          " (counted from 0), but the model's configuration has only " +
+                          Twine(config.layers));
+  (isForeign ? foreign : ignored)[path].push_back(tensor.name);
+}
+
+Error WeightCollector::finish(std::vector<std::string> &warnings) {
+  if (problem)
+    return problem.take();
+  for (const auto &[path, list] : foreign) {
+    constexpr size_t limit = 3;
+    auto quoted = [](const std::string &name) { return quote(name); };
+    std::string text = join(map_range(ArrayRef(list).take_front(limit), quoted), ", ");
+    if (list.size() > limit)
+      text += " and " + std::to_string(list.size() - limit) + " more";
+    return fail(path, (list.size() == 1 ? "tensor " : "tensors ") + text +
+                          ": a model of this family and config has no such tensors, so this is "
+                          "another graph");
+  }
+  // A line for each, in the file's order; a sum after the first few.
+  for (const auto &[path, list] : ignored) {
+    constexpr size_t limit = 16;
+    for (const std::string &name : ArrayRef(list).take_front(limit))
+      warnings.push_back(
+          (path + ": tensor " + quote(name) + " is not part of the model and ignored").str());
+    if (list.size() > limit)
+      warnings.push_back((path + ": " + Twine(list.size() - limit) +
+                          " more tensors are not part of the model and ignored")
+                             .str());
+  }
+  return Error::success();
+}
+
+static void warnOfTrailingBytes(StringRef path, uint64_t bytes,
+                                std::vector<std::string> &warnings) {
+  if (bytes)
     warnings.push_back(
-        (path + ": tensor " + quote(name) + " is not part of the model and ignored").str());
-  if (extras.size() > limit)
-    warnings.push_back((path + ": " + Twine(extras.size() - limit) +
-                        " more tensors are not part of the model and ignored")
-                           .str());
+        (path + ": " + Twine(bytes) + " bytes follow the last tensor and are ignored").str());
 }
 
 //===----------------------------------------------------------------------===//
 // Hugging Face folders
 //===----------------------------------------------------------------------===//
 
-/// Every tensor of the folder's shards that its index (if it has one) assigns to them.
-static Error collectHuggingFace(ModelFiles &model) {
-  std::vector<SafetensorsFile> shards;
-  std::vector<std::string> shardPaths;
+namespace {
+/// The safetensors files of a folder: one, or those that an index names.
+class Shards {
+public:
+  explicit Shards(ModelFiles &model) : model(model) {}
+
+  /// False if the folder has no weights.
+  Expected<bool> open();
+  const TensorRef *find(StringRef name) const;
+  std::pair<std::string, std::string> whyMissing(StringRef name) const;
+  /// Hands every tensor that the collector did not take to it, and warns of the rest that is wrong
+  /// but not needed.
+  void leaveRest(WeightCollector &collector) const;
+
+private:
+  Error openShard(StringRef name);
+
+  ModelFiles &model;
+  std::string indexPath;
   std::optional<SafetensorsIndex> index;
-  Inventory inventory;
+  /// As the index has them; one without file is missing.
+  std::vector<std::optional<SafetensorsFile>> files;
+};
+} // namespace
 
-  auto openShard = [&](StringRef name) -> Error {
-    auto mapped = model.files->get(name);
-    if (!mapped)
-      return mapped.takeError();
-    auto shard = SafetensorsFile::parse(*mapped, name);
-    if (!shard)
-      return shard.takeError();
-    shards.push_back(std::move(*shard));
-    return Error::success();
-  };
+Error Shards::openShard(StringRef name) {
+  auto mapped = model.files->get(name);
+  if (!mapped)
+    return mapped.takeError();
+  auto shard = SafetensorsFile::parse(*mapped, name);
+  if (!shard)
+    return shard.takeError();
+  files.push_back(std::move(*shard));
+  return Error::success();
+}
 
+Expected<bool> Shards::open() {
   // transformers takes the single file where both are there.
-  std::string single = childPath(model.root, "model.safetensors");
-  std::string indexPath = childPath(model.root, "model.safetensors.index.json");
-  if (sys::fs::exists(single)) {
-    inventory.where = single;
+  if (sys::fs::exists(childPath(model.root, "model.safetensors"))) {
     if (Error error = openShard("model.safetensors"))
-      return error;
-  } else if (sys::fs::exists(indexPath)) {
-    inventory.where = indexPath;
-    auto file = mapFile(indexPath);
+      return std::move(error);
+    return true;
+  }
+  indexPath = childPath(model.root, "model.safetensors.index.json");
+  if (!sys::fs::exists(indexPath))
+    return false;
+  auto file = mapFile(indexPath);
+  if (!file)
+    return file.takeError();
+  auto parsed = SafetensorsIndex::parse(**file);
+  if (!parsed)
+    return parsed.takeError();
+  index = std::move(*parsed);
+  for (const std::string &shard : index->shards)
+    if (!sys::fs::exists(childPath(model.root, shard)))
+      files.emplace_back();
+    else if (Error error = openShard(shard))
+      return std::move(error);
+  return true;
+}
+
+const TensorRef *Shards::find(StringRef name) const {
+  if (!index)
+    return files.front()->find(name);
+  auto found = index->shardOf.find(name);
+  if (found == index->shardOf.end() || !files[found->second])
+    return nullptr;
+  return files[found->second]->find(name);
+}
+
+std::pair<std::string, std::string> Shards::whyMissing(StringRef name) const {
+  if (!index)
+    return {files.front()->file().path(), ""};
+  auto found = index->shardOf.find(name);
+  if (found == index->shardOf.end())
+    return {indexPath, ""};
+  const std::string &shard = index->shards[found->second];
+  if (!files[found->second])
+    return {indexPath, "as is its shard " + quote(shard)};
+  return {childPath(model.root, shard), "but " + indexPath + " places it here"};
+}
+
+void Shards::leaveRest(WeightCollector &collector) const {
+  for (auto [i, shard] : enumerate(files)) {
+    if (!shard) {
+      model.warnings.push_back(indexPath + ": names the shard " + quote(index->shards[i]) +
+                               ", which is missing and not needed");
+      continue;
+    }
+    StringRef path = shard->file().path();
+    for (const TensorRef &tensor : shard->tensors()) {
+      if (!collector.takes(tensor.name))
+        collector.leave(path, tensor);
+      else if (find(tensor.name) != &tensor)
+        model.warnings.push_back((path + ": tensor " + quote(tensor.name) +
+                                  " is ignored: " + indexPath + " places it elsewhere")
+                                     .str());
+    }
+    warnOfTrailingBytes(path, shard->trailingBytes(), model.warnings);
+  }
+  if (!index)
+    return;
+  std::vector<StringRef> absent;
+  for (const auto &entry : index->shardOf)
+    if (const auto &shard = files[entry.second]; shard && !shard->find(entry.first()))
+      absent.push_back(entry.first());
+  if (!absent.empty())
+    model.warnings.push_back(indexPath + ": names " + std::to_string(absent.size()) +
+                             (absent.size() == 1 ? " tensor that is" : " tensors that are") +
+                             " in no shard and not needed, such as " +
+                             quote(*llvm::min_element(absent)));
+}
+
+/// Decides between the embedding and a head that is there although the config says that they are
+/// one: a copy is left out, another matrix is the head.
+static Error settleHead(ModelFiles &model) {
+  if (!model.config.tiedEmbeddings || !model.weights.head)
+    return Error::success();
+  auto bytesOf = [&](const TensorRef &tensor) -> Expected<StringRef> {
+    auto file = model.files->get(tensor.file);
     if (!file)
       return file.takeError();
-    auto parsed = SafetensorsIndex::parse(**file);
-    if (!parsed)
-      return parsed.takeError();
-    index = std::move(*parsed);
-    for (const std::string &shard : index->shards) {
-      std::string path = childPath(model.root, shard);
-      if (!sys::fs::exists(path))
-        return fail(indexPath, "names the shard " + quote(shard) + ", which is missing");
-      if (Error error = openShard(shard))
-        return error;
-    }
-    // In the order of names, so that the line does not depend on hashing.
-    std::vector<std::pair<std::string, size_t>> assigned;
-    for (const auto &entry : index->shardOf)
-      assigned.emplace_back(entry.first().str(), entry.second);
-    llvm::sort(assigned);
-    for (const auto &[name, shard] : assigned)
-      if (!shards[shard].find(name))
-        return fail(shards[shard].file().path(),
-                    "tensor " + quote(name) + " is missing, but " + indexPath + " places it here");
-  } else {
+    return (*file)->text().substr(tensor.offset, tensor.bytes);
+  };
+  const TensorRef &embedding = model.weights.tokenEmbedding.tensor,
+                  &head = model.weights.head->tensor;
+  Expected<StringRef> embeddingBytes = bytesOf(embedding);
+  if (!embeddingBytes)
+    return embeddingBytes.takeError();
+  Expected<StringRef> headBytes = bytesOf(head);
+  if (!headBytes)
+    return headBytes.takeError();
+  if (embedding.type == head.type && *embeddingBytes == *headBytes) {
+    model.weights.head.reset();
+    return Error::success();
+  }
+  model.config.tiedEmbeddings = false;
+  model.warnings.push_back(childPath(model.root, head.file) + ": tensor " + quote(head.name) +
+                           " differs from " + quote(embedding.name) +
+                           " although tie_word_embeddings is true: it is used as the head");
+  return Error::success();
+}
+
+static Error collectHuggingFace(ModelFiles &model) {
+  Shards shards(model);
+  Expected<bool> present = shards.open();
+  if (!present)
+    return present.takeError();
+  if (!*present) {
     model.weightsAbsentReason =
         model.path + ": no model.safetensors or model.safetensors.index.json";
     if (sys::fs::exists(childPath(model.root, "pytorch_model.bin")) ||
@@ -238,33 +399,20 @@ static Error collectHuggingFace(ModelFiles &model) {
     return Error::success();
   }
 
-  inventory.find = [&](StringRef name) -> const TensorRef * {
-    if (!index)
-      return shards.front().find(name);
-    auto found = index->shardOf.find(name);
-    return found == index->shardOf.end() ? nullptr : shards[found->second].find(name);
-  };
+  Inventory inventory;
+  inventory.find = [&](StringRef name) { return shards.find(name); };
   inventory.fileOf = [&](const TensorRef &tensor) { return childPath(model.root, tensor.file); };
-
+  inventory.whyMissing = [&](StringRef name) { return shards.whyMissing(name); };
   WeightCollector collector(model.config, inventory, /*gguf=*/false);
   auto weights = collector.run();
   if (!weights)
     return weights.takeError();
   model.weights = std::move(*weights);
   model.weightsPresent = true;
-
-  for (auto [i, shard] : enumerate(shards)) {
-    std::vector<std::string> extras;
-    for (const TensorRef &tensor : shard.tensors()) {
-      // Old checkpoints carry the rotary frequencies, which the config determines.
-      bool mine = !index || (index->shardOf.count(tensor.name) && index->shardOf[tensor.name] == i);
-      if (!(mine && collector.used().contains(tensor.name)) &&
-          !StringRef(tensor.name).ends_with("rotary_emb.inv_freq"))
-        extras.push_back(tensor.name);
-    }
-    warnOfExtras(shard.file().path(), extras, model.warnings);
-  }
-  return Error::success();
+  shards.leaveRest(collector);
+  if (Error error = collector.finish(model.warnings))
+    return error;
+  return settleHead(model);
 }
 
 static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
@@ -303,10 +451,14 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
     if (Error error = addGenerationConfig((*text)->text(), generation, model.config))
       return std::move(error);
   }
-  if (std::string name = childPath(path, "tokenizer.model"); sys::fs::exists(name))
-    model.tokenizer.sentencePieceModel = name;
-  if (std::string name = childPath(path, "tokenizer.json"); sys::fs::exists(name))
-    model.tokenizer.huggingFaceJson = name;
+  for (auto [name, source] : {std::pair("tokenizer.model", &model.tokenizer.sentencePieceModel),
+                              std::pair("tokenizer.json", &model.tokenizer.huggingFaceJson)})
+    if (std::string file = childPath(path, name); sys::fs::exists(file)) {
+      // What reads it sees only its text; that it is the file and not a stand-in is known here.
+      if (auto opened = mapFile(file); !opened)
+        return opened.takeError();
+      *source = file;
+    }
   if (Error error = collectHuggingFace(model))
     return std::move(error);
   return model;
@@ -365,6 +517,9 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
   if (!file.find("tokenizer.ggml.model") && !file.find("tokenizer.ggml.tokens"))
     return std::nullopt;
   string("tokenizer.ggml.model", tokenizer.model);
+  // How converters write that there is none: such a model runs on ids.
+  if (tokenizer.model == "no_vocab" || tokenizer.model == "none")
+    return std::nullopt;
   string("tokenizer.ggml.pre", tokenizer.pre);
   strings("tokenizer.ggml.tokens", tokenizer.tokens);
   strings("tokenizer.ggml.merges", tokenizer.merges);
@@ -392,14 +547,24 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
   id("tokenizer.ggml.bos_token_id", tokenizer.bosId);
   id("tokenizer.ggml.eos_token_id", tokenizer.eosId);
   id("tokenizer.ggml.eot_token_id", tokenizer.eotId);
+  id("tokenizer.ggml.eom_token_id", tokenizer.eomId);
   id("tokenizer.ggml.unknown_token_id", tokenizer.unkId);
   id("tokenizer.ggml.padding_token_id", tokenizer.padId);
   flag("tokenizer.ggml.add_bos_token", tokenizer.addBos);
   flag("tokenizer.ggml.add_eos_token", tokenizer.addEos);
   flag("tokenizer.ggml.add_space_prefix", tokenizer.addSpacePrefix);
+  flag("tokenizer.ggml.remove_extra_whitespaces", tokenizer.removeExtraWhitespaces);
   if (problem)
     return problem.take();
   return std::optional(std::move(tokenizer));
+}
+
+Expected<std::optional<GGUFTokenizer>> sluice::openGGUFTokenizer(StringRef path) {
+  auto file = GGUFFile::open(path, /*withTensors=*/false);
+  if (!file)
+    return file.takeError();
+  // Without the model, nothing bounds the vocabulary but itself.
+  return readTokenizer(*file, INT64_MAX);
 }
 
 static Expected<ModelFiles> openGGUF(StringRef path) {
@@ -424,20 +589,21 @@ static Expected<ModelFiles> openGGUF(StringRef path) {
   model.config = std::move(*config);
 
   Inventory inventory;
-  inventory.where = path.str();
   inventory.find = [&](StringRef name) { return file->findTensor(name); };
   inventory.fileOf = [&](const TensorRef &) { return path.str(); };
+  inventory.whyMissing = [&](StringRef) { return std::pair(path.str(), std::string()); };
   WeightCollector collector(model.config, inventory, /*gguf=*/true);
   auto weights = collector.run();
   if (!weights)
     return weights.takeError();
   model.weights = std::move(*weights);
   model.weightsPresent = true;
-  std::vector<std::string> extras;
   for (const TensorRef &tensor : file->tensors())
-    if (!collector.used().contains(tensor.name) && tensor.name != "rope_freqs.weight")
-      extras.push_back(tensor.name);
-  warnOfExtras(path, extras, model.warnings);
+    if (!collector.takes(tensor.name))
+      collector.leave(path, tensor);
+  if (Error error = collector.finish(model.warnings))
+    return std::move(error);
+  warnOfTrailingBytes(path, file->trailingBytes(), model.warnings);
 
   auto tokenizer = readTokenizer(*file, model.config.vocabSize);
   if (!tokenizer)

@@ -27,21 +27,19 @@ Expected<SafetensorsFile> SafetensorsFile::parse(std::shared_ptr<const MappedFil
   SafetensorsFile result;
   for (support::SafetensorsTensor &entry : header->tensors) {
     std::optional<StorageType> type = storageFromSafetensors(entry.dtype);
-    if (!type)
-      return fail(path,
-                  "tensor " + quote(entry.name) + " has the unknown dtype " + quote(entry.dtype));
     TensorRef tensor;
     tensor.name = std::move(entry.name);
     tensor.file = relative.str();
-    tensor.type = *type;
+    tensor.type = type.value_or(StorageType::Unknown);
+    if (!type)
+      tensor.unknownType = sluice::detail::printable(entry.dtype);
     tensor.shape.assign(entry.shape.begin(), entry.shape.end());
     tensor.offset = entry.offset;
     tensor.bytes = entry.bytes;
     result.byName[tensor.name] = result.tensorList.size();
     result.tensorList.push_back(std::move(tensor));
   }
-  if (header->trailingBytes)
-    return fail(path, Twine(header->trailingBytes) + " bytes follow the last tensor");
+  result.bytesLeft = header->trailingBytes;
   result.metadataList = std::move(header->metadata);
   result.mapped = std::move(file);
   return result;
@@ -76,7 +74,7 @@ Expected<SafetensorsIndex> SafetensorsIndex::parse(const MappedFile &file) {
   StringMap<size_t> seen;
   for (const auto &[name, value] : map->items()) {
     if (!value.is_string())
-      return fail(path, "weight_map has " + detail::jsonText(value) + " for tensor " + quote(name) +
+      return fail(path, "weight_map has " + support::describeJson(value) + " for tensor " + quote(name) +
                             ", expected a file name");
     StringRef shard = value.get_ref<const std::string &>();
     // Hugging Face writes bare names; anything else could point outside of the model.

@@ -4,6 +4,7 @@
 #include "sluice/Import/StorageType.h"
 
 #include "sluice-support/Safetensors.h"
+#include "sluice/Formats/GgufBlocks.h"
 
 #include "llvm/ADT/StringMap.h"
 #include "llvm/Support/ErrorHandling.h"
@@ -31,11 +32,11 @@ static constexpr StorageInfo table[] = {
     {StorageType::F8E4M3, "F8_E4M3", 1, 1, -1},
     {StorageType::F8E5M2, "F8_E5M2", 1, 1, -1},
     {StorageType::F8E8M0, "F8_E8M0", 1, 1, -1},
-    {StorageType::Q4_0, "Q4_0", 32, 18, 2},
+    {StorageType::Q4_0, "Q4_0", formats::ggufBlockColumns, formats::q4_0BlockBytes, 2},
     {StorageType::Q4_1, "Q4_1", 32, 20, 3},
     {StorageType::Q5_0, "Q5_0", 32, 22, 6},
     {StorageType::Q5_1, "Q5_1", 32, 24, 7},
-    {StorageType::Q8_0, "Q8_0", 32, 34, 8},
+    {StorageType::Q8_0, "Q8_0", formats::ggufBlockColumns, formats::q8_0BlockBytes, 8},
     {StorageType::Q8_1, "Q8_1", 32, 36, 9},
     {StorageType::Q2_K, "Q2_K", 256, 84, 10},
     {StorageType::Q3_K, "Q3_K", 256, 110, 11},
@@ -57,6 +58,8 @@ static constexpr StorageInfo table[] = {
     {StorageType::MXFP4, "MXFP4", 32, 17, 39},
     {StorageType::NVFP4, "NVFP4", 64, 36, 40},
     {StorageType::Q1_0, "Q1_0", 128, 18, 41},
+    // Its blocks are not known; storageBytes() knows that.
+    {StorageType::Unknown, "unknown", 1, 1, -1},
 };
 
 static constexpr bool tableIsInEnumOrder() {
@@ -73,7 +76,7 @@ const StorageInfo &sluice::storageInfo(StorageType type) {
 
 std::optional<StorageType> sluice::storageFromName(StringRef name) {
   for (const StorageInfo &info : table)
-    if (info.name == name)
+    if (info.name == name && info.type != StorageType::Unknown)
       return info.type;
   return std::nullopt;
 }
@@ -122,7 +125,7 @@ std::optional<uint64_t> sluice::elementCount(ArrayRef<int64_t> shape) {
 std::optional<uint64_t> sluice::storageBytes(StorageType type, ArrayRef<int64_t> shape) {
   const StorageInfo &info = storageInfo(type);
   std::optional<uint64_t> count = elementCount(shape);
-  if (!count)
+  if (!count || type == StorageType::Unknown)
     return std::nullopt;
   uint64_t innermost = shape.empty() ? 1 : static_cast<uint64_t>(shape.back());
   if (innermost % info.blockElements != 0)

@@ -6,10 +6,12 @@
 #include "Diagnostics.h"
 
 #include "sluice-support/Float16.h"
+#include "sluice/Formats/GgufBlocks.h"
 
 #include "llvm/ADT/bit.h"
 #include "llvm/Support/Endian.h"
 
+#include <array>
 #include <cassert>
 
 using namespace llvm;
@@ -18,10 +20,6 @@ using sluice::detail::fail;
 using sluice::detail::quote;
 using sluice::support::bf16ToFloat;
 using sluice::support::f16ToFloat;
-
-static constexpr int64_t blockSize = 32;
-static constexpr int64_t q8Bytes = 34; // f16 scale, 32 signed bytes
-static constexpr int64_t q4Bytes = 18; // f16 scale, 16 bytes: low nibbles 0..15, high 16..31
 
 Expected<TensorReader> TensorReader::open(const TensorRef &tensor, FileSet &files) {
   auto file = files.get(tensor.file);
@@ -35,7 +33,7 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
   StringRef path = file->path();
   std::string name = "tensor " + quote(tensor.name);
   if (!isUsableWeight(tensor.type))
-    return fail(path, name + " has type " + storageName(tensor.type) +
+    return fail(path, name + " has type " + tensor.typeText() +
                           ", expected F32, F16, BF16, Q8_0 or Q4_0");
   std::optional<uint64_t> bytes = storageBytes(tensor.type, tensor.shape);
   if (!bytes || *bytes == 0 || *bytes != tensor.bytes)
@@ -62,6 +60,15 @@ ArrayRef<uint8_t> TensorReader::rowBytes(int64_t row) const {
   return {data + static_cast<uint64_t>(row) * bytesPerRow, bytesPerRow};
 }
 
+/// Consecutive blocks of a type that open() admits.
+static void splitBlocks(StorageType type, ArrayRef<uint8_t> blocks, MutableArrayRef<int8_t> q,
+                        MutableArrayRef<uint16_t> scaleBits) {
+  if (type == StorageType::Q8_0)
+    formats::readQ8_0(blocks, q, scaleBits);
+  else
+    formats::readQ4_0(blocks, q, scaleBits);
+}
+
 void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   assert(out.size() == static_cast<size_t>(numColumns) && "one float a column");
   const uint8_t *source = rowBytes(row).data();
@@ -81,21 +88,18 @@ void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
       target[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * i));
     return;
   case StorageType::Q8_0:
-    for (int64_t block = 0; block < count / blockSize; ++block, source += q8Bytes) {
-      float scale = f16ToFloat(llvm::support::endian::read16le(source));
-      for (int64_t i = 0; i < blockSize; ++i)
-        target[block * blockSize + i] = scale * static_cast<int8_t>(source[2 + i]);
+  case StorageType::Q4_0: {
+    std::array<int8_t, formats::ggufBlockColumns> q;
+    uint16_t scaleBits = 0;
+    uint64_t bytes = storageInfo(storage).blockBytes;
+    for (int64_t begin = 0; begin < count; begin += formats::ggufBlockColumns, source += bytes) {
+      splitBlocks(storage, {source, bytes}, q, scaleBits);
+      float scale = f16ToFloat(scaleBits);
+      for (int64_t i = 0; i < formats::ggufBlockColumns; ++i)
+        target[begin + i] = scale * q[i];
     }
     return;
-  case StorageType::Q4_0:
-    for (int64_t block = 0; block < count / blockSize; ++block, source += q4Bytes) {
-      float scale = f16ToFloat(llvm::support::endian::read16le(source));
-      for (int64_t i = 0; i < blockSize / 2; ++i) {
-        target[block * blockSize + i] = scale * ((source[2 + i] & 15) - 8);
-        target[block * blockSize + i + blockSize / 2] = scale * ((source[2 + i] >> 4) - 8);
-      }
-    }
-    return;
+  }
   default:
     llvm_unreachable("open() admits no other type");
   }
@@ -104,22 +108,5 @@ void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
 void TensorReader::readBlocks(int64_t row, MutableArrayRef<int8_t> q,
                               MutableArrayRef<uint16_t> scaleBits) const {
   assert(blocked && "plain numbers have no blocks");
-  assert(q.size() == static_cast<size_t>(numColumns) && "one integer a column");
-  assert(scaleBits.size() == static_cast<size_t>(numColumns / blockSize) && "one scale a block");
-  const uint8_t *source = rowBytes(row).data();
-  for (int64_t block = 0; block < numColumns / blockSize; ++block) {
-    scaleBits[block] = llvm::support::endian::read16le(source);
-    int8_t *target = q.data() + block * blockSize;
-    if (storage == StorageType::Q8_0) {
-      for (int64_t i = 0; i < blockSize; ++i)
-        target[i] = static_cast<int8_t>(source[2 + i]);
-      source += q8Bytes;
-    } else {
-      for (int64_t i = 0; i < blockSize / 2; ++i) {
-        target[i] = static_cast<int8_t>((source[2 + i] & 15) - 8);
-        target[i + blockSize / 2] = static_cast<int8_t>((source[2 + i] >> 4) - 8);
-      }
-      source += q4Bytes;
-    }
-  }
+  splitBlocks(storage, rowBytes(row), q, scaleBits);
 }

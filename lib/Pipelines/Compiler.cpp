@@ -30,32 +30,38 @@ using namespace sluice;
 
 namespace {
 
-/// Collects the first error that MLIR reports, as one line.
+/// Collects the first error that MLIR reports, as one line, and passes warnings on, one line each.
 class DiagnosticCollector {
 public:
-  explicit DiagnosticCollector(MLIRContext &context)
-      : handler(&context, [this](Diagnostic &diagnostic) {
-          if (diagnostic.getSeverity() != mlir::DiagnosticSeverity::Error || !first.empty())
-            return success();
-          raw_string_ostream os(first);
-          Location location = diagnostic.getLocation();
-          if (auto file = location->findInstanceOf<FileLineColLoc>())
-            os << file.getFilename().getValue() << ":" << file.getLine() << ":" << file.getColumn()
-               << ": ";
-          // Stages carry the weights' names as locations.
-          else if (auto name = location->findInstanceOf<NameLoc>())
-            os << name.getName().getValue() << ": ";
-          os << diagnostic.str();
+  DiagnosticCollector(MLIRContext &context, const std::function<void(StringRef)> &warn)
+      : handler(&context, [this, &warn](Diagnostic &diagnostic) {
+          if (diagnostic.getSeverity() == mlir::DiagnosticSeverity::Warning && warn)
+            warn(lineOf(diagnostic));
+          if (diagnostic.getSeverity() == mlir::DiagnosticSeverity::Error && first.empty())
+            first = lineOf(diagnostic);
           return success();
         }) {}
 
   Error take(const Twine &otherwise) {
-    // Whoever prints it shows a line end that it quotes as something else.
-    StringRef text = StringRef(first).rtrim();
-    return createStringError(text.empty() ? otherwise : Twine(text));
+    return createStringError(first.empty() ? otherwise : Twine(first));
   }
 
 private:
+  static std::string lineOf(Diagnostic &diagnostic) {
+    std::string line;
+    raw_string_ostream os(line);
+    Location location = diagnostic.getLocation();
+    if (auto file = location->findInstanceOf<FileLineColLoc>())
+      os << file.getFilename().getValue() << ":" << file.getLine() << ":" << file.getColumn()
+         << ": ";
+    // Stages carry the weights' names as locations.
+    else if (auto name = location->findInstanceOf<NameLoc>())
+      os << name.getName().getValue() << ": ";
+    os << diagnostic.str();
+    // Whoever prints it shows a line end that it quotes as something else.
+    return StringRef(line).rtrim().str();
+  }
+
   std::string first;
   ScopedDiagnosticHandler handler;
 };
@@ -64,7 +70,7 @@ class Compilation {
 public:
   explicit Compilation(const CompileOptions &options)
       : options(options), context(makeRegistry(), MLIRContext::Threading::DISABLED),
-        diagnostics(context) {
+        diagnostics(context, options.warn) {
     context.loadAllAvailableDialects();
   }
 
@@ -80,6 +86,12 @@ private:
 
   Error importModelFile();
   Error parseStageFile();
+  /// Errors for options that a module which is past the import cannot honour.
+  Error checkStageOptions();
+  /// An error unless the weights of options.model lie where the module expects them.
+  Error checkSameModel();
+  /// Sets the option "weights" of a module at stage model to what `name` means for it.
+  Error chooseWeights(StringRef name);
   Error runStages();
   Error runStage(Stage next);
   Error emitStage(Stage stage);
@@ -88,6 +100,10 @@ private:
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
   StringRef option(StringRef name);
   void setOption(StringRef name, StringRef value);
+  void warnOf(const ModelFiles &files) {
+    if (options.warn)
+      llvm::for_each(files.warnings, options.warn);
+  }
   void report(StringRef what, double done) {
     if (options.progress)
       options.progress(what, done);
@@ -121,11 +137,24 @@ void Compilation::setOption(StringRef name, StringRef value) {
 /// What `auto` means, from what measurements say of accuracy and bytes: a quantized file keeps the
 /// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity
 /// (docs/numerics.md).
-static StringRef automaticFormat(const ModelFiles &files) {
-  if (files.weightsPresent &&
-      storageInfo(files.weights.layers.front().q.tensor.type).blockElements > 1)
-    return "keep";
-  return "int8-g128";
+static StringRef automaticFormat(ModuleOp module) {
+  bool isQuantized = false;
+  module.walk([&](model::LinearOp linear) {
+    isQuantized = linear.getWeight().getDefiningOp<quantized::DequantizeOp>() != nullptr;
+    return WalkResult::interrupt(); // The first one stands for all.
+  });
+  return isQuantized ? "keep" : "int8-g128";
+}
+
+Error Compilation::chooseWeights(StringRef name) {
+  if (name.empty() || name == "auto")
+    name = automaticFormat(*module);
+  else if (name != "keep" && !formats::Format::fromName(name))
+    return createStringError("unknown number format --weights " + name +
+                             ": expected auto, keep, f16, bf16, f32, or int8 or int4 with -g32, "
+                             "-g64, -g128, -g256 or -channel, and optionally -zp");
+  setOption("weights", name);
+  return Error::success();
 }
 
 Error Compilation::importModelFile() {
@@ -133,9 +162,13 @@ Error Compilation::importModelFile() {
   Expected<ModelFiles> files = openModel(options.model);
   if (!files)
     return files.takeError();
+  if (files->weightsPresent && options.syntheticWeights)
+    return createStringError("--synthetic-weights: " + options.model +
+                             " has weights; give its config.json alone to compile without them");
   if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
     return createStringError(files->weightsAbsentReason +
                              "; --synthetic-weights compiles without them");
+  warnOf(*files);
   ImportOptions importOptions;
   if (options.context)
     importOptions.context = options.context;
@@ -144,16 +177,8 @@ Error Compilation::importModelFile() {
   if (!imported)
     return imported.takeError();
   module = std::move(*imported);
-  StringRef weights = options.weights;
-  if (weights.empty() || weights == "auto")
-    weights = automaticFormat(*files);
-  else if (weights != "keep" && !formats::Format::fromName(weights))
-    return createStringError("unknown number format --weights " + weights +
-                             ": expected auto, keep, f16, bf16, f32, or int8 or int4 with -g32, "
-                             "-g64, -g128, -g256 or -channel, and optionally -zp");
-  setOption("weights", weights);
   stage = Stage::Model;
-  return Error::success();
+  return chooseWeights(options.weights);
 }
 
 Error Compilation::parseStageFile() {
@@ -179,18 +204,56 @@ Error Compilation::parseStageFile() {
     return createStringError(options.fromIr + ": the module needs an attribute " + kStageAttr +
                              " that is model, quantized, fused, scheduled, device or plan");
   stage = *parsed;
-  if (!options.model.empty())
-    (*module)->setAttr("model.source", StringAttr::get(&context, options.model));
-  if (!options.weights.empty()) {
-    if (stage != Stage::Model && options.weights != option("weights"))
-      return createStringError("--weights " + options.weights + ": " + options.fromIr +
-                               " is past the stage that chooses formats (it was made for " +
-                               option("weights") + ")");
-    setOption("weights", options.weights == "auto" ? "int8-g128" : options.weights);
+  if (Error error = checkStageOptions())
+    return error;
+  if (stage == Stage::Model)
+    return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
+  return Error::success();
+}
+
+Error Compilation::checkStageOptions() {
+  auto refuse = [&](const Twine &given, const Twine &why) {
+    return createStringError(given + ": " + options.fromIr + " " + why);
+  };
+  if (options.context) {
+    auto config = (*module)->getAttrOfType<DictionaryAttr>("model.config");
+    auto length = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
+    if (!length || length.getInt() != options.context)
+      return refuse("--context " + Twine(options.context),
+                    "is past the import, which chooses the context" +
+                        (length ? " (it has " + Twine(length.getInt()) + " positions)" : Twine()));
   }
+  if (options.syntheticWeights)
+    for (auto weight : module->getOps<model::WeightOp>())
+      if (!weight.isSynthetic())
+        return refuse("--synthetic-weights", "names weights of a file (" + weight.getSymName() +
+                                                 " of " + *weight.getFile() + ")");
+  if (!options.weights.empty() && stage != Stage::Model && options.weights != option("weights"))
+    return refuse("--weights " + options.weights,
+                  "is past the stage that chooses formats (it was made for " + option("weights") +
+                      ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
-    return createStringError("--target " + options.target + ": " + options.fromIr +
-                             " is already scheduled for " + option("target"));
+    return refuse("--target " + options.target, "is already scheduled for " + option("target"));
+  return options.model.empty() ? Error::success() : checkSameModel();
+}
+
+Error Compilation::checkSameModel() {
+  Expected<ModelFiles> files = openModel(options.model);
+  if (!files)
+    return files.takeError();
+  Expected<OwningOpRef<ModuleOp>> imported = importModel(context, *files, {});
+  if (!imported)
+    return imported.takeError();
+  SymbolTable symbols(**imported);
+  for (auto weight : module->getOps<model::WeightOp>()) {
+    auto found = symbols.lookup<model::WeightOp>(weight.getSymName());
+    // File, tensor, place and type.
+    if (!found || found->getAttrDictionary() != weight->getAttrDictionary())
+      return createStringError(options.model + ": is not the model that " + options.fromIr +
+                               " was made for: weight " + weight.getSymName() +
+                               (found ? " lies elsewhere in it" : " is not in it"));
+  }
+  (*module)->setAttr("model.source", StringAttr::get(&context, options.model));
   return Error::success();
 }
 
@@ -256,12 +319,16 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
   Expected<ModelFiles> model = openModel(source.getValue());
   if (!model)
     return model.takeError();
-  Expected<std::string> json = tokenizerJson(*model);
-  if (!json)
-    return json.takeError();
-  if (json->empty()) // a model without a tokenizer still runs on ids
+  if (!options.fromIr.empty()) // else the import has told them
+    warnOf(*model);
+  if (model->tokenizer.empty()) // a model without a tokenizer still runs on ids
     return Error::success();
-  if (Error error = directory.write("tokenizer.json", *json))
+  Expected<runtime::Tokenizer> tokenizer = readTokenizer(*model);
+  if (!tokenizer)
+    return tokenizer.takeError();
+  if (options.warn)
+    llvm::for_each(tokenizer->warnings(), options.warn);
+  if (Error error = directory.write("tokenizer.json", tokenizer->toJson()))
     return error;
   files.push_back({"tokenizer", "tokenizer.json"});
   return Error::success();
@@ -315,6 +382,9 @@ Error Compilation::writeArtifact() {
     return target.takeError();
   std::vector<ArtifactFile> files;
 
+  // First, as it takes no time: a tokenizer that is wrong is known before the work.
+  if (Error error = writeTokenizer(*directory, files))
+    return error;
   nlohmann::json kernels = nlohmann::json::object();
   if (Error error = writeKernels(files, kernels))
     return error;
@@ -324,8 +394,6 @@ Error Compilation::writeArtifact() {
                                  [&](double done) { report("packing weights", done); }))
     return error;
   files.push_back({"weights", "weights.safetensors"});
-  if (Error error = writeTokenizer(*directory, files))
-    return error;
   Expected<std::string> plan = planJson(*module, planTarget(*target), kernels, files, *directory);
   if (!plan)
     return plan.takeError();
@@ -390,16 +458,6 @@ Error Compilation::run() {
 Expected<std::string> sluice::explainModel(const CompileOptions &options, bool json) {
   Compilation compilation(options);
   return compilation.explain(json);
-}
-
-Expected<std::string> sluice::modelTokenizer(StringRef model) {
-  Expected<ModelFiles> files = openModel(model);
-  if (!files)
-    return files.takeError();
-  Expected<std::string> json = tokenizerJson(*files);
-  if (json && json->empty())
-    return createStringError(model + ": has no tokenizer (tokenizer.model or tokenizer.json)");
-  return json;
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

@@ -4,13 +4,13 @@
 #ifndef SLUICE_LIB_PIPELINES_TOKENIZERSOURCE_H
 #define SLUICE_LIB_PIPELINES_TOKENIZERSOURCE_H
 
+#include "sluice-runtime/Tokenizer.h"
 #include "sluice/Import/ModelFiles.h"
 
 namespace sluice {
 
-/// The artifact's tokenizer.json for a model's tokenizer, from whichever form its files have it in;
-/// empty if they have none.
-llvm::Expected<std::string> tokenizerJson(const ModelFiles &files);
+/// A model's tokenizer, from whichever form its files have it in; they must have one.
+llvm::Expected<runtime::Tokenizer> readTokenizer(const ModelFiles &files);
 
 } // namespace sluice
 

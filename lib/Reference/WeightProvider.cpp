@@ -4,6 +4,7 @@
 #include "sluice/Reference/WeightProvider.h"
 
 #include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Formats/Quantizer.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/TensorReader.h"
 
@@ -41,10 +42,13 @@ llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
   matrix.columns = columns;
   matrix.q.resize(rows * columns);
   matrix.scales.resize(rows * matrix.groups());
-  for (int64_t row = 0; row < rows; ++row)
-    reader->readBlocks(row, llvm::MutableArrayRef<int8_t>(matrix.q).slice(row * columns, columns),
-                       llvm::MutableArrayRef<uint16_t>(matrix.scales)
-                           .slice(row * matrix.groups(), matrix.groups()));
+  int64_t groups = matrix.groups();
+  for (int64_t row = 0; row < rows; ++row) {
+    auto scales = llvm::MutableArrayRef(matrix.scales).slice(row * groups, groups);
+    reader->readBlocks(row, llvm::MutableArrayRef(matrix.q).slice(row * columns, columns), scales);
+    if (llvm::Error error = formats::checkFiniteScales(scales, matrix.format, columns, row))
+      return std::move(error);
+  }
   return matrix;
 }
 

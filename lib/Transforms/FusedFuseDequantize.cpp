@@ -28,9 +28,8 @@ Value lookThroughDequantize(Value weight) {
   return exact ? dequantize.getInput() : weight;
 }
 
-RankedTensorType toF16(Type type) {
-  auto tensor = cast<RankedTensorType>(type);
-  return RankedTensorType::get(tensor.getShape(), Float16Type::get(type.getContext()));
+RankedTensorType withElement(Type type, Type element) {
+  return RankedTensorType::get(cast<RankedTensorType>(type).getShape(), element);
 }
 
 struct FusedFuseDequantize : impl::FusedFuseDequantizeBase<FusedFuseDequantize> {
@@ -40,10 +39,13 @@ private:
   void fuse(model::EmbeddingOp op);
   void fuse(model::AttentionOp op);
   void fuse(model::LinearOp op);
-  /// What a product reads for `input`: activations rounded to f16 where the definition says so.
-  Value roundInput(Value input);
+  /// The type that `input` can be stored in so that no product that reads it computes anything
+  /// else, narrower than its own; null if there is none.
+  Type storageOf(Value input);
+  /// What a product reads for `input`.
+  Value storedInput(Value input);
 
-  DenseMap<Value, Value> rounded;
+  DenseMap<Value, Value> storedInputs;
 };
 
 void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
@@ -58,7 +60,7 @@ void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
 
 void FusedFuseDequantize::fuse(model::AttentionOp op) {
   OpBuilder builder(op);
-  Type type = op.getQuery().getType(), half = toF16(type);
+  Type type = op.getQuery().getType(), half = withElement(type, Float16Type::get(&getContext()));
   // Queries that meet f16 (and fp8, which becomes f16) are of that type; others are rounded by
   // attention itself, from float32.
   auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
@@ -71,33 +73,55 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
       builder, op.getLoc(), half, query, /*appended=*/ValueRange(), op.getKeysAttr(),
       op.getValuesAttr(), op.getPositions(), op.getScaleAttr(), /*traffic=*/nullptr,
       /*schedule=*/nullptr);
-  // Layers read the f16 result itself, see roundInput.
+  // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
   op.replaceAllUsesWith(wide);
   op.erase();
 }
 
-Value FusedFuseDequantize::roundInput(Value input) {
+Type FusedFuseDequantize::storageOf(Value input) {
+  // Only what an epilogue computes is stored for its readers: a norm is computed by each of them.
+  Operation *source = input.getDefiningOp();
+  if (!source || !source->hasTrait<OpTrait::Elementwise>())
+    return {};
+  Type common;
+  for (OpOperand &use : input.getUses()) {
+    auto linear = dyn_cast<model::LinearOp>(use.getOwner());
+    if (!linear || use.getOperandNumber() != 0)
+      return {};
+    Type weight = lookThroughDequantize(linear.getWeight()).getType();
+    auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight);
+    Type element = quantized ? quantized.getFormat().getElement() : getElementTypeOrSelf(weight);
+    if (common && element != common)
+      return {};
+    common = element;
+  }
+  return isa_and_nonnull<Float16Type, BFloat16Type>(common) ? common : Type();
+}
+
+Value FusedFuseDequantize::storedInput(Value input) {
   Operation *source = input.getDefiningOp();
   if (auto extend = dyn_cast_or_null<arith::ExtFOp>(source))
     if (cast<RankedTensorType>(extend.getIn().getType()).getElementType().isF16())
       return extend.getIn();
-  if (!isa_and_nonnull<arith::MulFOp>(source))
-    return input;
-  Value &half = rounded[input];
-  if (!half) {
+  Value &stored = storedInputs[input];
+  if (stored)
+    return stored;
+  stored = input;
+  if (Type element = storageOf(input)) {
     OpBuilder builder(&getContext());
     builder.setInsertionPointAfter(source);
-    half = arith::TruncFOp::create(builder, source->getLoc(), toF16(input.getType()), input);
+    stored = arith::TruncFOp::create(builder, source->getLoc(),
+                                     withElement(input.getType(), element), input);
   }
-  return half;
+  return stored;
 }
 
 void FusedFuseDequantize::fuse(model::LinearOp op) {
   OpBuilder builder(op);
   int64_t rows = op.getWeight().getType().getDimSize(0);
   auto matvec = fused::MatvecOp::create(
-      builder, op.getLoc(), TypeRange(op.getResult().getType()), roundInput(op.getInput()),
+      builder, op.getLoc(), TypeRange(op.getResult().getType()), storedInput(op.getInput()),
       ValueRange(lookThroughDequantize(op.getWeight())), builder.getDenseI64ArrayAttr(rows),
       /*order=*/nullptr, /*traffic=*/nullptr,
       /*schedule=*/nullptr);
@@ -109,7 +133,7 @@ void FusedFuseDequantize::fuse(model::LinearOp op) {
 }
 
 void FusedFuseDequantize::runOnOperation() {
-  rounded.clear();
+  storedInputs.clear();
   // In program order, so that a layer finds the f16 results of the attention before it.
   WalkResult walk = getOperation().walk([&](Operation *op) {
     if (auto linear = dyn_cast<model::LinearOp>(op);

@@ -19,20 +19,20 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
-/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
-/// an epilogue sees 8 or 16 rows.
+/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, of
+/// which an epilogue sees 8 or 16 rows; fp8 elements are left to attention, too.
 bool appendsElements(model::CacheAppendOp append) {
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
-  return cache && !cache.getCacheType().getEncoding().isInteger();
+  return cache && cache.getCacheType().getEncoding().bits() >= 16;
 }
 
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
-  // Epilogues compute in float32 and round to f16 at most.
+  // Epilogues compute in float32 and round to 16 bits at most.
   if (isa<arith::AddFOp, arith::MulFOp>(op))
     return getElementTypeOrSelf(op->getResult(0)).isF32();
   if (isa<arith::TruncFOp>(op))
-    return getElementTypeOrSelf(op->getResult(0)).isF16();
+    return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
     return appendsElements(append);
   return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp>(op);

@@ -19,25 +19,6 @@ using quantized::LayoutAttr;
 using quantized::LayoutKind;
 using quantized::QuantizedTensorType;
 
-/// A format for one weight and why it was taken.
-struct Decision {
-  FormatAttr format;
-  std::string reason;
-};
-
-/// The format that a weight of `columns` columns gets when `asked` is what the user wants.
-Decision decide(FormatAttr asked, int64_t columns) {
-  int64_t group = asked.getGroup();
-  if (!asked.isInteger() || group == FormatAttr::kChannel || columns % group == 0)
-    return {asked, "asked for"};
-  MLIRContext *context = asked.getContext();
-  std::string misfit = llvm::formatv("{0} columns are not a multiple of {1}", columns, group);
-  for (int64_t smaller = group / 2; smaller >= 32; smaller /= 2)
-    if (columns % smaller == 0)
-      return {FormatAttr::get(context, asked.getElement(), smaller, asked.getZeroPoint()), misfit};
-  return {FormatAttr::fromName(context, "f16"), misfit + ", nor of any smaller group"};
-}
-
 struct QuantizedQuantizeWeights : impl::QuantizedQuantizeWeightsBase<QuantizedQuantizeWeights> {
   using QuantizedQuantizeWeightsBase::QuantizedQuantizeWeightsBase;
   void runOnOperation() override;
@@ -45,51 +26,68 @@ struct QuantizedQuantizeWeights : impl::QuantizedQuantizeWeightsBase<QuantizedQu
 private:
   /// The float matrix that takes the place of `weight`: `weight` itself if its format stays.
   Value quantize(Value weight, FormatAttr asked);
+  /// Notes that `weight` has another format than the one asked for.
+  void leave(Value weight, FormatAttr asked, FormatAttr found, StringRef reason);
+
+  /// Weights that do not get what was asked for: "blk.0.ffn_down is f16, as decided before".
+  SmallVector<std::pair<Location, std::string>> left;
 };
+
+/// The name of a weight's symbol, if it has one.
+static std::string nameOf(Value weight) {
+  Value stored = weight;
+  while (Operation *op = stored.getDefiningOp()) {
+    if (auto parameter = dyn_cast<model::ParameterOp>(op))
+      return parameter.getWeight().str();
+    if (!isa<quantized::QuantizeOp, quantized::DequantizeOp>(op))
+      break;
+    stored = op->getOperand(0);
+  }
+  return "a weight";
+}
+
+void QuantizedQuantizeWeights::leave(Value weight, FormatAttr asked, FormatAttr found,
+                                     StringRef reason) {
+  remark::missed(weight.getLoc(), remark::RemarkOpts::name("not-as-asked").category(DEBUG_TYPE))
+      << remark::reason("{0} instead of {1}: {2}", found.getName(), asked.getName(), reason.str());
+  left.emplace_back(weight.getLoc(),
+                    llvm::formatv("{0} is {1}, {2}", nameOf(weight), found.getName(), reason));
+}
 
 Value QuantizedQuantizeWeights::quantize(Value weight, FormatAttr asked) {
   auto dequantize = weight.getDefiningOp<quantized::DequantizeOp>();
   Value stored = dequantize ? Value(dequantize.getInput()) : weight;
   Operation *source = stored.getDefiningOp();
-  if (source && (isa<quantized::QuantizeOp>(source) || source->hasAttr("sluice.decision")))
-    return weight; // Decided by an earlier run or by hand.
-  if (!isa_and_nonnull<model::ParameterOp>(source)) {
-    remark::missed(weight.getLoc(),
-                   remark::RemarkOpts::name("not-a-parameter").category(DEBUG_TYPE))
-        << remark::reason("a weight that is computed cannot be quantized");
-    return weight;
-  }
   auto type = cast<RankedTensorType>(weight.getType());
-  if (!type.hasStaticShape())
-    return weight;
   auto storedType = dyn_cast<QuantizedTensorType>(stored.getType());
   FormatAttr present = storedType ? storedType.getFormat()
                                   : FormatAttr::get(&getContext(), type.getElementType(),
                                                     FormatAttr::kChannel, false);
-  Decision decision = decide(asked, type.getDimSize(1));
-  if (decision.format != asked)
-    remark::analysis(weight.getLoc(), remark::RemarkOpts::name("other-format").category(DEBUG_TYPE))
-        << remark::reason("{0} instead of {1}: {2}", decision.format.getName(), asked.getName(),
-                          decision.reason);
-  OpBuilder builder(&getContext());
-  auto record = [&](Operation *op) {
-    op->setDiscardableAttr("sluice.decision", builder.getStringAttr(decision.format.getName()));
-    op->setDiscardableAttr("sluice.reason", builder.getStringAttr(decision.reason));
-  };
-  if (decision.format == present) {
-    // Not what was asked for, so the reason is worth knowing even though nothing changes.
-    if (decision.format != asked)
-      record(source);
+  if (source && (isa<quantized::QuantizeOp>(source) || source->hasAttr("sluice.decision"))) {
+    if (present != asked)
+      leave(weight, asked, present, "as decided before");
+    return weight;
+  }
+  if (present == asked)
+    return weight;
+  if (!isa_and_nonnull<model::ParameterOp>(source)) {
+    leave(weight, asked, present, "because a weight that is computed cannot be quantized");
+    return weight;
+  }
+  if (!type.hasStaticShape()) {
+    leave(weight, asked, present, "because its shape is not known");
     return weight;
   }
 
+  OpBuilder builder(&getContext());
   builder.setInsertionPointAfterValue(weight);
   auto rows = LayoutAttr::get(&getContext(), LayoutKind::Rows, 0);
   auto quantize = quantized::QuantizeOp::create(
       builder, weight.getLoc(),
-      QuantizedTensorType::get(&getContext(), type.getShape(), decision.format, rows), weight);
-  record(quantize);
-  LDBG() << decision.format.getName() << " for " << *source;
+      QuantizedTensorType::get(&getContext(), type.getShape(), asked, rows), weight);
+  quantize->setDiscardableAttr("sluice.decision", builder.getStringAttr(asked.getName()));
+  quantize->setDiscardableAttr("sluice.reason", builder.getStringAttr("asked for"));
+  LDBG() << asked.getName() << " for " << *source;
   return quantized::DequantizeOp::create(builder, weight.getLoc(), type.clone(builder.getF32Type()),
                                          quantize);
 }
@@ -105,6 +103,7 @@ void QuantizedQuantizeWeights::runOnOperation() {
                                           "optionally -zp";
     return signalPassFailure();
   }
+  left.clear();
   DenseMap<Value, Value> replacements;
   getOperation().walk([&](model::LinearOp linear) {
     Value weight = linear.getWeight();
@@ -113,6 +112,12 @@ void QuantizedQuantizeWeights::runOnOperation() {
       entry->second = quantize(weight, asked);
     linear.getWeightMutable().assign(entry->second);
   });
+  if (left.empty())
+    return;
+  auto &[location, first] = left.front();
+  InFlightDiagnostic warning = emitWarning(location) << scheme << " was asked for, but " << first;
+  if (left.size() > 1)
+    warning << " (and " << left.size() - 1 << " more)";
 }
 } // namespace
 } // namespace sluice

@@ -7,6 +7,8 @@
 #include "sluice-support/Text.h"
 
 #include <cerrno>
+#include <charconv>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <fstream>
@@ -27,8 +29,21 @@ std::shared_ptr<const Artifact> sluice::runtime::openArtifact(const fs::path &di
   return Artifact::open(directory, options);
 }
 
+static void checkThreads(const SessionOptions &options, const std::string &device) {
+  if (options.deviceOptions.threads != 0 && device != "cpu")
+    throw Error("--threads " + std::to_string(options.deviceOptions.threads) + ": device " +
+                device + " has no number of threads to choose");
+}
+
+Tokenizer sluice::runtime::openTokenizer(const fs::path &directory) {
+  ArtifactOptions options;
+  options.tokenizerOnly = true;
+  return Artifact::open(directory, options)->tokenizer();
+}
+
 Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
                                      SessionOptions options) {
+  checkThreads(options, options.device.empty() ? defaultDevice(artifact->plan()) : options.device);
   Progress progress;
   if (!options.deviceOptions.onProgress)
     options.deviceOptions.onProgress = [&](uint64_t done, uint64_t total) {
@@ -65,6 +80,53 @@ std::string sluice::runtime::readTextFile(const fs::path &path) {
   return text;
 }
 
+CLI::Validator sluice::runtime::wholeNumber(bool isUnsigned) {
+  return {[isUnsigned](std::string &text) -> std::string {
+            const char *begin = text.data() + text.starts_with('+'),
+                       *end = text.data() + text.size();
+            int64_t number = 0;
+            uint64_t natural = 0;
+            auto [rest, error] = isUnsigned ? std::from_chars(begin, end, natural)
+                                            : std::from_chars(begin, end, number);
+            if (error == std::errc::result_out_of_range)
+              return text + " does not fit in 64 bits";
+            if (error != std::errc() || rest != end)
+              return '"' + text + "\" is not a whole number" + (isUnsigned ? " of at least 0" : "");
+            // CLI11 takes a leading 0 for octal.
+            text = isUnsigned ? std::to_string(natural) : std::to_string(number);
+            return {};
+          },
+          ""};
+}
+
+CLI::Validator sluice::runtime::realNumber() {
+  return {[](std::string &text) -> std::string {
+            const char *begin = text.data() + text.starts_with('+'),
+                       *end = text.data() + text.size();
+            float number = 0;
+            auto [rest, error] = std::from_chars(begin, end, number);
+            if (error == std::errc::result_out_of_range)
+              return text + " does not fit in a float";
+            if (error != std::errc() || rest != end || !std::isfinite(number))
+              return '"' + text + "\" is not a finite number";
+            return {};
+          },
+          ""};
+}
+
+/// What can be known to be wrong before a model is compiled or a text is read.
+static void checkInputs(const CommandHooks &hooks, const std::string &model,
+                        const SessionOptions &session) {
+  std::error_code ignored;
+  if (!fs::exists(model, ignored))
+    throw Error(model + ": there is no such " +
+                (hooks.resolve ? "file or directory" : "directory"));
+  if (session.device.empty())
+    return;
+  createDevice(session.device); // throws if there is none of this name
+  checkThreads(session, session.device);
+}
+
 static fs::path resolveModel(const CommandHooks &hooks, const std::string &model,
                              const CompileHints &hints) {
   return hooks.resolve ? hooks.resolve(model, hints) : fs::path(model);
@@ -74,7 +136,7 @@ static Tokenizer resolveTokenizer(const CommandHooks &hooks, const std::string &
   if (hooks.loadTokenizer)
     return hooks.loadTokenizer(model);
   if (Artifact::isArtifact(model))
-    return Tokenizer::fromFile(openArtifact(model)->filePath("tokenizer"));
+    return openTokenizer(model);
   return Tokenizer::fromFile(model);
 }
 
@@ -96,33 +158,41 @@ static void addSession(CLI::App &command, SessionOptions &options) {
   command
       .add_option("--threads", options.deviceOptions.threads,
                   "threads of the cpu device (default: one for each CPU)")
-      ->check(CLI::Range(1, 1024));
+      ->check(CLI::Range(1, 1024))
+      ->transform(wholeNumber());
 }
 
 static void addSampling(CLI::App &command, SamplingOptions &options) {
   command
       .add_option("--temp", options.temperature,
                   "temperature: 0 always takes the most likely token, more is more varied")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(realNumber());
   command.add_option("--top-k", options.topK, "choose among the k most likely tokens, 0 among all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(wholeNumber());
   command
       .add_option("--top-p", options.topP,
                   "choose among the likeliest tokens that reach p together")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(realNumber());
   command
       .add_option("--min-p", options.minP,
                   "leave out tokens less likely than this share of the likeliest")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(realNumber());
   command
       .add_option("--repeat-penalty", options.repetitionPenalty,
                   "over 1 makes recent tokens less likely")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(realNumber());
   command
       .add_option("--repeat-window", options.repetitionWindow, "how many tokens are recent, -1 all")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(wholeNumber());
   command.add_option("--seed", options.seed, "the same seed gives the same tokens")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(wholeNumber(/*isUnsigned=*/true));
 }
 
 CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hooks) {
@@ -144,7 +214,8 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
   command->add_option("-f,--file", state->file, "file with the text to continue")->excludes(prompt);
   command
       ->add_option("-n,--tokens", options.generate.maxTokens, "new tokens at most, -1 for no limit")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(wholeNumber());
   addSampling(*command, options.generate.sampling);
   command
       ->add_option("--stop", options.generate.stops,
@@ -157,22 +228,25 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
   command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
   command->add_flag("--special", options.parseSpecial,
                     "names such as <|im_end|> in the prompt are control tokens");
-  command->add_flag("--no-echo", state->noEcho, "print the new text without the prompt");
+  command->add_flag("--no-echo", state->noEcho, "print the new text (or ids) without the prompt");
   addSession(*command, options.session);
   command->callback([state, hooks, command] {
     RunOptions &options = state->options;
+    checkInputs(hooks, state->model, options.session);
+    options.generate.validate();
     if (command->count("--prompt") + command->count("--file") == 0)
       throw Error("run needs a text to continue: give --prompt or --file");
     if (command->count("--file") || options.prompt == "-") {
       options.prompt = readTextFile(command->count("--file") ? state->file : "-");
       // Editors and echo end a text with a line end that is not meant.
-      if (!options.prompt.empty() && options.prompt.back() == '\n')
-        options.prompt.pop_back();
+      if (options.prompt.ends_with('\n'))
+        options.prompt.erase(options.prompt.size() - (options.prompt.ends_with("\r\n") ? 2 : 1));
     }
     options.addBos = !state->noBos;
     options.echo = !state->noEcho;
-    options.generate.sampling.validate();
-    runModel(resolveModel(hooks, state->model, {options.session.device, 0}), options);
+    runModel(resolveModel(hooks, state->model,
+                          {.device = options.session.device, .needsTokenizer = true}),
+             options);
   });
   return command;
 }
@@ -180,30 +254,59 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
 CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     PerplexityCommandOptions options;
-    std::string model;
+    std::string model, file, reference, referenceDevice;
   };
   auto state = std::make_shared<State>();
   CLI::App *command =
       addCommand(app, "perplexity", "How well a model predicts a text: lower is better",
                  "  perplexity llama-4m.sluice -f alice.txt\n"
-                 "  perplexity llama-4m.sluice -f alice.txt -c 256 --windows 10");
+                 "  perplexity llama-4m.sluice -f alice.txt -c 256 --windows 10\n"
+                 "  perplexity llama-4m-int4.sluice --against llama-4m-f16.sluice -f alice.txt");
   addModel(*command, state->model, hooks);
-  command->add_option("-f,--file", state->options.file, "the text; - reads standard input")
-      ->required();
+  command->add_option("-f,--file", state->file, "the text; - reads standard input")->required();
+  CLI::Option *against = command->add_option(
+      "--against", state->reference,
+      "also print how far the predictions are from this reference's, as KL(reference || MODEL), "
+      "and how often both have the same first choice: " +
+          hooks.referenceHelp);
+  command
+      ->add_option("--against-device", state->referenceDevice,
+                   "where the reference runs (default: as --device)")
+      ->needs(against);
   command
       ->add_option("-c,--context", state->options.perplexity.window,
                    "tokens a window; the second half of each is scored")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t(4), int64_t(1) << 24))
+      ->transform(wholeNumber());
   command
       ->add_option("--windows", state->options.perplexity.maxWindows,
-                   "score only so many windows (default: all)")
-      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+                   "how many windows to score, from the first on (default: all)")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40))
+      ->transform(wholeNumber());
   addSession(*command, state->options.session);
-  command->callback([state, hooks] {
-    const PerplexityCommandOptions &options = state->options;
-    measurePerplexity(
-        resolveModel(hooks, state->model, {options.session.device, options.perplexity.window}),
-        options);
+  command->callback([state, hooks, against] {
+    PerplexityCommandOptions &options = state->options;
+    // Known before a model is compiled, which can take long.
+    checkInputs(hooks, state->model, options.session);
+    options.text = readTextFile(state->file);
+    if (against->count() && !fs::exists(state->reference))
+      throw Error("--against " + state->reference + ": there is no such file or directory");
+    int64_t window = options.perplexity.window;
+    fs::path artifact =
+        resolveModel(hooks, state->model,
+                     {.device = options.session.device, .context = window, .needsTokenizer = true});
+    if (against->count()) {
+      options.referenceSession = options.session;
+      if (!state->referenceDevice.empty())
+        options.referenceSession.device = state->referenceDevice;
+      options.reference = resolveModel(hooks, state->reference,
+                                       {.device = options.referenceSession.device,
+                                        .context = window,
+                                        .isReference = true,
+                                        .needsTokenizer = true});
+    }
+    measurePerplexity(artifact, options);
   });
   return command;
 }
@@ -212,7 +315,7 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
   struct State {
     TokenizeOptions options;
     std::string model;
-    bool noBos = false;
+    bool noBos = false, noEos = false;
   };
   auto state = std::make_shared<State>();
   CLI::App *command = addCommand(app, "tokenize", "Show the tokens of a text",
@@ -222,13 +325,20 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
   command->add_option("TEXT", state->options.text, "the text (default: standard input)");
   command->add_flag("--ids", state->options.ids, "print the ids on one line and nothing else");
   command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
+  command->add_flag("--no-eos", state->noEos,
+                    "do not end with the token that some models have after each text");
   command->add_flag("--special", state->options.parseSpecial,
                     "names such as <|im_end|> are control tokens");
   command->callback([state, hooks, command] {
+    checkInputs(hooks, state->model, {});
     if (command->count("TEXT") == 0)
       state->options.text = readTextFile("-");
     state->options.addBos = !state->noBos;
-    tokenizeText(resolveTokenizer(hooks, state->model), state->options);
+    state->options.addEos = !state->noEos;
+    Tokenizer tokenizer = resolveTokenizer(hooks, state->model);
+    for (const std::string &line : tokenizer.warnings())
+      printWarning(line);
+    tokenizeText(tokenizer, state->options);
   });
   return command;
 }
@@ -248,35 +358,63 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
   command
       ->add_option("--context", options.context,
                    "positions in the cache (default: 512, or all if there are fewer)")
-      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40))
+      ->transform(wholeNumber());
   command
       ->add_option("-n,--tokens", options.tokens,
                    "tokens of one measurement (default: half a second of them)")
-      ->check(CLI::Range(int64_t(1), int64_t(1) << 40));
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 40))
+      ->transform(wholeNumber());
   command->add_option("--repeat", options.repetitions, "measurements, of which the median counts")
       ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->transform(wholeNumber());
   addSampling(*command, options.sampling);
   command->add_flag("--per-kernel", options.perKernel, "time, bytes and speed of each kernel");
   command->add_flag("--json", options.json, "print JSON");
   addSession(*command, options.session);
   command->callback([state, hooks] {
     const BenchOptions &options = state->options;
+    checkInputs(hooks, state->model, options.session);
     options.sampling.validate();
     bench(resolveModel(hooks, state->model, {options.session.device, options.context}), options);
   });
   return command;
 }
 
-int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv) {
+/// One line, whatever a message quotes.
+static void printMessage(const char *kind, const std::string &message) {
+  std::fprintf(stderr, "sluice: %s: %s\n", kind, printable(message, 4000).c_str());
+}
+
+void sluice::runtime::printWarning(const std::string &line) { printMessage("warning", line); }
+
+/// An option that is given has a value, except for texts, which may be empty.
+static void requireValues(CLI::App &app) {
+  for (CLI::App *command : app.get_subcommands([](CLI::App *) { return true; }))
+    for (CLI::Option *option : command->get_options())
+      if (option->get_expected_max() > 0 && !option->check_name("--prompt") &&
+          !option->check_name("TEXT"))
+        option->transform(CLI::Validator(
+            [](std::string &text) { return text.empty() ? std::string("must not be empty") : ""; },
+            ""));
+}
+
+int sluice::runtime::runCommandLine(CLI::App &app, int argc, const char *const *argv,
+                                    const std::function<std::string(std::string message)> &rename) {
   // Writing to a closed pipe is noticed where it happens instead of ending the process there.
   std::signal(SIGPIPE, SIG_IGN);
-  auto fail = [](const std::string &message, int status) {
-    // One line, whatever a message quotes.
-    std::fprintf(stderr, "sluice: error: %s\n", printable(message, 4000).c_str());
+  auto fail = [&](const std::string &message, int status) {
+    printMessage("error", rename ? rename(message) : message);
     return status;
   };
+  requireValues(app);
   try {
+    if (argc < 2) {
+      writeText(stdout, app.help());
+      flush(stdout);
+      return 0;
+    }
     app.parse(argc, argv);
     flush(stdout);
     return 0;

@@ -70,7 +70,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   GenerateResult result = generate(session, prompt, options.generate, callbacks);
 
   if (options.tokenIds) {
-    std::vector<int32_t> ids = prompt;
+    std::vector<int32_t> ids;
+    if (options.echo)
+      ids = prompt;
     ids.insert(ids.end(), result.ids.begin(), result.ids.end());
     writeText(out, joinIds(ids));
   }
@@ -86,42 +88,12 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   InterruptGuard::check();
 }
 
-void sluice::runtime::measurePerplexity(const std::filesystem::path &path,
-                                        const PerplexityCommandOptions &options, std::FILE *out) {
-  std::string text = readTextFile(options.file);
-  std::shared_ptr<const Artifact> artifact = openArtifact(path);
-  const Tokenizer &tokenizer = artifact->tokenizer();
-  std::vector<int32_t> ids = tokenizer.encode(text, tokenizer.addsBos());
-  Session session = openSession(artifact, options.session);
-
-  InterruptGuard guard;
-  PerplexityResult result;
-  {
-    Progress progress;
-    result = perplexity(session, ids, tokenizer.addsBos() ? tokenizer.bosId() : -1,
-                        options.perplexity, [&](const PerplexityResult &soFar, double done) {
-                          std::string line = format("%.0f%%", 100 * done);
-                          if (soFar.windows)
-                            line += format(", perplexity %.4f", soFar.perplexity);
-                          progress.show(line);
-                          return !InterruptGuard::interrupted();
-                        });
-  }
-  InterruptGuard::check();
-  writeText(out, format("%lld windows of %lld tokens, %lld tokens scored\nmean negative log "
-                        "likelihood: %.6f nats\n"
-                        "perplexity: %.4f\n",
-                        static_cast<long long>(result.windows),
-                        static_cast<long long>(options.perplexity.window),
-                        static_cast<long long>(result.tokens), result.meanNegativeLogLikelihood,
-                        result.perplexity));
-  flush(out);
-}
-
 void sluice::runtime::tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
                                    std::FILE *out) {
   std::vector<int32_t> ids =
       tokenizer.encode(options.text, options.addBos && tokenizer.addsBos(), options.parseSpecial);
+  if (options.addEos && tokenizer.closingId() >= 0)
+    ids.push_back(tokenizer.closingId());
   if (options.ids) {
     writeText(out, joinIds(ids) + "\n");
   } else {

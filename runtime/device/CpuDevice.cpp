@@ -96,6 +96,7 @@ public:
 
   void load(std::shared_ptr<const Artifact> newArtifact) override;
   void run(uint32_t step) override;
+  void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
   std::vector<double> profile(uint32_t step) override;
   void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) override;
   void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) override;
@@ -309,6 +310,15 @@ void CpuDevice::run(uint32_t index) {
       runPart(step, step.launches[i], thread);
     }
   });
+}
+
+void CpuDevice::trace(uint32_t index, const std::function<bool(size_t)> &afterLaunch) {
+  const BoundStep &step = steps.at(index);
+  for (size_t i = 0; i < step.launches.size(); ++i) {
+    pool->run([&](int thread) { runPart(step, step.launches[i], thread); });
+    if (!afterLaunch(i))
+      return;
+  }
 }
 
 std::vector<double> CpuDevice::profile(uint32_t index) {

@@ -65,6 +65,13 @@ private:
 
 } // namespace
 
+void GenerateOptions::validate() const {
+  if (maxTokens < -1)
+    throw Error("the number of new tokens is " + std::to_string(maxTokens) +
+                ", expected at least 0, or -1 for no limit");
+  sampling.validate();
+}
+
 GenerateResult sluice::runtime::generate(Session &session, std::span<const int32_t> prompt,
                                          const GenerateOptions &options,
                                          const GenerateCallbacks &callbacks) {
@@ -77,9 +84,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
         "the prompt has " + std::to_string(prompt.size()) + " tokens, but only " +
         std::to_string(room) +
         " positions of the context are left; compile the model with a longer one (--context)");
-  if (options.maxTokens < -1)
-    throw Error("the number of new tokens is " + std::to_string(options.maxTokens) +
-                ", expected at least 0, or -1 for no limit");
+  options.validate();
   for (int32_t id : prompt)
     if (id < 0 || id >= artifact.model().vocabSize)
       throw Error("token " + std::to_string(id) +

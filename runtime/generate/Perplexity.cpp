@@ -8,14 +8,50 @@
 
 using namespace sluice::runtime;
 
-PerplexityResult
-sluice::runtime::perplexity(Session &session, std::span<const int32_t> ids, int32_t bosId,
-                            const PerplexityOptions &options,
-                            const std::function<bool(const PerplexityResult &, double)> &onToken) {
+namespace {
+
+/// Divergence position by position; the variance by Welford's recurrence.
+class DivergenceStatistics {
+public:
+  void add(std::span<const float> reference, std::span<const float> logits) {
+    double value = klDivergence(reference, logits), delta = value - mean;
+    count += 1;
+    mean += delta / count;
+    squares += delta * (value - mean);
+    if (greedy(reference) == greedy(logits))
+      same += 1;
+  }
+  Divergence result() const {
+    return {mean, std::sqrt(squares / (count - 1) / count), same / count};
+  }
+
+private:
+  double count = 0, mean = 0, same = 0;
+  /// Sum of squared differences from the mean.
+  double squares = 0;
+};
+
+} // namespace
+
+static void checkWindow(Session &session, int64_t window, const char *whose) {
   int64_t context = session.artifact().model().contextLength;
-  if (options.window < 4 || options.window > context)
-    throw Error("the window is " + std::to_string(options.window) +
-                " tokens, expected 4 to the model's context of " + std::to_string(context));
+  if (window < 4 || window > context)
+    throw Error("the window is " + std::to_string(window) + " tokens, expected 4 to the " + whose +
+                "'s context of " + std::to_string(context));
+}
+
+PerplexityResult sluice::runtime::perplexity(
+    Session &session, std::span<const int32_t> ids, int32_t bosId, const PerplexityOptions &options,
+    const std::function<bool(const PerplexityResult &, double)> &onToken, Session *reference) {
+  checkWindow(session, options.window, "model");
+  if (reference) {
+    checkWindow(*reference, options.window, "reference");
+    int64_t found = reference->artifact().model().vocabSize,
+            expected = session.artifact().model().vocabSize;
+    if (found != expected)
+      throw Error("the reference's vocabulary has " + std::to_string(found) +
+                  " tokens, expected the model's " + std::to_string(expected));
+  }
   if (options.maxWindows < 0)
     throw Error("the number of windows is " + std::to_string(options.maxWindows) +
                 ", expected at least 1, or 0 for all");
@@ -28,17 +64,25 @@ sluice::runtime::perplexity(Session &session, std::span<const int32_t> ids, int3
 
   PerplexityResult result;
   double sum = 0;
+  DivergenceStatistics divergence;
   int64_t first = options.window / 2;
   for (int64_t w = 0; w < windows; ++w) {
     std::span<const int32_t> window = ids.subspan(w * options.window, options.window);
     session.reset();
+    if (reference)
+      reference->reset();
     // The last token is only predicted.
     for (int64_t i = 0; i + 1 < options.window; ++i) {
       int32_t token = i == 0 && bosId >= 0 ? bosId : window[i];
-      if (i < first)
+      if (i < first) {
         session.append(token);
-      else
-        sum += negativeLogLikelihood(session.decode(token), window[i + 1]);
+        if (reference)
+          reference->append(token);
+      } else {
+        sum += session.score(token, window[i + 1]);
+        if (reference)
+          divergence.add(reference->decode(token), session.logits());
+      }
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);
       if (onToken && !onToken(result, done))
@@ -48,6 +92,8 @@ sluice::runtime::perplexity(Session &session, std::span<const int32_t> ids, int3
     result.tokens += options.window - 1 - first;
     result.meanNegativeLogLikelihood = sum / static_cast<double>(result.tokens);
     result.perplexity = std::exp(result.meanNegativeLogLikelihood);
+    if (reference)
+      result.divergence = divergence.result();
   }
   return result;
 }

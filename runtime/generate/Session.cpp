@@ -4,10 +4,15 @@
 #include "sluice-runtime/Session.h"
 
 #include "sluice-support/Float16.h"
+#include "sluice-support/Text.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 using namespace sluice::runtime;
+using sluice::support::printable;
 
 Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions &options)
     : theArtifact(std::move(artifact)) {
@@ -46,15 +51,25 @@ void Session::append(int32_t token) {
 }
 
 int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> history) {
-  if (!nextBuffer || sampler.needsHistory())
-    return sampler.sample(decode(token), history);
+  if (!nextBuffer || sampler.needsHistory()) {
+    std::span<const float> scores = decode(token);
+    try {
+      return sampler.sample(scores, history);
+    } catch (const Error &error) {
+      throw explained(error);
+    }
+  }
   sampling::SamplingWords words = sampler.nextWords();
   theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&words, 1)));
   append(token);
   int32_t chosen = *static_cast<const int32_t *>(theDevice->output(*nextBuffer));
   if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
-    // Says what is wrong with the logits.
-    (void)greedy(logits());
+    try {
+      // Says what is wrong with the logits.
+      (void)greedy(logits());
+    } catch (const Error &error) {
+      throw explained(error);
+    }
     throw Error("the device chose token " + std::to_string(chosen) + " of a vocabulary of " +
                 std::to_string(theArtifact->model().vocabSize));
   }
@@ -64,6 +79,75 @@ int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> 
 std::span<const float> Session::decode(int32_t token) {
   append(token);
   return logits();
+}
+
+double Session::score(int32_t token, int32_t target) {
+  std::span<const float> scores = decode(token);
+  try {
+    return negativeLogLikelihood(scores, target);
+  } catch (const Error &error) {
+    throw explained(error);
+  }
+}
+
+Error Session::explained(const Error &error) {
+  std::span<const float> scores = logits();
+  if (std::all_of(scores.begin(), scores.end(), [](float logit) { return std::isfinite(logit); }))
+    return error;
+  std::string where = firstNonFinite();
+  return Error(error.what() + (where.empty() ? "" : "; " + where));
+}
+
+std::string Session::firstNonFinite() {
+  const Plan &plan = theArtifact->plan();
+  std::string found;
+  // Inputs and caches of the last step are still in place, so that it does the same again.
+  theDevice->trace(decodeStep, [&](size_t index) {
+    const Launch &launch = plan.steps[decodeStep].launches[index];
+    for (uint32_t argument : launch.arguments) {
+      BufferKind kind = plan.buffers[argument].kind;
+      if (kind == BufferKind::Weights || kind == BufferKind::Input)
+        continue;
+      // What the launch reads was checked after the one that wrote it, so this is a result.
+      if (std::optional<std::string> element = nonFiniteElement(argument)) {
+        found = "the first result that is not finite is " + *element + ", of kernel \"" +
+                printable(launch.kernel) + "\" for \"" + printable(launch.label) + "\"";
+        return false;
+      }
+    }
+    return true;
+  });
+  return found;
+}
+
+std::optional<std::string> Session::nonFiniteElement(uint32_t index) {
+  const Buffer &buffer = theArtifact->plan().buffers[index];
+  // Infinity and NaN have all bits of the exponent set.
+  uint32_t exponent = buffer.type == "f32"    ? 0x7F800000
+                      : buffer.type == "f16"  ? 0x7C00
+                      : buffer.type == "bf16" ? 0x7F80
+                                              : 0;
+  if (!exponent)
+    return std::nullopt;
+  const size_t width = buffer.type == "f32" ? 4 : 2;
+  std::vector<std::byte> part(std::min<uint64_t>(buffer.bytes, 1 << 20));
+  for (uint64_t begin = 0; begin < buffer.bytes; begin += part.size()) {
+    part.resize(std::min<uint64_t>(part.size(), buffer.bytes - begin));
+    theDevice->read(index, begin, part);
+    for (size_t at = 0; at + width <= part.size(); at += width) {
+      uint32_t bits = 0;
+      std::memcpy(&bits, part.data() + at, width);
+      if ((bits & exponent) != exponent)
+        continue;
+      const uint32_t fraction = (1u << std::countr_zero(exponent)) - 1;
+      std::string value = bits & fraction                ? "NaN"
+                          : bits >> (8 * width - 1) != 0 ? "-infinity"
+                                                         : "infinity";
+      return "element " + std::to_string((begin + at) / width) + " of buffer \"" +
+             printable(buffer.name) + "\" (" + buffer.type + "), " + value;
+    }
+  }
+  return std::nullopt;
 }
 
 std::span<const float> Session::logits() {

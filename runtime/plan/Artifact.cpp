@@ -58,6 +58,8 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
   for (const auto &[role, info] : plan.files)
     total += info.bytes;
   for (const auto &[role, info] : plan.files) {
+    if (options.tokenizerOnly && role != "tokenizer")
+      continue;
     uint64_t limit = role == "tokenizer" ? maxJsonBytes : UINT64_MAX;
     auto file = std::make_unique<MappedFile>((directory / info.name).string(), limit);
     const std::string &path = file->path();
@@ -97,7 +99,7 @@ std::shared_ptr<const Artifact> Artifact::open(const fs::path &directory,
     }
   }
   for (const Buffer &buffer : plan.buffers)
-    if (buffer.kind == BufferKind::Weights && !buffer.synthetic)
+    if (buffer.kind == BufferKind::Weights && !buffer.synthetic && !options.tokenizerOnly)
       artifact->weights(buffer);
 
   if (artifact->files.count("tokenizer")) {

@@ -3,20 +3,20 @@
 
 #include "sluice-runtime/Sampling.h"
 
+#include "sluice-support/NumberText.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>
-#include <sstream>
 
 using namespace sluice::runtime;
+namespace support = sluice::support;
 
 template <typename T> static void require(bool ok, const char *option, T value, const char *range) {
-  if (ok)
-    return;
-  std::ostringstream message;
-  message << "sampling option " << option << " is " << value << ", expected " << range;
-  throw Error(message.str());
+  if (!ok)
+    throw Error(std::string("sampling option ") + option + " is " + support::numberText(value) +
+                ", expected " + range);
 }
 
 void SamplingOptions::validate() const {
@@ -69,6 +69,28 @@ double sluice::runtime::negativeLogLikelihood(std::span<const float> logits, int
   for (float logit : logits)
     sum += std::exp(logit - maximum);
   return std::log(sum) - (logits[target] - maximum);
+}
+
+double sluice::runtime::klDivergence(std::span<const float> reference,
+                                     std::span<const float> logits) {
+  if (reference.size() != logits.size())
+    throw Error("the reference has " + std::to_string(reference.size()) +
+                " logits, expected as many as the model's " + std::to_string(logits.size()));
+  double referenceMaximum = checkedFiniteMaximum(reference), maximum = checkedFiniteMaximum(logits);
+  // The logarithms of both normalising sums do not depend on the token, so they are subtracted once
+  // and not from each term.
+  double referenceSum = 0, sum = 0, weighted = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    double referenceExponent = reference[i] - referenceMaximum, exponent = logits[i] - maximum;
+    double weight = std::exp(referenceExponent);
+    referenceSum += weight;
+    sum += std::exp(exponent);
+    // 0 * log(0) is 0 here.
+    if (weight > 0)
+      weighted += weight * (referenceExponent - exponent);
+  }
+  // Rounding can make the result for almost equal distributions negative.
+  return std::max(0.0, weighted / referenceSum - (std::log(referenceSum) - std::log(sum)));
 }
 
 Sampler::Sampler(const SamplingOptions &options) : options(options), random(options.seed) {

@@ -93,6 +93,8 @@ struct Data {
   int32_t bosId = -1, unknownId = -1;
   std::vector<int32_t> eosIds;
   bool addBos = true;
+  /// The token that stands after each whole text, or -1.
+  int32_t closingId = -1;
   /// Characters without a token become their bytes' tokens, <0x00> to <0xFF>.
   bool byteFallback = false;
 
@@ -112,6 +114,9 @@ struct Data {
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> preTokenizers;
   Decoder decoder;
+
+  /// What a reader had to assume, one line each. Not a part of the tokenizer.
+  std::vector<std::string> warnings;
 };
 
 /// Readers. `name` starts each error's message.
@@ -119,9 +124,14 @@ Data readSentencePiece(std::string_view bytes, const std::string &name);
 /// Either form of tokenizer.json; `isOwn` is set to whether it was the own one.
 Data readJson(std::string_view text, const std::string &name, bool &isOwn);
 Data readGguf(const GgufTokenizer &gguf, const std::string &name);
-/// The file formats that only a directory has: who begins and ends a text, and tokens that were
-/// added to a tokenizer.model. `addedTokens` says whether to take these.
-void readModelDirectory(Data &data, const std::filesystem::path &directory, bool addedTokens);
+/// What other files of the directory say: tokens that were added, and which begin and end a text.
+/// `fromJson` tells whether the data come from a tokenizer.json or a tokenizer.model.
+void readModelDirectory(Data &data, const std::filesystem::path &directory, bool fromJson);
+
+/// Whether a token with this text ends a text in every model that has it.
+bool isEndByText(std::string_view text);
+/// Adds the tokens of which that is true to those that end a text.
+void addEndsByText(Data &data);
 
 /// Writes the own form.
 std::string writeJson(const Data &data);

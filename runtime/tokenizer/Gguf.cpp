@@ -144,11 +144,23 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   for (int64_t id : gguf.eosIds)
     data.eosIds.push_back(checkId("tokenizer.ggml.eos_token_id", id));
 
+  auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
+  if (sentencePiece && data.unknownId < 0)
+    data.unknownId =
+        unknown == data.types.end() ? 0 : static_cast<int32_t>(unknown - data.types.begin());
+  if (sentencePiece && unknown == data.types.end())
+    data.types[data.unknownId] = TokenType::Unknown;
+
   for (size_t i = 0; i < count; ++i) {
-    TokenType type = data.types[i];
-    bool special = type == TokenType::Control || (!sentencePiece && type == TokenType::Unknown);
-    // SentencePiece finds user defined pieces by itself.
-    if (!special && (sentencePiece || type != TokenType::UserDefined))
+    TokenType &type = data.types[i];
+    // Converters have left such tokens among the normal ones.
+    if ((type == TokenType::Normal || type == TokenType::UserDefined) &&
+        isEndByText(data.tokens[i]))
+      type = TokenType::Control;
+    bool special = type == TokenType::Control || type == TokenType::Unknown;
+    // A user defined token is cut out of the text as it was given, before SentencePiece sees it:
+    // the text after it starts anew. A tokenizer.model's own user defined pieces are not.
+    if (!special && type != TokenType::UserDefined)
       continue;
     AddedToken token;
     token.id = static_cast<int32_t>(i);
@@ -163,12 +175,6 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
       if (!std::isfinite(data.scores[i]))
         throw Error(name + ": tokenizer.ggml.scores of token " + std::to_string(i) + " is " +
                     std::to_string(data.scores[i]) + ", expected a finite number");
-    auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
-    if (data.unknownId < 0)
-      data.unknownId =
-          unknown == data.types.end() ? 0 : static_cast<int32_t>(unknown - data.types.begin());
-    if (unknown == data.types.end())
-      data.types[data.unknownId] = TokenType::Unknown;
     // The ids that Llama's first converters took for granted.
     auto isControl = [&](size_t id) { return id < count && data.types[id] == TokenType::Control; };
     if (!gguf.bosId && isControl(1))
@@ -180,9 +186,19 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     data.removeExtraWhitespaces = gguf.removeExtraWhitespaces.value_or(false);
     data.byteFallback =
         std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
+    if (gguf.addEos.value_or(false) && !data.eosIds.empty())
+      data.closingId = data.eosIds.front();
     return data;
   }
 
+  if (gguf.merges.empty())
+    throw Error(name + ": tokenizer.ggml.merges is missing or empty, expected the merges of the "
+                       "tokenizer 'gpt2'");
+  if (gguf.pre.empty())
+    data.warnings.push_back(name + ": tokenizer.ggml.pre is missing: text is cut into words by "
+                                   "'default', which may not be how the model was trained");
+  if (gguf.addEos.value_or(false) && !data.eosIds.empty())
+    data.closingId = data.eosIds.front();
   const Pre &pre = findPre(gguf.pre, name);
   data.addBos = gguf.addBos.value_or(pre.addBos);
   data.ignoreMerges = pre.ignoreMerges;

@@ -2,64 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // Reads Hugging Face's tokenizer.json, as the tokenizers library writes it
-// (https://github.com/huggingface/tokenizers), and the files beside it in a model's directory.
+// (https://github.com/huggingface/tokenizers).
 
 #include "Json.h"
 #include "Utf8.h"
 
-#include "sluice-support/MappedFile.h"
-
 #include <algorithm>
-#include <unordered_map>
-
-using nlohmann::json;
 
 namespace sluice::runtime::tokenizer {
-
-void setToken(Data &data, int64_t id, const std::string &content, TokenType type,
-              const std::string &name) {
-  // Ids may have holes, but a single far one must not make room for millions.
-  int64_t most = 4 * static_cast<int64_t>(data.tokens.size()) + 65536;
-  if (id < 0 || id > most)
-    throw Error(name + ": token " + quote(content) + " has the id " + std::to_string(id) +
-                ", expected 0 to " + std::to_string(most));
-  if (content.empty())
-    throw Error(name + ": token " + std::to_string(id) + " is empty, expected some text");
-  if (static_cast<size_t>(id) >= data.tokens.size()) {
-    data.tokens.resize(id + 1);
-    data.types.resize(id + 1, TokenType::Unused);
-    if (data.kind == Kind::SentencePieceBpe)
-      data.scores.resize(id + 1);
-  }
-  std::string &text = data.tokens[id];
-  if (!text.empty() && text != content)
-    throw Error(name + ": id " + std::to_string(id) + " belongs to both " + quote(text) + " and " +
-                quote(content));
-  text = content;
-  data.types[id] = type;
-}
-
-std::vector<std::pair<int32_t, int32_t>>
-resolveMerges(const std::vector<std::string> &tokens,
-              const std::vector<std::pair<std::string, std::string>> &merges,
-              const std::string &name) {
-  std::unordered_map<std::string_view, int32_t> ids;
-  for (size_t i = 0; i < tokens.size(); ++i)
-    ids.emplace(tokens[i], static_cast<int32_t>(i));
-  std::vector<std::pair<int32_t, int32_t>> pairs;
-  pairs.reserve(merges.size());
-  for (size_t i = 0; i < merges.size(); ++i) {
-    auto idOf = [&](const std::string &text) {
-      auto it = text.empty() ? ids.end() : ids.find(text);
-      if (it == ids.end())
-        throw Error(name + ": merge " + std::to_string(i) + " has the token " + quote(text) +
-                    ", which is not in the vocabulary");
-      return it->second;
-    };
-    pairs.emplace_back(idOf(merges[i].first), idOf(merges[i].second));
-  }
-  return pairs;
-}
 
 static void readNormalizer(const JsonField &field, Data &data) {
   JsonField type = field.at("type");
@@ -208,8 +158,7 @@ static void readDecoder(const JsonField &field, Data &data) {
   }
 }
 
-/// Finds the token that the template puts before a text. What it puts after one is for training,
-/// and a prompt goes without.
+/// Finds the tokens that the template puts before and after a text.
 static void readPostProcessor(const JsonField &field, Data &data) {
   JsonField type = field.at("type");
   const std::string &kind = type.asString();
@@ -220,16 +169,21 @@ static void readPostProcessor(const JsonField &field, Data &data) {
       readPostProcessor(step, data);
     }
   } else if (kind == "TemplateProcessing") {
+    bool after = false;
     for (const JsonField &item : field.at("single").elements()) {
-      if (item.find("Sequence"))
-        break;
+      if (item.find("Sequence")) {
+        after = true;
+        continue;
+      }
       JsonField name = item.at("SpecialToken").at("id");
       JsonField tokens = field.at("special_tokens").at(name.asString());
       JsonField ids = tokens.at("ids");
-      if (data.addBos || ids.asArray().size() != 1)
-        item.fail("one token before the text");
-      data.bosId = asId(ids.elements()[0], data);
-      data.addBos = true;
+      bool first = after ? data.closingId < 0 : !data.addBos;
+      if (!first || ids.asArray().size() != 1)
+        item.fail(after ? "one token after the text" : "one token before the text");
+      int32_t id = asId(ids.elements()[0], data);
+      (after ? data.closingId : data.bosId) = id;
+      data.addBos |= !after;
     }
   } else if (kind != "ByteLevel") {
     type.fail("Sequence, TemplateProcessing or ByteLevel");
@@ -322,111 +276,11 @@ Data readHuggingFace(const JsonField &root) {
     if (!data.decoder.byteLevel)
       data.decoder.replace.emplace_back(spaceSymbol, " ");
   }
-  if (auto field = root.find("post_processor")) {
-    data.addBos = false;
+  // Without a template nothing is put before a text, as in transformers 5.
+  data.addBos = false;
+  if (auto field = root.find("post_processor"))
     readPostProcessor(*field, data);
-  }
   return data;
-}
-
-/// Reads a file of the directory if it is there.
-static std::optional<json> readOptional(const std::filesystem::path &path) {
-  std::error_code ec;
-  if (!std::filesystem::exists(path, ec))
-    return std::nullopt;
-  support::MappedFile file(path.string(), maxFileBytes);
-  return parseJson(file.text(), file.path());
-}
-
-void readModelDirectory(Data &data, const std::filesystem::path &directory, bool addedTokens) {
-  std::string configName = (directory / "tokenizer_config.json").string();
-  std::optional<json> config = readOptional(configName);
-  std::optional<JsonField> root;
-  if (config)
-    root.emplace(*config, "", configName);
-
-  if (addedTokens) {
-    auto add = [&](int64_t id, const std::string &content, AddedToken token,
-                   const std::string &name) {
-      // Tokens of the model itself are listed too, under the names that they have there.
-      if (id >= 0 && static_cast<size_t>(id) < data.tokens.size() && data.tokens[id] == content)
-        return;
-      setToken(data, id, content, token.special ? TokenType::Control : TokenType::UserDefined,
-               name);
-      token.id = static_cast<int32_t>(id);
-      data.added.push_back(token);
-    };
-    std::string addedName = (directory / "added_tokens.json").string();
-    std::optional<JsonField> tokens;
-    if (root)
-      tokens = root->find("added_tokens_decoder");
-    if (tokens) {
-      for (const auto &[key, value] : tokens->asObject()) {
-        JsonField field(value, tokens->getPath() + "[" + quote(key) + "]", configName);
-        int64_t id = -1;
-        if (!key.empty() && key.size() < 10 &&
-            key.find_first_not_of("0123456789") == std::string::npos)
-          id = std::stoll(key);
-        else
-          field.fail("an id as its key");
-        AddedToken token;
-        token.special = field.boolAt("special", false);
-        token.singleWord = field.boolAt("single_word", false);
-        token.lstrip = field.boolAt("lstrip", false);
-        token.rstrip = field.boolAt("rstrip", false);
-        add(id, field.at("content").asString(), token, configName);
-      }
-    } else if (std::optional<json> added = readOptional(addedName)) {
-      JsonField all(*added, "", addedName);
-      for (const auto &[content, id] : all.asObject())
-        add(JsonField(id, "[" + quote(content) + "]", addedName).asInt(0, INT32_MAX), content, {},
-            addedName);
-    }
-  }
-
-  auto idOfToken = [&](const JsonField &field) -> int32_t {
-    std::string content =
-        field.get().is_object() ? field.at("content").asString() : field.asString();
-    auto it = content.empty() ? data.tokens.end()
-                              : std::find(data.tokens.begin(), data.tokens.end(), content);
-    if (it == data.tokens.end())
-      field.fail("a token of the vocabulary");
-    return static_cast<int32_t>(it - data.tokens.begin());
-  };
-
-  std::vector<int32_t> eosIds;
-  bool bosFound = false;
-  // The first that says something about the beginning is right; any of the ends ends a text.
-  for (const char *file : {"generation_config.json", "config.json"}) {
-    std::string fileName = (directory / file).string();
-    std::optional<json> parsed = readOptional(fileName);
-    if (!parsed)
-      continue;
-    JsonField field(*parsed, "", fileName);
-    // -1 is how some models write "none".
-    if (auto bos = field.find("bos_token_id"); bos && !bosFound && bos->get() != -1) {
-      data.bosId = asId(*bos, data);
-      bosFound = true;
-    }
-    if (auto eos = field.find("eos_token_id")) {
-      if (eos->get().is_array()) {
-        for (const JsonField &id : eos->elements())
-          eosIds.push_back(asId(id, data));
-      } else if (eos->get() != -1) {
-        eosIds.push_back(asId(*eos, data));
-      }
-    }
-  }
-  if (root) {
-    if (auto bos = root->find("bos_token"); bos && !bosFound)
-      data.bosId = idOfToken(*bos);
-    if (auto eos = root->find("eos_token"))
-      eosIds.push_back(idOfToken(*eos));
-    if (auto add = root->find("add_bos_token"))
-      data.addBos = add->asBool();
-  }
-  if (!eosIds.empty())
-    data.eosIds = std::move(eosIds);
 }
 
 } // namespace sluice::runtime::tokenizer

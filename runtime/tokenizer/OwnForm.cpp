@@ -112,6 +112,9 @@ std::string writeJson(const Data &data) {
   root["bos"] = data.bosId < 0 ? ordered_json() : ordered_json(data.bosId);
   root["eos"] = data.eosIds;
   root["add_bos"] = data.addBos;
+  // Rare: written only if there is one.
+  if (data.closingId >= 0)
+    root["closing"] = data.closingId;
   root["unknown"] = data.unknownId < 0 ? ordered_json() : ordered_json(data.unknownId);
   root["byte_fallback"] = data.byteFallback;
   if (data.kind == Kind::SentencePieceBpe) {
@@ -230,6 +233,8 @@ Data readOwnForm(const JsonField &root) {
   for (const JsonField &eos : root.at("eos").elements())
     data.eosIds.push_back(asId(eos, data));
   data.addBos = root.at("add_bos").asBool();
+  if (auto closing = root.find("closing"))
+    data.closingId = asId(*closing, data);
   if (auto unknown = root.find("unknown"))
     data.unknownId = asId(*unknown, data);
   data.byteFallback = root.at("byte_fallback").asBool();

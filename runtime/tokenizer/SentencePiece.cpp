@@ -236,13 +236,14 @@ Data readSentencePiece(std::string_view bytes, const std::string &name) {
   }
   for (size_t i = 0; i < data.tokens.size(); ++i) {
     auto id = static_cast<int32_t>(i);
-    if (data.types[i] == TokenType::Unknown && data.unknownId < 0)
-      data.unknownId = id;
-    if (data.types[i] != TokenType::Control)
+    bool isControl = data.types[i] == TokenType::Control;
+    if (!isControl && data.types[i] != TokenType::Unknown)
       continue;
-    if (data.tokens[i] == bosPiece)
+    if (!isControl && data.unknownId < 0)
+      data.unknownId = id;
+    if (isControl && data.tokens[i] == bosPiece)
       data.bosId = id;
-    if (data.tokens[i] == eosPiece)
+    if (isControl && data.tokens[i] == eosPiece)
       data.eosIds.push_back(id);
     AddedToken control;
     control.id = id;

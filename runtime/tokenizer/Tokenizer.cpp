@@ -25,15 +25,21 @@ static std::shared_ptr<const Model> build(Data data, const std::string &name) {
 Tokenizer Tokenizer::fromJson(std::string_view text, const std::string &name) {
   bool isOwn;
   Data data = tokenizer::readJson(text, name, isOwn);
+  if (!isOwn)
+    tokenizer::addEndsByText(data);
   return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromSentencePiece(std::string_view bytes, const std::string &name) {
-  return Tokenizer(build(tokenizer::readSentencePiece(bytes, name), name));
+  Data data = tokenizer::readSentencePiece(bytes, name);
+  tokenizer::addEndsByText(data);
+  return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromGguf(const GgufTokenizer &gguf, const std::string &name) {
-  return Tokenizer(build(tokenizer::readGguf(gguf, name), name));
+  Data data = tokenizer::readGguf(gguf, name);
+  tokenizer::addEndsByText(data);
+  return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
@@ -63,7 +69,9 @@ Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
   Data data =
       isJson ? tokenizer::readJson(bytes, name, isOwn) : tokenizer::readSentencePiece(bytes, name);
   if (isDirectory && !isOwn)
-    tokenizer::readModelDirectory(data, path, !isJson);
+    tokenizer::readModelDirectory(data, path, isJson);
+  if (!isOwn)
+    tokenizer::addEndsByText(data);
   return Tokenizer(build(std::move(data), name));
 }
 
@@ -78,6 +86,13 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool addBos,
   return ids;
 }
 
+std::vector<int32_t> Tokenizer::encodeWhole(std::string_view text, bool parseSpecial) const {
+  std::vector<int32_t> ids = encode(text, addsBos(), parseSpecial);
+  if (closingId() >= 0)
+    ids.push_back(closingId());
+  return ids;
+}
+
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   StreamDecoder decoder(*this);
   std::string text;
@@ -88,6 +103,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
 
 int32_t Tokenizer::bosId() const { return model->getData().bosId; }
 bool Tokenizer::addsBos() const { return model->getData().bosId >= 0 && model->getData().addBos; }
+int32_t Tokenizer::closingId() const { return model->getData().closingId; }
+const std::vector<std::string> &Tokenizer::warnings() const { return model->getData().warnings; }
 const std::vector<int32_t> &Tokenizer::eosIds() const { return model->getData().eosIds; }
 int32_t Tokenizer::vocabSize() const {
   return static_cast<int32_t>(model->getData().tokens.size());

@@ -29,22 +29,51 @@ func.func @attention(%q: tensor<1x256xf32>, %p: tensor<1xi32>, %w: tensor<256x25
   return %a, %y : tensor<1x256xf32>, tensor<1x256xf32>
 }
 
-// A product of activations is rounded once for all its readers, a norm is not.
-// CHECK-LABEL: func.func @roundings
-func.func @roundings(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %gain: tensor<256xf16>) -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>) {
+// What products alone read is stored as they read it, whatever computes it, once for all of them.
+// CHECK-LABEL: func.func @stored
+func.func @stored(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %b: tensor<8x256xbf16>) -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>) {
   // CHECK: %[[M:.*]] = arith.mulf
-  // CHECK-NEXT: %[[H:.*]] = arith.truncf %[[M]]
-  // CHECK-NOT: arith.truncf
-  // CHECK: fused.matvec %[[H]]
-  // CHECK: fused.matvec %[[H]]
-  // CHECK: %[[N:.*]] = model.rms_norm
-  // CHECK: fused.matvec %[[N]]
+  // CHECK-NEXT: %[[H:.*]] = arith.truncf %[[M]] : tensor<1x256xf32> to tensor<1x256xf16>
+  // CHECK-NEXT: fused.matvec %[[H]]
+  // CHECK-NEXT: fused.matvec %[[H]]
+  // CHECK-NEXT: %[[S:.*]] = model.silu
+  // CHECK-NEXT: %[[B:.*]] = arith.truncf %[[S]] : tensor<1x256xf32> to tensor<1x256xbf16>
+  // CHECK-NEXT: fused.matvec %[[B]]
   %m = arith.mulf %g, %g : tensor<1x256xf32>
-  %a = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
-  %b = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
-  %n = model.rms_norm %m, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
-  %c = model.linear %n, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
-  return %a, %b, %c : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+  %x = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %y = model.linear %m, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %s = model.silu %g : tensor<1x256xf32>
+  %z = model.linear %s, %b : tensor<1x256xf32>, tensor<8x256xbf16> -> tensor<1x8xf32>
+  return %x, %y, %z : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+// Integer and float32 weights read float32, which f16 could not hold; so do readers that differ, and others than products.
+// CHECK-LABEL: func.func @wide
+// CHECK-NOT: arith.truncf
+// CHECK: return
+func.func @wide(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %b: tensor<8x256xbf16>, %f: tensor<8x256xf32>, %q: !quantized.tensor<8x256xi8, group = 32>)
+    -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x256xf32>, tensor<1x8xf32>) {
+  %d = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32> to tensor<8x256xf32>
+  %i = arith.mulf %g, %g : tensor<1x256xf32>
+  %r = model.linear %i, %d : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  %j = arith.mulf %i, %g : tensor<1x256xf32>
+  %s = model.linear %j, %f : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  %k = arith.mulf %j, %g : tensor<1x256xf32>
+  %t = model.linear %k, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %u = model.linear %k, %b : tensor<1x256xf32>, tensor<8x256xbf16> -> tensor<1x8xf32>
+  %l = arith.addf %k, %g : tensor<1x256xf32>
+  %v = model.linear %l, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %r, %s, %t, %u, %l, %v : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x256xf32>, tensor<1x8xf32>
+}
+
+// A norm is computed by each of its readers and stored nowhere.
+// CHECK-LABEL: func.func @norm
+// CHECK-NOT: arith.truncf
+// CHECK: return
+func.func @norm(%x: tensor<1x256xf32>, %w: tensor<8x256xf16>, %gain: tensor<256xf16>) -> tensor<1x8xf32> {
+  %n = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %y = model.linear %n, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
 }
 
 // CHECK-LABEL: func.func @left

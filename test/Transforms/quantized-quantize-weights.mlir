@@ -50,32 +50,32 @@ func.func @blocks(%x: tensor<1x256xf32>) -> tensor<1x8xf32> {
   return %y : tensor<1x8xf32>
 }
 
+// Where a group does not divide the row, the last one is shorter.
 // CHECK-LABEL: func.func @columns
 func.func @columns(%x: tensor<2x96xf32>, %z: tensor<1x100xf32>) -> (tensor<2x8xf32>, tensor<1x8xf32>) {
-  // CHECK: {sluice.decision = "int8-g32", sluice.reason = "96 columns are not a multiple of 128"} : tensor<8x96xbf16> to !quantized.tensor<8x96xi8, group = 32>
-  // CHECK: {sluice.decision = "f16", sluice.reason = "100 columns are not a multiple of 128, nor of any smaller group"} : tensor<8x100xf32> to !quantized.tensor<8x100xf16>
-  // expected-remark @+1 {{int8-g32 instead of int8-g128: 96 columns are not a multiple of 128}}
+  // CHECK: {sluice.decision = "int8-g128", sluice.reason = "asked for"} : tensor<8x96xbf16> to !quantized.tensor<8x96xi8, group = 128>
+  // CHECK: {sluice.decision = "int8-g128", sluice.reason = "asked for"} : tensor<8x100xf32> to !quantized.tensor<8x100xi8, group = 128>
   %a = model.parameter @narrow : tensor<8x96xbf16>
-  // expected-remark @+1 {{f16 instead of int8-g128}}
   %b = model.parameter @odd : tensor<8x100xf32>
   %c = model.linear %x, %a : tensor<2x96xf32>, tensor<8x96xbf16> -> tensor<2x8xf32>
   %d = model.linear %z, %b : tensor<1x100xf32>, tensor<8x100xf32> -> tensor<1x8xf32>
   return %c, %d : tensor<2x8xf32>, tensor<1x8xf32>
 }
 
-// A weight that stays as it is, though something else was asked for, says why.
-// CHECK-LABEL: func.func @stays
-func.func @stays(%x: tensor<1x100xf32>) -> tensor<1x8xf32> {
-  // CHECK: model.parameter @odd_half {sluice.decision = "f16", sluice.reason = "100 columns are not a multiple of 128, nor of any smaller group"}
+// What was decided by hand stays, and is told.
+// CHECK-LABEL: func.func @by_hand
+func.func @by_hand(%x: tensor<1x100xf32>) -> tensor<1x8xf32> {
   // CHECK-NOT: quantized.quantize
-  // expected-remark @+1 {{f16 instead of int8-g128}}
-  %w = model.parameter @odd_half : tensor<8x100xf16>
+  // CHECK: return
+  // expected-warning @+2 {{int8-g128 was asked for, but odd_half is f16, as decided before (and 1 more)}}
+  // expected-remark @+1 {{f16 instead of int8-g128: as decided before}}
+  %w = model.parameter @odd_half {sluice.decision = "f16", sluice.reason = "sensitive"} : tensor<8x100xf16>
   %y = model.linear %x, %w : tensor<1x100xf32>, tensor<8x100xf16> -> tensor<1x8xf32>
   return %y : tensor<1x8xf32>
 }
 
 // CHECK-LABEL: func.func @not_a_parameter
-// expected-remark @+1 {{a weight that is computed cannot be quantized}}
+// expected-remark @+1 {{f16 instead of int8-g128: because a weight that is computed cannot be quantized}}
 func.func @not_a_parameter(%x: tensor<1x256xf32>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
   // CHECK-NOT: quantize
   // CHECK: return

@@ -40,6 +40,29 @@ static int64_t launchBytes(const json &launch, int64_t context) {
          context * (get("keys") + get("values"));
 }
 
+/// How many matrices have each format, and which of them have another than the one asked for.
+static void printFormats(const json &plan, llvm::raw_ostream &os) {
+  const std::string asked = plan["model"].value("weights", std::string());
+  auto text = [](const json &decision, const char *key) {
+    return decision.value(key, std::string());
+  };
+  std::map<std::string, int> counts;
+  for (const json &decision : plan["decisions"])
+    ++counts[text(decision, "decision")];
+  if (counts.empty())
+    return;
+  os << "  " << llvm::left_justify("matrices", 20);
+  for (const char *separator = ""; const auto &[format, count] : counts) {
+    os << separator << count << " " << format;
+    separator = ", ";
+  }
+  os << "\n";
+  for (const json &decision : plan["decisions"])
+    if (asked != "keep" && text(decision, "decision") != asked)
+      os << "    " << text(decision, "what") << ": " << text(decision, "decision") << " instead of "
+         << asked << " (" << text(decision, "reason") << ")\n";
+}
+
 void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   const json &model = plan["model"], &target = plan["target"];
   auto text = [](const json &object, const char *key) { return object.value(key, std::string()); };
@@ -52,6 +75,7 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
                           "head_dim", "vocab_size", "context_length"})
     if (model.contains(key))
       os << "  " << llvm::left_justify(key, 20) << model[key].dump() << "\n";
+  printFormats(plan, os);
   os << "target " << text(target, "name") << ": " << text(target, "kind");
   for (const char *key : {"triple", "isa", "arch"})
     if (!text(target, key).empty())

@@ -31,6 +31,9 @@ void addInspectCommand(CLI::App &app);
 /// Writes a command's result to standard output, all of it or throws.
 void printResult(llvm::StringRef text);
 
+/// "sluice: warning: ..." on standard error.
+void printWarning(llvm::StringRef line);
+
 /// Compiles and, on a terminal, shows how far it is.
 void compileWithProgress(CompileOptions options);
 

@@ -40,9 +40,11 @@ void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
       .add_option("--context", options.context,
                   "Positions that the cache holds (default: the model's, at most 4096)")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
+      ->transform(runtime::wholeNumber())
       ->type_name("N");
   command.add_option("--batch", options.batch, "Sequences decoded together (default: 1)")
       ->check(CLI::Range(1, 8))
+      ->transform(runtime::wholeNumber())
       ->type_name("N");
 }
 
@@ -53,6 +55,8 @@ void driver::printResult(llvm::StringRef text) {
     throw runtime::CommandExit{128 + SIGPIPE};
   throw Failure(std::string("cannot write the output: ") + strerror(errno));
 }
+
+void driver::printWarning(llvm::StringRef line) { runtime::printWarning(line.str()); }
 
 void driver::compileWithProgress(CompileOptions options) {
   using clock = std::chrono::steady_clock;
@@ -70,6 +74,12 @@ void driver::compileWithProgress(CompileOptions options) {
       fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(),
               100 * done);
     };
+  options.warn = [&](llvm::StringRef line) {
+    if (visible)
+      fputs("\r\033[K", stderr);
+    visible = false;
+    printWarning(line);
+  };
   llvm::Error error = compile(options);
   if (visible)
     fputs("\r\033[K", stderr);

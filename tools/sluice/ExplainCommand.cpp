@@ -29,11 +29,13 @@ void driver::addExplainCommand(CLI::App &app) {
   command->add_flag("--json", options->json, "Print JSON");
   addFormatOptions(*command, options->compile);
   addSizeOptions(*command, options->compile);
-  command->callback([options] {
+  command->callback([options, command] {
     if (runtime::Artifact::isArtifact(options->compile.model)) {
-      if (!options->compile.weights.empty() || options->compile.batch != 1)
-        throw Failure("--weights and --batch: " + options->compile.model +
-                      " is an artifact, which is compiled already; give the model instead");
+      for (const char *name : {"--weights", "--k-cache", "--v-cache", "--batch"})
+        if (command->count(name))
+          throw Failure(std::string(name) + " " + command->get_option(name)->results().front() +
+                        ": " + options->compile.model +
+                        " is an artifact, which is compiled already; give the model instead");
       std::string text;
       llvm::raw_string_ostream os(text);
       explainArtifact(readPlan(options->compile.model), options->compile.target,
@@ -43,7 +45,7 @@ void driver::addExplainCommand(CLI::App &app) {
     }
     if (options->compile.target.empty())
       options->compile.target = "host";
-    options->compile.syntheticWeights = true;
+    options->compile.warn = printWarning;
     llvm::Expected<std::string> text = explainModel(options->compile, options->json);
     if (!text)
       throw Failure(text.takeError());

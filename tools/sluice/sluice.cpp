@@ -8,6 +8,7 @@
 #include "sluice-runtime/Commands.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Target/ScratchDirectory.h"
+#include "sluice/Target/TargetDescription.h"
 
 using namespace sluice;
 using namespace sluice::driver;
@@ -24,36 +25,81 @@ public:
       throw Failure(folder.takeError());
     options.output = (folder->path() + "/artifact").str();
     folders.push_back(std::move(*folder));
+    models.emplace_back(options.output, options.model);
     compileWithProgress(options);
     return options.output;
   }
 
+  /// Names the model in a message about its artifact, whose place says nothing to the user.
+  std::string rename(std::string message) const {
+    for (const auto &[artifact, model] : models)
+      for (size_t at = 0; (at = message.find(artifact, at)) != std::string::npos;
+           at += model.size())
+        message.replace(at, artifact.size(), model + " (compiled)");
+    return message;
+  }
+
 private:
   std::vector<ScratchDirectory> folders;
+  /// Artifacts, and what they were compiled from.
+  std::vector<std::pair<std::string, std::string>> models;
 };
 
 } // namespace
 
 /// An artifact is what it was compiled to be.
-static void refuseCompileOptions(const CompileOptions &options, const std::string &artifact) {
-  for (const auto &[name, value] :
-       {std::pair("--weights", options.weights), {"--target", options.target}})
-    if (!value.empty())
-      throw Failure(std::string(name) + " " + value + ": " + artifact +
+static void refuseCompileOptions(const CLI::App &command, const std::string &artifact) {
+  for (const char *name : {"--weights", "--target", "--k-cache", "--v-cache"})
+    if (command.count(name))
+      throw Failure(std::string(name) + " " + command.get_option(name)->results().front() + ": " +
+                    artifact +
                     " is an artifact, which is compiled already; give the model instead");
 }
 
-static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOptions &options) {
+static runtime::Tokenizer tokenizerOf(const std::string &model) {
+  llvm::Expected<runtime::Tokenizer> tokenizer = modelTokenizer(model);
+  if (!tokenizer)
+    throw Failure(tokenizer.takeError());
+  return *tokenizer;
+}
+
+/// Kernels that are compiled for one kind of device do not run on another.
+static void checkDevice(const std::string &device, const std::string &targetName) {
+  if (device.empty())
+    return;
+  llvm::Expected<TargetDescription> target = loadTarget(targetName);
+  if (!target)
+    throw Failure(target.takeError());
+  if (target->isGpu() == (device == "cpu"))
+    throw Failure("--device " + device + ": target " + target->name + " is a " +
+                  (target->isGpu() ? "GPU" : "CPU") + "; give a --target that is a " +
+                  (target->isGpu() ? "CPU" : "GPU"));
+}
+
+static runtime::CommandHooks modelHooks(const CLI::App &app, TemporaryArtifacts &artifacts,
+                                        CompileOptions &options) {
   runtime::CommandHooks hooks;
   hooks.modelHelp =
       "An artifact, or a model (compiled first): a GGUF file or a Hugging Face directory";
+  hooks.referenceHelp = "an artifact, or a model (compiled first, for the same target, with "
+                        "--weights keep and cached keys and values in f16)";
   hooks.resolve = [&](const std::string &model,
                       const runtime::CompileHints &hints) -> std::filesystem::path {
     if (runtime::Artifact::isArtifact(model)) {
-      refuseCompileOptions(options, model);
+      if (!hints.isReference)
+        refuseCompileOptions(*app.get_subcommands().front(), model);
       return model;
     }
+    // Known before the work: without one there is no text.
+    if (hints.needsTokenizer)
+      tokenizerOf(model);
     CompileOptions compile = options;
+    if (hints.isReference) {
+      compile = {};
+      compile.target = options.target;
+      compile.weights = "keep";
+    }
+    checkDevice(hints.device, compile.target.empty() ? "host" : compile.target);
     compile.model = model;
     if (hints.context > 0 && compile.context == 0)
       compile.context = hints.context;
@@ -61,11 +107,8 @@ static runtime::CommandHooks modelHooks(TemporaryArtifacts &artifacts, CompileOp
   };
   hooks.loadTokenizer = [](const std::string &model) {
     if (runtime::Artifact::isArtifact(model))
-      return runtime::openArtifact(model)->tokenizer();
-    llvm::Expected<std::string> json = modelTokenizer(model);
-    if (!json)
-      throw Failure(json.takeError());
-    return runtime::Tokenizer::fromJson(*json, model);
+      return runtime::openTokenizer(model);
+    return tokenizerOf(model);
   };
   return hooks;
 }
@@ -79,7 +122,7 @@ int main(int argc, char **argv) {
 
   TemporaryArtifacts artifacts;
   CompileOptions options;
-  runtime::CommandHooks hooks = modelHooks(artifacts, options);
+  runtime::CommandHooks hooks = modelHooks(app, artifacts, options);
   addCompileCommand(app);
   addFormatOptions(*runtime::addRunCommand(app, hooks), options);
   addFormatOptions(*runtime::addPerplexityCommand(app, hooks), options);
@@ -87,5 +130,6 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addExplainCommand(app);
   addInspectCommand(app);
-  return runtime::runCommandLine(app, argc, argv);
+  return runtime::runCommandLine(
+      app, argc, argv, [&](std::string message) { return artifacts.rename(std::move(message)); });
 }

@@ -33,14 +33,6 @@ void writeQ8_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
 void writeQ4_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
                llvm::MutableArrayRef<uint8_t> blocks);
 
-/// ggml's rule for making blocks (quantize_row_q8_0_ref, quantize_row_q4_0_ref), what a GGUF file
-/// of that type was made with: Q8_0 scale = max|x| / 127; Q4_0 scale = (the x of greatest
-/// magnitude) / -8. A yardstick for the quantizer. The row's length is a multiple of 32.
-void quantizeRowQ8_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
-                     llvm::MutableArrayRef<uint16_t> scales);
-void quantizeRowQ4_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
-                     llvm::MutableArrayRef<uint16_t> scales);
-
 } // namespace sluice::formats
 
 #endif // SLUICE_FORMATS_GGUFBLOCKS_H

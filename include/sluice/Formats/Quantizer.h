@@ -56,6 +56,11 @@ llvm::Error convertRow(llvm::ArrayRef<float> row, Format::Element element,
 /// An error, in the same words, if a weight is NaN or infinite: for rows that are kept in f32.
 llvm::Error checkFinite(llvm::ArrayRef<float> row, int64_t rowIndex = 0);
 
+/// An error, in the same words, if one of the f16 scales of a row of `columns` columns is NaN or
+/// infinite, with the first column of its group: for blocks that are kept as a file has them.
+llvm::Error checkFiniteScales(llvm::ArrayRef<uint16_t> scales, Format format, int64_t columns,
+                              int64_t rowIndex = 0);
+
 } // namespace sluice::formats
 
 #endif // SLUICE_FORMATS_QUANTIZER_H

@@ -33,6 +33,10 @@ struct RowSegment {
   int64_t first = 0;
   /// Pairs: rows of a head. Zip: the second source. Natural: unused.
   int64_t second = 0;
+
+  /// The tiles of 16 rows that the segment takes if its source (of Zip: each of them) has `rows`
+  /// rows. The rows of a pair of heads' halves, or of two zipped sources, share a tile.
+  int64_t tiles(int64_t rows) const;
 };
 
 /// A place in a packed matrix: a row of a source, or empty.

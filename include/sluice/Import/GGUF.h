@@ -79,9 +79,10 @@ public:
   /// Whether the bytes begin like a GGUF file of any version.
   static bool hasMagic(llvm::StringRef bytes) { return bytes.starts_with("GGUF"); }
 
+  /// Without tensors the file may end where its metadata do, and the result has none.
   static llvm::Expected<GGUFFile> parse(std::shared_ptr<const MappedFile> file,
-                                        llvm::StringRef relative);
-  static llvm::Expected<GGUFFile> open(llvm::StringRef path);
+                                        llvm::StringRef relative, bool withTensors = true);
+  static llvm::Expected<GGUFFile> open(llvm::StringRef path, bool withTensors = true);
 
   const MappedFile &file() const { return *mapped; }
   std::shared_ptr<const MappedFile> sharedFile() const { return mapped; }
@@ -94,6 +95,8 @@ public:
 
   llvm::ArrayRef<TensorRef> tensors() const { return tensorList; }
   const TensorRef *findTensor(llvm::StringRef name) const;
+  /// Bytes after the last tensor and its padding, which mean nothing.
+  uint64_t trailingBytes() const { return bytesLeft; }
 
 private:
   friend class GGUFParser;
@@ -104,6 +107,7 @@ private:
   llvm::StringMap<size_t> keys;
   std::vector<TensorRef> tensorList;
   llvm::StringMap<size_t> tensorIndex;
+  uint64_t bytesLeft = 0;
 };
 
 } // namespace sluice

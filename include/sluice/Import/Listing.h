@@ -16,7 +16,7 @@ namespace sluice {
 
 /// Describes a GGUF file, a safetensors file or a Hugging Face folder of any architecture:
 ///   {"path", "format": "GGUF" | "safetensors" | "Hugging Face", "version"?, "alignment"?,
-///    "file_bytes", "metadata": [{"key", "type", "value"}],
+///    "file_bytes", "trailing_bytes"?, "metadata": [{"key", "type", "value"}],
 ///    "tensors": [{"name", "type", "shape", "bytes", "offset", "file"}],
 ///    "totals": {"tensors", "elements", "bytes", "types": [{"type", "tensors", "bytes"}]}}
 /// An array of more than 16 metadata values is {"count", "first": [...]}.

@@ -44,9 +44,12 @@ struct RopeScaling {
   int64_t originalContext = 0;
   /// headDim / 2 positive divisors.
   std::vector<float> factors;
-};
 
-llvm::StringRef ropeScalingName(RopeScaling::Kind kind);
+  /// The scaling as the model dialect and formats::ropeFrequencies() take it: "none", "linear",
+  /// "llama3" or "factors", and the values that belong to it.
+  llvm::StringRef name() const;
+  llvm::SmallVector<double> values() const;
+};
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::Llama;
@@ -91,12 +94,8 @@ struct ModelConfig {
   }
 };
 
-/// The headDim / 2 rotary frequencies in radians a position, scaling applied; pair i of a head
-/// turns by position * result[i]. Computed in double, rounded once.
-std::vector<float> ropeFrequencies(const ModelConfig &config);
-
 /// `text` is a config.json; `path` is what errors call it. `warnings` gets one line for each thing
-/// that is read but limits the model (a sliding window).
+/// that is read but limits the model (a sliding window) or has no effect (a scaling without type).
 llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef path,
                                            std::vector<std::string> &warnings);
 

@@ -62,8 +62,8 @@ struct GGUFTokenizer {
   std::vector<int32_t> types;
   /// "left right", best first.
   std::vector<std::string> merges;
-  std::optional<int64_t> bosId, eosId, eotId, unkId, padId;
-  std::optional<bool> addBos, addEos, addSpacePrefix;
+  std::optional<int64_t> bosId, eosId, eotId, eomId, unkId, padId;
+  std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
 };
 
 struct TokenizerSource {
@@ -92,7 +92,9 @@ struct ModelFiles {
   TokenizerSource tokenizer;
   /// Opens TensorRefs; keeps what is already mapped.
   std::shared_ptr<FileSet> files;
-  /// One line each: unexpected tensors that are ignored, a context limited by a sliding window.
+  /// One line each, for the user to see: unexpected tensors that are ignored, a context limited by
+  /// a sliding window. What would make the model compute something else than its maker meant is an
+  /// error instead.
   std::vector<std::string> warnings;
 };
 
@@ -100,6 +102,9 @@ struct ModelFiles {
 /// model.safetensors.index.json), or a config.json alone, which gives no weights. Every weight of
 /// the result has the shape that the config demands, a usable type and bounds inside its file.
 llvm::Expected<ModelFiles> openModel(llvm::StringRef path);
+
+/// The tokenizer of a GGUF file, whose tensors may be missing. Nothing when it has none.
+llvm::Expected<std::optional<GGUFTokenizer>> openGGUFTokenizer(llvm::StringRef path);
 
 } // namespace sluice
 

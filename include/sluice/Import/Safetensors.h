@@ -20,8 +20,8 @@
 
 namespace sluice {
 
-/// One checked safetensors file. Every tensor's type, extent and bounds have been verified; tensors
-/// neither overlap nor leave holes.
+/// One checked safetensors file. Every tensor's bounds, and the extent of those whose type is
+/// known, have been verified; tensors neither overlap nor leave holes.
 class SafetensorsFile {
 public:
   /// `relative` goes into each TensorRef's `file`.
@@ -37,8 +37,12 @@ public:
   /// The header's `__metadata__`, sorted by key.
   llvm::ArrayRef<std::pair<std::string, std::string>> metadata() const { return metadataList; }
 
+  /// Bytes after the last tensor, which mean nothing.
+  uint64_t trailingBytes() const { return bytesLeft; }
+
 private:
   std::shared_ptr<const MappedFile> mapped;
+  uint64_t bytesLeft = 0;
   std::vector<TensorRef> tensorList;
   llvm::StringMap<size_t> byName;
   std::vector<std::pair<std::string, std::string>> metadataList;

@@ -15,8 +15,8 @@
 
 namespace sluice {
 
-/// Every element type that a safetensors or GGUF file may declare and whose size is known. Types
-/// that both formats have are one type here.
+/// The element types that a safetensors or GGUF file may declare. Types that both formats have are
+/// one type here.
 enum class StorageType : uint8_t {
   F32,
   F16,
@@ -60,6 +60,8 @@ enum class StorageType : uint8_t {
   MXFP4,
   NVFP4,
   Q1_0,
+  /// A type that this list lacks. A tensor of it can be listed and passed over, but not read.
+  Unknown,
 };
 
 struct StorageInfo {

@@ -30,7 +30,7 @@ public:
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
   /// 32 for Q8_0 and Q4_0, else 0.
-  int64_t blockElements() const { return blocked ? 32 : 0; }
+  int64_t blockElements() const { return blocked ? storageInfo(storage).blockElements : 0; }
 
   /// `out` has columns() entries. Blocks give scale * integer in float32.
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;

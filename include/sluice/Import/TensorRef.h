@@ -20,11 +20,19 @@ struct TensorRef {
   /// Relative to the model's root (ModelFiles::root); a bare file name for GGUF.
   std::string file;
   StorageType type = StorageType::F32;
+  /// What the file calls a type that is StorageType::Unknown here: F4, or ggml's number.
+  std::string unknownType;
   /// Outermost dimension first: [rows, columns] for a matrix. GGUF's order is reversed on reading.
   llvm::SmallVector<int64_t, 4> shape;
   /// From the start of the file.
   uint64_t offset = 0;
+  /// Of a GGUF tensor of unknown type: up to the next one, or to the end of the file.
   uint64_t bytes = 0;
+
+  /// The type for a message or a listing: "F16", "unknown (F4)".
+  std::string typeText() const {
+    return type == StorageType::Unknown ? "unknown (" + unknownType + ")" : storageName(type).str();
+  }
 };
 
 } // namespace sluice

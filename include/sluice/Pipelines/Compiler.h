@@ -6,6 +6,8 @@
 #ifndef SLUICE_PIPELINES_COMPILER_H
 #define SLUICE_PIPELINES_COMPILER_H
 
+#include "sluice-runtime/Tokenizer.h"
+
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
@@ -37,6 +39,8 @@ struct CompileOptions {
   bool syntheticWeights = false;
   /// Told what is being done and how much of it (0 to 1). May be empty.
   std::function<void(llvm::StringRef what, double done)> progress;
+  /// Told what the user should know of the model's files, a line at a time. May be empty.
+  std::function<void(llvm::StringRef line)> warn;
 };
 
 /// Compiles. The error is one line; nothing is left behind in `output` then.
@@ -47,8 +51,9 @@ llvm::Error compile(const CompileOptions &options);
 /// position that is looked at (0: 512).
 llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
 
-/// The artifact's tokenizer.json for a model file's tokenizer.
-llvm::Expected<std::string> modelTokenizer(llvm::StringRef model);
+/// The tokenizer of a model, or of a tokenizer.json or tokenizer.model alone. Looks at no weights:
+/// a GGUF file may be cut off after its metadata.
+llvm::Expected<runtime::Tokenizer> modelTokenizer(llvm::StringRef model);
 
 } // namespace sluice
 

@@ -18,10 +18,10 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
     Puts `quantized.quantize` and `quantized.dequantize` between the weight of every `model.linear` and the layer. The embedding table, gains and
     biases keep their format; so does a weight that already has the asked-for one, and everything with `keep`.
 
-    Where the columns are not a multiple of the scheme's group, the largest smaller group that divides them is taken, or f16 if
-    there is none. What was decided and why stands on the quantize operation in the discardable attributes
+    Where the columns are not a multiple of the scheme's group, the last group of a row is shorter. What was decided and why stands on the
+    quantize operation in the discardable attributes
     `sluice.decision` (a format's name) and `sluice.reason` (a sentence); packing copies them to the `quantized.packed` operation that takes its
-    place. A weight that has been through this pass is left alone by a second run.
+    place. A weight that has been through this pass, or has a `sluice.decision` written by hand, is left alone; a warning says what is not as asked.
 
     ```mlir
     %w = model.parameter @blk.0.attn_q : tensor<256x256xf16>
@@ -71,8 +71,9 @@ def FusedFuseDequantize : Pass<"fused-fuse-dequantize", "::mlir::ModuleOp"> {
     `model.linear`, `model.embedding` and `model.attention` become `fused.matvec`, `fused.embedding` and `fused.attention`; a `quantized.dequantize` in front of them
     disappears, so that dequantized weights never exist in memory. A bias becomes `model.add_bias`.
 
-    Here activations get the roundings that belong to a model's definition: attention takes and gives f16, and a product of
-    activations (the gated MLP's) is rounded to f16 before a layer reads it. Results of norms stay float32.
+    Attention takes and gives f16, which belongs to its definition. What else a layer reads is stored as its product reads it: where all readers have
+    f16 weights as f16, where all have bf16 weights as bf16 (such a product rounds its input anyway, so this only halves the bytes), else as
+    float32, of which integer weights make fixed point with a scale of its own for each group. A norm's result is never stored, see `fused-fuse-prologues`, nor is a sum rounded that others read.
 
     A dequantize that something else reads is left, with a remark.
 

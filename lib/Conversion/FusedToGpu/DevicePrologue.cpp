@@ -51,11 +51,29 @@ DeviceBuilder::Values Prologue::loadUnit(Value pointer, RankedTensorType type, V
                                          bool fresh) {
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  auto loadWords = [&] {
+  auto unitPointer = [&] {
     Value place = k.mul(unitIndex(n), kUnit * bytes);
     if (row && type.getRank() == 2)
       place = k.add(place, k.mul(row, type.getDimSize(1) * bytes));
-    Value from = k.offset(pointer, place);
+    return k.offset(pointer, place);
+  };
+  if (op.getColumns() % kUnit) {
+    // Rows are not aligned, and the last unit is not full: one element at a time.
+    Value from = unitPointer(), first = k.mul(unitIndex(n), kUnit);
+    Value zero = arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(element, 0.0));
+    Values elements;
+    for (int64_t e = 0; e < kUnit; ++e) {
+      auto load = [&] {
+        Value at = k.offset(from, e * bytes);
+        return Values{fresh ? k.loadFresh(element, at, bytes) : k.load(element, at, bytes)};
+      };
+      Value exists = k.less(k.add(first, e), k.constI32(op.getColumns()));
+      elements.push_back(k.ifElseYield(exists, load, [&] { return Values{zero}; }).front());
+    }
+    return elements;
+  }
+  auto loadWords = [&] {
+    Value from = unitPointer();
     Values words;
     for (int64_t part = 0; part < kUnit * bytes / 16; ++part) {
       Type words4 = k.vec(4, k.i32());
@@ -89,9 +107,6 @@ FailureOr<PreparedInput> Prologue::preload(formats::Format format) {
   input.tokens = op.getTokens();
   input.columns = op.getColumns();
   input.padded = padded;
-  if (input.columns % kUnit)
-    return op.emitOpError() << "has " << input.columns
-                            << " columns, GPU kernels need a multiple of " << kUnit;
   int64_t fragments = padded / input.fragmentColumns();
   input.fragments = kernel.shared.take(k, fragments * input.fragmentBytes());
   if (format.isInteger()) {

@@ -48,14 +48,10 @@ static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) 
     for (int64_t i = 0, e = rows.size(); i < e; ++i)
       result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
   }
-  constexpr int64_t half = formats::tileRows / 2;
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
-    int64_t count = rows[segment.order.getFirst()], second = segment.order.getSecond();
     segment.firstTile = tile;
-    segment.tiles = segment.order.isZip()     ? llvm::divideCeil(count, half)
-                    : segment.order.isPairs() ? count / second * llvm::divideCeil(second / 2, half)
-                                              : llvm::divideCeil(count, formats::tileRows);
+    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
     tile += segment.tiles;
   }
   return result;

@@ -42,13 +42,7 @@ static SmallVector<PackedSegment> packedSegments(fused::MatvecOp op) {
   }
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
-    int64_t count = rows[segment.order.getFirst()], head = segment.order.getSecond();
-    if (segment.order.isZip())
-      segment.tiles = llvm::divideCeil(count, kLanes / 2);
-    else if (segment.order.isPairs())
-      segment.tiles = count / head * llvm::divideCeil(head / 2, kLanes / 2);
-    else
-      segment.tiles = llvm::divideCeil(count, kLanes);
+    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
     segment.firstTile = tile;
     tile += segment.tiles;
   }

@@ -46,6 +46,14 @@ static Error checkReplaceable(StringRef target) {
       "); choose another output or remove it");
 }
 
+/// An error if `path` is a symbolic link to something that does not exist: nothing can be made
+/// there.
+static Error checkNotDangling(StringRef path) {
+  if (!fs::is_symlink_file(path) || fs::exists(path))
+    return Error::success();
+  return createStringError(path + ": is a symbolic link to something that does not exist");
+}
+
 Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
   ArtifactDirectory result;
   SmallString<128> target(path);
@@ -64,14 +72,19 @@ Expected<ArtifactDirectory> ArtifactDirectory::create(StringRef path) {
     if (Error error = checkReplaceable(target))
       return std::move(error);
   }
+  if (Error error = checkNotDangling(target))
+    return std::move(error);
   result.path = target.str();
 
   // Beside the target, because a rename needs the same file system; where folders above it are
   // missing, beside the first of them, so that they need not be made before the end.
   StringRef highest = target;
   for (StringRef folder = sys::path::parent_path(target); !folder.empty() && !fs::exists(folder);
-       folder = sys::path::parent_path(folder))
+       folder = sys::path::parent_path(folder)) {
+    if (Error error = checkNotDangling(folder))
+      return std::move(error);
     highest = folder;
+  }
   Expected<ScratchDirectory> scratch =
       ScratchDirectory::create((highest + ".partial-" + Twine(sys::Process::getProcessId())).str());
   if (!scratch)

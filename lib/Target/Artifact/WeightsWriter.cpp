@@ -196,6 +196,8 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
       zeros = MutableArrayRef(tile.zeros).slice(i * groups, groups);
     if (source.reader.blockElements() && source.blockFormat == format) {
       source.reader.readBlocks(fileRow, q, scales);
+      if (Error error = formats::checkFiniteScales(scales, format, columns, fileRow))
+        return prefixed(source.name, std::move(error));
     } else {
       source.reader.readRow(fileRow, values);
       if (Error error = formats::quantizeRow(values, format, q, scales, zeros, fileRow))

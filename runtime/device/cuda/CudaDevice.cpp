@@ -293,6 +293,19 @@ void CudaDevice::run(uint32_t index) {
   synchronize(stepFailed(step));
 }
 
+void CudaDevice::trace(uint32_t index, const std::function<bool(size_t)> &afterLaunch) {
+  requireLoaded();
+  const Step &step = artifact->plan().steps.at(index);
+  CurrentContext current(*driver, *context);
+  beginStep();
+  for (size_t i = 0; i < step.launches.size(); ++i) {
+    launch(index, i, /*overlap=*/false);
+    synchronize(stepFailed(step));
+    if (!afterLaunch(i))
+      return;
+  }
+}
+
 std::string CudaDevice::profileRemark() const {
   return "measured outside of the graph, with an event after each kernel: no kernel overlaps "
          "another, so the times add up to more than the step's";

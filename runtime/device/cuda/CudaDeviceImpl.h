@@ -68,6 +68,7 @@ public:
 
   void load(std::shared_ptr<const Artifact> artifact) override;
   void run(uint32_t step) override;
+  void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
   std::vector<double> profile(uint32_t step) override;
   std::string profileRemark() const override;
   std::optional<double> measureStep(uint32_t step, int64_t count) override;

@@ -45,8 +45,8 @@ func.func private @f(!quantized.tensor<1000000000000x256xi8, group = 32>)
 
 // -----
 
-// expected-error @+1 {{columns (100) must be a multiple of the group (32)}}
-func.func private @f(!quantized.tensor<4x100xi8, group = 32>)
+// expected-error @+1 {{layout q8_0 needs columns in whole blocks of 32, found 100}}
+func.func private @f(!quantized.tensor<4x100xi8, group = 32, layout = q8_0>)
 
 // -----
 

@@ -1,6 +1,7 @@
 # Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Writes a small Qwen2 model (biases of q, k and v, tied head) with random weights: random-qwen2.py FOLDER"""
+"""Writes a small Qwen2 model (biases of q, k and v, tied head) with random weights:
+random-qwen2.py FOLDER [hidden=96] [mlp=176] [head_dim=24] ... [up_proj.weight=1000]; the last multiplies all tensors whose names end so"""
 
 import json
 import os
@@ -9,7 +10,15 @@ import struct
 import sys
 
 folder = sys.argv[1]
-hidden, mlp, layers, heads, kv_heads, head_dim, vocab = 96, 176, 2, 4, 2, 24, 259
+sizes = {"hidden": 96, "mlp": 176, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 24, "vocab": 259}
+factors = {}
+for argument in sys.argv[2:]:
+    name, value = argument.split("=")
+    if name in sizes:
+        sizes[name] = int(value)
+    else:
+        factors[name] = float(value)
+hidden, mlp, layers, heads, kv_heads, head_dim, vocab = sizes.values()
 config = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -20,6 +29,7 @@ config = {
     "num_hidden_layers": layers,
     "num_attention_heads": heads,
     "num_key_value_heads": kv_heads,
+    "head_dim": head_dim,
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
@@ -42,8 +52,9 @@ header, data = {}, bytearray()
 for name, shape in shapes.items():
     count = shape[0] * (shape[1] if len(shape) > 1 else 1)
     begin = len(data)
-    data += struct.pack(f"<{count}e", *(generator.gauss(0, 0.1) for _ in range(count)))
-    header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, len(data)]}
+    factor = next((f for end, f in factors.items() if name.endswith(end)), 1.0)
+    data += struct.pack(f"<{count}f", *(factor * generator.gauss(0, 0.1) for _ in range(count)))
+    header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
 text = json.dumps(header).encode()
 os.makedirs(folder, exist_ok=True)
 with open(os.path.join(folder, "config.json"), "w") as file:

@@ -32,19 +32,12 @@ struct Product {
   int64_t rows, columns, tokens;
 };
 
-/// Shapes that fit a format: few rows and many, columns that are no multiple of 128 or, where the
-/// format lets them, of anything.
+/// Few rows and many, and columns that are no multiple of 128, of the group or of anything: a row's
+/// last group is shorter, or its only one.
 std::vector<Product> productsOf(Format format, size_t number) {
-  bool free = !format.isInteger() || format.group == Format::channel;
-  std::vector<std::pair<int64_t, int64_t>> shapes;
-  if (free)
-    shapes = {{1, 32}, {17, 100}, {40, 1024}};
-  else if (format.group == 32)
-    shapes = {{1, 32}, {17, 160}, {40, 1024}};
-  else if (format.group == 64)
-    shapes = {{1, 64}, {17, 192}, {40, 1024}};
-  else
-    shapes = {{1, format.group}, {40, 3 * format.group}};
+  std::vector<std::pair<int64_t, int64_t>> shapes = {{1, 32}, {17, 100}, {40, 1024}};
+  if (format.isInteger() && format.group != Format::channel)
+    shapes.push_back({20, 3 * format.group + 24});
   std::vector<Product> products;
   for (auto [i, shape] : llvm::enumerate(shapes))
     products.push_back({format, shape.first, shape.second, 1});

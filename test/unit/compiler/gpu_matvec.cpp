@@ -9,9 +9,9 @@
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
-#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/GpuTarget.h"
+#include "test/unit/formats/GgmlRules.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Parser/Parser.h"
@@ -167,9 +167,14 @@ std::vector<Product> productsOf(Format format, size_t number) {
   std::vector<Product> products = {
       // One tile, partly empty; a row that ends inside a fragment.
       {format, 1, group, std::max<int64_t>(group, 128), 1, 1, 1, 1},
-      // A ring that is used again, by several teams, with a short last chunk.
-      {format, 70, 3 * std::max<int64_t>(group, 128) + (free ? 40 : group % 128),
-       std::max<int64_t>(group, 128), 1, 2, 4, 2},
+      // A row that has less than a group, or ends inside one.
+      {format, 20, 104, std::max<int64_t>(group, 128), 1, 1, 1, 1},
+      // Rows that are not aligned.
+      {format, 20, 101, std::max<int64_t>(group, 128), number % 2 ? 1 : 3, 1, 1, 1},
+      // A ring that is used again, by several teams, with a short last chunk and a short last
+      // group.
+      {format, 70, 3 * std::max<int64_t>(group, 128) + 40, std::max<int64_t>(group, 128), 1, 2, 4,
+       2},
       // Chunks of many slices, fewer tiles than rows of blocks would divide.
       {format, 40, 2048, 1024, 1, 2, 3, 3}};
   int64_t tokens = number % 3 == 0 ? 2 : number % 3 == 1 ? 3 : most;
@@ -249,13 +254,14 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
   constexpr int64_t rows = 70, columns = 1024, chunk = 512;
   // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have
   // either sign.
-  using QuantizeRow = decltype(&formats::quantizeRowQ8_0);
-  const std::pair<Format, QuantizeRow> kinds[] = {{{Format::Element::I8, 128, false}, nullptr},
-                                                  {{Format::Element::I8, 128, true}, nullptr},
-                                                  {{Format::Element::I4, 64, false}, nullptr},
-                                                  {{Format::Element::I4, 64, true}, nullptr},
-                                                  {formats::q8_0Format, formats::quantizeRowQ8_0},
-                                                  {formats::q4_0Format, formats::quantizeRowQ4_0}};
+  using QuantizeRow = decltype(&formats::ggml::quantizeRowQ8_0);
+  const std::pair<Format, QuantizeRow> kinds[] = {
+      {{Format::Element::I8, 128, false}, nullptr},
+      {{Format::Element::I8, 128, true}, nullptr},
+      {{Format::Element::I4, 64, false}, nullptr},
+      {{Format::Element::I4, 64, true}, nullptr},
+      {formats::q8_0Format, formats::ggml::quantizeRowQ8_0},
+      {formats::q4_0Format, formats::ggml::quantizeRowQ4_0}};
   std::string gpuText, hostText;
   for (auto [number, kind] : llvm::enumerate(kinds)) {
     gpuText += productText(number, 1, rows, columns, mmaType(kind.first, rows, columns, chunk),

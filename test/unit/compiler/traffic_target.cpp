@@ -131,7 +131,7 @@ TEST(Target, ErrorsOfText) {
             R"(peak_bandwidth is 3, expected {"value": number, "source": text})"},
            {"h100", "/peak_bandwidth", nullptr, "peak_bandwidth is missing"},
            {"h100", "/peak_bandwidth/value", "-1",
-            "peak_bandwidth.value is -1, expected a number from 100000000.0 to "
+            "peak_bandwidth.value is -1, expected a number from 100000000 to "
             "1e+15"},
            {"h100", "/peak_bandwidth/source", R"(" ")",
             R"(peak_bandwidth.source is ' ', expected where the number is from)"},

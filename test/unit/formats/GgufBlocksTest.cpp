@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "sluice/Formats/GgufBlocks.h"
+#include "GgmlRules.h"
 #include "sluice/Formats/Quantizer.h"
 
 #include <gtest/gtest.h>
@@ -70,18 +70,18 @@ TEST(GgufBlocks, RulesOfGgml) {
   x[3] = 4.0f; // the first of the greatest decides the sign
   std::vector<int8_t> q(32);
   std::vector<uint16_t> scales(1);
-  quantizeRowQ4_0(x, q, scales);
+  ggml::quantizeRowQ4_0(x, q, scales);
   EXPECT_EQ(f16ToFloat(scales[0]), 0.5f);
   EXPECT_EQ(q[0], -8);
   EXPECT_EQ(q[1], 7);
   EXPECT_EQ(q[2], 1); // 0.5 goes up
   EXPECT_EQ(q[3], 7); // clipped
   x[0] = 127.0f, x[1] = -63.5f;
-  quantizeRowQ8_0(x, q, scales);
+  ggml::quantizeRowQ8_0(x, q, scales);
   EXPECT_EQ(f16ToFloat(scales[0]), 1.0f);
   EXPECT_EQ(q[0], 127);
   EXPECT_EQ(q[1], -64); // half away from zero
-  quantizeRowQ4_0(std::vector<float>(32, 0.0f), q, scales);
+  ggml::quantizeRowQ4_0(std::vector<float>(32, 0.0f), q, scales);
   EXPECT_EQ(f16ToFloat(scales[0]), 0.0f);
   EXPECT_EQ(q, std::vector<int8_t>(32, 0));
 }

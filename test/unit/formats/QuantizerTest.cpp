@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Formats/Quantizer.h"
-#include "sluice/Formats/GgufBlocks.h"
+#include "GgmlRules.h"
 
 #include "llvm/Support/xxhash.h"
 
@@ -232,8 +232,9 @@ TEST(Quantizer, Errors) {
             "row 0, column 3: weight is infinite, expected a finite number");
   x[3] = x[7] = 1.0f;
   x[30] = -8.4e6f;
-  EXPECT_EQ(failure(x, format("int8-g32"), 5), "row 5, column 30: weight is -8.4e+06, expected at "
-                                               "most 8.31901e+06 in magnitude for int8-g32");
+  EXPECT_EQ(failure(x, format("int8-g32"), 5),
+            "row 5, column 30: weight is -8400000, expected at most 8319008 in magnitude for "
+            "int8-g32");
   x[30] = 5e5f;
   EXPECT_EQ(failure(x, format("int8-g32"), 5), "no error");
   EXPECT_EQ(
@@ -265,16 +266,34 @@ TEST(Quantizer, FloatRows) {
   EXPECT_EQ(bits, (std::vector<uint16_t>{0x3C00, 0x7BFF, 0x8000}));
   x[1] = 65520.0f;
   EXPECT_EQ(toString(convertRow(x, Format::Element::F16, bits, 2)),
-            "row 2, column 1: weight is 65520, expected at most 65520 in magnitude for f16");
+            "row 2, column 1: weight is 65520, expected below 65520 in magnitude for f16");
   ASSERT_FALSE(bool(convertRow(x, Format::Element::BF16, bits)));
   EXPECT_EQ(bits[1], floatToBf16(65520.0f));
   x[2] = 3.4e38f;
-  EXPECT_NE(toString(convertRow(x, Format::Element::BF16, bits))
-                .find("row 0, column 2: weight is 3.4e+38"),
-            std::string::npos);
+  EXPECT_EQ(toString(convertRow(x, Format::Element::BF16, bits)),
+            "row 0, column 2: weight is 3.4e+38, expected at most 3.3961773e+38 in magnitude for "
+            "bf16");
+  // Neighbours of a limit are told apart.
+  x[2] = std::nextafter(8319008.0f, HUGE_VALF);
+  std::vector<int8_t> q(3);
+  std::vector<uint16_t> scales(1);
+  EXPECT_EQ(toString(quantizeRow(x, *Format::fromName("int8-channel"), q, scales, {})),
+            "row 0, column 2: weight is 8319008.5, expected at most 8319008 in magnitude for "
+            "int8-channel");
   x[0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(toString(convertRow(x, Format::Element::BF16, bits)),
             "row 0, column 0: weight is NaN, expected a finite number");
+}
+
+TEST(Quantizer, ScalesThatAreKeptAreFinite) {
+  std::vector<uint16_t> scales{0x3C00, 0x0000, 0xFBFF};
+  EXPECT_FALSE(bool(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)));
+  scales[2] = 0xFE00;
+  EXPECT_EQ(toString(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)),
+            "row 5, column 64: the scale of its group is NaN, expected a finite number");
+  scales[1] = 0x7C00;
+  EXPECT_EQ(toString(checkFiniteScales(scales, *Format::fromName("int4-g32"), 96, 5)),
+            "row 5, column 32: the scale of its group is infinite, expected a finite number");
 }
 
 // Every integer is the nearest one for its scale, and zero points are in range.
@@ -365,7 +384,7 @@ TEST(Quantizer, BetterThanGgufOnRealWeights) {
     std::vector<uint16_t> scales(x.size() / 32);
     std::vector<float> values(x.size());
     for (bool four : {true, false}) {
-      four ? quantizeRowQ4_0(x, q, scales) : quantizeRowQ8_0(x, q, scales);
+      four ? ggml::quantizeRowQ4_0(x, q, scales) : ggml::quantizeRowQ8_0(x, q, scales);
       dequantizeRow(four ? q4_0Format : q8_0Format, q, scales, {}, values);
       for (size_t i = 0; i < x.size(); ++i)
         (four ? q4 : q8) += (double(x[i]) - values[i]) * (double(x[i]) - values[i]);

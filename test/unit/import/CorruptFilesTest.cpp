@@ -27,6 +27,12 @@ struct Corruption {
 };
 void PrintTo(const Corruption &corruption, std::ostream *os) { *os << corruption.name; }
 
+/// What stands for a large file in a clone that was made without git-lfs.
+constexpr const char *gitLfsPointer =
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 16060617592\n";
+
 /// A GGUF file of the small model, changed.
 std::function<std::string(const Folder &)> gguf(std::function<void(GGUFBuilder &)> change) {
   return [=](const Folder &folder) {
@@ -142,7 +148,7 @@ std::vector<Corruption> corruptions() {
       "declares 1152921504606846976 tensors");
   add("GGUFOneValueTooMany", gguf([](GGUFBuilder &b) { b.claimedValues = 18; }), "model.gguf: ");
   add("GGUFOneTensorMissing", gguf([](GGUFBuilder &b) { b.claimedTensors = 11; }),
-      "bytes follow the last tensor, expected less than the alignment 32");
+      "the descriptions of 11 tensors and their data is not padding");
 
   // GGUF: metadata.
   add("GGUFKeyLength2To63", ggufBytes([](std::string &b) { poke<uint64_t>(b, 24, 1ull << 63); }),
@@ -195,7 +201,7 @@ std::vector<Corruption> corruptions() {
   add("GGUFFiveDimensions", gguf([](GGUFBuilder &b) { b.f32Tensor("x", {1, 1, 1, 1, 1}); }),
       "tensor 'x' has 5 dimensions, expected at most 4");
   add("GGUFUnknownTensorType", gguf([](GGUFBuilder &b) { b.tensors[0].type = 999; }),
-      "tensor 'token_embd.weight' has the unknown ggml type 999");
+      "tensor 'token_embd.weight' has type unknown (ggml type 999), expected F32, F16, BF16");
   add("GGUFDimension2To63", gguf([](GGUFBuilder &b) { b.tensors[0].dims = {1ull << 63, 16}; }),
       "has a dimension of 9223372036854775808");
   add("GGUFDimensionsOverflow",
@@ -264,13 +270,36 @@ std::vector<Corruption> corruptions() {
   add("GGUFYarn", gguf([](GGUFBuilder &b) { b.string("llama.rope.scaling.type", "yarn"); }),
       "llama.rope.scaling.type is 'yarn', expected none or linear");
   add("GGUFSplit", gguf([](GGUFBuilder &b) { b.value<uint16_t>("split.count", 2, 3); }),
-      "is one of 3 parts of a split GGUF file");
+      "is one of the 3 parts of a split GGUF file, which are not supported");
   add("GGUFRopeFactorsOfWrongLength",
       gguf([](GGUFBuilder &b) { b.f32Tensor("rope_freqs.weight", {8}); }),
       "tensor 'rope_freqs.weight' is F32 [8], expected F32 [16]");
   add("GGUFRopeFactorsOfZero",
       gguf([](GGUFBuilder &b) { b.f32Tensor("rope_freqs.weight", {16}, 0.0f); }),
       "tensor 'rope_freqs.weight' holds 0, expected numbers above 0");
+  add("GGUFRopeFactorsAndScaling", gguf([](GGUFBuilder &b) {
+        b.f32Tensor("rope_freqs.weight", {16});
+        b.f32("llama.rope.scaling.factor", 4.0f);
+      }),
+      "tensor 'rope_freqs.weight' and a linear scaling of positions are both there");
+  add("GGUFOtherGraph", gguf([](GGUFBuilder &b) {
+        b.f32Tensor("blk.0.attn_q_norm.weight", {32});
+        b.f32Tensor("blk.0.attn_k_norm.weight", {32});
+      }),
+      "model.gguf: tensors 'blk.0.attn_q_norm.weight', 'blk.0.attn_k_norm.weight': a model of "
+      "this family and config has no such tensors, so this is another graph");
+  add("GGUFHeadBias", gguf([](GGUFBuilder &b) { b.f32Tensor("output.bias", {16}); }),
+      "tensor 'output.bias': a model of this family");
+  add("GGUFLearnedPositions",
+      gguf([](GGUFBuilder &b) { b.f32Tensor("position_embd.weight", {64, 128}); }),
+      "tensor 'position_embd.weight': a model of this family");
+  add("GGUFLayersLeftOut",
+      gguf([](GGUFBuilder &b) { b.f32Tensor("blk.1.attn_norm.weight", {64}); }),
+      "tensor 'blk.1.attn_norm.weight' is of layer 1 (counted from 0), but the model's "
+      "configuration has only 1");
+  add(
+      "GGUFGitLfsPointer", [](const Folder &f) { return f.write("model.gguf", gitLfsPointer); },
+      "model.gguf: is a git-lfs pointer, expected the file that `git lfs pull` puts in its place");
   add("GGUFWrongShape",
       gguf([](GGUFBuilder &b) { b.find("blk.0.ffn_down.weight")->dims = {64, 96}; }),
       "tensor 'blk.0.ffn_down.weight' has shape [96, 64], expected [64, 96]");
@@ -326,8 +355,6 @@ std::vector<Corruption> corruptions() {
       "JSON is nested deeper than 32 levels");
   add("SafetensorsCut", safetensorsBytes([](std::string &b) { b.resize(b.size() - 1); }),
       "outside the file's");
-  add("SafetensorsTrailingBytes", safetensorsBytes([](std::string &b) { b += "x"; }),
-      "bytes follow the last tensor");
   add(
       "SafetensorsDuplicateName",
       [](const Folder &folder) {
@@ -349,7 +376,10 @@ std::vector<Corruption> corruptions() {
       "tensor 'lm_head.weight' lacks dtype");
   add("SafetensorsUnknownDtype",
       safetensors([](SafetensorsBuilder &b) { b.header["lm_head.weight"]["dtype"] = "F4"; }),
-      "tensor 'lm_head.weight' has the unknown dtype 'F4'");
+      "tensor 'lm_head.weight' has type unknown (F4), expected F32, F16 or BF16");
+  add("SafetensorsDtypeIsANumber",
+      safetensors([](SafetensorsBuilder &b) { b.header["lm_head.weight"]["dtype"] = 4; }),
+      "tensor 'lm_head.weight' has dtype 4, expected a string");
   add("SafetensorsNegativeDimension",
       safetensors([](SafetensorsBuilder &b) { b.header["lm_head.weight"]["shape"] = {-16, 64}; }),
       "tensor 'lm_head.weight' has a dimension of -16");
@@ -397,12 +427,45 @@ std::vector<Corruption> corruptions() {
       },
       "tensor 'model.layers.0.self_attn.q_proj.bias' is missing, expected shape [64]");
 
+  add("SafetensorsOtherGraph", safetensors([](SafetensorsBuilder &b) {
+        b.add("model.layers.0.self_attn.q_norm.weight", {32});
+        for (const char *part : {"q", "k", "v"})
+          b.add(std::string("model.layers.0.self_attn.") + part + "_proj.bias", {32});
+      }),
+      "model.safetensors: tensors 'model.layers.0.self_attn.q_norm.weight', "
+      "'model.layers.0.self_attn.q_proj.bias', 'model.layers.0.self_attn.k_proj.bias' and 1 more: "
+      "a model of this family and config has no such tensors");
+  add("SafetensorsLayersLeftOut", safetensors([](SafetensorsBuilder &b) {
+        b.add("model.layers.3.input_layernorm.weight", {64});
+      }),
+      "tensor 'model.layers.3.input_layernorm.weight' is of layer 3 (counted from 0), but the "
+      "model's configuration has only 1");
+  for (auto [name, file] : {std::pair("ConfigGitLfsPointer", "config.json"),
+                            std::pair("SafetensorsGitLfsPointer", "model.safetensors"),
+                            std::pair("GenerationConfigGitLfsPointer", "generation_config.json"),
+                            std::pair("TokenizerJsonGitLfsPointer", "tokenizer.json"),
+                            std::pair("TokenizerModelGitLfsPointer", "tokenizer.model")})
+    add(
+        name,
+        [file = file](const Folder &folder) {
+          folder.write("config.json", smallConfig().dump());
+          folder.write("model.safetensors", smallSafetensors().build());
+          folder.write(file, gitLfsPointer);
+          return folder.str();
+        },
+        "is a git-lfs pointer, expected the file");
+
   // The index.
   add("IndexMissingShard",
       index([](json &i) { i["weight_map"]["lm_head.weight"] = "b.safetensors"; }),
-      "names the shard 'b.safetensors', which is missing");
-  add("IndexMissingTensor", index([](json &i) { i["weight_map"]["ghost"] = "a.safetensors"; }),
-      "a.safetensors: tensor 'ghost' is missing, but");
+      "index.json: tensor 'lm_head.weight' is missing, as is its shard 'b.safetensors'");
+  add(
+      "IndexMissingTensor",
+      [](const Folder &folder) {
+        folder.write("b.safetensors", SafetensorsBuilder().add("extra", {1}).build());
+        return index([](json &i) { i["weight_map"]["lm_head.weight"] = "b.safetensors"; })(folder);
+      },
+      "b.safetensors: tensor 'lm_head.weight' is missing, but");
   add("IndexLacksTensor", index([](json &i) { i["weight_map"].erase("lm_head.weight"); }),
       "model.safetensors.index.json: tensor 'lm_head.weight' is missing");
   add("IndexLeavesTheFolder",

@@ -79,6 +79,20 @@ TEST(Listing, ArchitecturesThatCannotBeCompiled) {
   EXPECT_NE(printed(listing).find("\"mamba\""), std::string::npos);
 }
 
+TEST(Listing, UnknownTypesAndTrailingBytes) {
+  Folder folder;
+  GGUFBuilder gguf;
+  gguf.tensors.push_back({"a", {64, 2}, 200, std::string(96, 'x'), std::nullopt});
+  gguf.f32Tensor("b", {8});
+  SLUICE_UNWRAP(listing,
+                listModelFile(folder.write("a.gguf", gguf.build() + std::string(50, 'x'))));
+  EXPECT_EQ(listing["trailing_bytes"], 50);
+  EXPECT_EQ((*entry(listing["tensors"], "name", "a"))["bytes"], 96);
+  std::string text = printed(listing);
+  EXPECT_NE(text.find("a     unknown (ggml type 200)  [2, 64]"), std::string::npos) << text;
+  EXPECT_NE(text.find(" bytes, 50 of them after the last tensor\n"), std::string::npos) << text;
+}
+
 TEST(Listing, TextThatIsNotUtf8StaysPrintable) {
   Folder folder;
   GGUFBuilder gguf;

@@ -90,7 +90,7 @@ TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
   EXPECT_EQ(linear.ropeScaling.kind, RopeScaling::Kind::Linear);
   EXPECT_EQ(linear.ropeScaling.factor, 4.0);
   EXPECT_NE(jsonError(with(smallConfig(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}))
-                .find("rope_scaling.rope_type is 'yarn', expected default, linear or llama3"),
+                .find("rope_scaling.type is 'yarn', expected default, linear or llama3"),
             std::string::npos);
 }
 
@@ -125,36 +125,61 @@ TEST(ConfigFromJson, EndTokens) {
   EXPECT_TRUE(none.eosIds.empty());
 }
 
-TEST(RopeFrequencies, FollowTheirDefinition) {
-  ModelConfig config;
-  config.headDim = 128;
-  config.ropeTheta = 500000.0;
-  std::vector<float> plain = ropeFrequencies(config);
-  ASSERT_EQ(plain.size(), 64u);
-  EXPECT_EQ(plain[0], 1.0f);
-  EXPECT_FLOAT_EQ(plain[32], 1.0f / std::sqrt(500000.0f));
-
-  config.ropeScaling = {RopeScaling::Kind::Llama3, 8.0, 1.0, 4.0, 8192, {}};
-  std::vector<float> scaled = ropeFrequencies(config);
-  // transformers, written the way of _compute_llama3_parameters: by wavelength.
-  for (int i = 0; i < 64; ++i) {
-    double wavelength = 2 * M_PI / plain[i];
-    double expected = plain[i];
-    if (wavelength > 8192.0 / 1.0)
-      expected = plain[i] / 8.0;
-    else if (wavelength > 8192.0 / 4.0) {
-      double smooth = (8192.0 / wavelength - 1.0) / (4.0 - 1.0);
-      expected = (1 - smooth) * plain[i] / 8.0 + smooth * plain[i];
-    }
-    EXPECT_FLOAT_EQ(scaled[i], static_cast<float>(expected)) << i;
+TEST(ConfigFromJson, ArchitecturesMayBeEmptyOrSpelledTheOldWay) {
+  for (const json &list : {json::array(), json::array({"LLaMAForCausalLM"}), json(nullptr)}) {
+    SLUICE_UNWRAP(config, fromJson(with(smallConfig(), "architectures", list)));
+    EXPECT_EQ(config.family, ModelFamily::Llama);
   }
-  EXPECT_EQ(scaled[0], plain[0]);
-  EXPECT_FLOAT_EQ(scaled[63], plain[63] / 8);
+}
 
-  config.ropeScaling = {RopeScaling::Kind::Linear, 4.0, 1.0, 4.0, 0, {}};
-  EXPECT_FLOAT_EQ(ropeFrequencies(config)[10], plain[10] / 4);
-  config.ropeScaling = {RopeScaling::Kind::Factors, 1.0, 1.0, 4.0, 0, std::vector<float>(64, 2.0f)};
-  EXPECT_FLOAT_EQ(ropeFrequencies(config)[10], plain[10] / 2);
+TEST(ConfigFromJson, MissingKeyValueHeadsAreTheFamilysDefault) {
+  auto kvHeads = [](const char *family, bool isNull) -> int64_t {
+    json document = with(smallConfig(family), "num_attention_heads", 32);
+    document["head_dim"] = 2;
+    document.erase("num_key_value_heads");
+    if (isNull)
+      document["num_key_value_heads"] = nullptr;
+    auto config = fromJson(document);
+    if (config)
+      return config->kvHeads;
+    ADD_FAILURE() << family << ": " << llvm::toString(config.takeError());
+    return 0;
+  };
+  EXPECT_EQ(kvHeads("mistral", false), 8);
+  EXPECT_EQ(kvHeads("qwen2", false), 32);
+  EXPECT_EQ(kvHeads("llama", false), 32);
+  EXPECT_EQ(kvHeads("mistral", true), 32);
+}
+
+TEST(ConfigFromJson, ScalingFactorWithoutTypeWarns) {
+  std::vector<std::string> warnings;
+  SLUICE_UNWRAP(config, fromJson(with(smallConfig(), "rope_scaling", {{"factor", 4}}), &warnings));
+  EXPECT_EQ(config.ropeScaling.kind, RopeScaling::Kind::None);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_EQ(warnings[0], "models/tiny/config.json: rope_scaling has a factor but no rope_type: it "
+                         "counts as default, which scales nothing");
+  for (const json &scaling : {json{{"type", "linear"}, {"factor", 4}}, json{{"rope_theta", 1e4}}})
+    EXPECT_EQ(message(fromJson(with(smallConfig(), "rope_parameters", scaling), &warnings)),
+              "success");
+  EXPECT_EQ(warnings.size(), 1u);
+}
+
+TEST(RopeScaling, HasTheNamesAndValuesOfTheDialect) {
+  RopeScaling scaling;
+  EXPECT_EQ(scaling.name(), "none");
+  EXPECT_TRUE(scaling.values().empty());
+  scaling.kind = RopeScaling::Kind::Linear;
+  scaling.factor = 4.0;
+  EXPECT_EQ(scaling.name(), "linear");
+  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0}));
+  scaling.kind = RopeScaling::Kind::Llama3;
+  scaling.originalContext = 8192;
+  EXPECT_EQ(scaling.name(), "llama3");
+  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0, 1.0, 4.0, 8192.0}));
+  scaling.kind = RopeScaling::Kind::Factors;
+  scaling.factors = {2.0f, 3.0f};
+  EXPECT_EQ(scaling.name(), "factors");
+  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{2.0, 3.0}));
 }
 
 namespace {
@@ -219,7 +244,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"eos_token_id", "2", "eos_token_id is '2', expected a token id"},
         BadConfig{"quantization_config",
                   {{"quant_method", "gptq"}},
-                  "quantization_config has quant_method \"gptq\""}));
+                  "quantization_config has quant_method 'gptq'"}));
 
 //===----------------------------------------------------------------------===//
 // GGUF
@@ -292,6 +317,54 @@ TEST(ConfigFromGGUF, LinearScalingOldAndNewKey) {
   gguf.f32("llama.rope.scaling.factor", 4.0f);
   SLUICE_UNWRAP(now, fromGGUF(gguf));
   EXPECT_EQ(now.ropeScaling.factor, 4.0);
+}
+
+TEST(ConfigFromGGUF, FactorWithoutTypeIsLinearAndZeroIsOne) {
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.f32("llama.rope.scaling.factor", 4.0f);
+  SLUICE_UNWRAP(untyped, fromGGUF(gguf));
+  EXPECT_EQ(untyped.ropeScaling.kind, RopeScaling::Kind::Linear);
+  EXPECT_EQ(untyped.ropeScaling.factor, 4.0);
+
+  gguf.string("llama.rope.scaling.type", "none");
+  SLUICE_UNWRAP(none, fromGGUF(gguf));
+  EXPECT_EQ(none.ropeScaling.kind, RopeScaling::Kind::None);
+
+  for (const char *key : {"llama.rope.scaling.factor", "llama.rope.scale_linear"}) {
+    GGUFBuilder zero = smallLlamaGGUF();
+    zero.f32(key, 0.0f);
+    SLUICE_UNWRAP(untypedZero, fromGGUF(zero));
+    EXPECT_EQ(untypedZero.ropeScaling.kind, RopeScaling::Kind::None) << key;
+    zero.string("llama.rope.scaling.type", "linear");
+    SLUICE_UNWRAP(typedZero, fromGGUF(zero));
+    EXPECT_EQ(typedZero.ropeScaling.kind, RopeScaling::Kind::None) << key;
+  }
+}
+
+TEST(ConfigFromGGUF, BadScalingFactors) {
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.f32("llama.rope.scaling.factor", -1.5f);
+  EXPECT_NE(message(fromGGUF(gguf))
+                .find("llama.rope.scaling.factor is -1.5, expected a number of at least 0"),
+            std::string::npos);
+  gguf.erase("llama.rope.scaling.factor");
+  gguf.string("llama.rope.scaling.type", "linear");
+  EXPECT_NE(message(fromGGUF(gguf)).find("llama.rope.scaling.factor is missing"),
+            std::string::npos);
+}
+
+TEST(ConfigFromGGUF, LaterPartsOfASplitFileSayWhatTheyAre) {
+  GGUFBuilder gguf;
+  gguf.value<uint16_t>("split.no", 2, 1);
+  gguf.value<uint16_t>("split.count", 2, 3);
+  EXPECT_NE(message(fromGGUF(gguf))
+                .find("is part 2 of the 3 parts of a split GGUF file, which are "
+                      "not supported: expected one file"),
+            std::string::npos);
+  GGUFBuilder whole = smallLlamaGGUF();
+  whole.value<uint16_t>("split.no", 2, 0);
+  whole.value<uint16_t>("split.count", 2, 1);
+  EXPECT_EQ(message(fromGGUF(whole)), "success");
 }
 
 TEST(ConfigFromGGUF, TheSampleEqualsItsHuggingFaceConfig) {

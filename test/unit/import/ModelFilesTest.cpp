@@ -5,6 +5,7 @@
 
 #include "TestFiles.h"
 
+#include "sluice/Formats/RopeTable.h"
 #include "sluice/Import/TensorReader.h"
 
 #include <cmath>
@@ -192,21 +193,24 @@ TEST(OpenModel, Llama3ScalingFromBothFormats) {
   SLUICE_UNWRAP(hf, openModel(folder.str()));
 
   // What convert_hf_to_gguf.py stores: plain frequency over scaled frequency.
-  ModelConfig plain = hf.config;
-  plain.ropeScaling = {};
-  std::vector<float> scaled = ropeFrequencies(hf.config), unscaled = ropeFrequencies(plain);
+  auto frequencies = [](const ModelConfig &config, const RopeScaling &scaling) {
+    return llvm::cantFail(formats::ropeFrequencies(config.ropeTheta, config.headDim, scaling.name(),
+                                                   scaling.values()));
+  };
+  auto scaled = frequencies(hf.config, hf.config.ropeScaling),
+       unscaled = frequencies(hf.config, {});
   GGUFBuilder gguf = smallLlamaGGUF();
   Bytes factors;
   for (int i = 0; i < 16; ++i)
-    factors.put(unscaled[i] / scaled[i]);
+    factors.put(static_cast<float>(unscaled[i] / scaled[i]));
   gguf.tensors.push_back({"rope_freqs.weight", {16}, 0, factors.data, std::nullopt});
   SLUICE_UNWRAP(model, openModel(folder.write("m.gguf", gguf.build())));
   EXPECT_TRUE(model.warnings.empty());
   EXPECT_EQ(model.config.ropeScaling.kind, RopeScaling::Kind::Factors);
-  std::vector<float> fromFactors = ropeFrequencies(model.config);
+  auto fromFactors = frequencies(model.config, model.config.ropeScaling);
   EXPECT_NE(scaled, unscaled);
   for (int i = 0; i < 16; ++i)
-    EXPECT_NEAR(fromFactors[i], scaled[i], 1e-6f * scaled[i]);
+    EXPECT_NEAR(fromFactors[i], scaled[i], 1e-7 * scaled[i]);
 }
 
 TEST(OpenModel, ConfigAloneHasNoWeights) {
@@ -224,6 +228,107 @@ TEST(OpenModel, ConfigAloneHasNoWeights) {
   EXPECT_EQ(directory.weightsAbsentReason,
             folder.str() + ": no model.safetensors or model.safetensors.index.json "
                            "(pytorch_model.bin is not read)");
+}
+
+/// A folder of the small model whose embedding and head are `embedding` and `head` all over.
+static std::string withHead(const Folder &folder, bool tied, char embedding, char head) {
+  json config = smallConfig();
+  config["tie_word_embeddings"] = tied;
+  folder.write("config.json", config.dump());
+  SafetensorsBuilder tensors = smallSafetensors();
+  std::string bytes = tensors.build();
+  size_t data = bytes.size() - tensors.dataBytes;
+  for (auto [name, fill] :
+       {std::pair("model.embed_tokens.weight", embedding), std::pair("lm_head.weight", head)}) {
+    auto offsets = tensors.header[name]["data_offsets"];
+    for (uint64_t i = offsets[0]; i < offsets[1]; ++i)
+      bytes[data + i] = fill;
+  }
+  folder.write("model.safetensors", bytes);
+  return folder.str();
+}
+
+TEST(OpenModel, AHeadThatDiffersFromTheTiedEmbeddingIsUsed) {
+  Folder folder;
+  SLUICE_UNWRAP(model, openModel(withHead(folder, true, 1, 2)));
+  ASSERT_TRUE(model.weights.head);
+  EXPECT_EQ(model.weights.head->tensor.name, "lm_head.weight");
+  EXPECT_FALSE(model.config.tiedEmbeddings);
+  ASSERT_EQ(model.warnings.size(), 1u);
+  EXPECT_EQ(model.warnings[0],
+            (folder / "model.safetensors") +
+                ": tensor 'lm_head.weight' differs from 'model.embed_tokens.weight' although "
+                "tie_word_embeddings is true: it is used as the head");
+}
+
+TEST(OpenModel, ACopyOfTheTiedEmbeddingIsLeftOut) {
+  Folder folder;
+  SLUICE_UNWRAP(model, openModel(withHead(folder, true, 3, 3)));
+  EXPECT_FALSE(model.weights.head);
+  EXPECT_TRUE(model.config.tiedEmbeddings);
+  EXPECT_TRUE(model.warnings.empty());
+  SLUICE_UNWRAP(untied, openModel(withHead(folder, false, 3, 3)));
+  EXPECT_TRUE(untied.weights.head);
+  EXPECT_TRUE(untied.warnings.empty());
+}
+
+TEST(OpenModel, TrailingBytesAndUnneededUnknownTypesLoad) {
+  Folder folder;
+  folder.write("config.json", smallConfig().dump());
+  SafetensorsBuilder tensors = smallSafetensors();
+  tensors.add("packed.extra", {3}, "F4", 1);
+  folder.write("model.safetensors", tensors.build() + std::string(100, 'x'));
+  SLUICE_UNWRAP(hf, openModel(folder.str()));
+  ASSERT_EQ(hf.warnings.size(), 2u);
+  EXPECT_EQ(hf.warnings[0],
+            (folder / "model.safetensors") + ": 100 bytes follow the last tensor and are ignored");
+  EXPECT_NE(hf.warnings[1].find("'packed.extra' is not part of the model"), std::string::npos);
+
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.tensors.insert(gguf.tensors.begin() + 2,
+                      {"packed.extra", {64, 2}, 200, std::string(96, 'x'), std::nullopt});
+  std::string path = folder.write("m.gguf", gguf.build() + std::string(100, 'x'));
+  SLUICE_UNWRAP(model, openModel(path));
+  EXPECT_EQ(model.weights.layers[0].q.tensor.shape[0], 64);
+  ASSERT_EQ(model.warnings.size(), 2u);
+  EXPECT_NE(model.warnings[0].find("'packed.extra' is not part of the model"), std::string::npos);
+  EXPECT_EQ(model.warnings[1], path + ": 100 bytes follow the last tensor and are ignored");
+  // The last tensor of a file may be the unknown one.
+  std::rotate(gguf.tensors.begin() + 2, gguf.tensors.begin() + 3, gguf.tensors.end());
+  EXPECT_EQ(message(openModel(folder.write("last.gguf", gguf.build()))), "success");
+}
+
+TEST(OpenModel, TheIndexMayNameWhatNobodyNeeds) {
+  Folder folder;
+  folder.write("config.json", smallConfig().dump());
+  folder.write("a.safetensors", smallSafetensors().build());
+  json map = {{"ghost", "a.safetensors"}, {"spirit", "gone.safetensors"}};
+  for (const auto &[name, shape] : smallTensors())
+    map[name] = "a.safetensors";
+  std::string index =
+      folder.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  SLUICE_UNWRAP(model, openModel(folder.str()));
+  EXPECT_EQ(model.warnings,
+            (std::vector<std::string>{
+                index + ": names the shard 'gone.safetensors', which is missing and not needed",
+                index + ": names 1 tensor that is in no shard and not needed, such as 'ghost'"}));
+}
+
+TEST(OpenModel, ACopyInAnotherShardIsIgnored) {
+  Folder folder;
+  folder.write("config.json", smallConfig().dump());
+  folder.write("a.safetensors", smallSafetensors().build());
+  SafetensorsBuilder other;
+  other.add("lm_head.weight", {16, 64});
+  std::string path = folder.write("b.safetensors", other.add("extra", {1}).build());
+  json map = {{"extra", "b.safetensors"}};
+  for (const auto &[name, shape] : smallTensors())
+    map[name] = "a.safetensors";
+  folder.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
+  SLUICE_UNWRAP(model, openModel(folder.str()));
+  EXPECT_EQ(model.weights.head->tensor.file, "a.safetensors");
+  ASSERT_EQ(model.warnings.size(), 2u);
+  EXPECT_EQ(model.warnings[0].find(path + ": tensor 'lm_head.weight' is ignored: "), 0u);
 }
 
 TEST(OpenModel, ManyExtrasAreSummedUp) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <regex>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
@@ -65,6 +66,7 @@ TEST_F(SluiceRun, PrintsPromptAndText) {
 TEST_F(SluiceRun, PrintsTokenIdsAndNothingElse) {
   EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --token-ids").out, "1 4 5 6 7 8 9\n");
   EXPECT_EQ(run("run {} -p abc -n 0 --token-ids --no-bos").out, "4 5 6\n");
+  EXPECT_EQ(run("run {} -p abc -n 3 --temp 0 --token-ids --no-echo").out, "7 8 9\n");
   EXPECT_EQ(run("run {} -p \"a</s>\" -n 0 --token-ids --special").out, "1 4 2\n");
 }
 
@@ -99,6 +101,104 @@ TEST_F(SluiceRun, MeasuresPerplexity) {
   std::vector<int32_t> ids =
       session.artifact().tokenizer().encode("abcdeffghijklmaopqrstuvwxyzabzdefg", true);
   EXPECT_NEAR(value, perplexity(session, ids, 1, {10, 0}).perplexity, 1e-4);
+}
+
+TEST_F(SluiceRun, MeasuresTheDivergenceFromAReference) {
+  writeFile(directory.path() / "text", "abcdeffghijklmaopqrstuvwxyzabzdefg");
+  std::string command = "perplexity {} -f " + (directory.path() / "text").string() + " -c 10 ";
+  std::string alone = run(command).out;
+  size_t second = alone.find('\n') + 1;
+  Outcome outcome = run(command + "--against {}");
+  EXPECT_EQ(outcome.err, "");
+  EXPECT_EQ(outcome.out, alone.substr(0, second) +
+                             "kl divergence: 0.00000 +- 0.00000 nats\n"
+                             "same first choice: 100.00%\n" +
+                             alone.substr(second));
+
+  std::filesystem::path other = directory.path() / "other.sluice";
+  std::filesystem::create_directory(other);
+  TestArtifact made;
+  // Of the scored tokens one is a "g".
+  made.setNext(TestArtifact::letterA + 6, TestArtifact::letterA);
+  made.write(other);
+  auto lines = [&](const std::string &output) {
+    return output.substr(second, output.size() - alone.size());
+  };
+  outcome = run(command + "--against " + other.string());
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_TRUE(std::regex_match(lines(outcome.out),
+                               std::regex("kl divergence: 0\\.[0-9]{5} \\+- 0\\.[0-9]{5} nats\n"
+                                          "same first choice: 91\\.67%\n")))
+      << outcome.out;
+  // A small divergence gets as many decimals as its error needs.
+  TestArtifact close;
+  close.setBias(100, 101);
+  // More where it is the token that comes next, so that there is a spread.
+  close.setBias(TestArtifact::letterA + 5, TestArtifact::letterA + 6);
+  close.write(other);
+  outcome = run(command + "--against " + other.string());
+  std::smatch match;
+  std::string found = lines(outcome.out);
+  ASSERT_TRUE(std::regex_search(found, match,
+                                std::regex("^kl divergence: 0\\.([0-9]*[1-9][0-9]*) \\+- "
+                                           "0\\.(0{5,}[1-9][0-9]) nats\n"
+                                           "same first choice: 100\\.00%\n$")))
+      << outcome.out;
+  EXPECT_EQ(match[1].length(), match[2].length());
+}
+
+TEST_F(SluiceRun, AReferenceMayRunElsewhere) {
+  writeFile(directory.path() / "text", "abcdeffghijklmaopqrstuvwxyzabzdefg");
+  std::filesystem::path gpu = directory.path() / "gpu.sluice";
+  std::filesystem::create_directory(gpu);
+  TestArtifact made;
+  made.retargetToGpu();
+  made.write(gpu);
+  std::string file = " -c 10 -f " + (directory.path() / "text").string(),
+              driver = "export SLUICE_LIBCUDA=" SLUICE_TEST_FAKE_CUDA "; ";
+  const std::string expected = "\nkl divergence: 0.00000 +- 0.00000 nats\n";
+  // Both on the same GPU, and either of them there.
+  for (const std::string &models :
+       {gpu.string() + " --against " + gpu.string(), gpu.string() + " --against {}",
+        "{} --against " + gpu.string(),
+        "{} --device cpu --against-device cuda --against " + gpu.string()}) {
+    Outcome outcome = run("perplexity " + models + file, driver);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_NE(outcome.out.find(expected), std::string::npos) << models << "\n" << outcome.out;
+  }
+  // As --device says, where nothing else does.
+  expectError(run("perplexity {} --device cpu --against " + gpu.string() + file, driver), 1, "cpu");
+}
+
+TEST_F(SluiceRun, AReferenceHasTheSameTokens) {
+  writeFile(directory.path() / "text", "abcdeffghijklmaopqrstuvwxyzabzdefg");
+  std::string file = " -c 10 -f " + (directory.path() / "text").string();
+  std::filesystem::path other = directory.path() / "other.sluice";
+  std::filesystem::create_directory(other);
+  std::string against = "perplexity {} --against " + other.string() + file;
+  TestArtifact(3).write(other);
+  expectError(run(against), 1,
+              "--against: the vocabulary has 289 tokens, expected the model's 286");
+  // "c" and "d" change places.
+  TestArtifact swapped;
+  size_t c = swapped.tokenizer.find("\"c\""), d = swapped.tokenizer.find("\"d\"");
+  ASSERT_NE(c, std::string::npos);
+  std::swap(swapped.tokenizer[c + 1], swapped.tokenizer[d + 1]);
+  swapped.write(other);
+  expectError(run(against), 1,
+              "--against: the tokenizer is another: token 3 of the text is 7 \"c\", expected the "
+              "model's 6 \"c\"");
+  // No token for the beginning of a text.
+  TestArtifact bare;
+  json tokenizer = json::parse(bare.tokenizer);
+  ASSERT_TRUE(tokenizer["add_bos"].get<bool>());
+  tokenizer["add_bos"] = false;
+  bare.tokenizer = tokenizer.dump();
+  bare.write(other);
+  expectError(run(against), 1, "--against: the tokenizer is another: token 0 of the text is 4");
+  expectError(run("perplexity {} --against /no-such-folder" + file), 1,
+              "--against /no-such-folder: there is no such file or directory");
+  expectError(run("perplexity {} --against-device cpu" + file), 2, "--against");
 }
 
 TEST_F(SluiceRun, Benches) {
@@ -152,16 +252,22 @@ TEST_F(SluiceRun, HelpIsNotAnError) {
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_NE(outcome.out.find("Usage: sluice-run"), std::string::npos) << outcome.out;
   }
+  EXPECT_EQ(run("").status, 0);
+  EXPECT_EQ(run("").out, run("--help").out);
   EXPECT_EQ(run("--version").out.rfind("sluice-run ", 0), 0u);
 }
 
 TEST_F(SluiceRun, ErrorsAreOneLine) {
-  expectError(run(""), 2, "subcommand is required");
   expectError(run("fly"), 2, "no command \"fly\"");
   expectError(run("run"), 2, "MODEL is required (see sluice-run run --help)");
   expectError(run("run {} --fly -p a"), 2, "--fly");
   expectError(run("run {} -p a -n many"), 2, "many");
   expectError(run("run {}"), 1, "--prompt or --file");
+  expectError(run("run /no-such-folder"), 1, "/no-such-folder: there is no such directory");
+  expectError(run("tokenize /no-such-folder"), 1, "/no-such-folder: there is no such directory");
+  expectError(run("perplexity /no-such-folder -f /nor-this"), 1, "/no-such-folder: there is no");
+  expectError(run("run {} -p a -n -2"), 1, "the number of new tokens is -2");
+  expectError(run("perplexity {} -f {}/plan.json -c 3"), 2, "--context");
   expectError(run("run {} -p a --top-p 3"), 1, "top-p");
   expectError(run("run {} -p a --device npu"), 1, "device \"npu\" is not available");
   expectError(run("run /no-such-folder -p a"), 1, "/no-such-folder: there is no such directory");
@@ -175,6 +281,28 @@ TEST_F(SluiceRun, ErrorsAreOneLine) {
   expectError(run("bench {} --top-p 3"), 1, "top-p");
   expectError(run("run {} -p a > /dev/full"), 1, "No space left on device");
   expectError(run("perplexity {} -f {}"), 1, "cannot be read: Is a directory");
+}
+
+TEST_F(SluiceRun, NumbersAreWholeAndFit) {
+  expectError(run("run {} -p a -n \"\""), 2, "--tokens: must not be empty");
+  expectError(run("run {} -p a -n 99999999999999999999"), 2,
+              "--tokens: 99999999999999999999 does not fit in 64 bits");
+  expectError(run("run {} -p a -n 1_000"), 2, "--tokens: \"1_000\" is not a whole number");
+  expectError(run("run {} -p a --seed -1"), 2, "--seed: \"-1\" is not a whole number");
+  expectError(run("run {} -p a --seed 18446744073709551616"), 2, "does not fit in 64 bits");
+  expectError(run("run {} -p a --top-k 4294967296"), 2, "--top-k");
+  expectError(run("run {} -p a --temp 1e39"), 2, "--temp: 1e39 does not fit in a float");
+  expectError(run("run {} -p a --temp nan"), 2, "--temp: \"nan\" is not a finite number");
+  expectError(run("run {} -p a --top-p \"\""), 2, "--top-p: must not be empty");
+  expectError(run("run {} -p a --device \"\""), 2, "--device: must not be empty");
+  expectError(run("run \"\" -p a"), 2, "MODEL: must not be empty");
+  expectError(run("bench {} --repeat 99999999999999999999"), 2, "--repeat: 9999999999999999999");
+  expectError(run("bench {} --context \"\""), 2, "--context: must not be empty");
+  // Not octal.
+  EXPECT_EQ(run("run {} -p abc -n 010 --temp 0").out, "abcdefghijklm\n");
+  EXPECT_EQ(run("run {} -p abc -n +3 --temp 0 --seed 18446744073709551615").out, "abcdef\n");
+  // A text may be empty.
+  EXPECT_EQ(run("run {} -p \"\" -n 0 --token-ids").out, "1\n");
 }
 
 TEST_F(SluiceRun, AClosedPipeIsQuiet) {
@@ -210,6 +338,32 @@ TEST_F(SluiceRun, CtrlCEndsCleanly) {
   EXPECT_EQ(WEXITSTATUS(status), 130);
 }
 
+TEST(Commands, TheHookKnowsTheReference) {
+  TemporaryDirectory directory;
+  TestArtifact().write(directory.path());
+  writeFile(directory.path() / "text", "abcdefghijklmnopqrstuvwxyz");
+  std::vector<std::string> seen;
+  CommandHooks hooks;
+  hooks.resolve = [&](const std::string &model, const CompileHints &hints) {
+    seen.push_back(model + " on " + hints.device + ", " + std::to_string(hints.context) +
+                   (hints.isReference ? ", the reference" : ""));
+    return directory.path();
+  };
+  CLI::App app("test", "test");
+  addPerplexityCommand(app, hooks);
+  std::string file = (directory.path() / "text").string();
+  const char *arguments[] = {"test", "perplexity", "model.gguf", "--against", file.c_str(),
+                             "-f",   file.c_str(), "-c",         "12",        "--device",
+                             "cpu",  "--windows",  "1"};
+  testing::internal::CaptureStdout();
+  int status = runCommandLine(app, std::size(arguments), arguments);
+  std::string out = testing::internal::GetCapturedStdout();
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(out.rfind("1 windows of 12 tokens, 5 tokens scored\nkl divergence: 0.0", 0), 0u) << out;
+  EXPECT_EQ(seen, (std::vector<std::string>{"model.gguf on cpu, 12",
+                                            file + " on cpu, 12, the reference"}));
+}
+
 TEST(Commands, TheHookMakesTheArtifact) {
   TemporaryDirectory directory;
   TestArtifact().write(directory.path());
@@ -225,16 +379,40 @@ TEST(Commands, TheHookMakesTheArtifact) {
   hooks.modelHelp = "anything";
   CLI::App app("test", "test");
   addBenchCommand(app, hooks)->add_flag("--extra", extra);
-  const char *arguments[] = {"test",      "bench",   "model.gguf", "--device", "cpu",
-                             "--context", "40",      "-n",         "2",        "--repeat",
+  const std::string model = (directory.path() / "plan.json").string();
+  const char *arguments[] = {"test",      "bench",   model.c_str(), "--device", "cpu",
+                             "--context", "40",      "-n",          "2",        "--repeat",
                              "1",         "--extra", "--json"};
   testing::internal::CaptureStdout();
   int status = runCommandLine(app, std::size(arguments), arguments);
   std::string out = testing::internal::GetCapturedStdout();
   EXPECT_EQ(status, 0);
   EXPECT_EQ(json::parse(out)["context"], 40);
-  EXPECT_EQ(seen, "model.gguf on cpu with extra");
+  EXPECT_EQ(seen, model + " on cpu with extra");
   EXPECT_EQ(context, 40);
+}
+
+TEST(Commands, ErrorsNameWhatWasGiven) {
+  // The artifact that the hook made lies where the user did not look.
+  TemporaryDirectory directory;
+  TestArtifact().write(directory.path());
+  std::string place = directory.path().string();
+  CommandHooks hooks;
+  hooks.resolve = [&](const std::string &, const CompileHints &hints) {
+    EXPECT_TRUE(hints.needsTokenizer);
+    return directory.path();
+  };
+  CLI::App app("test", "test");
+  addRunCommand(app, hooks);
+  const char *arguments[] = {"test", "run", "model.gguf", "-p", "a", "--device", "cuda"};
+  testing::internal::CaptureStderr();
+  int status = runCommandLine(app, std::size(arguments), arguments, [&](std::string message) {
+    return message.replace(message.find(place), place.size(), "model.gguf (compiled)");
+  });
+  std::string error = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(status, 1);
+  EXPECT_TRUE(error.starts_with("sluice: error: model.gguf (compiled)/plan.json: was compiled for"))
+      << error;
 }
 
 } // namespace

@@ -584,6 +584,16 @@ TEST_F(CudaDevice, ProfilesOutsideOfTheGraph) {
                         logits.data(), logits.size() * sizeof(float)),
             0);
   EXPECT_NE(session.device().profileRemark().find("outside of the graph"), std::string::npos);
+  // Launch by launch, as far as it is wanted.
+  fake->launches.clear();
+  std::vector<size_t> traced;
+  session.device().trace(0, [&](size_t launch) {
+    traced.push_back(launch);
+    EXPECT_EQ(fake->launches.size(), launch + 1);
+    return launch < 1;
+  });
+  EXPECT_EQ(traced, (std::vector<size_t>{0, 1}));
+  EXPECT_FALSE(fake->launches[1].overlap);
   // The whole step by the device's clock.
   double whole = 0;
   for (double s : seconds)

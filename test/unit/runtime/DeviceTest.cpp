@@ -223,6 +223,7 @@ public:
     logits.assign(artifact->model().vocabSize, 0.25f);
   }
   void run(uint32_t) override { ++runs; }
+  void trace(uint32_t, const std::function<bool(size_t)> &) override {}
   std::vector<double> profile(uint32_t) override { return {}; }
   void write(uint32_t, uint64_t, std::span<const std::byte>) override {}
   void read(uint32_t, uint64_t, std::span<std::byte>) override {}

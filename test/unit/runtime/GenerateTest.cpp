@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
 
 using namespace sluice::runtime;
@@ -298,7 +299,10 @@ TEST_F(Next, WhatTheDeviceCannotChooseIsTheSamplersError) {
   spoil["arguments"] = {"logits"};
   launches.insert(launches.end() - 1, spoil);
   Session session = open();
-  EXPECT_EQ(message(session), "the logit of token 0 is NaN, expected a finite number");
+  EXPECT_EQ(message(session),
+            "the logit of token 0 is NaN, expected a finite number; the first result that is not "
+            "finite is element 0 of buffer \"logits\" (f32), NaN, of kernel \"spoil\" for "
+            "\"choose\"");
 }
 
 /// The mean over the same tokens, from the definition.
@@ -342,6 +346,116 @@ TEST_F(Generate, PerplexityIsLlamaCppsDefinition) {
   EXPECT_THROW(perplexity(*session, ids, 1, {49, 0}), Error);
   EXPECT_THROW(perplexity(*session, ids, 1, {3, 0}), Error);
   EXPECT_THROW(perplexity(*session, ids, 1, {window, -1}), Error);
+}
+
+/// The reference predicts another token after "f" and after "p" and prefers others a little.
+TEST_F(Generate, DivergenceIsTheDefinition) {
+  constexpr int64_t window = 10;
+  std::vector<int32_t> ids = encode("abcdeffghijklmaopqrstuvwxyzabzdefg");
+  std::map<int32_t, int32_t> otherNext;
+  std::map<int64_t, float> otherBias;
+  TestArtifact other;
+  for (auto [token, following] : {std::pair('f', 'b'), {'p', 's'}}) {
+    int32_t id = TestArtifact::letterA + token - 'a';
+    otherNext[id] = TestArtifact::letterA + following - 'a';
+    other.setNext(id, otherNext[id]);
+  }
+  for (int32_t id : {0, 5, 30, 150}) {
+    otherBias[id] = static_cast<float>(60 + id / 2) / 256;
+    other.setBias(id, static_cast<uint8_t>(60 + id / 2));
+  }
+  TemporaryDirectory otherDirectory;
+  other.write(otherDirectory.path());
+  Session reference(Artifact::open(otherDirectory.path()), {"cpu", {1}});
+
+  std::vector<double> divergences;
+  int64_t same = 0;
+  for (int64_t w = 0; w < 3; ++w)
+    for (int64_t i = window / 2; i < window - 1; ++i) {
+      int32_t token = ids[w * window + i];
+      int32_t next = TestArtifact::next(token);
+      auto found = otherNext.find(token);
+      int32_t referenceNext = found == otherNext.end() ? next : found->second;
+      same += next == referenceNext;
+      auto logit = [&](int64_t v) { return (v == next ? 10.0 : 0.0) + TestArtifact::bias(v); };
+      auto referenceLogit = [&](int64_t v) {
+        auto bias = otherBias.find(v);
+        return (v == referenceNext ? 10.0 : 0.0) +
+               (bias == otherBias.end() ? TestArtifact::bias(v) : bias->second);
+      };
+      double normaliser = 0, referenceNormaliser = 0, sum = 0;
+      for (int64_t v = 0; v < artifact->model().vocabSize; ++v) {
+        normaliser += std::exp(logit(v));
+        referenceNormaliser += std::exp(referenceLogit(v));
+      }
+      for (int64_t v = 0; v < artifact->model().vocabSize; ++v) {
+        double p = std::exp(referenceLogit(v)) / referenceNormaliser;
+        sum += p * (std::log(p) - std::log(std::exp(logit(v)) / normaliser));
+      }
+      divergences.push_back(sum);
+    }
+  double count = static_cast<double>(divergences.size()), mean = 0, squares = 0;
+  for (double divergence : divergences)
+    mean += divergence / count;
+  for (double divergence : divergences)
+    squares += (divergence - mean) * (divergence - mean);
+
+  PerplexityResult alone = perplexity(*session, ids, TestArtifact::bos, {window, 0});
+  EXPECT_FALSE(alone.divergence);
+  PerplexityResult result =
+      perplexity(*session, ids, TestArtifact::bos, {window, 0}, {}, &reference);
+  EXPECT_EQ(result.tokens, 12);
+  EXPECT_EQ(result.meanNegativeLogLikelihood, alone.meanNegativeLogLikelihood);
+  ASSERT_TRUE(result.divergence);
+  // Some positions differ much, the others little: "effg", "aopq" and "xyza" are scored.
+  EXPECT_EQ(same, 9);
+  EXPECT_GT(mean, 0.1);
+  EXPECT_NEAR(result.divergence->mean, mean, 1e-6);
+  EXPECT_NEAR(result.divergence->standardError, std::sqrt(squares / (count - 1) / count), 1e-6);
+  EXPECT_DOUBLE_EQ(result.divergence->sameFirstChoice, static_cast<double>(same) / count);
+  // The reference's windows start with an empty sequence and the same first token, too.
+  EXPECT_EQ(reference.position(), window - 1);
+  EXPECT_EQ(reference.readBufferAsFloat("cache")[0], TestArtifact::embedding(TestArtifact::bos, 0));
+}
+
+TEST_F(Generate, DivergenceFromTheSameModelIsZero) {
+  std::vector<int32_t> ids = encode("abcdeffghijklmaopqrstuvwxyzabzdefg");
+  Session reference(artifact, {"cpu", {1}});
+  PerplexityResult result = perplexity(*session, ids, 1, {10, 0}, {}, &reference);
+  ASSERT_TRUE(result.divergence);
+  EXPECT_EQ(result.divergence->mean, 0.0);
+  EXPECT_EQ(result.divergence->standardError, 0.0);
+  EXPECT_EQ(result.divergence->sameFirstChoice, 1.0);
+  // One token has no spread.
+  result = perplexity(*session, ids, 1, {4, 1}, {}, &reference);
+  EXPECT_EQ(result.tokens, 1);
+  EXPECT_TRUE(std::isnan(result.divergence->standardError));
+}
+
+TEST_F(Generate, DivergenceNeedsTheSameVocabularyAndContext) {
+  std::vector<int32_t> ids = encode("abcdeffghijklmaopqrstuvwxyzabzdefg");
+  auto message = [&](TestArtifact made) {
+    TemporaryDirectory directory;
+    made.write(directory.path());
+    Session reference(Artifact::open(directory.path()), {"cpu", {1}});
+    try {
+      perplexity(*session, ids, 1, {10, 0}, {}, &reference);
+    } catch (const Error &error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(message(TestArtifact(3)),
+            "the reference's vocabulary has 289 tokens, expected the model's 286");
+  TestArtifact shorter;
+  shorter.plan["model"]["context_length"] = 9;
+  for (json &buffer : shorter.plan["buffers"])
+    if (buffer["name"] == "cache") {
+      buffer["shape"][0] = 9;
+      buffer["bytes"] = 9 * TestArtifact::hidden * 4;
+    }
+  EXPECT_EQ(message(shorter),
+            "the window is 10 tokens, expected 4 to the reference's context of 9");
 }
 
 TEST(CApi, WholeLife) {

@@ -133,9 +133,9 @@ std::string TestArtifact::safetensors() const {
   return makeSafetensors(text, data);
 }
 
-TestArtifact::TestArtifact() {
+TestArtifact::TestArtifact(int64_t extraRows) {
   Tokenizer made = makeTokenizer();
-  vocab = made.vocabSize();
+  vocab = made.vocabSize() + extraRows;
   tokenizer = made.toJson();
   kernels = readFile(SLUICE_TEST_KERNELS);
   weights = safetensors();
@@ -240,6 +240,15 @@ void TestArtifact::retargetToGpu() {
   plan["files"]["cubin.sm_90"] = {{"name", "kernels.sm_90.cubin"}};
   for (auto &launch : plan["steps"]["decode"]["launches"])
     launch["block"] = 128;
+}
+
+void TestArtifact::setNext(int32_t token, int32_t following) {
+  // See safetensors(): the ids, one byte, the biases.
+  std::memcpy(weights.data() + weights.size() - vocab - 1 - 4 * (vocab - token), &following, 4);
+}
+
+void TestArtifact::setBias(int32_t token, uint8_t steps) {
+  weights[weights.size() - vocab + token] = static_cast<char>(steps);
 }
 
 void TestArtifact::addSampling() {

@@ -36,7 +36,9 @@ public:
   /// Pairs of launches that pass a vector from thread to thread.
   static constexpr int rotations = 20;
 
-  TestArtifact();
+  /// The model can have more rows of logits than the tokenizer has tokens.
+  explicit TestArtifact(int64_t extraRows);
+  TestArtifact() : TestArtifact(0) {}
 
   int64_t vocabSize() const { return vocab; }
   /// Element i of the embedding of a token.
@@ -61,6 +63,9 @@ public:
   /// Makes it an artifact for a GPU: kernels of role "ptx" and "cubin.sm_90" that only a fake
   /// driver can load.
   void retargetToGpu();
+  /// Makes the model predict another token after `token`, and changes the bias of another.
+  void setNext(int32_t token, int32_t following);
+  void setBias(int32_t token, uint8_t steps);
   /// Makes the step choose the next token, by kernels.c's "choose": buffers "sampling" and "next".
   void addSampling();
 

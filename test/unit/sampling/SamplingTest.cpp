@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
 
 using namespace sluice::runtime;
 
@@ -325,6 +326,8 @@ TEST(Sampler, OptionsAreValidated) {
             "sampling option top-p is 0, expected over 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.topP = nan; }),
             "sampling option top-p is nan, expected over 0 and at most 1");
+  EXPECT_EQ(error([](auto &o) { o.topP = std::nextafter(1.0f, 2.0f); }),
+            "sampling option top-p is 1.0000001, expected over 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.minP = 1.5f; }),
             "sampling option min-p is 1.5, expected at least 0 and at most 1");
   EXPECT_EQ(error([](auto &o) { o.repetitionPenalty = 0; }),
@@ -352,6 +355,60 @@ TEST(NegativeLogLikelihood, Errors) {
             "token -1 has no logit, there are 2");
   EXPECT_EQ(errorOf([] { negativeLogLikelihood(std::vector<float>{0, nan}, 0); }),
             "the logit of token 1 is NaN, expected a finite number");
+}
+
+TEST(KlDivergence, OfKnownDistributions) {
+  // 1/2 ln 2 - 1/4 ln 2, and not symmetric: the other direction of the second pair is 0.143841.
+  EXPECT_NEAR(klDivergence(logsOf({0.5, 0.25, 0.25}), logsOf({0.25, 0.25, 0.5})), std::log(2.0) / 4,
+              1e-7);
+  EXPECT_NEAR(klDivergence(logsOf({0.75, 0.25}), logsOf({0.5, 0.5})),
+              0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
+  EXPECT_NEAR(klDivergence(logsOf({0.5, 0.5}), logsOf({0.75, 0.25})),
+              0.5 * std::log(2.0 / 3) + 0.5 * std::log(2.0), 1e-7);
+  // An offset of all logits changes no distribution, and exp of these would overflow.
+  EXPECT_NEAR(klDivergence(std::vector<float>{2000, 2000}, std::vector<float>{-3000, -3001}),
+              0.5 * -std::log(1 / (1 + std::exp(-1.0)) * 2) +
+                  0.5 * -std::log(std::exp(-1.0) / (1 + std::exp(-1.0)) * 2),
+              1e-12);
+  // A million terms: float sums would be off in the third digit.
+  std::vector<float> one(1000000, 0.1f), two = one;
+  for (size_t i = 0; i < two.size(); i += 2)
+    two[i] = 1.1f;
+  double step = static_cast<double>(1.1f) - static_cast<double>(0.1f);
+  EXPECT_NEAR(klDivergence(one, two), std::log((1 + std::exp(step)) / 2) - step / 2, 1e-10);
+}
+
+TEST(KlDivergence, IsNeverNegativeAndExactlyZeroForEqualLogits) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 5);
+  std::vector<float> logits(997);
+  for (int i = 0; i < 20; ++i) {
+    for (float &logit : logits)
+      logit = normal(random);
+    EXPECT_EQ(klDivergence(logits, logits), 0.0);
+    // The same distribution but for the rounding of the offset.
+    std::vector<float> moved = logits;
+    for (float &logit : moved)
+      logit += 1.1f;
+    double divergence = klDivergence(logits, moved);
+    EXPECT_TRUE(divergence >= 0 && divergence < 1e-12) << divergence;
+  }
+}
+
+TEST(KlDivergence, OfImpossibleTokens) {
+  EXPECT_DOUBLE_EQ(klDivergence(std::vector<float>{0, -infinity}, std::vector<float>{0, 0}),
+                   std::log(2.0));
+  EXPECT_EQ(klDivergence(std::vector<float>{0, -infinity}, std::vector<float>{1, -infinity}), 0.0);
+  EXPECT_EQ(klDivergence(std::vector<float>{0, 0}, std::vector<float>{0, -infinity}), infinity);
+}
+
+TEST(KlDivergence, Errors) {
+  EXPECT_EQ(errorOf([] { klDivergence(std::vector<float>{0, 1}, std::vector<float>{0}); }),
+            "the reference has 2 logits, expected as many as the model's 1");
+  EXPECT_EQ(errorOf([] { klDivergence(std::vector<float>{0, nan}, std::vector<float>{0, 1}); }),
+            "the logit of token 1 is NaN, expected a finite number");
+  EXPECT_EQ(errorOf([] { klDivergence(std::vector<float>{0, 1}, std::vector<float>{nan, 1}); }),
+            "the logit of token 0 is NaN, expected a finite number");
 }
 
 TEST(StopMatcher, HoldsBackWhatMayBeAStopString) {

@@ -113,7 +113,7 @@ TEST(JsonField, Numbers) {
     EXPECT_EQ(number(value), "no error");
   for (const char *value : {"2.6", "-2", "'1'", "null"})
     EXPECT_NE(value[0] == '\'' ? number("\"1\"") : number(value), "no error") << value;
-  EXPECT_EQ(number("2.6"), "f.json: a is 2.6, expected a number from -1.0 to 2.5");
+  EXPECT_EQ(number("2.6"), "f.json: a is 2.6, expected a number from -1 to 2.5");
   auto positive = [](const char *value) {
     return fieldError(value, [](const JsonField &field) { field.asPositive(); });
   };

@@ -66,3 +66,12 @@ TEST_F(MappedFiles, RefuseMoreThanTheLimit) {
   EXPECT_EQ(open(path, 5), "no error");
   EXPECT_EQ(open(path, 4), path + ": has 5 bytes, expected at most 4");
 }
+
+TEST_F(MappedFiles, RefuseGitLfsPointers) {
+  std::string path = write("model.gguf", "version https://git-lfs.github.com/spec/v1\n"
+                                         "oid sha256:4d7a214614ab2935c943f9e0ff69d22e\n"
+                                         "size 16060617592\n");
+  EXPECT_EQ(open(path), path + ": is a git-lfs pointer, expected the file that `git lfs pull` puts "
+                               "in its place");
+  EXPECT_EQ(open(write("text", "version https://git-lfs")), "no error");
+}

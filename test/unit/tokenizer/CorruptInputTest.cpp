@@ -209,6 +209,9 @@ TEST(CorruptHuggingFace, EachFaultIsNamed) {
        "t: post_processor.special_tokens.<s> is missing"},
       {R"({"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}], "special_tokens": {"<s>": {"ids": [3]}}}})",
        "t: post_processor.special_tokens.<s>.ids[0] is 3, expected an integer from 0 to 2"},
+      {R"({"post_processor": {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "a"}},
+           {"SpecialToken": {"id": "a"}}], "special_tokens": {"a": {"ids": [0]}}}})",
+       "t: post_processor.single[2] is an object of 1 members, expected one token after the text"},
   };
   for (const Case &c : cases)
     EXPECT_EQ(errorOf([&] { Tokenizer::fromJson(huggingFace(c.patch), "t"); }), c.message)
@@ -337,6 +340,8 @@ TEST(CorruptGguf, EachFaultIsNamed) {
        "g: byte token 5 is 'x!', expected <0x00> to <0xFF>"},
       {llama, [](auto &g) { g.types[5] = 1; },
        "g: there is no token <0x02>, expected one for each byte as byte_fallback is on"},
+      {gpt2, [](auto &g) { g.merges.clear(); },
+       "g: tokenizer.ggml.merges is missing or empty, expected the merges of the tokenizer 'gpt2'"},
       {gpt2, [](auto &g) { g.pre = "elvish"; },
        "g: tokenizer.ggml.pre is 'elvish', expected one of default gpt-2 "},
       {gpt2, [](auto &g) { g.merges[3] = "abc"; },
@@ -397,6 +402,13 @@ TEST(CorruptFiles, EachFaultIsNamed) {
   EXPECT_EQ(reload("tokenizer_config.json", R"({"added_tokens_decoder": {"x": {"content": "y"}}})"),
             at + "/tokenizer_config.json: added_tokens_decoder['x'] is an object of 1 members, "
                  "expected an id as its key");
+  folder.write("tokenizer.json", huggingFace());
+  EXPECT_EQ(reload("tokenizer_config.json", R"({"added_tokens_decoder": {"1": {"content": "y"}}})"),
+            at + "/tokenizer_config.json: id 1 belongs to both 'b' and 'y'");
+  EXPECT_EQ(reload("tokenizer_config.json", R"({"added_tokens_decoder": {"9": {}}})"),
+            at + "/tokenizer_config.json: added_tokens_decoder['9'].content is missing");
+  EXPECT_EQ(reload("tokenizer_config.json", R"({"additional_special_tokens": [5]})"),
+            at + "/tokenizer_config.json: additional_special_tokens[0] is 5, expected a string");
 }
 
 TEST(CorruptFiles, AnythingEitherLoadsAndWorksOrIsOneError) {

@@ -14,9 +14,9 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
+/// The prompts of all golden files begin with the beginning-of-text token.
 void expectGolden(const Tokenizer &tokenizer, const std::string &goldenFile) {
   json golden = readData(goldenFile);
-  EXPECT_TRUE(tokenizer.addsBos());
   EXPECT_EQ(tokenizer.encode(golden["prompt"].get<std::string>(), true),
             golden["prompt_ids"].get<Ids>());
   EXPECT_EQ(tokenizer.decode(golden["greedy_ids"].get<Ids>()),
@@ -78,6 +78,67 @@ TEST(Tokenizer, EqualToTheReferenceLibraries) {
     }
   }
   EXPECT_GE(cases, 900);
+}
+
+void expectCase(const Tokenizer &tokenizer, const json &c) {
+  SCOPED_TRACE(c.dump());
+  std::string text = c["text"];
+  EXPECT_EQ(tokenizer.encode(text, false, c["special"]), c["ids"].get<Ids>());
+  EXPECT_EQ(tokenizer.decode(c["ids"].get<Ids>()), c["decoded"].get<std::string>());
+  if (c.contains("whole"))
+    EXPECT_EQ(tokenizer.encodeWhole(text, true), c["whole"].get<Ids>());
+}
+
+/// What transformers 5.24 makes of folders. Its class for a tokenizer.json (TokenizersBackend) puts
+/// before and after a text what the post-processor says and nothing where that is null; it does not
+/// look at add_bos_token and add_eos_token (_from_pretrained drops both where there is a
+/// tokenizer.json). Tokens of added_tokens_decoder are added to those of the file with the flags
+/// that they have there, under the id that the vocabulary knows them by.
+TEST(Tokenizer, EqualToTransformers) {
+  int cases = 0;
+  json reference = readData("reference.json");
+  for (const json &set : reference["folders"]) {
+    SCOPED_TRACE(set["name"].get<std::string>());
+    std::string file = set["file"];
+    TemporaryFolder folder;
+    if (file.ends_with(".json")) {
+      json whole = readData(file);
+      whole.merge_patch(set["patch"]);
+      folder.write("tokenizer.json", whole.dump());
+    } else {
+      folder.write("tokenizer.model", readAll(dataPath(file)));
+    }
+    folder.write("tokenizer_config.json", set["config"].dump());
+    Tokenizer tokenizer = Tokenizer::fromFile(folder.path);
+    Tokenizer own = Tokenizer::fromJson(tokenizer.toJson(), "own form");
+    for (const json &c : set["cases"]) {
+      ++cases;
+      expectCase(tokenizer, c);
+      expectCase(own, c);
+    }
+  }
+  EXPECT_GE(cases, 200);
+}
+
+/// A chat model's added tokens, which converters write as control (3) and user defined (4) tokens:
+/// as transformers has them from the folder. llama.cpp cuts a text at both, too.
+TEST(Gguf, AddedTokensAreThoseOfTheFolder) {
+  GgufTokenizer gguf = readGgufFixture("llama-4m.gguf.json");
+  for (auto [text, type] : {std::pair("<|im_end|>", 3), {"<|im_start|>", 4}}) {
+    gguf.tokens.push_back(text);
+    gguf.scores.push_back(-1000);
+    gguf.types.push_back(type);
+  }
+  Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+  int cases = 0;
+  json reference = readData("reference.json");
+  for (const json &set : reference["folders"])
+    if (set["name"] == "llama-4m, added tokens")
+      for (const json &c : set["cases"]) {
+        ++cases;
+        expectCase(tokenizer, c);
+      }
+  EXPECT_GE(cases, 14);
 }
 
 TEST(Tokenizer, GgufEqualsTheModelsOwnFile) {
@@ -142,7 +203,6 @@ TEST(Tokenizer, BosIsAddedOnDemand) {
   Tokenizer lone = Tokenizer::fromFile(dataPath("qwen3-4m/tokenizer.json"));
   EXPECT_EQ(lone.bosId(), -1);
   EXPECT_FALSE(lone.addsBos());
-  EXPECT_TRUE(lone.eosIds().empty());
   EXPECT_EQ(lone.encode("a", true), lone.encode("a", false));
 }
 
@@ -210,7 +270,7 @@ TEST(ModelDirectory, TokenizerConfigAlone) {
   Tokenizer tokenizer = Tokenizer::fromFile(folder.path);
   EXPECT_EQ(tokenizer.bosId(), 3);
   EXPECT_EQ(tokenizer.eosIds(), Ids{4});
-  EXPECT_TRUE(tokenizer.addsBos());
+  EXPECT_FALSE(tokenizer.addsBos());
 }
 
 TEST(ModelDirectory, PostProcessorSaysWhetherTextsHaveABeginning) {
@@ -279,6 +339,161 @@ TEST(ModelDirectory, MergesMayBePairs) {
           "pre_tokenizer": {"type": "ByteLevel"}})",
       "pairs");
   EXPECT_EQ(tokenizer.encode("abbab", false), (Ids{3, 2}));
+}
+
+//===----------------------------------------------------------------------===//
+// Special tokens in plain text
+//===----------------------------------------------------------------------===//
+
+/// Whether any of the ids is a control token.
+bool hasControl(const Tokenizer &tokenizer, const Ids &ids) {
+  return std::any_of(ids.begin(), ids.end(), [&](int32_t id) { return tokenizer.isControl(id); });
+}
+
+TEST(SpecialTokens, AreNoWordsOfPlainText) {
+  // The whole text is one word, which ignore_merges looks up before it merges anything.
+  json whole = readData("qwen3-4m/tokenizer.json");
+  whole["model"]["ignore_merges"] = true;
+  whole["pre_tokenizer"] = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};
+  Tokenizer tokenizer = Tokenizer::fromJson(whole.dump(), "t");
+  for (const char *text : {"<|im_end|>", "<|endoftext|>"}) {
+    EXPECT_EQ(tokenizer.encode(text, false, true).size(), 1u);
+    Ids plain = tokenizer.encode(text, false);
+    EXPECT_GT(plain.size(), 1u);
+    EXPECT_FALSE(hasControl(tokenizer, plain)) << text;
+    EXPECT_EQ(tokenizer.decode(plain), text);
+  }
+
+  GgufTokenizer gguf = readGgufFixture("qwen3-4m.gguf.json");
+  gguf.pre = "llama-bpe"; // ignores merges, and cuts "<|" apart from letters
+  gguf.tokens.push_back("<|||>");
+  gguf.types.push_back(3);
+  Tokenizer llama3 = Tokenizer::fromGguf(gguf, "g");
+  EXPECT_EQ(llama3.encode("<|||>", false, true), Ids{2048});
+  EXPECT_FALSE(hasControl(llama3, llama3.encode("<|||>", false)));
+  EXPECT_EQ(llama3.decode(llama3.encode("<|||>", false)), "<|||>");
+}
+
+TEST(SpecialTokens, AreNoCharactersOfPlainText) {
+  // U+2603, which has no other token than a special one.
+  const char *snowman = "\xE2\x98\x83";
+  json whole = readData("hf-llama/tokenizer.json");
+  int32_t id = static_cast<int32_t>(whole["model"]["vocab"].size());
+  whole["model"]["vocab"][snowman] = id;
+  whole["added_tokens"].push_back({{"id", id}, {"content", snowman}, {"special", true}});
+  Tokenizer bpe = Tokenizer::fromJson(whole.dump(), "t");
+  EXPECT_EQ(bpe.encode(snowman, false, true).back(), id);
+  EXPECT_FALSE(hasControl(bpe, bpe.encode(snowman, false)));
+  EXPECT_EQ(bpe.decode(bpe.encode(snowman, false)), snowman);
+
+  GgufTokenizer gguf = readGgufFixture("llama-4m.gguf.json");
+  gguf.tokens.push_back(snowman);
+  gguf.scores.push_back(0);
+  gguf.types.push_back(3);
+  Tokenizer sentencePiece = Tokenizer::fromGguf(gguf, "g");
+  EXPECT_EQ(sentencePiece.encode(snowman, false, true).back(), 2048);
+  EXPECT_FALSE(hasControl(sentencePiece, sentencePiece.encode(snowman, false)));
+  EXPECT_EQ(sentencePiece.decode(sentencePiece.encode(snowman, false)), snowman);
+}
+
+TEST(SpecialTokens, AreNotMergedFromPlainText) {
+  json whole = readData("qwen3-4m/tokenizer.json");
+  int32_t the = whole["model"]["vocab"]["the"];
+  whole["added_tokens"].push_back({{"id", the}, {"content", "the"}, {"special", true}});
+  Tokenizer tokenizer = Tokenizer::fromJson(whole.dump(), "t");
+  EXPECT_EQ(tokenizer.encode("the", false, true), Ids{the});
+  EXPECT_FALSE(hasControl(tokenizer, tokenizer.encode("the", false)));
+  EXPECT_EQ(tokenizer.decode(tokenizer.encode("the", false)), "the");
+}
+
+TEST(SpecialTokens, ALetterOfTheAlphabetStaysOne) {
+  // Some models pad with "!", which is special then; text with it still has to be spelled.
+  json whole = readData("qwen3-4m/tokenizer.json");
+  int32_t e = whole["model"]["vocab"]["e"];
+  whole["added_tokens"].push_back({{"id", e}, {"content", "e"}, {"special", true}});
+  Tokenizer tokenizer = Tokenizer::fromJson(whole.dump(), "t");
+  EXPECT_EQ(tokenizer.encode("e", false), Ids{e});
+  EXPECT_EQ(tokenizer.encode("she", false),
+            Tokenizer::fromFile(dataPath("qwen3-4m/tokenizer.json")).encode("she", false));
+}
+
+//===----------------------------------------------------------------------===//
+// GGUF
+//===----------------------------------------------------------------------===//
+
+TEST(Gguf, TokensThatEndATextByWhatTheyAreCalled) {
+  const char *ends[] = {"<|eot_id|>",    "<|im_end|>",    "<|end|>",
+                        "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
+                        "<|eom_id|>",    "<EOT>",         "<eos>"};
+  GgufTokenizer gguf = readGgufFixture("llama-4m.gguf.json");
+  Ids expected = {2};
+  for (const char *text : ends) {
+    expected.push_back(static_cast<int32_t>(gguf.tokens.size()));
+    gguf.tokens.push_back(text);
+    gguf.scores.push_back(-1000);
+    // Some converters have left them among the normal ones.
+    gguf.types.push_back(gguf.tokens.size() % 2 ? 1 : 3);
+  }
+  gguf.tokens.push_back("<|im_start|>");
+  gguf.scores.push_back(-1000);
+  gguf.types.push_back(3);
+  Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+  EXPECT_EQ(tokenizer.eosIds(), expected);
+  EXPECT_EQ(Tokenizer::fromJson(tokenizer.toJson(), "own").eosIds(), expected);
+  for (int32_t id : expected)
+    EXPECT_TRUE(tokenizer.isControl(id)) << id;
+  EXPECT_EQ(tokenizer.encode("<end_of_turn>", false, true), Ids{2051});
+}
+
+TEST(ModelDirectory, TokensThatEndATextByWhatTheyAreCalled) {
+  // Of a lone tokenizer.json, and after those that the model's files name.
+  EXPECT_EQ(Tokenizer::fromFile(dataPath("qwen3-4m/tokenizer.json")).eosIds(), (Ids{0, 2}));
+  TemporaryFolder folder;
+  folder.write("tokenizer.json", readAll(dataPath("qwen3-4m/tokenizer.json")));
+  folder.write("generation_config.json", R"({"eos_token_id": [7, 2]})");
+  EXPECT_EQ(Tokenizer::fromFile(folder.path).eosIds(), (Ids{7, 2, 0}));
+  // <|end|> closes a part of a turn where <|return|> and <|call|> end it.
+  json whole = readData("qwen3-4m/tokenizer.json");
+  whole["added_tokens"].push_back({{"id", 2048}, {"content", "<|end|>"}, {"special", true}});
+  EXPECT_EQ(Tokenizer::fromJson(whole.dump(), "t").eosIds(), (Ids{0, 2, 2048}));
+  whole["added_tokens"].push_back({{"id", 2049}, {"content", "<|return|>"}, {"special", true}});
+  whole["added_tokens"].push_back({{"id", 2050}, {"content", "<|call|>"}, {"special", true}});
+  EXPECT_EQ(Tokenizer::fromJson(whole.dump(), "t").eosIds(), (Ids{0, 2, 2049, 2050}));
+}
+
+TEST(Gguf, ExtraSpacesAreRemovedIfTheFileSaysSo) {
+  GgufTokenizer gguf = readGgufFixture("llama-4m.gguf.json");
+  Tokenizer keeps = Tokenizer::fromGguf(gguf, "g");
+  gguf.removeExtraWhitespaces = true;
+  Tokenizer removes = Tokenizer::fromGguf(gguf, "g");
+  EXPECT_EQ(removes.encode("  two   words ", false), keeps.encode("two words", false));
+  EXPECT_NE(keeps.encode("  two   words ", false), keeps.encode("two words", false));
+}
+
+TEST(Gguf, TheEndOfWholeTexts) {
+  for (const char *fixture : {"llama-4m.gguf.json", "gpt2-4m.gguf.json"}) {
+    GgufTokenizer gguf = readGgufFixture(fixture);
+    EXPECT_EQ(Tokenizer::fromGguf(gguf, "g").closingId(), -1);
+    gguf.addEos = true;
+    Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+    EXPECT_EQ(tokenizer.closingId(), gguf.eosIds.front());
+    EXPECT_EQ(Tokenizer::fromJson(tokenizer.toJson(), "own").closingId(), gguf.eosIds.front());
+    // A prompt goes on: encode leaves it to the caller.
+    EXPECT_NE(tokenizer.encode("Alice", true).back(), gguf.eosIds.front());
+  }
+}
+
+TEST(Gguf, AMissingPreTokenizerIsToldOnce) {
+  GgufTokenizer gguf = readGgufFixture("gpt2-4m.gguf.json");
+  EXPECT_TRUE(Tokenizer::fromGguf(gguf, "g").warnings().empty());
+  gguf.pre.clear();
+  EXPECT_EQ(Tokenizer::fromGguf(gguf, "g").warnings(),
+            std::vector<std::string>{"g: tokenizer.ggml.pre is missing: text is cut into words by "
+                                     "'default', which may not be how the model was trained"});
+  gguf = readGgufFixture("llama-4m.gguf.json");
+  gguf.pre.clear(); // SentencePiece has none
+  EXPECT_TRUE(Tokenizer::fromGguf(gguf, "g").warnings().empty());
 }
 
 TEST(Gguf, DefaultsOfOldFiles) {

@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
 # Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
-"""Writes reference.json: what the SentencePiece and tokenizers libraries make of some texts.
+"""Writes reference.json: what the SentencePiece, tokenizers and transformers libraries make of some texts.
 
-Run by hand when a case is added; needs the Python packages sentencepiece and tokenizers. A case of a
-tokenizer.json is that file with a JSON merge patch (RFC 7386) on it, so that one vocabulary serves for
-many configurations.
+Run by hand when a case is added; needs the Python packages sentencepiece, tokenizers, transformers and
+protobuf. A case of a tokenizer.json is that file with a JSON merge patch (RFC 7386) on it, so that one
+vocabulary serves for many configurations. "sets" hold what a file alone gives, "folders" what it gives
+beside a tokenizer_config.json; "whole" are then the ids with what stands before and after a text.
 """
 
 import json
 import pathlib
 import random
+import shutil
+import tempfile
 
 import sentencepiece
 import tokenizers
+import transformers
 
 here = pathlib.Path(__file__).parent
 models = here / "../../../../models"
@@ -183,11 +187,85 @@ for number, path in enumerate([models / "llama-4m/tokenizer.model", *(here / f"{
     file = "models/llama-4m/tokenizer.model" if number == 0 else path.name
     sets.append({"name": file, "file": file, "cases": cases})
 
+
+
+def token(content, *flags):
+    return {"content": content, **{f: f in flags for f in ("single_word", "lstrip", "rstrip", "normalized", "special")}}
+
+
+def template(before, after):
+    item = lambda name: {"SpecialToken": {"id": name, "type_id": 0}}
+    single = [*map(item, before), {"Sequence": {"id": "A", "type_id": 0}}, *map(item, after)]
+    ids = {"<|endoftext|>": 0, "<|im_end|>": 2}
+    return {"post_processor": {"type": "TemplateProcessing", "single": single, "pair": single + [{"Sequence": {"id": "B", "type_id": 1}}],
+                               "special_tokens": {n: {"id": n, "ids": [ids[n]], "tokens": [n]} for n in {*before, *after}}}}
+
+
+FOLDER_TEXTS = [
+    "", "Alice was beginning", "<|im_start|>user", "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant",
+    "Hello <|im_start|> user", "a<|im_start|>b", "a<tool>   b <tool>c", "x <new> y<new>z", "the other of the  the",
+    "<s>one</s> two<unk>three", "<|endoftext|><|im_end|>",
+]
+TOOL = {"added_tokens": [*added()["added_tokens"][:3], {"id": 2048, **token("<tool>")}]}
+NAMES = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+LLAMA = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+CHAT = {"added_tokens_decoder": {"2048": token("<|im_end|>", "special"), "2049": token("<|im_start|>")}}
+FOLDERS = [
+    ("qwen3-4m", "no post-processor", {"post_processor": None}, NAMES),
+    ("qwen3-4m", "no post-processor, add_bos_token", {"post_processor": None}, {**NAMES, "add_bos_token": True, "add_eos_token": True}),
+    ("qwen3-4m", "a beginning, no add_bos_token", template(["<|endoftext|>"], []), {**NAMES, "add_bos_token": False}),
+    ("qwen3-4m", "a beginning and an end", template(["<|endoftext|>"], ["<|im_end|>"]), NAMES),
+    ("qwen3-4m", "a new token", TOOL, {**NAMES, "added_tokens_decoder": {"2049": token("<new>", "special")}}),
+    ("qwen3-4m", "other flags", TOOL, {**NAMES, "added_tokens_decoder": {"2048": token("<tool>", "rstrip")}}),
+    ("qwen3-4m", "becomes special", TOOL, {**NAMES, "added_tokens_decoder": {"2048": token("<tool>", "special")}}),
+    ("qwen3-4m", "known under another id", TOOL, {**NAMES, "added_tokens_decoder": {"2050": token("<tool>", "lstrip")}}),
+    ("qwen3-4m", "a token of the vocabulary", TOOL, {**NAMES, "added_tokens_decoder": {"300": token("the", "single_word")}}),
+    ("qwen3-4m", "named tokens", TOOL, {**NAMES, "eos_token": "<tool>", "additional_special_tokens": ["er", "<|im_start|>"]}),
+    ("llama-4m", "added tokens", {}, {**LLAMA, **CHAT, "add_bos_token": True}),
+    ("llama-4m", "an end", {}, {**LLAMA, "add_bos_token": True, "add_eos_token": True}),
+    ("llama-4m", "no beginning", {}, {**LLAMA, "add_bos_token": False}),
+]
+
+folders = []
+for base, name, patch, config in FOLDERS:
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if base == "llama-4m":
+            shutil.copy(models / base / "tokenizer.model", folder)
+        else:
+            whole = merged(json.loads((here / base / "tokenizer.json").read_text()), patch)
+            for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+                whole.setdefault(key, None)
+            (folder / "tokenizer.json").write_text(json.dumps(whole))
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        library = transformers.AutoTokenizer.from_pretrained(folder)
+    cases = []
+    for text in FOLDER_TEXTS:
+        # After an added token transformers drops the dummy prefix before a space; SentencePiece and llama.cpp keep both.
+        if base == "llama-4m" and "> " in text:
+            continue
+        for special in (False, True):
+            # It finds a special token of the vocabulary in plain text, too, where it can be merged.
+            if not special and name == "named tokens":
+                continue
+            library.backend_tokenizer.encode_special_tokens = not special
+            ids = library.backend_tokenizer.encode(text, add_special_tokens=False).ids
+            case = {"text": text, "special": special, "ids": ids, "decoded": library.decode(ids, skip_special_tokens=True)}
+            if special:
+                case["whole"] = library.encode(text)
+            cases.append(case)
+    file = f"models/{base}/tokenizer.model" if base == "llama-4m" else f"{base}/tokenizer.json"
+    folders.append({"name": f"{base}, {name}", "file": file, "patch": patch, "config": config, "cases": cases})
+
 with open(here / "reference.json", "w", encoding="utf-8") as out:
-    out.write('{"made_by": "tokenizers %s, sentencepiece %s",\n"sets": [\n' % (tokenizers.__version__, sentencepiece.__version__))
-    for i, s in enumerate(sets):
-        cases = s.pop("cases")
-        out.write((",\n" if i else "") + json.dumps(s, ensure_ascii=True)[:-1] + ', "cases": [\n')
-        out.write(",\n".join(json.dumps(c, ensure_ascii=True, separators=(",", ":")) for c in cases))
-        out.write("]}")
-    out.write("\n]}\n")
+    out.write('{"made_by": "tokenizers %s, sentencepiece %s, transformers %s"' % (tokenizers.__version__, sentencepiece.__version__, transformers.__version__))
+    for key, list_of_sets in (("sets", sets), ("folders", folders)):
+        out.write(',\n"%s": [\n' % key)
+        for i, s in enumerate(list_of_sets):
+            cases = s.pop("cases")
+            out.write((",\n" if i else "") + json.dumps(s, ensure_ascii=True)[:-1] + ', "cases": [\n')
+            out.write(",\n".join(json.dumps(c, ensure_ascii=True, separators=(",", ":")) for c in cases))
+            out.write("]}")
+        out.write("\n]")
+    out.write("}\n")
