@@ -842,7 +842,7 @@ void AttentionKernel::shareParts(const State &state) {
     auto storeHead = [&, number = number, &pass = pass] {
       Value index = k.add(k.mul(warp, group), k.add(column, int64_t(number) * kHeads));
       Value to = floats(stages, k.add(k.mul(index, dim + 4), row));
-      for (int64_t part = 0; part < llvm::divideCeil(dim, 16); ++part)
+      for (int64_t part = 0; part < parts(); ++part)
         for (int64_t r = 0; r < 2; ++r) {
           Value output = values.encoding.isInteger() ? pass.outputs[part * 2 + r]
                                                      : k.addF(pass.outputs[part * 4 + 2 * r],

@@ -20,7 +20,7 @@ CachedAttention &CachedAttention::caches(llvm::StringRef keys, llvm::StringRef v
 }
 
 CacheShape CachedAttention::shape(bool keys, bool isGpu) const {
-  CacheOrder order = isGpu ? keys ? CacheOrder::MmaKeys : CacheOrder::MmaValues
+  CacheOrder order = isGpu  ? keys ? CacheOrder::MmaKeys : CacheOrder::MmaValues
                      : keys ? CacheOrder::LanesKeys
                             : CacheOrder::LanesValues;
   return {sequences, positions, heads, dim, (keys ? keyChoice : valueChoice).encoding, order};
@@ -31,7 +31,7 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   context.loadDialect<quantized::QuantizedDialect>();
   auto cacheType = [&](bool keys) {
     using quantized::CacheLayout;
-    CacheLayout layout = isGpu ? keys ? CacheLayout::MmaKeys : CacheLayout::MmaValues
+    CacheLayout layout = isGpu  ? keys ? CacheLayout::MmaKeys : CacheLayout::MmaValues
                          : keys ? CacheLayout::LanesKeys
                                 : CacheLayout::LanesValues;
     std::string result;
@@ -45,12 +45,12 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
               at = "tensor<" + std::to_string(tokens) + "xi32>", result = tensor(width(), "f16");
   std::string number = std::to_string(scale), headDim = std::to_string(dim);
-  std::string module = "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " +
-                       cacheType(false) + "\nfunc.func @f(%q: " + query +
-                       (appends ? ", %k: " + row + ", %v: " + row : "") + ", %p: " + at + ") -> " +
-                       result + " {\n  %y = fused.attention %q" + (appends ? " new(%k, %v)" : "") +
-                       ", @k, @v at %p scale " + number + " " + schedule + " : " + query +
-                       (appends ? ", (" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+  std::string module =
+      "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " + cacheType(false) +
+      "\nfunc.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
+      ", %p: " + at + ") -> " + result + " {\n  %y = fused.attention %q" +
+      (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " + schedule + " : " +
+      query + (appends ? ", (" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
   if (appends) {
     std::string q = "%q0", k = "%k0";
     module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
@@ -124,19 +124,18 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
           llvm::MutableArrayRef<float> scales =
               llvm::MutableArrayRef<float>(read[part].scales.values)
                   .slice((place * heads + head) * groups, groups);
-          formats::loadCacheVector(
-              layout, headOf(after.data()), position,
-              llvm::MutableArrayRef<float>(read[part].values.values)
-                  .slice((place * heads + head) * dim, dim),
-              scales);
+          formats::loadCacheVector(layout, headOf(after.data()), position,
+                                   llvm::MutableArrayRef<float>(read[part].values.values)
+                                       .slice((place * heads + head) * dim, dim),
+                                   scales);
         }
     }
     (part ? step.valuesAfter : step.keysAfter) = after;
   }
   Tensor query = Tensor::floats({tokens, width()}, data.query);
   Tensor attended = keyChoice.rotated ? reference::hadamard(query, dim & -dim) : query;
-  Tensor expected = llvm::cantFail(reference::fusedAttention(
-      attended, read[0], read[1], Tensor::ints({tokens}, at), scale));
+  Tensor expected = llvm::cantFail(
+      reference::fusedAttention(attended, read[0], read[1], Tensor::ints({tokens}, at), scale));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
   step.buffers.push_back(Buffer(data.query));

@@ -42,8 +42,8 @@ void runAll(const CachedAttention &attention, const Schedule &schedule, double t
   Random random(1);
   CachedAttention::Data data = attention.data(random);
   uint64_t seed = 0;
-  for (int64_t last : {int64_t(0), int64_t(30), int64_t(31), int64_t(32), int64_t(63),
-                       int64_t(64), attention.positions / 2 + 5, attention.positions - 1}) {
+  for (int64_t last : {int64_t(0), int64_t(30), int64_t(31), int64_t(32), int64_t(63), int64_t(64),
+                       attention.positions / 2 + 5, attention.positions - 1}) {
     std::vector<int32_t> positions;
     for (int64_t token = 0; token < attention.tokens; ++token)
       positions.push_back(static_cast<int32_t>(std::max<int64_t>(0, last - 37 * token)));
