@@ -7,7 +7,14 @@ endif()
 add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${SLUICE_WARNINGS}>")
 if(SLUICE_SANITIZE)
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=vptr,function -fno-omit-frame-pointer)
+  # libstdc++'s own checks: an index past a vector's size but within its capacity is no bad address.
+  add_compile_definitions(_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=address,undefined)
+  # Each executable compiles in what the sanitizers' runtimes are told.
+  add_library(sluice-sanitizer-options INTERFACE)
+  target_sources(sluice-sanitizer-options INTERFACE
+    "$<$<STREQUAL:$<TARGET_PROPERTY:TYPE>,EXECUTABLE>:${CMAKE_CURRENT_LIST_DIR}/SanitizerOptions.cpp>")
+  link_libraries(sluice-sanitizer-options)
 endif()
 
 find_program(SLUICE_CCACHE ccache)

@@ -23,6 +23,7 @@ using sluice::quantized::printRowOrders;
 #include "dialects/Fused/FusedDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.cpp.inc"
+#include "dialects/Fused/FusedInterfaces.cpp.inc"
 
 void FusedDialect::initialize() {
   addAttributes<
@@ -48,13 +49,21 @@ LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitEr
 
 LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks,
                                       int64_t warps, int64_t stages, int64_t inFlight,
-                                      int64_t columns, int64_t splits, StringRef early) {
+                                      int64_t columns, int64_t splits, StringRef early,
+                                      int64_t held) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
+  // What kernels compute with, and more than any shared memory holds.
+  constexpr int64_t most = std::numeric_limits<int32_t>::max(), mostStages = 1 << 16;
+  if (blocks > most || columns > most || splits > most || stages > mostStages)
+    return emitError() << "blocks, columns and splits must be at most " << most
+                       << ", stages at most " << mostStages;
   if (inFlight < 1 || inFlight > stages)
     return emitError() << "in_flight must be 1 to stages (" << stages << "), found " << inFlight;
   if (early != "none" && early != "weights" && early != "cache")
     return emitError() << "early must be none, weights or cache, found '" << early << "'";
+  if (held < 0)
+    return emitError() << "held must not be negative, found " << held;
   return success();
 }
 
@@ -66,7 +75,8 @@ static std::pair<int64_t, int64_t> weightShape(Type type) {
   return {plain.getDimSize(0), plain.getDimSize(1)};
 }
 
-static LogicalResult verifySchedule(Operation *op, std::optional<Attribute> schedule) {
+LogicalResult fused::verifySchedule(Operation *op) {
+  std::optional<Attribute> schedule = cast<KernelOp>(op).getSchedule();
   if (schedule && !isa<HostScheduleAttr, GpuScheduleAttr>(*schedule))
     return op->emitOpError() << "schedule must be a host_schedule or a gpu_schedule, found "
                              << *schedule;
@@ -78,7 +88,7 @@ LogicalResult EmbeddingOp::verify() {
   auto result = getResult().getType();
   if (width != result.getDimSize(1) || getTokens().getType().getDimSize(0) != result.getDimSize(0))
     return emitOpError() << "result must be [tokens, table's width], found " << result;
-  return verifySchedule(*this, getSchedule());
+  return success();
 }
 
 LogicalResult AttentionOp::verify() {
@@ -101,7 +111,7 @@ LogicalResult AttentionOp::verify() {
     if (!type || type.getShape() != getQuery().getType().getShape())
       return emitOpError() << "prologue must end in fused.yield of a query";
   }
-  return verifySchedule(*this, getSchedule());
+  return success();
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -117,8 +127,21 @@ LogicalResult SampleOp::verify() {
   if (getResult().getType().getDimSize(0) != tokens)
     return emitOpError() << "result must have a token for each of " << tokens
                          << " rows of logits, found " << getResult().getType();
-  return verifySchedule(*this, getSchedule());
+  return success();
 }
+
+/// The symbol of a weight.
+static std::string weightLabel(Value weight) {
+  auto parameter = weight.getDefiningOp<model::ParameterOp>();
+  return parameter ? parameter.getWeight().str() : std::string();
+}
+
+std::string EmbeddingOp::getLabel() { return weightLabel(getTable()); }
+std::string MatvecOp::getLabel() { return weightLabel(getWeights().front()); }
+std::string AttentionOp::getLabel() {
+  return ("attention over " + getKeys() + ", " + getValues()).str();
+}
+std::string SampleOp::getLabel() { return "sampling"; }
 
 /// Checks that `region` has one block with these argument types that ends in a yield of these
 /// types.
@@ -202,7 +225,7 @@ LogicalResult MatvecOp::verify() {
     return emitOpError() << "without an epilogue must return (" << sums << "), found ("
                          << getResultTypes() << ")";
   }
-  return verifySchedule(*this, getSchedule());
+  return success();
 }
 
 /// Whether `region` yields its arguments and does nothing else.

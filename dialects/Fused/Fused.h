@@ -15,12 +15,21 @@
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
+#include "dialects/Fused/GpuLaunch.h"
+#include "dialects/Fused/Traffic.h"
 #include "dialects/Model/Model.h"
 #include "dialects/Quantized/Quantized.h"
 
 #include "dialects/Fused/FusedDialect.h.inc"
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.h.inc"
+
+namespace sluice::fused {
+/// Checks that a kernel's schedule, if it has one, is one.
+mlir::LogicalResult verifySchedule(mlir::Operation *op);
+} // namespace sluice::fused
+
+#include "dialects/Fused/FusedInterfaces.h.inc"
 #define GET_OP_CLASSES
 #include "dialects/Fused/FusedOps.h.inc"
 

@@ -30,7 +30,7 @@ def Fused_HostScheduleAttr : AttrDef<FusedDialect, "HostSchedule"> {
   let summary = "How a kernel runs on the host CPU";
   let description = [{
     - `isa`: avx2, avx512 or avx512_vnni, the instructions used for products.
-    - `accumulators`: independent sums a tile, to hide the latency of a multiply-add.
+    - `accumulators`: independent sums per tile, to hide the latency of a multiply-add.
     - `positions`: positions of the cache that attention handles between two updates of the running maximum (0 for products).
 
     ```mlir
@@ -47,22 +47,26 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
   let summary = "How a kernel runs on a GPU";
   let description = [{
     - `blocks`: thread blocks of the launch.
-    - `warps`: consuming warps a block (one more warp copies).
+    - `warps`: consuming warps per block (one more warp copies).
     - `stages`: stages of the ring of bulk copies in shared memory.
     - `in_flight`: stages whose copy may be under way at once.
     - `columns`: columns of 16 rows in a stage (positions of the cache, for attention).
     - `splits`: blocks that share the rows of one output (of one key/value head, for attention).
     - `early`: loads that may run before the previous kernel has ended: none, weights or cache.
+    - `held`: row tiles of a product whose partial sums wait in shared memory to be added. Without it, or with 0: all tiles that a block has.
+
+    Sampling reads `splits`, `blocks` and `warps` only, an embedding `blocks` and `warps`. What a schedule means in detail, shared memory included, is
+    dialects/Fused/GpuPlan.h.
 
     ```mlir
-    #fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 1024, splits = 1, early = "weights">
+    #fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 1024, splits = 1, early = "weights", held = 14>
     ```
   }];
   let parameters = (ins "int64_t":$blocks, "int64_t":$warps, "int64_t":$stages, "int64_t":$inFlight, "int64_t":$columns, "int64_t":$splits,
-                        StringRefParameter<"none, weights or cache">:$early);
+                        StringRefParameter<"none, weights or cache">:$early, DefaultValuedParameter<"int64_t", "0">:$held);
   let assemblyFormat = [{
     `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
-    `splits` `=` $splits `,` `early` `=` $early `>`
+    `splits` `=` $splits `,` `early` `=` $early (`,` `held` `=` $held^)? `>`
   }];
   let genVerifyDecl = 1;
 }

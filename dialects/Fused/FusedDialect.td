@@ -11,7 +11,7 @@ include "mlir/IR/EnumAttr.td"
 def FusedDialect : Dialect {
   let name = "fused";
   let cppNamespace = "::sluice::fused";
-  let summary = "Kernels bound by memory bandwidth, one operation a kernel";
+  let summary = "Kernels bound by memory bandwidth, one operation per kernel";
   let description = [{
     Each operation becomes one kernel launch. It reads its weights in their quantized form; what happens to its input before the product
     (prologue) and to its sums after it (epilogue) are regions of `model` and `arith` operations, so that a reader sees what was fused.

@@ -5,6 +5,7 @@
 #define SLUICE_FUSED_OPS
 
 include "dialects/Fused/FusedAttrs.td"
+include "dialects/Fused/FusedInterfaces.td"
 include "dialects/Model/ModelAttrs.td"
 include "dialects/Quantized/QuantizedTypes.td"
 include "mlir/Interfaces/SideEffectInterfaces.td"
@@ -14,11 +15,15 @@ include "mlir/IR/BuiltinAttributeInterfaces.td"
 
 class Fused_Op<string mnemonic, list<Trait> traits = []> : Op<FusedDialect, mnemonic, traits>;
 
+/// An operation that becomes one kernel launch; it has attributes `traffic` and `schedule`.
+class Fused_Kernel<string mnemonic, list<Trait> traits = []>
+    : Fused_Op<mnemonic, traits # [DeclareOpInterfaceMethods<Fused_KernelOpInterface, ["computeTraffic", "getLabel", "planGpuLaunch"]>]>;
+
 /// [tokens, width]
 def Fused_Activation : 2DTensorOf<[F32, F16, BF16]>;
 def Fused_Weight : AnyTypeOf<[Model_Matrix, Quantized_TensorType]>;
 
-def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {
+def Fused_EmbeddingOp : Fused_Kernel<"embedding", [Pure]> {
   let summary = "Rows of the embedding table, dequantized as they are read";
   let description = [{
     Example:
@@ -35,14 +40,14 @@ def Fused_EmbeddingOp : Fused_Op<"embedding", [Pure]> {
   let hasVerifier = 1;
 }
 
-def Fused_MatvecOp : Fused_Op<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
+def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
   let summary = "Products of one input with one or more weight matrices, with what comes before and after them";
   let description = [{
     Computes `sum_k W[r, k] * p(x)[k]` for all rows of all weights, where `p` is the prologue (identity if absent), then runs the epilogue on the sums and returns what
     it yields. `segments` are the numbers of rows of the epilogue's arguments, in logical order; a packed weight that stands for several carries them all.
     `order` is the packed weight's row order.
 
-    Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale for 128 elements and sums inside a group are exact; for f16 and bf16 weights p(x) is
+    Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale per group of 128 elements, and sums inside an accumulation block are exact; for f16 and bf16 weights p(x) is
     rounded to that type and sums are float32; float32 weights are multiplied as they are.
 
     Regions may use values defined above the operation (gains, biases, residuals, positions, tables).
@@ -98,7 +103,7 @@ def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"
   let assemblyFormat = "($values^ `:` type($values))? attr-dict";
 }
 
-def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Attention over the cached keys and values, dequantized as they are read";
   let description = [{
     As `model.attention`, with the roundings that belong to the definition (docs/numerics.md, "Attention"): K and V are as the cache stores them; the query is
@@ -139,11 +144,11 @@ def Fused_AttentionOp : Fused_Op<"attention", [MemoryEffects<[MemRead]>, Recursi
   }];
 }
 
-def Fused_SampleOp : Fused_Op<"sample", [Pure]> {
+def Fused_SampleOp : Fused_Kernel<"sample", [Pure]> {
   let summary = "The next token, chosen from logits on the device";
   let description = [{
-    For each row of logits the id of one, or -1 where a logit is NaN or +infinity or none is finite. `options` are 8 words a row (the largest logit,
-    or top-k, top-p, min-p, temperature and a random number) of which `include/sluice-runtime/SamplingWords.h` says what they mean; it defines the choice.
+    Gives the id of one token for each row of logits, or -1 where a logit is NaN or +infinity or none is finite. `options` are 8 words per row: take the largest
+    logit, or top-k, top-p, min-p, temperature and a random number. `include/sluice-runtime/SamplingWords.h` defines the words and the choice.
 
     Example:
 

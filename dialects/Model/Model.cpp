@@ -185,7 +185,7 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (!cache)
     return failure();
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
-    return emitOpError() << "needs one position a row";
+    return emitOpError() << "needs one position per row";
   quantized::CacheType type = cache.getCacheType();
   int64_t rows = getInput().getType().getDimSize(0), width = getInput().getType().getDimSize(1);
   if (type.getWidth() != width)
@@ -199,7 +199,7 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
                                              FlatSymbolRefAttr values,
                                              SymbolTableCollection &symbols) {
   if (positions.getDimSize(0) != query.getDimSize(0))
-    return op->emitOpError() << "needs one position a row";
+    return op->emitOpError() << "needs one position per row";
   CacheOp k = lookupCache(op, keys, symbols), v = k ? lookupCache(op, values, symbols) : CacheOp();
   if (!k || !v)
     return failure();
@@ -269,7 +269,7 @@ LogicalResult RotaryOp::verify() {
   if (dim > maxHeadDim)
     return emitOpError() << "head_dim must be at most " << maxHeadDim << ", found " << dim;
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
-    return emitOpError() << "needs one position a row";
+    return emitOpError() << "needs one position per row";
   if (getRope().getScaling() == "factors" && getRope().getValues().size() != dim / 2)
     return emitOpError() << "needs " << dim / 2 << " factors, found "
                          << getRope().getValues().size();

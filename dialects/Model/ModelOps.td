@@ -193,7 +193,7 @@ def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, D
 }
 
 def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllTypesMatch<["query", "result"]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
-  let summary = "Attention of one query a head over the cached keys and values";
+  let summary = "Attention of one query per head over the cached keys and values";
   let description = [{
     For each query head h: `softmax(q_h K^T * scale) V` over positions 0 to `position`, this step's included; query head h uses key/value head
     `h / (query heads / key heads)` (grouped queries, Ainslie et al., 2023).

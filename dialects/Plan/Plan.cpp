@@ -118,15 +118,15 @@ static LogicalResult verifyLifetimes(StepOp step, SymbolTableCollection &symbols
                << *buffer.getFirst() << " to " << *buffer.getLast();
       buffers.insert(buffer);
     }
-  auto meet = [](uint64_t begin, uint64_t end, uint64_t otherBegin, uint64_t otherEnd) {
+  auto overlap = [](uint64_t begin, uint64_t end, uint64_t otherBegin, uint64_t otherEnd) {
     return begin < otherEnd && otherBegin < end;
   };
   for (size_t i = 0; i < buffers.size(); ++i)
     for (size_t j = 0; j < i; ++j) {
       BufferOp a = buffers[j], b = buffers[i];
-      if (meet(*a.getOffset(), *a.getOffset() + a.getBytes(), *b.getOffset(),
-               *b.getOffset() + b.getBytes()) &&
-          meet(*a.getFirst(), *a.getLast() + 1, *b.getFirst(), *b.getLast() + 1))
+      if (overlap(*a.getOffset(), *a.getOffset() + a.getBytes(), *b.getOffset(),
+                  *b.getOffset() + b.getBytes()) &&
+          overlap(*a.getFirst(), *a.getLast() + 1, *b.getFirst(), *b.getLast() + 1))
         return b.emitOpError() << "shares bytes with @" << a.getSymName()
                                << " while both are alive";
     }

@@ -21,8 +21,8 @@ def Plan_LaunchAttr : AttrDef<PlanDialect, "Launch"> {
   let mnemonic = "launch_config";
   let summary = "Extent of a launch";
   let description = [{
-    `grid`: blocks (work items on the host, divided among threads). `block`: threads a block, `shared`: dynamic shared memory in bytes, `cluster`: blocks a
-    cluster (0 or 1 on the host). `overlap`: the kernel may start before its predecessor has ended (programmatic dependent launch).
+    `grid`: blocks (work items on the host, divided among threads). `block`: threads per block, `shared`: dynamic shared memory in bytes, `cluster`: blocks
+    per cluster (0 or 1 on the host). `overlap`: the kernel may start before its predecessor has ended (programmatic dependent launch).
 
     ```mlir
     #plan.launch_config<grid = 132, block = 544, shared = 170000, cluster = 1, overlap = true>

@@ -146,6 +146,13 @@ sluice::formats::Format FormatAttr::toFormat() const {
   return {element, getGroup(), getZeroPoint()};
 }
 
+sluice::formats::Format sluice::quantized::formatOf(Type weight) {
+  if (auto quantized = dyn_cast<QuantizedTensorType>(weight))
+    return quantized.getFormat().toFormat();
+  Type element = cast<RankedTensorType>(weight).getElementType();
+  return FormatAttr::get(weight.getContext(), element, FormatAttr::kChannel, false).toFormat();
+}
+
 //===----------------------------------------------------------------------===//
 // LayoutAttr
 //===----------------------------------------------------------------------===//

@@ -27,11 +27,13 @@
 #include "dialects/Quantized/QuantizedTypes.h.inc"
 
 namespace sluice::quantized {
-/// The row order of a packed matrix whose segments have these rows. `orders` may be empty: one
-/// after the other.
+/// The format of a quantized tensor or of a builtin tensor of floats.
+formats::Format formatOf(mlir::Type weight);
+/// The row order of a packed matrix whose sources have `sourceRows` rows. Empty `orders` put the
+/// sources one after the other. Errors are those of formats::RowOrder::get.
 llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders,
                                                  llvm::ArrayRef<int64_t> sourceRows);
-/// Assembly of a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of
+/// Parse and print a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of
 /// assembly formats.
 mlir::ParseResult parseRowOrders(mlir::AsmParser &parser, mlir::ArrayAttr &orders);
 void printRowOrders(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::ArrayAttr orders);

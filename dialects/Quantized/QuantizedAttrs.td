@@ -12,7 +12,7 @@ def Quantized_FormatAttr : AttrDef<QuantizedDialect, "Format"> {
   let description = [{
     With an integer element type, `value = (q - zero) * scale`: `q` is a signed integer of the element
     type's width, `scale` an f16 for every `group` consecutive elements of a row (`group = channel`: one
-    a row), and `zero` a signed integer of the element type's range for every group, or 0 if the
+    per row), and `zero` a signed integer of the element type's range for every group, or 0 if the
     format is symmetric. With a float element type there are no groups and `value = q`.
 
     ```mlir

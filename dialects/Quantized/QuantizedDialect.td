@@ -14,7 +14,7 @@ def QuantizedDialect : Dialect {
   let summary = "Tensors of quantized weights: their number formats and their physical layouts";
   let description = [{
     A quantized tensor is a matrix whose elements are small integers (or half-width floats) with one
-    scale, and possibly one zero point, a group of consecutive elements of a row. Format and physical
+    scale, and possibly one zero point, per group of consecutive elements of a row. Format and physical
     layout are part of the type, so that code which reads bytes in another order than they were
     written in does not verify. `quantize` and `dequantize` are explicit operations; which tensors are
     quantized and how is decided by passes, and fusing passes make `dequantize` disappear into the

@@ -29,7 +29,7 @@ struct ArtifactOptions {
   bool verifyChecksums = true;
   /// Open the tokenizer and nothing else; the other files may be missing.
   bool tokenizerOnly = false;
-  /// Called now and then while files are read, with bytes done and bytes in all.
+  /// Called repeatedly while files are read, with the bytes done and all bytes.
   std::function<void(uint64_t done, uint64_t total)> onProgress;
 };
 
@@ -67,7 +67,7 @@ private:
   std::filesystem::path root;
   Plan thePlan;
   std::map<std::string, std::unique_ptr<MappedFile>> files;
-  /// Of the weights file, by name.
+  /// The tensors of the weights file, by name.
   std::map<std::string, std::span<const std::byte>, std::less<>> tensors;
   std::optional<Tokenizer> theTokenizer;
 };

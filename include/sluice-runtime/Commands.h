@@ -24,7 +24,7 @@ namespace sluice::runtime {
 // They write results to `out` and, when standard error is a terminal, progress there. They throw
 // Error, or CommandExit when the command is to end without a message.
 
-/// The program ends with this status: 130 after Ctrl-C, 141 after nobody reads its output any more.
+/// Thrown to end the program with this status: 130 after Ctrl-C, 141 after its output was closed.
 struct CommandExit {
   int status;
 };
@@ -73,7 +73,7 @@ void tokenizeText(const Tokenizer &tokenizer, const TokenizeOptions &options,
 
 struct BenchOptions {
   SessionOptions session;
-  /// How tokens are chosen, which is a part of their time. None counts as recent.
+  /// How tokens are chosen, which counts as part of their time. No token counts as recent.
   SamplingOptions sampling = {.temperature = 0};
   /// Positions in the cache, the measured token's own included; 0 takes 512 or what the artifact
   /// has.
@@ -119,14 +119,14 @@ void bench(const std::filesystem::path &artifact, const BenchOptions &options,
 
 // ---- The same on a command line ----
 
-/// What a command knows of its use when MODEL has to be compiled for it.
+/// What a command needs of MODEL, if that has to be compiled for it.
 struct CompileHints {
   /// The device that was asked for, or empty.
   std::string device;
   /// Positions that the context must have, or 0 if any will do.
   int64_t context = 0;
-  /// The model is what another is compared with: its numbers are to be those of its file, whatever
-  /// the command line says of the other's.
+  /// The model is a reference that another is compared with: its weights keep the formats of its
+  /// file, whatever the command line says for the other.
   bool isReference = false;
   /// The command reads or writes text.
   bool needsTokenizer = false;
@@ -151,11 +151,10 @@ CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
 
-/// For an option that takes a whole number: its text must be one that fits in 64 bits (of either
-/// sign), or that no 64 bits of signed numbers hold if `isUnsigned`. Use with
-/// CLI::Option::transform, so that it comes before other checks.
+/// Checks that an option's text is a whole number that fits in an int64_t, or in a uint64_t if
+/// `isUnsigned`. Use it with CLI::Option::transform, so that it runs before other checks.
 CLI::Validator wholeNumber(bool isUnsigned = false);
-/// The same for a real number, which must be finite and fit in a float.
+/// Checks that an option's text is a real number, which must be finite and fit in a float.
 CLI::Validator realNumber();
 
 /// "sluice: warning: ..." on standard error.
@@ -164,20 +163,20 @@ void printWarning(const std::string &line);
 /// Parses the command line, and so runs its command. Without any arguments it prints the help.
 /// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,
 /// both with one line "sluice: error: ..." on standard error; a CommandExit's own. `rename`
-/// may put what the user gave into an error's message in place of what was made of it.
+/// may replace names in an error's message, such as that of a temporary artifact by the model's.
 int runCommandLine(CLI::App &app, int argc, const char *const *argv,
                    const std::function<std::string(std::string message)> &rename = {});
 
-/// An artifact opened with progress on a terminal.
+/// Opens an artifact and shows progress on a terminal.
 std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &directory);
 
 /// The tokenizer of an artifact, whose weights and kernels may be missing.
 Tokenizer openTokenizer(const std::filesystem::path &directory);
 
-/// A session opened with progress on a terminal.
+/// Opens a session and shows progress on a terminal.
 Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);
 
-/// The whole of a file, or of standard input if the path is "-"; throws Error.
+/// Reads a whole file, or standard input if the path is "-"; throws Error.
 std::string readTextFile(const std::filesystem::path &path);
 
 } // namespace sluice::runtime

@@ -23,7 +23,7 @@ struct DeviceOptions {
   /// Threads of the CPU device, the calling one included; 0 takes one for each CPU that this
   /// process may use. Other devices use the host's threads only to generate weights.
   int threads = 0;
-  /// Called now and then while load() copies or generates weights, with bytes done and in all.
+  /// Called repeatedly while load() copies or generates weights, with the bytes done and all bytes.
   std::function<void(uint64_t done, uint64_t total)> onProgress = nullptr;
 };
 
@@ -40,15 +40,15 @@ struct Bandwidth {
 /// Executes the steps of one artifact and owns their memory. A device belongs to one session and
 /// is used by one thread at a time. Functions throw Error.
 ///
-/// Life of a device: constructed (nothing is allocated, nothing may fail that depends on the
-/// artifact), load() once, then any number of runs, reads and writes. Token and position are plan
-/// inputs like any other buffer, so that a device can keep them in its own memory and record a
-/// step's launches once.
+/// A device is constructed (which allocates nothing, and does not fail for reasons that depend on
+/// the artifact), load() is called once, then run(), read() and write() any number of times. Token
+/// and position are plan inputs like any other buffer, so that a device can keep them in its own
+/// memory and record a step's launches once.
 class Device {
 public:
   virtual ~Device();
 
-  /// As registered: "cpu".
+  /// The name that it was registered by: "cpu".
   virtual std::string name() const = 0;
   /// For people: name, threads, what matters of the hardware.
   virtual std::string description() const = 0;
@@ -61,20 +61,19 @@ public:
   virtual void run(uint32_t step) = 0;
 
   /// Runs a step one launch at a time, and calls `afterLaunch` with the number of each after it:
-  /// read() then gives what that launch left. False ends the step there. For finding faults: the
-  /// step's results are run()'s, but it takes much longer.
+  /// read() then gives what that launch left. Returning false ends the step there. For finding
+  /// faults: the step's results are run()'s, but it takes much longer.
   virtual void trace(uint32_t step, const std::function<bool(size_t launch)> &afterLaunch) = 0;
 
   /// Runs a step and returns each launch's time in seconds, in the plan's order. The step's results
   /// are the same as run()'s; it may take longer.
   virtual std::vector<double> profile(uint32_t step) = 0;
-  /// For people: in what these times differ from those of the launches in run(); empty if in
-  /// nothing that matters.
+  /// For people: how these times differ from those of the launches in run(); empty if they do not.
   virtual std::string profileRemark() const { return {}; }
 
   /// Seconds that one run of the step takes by the device's own clock, without what the host adds
   /// (inputs, outputs, waiting): the mean of `count` runs, one right after the other. Nothing if
-  /// the device has no such clock. Inputs are those of the last run.
+  /// the device has no such clock. The inputs are those of the last run.
   virtual std::optional<double> measureStep(uint32_t step, int64_t count) {
     (void)step, (void)count;
     return std::nullopt;

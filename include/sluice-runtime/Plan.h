@@ -46,7 +46,7 @@ struct TargetInfo {
   std::string kind;
   std::string triple;
   std::string isa;
-  /// What the GPU kernels were made for, as PTX names it: "sm_90", "sm_90a"; kind "gpu" only.
+  /// The architecture of the GPU kernels, as PTX names it: "sm_90", "sm_90a"; kind "gpu" only.
   std::string arch;
   /// CPU features that the kernels use, as LLVM names them: "avx2", "avx512vnni".
   std::vector<std::string> features;
@@ -80,7 +80,7 @@ struct Buffer {
   std::string name;
   BufferKind kind = BufferKind::Arena;
   /// "f32", "f16", "i8-g128", ...: f64, f32, f16, bf16 and i8 to i64 (u8 to u64) are plain
-  /// elements in row-major order; what other names mean is between kernels and weights.
+  /// elements in row-major order; other names have a meaning for kernels and weights only.
   std::string type;
   std::vector<int64_t> shape;
   uint64_t bytes = 0;
@@ -92,7 +92,7 @@ struct Buffer {
   std::optional<synthetic::SyntheticPattern> synthetic;
 };
 
-/// Bytes that a launch moves and its operations, a token.
+/// Bytes that a launch moves and its operations, per token.
 struct Traffic {
   uint64_t weights = 0, scales = 0, activations = 0;
   /// Bytes read for each position of context.
@@ -111,7 +111,7 @@ struct Launch {
   std::string label;
   /// Work items (on the host) or thread blocks; at least 1.
   int64_t grid = 1;
-  /// Threads a block, bytes of dynamic shared memory, and blocks a cluster; 0 on the host.
+  /// Threads of a block, bytes of dynamic shared memory, and blocks of a cluster; 0 on the host.
   int64_t block = 0, shared = 0, cluster = 0;
   /// May start before the launch before it has ended.
   bool overlap = false;
@@ -120,10 +120,10 @@ struct Launch {
   std::optional<Traffic> traffic;
 };
 
-/// A kernel that no step launches, but the device itself; its arguments are part of its name's
-/// meaning (docs/artifact.md).
+/// A kernel that no step launches but the device itself. Its name determines its arguments
+/// (docs/artifact.md).
 struct Utility {
-  /// Threads a block, bytes of dynamic shared memory, blocks a multiprocessor.
+  /// Threads of a block, bytes of dynamic shared memory, blocks per multiprocessor.
   int64_t block = 0, shared = 0, blocksPerMultiprocessor = 1;
 };
 
@@ -133,7 +133,7 @@ struct Step {
   std::vector<Launch> launches;
 };
 
-/// plan.json. What parse() returned satisfies:
+/// plan.json. A Plan that parse() returned satisfies:
 /// - buffers have distinct names; arena buffers lie in [0, arenaBytes); two that overlap are never
 ///   both in use across the end of a launch; plain elements fit into their buffer's bytes;
 /// - there is a step "decode", inputs "token" and "position" (one i32 each) and an output "logits"
@@ -144,7 +144,7 @@ struct Plan {
   /// Version of the format that this library reads.
   static constexpr int64_t formatVersion = 1;
 
-  /// Checks the whole text. `name` starts each error message.
+  /// Parses and checks the whole text; throws Error. `name` starts each error message.
   static Plan parse(std::string_view text, const std::string &name);
 
   /// The digest that belongs under the key "checksum" of the plan `text`, 16 hexadecimal digits:
@@ -166,6 +166,10 @@ struct Plan {
   std::optional<uint32_t> findBuffer(std::string_view name) const;
   /// The same, but an Error that names it if there is none.
   uint32_t bufferIndex(std::string_view name) const;
+  /// The buffer, checked to have `bytes` bytes at `offset`; an Error if it has not.
+  const Buffer &bufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
+  /// The same for a buffer to write to, whose kind may not be Weights.
+  const Buffer &writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
 
   /// Whether the step chooses the next token: it has an input "sampling".

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// From logits to a token: filters, a seeded draw, likelihoods, and stop strings.
+// Chooses a token from logits by filters and a seeded draw; likelihoods; stop strings.
 
 #ifndef SLUICE_RUNTIME_SAMPLING_H
 #define SLUICE_RUNTIME_SAMPLING_H
@@ -48,13 +48,13 @@ class Sampler {
 public:
   explicit Sampler(const SamplingOptions &options);
 
-  /// An id in [0, logits.size()). `history` is all tokens so far, the prompt's included; ids in it
-  /// that have no logit do not matter. Logits of -infinity are never drawn; NaN, +infinity, or
-  /// nothing finite at all is an Error.
+  /// Chooses an id in [0, logits.size()). `history` is all tokens so far, the prompt's included;
+  /// ids in it that have no logit do not matter. Logits of -infinity are never drawn; NaN,
+  /// +infinity, or nothing finite at all is an Error.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
 
-  /// Whether earlier tokens matter to the choice: then a device, which sees only logits, cannot
-  /// make it.
+  /// Whether the choice depends on earlier tokens, so that a device, which reads only logits,
+  /// cannot make it.
   bool needsHistory() const {
     return options.repetitionPenalty != 1.0f && options.repetitionWindow != 0;
   }
@@ -99,8 +99,8 @@ public:
   /// Throws an Error if a string is empty.
   explicit StopMatcher(std::vector<std::string> stops);
 
-  /// The text that may be written: all so far that can not be a stop string's beginning. Once a
-  /// stop string was found, what comes before it and then nothing more.
+  /// Returns the text that may be written: all so far that cannot be the beginning of a stop
+  /// string. Once a stop string was found, the text before it, and then nothing more.
   std::string add(std::string_view text);
   /// The text still held back when no more text will come.
   std::string finish();

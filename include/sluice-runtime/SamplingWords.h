@@ -1,8 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// How a step on a device chooses the next token: what the host gives it, and the rule. A plan with
-// an input "sampling" (8 words for each sequence) has an output "next" (an i32 for each sequence),
+// How a step on a device chooses the next token: its options, and the rule. A plan with
+// an input "sampling" (8 words per row of logits) has an output "next" (an i32 per row),
 // which a step leaves there after it has computed the logits.
 //
 // Tokens stand in order of their logits l, the largest first, ties by the lower id. With M the
@@ -34,7 +34,7 @@
 
 namespace sluice::sampling {
 
-/// One sequence's input "sampling", little endian. Zeros take the largest logit.
+/// The input "sampling" of one row of logits, little endian. Zeros take the largest logit.
 struct SamplingWords {
   /// log2(e) / temperature, finite; 0 takes the largest logit, whatever the rest says.
   float sharpness = 0;
@@ -50,7 +50,7 @@ struct SamplingWords {
 };
 static_assert(sizeof(SamplingWords) == 32 && offsetof(SamplingWords, point) == 16);
 
-/// 32-bit words of a sequence.
+/// 32-bit words of a row.
 inline constexpr int64_t kWords = sizeof(SamplingWords) / 4;
 /// Bits of a weight.
 inline constexpr int kWeightBits = 28;

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// One decoding sequence, and what is made of it: generated text and perplexity.
+// Decodes one sequence of tokens; generates text and measures perplexity with it.
 
 #ifndef SLUICE_RUNTIME_SESSION_H
 #define SLUICE_RUNTIME_SESSION_H
@@ -41,8 +41,8 @@ public:
   /// [0, vocabSize) or the sequence has contextLength tokens already.
   std::span<const float> decode(int32_t token);
 
-  /// The same where nobody looks at the logits, which then stay on the device: for all tokens of a
-  /// prompt but the last.
+  /// The same for a token whose logits nobody reads, so that they stay on the device: for all
+  /// tokens of a prompt but the last.
   void append(int32_t token);
 
   /// The same, and chooses the token that comes next (without appending it): on the device, if the
@@ -77,7 +77,7 @@ public:
 
 private:
   void writeInputs(int32_t token);
-  /// What went wrong with the last step's logits, and where that began.
+  /// The message about logits of the last step that are not finite: what, and where it began.
   Error explained(const Error &error);
   /// Runs the last step again: which kernel's result is the first that is not finite, and where.
   std::string firstNonFinite();
@@ -88,13 +88,13 @@ private:
   std::unique_ptr<Device> theDevice;
   int64_t nextPosition = 0;
   uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
-  /// Where the step samples.
+  /// Buffers of a step that chooses the next token.
   std::optional<uint32_t> samplingBuffer, nextBuffer;
 };
 
 struct GenerateOptions {
   SamplingOptions sampling;
-  /// At most so many new tokens; -1 until something else ends it.
+  /// The greatest number of new tokens; -1 until something else ends the text.
   int64_t maxTokens = 128;
   /// The text ends before the first of these.
   std::vector<std::string> stops;
@@ -139,9 +139,9 @@ GenerateResult generate(Session &session, std::span<const int32_t> prompt,
                         const GenerateOptions &options, const GenerateCallbacks &callbacks = {});
 
 struct PerplexityOptions {
-  /// Tokens a window: at least 4, at most contextLength.
+  /// Tokens per window: at least 4, at most contextLength.
   int64_t window = 512;
-  /// At most so many windows; 0 takes all.
+  /// The greatest number of windows; 0 takes all.
   int64_t maxWindows = 0;
 };
 

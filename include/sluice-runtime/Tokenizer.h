@@ -1,9 +1,10 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Text to token ids and back. Two families are supported: SentencePiece BPE (symbols merged by
-// score) and Hugging Face BPE (symbols merged by rank; byte-level or with byte fallback). Either
-// can come from its own file, from a GGUF file's metadata, or from Sluice's own tokenizer.json.
+// Converts text to token ids and back. Two families are supported: SentencePiece BPE (symbols
+// merged by score) and Hugging Face BPE (symbols merged by rank; byte-level or with byte fallback).
+// Either can come from its own file, from a GGUF file's metadata, or from Sluice's own
+// tokenizer.json.
 
 #ifndef SLUICE_RUNTIME_TOKENIZER_H
 #define SLUICE_RUNTIME_TOKENIZER_H
@@ -35,10 +36,10 @@ struct GgufTokenizer {
   std::string pre;
   /// tokenizer.ggml.tokens, in the order of their ids.
   std::vector<std::string> tokens;
-  /// tokenizer.ggml.scores: one a token, needed by "llama".
+  /// tokenizer.ggml.scores: one per token, needed by "llama".
   std::vector<float> scores;
-  /// tokenizer.ggml.token_type: one a token. 0 and 1 normal, 2 unknown, 3 control, 4 user defined,
-  /// 5 unused, 6 byte. Empty means that all are normal.
+  /// tokenizer.ggml.token_type: one per token. 0 and 1 normal, 2 unknown, 3 control, 4 user
+  /// defined, 5 unused, 6 byte. Empty means that all are normal.
   std::vector<int32_t> types;
   /// tokenizer.ggml.merges: "left right" in the order of their ranks; "gpt2" needs at least one.
   std::vector<std::string> merges;

@@ -25,7 +25,7 @@ Arena sluice::assignArena(ArrayRef<ArenaBuffer> buffers, int64_t alignment) {
     int64_t bytes = alignTo(buffers[index].bytes, alignment);
     int64_t end = 0, best = -1, bestGap = std::numeric_limits<int64_t>::max();
     for (size_t other : placed) {
-      if (!buffers[index].lifetimeMeets(buffers[other]))
+      if (!buffers[index].lifetimeOverlaps(buffers[other]))
         continue;
       int64_t gap = arena.offsets[other] - end;
       if (gap >= bytes && gap < bestGap) {
@@ -48,7 +48,7 @@ std::optional<std::pair<size_t, size_t>> sluice::findArenaOverlap(ArrayRef<Arena
                                                                   ArrayRef<int64_t> offsets) {
   for (size_t a = 0; a < buffers.size(); ++a)
     for (size_t b = a + 1; b < buffers.size(); ++b)
-      if (buffers[a].lifetimeMeets(buffers[b]) && offsets[a] < offsets[b] + buffers[b].bytes &&
+      if (buffers[a].lifetimeOverlaps(buffers[b]) && offsets[a] < offsets[b] + buffers[b].bytes &&
           offsets[b] < offsets[a] + buffers[a].bytes)
         return std::pair(a, b);
   return std::nullopt;

@@ -63,15 +63,12 @@ public:
     return seconds;
   }
   void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) override {
-    checkExtent(buffer, offset, bytes.size());
-    const Buffer &known = artifact->plan().buffers[buffer];
-    if (known.kind == BufferKind::Weights)
-      throw Error("buffer \"" + known.name + "\" holds weights, which cannot be written");
+    artifact->plan().writableBufferPart(buffer, offset, bytes.size());
     if (!bytes.empty())
       std::memcpy(pointers[buffer] + offset, bytes.data(), bytes.size());
   }
   void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) override {
-    checkExtent(buffer, offset, bytes.size());
+    artifact->plan().bufferPart(buffer, offset, bytes.size());
     if (!bytes.empty())
       std::memcpy(bytes.data(), pointers[buffer] + offset, bytes.size());
   }
@@ -93,13 +90,6 @@ private:
   void check(llvm::Error error) const {
     if (error)
       throw Error(artifact->planName() + ": " + toString(std::move(error)));
-  }
-  void checkExtent(uint32_t index, uint64_t offset, uint64_t bytes) const {
-    const Buffer &buffer = artifact->plan().buffers.at(index);
-    if (offset > buffer.bytes || bytes > buffer.bytes - offset)
-      throw Error("buffer \"" + buffer.name + "\" has " + std::to_string(buffer.bytes) +
-                  " bytes, access to " + std::to_string(bytes) + " at " + std::to_string(offset) +
-                  " leaves it");
   }
 
   std::shared_ptr<const runtime::Artifact> artifact;

@@ -12,9 +12,9 @@ using namespace llvm;
 using namespace sluice::formats;
 
 void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int16_t> x16,
-                                          MutableArrayRef<float> steps) {
+                                          MutableArrayRef<float> scales) {
   int64_t columns = static_cast<int64_t>(x.size());
-  assert(x16.size() == x.size() && steps.size() == static_cast<size_t>(activationGroups(columns)));
+  assert(x16.size() == x.size() && scales.size() == static_cast<size_t>(activationGroups(columns)));
   for (int64_t begin = 0, g = 0; begin < columns; begin += activationGroup, ++g) {
     int64_t end = std::min(begin + activationGroup, columns);
     float greatest = 0;
@@ -26,24 +26,24 @@ void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int
     float inverse = finite && greatest > activationFloor ? activationLimit / greatest : 0.0f;
     for (int64_t i = begin; i < end; ++i)
       x16[i] = finite ? static_cast<int16_t>(std::lrint(x[i] * inverse)) : int16_t(0);
-    steps[g] = finite ? greatest / activationLimit : std::numeric_limits<float>::quiet_NaN();
+    scales[g] = finite ? greatest / activationLimit : std::numeric_limits<float>::quiet_NaN();
   }
 }
 
-int64_t sluice::formats::unitColumns(Format format, int64_t columns) {
+int64_t sluice::formats::accumulationColumns(Format format, int64_t columns) {
   return std::min(format.groupColumns(columns), activationGroup);
 }
 
 SmallVector<int32_t> sluice::formats::integerSums(Format format, ArrayRef<int8_t> q,
                                                   ArrayRef<int8_t> zeros, ArrayRef<int16_t> x16) {
-  int64_t columns = static_cast<int64_t>(q.size()), unit = unitColumns(format, columns);
+  int64_t columns = static_cast<int64_t>(q.size()), width = accumulationColumns(format, columns);
   int64_t group = format.groupColumns(columns);
   assert(x16.size() == q.size() && format.isInteger());
   SmallVector<int32_t> sums;
-  for (int64_t begin = 0; begin < columns; begin += unit) {
+  for (int64_t begin = 0; begin < columns; begin += width) {
     int32_t zero = format.zeroPoint ? zeros[begin / group] : 0,
             sum = 0; // at most 255 * 32512 * 128 < 2^31
-    for (int64_t i = begin, end = std::min(begin + unit, columns); i < end; ++i)
+    for (int64_t i = begin, end = std::min(begin + width, columns); i < end; ++i)
       sum += (q[i] - zero) * x16[i];
     sums.push_back(sum);
   }
@@ -52,15 +52,15 @@ SmallVector<int32_t> sluice::formats::integerSums(Format format, ArrayRef<int8_t
 
 float sluice::formats::integerProduct(Format format, ArrayRef<int8_t> q, ArrayRef<uint16_t> scales,
                                       ArrayRef<int8_t> zeros, ArrayRef<int16_t> x16,
-                                      ArrayRef<float> steps) {
-  int64_t columns = static_cast<int64_t>(q.size()), unit = unitColumns(format, columns);
+                                      ArrayRef<float> activationScales) {
+  int64_t columns = static_cast<int64_t>(q.size()), width = accumulationColumns(format, columns);
   int64_t group = format.groupColumns(columns);
   float result = 0;
   int64_t begin = 0;
   for (int32_t sum : integerSums(format, q, zeros, x16)) {
     result += static_cast<float>(sum) *
-              (f16ToFloat(scales[begin / group]) * steps[begin / activationGroup]);
-    begin += unit;
+              (f16ToFloat(scales[begin / group]) * activationScales[begin / activationGroup]);
+    begin += width;
   }
   return result;
 }
@@ -76,7 +76,7 @@ void sluice::formats::roundActivations(Format::Element element, ArrayRef<float> 
 
 float sluice::formats::floatProduct(Format::Element element, ArrayRef<uint16_t> weights,
                                     ArrayRef<float> x) {
-  assert(weights.size() == x.size() && "one input a column");
+  assert(weights.size() == x.size() && "one input per column");
   assert((element == Format::Element::F16 || element == Format::Element::BF16) && "16-bit weights");
   float result = 0;
   if (element == Format::Element::F16)
@@ -89,7 +89,7 @@ float sluice::formats::floatProduct(Format::Element element, ArrayRef<uint16_t> 
 }
 
 float sluice::formats::floatProduct(ArrayRef<float> weights, ArrayRef<float> x) {
-  assert(weights.size() == x.size() && "one input a column");
+  assert(weights.size() == x.size() && "one input per column");
   float result = 0;
   for (size_t i = 0; i < x.size(); ++i)
     result += weights[i] * x[i];

@@ -35,8 +35,8 @@ int64_t CacheShape::bytes() const {
 }
 
 std::optional<std::string> sluice::formats::checkMmaCache(const CacheShape &shape) {
-  if (shape.dim < 16 || shape.dim > 256)
-    return "a GPU's cache needs heads of 16 to 256 elements, found " + std::to_string(shape.dim);
+  if (shape.dim < 1 || shape.dim > 256)
+    return "a GPU's cache needs heads of 1 to 256 elements, found " + std::to_string(shape.dim);
   if (shape.encoding.element == CacheEncoding::Element::F32)
     return std::string("GPU kernels have no caches of f32");
   return std::nullopt;

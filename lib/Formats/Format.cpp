@@ -79,34 +79,28 @@ std::optional<Format> Format::fromName(StringRef name) {
   return std::nullopt;
 }
 
+/// The conversion is a template argument so that the loop is vectorised.
+template <auto convert, typename From, typename To>
+static void convertAll(ArrayRef<From> from, MutableArrayRef<To> to) {
+  assert(from.size() == to.size() && "arrays of the same length");
+  const From *source = from.data();
+  To *target = to.data();
+  for (size_t i = 0, n = from.size(); i < n; ++i)
+    target[i] = convert(source[i]);
+}
+
 void sluice::formats::f16ToFloat(ArrayRef<uint16_t> bits, MutableArrayRef<float> values) {
-  assert(bits.size() == values.size() && "arrays of the same length");
-  const uint16_t *from = bits.data();
-  float *to = values.data();
-  for (size_t i = 0, n = bits.size(); i < n; ++i)
-    to[i] = f16ToFloat(from[i]);
+  convertAll<support::f16ToFloat>(bits, values);
 }
 
 void sluice::formats::floatToF16(ArrayRef<float> values, MutableArrayRef<uint16_t> bits) {
-  assert(bits.size() == values.size() && "arrays of the same length");
-  const float *from = values.data();
-  uint16_t *to = bits.data();
-  for (size_t i = 0, n = bits.size(); i < n; ++i)
-    to[i] = floatToF16(from[i]);
+  convertAll<support::floatToF16>(values, bits);
 }
 
 void sluice::formats::bf16ToFloat(ArrayRef<uint16_t> bits, MutableArrayRef<float> values) {
-  assert(bits.size() == values.size() && "arrays of the same length");
-  const uint16_t *from = bits.data();
-  float *to = values.data();
-  for (size_t i = 0, n = bits.size(); i < n; ++i)
-    to[i] = bf16ToFloat(from[i]);
+  convertAll<support::bf16ToFloat>(bits, values);
 }
 
 void sluice::formats::floatToBf16(ArrayRef<float> values, MutableArrayRef<uint16_t> bits) {
-  assert(bits.size() == values.size() && "arrays of the same length");
-  const float *from = values.data();
-  uint16_t *to = bits.data();
-  for (size_t i = 0, n = bits.size(); i < n; ++i)
-    to[i] = floatToBf16(from[i]);
+  convertAll<support::floatToBf16>(values, bits);
 }

@@ -318,7 +318,7 @@ static void packLanes(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t 
 static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t chunk,
                             uint8_t *out) {
   Element element = shape.format().element;
-  int64_t begin = chunk * shape.layout().columns, step = fragmentColumns(element);
+  int64_t begin = chunk * shape.layout().columns, width = fragmentColumns(element);
   int64_t fragments = shape.chunkElements(chunk) / fragmentBytes;
   Columns<int8_t> bytes;
   Columns<uint16_t> halves;
@@ -328,18 +328,18 @@ static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, in
       if (!elements)
         continue;
       uint8_t *to = out + r % 8 * 64 + r / 8 * 4;
-      int64_t column = begin + f * step;
+      int64_t column = begin + f * width;
       if (element == Element::I8) {
-        const int8_t *from = bytes.get(elements, column, step, shape.columns());
+        const int8_t *from = bytes.get(elements, column, width, shape.columns());
         for (int64_t w = 0; w < 8; ++w) // 4 columns a word
           save(to + w % 4 * 16 + w / 4 * 8, load<uint32_t>(from + 4 * w));
       } else if (element == Element::I4) {
-        const int8_t *from = bytes.get(elements, column, step, shape.columns());
+        const int8_t *from = bytes.get(elements, column, width, shape.columns());
         for (int64_t w = 0; w < 8; ++w)
           save(to + w % 4 * 16 + w / 4 * 8, (load<uint32_t>(from + 4 * w) & 0x0F0F0F0Fu) << 4 |
                                                 (load<uint32_t>(from + 32 + 4 * w) & 0x0F0F0F0Fu));
       } else {
-        const uint16_t *from = halves.get(elements, column, step, shape.columns());
+        const uint16_t *from = halves.get(elements, column, width, shape.columns());
         for (int64_t w = 0; w < 8; ++w) // 2 columns a word
           save(to + w % 4 * 16 + w / 4 * 8, load<uint32_t>(from + 2 * w));
       }
@@ -468,7 +468,7 @@ void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> pack
                                 MutableArrayRef<float> values) {
   Format format = shape.format();
   assert(packed.size() == static_cast<size_t>(shape.bytes()));
-  assert(values.size() == static_cast<size_t>(shape.columns()) && "one value a column");
+  assert(values.size() == static_cast<size_t>(shape.columns()) && "one value per column");
   for (int64_t column = 0; column < shape.columns(); ++column) {
     Position at = shape.elementPosition(row, column);
     const uint8_t *from = packed.data() + at.byte;

@@ -134,9 +134,9 @@ static uint16_t settle(const float *x, int64_t n, Choice &best) {
 }
 
 namespace {
-/// The grid of steps, from the greatest magnitude to zero (symmetric) or across the range (zero
-/// point): around the number that just covers it; then, for long groups and heavy tails,
-/// geometrically on until a step is `least` deviations.
+/// The values t of the grid (Quantizer.h): 16 from `first` on, `spacing` apart; then, for long
+/// groups and heavy tails, each `factor` times the one before until the scale is `least`
+/// deviations.
 struct Grid {
   float first, spacing, factor, least;
 };
@@ -153,7 +153,7 @@ static uint16_t quantizeSymmetric(const float *x, int64_t n, Format format, floa
   Choice best;
   Candidates c;
   float t = grid.first;
-  for (int i = 0; i < lanes; ++i) { // each number of steps with both signs
+  for (int i = 0; i < lanes; ++i) { // each t with both signs
     c.low[i] = i % 2 ? -narrow : -wide;
     c.high[i] = i % 2 ? wide : narrow;
   }
@@ -186,7 +186,7 @@ static uint16_t quantizeAffine(const float *x, int64_t n, Format format,
   Choice best;
   Candidates c;
   float t = grid.first;
-  auto tryNext = [&](float factor, float spacing) { // each number of steps with 3 zero points
+  auto tryNext = [&](float factor, float spacing) { // each t with 3 zero points
     for (int i = 0; i < lanes; ++i, t = t * factor + spacing)
       c.scale[i] = std::min(range / t, greatestScale);
     for (float shift : {-1.0f, 0.0f, 1.0f}) {
@@ -315,10 +315,11 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, Format format, MutableAr
                                    int64_t rowIndex) {
   assert(format.isInteger() && "a float format has nothing to quantize");
   int64_t columns = static_cast<int64_t>(row.size());
-  assert(q.size() == row.size() && "one integer a column");
-  assert(scales.size() == static_cast<size_t>(format.groupsPerRow(columns)) && "one scale a group");
+  assert(q.size() == row.size() && "one integer per column");
+  assert(scales.size() == static_cast<size_t>(format.groupsPerRow(columns)) &&
+         "one scale per group");
   assert(zeros.size() == (format.zeroPoint ? scales.size() : 0) &&
-         "one zero point a group, if any");
+         "one zero point per group, if any");
 
   float rowGreatest = maximalMagnitude(row.data(), columns);
   if (!std::isfinite(rowGreatest))
@@ -380,7 +381,7 @@ void sluice::formats::dequantizeRow(Format format, ArrayRef<int8_t> q, ArrayRef<
 
 Error sluice::formats::convertRow(ArrayRef<float> row, Format::Element element,
                                   MutableArrayRef<uint16_t> bits, int64_t rowIndex) {
-  assert(bits.size() == row.size() && "one entry a column");
+  assert(bits.size() == row.size() && "one entry per column");
   float greatest = maximalMagnitude(row.data(), static_cast<int64_t>(row.size()));
   if (!std::isfinite(greatest))
     return findNonFinite(row, rowIndex);

@@ -469,7 +469,7 @@ static Expected<ModelFiles> openHuggingFace(StringRef path, bool isFolder) {
 //===----------------------------------------------------------------------===//
 
 /// Nothing when the file has no vocabulary.
-static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file,
+static Expected<std::optional<GgufTokenizer>> readTokenizer(const GGUFFile &file,
                                                             int64_t vocabSize) {
   StringRef path = file.file().path();
   FirstProblem problem;
@@ -495,15 +495,17 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
         wrongType(key, *value, "an array of strings");
     }
   };
-  auto id = [&](StringRef key, std::optional<int64_t> &out) {
-    if (const GGUFValue *value = file.find(key)) {
-      out = value->asInteger();
-      if (!out)
-        wrongType(key, *value, "a token id");
-      else if (*out < 0 || *out >= vocabSize)
-        problem.set(path, key + " is " + Twine(*out) + ", expected a token of the vocabulary of " +
-                              Twine(vocabSize));
-    }
+  auto id = [&](StringRef key) -> std::optional<int64_t> {
+    const GGUFValue *value = file.find(key);
+    if (!value)
+      return std::nullopt;
+    std::optional<int64_t> found = value->asInteger();
+    if (!found)
+      wrongType(key, *value, "a token id");
+    else if (*found < 0 || *found >= vocabSize)
+      problem.set(path, key + " is " + Twine(*found) + ", expected a token of the vocabulary of " +
+                            Twine(vocabSize));
+    return found;
   };
   auto flag = [&](StringRef key, std::optional<bool> &out) {
     if (const GGUFValue *value = file.find(key)) {
@@ -513,7 +515,7 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
     }
   };
 
-  GGUFTokenizer tokenizer;
+  GgufTokenizer tokenizer;
   if (!file.find("tokenizer.ggml.model") && !file.find("tokenizer.ggml.tokens"))
     return std::nullopt;
   string("tokenizer.ggml.model", tokenizer.model);
@@ -544,12 +546,12 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
     if (size != 0 && size != count)
       problem.set(path, Twine("tokenizer.ggml.") + key + " has " + Twine(size) +
                             " entries, expected one for each of " + Twine(count) + " tokens");
-  id("tokenizer.ggml.bos_token_id", tokenizer.bosId);
-  id("tokenizer.ggml.eos_token_id", tokenizer.eosId);
-  id("tokenizer.ggml.eot_token_id", tokenizer.eotId);
-  id("tokenizer.ggml.eom_token_id", tokenizer.eomId);
-  id("tokenizer.ggml.unknown_token_id", tokenizer.unkId);
-  id("tokenizer.ggml.padding_token_id", tokenizer.padId);
+  tokenizer.bosId = id("tokenizer.ggml.bos_token_id");
+  tokenizer.unknownId = id("tokenizer.ggml.unknown_token_id");
+  for (const char *end : {"eos", "eot", "eom"})
+    if (std::optional<int64_t> found = id(("tokenizer.ggml." + Twine(end) + "_token_id").str()))
+      tokenizer.eosIds.push_back(*found);
+  (void)id("tokenizer.ggml.padding_token_id"); // only checked
   flag("tokenizer.ggml.add_bos_token", tokenizer.addBos);
   flag("tokenizer.ggml.add_eos_token", tokenizer.addEos);
   flag("tokenizer.ggml.add_space_prefix", tokenizer.addSpacePrefix);
@@ -559,7 +561,7 @@ static Expected<std::optional<GGUFTokenizer>> readTokenizer(const GGUFFile &file
   return std::optional(std::move(tokenizer));
 }
 
-Expected<std::optional<GGUFTokenizer>> sluice::openGGUFTokenizer(StringRef path) {
+Expected<std::optional<GgufTokenizer>> sluice::openGGUFTokenizer(StringRef path) {
   auto file = GGUFFile::open(path, /*withTensors=*/false);
   if (!file)
     return file.takeError();

@@ -74,8 +74,8 @@ Expected<SafetensorsIndex> SafetensorsIndex::parse(const MappedFile &file) {
   StringMap<size_t> seen;
   for (const auto &[name, value] : map->items()) {
     if (!value.is_string())
-      return fail(path, "weight_map has " + support::describeJson(value) + " for tensor " + quote(name) +
-                            ", expected a file name");
+      return fail(path, "weight_map has " + support::describeJson(value) + " for tensor " +
+                            quote(name) + ", expected a file name");
     StringRef shard = value.get_ref<const std::string &>();
     // Hugging Face writes bare names; anything else could point outside of the model.
     if (shard.empty() || shard.contains('/') || shard.contains('\\') || shard.contains('\0') ||

@@ -316,6 +316,9 @@ Error Compilation::writeTokenizer(ArtifactDirectory &directory, std::vector<Arti
   auto source = (*module)->getAttrOfType<StringAttr>("model.source");
   if (!source)
     return createStringError("the module has no model.source attribute");
+  // Says that it is the module's source that cannot be opened.
+  if (Expected<std::string> root = weightRoot(*module); !root)
+    return root.takeError();
   Expected<ModelFiles> model = openModel(source.getValue());
   if (!model)
     return model.takeError();

@@ -14,29 +14,9 @@
 using namespace llvm;
 using namespace sluice;
 
-static runtime::Tokenizer fromGguf(const GGUFTokenizer &source, const std::string &name) {
-  runtime::GgufTokenizer gguf;
-  gguf.model = source.model;
-  gguf.pre = source.pre;
-  gguf.tokens = source.tokens;
-  gguf.scores = source.scores;
-  gguf.types = source.types;
-  gguf.merges = source.merges;
-  gguf.bosId = source.bosId;
-  gguf.unknownId = source.unkId;
-  for (std::optional<int64_t> id : {source.eosId, source.eotId, source.eomId})
-    if (id)
-      gguf.eosIds.push_back(*id);
-  gguf.addBos = source.addBos;
-  gguf.addEos = source.addEos;
-  gguf.addSpacePrefix = source.addSpacePrefix;
-  gguf.removeExtraWhitespaces = source.removeExtraWhitespaces;
-  return runtime::Tokenizer::fromGguf(gguf, name);
-}
-
 Expected<runtime::Tokenizer> sluice::readTokenizer(const ModelFiles &files) {
   return toExpected([&] {
-    return files.tokenizer.gguf ? fromGguf(*files.tokenizer.gguf, files.path)
+    return files.tokenizer.gguf ? runtime::Tokenizer::fromGguf(*files.tokenizer.gguf, files.path)
                                 : runtime::Tokenizer::fromFile(files.root);
   });
 }
@@ -52,11 +32,11 @@ Expected<runtime::Tokenizer> sluice::modelTokenizer(StringRef model) {
     return createStringError(model + ": is a config alone, without a tokenizer");
   if (!isGguf(model))
     return toExpected([&] { return runtime::Tokenizer::fromFile(model.str()); });
-  Expected<std::optional<GGUFTokenizer>> source = openGGUFTokenizer(model);
+  Expected<std::optional<GgufTokenizer>> source = openGGUFTokenizer(model);
   if (!source)
     return source.takeError();
   if (!*source)
     return createStringError(model + ": has no tokenizer (no tokenizer.ggml keys, or the model "
                                      "'no_vocab'): it runs on token ids");
-  return toExpected([&] { return fromGguf(**source, model.str()); });
+  return toExpected([&] { return runtime::Tokenizer::fromGguf(**source, model.str()); });
 }

@@ -227,13 +227,6 @@ static llvm::Expected<EvaluatedValue> evaluateConstant(arith::ConstantOp op) {
   return wrap(Tensor::floats(shape, std::move(floats)));
 }
 
-static llvm::Expected<EvaluatedValue> evaluateTruncation(arith::TruncFOp op, const Tensor &input) {
-  if (op.getRoundingmode().value_or(arith::RoundingMode::to_nearest_even) !=
-      arith::RoundingMode::to_nearest_even)
-    return makeError("only rounding to nearest even has semantics here");
-  return wrapAs(op.getType(), input);
-}
-
 /// Columns begin .. begin + width of every row.
 static Tensor sliceColumns(const Tensor &input, int64_t begin, int64_t width) {
   Tensor result = Tensor::zeros({input.rows(), width});
@@ -277,6 +270,17 @@ llvm::Expected<Evaluator::Results> Evaluator::runMatvec(Operation *operation) {
   return runBlock(op.getEpilogue().front(), segments);
 }
 
+llvm::Expected<EvaluatedValue> Evaluator::runElementwise(Operation *op) {
+  auto function = model::elementFunction<model::DoubleArithmetic>(op);
+  if (!function)
+    return makeError(isa<arith::TruncFOp>(op)
+                         ? "only rounding to nearest even has semantics here"
+                         : "the operation has no semantics in the reference evaluator");
+  auto operands =
+      llvm::map_to_vector<2>(op->getOperands(), [&](Value operand) { return &tensor(operand); });
+  return wrapAs(op->getResult(0).getType(), elementwise(function, operands));
+}
+
 llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   using Result = llvm::Expected<EvaluatedValue>;
   if (isa<fused::MatvecOp>(operation))
@@ -302,8 +306,6 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             return wrap(linear(tensor(op.getInput()), tensor(op.getWeight()),
                                op.getBias() ? &tensor(op.getBias()) : nullptr));
           })
-          .Case<model::AddBiasOp>(
-              [&](auto op) { return wrap(addBias(tensor(op.getInput()), tensor(op.getBias()))); })
           .Case<model::RotaryOp>([&](auto op) -> Result {
             const Tensor &input = tensor(op.getInput()), &positions = tensor(op.getPositions());
             if (op.getTable())
@@ -317,7 +319,6 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           })
           .Case<model::HadamardOp>(
               [&](auto op) { return wrap(hadamard(tensor(op.getInput()), op.getBlock())); })
-          .Case<model::SiluOp>([&](auto op) { return wrap(silu(tensor(op.getInput()))); })
           .Case<quantized::QuantizeOp>([&](auto op) {
             return wrap(quantize(tensor(op.getInput()), op.getType().getFormat().toFormat()));
           })
@@ -351,18 +352,7 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             return wrap(sample(tensor(op.getLogits()), tensor(op.getOptions())));
           })
           .Case<arith::ConstantOp>([&](auto op) { return evaluateConstant(op); })
-          .Case<arith::TruncFOp>(
-              [&](auto op) { return evaluateTruncation(op, tensor(op.getIn())); })
-          .Case<arith::ExtFOp>([&](auto op) { return lookup(op.getIn()); })
-          .Case<arith::AddFOp>([&](auto op) {
-            return wrapAs(op.getType(), add(tensor(op.getLhs()), tensor(op.getRhs())));
-          })
-          .Case<arith::MulFOp>([&](auto op) {
-            return wrapAs(op.getType(), multiply(tensor(op.getLhs()), tensor(op.getRhs())));
-          })
-          .Default([](Operation *) {
-            return makeError("the operation has no semantics in the reference evaluator");
-          });
+          .Default([&](Operation *op) { return runElementwise(op); });
   if (!result)
     return result.takeError();
   return Results{std::move(*result)};

@@ -21,6 +21,9 @@ using namespace llvm;
 using namespace sluice;
 using namespace sluice::reference;
 using formats::Format;
+using model::DoubleArithmetic;
+
+static DoubleArithmetic arithmetic;
 
 /// A sum of products in double. Its order is not part of anything, so several sums run side by
 /// side.
@@ -87,10 +90,11 @@ Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilo
   Tensor result = input;
   for (int64_t row = 0; row < input.rows(); ++row) {
     std::vector<double> x = toDouble(input.row(row));
-    double meanSquare = dot(x, x.data()) / static_cast<double>(x.size());
-    double factor = 1 / std::sqrt(meanSquare + epsilon);
+    double factor = model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()),
+                                                        static_cast<int64_t>(x.size()), epsilon);
     for (auto [out, in, g] : zip_equal(result.row(row), x, gain.values))
-      out = static_cast<float>(in * factor * g);
+      out = static_cast<float>(
+          model::normalized<DoubleArithmetic>(arithmetic, in, factor, static_cast<double>(g)));
   }
   return result;
 }
@@ -105,14 +109,6 @@ Tensor reference::linear(const Tensor &input, const Tensor &weight, const Tensor
   return result;
 }
 
-Tensor reference::addBias(const Tensor &input, const Tensor &bias) {
-  Tensor result = input;
-  for (int64_t row = 0; row < result.rows(); ++row)
-    for (auto [out, b] : zip_equal(result.row(row), bias.values))
-      out += b;
-  return result;
-}
-
 /// Turns the pairs of all heads of a row by the angles whose cosines and sines are given.
 template <typename T>
 static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> sines) {
@@ -120,9 +116,10 @@ static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> si
   for (size_t head = 0; head < row.size(); head += 2 * half)
     for (size_t i = 0; i < half; ++i) {
       float &first = row[head + i], &second = row[head + half + i];
-      double a = first, b = second;
-      first = static_cast<float>(a * cosines[i] - b * sines[i]);
-      second = static_cast<float>(b * cosines[i] + a * sines[i]);
+      auto [x, y] =
+          model::turned<DoubleArithmetic>(arithmetic, first, second, cosines[i], sines[i]);
+      first = static_cast<float>(x);
+      second = static_cast<float>(y);
     }
 }
 
@@ -334,13 +331,6 @@ Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, co
   return result;
 }
 
-Tensor reference::silu(const Tensor &input) {
-  Tensor result = input;
-  for (float &value : result.values)
-    value = static_cast<float>(value / (1 + std::exp(-static_cast<double>(value))));
-  return result;
-}
-
 //===----------------------------------------------------------------------===//
 // quantized
 //===----------------------------------------------------------------------===//
@@ -407,24 +397,24 @@ static void floatProducts(ArrayRef<float> input, ArrayRef<float> weights, Format
     out = static_cast<float>(dot(wide, weights.data() + n * x.size()));
 }
 
-/// One row of `input` times rows of integers. Sums inside a unit are exact; the few units are added
-/// in double because their order is left to the device.
+/// One row of `input` times rows of integers. Sums inside an accumulation block are exact; the few
+/// blocks are added in double because their order is left to the device.
 static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight,
                             MutableArrayRef<float> sums) {
   int64_t columns = weight.columns;
   std::vector<int16_t> x16(columns);
-  std::vector<float> steps(formats::activationGroups(columns));
-  formats::quantizeActivations(input, x16, steps);
-  int64_t unit = formats::unitColumns(weight.format, columns);
+  std::vector<float> activationScales(formats::activationGroups(columns));
+  formats::quantizeActivations(input, x16, activationScales);
+  int64_t width = formats::accumulationColumns(weight.format, columns);
   int64_t group = weight.format.groupColumns(columns);
   for (auto [n, out] : enumerate(sums)) {
     ArrayRef<uint16_t> scales = weight.rowScales(n);
     double sum = 0;
     for (auto [index, part] : enumerate(
              formats::integerSums(weight.format, weight.rowIntegers(n), weight.rowZeros(n), x16))) {
-      int64_t column = static_cast<int64_t>(index) * unit;
-      float factor =
-          formats::f16ToFloat(scales[column / group]) * steps[column / formats::activationGroup];
+      int64_t column = static_cast<int64_t>(index) * width;
+      float factor = formats::f16ToFloat(scales[column / group]) *
+                     activationScales[column / formats::activationGroup];
       sum += static_cast<double>(static_cast<float>(part)) * factor;
     }
     out = static_cast<float>(sum);
@@ -465,20 +455,18 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const QuantizedMatri
 }
 
 //===----------------------------------------------------------------------===//
-// arith
+// Elementwise
 //===----------------------------------------------------------------------===//
 
-Tensor reference::add(const Tensor &a, const Tensor &b) {
-  Tensor result = a;
-  for (auto [out, value] : zip_equal(result.values, b.values))
-    out += value;
-  return result;
-}
-
-Tensor reference::multiply(const Tensor &a, const Tensor &b) {
-  Tensor result = a;
-  for (auto [out, value] : zip_equal(result.values, b.values))
-    out *= value;
+Tensor reference::elementwise(model::ElementFunction<DoubleArithmetic> function,
+                              ArrayRef<const Tensor *> operands) {
+  Tensor result = Tensor::zeros(operands.front()->shape);
+  SmallVector<double, 2> x(operands.size());
+  for (auto [place, out] : enumerate(result.values)) {
+    for (auto [element, operand] : zip_equal(x, operands))
+      element = operand->values[place % operand->values.size()];
+    out = static_cast<float>(function(arithmetic, x));
+  }
   return result;
 }
 

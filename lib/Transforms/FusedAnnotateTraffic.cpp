@@ -3,9 +3,8 @@
 
 #include "sluice/Transforms/Passes.h"
 
-#include "sluice/Analysis/Traffic.h"
+#include "dialects/Fused/Fused.h"
 
-#include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/DebugLog.h"
 
 #define DEBUG_TYPE "fused-annotate-traffic"
@@ -19,13 +18,9 @@ using namespace mlir;
 
 struct FusedAnnotateTraffic : impl::FusedAnnotateTrafficBase<FusedAnnotateTraffic> {
   void runOnOperation() override {
-    getOperation().walk([&](Operation *op) {
-      llvm::TypeSwitch<Operation *>(op)
-          .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
-              [&](auto fusedOp) {
-                fusedOp.setTrafficAttr(computeTraffic(op).toAttribute(&getContext()));
-                LDBG() << op->getName() << ": " << *fusedOp.getTraffic();
-              });
+    getOperation().walk([&](fused::KernelOp kernel) {
+      kernel.setTrafficAttr(kernel.computeTraffic().toAttribute(&getContext()));
+      LDBG() << kernel->getName() << ": " << *kernel.getTraffic();
     });
   }
 };

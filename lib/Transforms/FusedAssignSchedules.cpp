@@ -3,10 +3,8 @@
 
 #include "sluice/Transforms/Passes.h"
 
-#include "sluice/Formats/CacheLayout.h"
-#include "sluice/Formats/Packing.h"
-#include "sluice/Formats/RowOrder.h"
-#include "sluice/Target/TargetDescription.h"
+#include "dialects/Fused/GpuPlan.h"
+#include "sluice/Target/GpuDevice.h"
 
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/DebugLog.h"
@@ -23,7 +21,6 @@ namespace {
 using namespace mlir;
 using llvm::formatv;
 using quantized::LayoutKind;
-using quantized::QuantizedTensorType;
 
 /// A schedule and why it was chosen.
 struct Choice {
@@ -31,188 +28,179 @@ struct Choice {
   std::string reason;
 };
 
-/// What the kernels of GPU products are made of. A chain of matrix-vector products built this way
-/// reached 92% (H200) and 99% (H100) of the read ceiling with the shapes of Llama-3-8B in int8.
-namespace gpu {
-/// Warps that multiply; one more copies.
-constexpr int64_t warps = 16;
-/// A ring bridges the gap between two kernels: ten stages of 16 KB do, more do not help.
-constexpr int64_t stages = 10;
-/// More copies in flight do not raise bandwidth, but every small access queues behind them; one or
-/// two are too few.
-constexpr int64_t inFlight = 3;
-/// Tiles whose sums of all warps wait in shared memory to be added.
-constexpr int64_t heldTiles = 14;
-/// Barriers and alignment.
-constexpr int64_t reserved = 512;
-/// Attention: a cluster of 8 blocks a key/value head; pieces of 32 positions; two warps a piece,
-/// four pieces at once.
-constexpr int64_t splits = 8, attentionWarps = 4, stageTiles = 8, attentionStageBytes = 33000;
-/// A short ring leaves room for the next product's block beside attention's, so its weights stream
-/// meanwhile; a long cache needs the bandwidth of a long one.
-constexpr int64_t shortRingBytes = 33000, longRingBytes = 140000, shortContext = 2048;
-/// Sampling: fewer logits than this a block are not worth the cluster's barriers.
-constexpr int64_t sampledLogits = 4096, samplingWarps = 16;
-} // namespace gpu
-
 struct FusedAssignSchedules : impl::FusedAssignSchedulesBase<FusedAssignSchedules> {
   using FusedAssignSchedulesBase::FusedAssignSchedulesBase;
   void runOnOperation() override;
 
 private:
-  template <typename Op> LogicalResult assign(Op op);
+  LogicalResult assign(fused::KernelOp op);
   FailureOr<Choice> chooseHost(Operation *op);
   FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
 
+  fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
+                                     int64_t inFlight, int64_t columns, int64_t splits,
+                                     StringRef early, int64_t held = 0) {
+    return fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, inFlight, columns,
+                                       splits, early, held);
+  }
+
   TargetDescription description;
+  fused::GpuDevice device;
 };
 
 FailureOr<Choice> FusedAssignSchedules::chooseHost(Operation *op) {
   if (auto matvec = dyn_cast<fused::MatvecOp>(op))
-    if (QuantizedTensorType type = matvec.getPackedType();
+    if (quantized::QuantizedTensorType type = matvec.getPackedType();
         type && type.getLayout().getKind() == LayoutKind::Mma)
       return op->emitOpError() << "reads weights packed for a GPU (" << type << "), target "
                                << description.name << " is a CPU";
   if (isa<fused::SampleOp>(op))
     return op->emitOpError() << "is for GPUs, target " << description.name
                              << " is a CPU, where the runtime chooses tokens";
-  // Four independent sums hide a multiply-add's latency of four cycles; 64 positions' scores stay
-  // in registers and L1.
-  int64_t positions = isa<fused::AttentionOp>(op) ? 64 : 0;
-  std::string reason = formatv("{0} is what target {1} has", description.isa, description.name);
-  return Choice{
-      fused::HostScheduleAttr::get(&getContext(), description.isa, /*accumulators=*/4, positions),
-      reason};
+  int64_t positions =
+      isa<fused::AttentionOp>(op) ? description.cpuTuning.positions.value : int64_t(0);
+  return Choice{fused::HostScheduleAttr::get(&getContext(), description.isa,
+                                             description.cpuTuning.accumulators.value, positions),
+                formatv("{0} is what target {1} has", description.isa, description.name)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
   auto result = op.getResult().getType();
-  int64_t columns = std::min<int64_t>(result.getDimSize(1), 1024);
+  int64_t columns = std::min(result.getDimSize(1), description.gpuTuning.embeddingColumns.value);
   int64_t blocks = result.getDimSize(0) * llvm::divideCeil(result.getDimSize(1), columns);
   return Choice{
-      fused::GpuScheduleAttr::get(&getContext(), blocks, /*warps=*/8, /*stages=*/1, /*inFlight=*/1,
-                                  columns,
-                                  /*splits=*/1, "none"),
+      gpuSchedule(blocks, description.gpuTuning.embeddingWarps.value, /*stages=*/1, /*inFlight=*/1,
+                  columns, /*splits=*/1, "none"),
       formatv("a row of {0} numbers a token, {1} a block", result.getDimSize(1), columns)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
-  QuantizedTensorType type = op.getPackedType();
+  quantized::QuantizedTensorType type = op.getPackedType();
   if (!type || type.getLayout().getKind() != LayoutKind::Mma || op.getWeights().size() != 1)
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";
-  llvm::Expected<formats::RowOrder> order =
-      quantized::expandRowOrder(op.getOrderAttr(), op.getSegments());
-  if (!order)
-    return op.emitOpError() << "has a row order that does not fit: "
-                            << llvm::toString(order.takeError());
-  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
-      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), type.getColumns());
-  if (!shape)
-    return op.emitOpError() << "has weights that cannot be packed: "
-                            << llvm::toString(shape.takeError());
-
-  int64_t tiles = shape->tiles(), chunks = shape->chunks(), stageBytes = shape->chunkBytes(0);
+  const GpuTuning &tuning = description.gpuTuning;
+  int64_t inFlight = tuning.productInFlight.value;
+  auto planOf = [&](int64_t blocks, int64_t stages, int64_t held) {
+    fused::GpuScheduleAttr schedule =
+        gpuSchedule(blocks, tuning.productWarps.value, stages, std::min(inFlight, stages),
+                    type.getLayout().getColumns(), /*splits=*/1, "weights", held);
+    return std::pair(schedule, fused::ProductPlan::get(op, schedule, device));
+  };
+  FailureOr<fused::ProductPlan> least = planOf(/*blocks=*/1, /*stages=*/1, /*held=*/1).second;
+  if (failed(least))
+    return failure();
+  int64_t tiles = least->tiles, stageBytes = least->shape.chunkBytes(0);
   int64_t blocks = std::min(description.multiprocessors.value, tiles);
-  int64_t perBlock = llvm::divideCeil(tiles, blocks);
-  // In shared memory beside the ring: the input (two bytes an element, in either form, and a scale
-  // a group of 128), the warps' partial sums.
-  int64_t tokens = op.getTokens(), width = op.getColumns();
-  int64_t input = tokens * (2 * width + 4 * llvm::divideCeil(width, 128));
-  int64_t sums = tokens * std::min(perBlock, gpu::heldTiles) * gpu::warps *
-                 quantized::LayoutAttr::kTileRows * 4;
-  int64_t available = description.sharedBytesPerBlock.value - input - sums - gpu::reserved;
-  int64_t fitting = available / stageBytes;
-  if (available < 0 || fitting < 1)
-    return op.emitOpError() << "needs " << input + sums + gpu::reserved + stageBytes
+  int64_t perBlock = llvm::divideCeil(tiles, blocks), read = perBlock * least->chunks;
+  int64_t held = std::min(perBlock, tuning.productHeldTiles.value);
+  // The most stages that fit.
+  auto fitting = [&](int64_t most) {
+    for (int64_t stages = most; stages; --stages)
+      if (planOf(blocks, stages, held).second->shared <= device.sharedBytes)
+        return stages;
+    return int64_t(0);
+  };
+  int64_t stages = fitting(tuning.productStages.value);
+  // Adding up more often costs a barrier; copies that wait for each other cost much more.
+  for (; stages < std::min(inFlight, read) && held > 1;
+       stages = fitting(tuning.productStages.value))
+    held /= 2;
+  if (!stages)
+    return op.emitOpError() << "needs " << planOf(blocks, 1, 1).second->shared
                             << " bytes of shared memory for one stage, target " << description.name
-                            << " has " << description.sharedBytesPerBlock.value << " a block";
-  int64_t read = perBlock * chunks;
-  int64_t stages = std::min({gpu::stages, fitting, read});
-  StringRef limit = stages == read      ? "all that a block reads"
-                    : stages == fitting ? "what fits in shared memory"
-                                        : "enough to bridge two kernels";
+                            << " has " << device.sharedBytes << " a block";
+  int64_t most = stages;
+  StringRef limit = most < tuning.productStages.value ? "what fits in shared memory"
+                                                      : "enough to bridge two kernels";
+  if (read <= most) {
+    stages = read;
+    limit = "all that a block reads";
+  }
   // Two products whose rings share a multiprocessor probably compete for the memory: a ring of more
   // than half of the shared memory keeps the next product's blocks out until this one's are done.
   // Measured on an H200 (int4, 8B, context 512): 831 tokens/s instead of 790; docs/kernels.md. The
   // product that follows attention keeps a ring that fits beside attention's.
-  int64_t alone = description.sharedBytesPerBlock.value / 2 / stageBytes + 2;
+  int64_t alone = device.sharedBytes / 2 / stageBytes + 2;
   bool besideAttention = op.getInput().getDefiningOp<fused::AttentionOp>() != nullptr;
-  if (!besideAttention && stages < alone && alone <= std::min(gpu::stages, fitting)) {
+  if (!besideAttention && stages < alone && alone <= most) {
     stages = alone;
     limit = "so much that no other product's ring fits beside it";
   }
-  return Choice{fused::GpuScheduleAttr::get(&getContext(), blocks, gpu::warps, stages,
-                                            std::min(gpu::inFlight, stages),
-                                            type.getLayout().getColumns(), /*splits=*/1, "weights"),
+  // All tiles that a block has need not be told.
+  auto [schedule, plan] = planOf(blocks, stages, held < perBlock ? held : 0);
+  if (failed(fused::checkShared(op, schedule, plan->shared, device)))
+    return failure();
+  return Choice{schedule,
                 formatv("{0} tiles on {1} multiprocessors; a ring of {2} x {3} bytes, {4}", tiles,
                         description.multiprocessors.value, stages, stageBytes, limit)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
+  const GpuTuning &tuning = description.gpuTuning;
   auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
-  auto values = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getValuesAttr());
-  if (!keys || !values)
-    return op.emitOpError() << "names an unknown cache";
-  formats::CacheShape shape = keys.getCacheType().getShapeInfo();
-  formats::CacheShape valueShape = values.getCacheType().getShapeInfo();
-  // Copies of about 16 KB reach the memory's bandwidth, and are long enough for a pair of warps.
-  int64_t tileBytes = shape.tileBytes() + valueShape.tileBytes();
-  int64_t pairs = llvm::divideCeil(formats::cacheBlock, formats::cacheTile);
-  int64_t stageTiles = pairs;
-  while (stageTiles < gpu::stageTiles && stageTiles * tileBytes < gpu::attentionStageBytes)
-    stageTiles *= 2;
-  int64_t stageBytes = stageTiles * tileBytes, readers = stageTiles / pairs;
-  int64_t splits = description.hasBulkCopies() ? gpu::splits : 1;
-  int64_t outputs = op.getQuery().getType().getDimSize(1) / shape.heads;
-  int64_t group = outputs / shape.dim;
-  int64_t warps = std::max(gpu::attentionWarps, readers);
-  // In shared memory beside the ring: maxima and sums of the warps, outputs, maxima and sums of the
-  // other blocks. The warps' outputs come where the ring was.
-  int64_t parts =
-      8 * warps * group +
-      4 * splits * (static_cast<int64_t>(llvm::divideCeil(outputs, splits)) + 2 * group);
-  int64_t available = description.sharedBytesPerBlock.value - parts - gpu::reserved;
-  int64_t outputBytes = warps * group * (shape.dim + 4) * 4;
-  if (available < std::max(stageBytes, outputBytes))
-    return op.emitOpError() << "needs " << parts + gpu::reserved + std::max(stageBytes, outputBytes)
+  if (!keys)
+    return op.emitOpError() << "names an unknown cache " << op.getKeysAttr();
+  int64_t heads = keys.getCacheType().getHeads(), splits = tuning.attentionSplits.value;
+  int64_t blocks = op.getTokens() * heads * splits;
+  auto planOf = [&](int64_t warps, int64_t stages, int64_t positions) {
+    // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
+    fused::GpuScheduleAttr schedule =
+        gpuSchedule(blocks, warps, stages, /*inFlight=*/stages, positions, splits, "cache");
+    return std::pair(schedule, fused::AttentionPlan::get(op, schedule, device));
+  };
+  using Plan = fused::AttentionPlan;
+  FailureOr<Plan> least = planOf(Plan::kMaxWarps, 1, formats::cacheBlock).second;
+  if (failed(least))
+    return failure();
+  // Larger stages have more warps that read them.
+  int64_t readers = 1;
+  while (2 * readers <= tuning.attentionWarps.value &&
+         2 * readers * least->headParts <= Plan::kMaxWarps &&
+         readers * least->stageBytes < tuning.attentionStageBytes.value)
+    readers *= 2;
+  int64_t positions = readers * formats::cacheBlock, stageBytes = readers * least->stageBytes;
+  int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / (readers * least->headParts), 1,
+                                       tuning.attentionWarps.value / readers);
+  int64_t warps = groups * readers * least->headParts;
+  bool isShort = least->keys.positions <= tuning.shortContext.value;
+  // With one stage alone nothing would be on its way while it is read.
+  int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
+  int64_t stages = std::max<int64_t>(2, ringBytes / stageBytes);
+  while (stages && planOf(warps, stages, positions).second->shared > device.sharedBytes)
+    --stages;
+  if (!stages)
+    return op.emitOpError() << "needs " << planOf(warps, 1, positions).second->shared
                             << " bytes of shared memory for one stage, target " << description.name
-                            << " has " << description.sharedBytesPerBlock.value << " a block";
-  bool isShort = shape.positions <= gpu::shortContext;
-  int64_t ringBytes = isShort ? gpu::shortRingBytes : gpu::longRingBytes;
-  int64_t stages = std::clamp<int64_t>(ringBytes / stageBytes, 1, available / stageBytes);
-  stages = std::max<int64_t>(stages, std::min<int64_t>(2, available / stageBytes));
+                            << " has " << device.sharedBytes << " a block";
   // Every warp group has stages of its own.
-  int64_t warpGroups = std::min(warps / readers, stages);
-  stages -= stages % warpGroups;
-  int64_t blocks = op.getTokens() * shape.heads * splits;
-  // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
+  stages -= stages % std::min(groups, stages);
+  auto [schedule, plan] = planOf(warps, stages, positions);
+  if (failed(fused::checkShared(op, schedule, plan->shared, device)))
+    return failure();
   return Choice{
-      fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, /*inFlight=*/stages,
-                                  stageTiles * formats::cacheTile, splits, "cache"),
-      formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions",
-              shape.heads, splits, isShort ? "short" : "long", stages * stageBytes,
-              shape.positions)};
+      schedule,
+      formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
+              splits, isShort ? "short" : "long", stages * stageBytes, plan->keys.positions)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
+  const GpuTuning &tuning = description.gpuTuning;
   auto type = op.getLogits().getType();
   int64_t tokens = type.getDimSize(0), logits = type.getDimSize(1);
-  int64_t splits = description.hasBulkCopies()
-                       ? llvm::bit_floor(static_cast<uint64_t>(
-                             std::clamp<int64_t>(logits / gpu::sampledLogits, 1, gpu::splits)))
-                       : 1;
-  return Choice{fused::GpuScheduleAttr::get(&getContext(), tokens * splits, gpu::samplingWarps,
-                                            /*stages=*/1, /*inFlight=*/1,
-                                            llvm::divideCeil(logits, splits), splits, "none"),
-                formatv("{0} logits, {1} a block", logits, llvm::divideCeil(logits, splits))};
+  int64_t splits = llvm::bit_floor(static_cast<uint64_t>(
+      std::clamp<int64_t>(logits / tuning.sampleLogits.value, 1, tuning.sampleSplits.value)));
+  int64_t share = llvm::divideCeil(logits, splits);
+  return Choice{gpuSchedule(tokens * splits, tuning.sampleWarps.value, /*stages=*/1, /*inFlight=*/1,
+                            share, splits, "none"),
+                formatv("{0} logits, {1} a block", logits, share)};
 }
 
-template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {
+LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   if (std::optional<Attribute> schedule = op.getSchedule()) {
     bool fits = description.isGpu() ? isa<fused::GpuScheduleAttr>(*schedule)
                                     : isa<fused::HostScheduleAttr>(*schedule);
@@ -222,7 +210,16 @@ template <typename Op> LogicalResult FusedAssignSchedules::assign(Op op) {
                               << (description.isGpu() ? "GPU" : "CPU");
     return success();
   }
-  FailureOr<Choice> choice = description.isGpu() ? chooseGpu(op) : chooseHost(op);
+  FailureOr<Choice> choice = failure();
+  if (!description.isGpu())
+    choice = chooseHost(op);
+  else
+    choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
+                 .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
+                     [&](auto kernel) { return chooseGpu(kernel); })
+                 .Default([](Operation *op) -> FailureOr<Choice> {
+                   return op->emitOpError() << "has no kernel for GPUs";
+                 });
   if (failed(choice))
     return failure();
   op.setScheduleAttr(choice->schedule);
@@ -238,13 +235,9 @@ void FusedAssignSchedules::runOnOperation() {
     return signalPassFailure();
   }
   description = std::move(*loaded);
-  WalkResult walk = getOperation().walk([&](Operation *op) {
-    LogicalResult result =
-        llvm::TypeSwitch<Operation *, LogicalResult>(op)
-            .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
-                [&](auto kernel) { return assign(kernel); })
-            .Default([](Operation *) { return success(); });
-    return failed(result) ? WalkResult::interrupt() : WalkResult::advance();
+  device = gpuDevice(description);
+  WalkResult walk = getOperation().walk([&](fused::KernelOp op) {
+    return failed(assign(op)) ? WalkResult::interrupt() : WalkResult::advance();
   });
   if (walk.wasInterrupted())
     signalPassFailure();

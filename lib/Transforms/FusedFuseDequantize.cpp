@@ -28,6 +28,17 @@ Value lookThroughDequantize(Value weight) {
   return exact ? dequantize.getInput() : weight;
 }
 
+/// The float type whose range the inputs of a product with `weight` have, as far as the model says:
+/// a product with float weights rounds its input to their type; a model whose weights were made
+/// integers by the compiler ran in their type before. Blocks of a file say nothing: null.
+Type activationElement(Value weight) {
+  auto quantize = weight.getDefiningOp<quantized::QuantizeOp>();
+  auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+  if (!quantized || !quantized.getFormat().isInteger())
+    return quantized ? quantized.getFormat().getElement() : getElementTypeOrSelf(weight.getType());
+  return quantize ? getElementTypeOrSelf(quantize.getInput().getType()) : Type();
+}
+
 RankedTensorType withElement(Type type, Type element) {
   return RankedTensorType::get(cast<RankedTensorType>(type).getShape(), element);
 }
@@ -89,9 +100,7 @@ Type FusedFuseDequantize::storageOf(Value input) {
     auto linear = dyn_cast<model::LinearOp>(use.getOwner());
     if (!linear || use.getOperandNumber() != 0)
       return {};
-    Type weight = lookThroughDequantize(linear.getWeight()).getType();
-    auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight);
-    Type element = quantized ? quantized.getFormat().getElement() : getElementTypeOrSelf(weight);
+    Type element = activationElement(lookThroughDequantize(linear.getWeight()));
     if (common && element != common)
       return {};
     common = element;

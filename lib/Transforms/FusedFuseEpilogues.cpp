@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "Hoist.h"
+#include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/IR/Remarks.h"
@@ -35,7 +36,9 @@ bool isFinisher(Operation *op) {
     return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
     return appendsElements(append);
-  return isa<model::AddBiasOp, model::SiluOp, model::RotaryOp>(op);
+  if (isa<arith::ArithDialect>(op->getDialect()))
+    return false;
+  return model::isElementwise(op) || isa<model::RotaryOp>(op);
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.

@@ -124,13 +124,13 @@ FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(FormatAttr format, int64_t 
   // A stage of about 16 KB: smaller bulk copies do not reach the memory's speed, larger ones make
   // every small access wait longer. 16 rows of 8 bits are 1024 columns.
   constexpr int64_t stageBits = 16 * 1024 * 8;
-  int64_t unit = std::max<int64_t>(128, format.getGroup());
+  int64_t multiple = std::max<int64_t>(128, format.getGroup());
   int64_t chunk = columns;
   if (!chunk) {
     int64_t most = stageBits / LayoutAttr::kTileRows / format.getBits();
     // Chunks of equal size, so that the last one of a tile is no stub.
     int64_t chunks = llvm::divideCeil(width, most);
-    chunk = llvm::alignTo(llvm::divideCeil(width, chunks), unit);
+    chunk = llvm::alignTo(llvm::divideCeil(width, chunks), multiple);
   }
   auto error = [&] {
     return reader->emitOpError() << "cannot be packed with columns = " << chunk << ": ";
@@ -142,7 +142,7 @@ FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(FormatAttr format, int64_t 
 }
 
 /// Which rows of a matvec's segments its epilogue combines: halves of heads that rotary embedding
-/// turns, segments that meet elementwise.
+/// turns, segments that are combined elementwise.
 SmallVector<Attribute> chooseOrder(fused::MatvecOp op) {
   MLIRContext *context = op.getContext();
   int64_t count = op.getSegments().size();
@@ -161,7 +161,7 @@ SmallVector<Attribute> chooseOrder(fused::MatvecOp op) {
       if (from.size() == 1 && from[0] >= 0)
         if (auto rotary = dyn_cast<model::RotaryOp>(inner))
           headDim[from[0]] = rotary.getHeadDim();
-      // Each segment is zipped once, with the first that it meets.
+      // Each segment is zipped once, with the first segment that it is combined with.
       if (from.size() == 2 && from[0] >= 0 && from[1] >= 0 && !isa<fused::YieldOp>(inner) &&
           partner[from[0]] < 0 && partner[from[1]] < 0) {
         partner[from[0]] = from[1];

@@ -82,7 +82,7 @@ LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
       (samples && !isWords(arguments[2])))
     return decode.emitOpError()
            << "must take tokens and positions, two int32 vectors, and where it samples "
-           << sampling::kWords << " int32 words a token, found (" << arguments << ")";
+           << sampling::kWords << " int32 words per token, found (" << arguments << ")";
   if (!decode.getBody().hasOneBlock())
     return decode.emitOpError() << "must have one block";
 

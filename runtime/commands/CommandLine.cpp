@@ -116,10 +116,10 @@ CLI::Validator sluice::runtime::realNumber() {
 
 /// What can be known to be wrong before a model is compiled or a text is read.
 static void checkInputs(const CommandHooks &hooks, const std::string &model,
-                        const SessionOptions &session) {
+                        const SessionOptions &session, const char *option = "") {
   std::error_code ignored;
   if (!fs::exists(model, ignored))
-    throw Error(model + ": there is no such " +
+    throw Error(option + model + ": there is no such " +
                 (hooks.resolve ? "file or directory" : "directory"));
   if (session.device.empty())
     return;
@@ -287,19 +287,25 @@ CLI::App *sluice::runtime::addPerplexityCommand(CLI::App &app, const CommandHook
   addSession(*command, state->options.session);
   command->callback([state, hooks, against] {
     PerplexityCommandOptions &options = state->options;
-    // Known before a model is compiled, which can take long.
+    options.referenceSession = options.session;
+    if (!state->referenceDevice.empty()) {
+      options.referenceSession.device = state->referenceDevice;
+      // Of two devices, the number of threads is for the one that has threads.
+      const std::string &device = options.session.device;
+      if (state->referenceDevice != "cpu")
+        options.referenceSession.deviceOptions.threads = 0;
+      else if (!device.empty() && device != "cpu")
+        options.session.deviceOptions.threads = 0;
+    }
     checkInputs(hooks, state->model, options.session);
+    if (against->count())
+      checkInputs(hooks, state->reference, options.referenceSession, "--against ");
     options.text = readTextFile(state->file);
-    if (against->count() && !fs::exists(state->reference))
-      throw Error("--against " + state->reference + ": there is no such file or directory");
     int64_t window = options.perplexity.window;
     fs::path artifact =
         resolveModel(hooks, state->model,
                      {.device = options.session.device, .context = window, .needsTokenizer = true});
     if (against->count()) {
-      options.referenceSession = options.session;
-      if (!state->referenceDevice.empty())
-        options.referenceSession.device = state->referenceDevice;
       options.reference = resolveModel(hooks, state->reference,
                                        {.device = options.referenceSession.device,
                                         .context = window,

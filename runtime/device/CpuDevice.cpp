@@ -109,7 +109,6 @@ private:
   void loadKernels();
   void allocate();
   void bindWeights(uint32_t index);
-  void checkExtent(uint32_t buffer, uint64_t offset, uint64_t bytes) const;
   /// This thread's part of a launch.
   void runPart(const BoundStep &step, const BoundLaunch &launch, int thread) const {
     int64_t begin = launch.grid * thread / threads, end = launch.grid * (thread + 1) / threads;
@@ -338,24 +337,13 @@ std::vector<double> CpuDevice::profile(uint32_t index) {
   return seconds;
 }
 
-void CpuDevice::checkExtent(uint32_t index, uint64_t offset, uint64_t bytes) const {
-  const Buffer &buffer = artifact->plan().buffers.at(index);
-  if (offset > buffer.bytes || bytes > buffer.bytes - offset)
-    throw Error("buffer \"" + buffer.name + "\" has " + std::to_string(buffer.bytes) +
-                " bytes, access to " + std::to_string(bytes) + " at " + std::to_string(offset) +
-                " leaves it");
-}
-
 void CpuDevice::write(uint32_t index, uint64_t offset, std::span<const std::byte> bytes) {
-  checkExtent(index, offset, bytes.size());
-  const Buffer &buffer = artifact->plan().buffers[index];
-  if (buffer.kind == BufferKind::Weights)
-    throw Error("buffer \"" + buffer.name + "\" holds weights, which cannot be written");
+  artifact->plan().writableBufferPart(index, offset, bytes.size());
   std::memcpy(static_cast<std::byte *>(pointers[index]) + offset, bytes.data(), bytes.size());
 }
 
 void CpuDevice::read(uint32_t index, uint64_t offset, std::span<std::byte> bytes) {
-  checkExtent(index, offset, bytes.size());
+  artifact->plan().bufferPart(index, offset, bytes.size());
   std::memcpy(bytes.data(), static_cast<const std::byte *>(pointers[index]) + offset, bytes.size());
 }
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // Threads that execute a step together. A decode step is hundreds of launches of a few
-// microseconds, so threads meet at a barrier of their own between two launches instead of being
+// microseconds, so threads wait at a barrier of their own between two launches instead of being
 // started anew.
 
 #ifndef SLUICE_RUNTIME_DEVICE_THREADPOOL_H

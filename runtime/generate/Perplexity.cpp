@@ -80,8 +80,11 @@ PerplexityResult sluice::runtime::perplexity(
           reference->append(token);
       } else {
         sum += session.score(token, window[i + 1]);
-        if (reference)
-          divergence.add(reference->decode(token), session.logits());
+        if (reference) {
+          // Checks the logits, and says where they began to be wrong.
+          (void)reference->score(token, window[i + 1]);
+          divergence.add(reference->logits(), session.logits());
+        }
       }
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);

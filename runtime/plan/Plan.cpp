@@ -436,6 +436,22 @@ uint32_t Plan::bufferIndex(std::string_view name) const {
   throw Error("the plan has no buffer \"" + printable(name) + "\"");
 }
 
+const Buffer &Plan::bufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const {
+  const Buffer &buffer = buffers.at(index);
+  if (offset > buffer.bytes || bytes > buffer.bytes - offset)
+    throw Error("buffer \"" + buffer.name + "\" has " + std::to_string(buffer.bytes) +
+                " bytes, access to " + std::to_string(bytes) + " at " + std::to_string(offset) +
+                " leaves it");
+  return buffer;
+}
+
+const Buffer &Plan::writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const {
+  const Buffer &buffer = bufferPart(index, offset, bytes);
+  if (buffer.kind == BufferKind::Weights)
+    throw Error("buffer \"" + buffer.name + "\" holds weights, which cannot be written");
+  return buffer;
+}
+
 std::optional<uint32_t> Plan::findStep(std::string_view name) const {
   for (size_t i = 0; i < steps.size(); ++i)
     if (steps[i].name == name)

@@ -26,7 +26,7 @@ public:
 
 private:
   const std::vector<Normalizer> &steps;
-  /// One a step; only steps that replace have one.
+  /// One per step; only steps that replace have one.
   std::vector<std::optional<Regex>> patterns;
 };
 

@@ -35,7 +35,7 @@ public:
 
 private:
   const std::vector<PreTokenizer> &steps;
-  /// One a step that has a pattern.
+  /// One per step that has a pattern.
   std::vector<std::optional<Regex>> patterns;
   bool byteLevel = false;
 };

@@ -13,13 +13,13 @@
 // CHECK: %[[A:.*]] = fused.attention %[[Q]], @cache.k.0, @cache.v.0
 // CHECK: %[[R:.*]] = fused.matvec %[[A]] {{.*}} segments [256] : tensor<1x256xf16>, {{.*}} -> tensor<1x256xf32> epilogue {
 // CHECK: arith.addf %[[X]],
-// CHECK: %[[H:.*]] = fused.matvec %[[R]] {{.*}} segments [768, 768] {{.*}} -> tensor<1x768xf32> prologue {
+// CHECK: %[[H:.*]] = fused.matvec %[[R]] {{.*}} segments [768, 768] {{.*}} -> tensor<1x768xf16> prologue {
 // CHECK: model.rms_norm
 // CHECK: } epilogue {
 // CHECK: model.silu
 // CHECK: arith.mulf
-// CHECK-NOT: arith.truncf
-// CHECK: %[[Y:.*]] = fused.matvec %[[H]] {{.*}} segments [256] : tensor<1x768xf32>, {{.*}} -> tensor<1x256xf32> epilogue {
+// CHECK: arith.truncf
+// CHECK: %[[Y:.*]] = fused.matvec %[[H]] {{.*}} segments [256] : tensor<1x768xf16>, {{.*}} -> tensor<1x256xf32> epilogue {
 // CHECK: arith.addf %[[R]],
 // CHECK: return %[[Y]]
 

@@ -52,9 +52,9 @@ func.func @projections(%x: tensor<1x256xf32>, %position: tensor<1xi32>) -> tenso
   return %q : tensor<1x256xf16>
 }
 
-// Four sequences read the weights once; the residual is the input and counts once; the bias is there once.
-// CHECK-LABEL: @sequences
-func.func @sequences(%x: tensor<4x256xf32>) -> tensor<4x256xf32> {
+// Four tokens read the weights once; the residual is the input and counts once; the bias is there once.
+// CHECK-LABEL: @tokens
+func.func @tokens(%x: tensor<4x256xf32>) -> tensor<4x256xf32> {
   %u = model.parameter @u : tensor<256x256xf16>
   %b = model.parameter @bias : tensor<256xf16>
   // CHECK: traffic(#fused.traffic<weights = 131072, scales = 0, activations = 4608, keys = 0, values = 0, written = 4096, operations = 524288, operations_per_position = 0>)

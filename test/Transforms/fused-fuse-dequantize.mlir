@@ -47,7 +47,7 @@ func.func @stored(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %b: tensor<8x256
   return %x, %y, %z : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
 }
 
-// Integer and float32 weights read float32, which f16 could not hold; so do readers that differ, and others than products.
+// Integer weights of a file do not say what they were made of and read float32, which f16 could not hold; so do float32 weights, readers that differ, and others than products.
 // CHECK-LABEL: func.func @wide
 // CHECK-NOT: arith.truncf
 // CHECK: return
@@ -64,6 +64,19 @@ func.func @wide(%g: tensor<1x256xf32>, %w: tensor<8x256xf16>, %b: tensor<8x256xb
   %l = arith.addf %k, %g : tensor<1x256xf32>
   %v = model.linear %l, %w : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   return %r, %s, %t, %u, %l, %v : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x256xf32>, tensor<1x8xf32>
+}
+
+// Of weights that the compiler makes integers the file's type counts: that is what the model ran in.
+// CHECK-LABEL: func.func @quantized
+func.func @quantized(%g: tensor<1x256xf32>, %w: tensor<8x256xbf16>) -> tensor<1x8xf32> {
+  // CHECK: %[[M:.*]] = arith.mulf
+  // CHECK-NEXT: %[[B:.*]] = arith.truncf %[[M]] : tensor<1x256xf32> to tensor<1x256xbf16>
+  // CHECK: fused.matvec %[[B]]
+  %q = quantized.quantize %w : tensor<8x256xbf16> to !quantized.tensor<8x256xi8, group = 32>
+  %d = quantized.dequantize %q : !quantized.tensor<8x256xi8, group = 32> to tensor<8x256xf32>
+  %m = arith.mulf %g, %g : tensor<1x256xf32>
+  %y = model.linear %m, %d : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
 }
 
 // A norm is computed by each of its readers and stored nowhere.

@@ -146,7 +146,7 @@ module @samples {
 
 // -----
 
-// expected-error @+1 {{and where it samples 8 int32 words a token, found ('tensor<1xi32>', 'tensor<1xi32>', 'tensor<1x4xi32>')}}
+// expected-error @+1 {{and where it samples 8 int32 words per token, found ('tensor<1xi32>', 'tensor<1xi32>', 'tensor<1x4xi32>')}}
 func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x4xi32>) {
   return
 }

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Places in one allocation for buffers that live for a part of a step each.
+// Assigns offsets in one allocation to buffers that each live for a part of a step.
 
 #ifndef SLUICE_ANALYSIS_ARENA_H
 #define SLUICE_ANALYSIS_ARENA_H
@@ -19,26 +19,26 @@ namespace sluice {
 struct ArenaBuffer {
   int64_t bytes = 0, first = 0, last = 0;
 
-  bool lifetimeMeets(const ArenaBuffer &other) const {
+  bool lifetimeOverlaps(const ArenaBuffer &other) const {
     return first <= other.last && other.first <= last;
   }
 };
 
 struct Arena {
-  /// One a buffer, multiples of the alignment.
+  /// One per buffer, in bytes; multiples of the alignment.
   llvm::SmallVector<int64_t> offsets;
   /// The end of the last buffer, rounded up to the alignment.
   int64_t bytes = 0;
 };
 
-/// Largest buffer first, each into the smallest gap that is free during its whole life, else behind
-/// all that it meets: "greedy by size" of Pisarchyk and Lee, Efficient Memory Management for Deep
-/// Neural Net Inference, 2020. Buffers of one size keep their order, so the result depends on
-/// nothing but the arguments. Sizes must be positive and their sum far from overflow; `alignment`
-/// is a power of two.
+/// Places the largest buffer first, each in the smallest gap that is free during its whole life,
+/// else behind all buffers that are alive with it: "greedy by size" of Pisarchyk and Lee, Efficient
+/// Memory Management for Deep Neural Net Inference, 2020. Buffers of one size keep their order, so
+/// the result depends on nothing but the arguments. Sizes must be positive and their sum far from
+/// overflow; `alignment` is a power of two.
 Arena assignArena(llvm::ArrayRef<ArenaBuffer> buffers, int64_t alignment);
 
-/// Two buffers that share a byte while both are alive, if there are any.
+/// Indices of two buffers that share a byte while both are alive, if there are any.
 std::optional<std::pair<size_t, size_t>> findArenaOverlap(llvm::ArrayRef<ArenaBuffer> buffers,
                                                           llvm::ArrayRef<int64_t> offsets);
 

@@ -30,7 +30,7 @@ llvm::StringRef modelPartName(ModelPart part);
 struct PartTraffic {
   std::array<Traffic, kModelParts> parts;
   Traffic total;
-  /// Operations that were counted: kernels, were each a launch.
+  /// Operations that were counted. Each stands for one kernel launch.
   int64_t kernels = 0;
 
   Traffic &operator[](ModelPart part) { return parts[static_cast<size_t>(part)]; }
@@ -62,8 +62,8 @@ struct Explanation {
   /// The weights' formats that fused kernels read, by bytes, most first: "int8-g128".
   llvm::SmallVector<std::pair<std::string, int64_t>> formats;
   TargetDescription target;
-  /// Positions that attention reads, the token's own included; tokens (of different sequences) a
-  /// step.
+  /// Positions that attention reads, the token's own included; tokens of a step, each with caches
+  /// of its own.
   int64_t context = 0, batch = 1;
   int64_t layers = 0;
   PartTraffic unfused, fused;
@@ -76,7 +76,7 @@ struct Explanation {
 
 /// Counts the traffic of @decode in a module whose operations are each a kernel of their own (stage
 /// quantized: weights are dequantized in front of the layers) and in the same module after fusing.
-/// Activations, cache and operations are scaled to `batch` sequences; weights, scales, gains and
+/// Activations, cache and operations are scaled to `batch` tokens; weights, scales, gains and
 /// biases are read once whatever the batch. Errors: no @decode or no layers in a module, context or
 /// batch below 1 or beyond 2^31, a batch that is no multiple of the modules' own.
 llvm::Expected<Explanation> explain(mlir::ModuleOp unfused, mlir::ModuleOp fused,

@@ -20,9 +20,9 @@ def ConvertFusedToHost : Pass<"convert-fused-to-host", "::mlir::ModuleOp"> {
     Kernels are written in `vector`, `arith`, `math`, `scf` and `llvm` operations; the pipeline `host-lower-kernels` takes them to `llvm` alone.
 
     - Products want one weight in layout `lanes`; the prologue runs once a call into stack memory (for integer weights it ends in 16-bit fixed point, see
-      docs/numerics.md), and the epilogue on the sums of 16 rows. Sums of integer units are exact; the sums over units are float32, in order.
+      docs/numerics.md), and the epilogue on the sums of 16 rows. Integer sums inside an accumulation block are exact; the sums over blocks are float32, in order.
     - A norm's sum of squares is 16 partial sums, element i in sum i mod 16, added in halves (8, 4, 2, 1).
-    - Attention keeps a running maximum a block of `positions`; a weight is exp(score - maximum so far), rounded to f16 before it meets V.
+    - Attention updates a running maximum after every `positions` positions; a weight is exp(score - maximum so far), rounded to f16 before it is multiplied by V.
 
     ```mlir
     %y = fused.matvec %x weights(%w) segments [64] schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
@@ -57,13 +57,13 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
     Kernels are written in `arith`, `scf`, `llvm` and `nvvm` operations; the pipeline `gpu-lower-kernels` takes them to `llvm` and `nvvm`. That module is
     the kernel: PTX is made from it, and the emulator runs it.
 
-    - Products want one weight in layout `mma`. Sixteen warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
+    - Products want one weight in layout `mma`. Warps multiply on the tensor cores, one more fills a ring of stages in shared memory by bulk copies
       (before sm_90 by `cp.async`). Weights, norm gains, positions and tables are read before the previous kernel has ended, all else after
-      `griddepcontrol.wait`. Integer products are exact inside a unit, as on the host; the sums over units are float32.
+      `griddepcontrol.wait`. Integer sums inside an accumulation block are exact, as on the host; the sums over blocks are float32.
     - Attention gives a key/value head to a cluster of `splits` blocks, which divide its pieces of 32 positions among them and bring
       their parts together in each other's shared memory (before sm_90 to one block). Pieces that hold only earlier steps' tokens are
       read before the previous kernel has ended. A weight is exp(score - the maximum that its warp has seen so far), rounded to f16 before it
-      meets V; one launch serves every position.
+      is multiplied by V; one launch serves every position.
     - Caches are in the order of include/sluice/Formats/CacheLayout.h.
 
     ```mlir

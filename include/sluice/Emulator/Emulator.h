@@ -27,7 +27,7 @@ struct Options {
   unsigned residentBlocks = 4;
 };
 
-/// How memory comes by its contents.
+/// Who writes a memory, and how long its contents stay.
 enum class MemoryKind : uint8_t {
   /// Filled by the host; a kernel that writes it is wrong.
   Constant,
@@ -46,7 +46,7 @@ struct Launch {
   uint32_t grid = 1, block = 1;
   /// Bytes of dynamic shared memory.
   uint32_t shared = 0;
-  /// Blocks a cluster.
+  /// Blocks of a cluster.
   uint32_t cluster = 1;
   /// Programmatic dependent launch: may start before the launch before it has ended.
   bool overlap = false;
@@ -64,9 +64,10 @@ public:
   create(llvm::StringRef text, llvm::StringRef name, const Options &options = {});
   ~Emulator();
 
-  /// Makes memory known; it must outlive the emulator and not overlap other memory.
+  /// Registers memory and returns its index. The memory must outlive the emulator and not overlap
+  /// other memory.
   uint32_t addMemory(std::string name, void *data, uint64_t bytes, MemoryKind kind);
-  /// A buffer in it, as a plan declares it: what a launch may access.
+  /// Declares a buffer of a memory, as a plan does: the bytes that a launch may access.
   uint32_t addBuffer(std::string name, uint32_t memory, uint64_t offset, uint64_t bytes);
 
   /// Runs the launches of a step to their end. A fault in a kernel is an Error of one line that

@@ -3,9 +3,10 @@
 
 // The input of a product with quantized weights, and that product's definition.
 //
-// An input of an integer-weight product is 16-bit fixed point, one step a group of 128 consecutive
-// elements, so that the sums inside a group are exact integers: they do not depend on the order in
-// which a device adds, and a GPU computes them as two int8 products (high and low byte).
+// An input of an integer-weight product is 16-bit fixed point, with one float32 scale
+// per group of 128 consecutive elements, so that the sums inside a group are exact integers: they
+// do not depend on the order in which a device adds, and a GPU computes them as two int8 products
+// (high and low byte).
 
 #ifndef SLUICE_FORMATS_ACTIVATIONS_H
 #define SLUICE_FORMATS_ACTIVATIONS_H
@@ -16,7 +17,7 @@
 
 namespace sluice::formats {
 
-/// Consecutive inputs that share a step.
+/// Consecutive inputs that share a scale.
 inline constexpr int64_t activationGroup = 128;
 /// The fixed-point value of a group's largest input: 127 * 256, so that the high byte fits in an
 /// int8.
@@ -35,33 +36,37 @@ inline constexpr int8_t lowByte(int16_t x16) {
   return static_cast<int8_t>(x16 - 256 * highByte(x16));
 }
 
-/// Rounds K inputs to fixed point: x is about x16 * step of its group.
+/// Rounds K inputs to fixed point: x is about x16 * the scale of its group.
 ///
-///   m = max|x| of the group, inv = m > activationFloor ? 32512 / m : 0, x16 = round to nearest
-///   even (x * inv), step = m / 32512; all in float32. |x16| <= 32512.
+///   m     = max |x| of the group
+///   inv   = m > activationFloor ? 32512 / m : 0
+///   x16   = x * inv, rounded to nearest even        |x16| <= 32512
+///   scale = m / 32512
 ///
-/// `x16` has K entries, `steps` activationGroups(K). The last group may be short. A group with a
-/// NaN or infinity gets x16 = 0 and a step of NaN, so that every result that it enters is NaN.
+/// All in float32.
+///
+/// `x16` has K entries, `scales` activationGroups(K). The last group may be short. A group with a
+/// NaN or infinity gets x16 = 0 and a scale of NaN, so that every result that it enters is NaN.
 void quantizeActivations(llvm::ArrayRef<float> x, llvm::MutableArrayRef<int16_t> x16,
-                         llvm::MutableArrayRef<float> steps);
+                         llvm::MutableArrayRef<float> scales);
 
 /// One row of a product with integer weights, the definition:
 ///
-///   result = sum over units of float(sum of (q - zero) * x16) * (float(scale) * step)
+///   result = sum over blocks of float(sum of (q - zero) * x16) * (float(scale) * activation scale)
 ///
-/// A unit is min(weight group, 128) consecutive columns (the row's last one may be shorter); the
-/// inner sum is an exact int32; the outer sum runs over the units in order, in float32. Devices may
-/// add units in another order.
+/// An accumulation block is min(weight group, 128) consecutive columns (the row's last one may be
+/// shorter). The inner sum is an exact int32; the outer sum runs over the blocks in order, in
+/// float32. Devices may add blocks in another order.
 float integerProduct(Format format, llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
                      llvm::ArrayRef<int8_t> zeros, llvm::ArrayRef<int16_t> x16,
-                     llvm::ArrayRef<float> steps);
+                     llvm::ArrayRef<float> activationScales);
 
-/// The exact inner sums of the above, one a unit.
+/// The exact inner sums of the above, one per accumulation block.
 llvm::SmallVector<int32_t> integerSums(Format format, llvm::ArrayRef<int8_t> q,
                                        llvm::ArrayRef<int8_t> zeros, llvm::ArrayRef<int16_t> x16);
 
-/// Columns of a unit in a row of K columns: min(weight group, 128).
-int64_t unitColumns(Format format, int64_t columns);
+/// Columns of an accumulation block in a row of K columns: min(weight group, 128).
+int64_t accumulationColumns(Format format, int64_t columns);
 
 /// One row of a product with float weights, the definition: the input is rounded to the weight's
 /// type (f16, bf16; f32 is left alone), products and sums are float32, from the first column to the

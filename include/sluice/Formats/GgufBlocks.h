@@ -1,8 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// GGUF's blocks Q8_0 and Q4_0 to and from q and scale, bit for bit (ggml: struct block_q8_0, struct
-// block_q4_0).
+// Converts GGUF's blocks Q8_0 and Q4_0 to and from q and scale, bit for bit (ggml: struct
+// block_q8_0, struct block_q4_0).
 
 #ifndef SLUICE_FORMATS_GGUFBLOCKS_H
 #define SLUICE_FORMATS_GGUFBLOCKS_H
@@ -20,14 +20,14 @@ inline constexpr int64_t q4_0BlockBytes =
 inline constexpr Format q8_0Format{Format::Element::I8, 32, false};
 inline constexpr Format q4_0Format{Format::Element::I4, 32, false};
 
-/// Splits consecutive blocks. `q` has 32 entries a block, `scales` (f16 bits) one; the sizes decide
-/// how many blocks.
+/// Splits consecutive blocks. `q` has 32 entries per block, `scales` (f16 bits) one; the sizes
+/// decide how many blocks there are.
 void readQ8_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
               llvm::MutableArrayRef<uint16_t> scales);
 void readQ4_0(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<int8_t> q,
               llvm::MutableArrayRef<uint16_t> scales);
 
-/// The inverse.
+/// The inverses of the above.
 void writeQ8_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,
                llvm::MutableArrayRef<uint8_t> blocks);
 void writeQ4_0(llvm::ArrayRef<int8_t> q, llvm::ArrayRef<uint16_t> scales,

@@ -10,61 +10,102 @@
 // Places that no element occupies (rows beyond the last, columns beyond the last, padding) are zero
 // bytes.
 //
+// "to N" below is padding to a multiple of N bytes.
+//
+// clang-format off
+//
 // rows
-// ------------------------------------------------------------------------------------------------------------
-//   Row after row, `stride` = the row's bytes padded to 16 (floats: not padded).
-//     row: | elements, in order | scale of group 0, 1, ... | zero point of group 0, 1, ... |
-//     padding |
-//   int4: byte j holds element 2j in its low nibble and 2j+1 in its high nibble. The scales start
-//   at an even byte.
+// ----
+//   Row after row. A row of a float format is just its elements; of an integer format:
+//
+//     row:  | elements | to 2 | scales, f16 [groups] | zero points, int8 [groups] | to 16 |
+//
+//   int4:   byte j = element 2j in the low nibble, element 2j+1 in the high nibble
 //
 // q8_0, q4_0
-// ------------------------------------------------------------------------------------------------------
-//   GGUF's blocks: a row is its blocks of 32 columns in order; int8-g32 and int4-g32 without zero
-//   points only.
-//     q8_0, 34 bytes: | scale | 32 int8 |         q4_0, 18 bytes: | scale | 16 bytes |
-//   q4_0's byte i holds element i in its low nibble and element i + 16 in its high nibble.
+// ----------
+//   GGUF's blocks, for int8-g32 and int4-g32 without zero points. A row is its blocks of 32 columns
+//   in order, without padding.
+//
+//     q8_0, 34 bytes                        q4_0, 18 bytes
+//       bytes 0-1   scale                     bytes 0-1   scale
+//       byte  2+i   element i                 byte  2+i   low nibble: element i
+//                   0 <= i < 32                           high nibble: element i+16, 0 <= i < 16
 //
 // lanes
-// -----------------------------------------------------------------------------------------------------------
+// -----
 //   For the host's vector units. Rows are padded to tiles of 16, columns to Kp, a multiple of 32.
 //   Tile after tile:
-//     tile: | elements | scales [ceil(Kp / group)][16 rows] | zero points [ceil(Kp / group)][16
-//     rows] | pad to 64 |
-//   int8: 32 bytes for two columns p of 16 rows        int4: 32 bytes for four columns u of 16 rows
-//     byte 2r   = q[r][2p]                                byte 2r   = q[r][4u]   low, q[r][4u+2]
-//     high nibble byte 2r+1 = q[r][2p+1]                              byte 2r+1 = q[r][4u+1] low,
-//     q[r][4u+3] high nibble
-//        row 0   row 1       row 15                         row 0             row 1           row
-//        15
-//       | 0 1 | | 0 1 | ... | 0 1 |                        | 0/2 1/3 | | 0/2 1/3 | ... | 0/2 1/3 |
-//   f16, bf16, f32: 16 elements for each column, row r at place r.
+//
+//     tile:  | elements | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 64 |
+//
+//   q[r,k] is row r of the tile, column k.
+//
+//     int8:  for columns 2p and 2p+1, 32 bytes
+//       byte   0          1          2          3          ...  30         31
+//              q[0,2p]    q[0,2p+1]  q[1,2p]    q[1,2p+1]  ...  q[15,2p]   q[15,2p+1]
+//
+//     int4:  for columns 4u to 4u+3, 32 bytes
+//       byte   0          1          2          3          ...  30         31
+//       low    q[0,4u]    q[0,4u+1]  q[1,4u]    q[1,4u+1]  ...  q[15,4u]   q[15,4u+1]
+//       high   q[0,4u+2]  q[0,4u+3]  q[1,4u+2]  q[1,4u+3]  ...  q[15,4u+2] q[15,4u+3]
+//
+//     f16, bf16, f32:  for column k, 16 elements
+//       place  0          1          2          3          ...  14         15
+//              q[0,k]     q[1,k]     q[2,k]     q[3,k]     ...  q[14,k]    q[15,k]
 //
 // mma
-// -------------------------------------------------------------------------------------------------------------
-//   For the tensor cores' 16-row operand (PTX ISA, "Matrix Fragments for mma.m16n8k32",
-//   ".m16n8k16"). Rows are padded to tiles of 16; a tile is cut into chunks of `columns` columns,
-//   the last one shorter; tile after tile, chunk after chunk:
-//     chunk: | fragments of 512 bytes | scales [groups of the chunk][16] | zero points [groups of
-//     the chunk][16] |
-//   A fragment is 16 rows x 32 columns (int8, int4) or x 16 columns (f16, bf16). A thread (lane
-//   0..31) owns 16 consecutive bytes of it, its four 32-bit operand registers a0..a3:
+// ---
+//   For the tensor cores' 16-row operand A (PTX ISA, "Matrix Fragments for mma.m16n8k32",
+//   ".m16n8k16"). Rows are padded to tiles of 16. A tile is cut into chunks of `columns` columns,
+//   the last one shorter. Tile after tile, chunk after chunk, each of a multiple of 16 bytes:
 //
-//         int8 / int4, k = column in fragment            f16 / bf16
-//              k: 0-3  ... 12-15 | 16-19 ... 28-31           k: 0,1 ... 6,7 | 8,9 ... 14,15
-//     row r<8:   a0 of lane 4r+k/4 | a2 of lane 4r+k%16/4  row r<8:  a0 of lane 4r+k/2 | a2 of lane
-//     4r+k%8/2 row r>=8:  a1 of the same    | a3 of the same        row r>=8: a1 of the same    |
-//     a3 of the same
+//     chunk:  | fragments | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 16 |
 //
-//   Int8: byte ((r%8)*4 + k%16/4)*16 + (r/8 + 2*(k/16))*4 + k%4.
-//   int4: fragments 2f and 2f+1 share 512 bytes, at the same byte as int8: 2f in the high nibbles,
-//   2f+1 in the low ones (so a mask gives 16 * q as an int8, and a shift and a mask the other).
-//   f16, bf16: byte ((r%8)*4 + k%8/2)*16 + (r/8 + 2*(k/8))*4 + k%2*2.
-//   A chunk's elements end at the last fragment (int4: pair of fragments) that has a column;
-//   missing columns are 0. The scale of row r in a group lies at place (r%8)*2 + r/8, so that a
-//   lane's two rows are neighbours; zero points too. A group that is longer than a chunk has its
-//   scale (and zero point) repeated in each of its chunks. Every chunk's size is a multiple of 16
-//   bytes.
+//   A fragment is 512 bytes: 16 rows x 32 columns (int8), x 64 columns (int4) or x 16 columns (f16,
+//   bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
+//
+//       byte of the lane   0-3   4-7   8-11  12-15
+//       register           a0    a1    a2    a3
+//
+//   int8: L.a is register a of lane L. It holds four columns; column k is its byte k % 4.
+//
+//       column k    0-3    4-7    8-11   12-15     16-19  20-23  24-27  28-31
+//       row  0      0.a0   1.a0   2.a0   3.a0      0.a2   1.a2   2.a2   3.a2
+//       row  1      4.a0   5.a0   6.a0   7.a0      4.a2   5.a2   6.a2   7.a2
+//       ...
+//       row  7     28.a0  29.a0  30.a0  31.a0     28.a2  29.a2  30.a2  31.a2
+//       row  8      0.a1   1.a1   2.a1   3.a1      0.a3   1.a3   2.a3   3.a3
+//       ...
+//       row 15     28.a1  29.a1  30.a1  31.a1     28.a3  29.a3  30.a3  31.a3
+//
+//       byte = 16 * ((r % 8) * 4 + k % 16 / 4)  +  4 * (r / 8 + 2 * (k / 16))  +  k % 4
+//
+//   int4: the 512 bytes hold columns 64f to 64f+63 of the chunk, at the same bytes as int8 (a mask
+//   gives 16 * q as an int8, a shift and a mask the other).
+//
+//       high nibble   columns 64f    to 64f+31
+//       low nibble    columns 64f+32 to 64f+63
+//
+//   f16, bf16: a register holds two columns; column k is its half k % 2.
+//
+//       column k    0,1    2,3    4,5    6,7       8,9    10,11  12,13  14,15
+//       row  0      0.a0   1.a0   2.a0   3.a0      0.a2   1.a2   2.a2   3.a2
+//       ...                         (rows as for int8)
+//       row 15     28.a1  29.a1  30.a1  31.a1     28.a3  29.a3  30.a3  31.a3
+//
+//       byte = 16 * ((r % 8) * 4 + k % 8 / 2)  +  4 * (r / 8 + 2 * (k / 8))  +  2 * (k % 2)
+//
+//   A chunk's fragments end with the last one that has a column; missing columns are 0.
+//
+//   Scales (and zero points) of a group: row r at place (r % 8) * 2 + r / 8, so that the two rows
+//   of a lane are neighbours. A group that is longer than a chunk has its scale (and zero point)
+//   repeated in each of its chunks.
+//
+//       place   0   1   2   3   4   5   ...  12  13  14  15
+//       row     0   8   1   9   2   10  ...  6   14  7   15
+//
+// clang-format on
 
 #ifndef SLUICE_FORMATS_PACKING_H
 #define SLUICE_FORMATS_PACKING_H
@@ -108,9 +149,9 @@ struct Position {
 class PackedShape {
 public:
   /// Errors say what is wrong with the combination: an extent below 1 or above maxExtent, more than
-  /// maxElements, a group that is not 32, 64,
-  /// 128, 256 or channel, float elements with groups or zero points, f32 in mma, bad chunk columns,
-  /// a block layout with another format or columns that are no multiple of 32.
+  /// maxElements, a group that is not 32, 64, 128, 256 or channel, float elements with groups or
+  /// zero points, f32 in mma, bad chunk columns, a block layout with another format or columns that
+  /// are no multiple of 32.
   static llvm::Expected<PackedShape> get(Format format, Layout layout, int64_t rows,
                                          int64_t columns);
 

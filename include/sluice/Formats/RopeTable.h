@@ -25,9 +25,8 @@ namespace sluice::formats {
 /// - "none", []: f_i.
 /// - "linear", [factor]: f_i / factor.
 /// - "llama3", [factor, low, high, original]: with wavelength 2 pi / f_i, those above original /
-/// low are divided by
-///   factor, those below original / high are kept, and those between blend both by (original /
-///   wavelength - low) / (high - low). Llama 3.1's rule (`apply_scaling` in
+///   low are divided by factor, those below original / high are kept, and those between blend both
+///   by (original / wavelength - low) / (high - low). Llama 3.1's rule (`apply_scaling` in
 ///   meta-llama/llama-models, models/llama3/model.py).
 /// - "factors", [headDim / 2 numbers]: f_i / factors[i] (GGUF's rope_freqs tensor).
 ///

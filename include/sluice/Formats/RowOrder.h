@@ -4,16 +4,20 @@
 // Which rows of a packed matrix's sources lie side by side in its tiles of 16, so that a kernel's
 // epilogue finds the rows that it combines in one tile. Mirrors `#quantized.row_order`.
 //
-//   natural(i)   | 0 1 2 ... 15 | 16 ... |                       rows of source i in their order
-//   pairs(i, d)  | 0 .. 7, d/2 .. d/2+7 | 8 .. 15, d/2+8 .. |    source i is heads of d rows;
-//   places 0-7 of a tile are
-//                                                                rows r of a head, places 8-15 rows
-//                                                                r + d/2
-//   zip(i, j)    | i: 0 .. 7, j: 0 .. 7 | i: 8 .. 15, j: ... |   places 0-7 of source i, places
-//   8-15 of source j
+// clang-format off
 //
-// Every segment starts on a tile; in pairs every head starts on one, too. Places left over are
-// empty.
+//                places of a tile:   0 ... 7                   8 ... 15
+//   natural(i)         tile t        rows 16t .. 16t+7         rows 16t+8 .. 16t+15    of source i
+//   pairs(i, d)        tile t        rows 8t .. 8t+7           rows 8t+d/2 .. 8t+d/2+7 of a head of
+//                                                              d rows, head after head of source i
+//   zip(i, j)          tile t        rows 8t .. 8t+7           rows 8t .. 8t+7
+//                                    of source i               of source j
+//
+// clang-format on
+//
+// t counts the tiles of the segment; in pairs, those of the head, and a place whose row would be
+// in the head's other half (or beyond the head) is empty. Every segment starts a tile, and so does
+// every head of pairs. Places that are left over are empty.
 
 #ifndef SLUICE_FORMATS_ROWORDER_H
 #define SLUICE_FORMATS_ROWORDER_H
@@ -57,7 +61,7 @@ public:
   static llvm::Expected<RowOrder> get(llvm::ArrayRef<RowSegment> segments,
                                       llvm::ArrayRef<int64_t> sourceRows);
 
-  /// One entry a row of the packed matrix; the size is a multiple of 16.
+  /// One entry per row of the packed matrix; the size is a multiple of 16.
   llvm::ArrayRef<RowPlace> places() const { return order; }
   int64_t rows() const { return static_cast<int64_t>(order.size()); }
   /// The inverse: the packed row of a source's row.

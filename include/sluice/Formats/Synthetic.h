@@ -17,8 +17,8 @@
 // S = f16(1 / (sqrt(K) * rms(q - zero))) and 2^e = 1 / (sqrt(K) * sqrt(7/3)) rounded to a power of
 // two, so that a row's product with an input of unit variance has about unit variance. Elements of
 // columns and rows that pad a tile are generated like all others: nothing reads their results, and
-// the inputs that meet them are zeros. In lanes and mma every region starts at a multiple of 16
-// bytes, so a word has one pair of masks.
+// the inputs that they are multiplied by are zeros. In lanes and mma every region starts at a
+// multiple of 16 bytes, so a word has one pair of masks.
 
 #ifndef SLUICE_FORMATS_SYNTHETIC_H
 #define SLUICE_FORMATS_SYNTHETIC_H

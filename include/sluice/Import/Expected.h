@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Where errors of the support library and of the runtime, which are thrown, become LLVM's.
+// Turns the exceptions of the support library and of the runtime into LLVM's errors.
 
 #ifndef SLUICE_IMPORT_EXPECTED_H
 #define SLUICE_IMPORT_EXPECTED_H

@@ -20,7 +20,8 @@ namespace sluice {
 
 using support::MappedFile;
 
-/// The file is shared by everything that points into it. Fails as MappedFile's constructor does.
+/// Maps a file, which is shared by everything that points into it. Fails as MappedFile's
+/// constructor does.
 llvm::Expected<std::shared_ptr<const MappedFile>> mapFile(llvm::StringRef path,
                                                           uint64_t limit = UINT64_MAX);
 
@@ -31,8 +32,8 @@ public:
 
   llvm::StringRef root() const { return rootPath; }
 
-  /// `relative` must stay below the root: an absolute path or one with ".." is an error, so that a
-  /// model file cannot make the compiler read elsewhere.
+  /// Maps the file at `relative`, which must stay below the root: an absolute path or one with ".."
+  /// is an error, so that a model file cannot make the compiler read elsewhere.
   llvm::Expected<std::shared_ptr<const MappedFile>> get(llvm::StringRef relative);
 
 private:

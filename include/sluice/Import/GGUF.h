@@ -18,7 +18,7 @@
 
 namespace sluice {
 
-/// The numbers are the file's.
+/// Types of metadata values, by their numbers in the file.
 enum class GGUFType : uint32_t {
   U8 = 0,
   I8 = 1,
@@ -73,13 +73,14 @@ private:
 /// not overlap.
 class GGUFFile {
 public:
-  /// Deepest nesting of arrays in arrays that is read.
+  /// The deepest nesting of arrays in arrays that is accepted.
   static constexpr unsigned maxDepth = 4;
 
   /// Whether the bytes begin like a GGUF file of any version.
   static bool hasMagic(llvm::StringRef bytes) { return bytes.starts_with("GGUF"); }
 
-  /// Without tensors the file may end where its metadata do, and the result has none.
+  /// `withTensors` false reads the metadata only; the file may then end where they do. The error is
+  /// one line that names the file and what was expected.
   static llvm::Expected<GGUFFile> parse(std::shared_ptr<const MappedFile> file,
                                         llvm::StringRef relative, bool withTensors = true);
   static llvm::Expected<GGUFFile> open(llvm::StringRef path, bool withTensors = true);
@@ -89,13 +90,13 @@ public:
   uint32_t version() const { return fileVersion; }
   uint64_t alignment() const { return dataAlignment; }
 
-  /// In the file's order.
+  /// Keys and values in the file's order.
   llvm::ArrayRef<std::pair<llvm::StringRef, GGUFValue>> metadata() const { return values; }
   const GGUFValue *find(llvm::StringRef key) const;
 
   llvm::ArrayRef<TensorRef> tensors() const { return tensorList; }
   const TensorRef *findTensor(llvm::StringRef name) const;
-  /// Bytes after the last tensor and its padding, which mean nothing.
+  /// Number of bytes after the last tensor and its padding, which are ignored.
   uint64_t trailingBytes() const { return bytesLeft; }
 
 private:

@@ -30,7 +30,7 @@ struct ImportOptions {
   static constexpr int64_t defaultContext = 4096;
 };
 
-/// Builds
+/// Builds a module of the model dialect:
 ///
 ///   module @name attributes {model.source = "path", model.config = {architecture = "llama", ...}}
 ///   {
@@ -57,8 +57,9 @@ importModel(mlir::MLIRContext &context, const ModelFiles &files, const ImportOpt
 /// the folder it lies in. An error if the module does not name its source.
 llvm::Expected<std::string> weightRoot(mlir::ModuleOp module);
 
-/// Where `weight` lies, so that text that was edited by hand is as good as a fresh import. An
-/// error, naming the weight, if it is synthetic or if its type is none that a model file can hold.
+/// Where `weight` lies, by its attributes alone: a module that was edited by hand is as good as a
+/// fresh import. An error, naming the weight, if it is synthetic or if its type is none that a
+/// model file can hold.
 llvm::Expected<TensorRef> weightTensor(model::WeightOp weight);
 
 } // namespace sluice

@@ -25,7 +25,7 @@ enum class ModelFamily { Llama, Mistral, Qwen2 };
 
 llvm::StringRef familyName(ModelFamily family);
 
-/// How the rotary frequencies theta^(-2i/d) are changed.
+/// How the rotary frequencies theta^(-2i/d) are scaled.
 struct RopeScaling {
   enum class Kind {
     None,
@@ -70,18 +70,18 @@ struct ModelConfig {
   double ropeTheta = 10000.0;
   RopeScaling ropeScaling;
 
-  /// The head is the token embedding.
+  /// Whether the head is the token embedding.
   bool tiedEmbeddings = false;
   bool qBias = false;
   bool kBias = false;
   bool vBias = false;
   bool oBias = false;
-  /// Gate, up and down.
+  /// Of gate, up and down.
   bool mlpBias = false;
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;
-  /// Set when attention sees only that many latest positions and that is less than contextLength.
+  /// Set if attention reads only that many of the latest positions, fewer than contextLength.
   std::optional<int64_t> slidingWindow;
 
   std::optional<int64_t> bosId;
@@ -94,17 +94,17 @@ struct ModelConfig {
   }
 };
 
-/// `text` is a config.json; `path` is what errors call it. `warnings` gets one line for each thing
+/// Parses a config.json, `text`; `path` names it in errors. `warnings` gets one line for each thing
 /// that is read but limits the model (a sliding window) or has no effect (a scaling without type).
 llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef path,
                                            std::vector<std::string> &warnings);
 
-/// `text` is a generation_config.json, whose end-of-sequence ids are added: chat models list there
-/// what config.json lacks.
+/// Adds the end-of-sequence ids of a generation_config.json, `text`, where chat models list those
+/// that config.json lacks.
 llvm::Error addGenerationConfig(llvm::StringRef text, llvm::StringRef path, ModelConfig &config);
 
-/// Architectures "llama" and "qwen2". Biases, a tied head and rotary factors show in GGUF only as
-/// tensors that are there or not, so the tensor list is consulted too.
+/// Reads a GGUF file of architecture "llama" or "qwen2". Biases, a tied head and rotary factors
+/// show in GGUF only as tensors that are there or not, so the tensor list is consulted too.
 llvm::Expected<ModelConfig> configFromGGUF(const GGUFFile &file,
                                            std::vector<std::string> &warnings);
 

@@ -7,6 +7,7 @@
 #ifndef SLUICE_IMPORT_MODELFILES_H
 #define SLUICE_IMPORT_MODELFILES_H
 
+#include "sluice-runtime/Tokenizer.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/ModelConfig.h"
 #include "sluice/Import/TensorRef.h"
@@ -23,13 +24,13 @@ namespace sluice {
 struct Weight {
   TensorRef tensor;
   /// Rows of each head are stored as rotary pairs side by side (0, d/2, 1, d/2+1, ...), as GGUF's
-  /// "llama" has q and k, instead of first halves before second halves. Nothing is permuted on
-  /// reading; whoever lays the weight out has to.
+  /// "llama" has q and k, instead of first halves before second halves. Reading does not
+  /// permute them; the code that lays the weight out has to.
   bool ropeInterleaved = false;
 };
 
-/// Shapes, with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q [D, hidden],
-/// k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
+/// Shapes [rows, columns], with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q
+/// [D, hidden], k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
 /// [hidden, intermediate]; a bias has its matrix's rows.
 struct LayerWeights {
   Weight attnNorm;
@@ -50,28 +51,15 @@ struct Weights {
   std::optional<Weight> head;
 };
 
-/// A GGUF file's `tokenizer.ggml.*` keys. `scores` and `types` are empty or as long as `tokens`.
-struct GGUFTokenizer {
-  /// "llama" (SentencePiece), "gpt2" (byte-level BPE), ...
-  std::string model;
-  /// The pre-tokenizer's name ("default", "qwen2", "llama-bpe"); may be empty.
-  std::string pre;
-  std::vector<std::string> tokens;
-  std::vector<float> scores;
-  /// 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
-  std::vector<int32_t> types;
-  /// "left right", best first.
-  std::vector<std::string> merges;
-  std::optional<int64_t> bosId, eosId, eotId, eomId, unkId, padId;
-  std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
-};
+/// In the results of the functions below, `scores` and `types` are empty or as long as `tokens`.
+using runtime::GgufTokenizer;
 
 struct TokenizerSource {
   /// Full paths, empty when the folder lacks the file. Both may be there; they then describe the
   /// same tokenizer.
   std::string sentencePieceModel; ///< tokenizer.model
   std::string huggingFaceJson;    ///< tokenizer.json
-  std::optional<GGUFTokenizer> gguf;
+  std::optional<GgufTokenizer> gguf;
 
   bool empty() const { return sentencePieceModel.empty() && huggingFaceJson.empty() && !gguf; }
 };
@@ -84,27 +72,26 @@ struct ModelFiles {
   /// The folder that TensorRef::file is relative to.
   std::string root;
   ModelConfig config;
-  /// Only when weightsPresent.
+  /// Valid only if weightsPresent.
   Weights weights;
   bool weightsPresent = false;
-  /// When not: one line that says what was looked for.
+  /// If not weightsPresent: one line that says what was looked for.
   std::string weightsAbsentReason;
   TokenizerSource tokenizer;
   /// Opens TensorRefs; keeps what is already mapped.
   std::shared_ptr<FileSet> files;
-  /// One line each, for the user to see: unexpected tensors that are ignored, a context limited by
-  /// a sliding window. What would make the model compute something else than its maker meant is an
-  /// error instead.
+  /// One line each: unexpected tensors that are ignored, a context limited by
+  /// a sliding window. Whatever would change the model's results is an error instead.
   std::vector<std::string> warnings;
 };
 
-/// `path` is a GGUF file, a Hugging Face folder (config.json with model.safetensors or
-/// model.safetensors.index.json), or a config.json alone, which gives no weights. Every weight of
-/// the result has the shape that the config demands, a usable type and bounds inside its file.
+/// Opens a model. `path` is a GGUF file, a Hugging Face folder (config.json with model.safetensors
+/// or model.safetensors.index.json), or a config.json alone, which gives no weights. Every weight
+/// of the result has the shape that the config demands, a usable type and bounds inside its file.
 llvm::Expected<ModelFiles> openModel(llvm::StringRef path);
 
-/// The tokenizer of a GGUF file, whose tensors may be missing. Nothing when it has none.
-llvm::Expected<std::optional<GGUFTokenizer>> openGGUFTokenizer(llvm::StringRef path);
+/// The tokenizer of a GGUF file, whose tensors may be missing; nothing if it has no tokenizer.
+llvm::Expected<std::optional<GgufTokenizer>> openGGUFTokenizer(llvm::StringRef path);
 
 } // namespace sluice
 

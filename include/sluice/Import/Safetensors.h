@@ -31,13 +31,13 @@ public:
 
   const MappedFile &file() const { return *mapped; }
   std::shared_ptr<const MappedFile> sharedFile() const { return mapped; }
-  /// In the order of their bytes.
+  /// Sorted by their offsets in the file.
   llvm::ArrayRef<TensorRef> tensors() const { return tensorList; }
   const TensorRef *find(llvm::StringRef name) const;
   /// The header's `__metadata__`, sorted by key.
   llvm::ArrayRef<std::pair<std::string, std::string>> metadata() const { return metadataList; }
 
-  /// Bytes after the last tensor, which mean nothing.
+  /// Number of bytes after the last tensor, which are ignored.
   uint64_t trailingBytes() const { return bytesLeft; }
 
 private:
@@ -73,8 +73,8 @@ public:
   static constexpr uint64_t alignment = 64;
 
   /// Lays the file out and writes its header to a temporary file in the same folder. Fails on a
-  /// duplicate or reserved name, a type that safetensors lacks, a bad shape, and on what the file
-  /// system says.
+  /// duplicate or reserved name, a type that safetensors lacks, a bad shape, and errors of the file
+  /// system.
   static llvm::Expected<SafetensorsWriter>
   create(llvm::StringRef path, llvm::ArrayRef<Declaration> declarations,
          llvm::ArrayRef<std::pair<std::string, std::string>> metadata = {});
@@ -84,7 +84,7 @@ public:
   /// Without a finish() the temporary file is removed.
   ~SafetensorsWriter();
 
-  /// Where the `index`-th declared tensor lies in the file.
+  /// The first byte of the `index`-th declared tensor in the file, and its bytes.
   uint64_t offset(size_t index) const;
   uint64_t bytes(size_t index) const;
   uint64_t fileBytes() const;

@@ -68,7 +68,7 @@ struct StorageInfo {
   StorageType type;
   /// The name that the format's own tools print: "F16", "Q8_0", "F8_E4M3".
   llvm::StringLiteral name;
-  /// Elements and bytes of one block along the innermost dimension; 1 element for plain numbers.
+  /// Elements and bytes of a block along the innermost dimension; a plain number is a block of one.
   uint32_t blockElements;
   uint32_t blockBytes;
   /// The number in GGUF tensor infos (ggml.h, enum ggml_type); -1 where GGUF lacks the type.
@@ -84,9 +84,9 @@ std::optional<StorageType> storageFromSafetensors(llvm::StringRef dtype);
 /// Whether safetensors has the type (under the same name).
 bool isInSafetensors(StorageType type);
 
-/// F32, F16 and BF16: what norms and biases may be stored as.
+/// Whether norms and biases may be stored as the type: F32, F16 and BF16.
 bool isPlainFloat(StorageType type);
-/// What matrices may be stored as today: the plain floats, Q8_0 and Q4_0.
+/// Whether matrices may be stored as the type: the plain floats, Q8_0 and Q4_0.
 bool isUsableWeight(StorageType type);
 
 /// Number of elements, or nothing when a dimension is negative or the product of those that are not

@@ -24,7 +24,7 @@ struct TensorRef {
   std::string unknownType;
   /// Outermost dimension first: [rows, columns] for a matrix. GGUF's order is reversed on reading.
   llvm::SmallVector<int64_t, 4> shape;
-  /// From the start of the file.
+  /// First byte of the tensor, from the start of the file.
   uint64_t offset = 0;
   /// Of a GGUF tensor of unknown type: up to the next one, or to the end of the file.
   uint64_t bytes = 0;

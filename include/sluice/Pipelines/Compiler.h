@@ -37,22 +37,22 @@ struct CompileOptions {
   std::string fromIr;
   /// Compile for weights that do not exist; the runtime generates them.
   bool syntheticWeights = false;
-  /// Told what is being done and how much of it (0 to 1). May be empty.
+  /// Called with what is being done and how much of it (0 to 1). May be empty.
   std::function<void(llvm::StringRef what, double done)> progress;
-  /// Told what the user should know of the model's files, a line at a time. May be empty.
+  /// Called with each warning about the model's files. May be empty.
   std::function<void(llvm::StringRef line)> warn;
 };
 
-/// Compiles. The error is one line; nothing is left behind in `output` then.
+/// Compiles. The error is one line, and then nothing is left behind in `output`.
 llvm::Error compile(const CompileOptions &options);
 
-/// What a step moves, part by part, before and after fusing, and the least time that it can take on
-/// options.target: a table, or JSON. Takes a config.json alone, too. options.context is the
-/// position that is looked at (0: 512).
+/// The bytes that a step moves, part by part, before and after fusing, and the least time that it
+/// can take on options.target, as a table or as JSON. The model may be a config.json alone.
+/// options.context is the number of positions that attention reads (0: 512).
 llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
 
-/// The tokenizer of a model, or of a tokenizer.json or tokenizer.model alone. Looks at no weights:
-/// a GGUF file may be cut off after its metadata.
+/// Reads the tokenizer of a model, or a tokenizer.json or tokenizer.model. Does not read weights: a
+/// GGUF file may be cut off after its metadata.
 llvm::Expected<runtime::Tokenizer> modelTokenizer(llvm::StringRef model);
 
 } // namespace sluice

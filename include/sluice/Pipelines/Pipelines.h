@@ -17,8 +17,8 @@
 
 namespace sluice {
 
-/// What a module is at, and what its file is called: "1-model.mlir". Every stage is valid,
-/// verified, printable IR from which compilation can go on.
+/// The stages of compilation, in order; a stage's file is called "1-model.mlir" and so on. Every
+/// stage is valid, verified, printable IR from which compilation can go on.
 enum class Stage { Model, Quantized, Fused, Scheduled, Device, Plan };
 
 inline constexpr std::array<Stage, 6> kStages = {Stage::Model,     Stage::Quantized, Stage::Fused,
@@ -59,7 +59,7 @@ void buildStagePipeline(mlir::OpPassManager &pm, Stage stage, const PipelineOpti
 /// them.
 void registerPipelines();
 
-/// Every dialect and interface that the pipelines meet, translation to LLVM IR included.
+/// Registers every dialect and interface that the pipelines use, translation to LLVM IR included.
 void registerDialects(mlir::DialectRegistry &registry);
 
 } // namespace sluice

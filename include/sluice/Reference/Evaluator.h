@@ -32,8 +32,8 @@ struct EvaluatedValue {
 
 class Evaluator {
 public:
-  /// Sees each operation, those of prologues and epilogues included, once its results are known.
-  /// The values of its operands and of everything before it can be looked up.
+  /// Called for each operation, those of prologues and epilogues included, once its results are
+  /// known. The values of its operands and of everything before it can be looked up.
   using Hook = std::function<void(mlir::Operation *, llvm::ArrayRef<EvaluatedValue>)>;
 
   /// `module` must be valid and, like `weights`, outlive the evaluator and stay as it is. Caches
@@ -65,6 +65,7 @@ private:
   llvm::Expected<Results> runBlock(mlir::Block &block, llvm::ArrayRef<EvaluatedValue> arguments);
   llvm::Expected<Results> run(mlir::Operation *op);
   llvm::Expected<Results> runMatvec(mlir::Operation *op);
+  llvm::Expected<EvaluatedValue> runElementwise(mlir::Operation *op);
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);
   const Tensor &tensor(mlir::Value value) const;

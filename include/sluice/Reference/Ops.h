@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What each operation means, one function an operation.
+// What each operation means, one function per operation.
 //
 // Operands and results are float32 (or the type that the operation rounds to); everything between
 // is double, so a result is the correctly rounded value of its formula but for the last bit.
@@ -15,13 +15,14 @@
 #ifndef SLUICE_REFERENCE_OPS_H
 #define SLUICE_REFERENCE_OPS_H
 
+#include "dialects/Model/Semantics.h"
 #include "sluice/Reference/Tensor.h"
 
 #include "llvm/Support/Error.h"
 
 namespace sluice::reference {
 
-/// Rounds every number to the element type of a tensor: f16 and bf16; f32 is left alone.
+/// Rounds every number to `element`: f16, bf16 or f32, which is left alone.
 void roundTo(formats::Format::Element element, Tensor &tensor);
 
 //===----------------------------------------------------------------------===//
@@ -36,9 +37,6 @@ Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon);
 
 /// input [S, K], weight [N, K], bias [N] or null -> [S, N].
 Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
-
-/// Adds a vector to every row.
-Tensor addBias(const Tensor &input, const Tensor &bias);
 
 /// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
 /// position * frequencies[i].
@@ -65,9 +63,6 @@ llvm::Error cacheAppend(Cache &cache, const Tensor &input, const Tensor &positio
 llvm::Expected<Tensor> attention(const Tensor &query, const Cache &keys, const Cache &values,
                                  const Tensor &positions, double scale);
 
-/// x / (1 + exp(-x)).
-Tensor silu(const Tensor &input);
-
 //===----------------------------------------------------------------------===//
 // quantized
 //===----------------------------------------------------------------------===//
@@ -83,7 +78,7 @@ Tensor dequantize(const QuantizedMatrix &input);
 //===----------------------------------------------------------------------===//
 
 /// The products of fused.matvec: input [S, K], weight [N, K] -> [S, N], with the input rounded as
-/// the weight's format has it (Formats/Activations.h).
+/// the weight's format demands (Formats/Activations.h).
 Tensor product(const Tensor &input, const QuantizedMatrix &weight);
 /// The same for a builtin tensor of `element`.
 Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Element element);
@@ -96,17 +91,20 @@ llvm::Expected<Tensor> fusedAttention(const Tensor &query, const Cache &keys, co
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);
 
-/// The token that each row of logits [S, V] and its words [S, 8] choose, -1 where no logit can be:
-/// [S]. The rule is that of sluice-runtime/SamplingWords.h, in its float32 weights and exact sums.
+/// [S]: the token that each row of logits [S, V] and its words [S, 8] choose, -1 where none can be
+/// chosen. The rule is that of sluice-runtime/SamplingWords.h, in its float32 weights and exact
+/// sums.
 Tensor sample(const Tensor &logits, const Tensor &options);
 
 //===----------------------------------------------------------------------===//
-// arith, elementwise
+// Elementwise
 //===----------------------------------------------------------------------===//
 
-/// The results are float32; a narrower type is rounded to afterwards.
-Tensor add(const Tensor &a, const Tensor &b);
-Tensor multiply(const Tensor &a, const Tensor &b);
+/// Additions, activations and so on, by their formula (dialects/Model/Semantics.h). An operand of
+/// fewer dimensions than the first is repeated for every row. The result is float32; a narrower
+/// type is rounded to afterwards.
+Tensor elementwise(model::ElementFunction<model::DoubleArithmetic> function,
+                   llvm::ArrayRef<const Tensor *> operands);
 
 } // namespace sluice::reference
 

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What the reference evaluator computes with.
+// The tensors that the reference evaluator computes with.
 
 #ifndef SLUICE_REFERENCE_TENSOR_H
 #define SLUICE_REFERENCE_TENSOR_H
@@ -48,12 +48,12 @@ struct Tensor {
 struct QuantizedMatrix {
   formats::Format format;
   int64_t rows = 0, columns = 0;
-  /// Integer formats: rows x columns integers, and rows x groups f16 scales and (if the format has
-  /// them) zero points.
+  /// Integer formats: q [rows][columns], scales (f16 bits) [rows][groups] and, if the format has
+  /// zero points, zeros [rows][groups].
   std::vector<int8_t> q;
   std::vector<uint16_t> scales;
   std::vector<int8_t> zeros;
-  /// Float formats: the numbers.
+  /// Float formats: [rows][columns].
   std::vector<float> values;
 
   int64_t groups() const { return format.groupsPerRow(columns); }

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Where the reference evaluator gets the numbers of `model.weight`.
+// Provides the reference evaluator with the numbers of `model.weight`.
 
 #ifndef SLUICE_REFERENCE_WEIGHTPROVIDER_H
 #define SLUICE_REFERENCE_WEIGHTPROVIDER_H
@@ -21,8 +21,8 @@ namespace sluice::reference {
 class WeightProvider {
 public:
   virtual ~WeightProvider();
-  /// The numbers of a weight, rows in the order of its file: `interleaved` is undone by whoever
-  /// asks.
+  /// The numbers of a weight, rows in the order of its file: the caller undoes
+  /// `interleaved`.
   virtual llvm::Expected<WeightValue> read(model::WeightOp weight) = 0;
 };
 

@@ -21,18 +21,18 @@
 
 namespace sluice {
 
-/// On a kernel that the runtime launches for itself: a dictionary of its launch's extents, which
-/// plan.json has under "utilities".
+/// The attribute of a kernel that no step launches but the runtime itself: a dictionary of its
+/// launch's extents, which plan.json has under "utilities".
 inline constexpr llvm::StringLiteral kUtilityAttr = "sluice.utility";
 
-/// A file of the artifact other than plan.json, and the role it has in it.
+/// A file of the artifact other than plan.json, and its role there.
 struct ArtifactFile {
   std::string role; ///< kernels, ptx, cubin.sm_90, weights, tokenizer
   std::string name; ///< within the directory
 };
 
 /// The directory that an artifact is written to before it appears under its name, all at once.
-/// Unless it was committed, nothing stays, whatever ends the process.
+/// Unless it was committed, it is removed (ScratchDirectory.h says when).
 class ArtifactDirectory {
 public:
   /// Fails if `path` exists and is neither an artifact nor an empty directory, or cannot be
@@ -40,10 +40,10 @@ public:
   static llvm::Expected<ArtifactDirectory> create(llvm::StringRef path);
   /// Path of a file of the artifact while it is being written.
   std::string pathOf(llvm::StringRef name) const;
-  /// If `other` is to lie inside the artifact, its path there while that is being written.
+  /// The path of `other` while the artifact is being written, if it is to lie inside the artifact.
   std::optional<std::string> pathInside(llvm::StringRef other) const;
   llvm::Error write(llvm::StringRef name, llvm::StringRef contents);
-  /// Gives the directory its final name. The artifact that had it is there until then.
+  /// Gives the directory its final name. An artifact of that name stays until then.
   llvm::Error commit();
 
 private:
@@ -54,8 +54,8 @@ private:
   ScratchDirectory scratch;
 };
 
-/// How the bytes of a plan's weights buffer are generated, if its weight comes from no file but
-/// from synthetic ones. An error names what is wrong with the weight's recipe.
+/// How the bytes of a plan's weights buffer are generated; nothing if its weight comes from a file.
+/// An error names what is wrong with the weight's recipe.
 llvm::Expected<std::optional<synthetic::SyntheticPattern>>
 syntheticPattern(mlir::Operation *buffer, const mlir::SymbolTable &symbols);
 
@@ -64,8 +64,8 @@ syntheticPattern(mlir::Operation *buffer, const mlir::SymbolTable &symbols);
 llvm::Error writeWeights(mlir::ModuleOp module, llvm::StringRef path,
                          const std::function<void(double done)> &progress);
 
-/// plan.json of a module at stage plan. `target` goes in as it is, and `kernels` (what the
-/// assembler said of each kernel by name) if there is any; sizes and checksums of `files` are read
+/// plan.json of a module at stage plan. `target` is copied, and so is `kernels` (what the assembler
+/// said of each kernel, by name) unless it is empty; sizes and checksums of `files` are read
 /// from `directory`. The format is described in docs/artifact.md.
 llvm::Expected<std::string> planJson(mlir::ModuleOp module, const nlohmann::json &target,
                                      const nlohmann::json &kernels,

@@ -17,10 +17,10 @@
 
 namespace sluice::nvidia {
 
-/// What ptxas says of a kernel.
+/// The resources of a kernel, as ptxas reports them.
 struct KernelResources {
   std::string name;
-  int64_t registers = 0; ///< of a thread
+  int64_t registers = 0; ///< per thread
   /// Bytes of a thread's local memory: its stack, and what did not fit in registers.
   int64_t stackBytes = 0, spillStoreBytes = 0, spillLoadBytes = 0;
   int64_t staticSharedBytes = 0;
@@ -37,27 +37,27 @@ struct GpuCode {
   std::vector<KernelResources> resources;
 };
 
-/// PTX of a `gpu.module` with one `#nvvm.target`, whose kernels are in the llvm and nvvm dialects.
-/// The module is left as it is; the same module gives the same text. `llvmIr`, if given, receives
-/// the optimised LLVM IR.
+/// Emits PTX of a `gpu.module` with one `#nvvm.target`, whose kernels are in the llvm and nvvm
+/// dialects. The module is left as it is; the same module gives the same text. `llvmIr`, if given,
+/// receives the optimised LLVM IR.
 llvm::Expected<std::string> emitPtx(mlir::gpu::GPUModuleOp kernels, std::string *llvmIr = nullptr);
 
 /// The chip of the module's target, "sm_90".
 llvm::Expected<std::string> archOf(mlir::gpu::GPUModuleOp kernels);
 
-/// ptxas: what SLUICE_PTXAS in the environment names, else on the PATH, else of a CUDA toolkit
-/// (CUDA_HOME, CUDA_PATH, /usr/local/cuda), else of the PyPI package nvidia-cuda-nvcc among the
-/// user's Python packages, else where it was when Sluice was configured. The error says where it
-/// was looked for.
+/// Finds ptxas: the file that SLUICE_PTXAS in the environment names, else on the PATH, else of a
+/// CUDA toolkit (CUDA_HOME, CUDA_PATH, /usr/local/cuda), else of the PyPI package nvidia-cuda-nvcc
+/// among the user's Python packages, else where it was when Sluice was configured. The error says
+/// where it was looked for.
 llvm::Expected<std::string> findPtxas();
 
-/// Runs ptxas. Errors carry its first message.
+/// Runs ptxas on code.ptx and sets code.cubin and code.resources. Errors carry its first message.
 llvm::Error assemble(GpuCode &code, llvm::StringRef ptxas);
 
-/// What `ptxas -v` prints, in the order of the kernels.
+/// Parses the output of `ptxas -v`; the result is in the order of the kernels.
 llvm::Expected<std::vector<KernelResources>> parseResources(llvm::StringRef log);
 
-/// emitPtx, then assemble if there is a ptxas; `remark` receives why there is none.
+/// Calls emitPtx, and assemble if there is a ptxas; else `remark` receives why there is none.
 llvm::Expected<GpuCode> compileKernels(mlir::gpu::GPUModuleOp kernels,
                                        std::string *remark = nullptr);
 

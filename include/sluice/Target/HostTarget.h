@@ -17,14 +17,14 @@
 
 namespace sluice::host {
 
-/// What kernels may use: each level contains the ones before it.
+/// Instruction sets that kernels may use; each contains the ones before it.
 enum class Isa {
   Avx2,       ///< x86-64-v3: AVX2, FMA, F16C
   Avx512,     ///< x86-64-v4: AVX-512 F, BW, CD, DQ, VL
   Avx512Vnni, ///< and the 16-bit dot products of AVX512_VNNI
 };
 
-/// Where shared objects run: part of their file's name.
+/// The target triple of shared objects, a part of their file's name.
 inline constexpr llvm::StringLiteral triple = "x86_64-linux-gnu";
 
 /// "avx2", "avx512", "avx512_vnni".

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Instructions that kernels use and no nvvm operation stands for: the exact text of
+// Instructions that kernels use and that have no nvvm operation: the exact text of their
 // `nvvm.inline_ptx`, which the emulator recognises.
 
 #ifndef SLUICE_TARGET_INLINEPTX_H

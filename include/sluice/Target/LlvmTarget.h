@@ -30,22 +30,22 @@ llvm::Expected<std::unique_ptr<llvm::TargetMachine>>
 createTargetMachine(llvm::StringRef triple, llvm::StringRef cpu, llvm::StringRef features = "",
                     std::optional<llvm::Reloc::Model> relocation = std::nullopt);
 
-/// This machine with the CPU and features that it has, for code that runs in this process and is
-/// compiled while somebody waits: code is generated at the default level.
+/// Describes this machine, its CPU and features, for code that runs in this process. Compile time
+/// matters there, so code is generated at the default level.
 llvm::Expected<llvm::orc::JITTargetMachineBuilder> detectJitTarget();
 
-/// LLVM IR of `kernels`, a module operation. Its context has to have the translations. The error is
-/// the first one that MLIR reports.
+/// Translates `kernels`, a module operation, to LLVM IR. Its context must have the translations.
+/// The error is the first one that MLIR reports.
 llvm::Expected<std::unique_ptr<llvm::Module>> translateKernels(mlir::Operation *kernels,
                                                                llvm::LLVMContext &context);
 
 /// Gives `module` the machine's triple and data layout and runs LLVM's standard pipeline without
 /// the vectorisers: generated kernels are vectorised and unrolled already, and the order of their
-/// loads and waits is meant.
+/// loads and waits is deliberate.
 void optimiseKernels(llvm::Module &module, llvm::TargetMachine &machine,
                      llvm::OptimizationLevel level);
 
-/// Assembly text or an object file of `module`.
+/// Generates assembly text or an object file.
 llvm::Expected<llvm::SmallString<0>> emitKernels(llvm::Module &module, llvm::TargetMachine &machine,
                                                  llvm::CodeGenFileType type);
 

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Files that nobody is to find when something goes wrong.
+// Files and directories that are removed when something goes wrong.
 
 #ifndef SLUICE_TARGET_SCRATCHDIRECTORY_H
 #define SLUICE_TARGET_SCRATCHDIRECTORY_H
@@ -13,18 +13,22 @@
 
 namespace sluice {
 
-/// A new directory that goes away with everything in it: when the object does, and when SIGHUP,
-/// SIGINT or SIGTERM ends the process. Not when the process crashes.
+std::error_code writeFile(llvm::StringRef path, llvm::StringRef contents);
+llvm::Expected<std::string> readFile(llvm::StringRef path);
+
+/// A new directory that is removed with everything in it by the destructor, and when SIGHUP, SIGINT
+/// or SIGTERM ends the process; not when the process crashes.
 ///
-/// The first one installs handlers for those signals, which do their work and then what was the
-/// signal's action before. Whoever installs other handlers has to put the former ones back.
+/// The first one installs handlers for those signals, which remove the directories and then run the
+/// signal's former action. Whoever installs other handlers has to put the former ones back.
 class ScratchDirectory {
 public:
-  /// None at all.
+  /// Owns no directory.
   ScratchDirectory() = default;
   /// Fails if `path` exists.
   static llvm::Expected<ScratchDirectory> create(llvm::StringRef path);
-  /// In the system's folder for temporary files, with a name of its own that begins with `prefix`.
+  /// Creates one in the system's folder for temporary files, with a name of its own that begins
+  /// with `prefix`.
   static llvm::Expected<ScratchDirectory> createTemporary(llvm::StringRef prefix);
 
   ScratchDirectory(ScratchDirectory &&other) noexcept;
@@ -32,9 +36,10 @@ public:
   ~ScratchDirectory();
 
   llvm::StringRef path() const { return directory; }
-  /// Gives it another name, which must be free or an empty directory's, and keeps it.
+  /// Renames the directory and keeps it. `path` must be free or an empty directory.
   llvm::Error keepAs(llvm::StringRef path);
-  /// Exchanges it with the directory `path`, at once: what has been there goes away instead.
+  /// Exchanges the directory with `path` atomically; the former contents of `path` are removed
+  /// instead.
   std::error_code exchange(llvm::StringRef path);
 
 private:

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// What the compiler knows of a device: targets/*.json, a file a device, every number with its
+// What the compiler knows of a device: targets/*.json, one file per device, every number with its
 // source.
 
 #ifndef SLUICE_TARGET_TARGETDESCRIPTION_H
@@ -26,6 +26,29 @@ template <typename T> struct Sourced {
   std::string source;
 };
 
+/// How kernels of a GPU are scheduled where a model does not ask for less.
+struct GpuTuning {
+  /// Products: warps that multiply, stages of the ring of copies, stages under way at once, row
+  /// tiles whose sums wait to be added.
+  Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
+  /// Attention: warps that read, for up to 8 query heads per key/value head; blocks that share one
+  /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
+  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext, shortRingBytes,
+      longRingBytes;
+  /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
+  /// its barriers.
+  Sourced<int64_t> sampleWarps, sampleSplits, sampleLogits;
+  /// Embedding: warps; columns of a block.
+  Sourced<int64_t> embeddingWarps, embeddingColumns;
+};
+
+/// The same of a CPU.
+struct CpuTuning {
+  /// Independent sums of a product; positions that attention handles between two updates of the
+  /// running maximum.
+  Sourced<int64_t> accumulators, positions;
+};
+
 struct TargetDescription {
   enum class Kind { Cpu, Gpu };
 
@@ -42,24 +65,28 @@ struct TargetDescription {
   std::string triple, isa;
   std::vector<std::string> features;
 
-  /// Bytes a second that the vendor names, and that a read of a large buffer was seen to reach. At
-  /// least one is there; a GPU always has the first.
+  /// Bytes per second that the vendor names, and that a read of a large buffer was seen to reach.
+  /// At least one is there; a GPU always has the first.
   std::optional<Sourced<double>> peakBandwidth, readCeiling;
-  /// Operations a second (a multiplication and an addition are two) by type: f32, f16, bf16, fp8,
+  /// Operations per second (a multiplication and an addition are two) by type: f32, f16, bf16, fp8,
   /// int8. A GPU has f16.
   std::map<std::string, Sourced<double>> operations;
   std::optional<Sourced<int64_t>> memoryBytes;
 
-  /// Gpu only.
+  /// Gpu only; sizes are bytes.
   Sourced<int64_t> multiprocessors, l2Bytes, sharedBytesPerBlock;
 
+  /// Only the one of `kind` is set.
+  GpuTuning gpuTuning;
+  CpuTuning cpuTuning;
+
   bool isGpu() const { return kind == Kind::Gpu; }
-  /// Gpu: 90 of "sm_90" and "sm_90a". 0 of a CPU.
+  /// 90 for "sm_90" and "sm_90a"; 0 for a CPU.
   int computeCapability() const;
   /// Whether kernels may start before their predecessor has ended, blocks share memory in clusters,
   /// and single threads copy whole stages: since sm_90.
   bool hasBulkCopies() const { return computeCapability() >= 90; }
-  /// Bytes a second that a floor is computed with: the measured ceiling, or the vendor's number
+  /// Bytes per second that a floor is computed with: the measured ceiling, or the vendor's number
   /// where there is none.
   double bandwidth() const { return (readCeiling ? readCeiling : peakBandwidth)->value; }
   /// f16 operations for each byte at which a kernel stops being bound by memory: vendor's

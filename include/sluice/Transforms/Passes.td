@@ -71,9 +71,8 @@ def FusedFuseDequantize : Pass<"fused-fuse-dequantize", "::mlir::ModuleOp"> {
     `model.linear`, `model.embedding` and `model.attention` become `fused.matvec`, `fused.embedding` and `fused.attention`; a `quantized.dequantize` in front of them
     disappears, so that dequantized weights never exist in memory. A bias becomes `model.add_bias`.
 
-    Attention takes and gives f16, which belongs to its definition. What else a layer reads is stored as its product reads it: where all readers have
-    f16 weights as f16, where all have bf16 weights as bf16 (such a product rounds its input anyway, so this only halves the bytes), else as
-    float32, of which integer weights make fixed point with a scale of its own for each group. A norm's result is never stored, see `fused-fuse-prologues`, nor is a sum rounded that others read.
+    Attention takes and gives f16, which belongs to its definition. What else a layer reads is stored in the type that the model computed it in, as far as its readers'
+    weights say: f16 or bf16 where all of them are of that type, or were before `quantized-quantize-weights` made integers of them, else float32. A norm's result is never stored, see `fused-fuse-prologues`, nor is a sum rounded that others read.
 
     A dequantize that something else reads is left, with a remark.
 
@@ -222,7 +221,7 @@ def FusedAnnotateTraffic : Pass<"fused-annotate-traffic", "::mlir::ModuleOp"> {
   let description = [{
     Sets `traffic` of every fused operation, or corrects it: bytes read of weights, of their scales and zero points, of activations (inputs,
     residuals, norm gains, biases, a row of a rotary or embedding table), of keys and values for a position of context, bytes
-    written, and operations. `include/sluice/Analysis/Traffic.h` says how they are counted.
+    written, and operations. `dialects/Fused/Traffic.h` says how they are counted.
 
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]
@@ -247,7 +246,7 @@ def FusedPackWeights : Pass<"fused-pack-weights", "::mlir::ModuleOp"> {
   let description = [{
     Gives every weight that a kernel reads a `quantized.packed` symbol: the recipe by which the artifact's writer makes it from the model's file. Matrices of a
     `fused.matvec` become one, in layout `lanes` for a CPU or `mma` for a GPU, whose chunks of about 16 KB are what a bulk copy brings. Rows that the
-    epilogue combines lie in one tile: `pairs` for heads that rotary embedding turns, `zip` for segments that meet elementwise. Embedding
+    epilogue combines lie in one tile: `pairs` for heads that rotary embedding turns, `zip` for segments that are combined elementwise. Embedding
     tables stay row by row; gains and biases become float32. What was decided and why (`sluice.decision`, `sluice.reason`) moves from quantize operations to the recipe.
 
     A weight that is packed already is left alone. Afterwards no function loads a `model.weight`.
@@ -319,6 +318,14 @@ def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
     ```mlir
     model.cache @cache.k.0 : !quantized.cache<1x128x2x64xf16, layout = mma_keys>
     ```
+
+    ```mlir
+    model.cache @cache.k.0 : tensor<100x2x20xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 head_dim 20 : tensor<128x2x32xf16>
+    ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
   let dependentDialects = ["::sluice::model::ModelDialect"];
@@ -328,6 +335,10 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let summary = "Choose how every kernel runs on a target";
   let description = [{
     Sets `schedule` of every fused operation for a target description, and `sluice.schedule_reason`, which says why in words. An operation that has a schedule keeps it.
+
+    What a schedule takes of a GPU is computed by the plan that the kernel's generator uses too (dialects/Fused/GpuPlan.h), so what is chosen fits. The numbers
+    that the choice starts from are `tuning` of the target's description. Where a product's ring of copies does not fit beside the sums of all its tiles,
+    fewer tiles are held at once.
 
     ```mlir
     %y = fused.matvec %x weights(%w) segments [768]

@@ -23,6 +23,7 @@
 // are then taken newest first, so that all others stream meanwhile.
 
 #include "AttentionPrologue.h"
+#include "StageRing.h"
 
 #include "sluice/Formats/Activations.h"
 #include "sluice/Target/InlinePtx.h"
@@ -38,21 +39,18 @@ using formats::CacheEncoding;
 using formats::CacheShape;
 using formats::cacheTile;
 
-/// Tiles that a warp takes at once: the block of positions whose weights share a scale.
-static constexpr int64_t kTiles = formats::cacheBlock / cacheTile;
-/// Query heads that the eight columns of an operand hold.
-static constexpr int64_t kHeads = 4;
 /// Below every score; subtracting it from itself gives 0, unlike minus infinity.
 static constexpr double kLowest = -1e30;
 
 namespace {
-class AttentionKernel {
+class AttentionKernel : fused::AttentionPlan {
 public:
   using Values = DeviceBuilder::Values;
 
-  AttentionKernel(Kernel &kernel, fused::AttentionOp op) : kernel(kernel), k(kernel.k), op(op) {}
+  AttentionKernel(Kernel &kernel, fused::AttentionOp op, const fused::AttentionPlan &plan)
+      : fused::AttentionPlan(plan), kernel(kernel), k(kernel.k), op(op) {}
 
-  FailureOr<Launch> emit();
+  LogicalResult emit();
 
 private:
   /// What a warp carries for four query heads. In lane 4g + t: reference point and sum of weights
@@ -65,18 +63,15 @@ private:
   static Values list(const State &state);
   State stateOf(ValueRange values) const;
   /// Numbers of a pass's state.
-  int64_t passValues() const { return 2 + outputsPerPart() * parts(); }
+  int64_t passValues() const { return 2 + outputsPerPart() * valueParts(); }
   /// Float products leave a sum in each of two columns.
   int64_t outputsPerPart() const { return values.encoding.isInteger() ? 2 : 4; }
-  int64_t parts() const { return values.paddedDim() / 16; }
+  int64_t valueParts() const { return values.paddedDim() / 16; }
 
-  LogicalResult plan();
-  void takeShared();
   void readPositions();
-  Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
   Value tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile);
-  void advance(Value &slot, Value &parity, int64_t steps);
+  StageRing stageRing() { return {k, ring, fullAt}; }
   /// The n-th stage that this block takes; n counts from 0.
   Value stageNumber(Value n);
 
@@ -99,7 +94,10 @@ private:
   Values scoresOf(Value tile, const Query &query);
   Value groupSums(const Values &products, int64_t row);
   Values addValues(Value tiles, ArrayRef<Values> weights, ArrayRef<SmallVector<Values>> scales,
-                   Value keep, Value unit, ValueRange outputs);
+                   Value firstPosition, Value keep, Value unit, ValueRange outputs);
+  /// Masks of a lane's words of an operand of float values (two masks for an operand of bytes):
+  /// zeros at positions that do not exist.
+  Values existing(Value firstPosition);
   /// Values of positions that do not exist must not make a weight of 0 NaN.
   void clearValues(Value tile, Value firstPosition);
   SmallVector<Values> loadScales(const CacheShape &shape, Value tile);
@@ -115,20 +113,13 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  CacheShape keys, values;
-  bool appends = false; ///< whether the operation appends the step's key and value
-  int64_t tokens = 0, dim = 0, heads = 0, group = 0, passes = 0;
-  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
-  int64_t stageTiles = 0, stageBytes = 0, readers = 0; ///< of a stage: tiles, bytes, warps
-  int64_t warpGroups = 0, active = 0;                  ///< warps that consume
-  int64_t own = 0;                                     ///< outputs that a block finishes
-  bool reuses = false;                                 ///< whether a stage is filled more than once
   Value thread, warp, lane, row, column;               ///< row, column: lane / 4, lane % 4
   Value split, head, token, headNumber;                ///< headNumber: of all sequences' heads
   Value last, tiles, oldStages;                        ///< see readPositions
   Value stageCount, fills;                             ///< of all blocks, of this one
-  Value stages, full, empty, appended, rowMaxima, rowSums;
-  Value gatheredOutputs, gatheredMaxima, gatheredSums;
+  Value reader, part, firstHead; ///< of the stage; of the block's parts; of the warp's query heads
+  Value stagesAt, fullAt, emptyAt, appendedAt, maximaAt, sumsAt;
+  Value gatheredAt, gatheredMaximaAt, gatheredSumsAt;
 };
 } // namespace
 
@@ -150,94 +141,12 @@ AttentionKernel::State AttentionKernel::stateOf(ValueRange all) const {
   return state;
 }
 
-LogicalResult AttentionKernel::plan() {
-  quantized::CacheType keyType = kernel.interface.cacheType(op.getKeysAttr());
-  quantized::CacheType valueType = kernel.interface.cacheType(op.getValuesAttr());
-  keys = keyType.getShapeInfo();
-  values = valueType.getShapeInfo();
-  for (auto [symbol, shape, type, layout] :
-       {std::tuple(op.getKeysAttr(), keys, keyType, quantized::CacheLayout::MmaKeys),
-        {op.getValuesAttr(), values, valueType, quantized::CacheLayout::MmaValues}}) {
-    if (type.getLayout() != layout)
-      return op.emitOpError() << "reads cache " << symbol << " as " << stringifyCacheLayout(layout)
-                              << ", but it is " << type;
-    if (std::optional<std::string> error = formats::checkMmaCache(shape))
-      return op.emitOpError() << "reads cache " << symbol << ": " << *error;
-  }
-  appends = !op.getPrologue().empty();
-  dim = keys.dim;
-  heads = keys.heads;
-  tokens = op.getTokens();
-  group = op.getQuery().getType().getDimSize(1) / dim / heads;
-  passes = llvm::divideCeil(group, kHeads);
-  if (group > 4 * kHeads)
-    return op.emitOpError() << "has " << group << " query heads for a key/value head, GPU kernels "
-                            << "take at most " << 4 * kHeads;
-  if (appends && keys.sequences != tokens)
-    return op.emitOpError() << "appends " << tokens << " rows to caches of " << keys.sequences
-                            << " sequences";
-
-  fused::GpuScheduleAttr schedule = kernel.schedule;
-  warps = schedule.getWarps();
-  splits = schedule.getSplits();
-  auto reject = [&]() -> InFlightDiagnostic {
-    return op.emitOpError() << "cannot run with " << schedule << ": ";
-  };
-  if (schedule.getColumns() < formats::cacheBlock ||
-      schedule.getColumns() % formats::cacheBlock != 0)
-    return reject() << "a stage holds a multiple of " << formats::cacheBlock << " positions";
-  stageTiles = schedule.getColumns() / cacheTile;
-  readers = stageTiles / kTiles;
-  if (warps < readers || warps > 31 || schedule.getStages() < 1 || schedule.getInFlight() < 1)
-    return reject() << "warps must be " << readers << " to 31, stages and in_flight at least 1";
-  if (splits < 1 || splits > 8)
-    return reject() << "a cluster has 1 to 8 blocks";
-  if (splits > 1 && !k.hasBulkCopies())
-    return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
-  if (schedule.getBlocks() != tokens * heads * splits)
-    return reject() << heads << " key/value heads and " << tokens << " tokens need "
-                    << tokens * heads * splits << " blocks";
-
-  stageBytes = stageTiles * (keys.tileBytes() + values.tileBytes());
-  int64_t most = llvm::divideCeil(llvm::divideCeil(keys.tiles(), stageTiles), splits);
-  ring = std::min(schedule.getStages(), most);
-  warpGroups = std::min(warps / readers, ring);
-  // Each stage belongs to one warp group: one that met a stage filled for another group could not
-  // tell from the barrier's parity which filling it waits for.
-  ring -= ring % warpGroups;
-  inFlight = std::min(schedule.getInFlight(), ring);
-  active = warpGroups * readers;
-  reuses = most > ring;
-  own = llvm::divideCeil(group * dim, splits);
-  return success();
-}
-
-void AttentionKernel::takeShared() {
-  // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
-  // write different heads in different banks.
-  int64_t partBytes = active * group * (dim + 4) * 4;
-  stages = kernel.shared.take(k, std::max(ring * stageBytes, partBytes), 128);
-  full = kernel.shared.take(k, ring * 8, 8);
-  if (reuses)
-    empty = kernel.shared.take(k, ring * 8, 8);
-  if (appends)
-    appended = kernel.shared.take(k, 8, 8);
-  rowMaxima = kernel.shared.take(k, active * group * 4);
-  rowSums = kernel.shared.take(k, active * group * 4);
-  if (splits == 1)
-    return;
-  gatheredOutputs = kernel.shared.take(k, splits * own * 4);
-  gatheredMaxima = kernel.shared.take(k, splits * group * 4);
-  gatheredSums = kernel.shared.take(k, splits * group * 4);
-}
-
 /// `last` is the row's position, `tiles` the number of tiles up to it, and stages from `oldStages`
 /// on hold what this step appends.
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
-  // The runtime checks positions; a wrong one must not reach memory outside the cache.
   auto clamped = [&](Value place) {
-    return k.max(k.min(k.load(k.i32(), place, 4), k.constI32(keys.positions - 1)), k.constI32(0));
+    return k.clampIndex(k.load(k.i32(), place, 4), keys.positions);
   };
   last = clamped(k.offset(pointer, k.shl(token, 2)));
   Value lowest = last;
@@ -264,17 +173,6 @@ Value AttentionKernel::tilePlace(const CacheShape &shape, FlatSymbolRefAttr cach
   return k.offset(kernel.interface.cachePointer(cache), byte);
 }
 
-void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
-  if (steps == ring) {
-    parity = k.bitXor(parity, 1);
-    return;
-  }
-  slot = k.add(slot, steps);
-  Value wraps = k.less(k.constI32(ring - 1), slot);
-  slot = k.select(wraps, k.sub(slot, ring), slot);
-  parity = k.select(wraps, k.bitXor(parity, 1), parity);
-}
-
 //===----------------------------------------------------------------------===//
 // The copying warp
 //===----------------------------------------------------------------------===//
@@ -282,21 +180,11 @@ void AttentionKernel::advance(Value &slot, Value &parity, int64_t steps) {
 DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const Values &state) {
   return k.loop(begin, end, k.constI32(1), state, [&](Value n, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
-    if (inFlight < ring) {
-      Values next = k.ifElseYield(
-          k.less(n, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
-          [&] {
-            k.wait(slotOf(full, oldest, 8), oldParity);
-            Value slotAfter = oldest, parityAfter = oldParity;
-            advance(slotAfter, parityAfter, 1);
-            return Values{slotAfter, parityAfter};
-          });
-      oldest = next[0];
-      oldParity = next[1];
-    }
+    if (inFlight < ring)
+      stageRing().limitInFlight(n, inFlight, oldest, oldParity);
     if (reuses)
-      k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
-    Value barrier = slotOf(full, slot, 8), to = slotOf(stages, slot, stageBytes);
+      k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
+    Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
     Value firstTile = k.mul(stageNumber(n), stageTiles);
     Value count = k.min(k.sub(tiles, firstTile), k.constI32(stageTiles));
     if (k.hasBulkCopies())
@@ -313,7 +201,7 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
     if (!k.hasBulkCopies())
       k.arriveAfterCopies(barrier);
-    advance(slot, parity, 1);
+    stageRing().advance(slot, parity, 1);
     return Values{slot, parity, oldest, oldParity};
   });
 }
@@ -336,17 +224,17 @@ LogicalResult AttentionKernel::appendNew() {
       return append.emitOpError()
              << "in a prologue appends to a cache that attention does not read";
     const CacheShape &shape = isKey ? keys : values;
-    Value place = k.offset(stages, isKey ? 0 : stageTiles * keys.tileBytes());
+    Value place = k.offset(stagesAt, isKey ? 0 : stageTiles * keys.tileBytes());
     FailureOr<Values> elements = input.evaluate(append.getInput(), head, heads, token);
     if (failed(elements))
       return failure();
-    targets.push_back({shape, append.getCacheAttr(), slotOf(place, inStage, shape.tileBytes()),
+    targets.push_back({shape, append.getCacheAttr(), k.at(place, inStage, shape.tileBytes()),
                        encodeVector(k, shape, *elements, lane)});
   }
-  k.wait(full, k.constI32(0));
+  k.wait(fullAt, k.constI32(0));
   for (Target &target : targets)
     storeVector(k, target.shape, target.vector, target.inRing, position, lane);
-  k.arrive(appended);
+  k.arrive(appendedAt);
   // A copy will come to this stage.
   if (k.hasBulkCopies())
     k.fenceAsync(/*shared=*/true);
@@ -465,11 +353,12 @@ FailureOr<SmallVector<AttentionKernel::Query>> AttentionKernel::loadQueries() {
   Value isLow = k.equal(k.bitAnd(row, 1), k.constI32(1));
   for (int64_t pass = 0; pass < passes; ++pass) {
     // Columns that no head needs are filled with the last one.
-    int64_t count = std::min(kHeads, group - pass * kHeads);
-    Value number = k.shr(row, 1);
-    if (count < kHeads)
-      number = k.min(number, k.constI32(count - 1));
-    number = k.add(k.mul(head, group), k.add(number, pass * kHeads));
+    Value number = k.add(k.shr(row, 1), pass * kHeads);
+    if (headParts > 1)
+      number = k.add(firstHead, number);
+    if (group % (kHeads * passes))
+      number = k.min(number, k.constI32(group - 1));
+    number = k.add(k.mul(head, group), number);
     HeadEvaluator input(kernel, op, HeadEvaluator::Mapping::Operand, column, keys.paddedDim());
     Value query = op.getQuery();
     if (appends)
@@ -598,9 +487,8 @@ Value AttentionKernel::turn(Value word) {
       .getResult(0);
 }
 
-void AttentionKernel::clearValues(Value tile, Value firstPosition) {
+DeviceBuilder::Values AttentionKernel::existing(Value firstPosition) {
   // Words and bytes of a lane, as CacheLayout.h has positions 8t .. 8t+7.
-  bool halves = values.encoding.bits() == 16;
   Value first = k.add(firstPosition, k.shl(column, 3));
   auto mask = [&](ArrayRef<int64_t> positions, int64_t bits) {
     Value word = k.constI32(0);
@@ -612,31 +500,34 @@ void AttentionKernel::clearValues(Value tile, Value firstPosition) {
     }
     return word;
   };
+  if (values.encoding.bits() == 16)
+    return {mask({0, 4}, 16), mask({1, 5}, 16), mask({2, 6}, 16), mask({3, 7}, 16)};
+  return {mask({0, 4, 1, 5}, 8), mask({2, 6, 3, 7}, 8)};
+}
+
+void AttentionKernel::clearValues(Value tile, Value firstPosition) {
+  Values masks = existing(firstPosition);
   // A lane reads what it wrote itself.
-  auto clear = [&](Value place, ArrayRef<Value> masks) {
+  auto clear = [&](Value place, Value early, Value late) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
-    for (auto [word, ones] : llvm::zip_equal(words, masks))
-      word = k.bitAnd(word, ones);
+    for (int64_t word = 0; word < 4; ++word)
+      words[word] = k.bitAnd(words[word], word < 2 ? early : late);
     k.store(k.vectorOf(words), place, 16);
   };
+  bool halves = values.encoding.bits() == 16;
   Value mine = k.offset(tile, k.shl(lane, 4));
-  if (!halves) {
-    Value early = mask({0, 4, 1, 5}, 8), late = mask({2, 6, 3, 7}, 8);
-    k.loop(k.constI32(0), k.constI32(parts()), k.constI32(1),
-           [&](Value part) { clear(slotOf(mine, part, 512), {early, early, late, late}); });
-    return;
-  }
-  Value masks[] = {mask({0, 4}, 16), mask({1, 5}, 16), mask({2, 6}, 16), mask({3, 7}, 16)};
-  k.loop(k.constI32(0), k.constI32(parts()), k.constI32(1), [&](Value part) {
-    Value place = slotOf(mine, part, 1024);
-    clear(place, {masks[0], masks[0], masks[1], masks[1]});
-    clear(k.offset(place, 512), {masks[2], masks[2], masks[3], masks[3]});
+  k.loop(k.constI32(0), k.constI32(valueParts()), k.constI32(1), [&](Value part) {
+    Value place = k.at(mine, part, halves ? 1024 : 512);
+    clear(place, masks[0], masks[1]);
+    if (halves)
+      clear(k.offset(place, 512), masks[2], masks[3]);
   });
 }
 
 DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> weights,
-                                                 ArrayRef<SmallVector<Values>> scales, Value keep,
-                                                 Value unit, ValueRange outputs) {
+                                                 ArrayRef<SmallVector<Values>> scales,
+                                                 Value firstPosition, Value keep, Value unit,
+                                                 ValueRange outputs) {
   Values result;
   Value mine = k.offset(tiles, k.shl(lane, 4));
   if (!values.encoding.isInteger()) {
@@ -644,7 +535,11 @@ DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> w
     Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
     for (Value output : outputs)
       result.push_back(k.mulF(output, keep));
-    for (auto [tile, p] : llvm::enumerate(weights))
+    for (auto [tile, p] : llvm::enumerate(weights)) {
+      // Other warps read the same stage: it stays as it is.
+      Values masks;
+      if (headParts > 1)
+        masks = existing(k.add(firstPosition, static_cast<int64_t>(tile) * cacheTile));
       for (int64_t operand = 0; operand < 2; ++operand) {
         // In column 2t the weight, in column 2t + 1 what rounding it to bf16 leaves.
         auto pairOf = [&](Value weight) {
@@ -652,15 +547,20 @@ DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> w
           return turn(k.packPair(weight, rest, element));
         };
         Values b = {pairOf(p[2 * operand]), pairOf(p[2 * operand + 1])};
-        for (int64_t part = 0; part < parts(); ++part) {
+        for (int64_t part = 0; part < valueParts(); ++part) {
           int64_t base = static_cast<int64_t>(tile) * values.tileBytes();
           Values a;
           if (values.encoding.bits() == 16) {
             a = k.lanes(
                 k.load(k.vec(4, k.i32()), k.offset(mine, base + part * 1024 + operand * 512), 16));
+            for (int64_t word = 0; headParts > 1 && word < 4; ++word)
+              a[word] = k.bitAnd(a[word], masks[operand * 2 + word / 2]);
           } else {
             Values two = k.lanes(
                 k.load(k.vec(2, k.i32()), k.offset(mine, base + part * 512 + operand * 8), 8));
+            for (Value &word : two)
+              if (headParts > 1)
+                word = k.bitAnd(word, masks[operand]);
             Values low = widenE4M3(two[0]), high = widenE4M3(two[1]);
             a = {low[0], high[0], low[1], high[1]};
           }
@@ -668,6 +568,7 @@ DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> w
           llvm::copy(k.mmaFloat(element, Values(to), a, b), to.begin());
         }
       }
+    }
     return result;
   }
 
@@ -694,7 +595,7 @@ DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> w
       b.push_back({pairOf(fixed[0], fixed[1]), pairOf(fixed[2], fixed[3])});
     }
     int64_t begin = g * groupElements / 16;
-    int64_t end = std::min((g + 1) * groupElements / 16, parts());
+    int64_t end = std::min((g + 1) * groupElements / 16, valueParts());
     for (int64_t part = begin; part < end; ++part) {
       Values sums(4, k.constI32(0));
       for (size_t tile = 0; tile < weights.size(); ++tile) {
@@ -719,7 +620,7 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
                                    ArrayRef<Query> queries, State &state) {
   bool integerValues = values.encoding.isInteger();
   Value firstPosition = k.mul(firstTile, cacheTile);
-  if (!integerValues)
+  if (!integerValues && headParts == 1)
     k.ifThen(k.less(last, k.add(firstPosition, formats::cacheBlock - 1)), [&] {
       for (int64_t tile = 0; tile < kTiles; ++tile)
         clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
@@ -778,7 +679,8 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
       }
     pass.sum =
         integerValues ? k.fma(sum, unit, k.mulF(pass.sum, keep)) : k.fma(pass.sum, keep, sum);
-    pass.outputs = addValues(valuesPlace, scores, scales, keep, unit, pass.outputs);
+    pass.outputs =
+        addValues(valuesPlace, scores, scales, firstPosition, keep, unit, pass.outputs);
   }
 }
 
@@ -786,8 +688,8 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
   FailureOr<SmallVector<Query>> queries = loadQueries();
   if (failed(queries))
     return failure();
-  Value warpGroup = readers == 1 ? warp : k.div(warp, readers);
-  Value inStage = readers == 1 ? k.constI32(0) : k.mul(k.rem(warp, readers), kTiles);
+  Value warpGroup = k.div(warp, groupWarps());
+  Value inStage = k.mul(reader, kTiles);
   Values carried = {warpGroup, k.constI32(0)};
   for (int64_t pass = 0; pass < passes; ++pass) {
     carried.append({k.number(kLowest), k.number(0.0)});
@@ -797,17 +699,17 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
       k.loop(warpGroup, fills, k.constI32(warpGroups), carried, [&](Value n, ValueRange now) {
         Value slot = now[0], parity = now[1];
         Value firstTile = k.add(k.mul(stageNumber(n), stageTiles), inStage);
-        k.wait(slotOf(full, slot, 8), parity);
+        k.wait(k.at(fullAt, slot, 8), parity);
         if (appends) {
           Value newest = k.bitAnd(k.equal(split, k.constI32(0)), k.equal(n, k.constI32(0)));
-          k.ifThen(newest, [&] { k.wait(appended, k.constI32(0)); });
+          k.ifThen(newest, [&] { k.wait(appendedAt, k.constI32(0)); });
         }
         auto consumeOne = [&] {
           State state = stateOf(now.drop_front(2));
-          Value stage = slotOf(stages, slot, stageBytes);
-          Value keysPlace = slotOf(stage, inStage, keys.tileBytes());
+          Value stage = k.at(stagesAt, slot, stageBytes);
+          Value keysPlace = k.at(stage, inStage, keys.tileBytes());
           Value valuesPlace =
-              slotOf(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
+              k.at(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
           consumeTiles(firstTile, keysPlace, valuesPlace, *queries, state);
           return list(state);
         };
@@ -817,9 +719,9 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
             });
         if (reuses) {
           k.syncWarp();
-          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(slotOf(empty, slot, 8)); });
+          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
         }
-        advance(slot, parity, warpGroups);
+        stageRing().advance(slot, parity, warpGroups);
         Values result = {slot, parity};
         result.append(next);
         return result;
@@ -838,47 +740,50 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
 
 void AttentionKernel::shareParts(const State &state) {
   for (auto [number, pass] : llvm::enumerate(state)) {
-    int64_t count = std::min<int64_t>(kHeads, group - static_cast<int64_t>(number) * kHeads);
-    auto storeHead = [&, number = number, &pass = pass] {
-      Value index = k.add(k.mul(warp, group), k.add(column, int64_t(number) * kHeads));
-      Value to = floats(stages, k.add(k.mul(index, dim + 4), row));
-      for (int64_t part = 0; part < parts(); ++part)
+    Value inGroup = k.add(column, static_cast<int64_t>(number) * kHeads);
+    if (headParts > 1)
+      inGroup = k.add(firstHead, inGroup);
+    auto storeHead = [&, &pass = pass] {
+      Value index = k.add(k.mul(part, group), inGroup);
+      Value to = floats(stagesAt, k.add(k.mul(index, partRow()), row));
+      for (int64_t i = 0; i < valueParts(); ++i)
         for (int64_t r = 0; r < 2; ++r) {
-          Value output = values.encoding.isInteger() ? pass.outputs[part * 2 + r]
-                                                     : k.addF(pass.outputs[part * 4 + 2 * r],
-                                                              pass.outputs[part * 4 + 2 * r + 1]);
-          Value place = k.offset(to, part * 64 + r * 32);
-          int64_t first = part * 16 + r * 8;
+          Value output =
+              values.encoding.isInteger()
+                  ? pass.outputs[i * 2 + r]
+                  : k.addF(pass.outputs[i * 4 + 2 * r], pass.outputs[i * 4 + 2 * r + 1]);
+          Value place = k.offset(to, i * 64 + r * 32);
+          int64_t first = i * 16 + r * 8;
           if (first + 8 <= dim)
             k.store(output, place, 4);
           else if (first < dim)
             k.ifThen(k.less(row, k.constI32(dim - first)), [&] { k.store(output, place, 4); });
         }
       k.ifThen(k.equal(row, k.constI32(0)), [&] {
-        k.store(pass.reference, floats(rowMaxima, index), 4);
-        k.store(pass.sum, floats(rowSums, index), 4);
+        k.store(pass.reference, floats(maximaAt, index), 4);
+        k.store(pass.sum, floats(sumsAt, index), 4);
       });
     };
-    if (count == kHeads)
+    if (group % (kHeads * passes) == 0)
       storeHead();
     else
-      k.ifThen(k.less(column, k.constI32(count)), storeHead);
+      k.ifThen(k.less(inGroup, k.constI32(group)), storeHead);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
   Values maxima;
   Value greatest;
-  Value maximumPlace = floats(rowMaxima, head), sumPlace = floats(rowSums, head);
-  for (int64_t w = 0; w < active; ++w) {
+  Value maximumPlace = floats(maximaAt, head), sumPlace = floats(sumsAt, head);
+  for (int64_t w = 0; w < parts(); ++w) {
     maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, w * group * 4), 4));
     greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
   }
-  Value from = floats(stages, k.add(k.mul(head, dim + 4), index));
+  Value from = floats(stagesAt, k.add(k.mul(head, dim + 4), index));
   Value sum = k.number(0.0), rowSum = k.number(0.0);
-  for (int64_t w = 0; w < active; ++w) {
+  for (int64_t w = 0; w < parts(); ++w) {
     Value ratio = k.exp2(k.subF(maxima[w], greatest));
-    sum = k.fma(k.load(k.f32(), k.offset(from, w * group * (dim + 4) * 4), 4), ratio, sum);
+    sum = k.fma(k.load(k.f32(), k.offset(from, w * group * partRow() * 4), 4), ratio, sum);
     rowSum = k.fma(k.load(k.f32(), k.offset(sumPlace, w * group * 4), 4), ratio, rowSum);
   }
   return {greatest, sum, rowSum};
@@ -905,13 +810,13 @@ void AttentionKernel::combine() {
     auto push = [&](Value value, Value base, Value index) {
       k.store(value, k.ofBlock(floats(base, index), rank), 4);
     };
-    push(joined[1], gatheredOutputs, k.add(k.mul(split, own), place));
+    push(joined[1], gatheredAt, k.add(k.mul(split, own), place));
     // A head's maximum and sum go once to each block that finishes elements of it.
     Value starts = k.bitOr(k.equal(place, k.constI32(0)), k.equal(d, k.constI32(0)));
     k.ifThen(starts, [&] {
       Value number = k.add(k.mul(split, group), n);
-      push(joined[0], gatheredMaxima, number);
-      push(joined[2], gatheredSums, number);
+      push(joined[0], gatheredMaximaAt, number);
+      push(joined[2], gatheredSumsAt, number);
     });
   });
   if (splits == 1)
@@ -922,8 +827,8 @@ void AttentionKernel::combine() {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
       Value n = k.div(index, dim);
-      Value maximumPlace = floats(gatheredMaxima, n), sumPlace = floats(gatheredSums, n);
-      Value from = floats(gatheredOutputs, i), greatest;
+      Value maximumPlace = floats(gatheredMaximaAt, n), sumPlace = floats(gatheredSumsAt, n);
+      Value from = floats(gatheredAt, i), greatest;
       Values maxima;
       for (int64_t part = 0; part < splits; ++part) {
         maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, part * group * 4), 4));
@@ -944,20 +849,26 @@ void AttentionKernel::combine() {
   });
 }
 
-FailureOr<Launch> AttentionKernel::emit() {
-  if (failed(plan()))
-    return failure();
-  takeShared();
-  if (kernel.shared.bytes() > kernel.sharedLimit)
-    return op.emitOpError() << "with " << kernel.schedule << " needs " << kernel.shared.bytes()
-                            << " bytes of shared memory, the target has " << kernel.sharedLimit
-                            << " a block";
+LogicalResult AttentionKernel::emit() {
+  stagesAt = kernel.at(stages);
+  fullAt = kernel.at(full);
+  emptyAt = kernel.at(empty);
+  appendedAt = kernel.at(appended);
+  maximaAt = kernel.at(rowMaxima);
+  sumsAt = kernel.at(rowSums);
+  gatheredAt = kernel.at(gatheredOutputs);
+  gatheredMaximaAt = kernel.at(gatheredMaxima);
+  gatheredSumsAt = kernel.at(gatheredSums);
   int64_t threads = warps * kWarp;
   thread = k.thread();
   warp = k.shr(thread, 5);
   lane = k.bitAnd(thread, kWarp - 1);
   row = k.shr(lane, 2);
   column = k.bitAnd(lane, 3);
+  reader = k.rem(warp, readers);
+  part = k.add(k.mul(k.div(warp, groupWarps()), readers), reader);
+  if (headParts > 1)
+    firstHead = k.mul(k.rem(k.div(warp, readers), headParts), kHeads * passes);
   Value block = k.block();
   split = splits == 1 ? k.constI32(0) : k.rem(block, splits);
   Value cluster = splits == 1 ? block : k.div(block, splits);
@@ -968,12 +879,12 @@ FailureOr<Launch> AttentionKernel::emit() {
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
-      k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
+      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), readers);
+        k.initBarrier(k.offset(emptyAt, slot * 8), groupWarps());
     }
     if (appends)
-      k.initBarrier(appended, kWarp);
+      k.initBarrier(appendedAt, kWarp);
     k.fenceBarrierInit();
   });
   readPositions();
@@ -989,19 +900,19 @@ FailureOr<Launch> AttentionKernel::emit() {
     nothing.append(passValues() - 2, k.number(0.0));
   }
   auto consumeOr = [&] {
-    FailureOr<Values> consumed = consume();
-    if (succeeded(consumed))
-      return *consumed;
+    FailureOr<Values> state = consume();
+    if (succeeded(state))
+      return *state;
     result = failure();
     return nothing;
   };
-  Values parts = k.ifElseYield(
+  Values consumed = k.ifElseYield(
       k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
-        if (active == warps)
+        if (active() == warps)
           return consumeOr();
-        return k.ifElseYield(k.less(warp, k.constI32(active)), consumeOr, [&] { return nothing; });
+        return k.ifElseYield(k.less(warp, k.constI32(active())), consumeOr, [&] { return nothing; });
       },
       [&] {
         if (failed(copyAll()))
@@ -1012,22 +923,17 @@ FailureOr<Launch> AttentionKernel::emit() {
     return failure();
   // All tiles have been read: the ring's memory is free.
   k.barrier();
-  k.ifThen(k.less(warp, k.constI32(active)), [&] { shareParts(stateOf(parts)); });
+  k.ifThen(k.less(warp, k.constI32(active())), [&] { shareParts(stateOf(consumed)); });
   k.barrier();
   combine();
 
-  Launch launch;
-  launch.grid = tokens * heads * splits;
-  launch.block = threads + kWarp;
-  launch.shared = kernel.shared.bytes();
-  launch.cluster = splits;
-  // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
-  // Longer heads do not fit in so few, and before sm_90 no kernel starts early.
-  launch.resident = k.hasBulkCopies() && dim <= 128 && passes == 1 ? 2 : 0;
-  launch.overlap = k.hasBulkCopies();
-  return launch;
+  return success();
 }
 
-FailureOr<Launch> device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
-  return AttentionKernel(kernel, op).emit();
+LogicalResult device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
+  FailureOr<fused::AttentionPlan> plan =
+      fused::AttentionPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
+  return AttentionKernel(kernel, op, *plan).emit();
 }

@@ -15,13 +15,6 @@ using formats::CacheEncoding;
 using formats::CacheShape;
 using Values = DeviceBuilder::Values;
 
-formats::CacheArithmetic<Value> device::cacheArithmetic(DeviceBuilder &k) {
-  return {[&k](Value x, Value y) { return k.add(x, y); },
-          [&k](Value x, int64_t y) { return k.mul(x, y); },
-          [&k](Value x, int64_t y) { return k.div(x, y); },
-          [&k](Value x, int64_t y) { return k.rem(x, y); }};
-}
-
 //===----------------------------------------------------------------------===//
 // Prologue
 //===----------------------------------------------------------------------===//
@@ -233,7 +226,7 @@ StoredVector device::encodeVector(DeviceBuilder &k, const CacheShape &shape,
 
 void device::storeVector(DeviceBuilder &k, const CacheShape &shape, const StoredVector &vector,
                          Value tile, Value position, Value lane) {
-  formats::CacheArithmetic<Value> arithmetic = cacheArithmetic(k);
+  formats::CacheArithmetic<Value> arithmetic = kernels::cacheArithmetic(k);
   bool nibbles = shape.encoding.bits() == 4;
   int64_t stride = nibbles && shape.areKeys() ? 64 : 32;
   int64_t bytes = shape.encoding.bits() == 16 ? 2 : 1;

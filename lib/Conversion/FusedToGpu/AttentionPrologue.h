@@ -8,12 +8,9 @@
 
 #include "Kernels.h"
 
-#include "sluice/Formats/CacheLayout.h"
+#include "../FusedKernels/CachePlaces.h"
 
 namespace sluice::device {
-
-/// The arithmetic of CacheLayout.h on i32 values.
-formats::CacheArithmetic<mlir::Value> cacheArithmetic(DeviceBuilder &k);
 
 /// Evaluates a value of an attention's prologue, or its query, one head at a time. The elements of
 /// a head, padded with zeros, are divided among lanes; a lane has the i-th of them as the i-th

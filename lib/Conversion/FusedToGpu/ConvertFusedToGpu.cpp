@@ -3,7 +3,7 @@
 
 #include "Kernels.h"
 
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/GpuDevice.h"
 
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "llvm/ADT/StringMap.h"
@@ -17,14 +17,12 @@ namespace sluice {
 using namespace mlir;
 using namespace sluice;
 using sluice::device::DeviceBuilder;
-using sluice::device::Launch;
-using sluice::device::SharedMemory;
-using sluice::host::KernelInterface;
+using sluice::kernels::KernelInterface;
 
 namespace {
 struct GeneratedKernel {
   std::string name;
-  Launch launch;
+  fused::GpuLaunch launch;
 };
 
 class ConvertFusedToGpu : public sluice::impl::ConvertFusedToGpuBase<ConvertFusedToGpu> {
@@ -33,61 +31,43 @@ public:
   void runOnOperation() override;
 
 private:
-  LogicalResult convert(Operation *op, mlir::gpu::GPUModuleOp module);
-  FailureOr<GeneratedKernel> generate(Operation *op, KernelInterface &interface,
+  LogicalResult convert(fused::KernelOp op, mlir::gpu::GPUModuleOp module);
+  FailureOr<GeneratedKernel> generate(fused::KernelOp op, KernelInterface &interface,
                                       fused::GpuScheduleAttr schedule,
                                       mlir::gpu::GPUModuleOp module);
 
   int arch = 0;
-  int64_t sharedLimit = 0;
-  llvm::StringMap<GeneratedKernel> kernels;
+  fused::GpuDevice device;
+  llvm::StringMap<GeneratedKernel> generated;
   llvm::StringMap<unsigned> counts;
-  SmallVector<Operation *> pending;
 };
 } // namespace
 
 /// The name of the block's dynamic shared memory.
 static constexpr llvm::StringLiteral kShared = "shared";
 
-/// What the operation computes, for people: the weight's symbol, or the caches'.
-static std::string labelOf(Operation *op, StringRef kernel) {
-  if (auto attention = dyn_cast<fused::AttentionOp>(op))
-    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
-  if (isa<fused::SampleOp>(op))
-    return "sampling";
-  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
-                                          : cast<fused::EmbeddingOp>(op).getTable();
-  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
-    return parameter.getWeight().str();
-  return kernel.str();
-}
-
 /// A text that is the same for two operations exactly if one kernel serves both. Beyond what the
-/// interface tells apart: which operands earlier kernels write, and which caches hold keys.
-static std::string keyOf(Operation *op, const KernelInterface &interface) {
+/// interface tells apart: which operands earlier kernels write.
+static std::string keyOf(const KernelInterface &interface) {
   std::string key = interface.key();
   for (Value operand : interface.operands())
     key += device::isConstant(operand) ? 'c' : 'v';
-  auto function = op->getParentOfType<func::FuncOp>();
-  for (Attribute cache : interface.caches()) {
-    bool isKeys = false;
-    function.walk(
-        [&](fused::AttentionOp attention) { isKeys |= attention.getKeysAttr() == cache; });
-    key += isKeys ? 'k' : 'v';
-  }
   return key;
 }
 
-FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInterface &interface,
+FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
+                                                       KernelInterface &interface,
                                                        fused::GpuScheduleAttr schedule,
                                                        mlir::gpu::GPUModuleOp module) {
+  FailureOr<fused::GpuLaunch> launch = op.planGpuLaunch(schedule, device);
+  if (failed(launch))
+    return failure();
   StringRef kind = op->getName().stripDialect();
-  GeneratedKernel kernel{(kind + "_" + Twine(counts[kind]++)).str(), {}};
+  GeneratedKernel kernel{(kind + "_" + Twine(counts[kind]++)).str(), *launch};
 
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   MLIRContext *context = op->getContext();
-  size_t arguments = interface.operands().size() + interface.caches().size() + interface.results();
-  SmallVector<Type> types(arguments, LLVM::LLVMPointerType::get(context, 1));
+  SmallVector<Type> types(interface.pointerCount(), LLVM::LLVMPointerType::get(context, 1));
   auto type = LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types);
   auto function = LLVM::LLVMFuncOp::create(b, op->getLoc(), kernel.name, type);
   Block *entry = function.addEntryBlock(b);
@@ -95,23 +75,22 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
 
-  interface.usePointers(entry->getArguments());
+  interface.setPointers(entry->getArguments());
   DeviceBuilder builder(b, op->getLoc(), arch);
-  Value base = LLVM::AddressOfOp::create(
+  Value shared = LLVM::AddressOfOp::create(
       b, op->getLoc(),
       LLVM::LLVMPointerType::get(context, static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared)),
       kShared);
-  SharedMemory shared(base);
-  device::Kernel body{builder, interface, shared, schedule, sharedLimit};
-  FailureOr<Launch> launch =
-      llvm::TypeSwitch<Operation *, FailureOr<Launch>>(op)
+  device::Kernel body{builder, interface, shared, schedule, device};
+  LogicalResult emitted =
+      llvm::TypeSwitch<Operation *, LogicalResult>(op)
           .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
           .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
           .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); })
-          .Case<fused::SampleOp>([&](auto sample) { return emitSample(body, sample); });
-  if (failed(launch))
+          .Case<fused::SampleOp>([&](auto sample) { return emitSample(body, sample); })
+          .Default([](Operation *op) { return op->emitOpError() << "has no kernel for GPUs"; });
+  if (failed(emitted))
     return failure();
-  kernel.launch = *launch;
 
   auto dimension = [&](int64_t extent) {
     return b.getDenseI32ArrayAttr({static_cast<int32_t>(extent)});
@@ -127,45 +106,36 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(Operation *op, KernelInte
   return kernel;
 }
 
-LogicalResult ConvertFusedToGpu::convert(Operation *op, mlir::gpu::GPUModuleOp module) {
-  auto schedule = op->getAttrOfType<fused::GpuScheduleAttr>("schedule");
+LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModuleOp module) {
+  auto schedule =
+      dyn_cast_if_present<fused::GpuScheduleAttr>(op.getSchedule().value_or(Attribute()));
   if (!schedule)
-    return op->emitOpError() << "has no GPU schedule (fused-assign-schedules gives it one)";
+    return op.emitOpError() << "has no GPU schedule (fused-assign-schedules gives it one)";
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(keyOf(op, *interface));
+  auto [entry, isNew] = generated.try_emplace(keyOf(*interface));
   if (isNew) {
-    FailureOr<GeneratedKernel> generated = generate(op, *interface, schedule, module);
-    if (failed(generated))
+    FailureOr<GeneratedKernel> made = generate(op, *interface, schedule, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const GeneratedKernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
-  const Launch &launch = kernel.launch;
+  const fused::GpuLaunch &launch = kernel.launch;
   auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
                                       launch.cluster, launch.overlap);
-  auto dispatch = plan::DispatchOp::create(
-      b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-      b.getArrayAttr(interface->caches()), config, b.getStringAttr(labelOf(op, kernel.name)),
-      op->getAttrOfType<fused::TrafficAttr>("traffic"));
-  op->replaceAllUsesWith(dispatch);
-  pending.push_back(op);
+  kernels::dispatchKernel(op, *interface, kernel.name, config);
+  op->erase();
   return success();
 }
 
 void ConvertFusedToGpu::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
-  SmallVector<Operation *> fusedOps;
-  module.walk([&](Operation *op) {
-    if (isa<fused::MatvecOp, fused::AttentionOp, fused::EmbeddingOp, fused::SampleOp>(op))
-      fusedOps.push_back(op);
-  });
+  SmallVector<fused::KernelOp> fusedOps;
+  module.walk([&](fused::KernelOp op) { fusedOps.push_back(op); });
   if (fusedOps.empty())
     return;
   llvm::Expected<TargetDescription> description = loadTarget(target);
@@ -180,12 +150,9 @@ void ConvertFusedToGpu::runOnOperation() {
                                << (description->isGpu() ? description->arch : "a CPU");
     return signalPassFailure();
   }
-  sharedLimit = description->sharedBytesPerBlock.value;
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  device = gpuDevice(*description);
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   // PTX 8.3 is the first that has all of sm_90's instructions that kernels use; sm_80's are older.
   auto nvvmTarget = NVVM::NVVMTargetAttr::get(&getContext(), /*optLevel=*/3, "nvptx64-nvidia-cuda",
@@ -197,12 +164,8 @@ void ConvertFusedToGpu::runOnOperation() {
   LLVM::GlobalOp::create(b, module.getLoc(), LLVM::LLVMArrayType::get(b.getI8Type(), 0),
                          /*isConstant=*/false, LLVM::Linkage::External, kShared, Attribute(),
                          /*alignment=*/128, /*addrSpace=*/3);
-  // Operations are erased at the end: a kernel may ask how attention reads a cache.
-  pending.clear();
-  for (Operation *op : fusedOps)
+  for (fused::KernelOp op : fusedOps)
     if (failed(convert(op, kernelModule)))
       return signalPassFailure();
-  for (Operation *op : pending)
-    op->erase();
-  device::addUtilityKernels(kernelModule, arch, sharedLimit, kShared);
+  device::addUtilityKernels(kernelModule, arch, device.sharedBytes, kShared);
 }

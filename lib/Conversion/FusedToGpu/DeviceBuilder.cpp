@@ -14,11 +14,6 @@ Value DeviceBuilder::narrow(Value x, Type element) {
   return element.isF32() ? x : arith::TruncFOp::create(b, loc, element, x).getResult();
 }
 
-Value DeviceBuilder::silu(Value x) {
-  Value power = exp2(mulF(x, number(-1.44269504088896341)));
-  return divF(x, addF(number(1.0), power));
-}
-
 Value DeviceBuilder::packPair(Value low, Value high, Type element) {
   return bitcast(vectorOf({narrow(low, element), narrow(high, element)}), i32());
 }
@@ -40,21 +35,6 @@ Value DeviceBuilder::vectorOf(ValueRange lanes) {
   for (auto [l, value] : llvm::enumerate(lanes))
     result = LLVM::InsertElementOp::create(b, loc, result, value, constI32(l));
   return result;
-}
-
-Value DeviceBuilder::offset(Value pointer, Value bytes) {
-  return LLVM::GEPOp::create(b, loc, pointer.getType(), i8(), pointer, ValueRange{bytes},
-                             LLVM::GEPNoWrapFlags::inbounds);
-}
-
-Value DeviceBuilder::offset(Value pointer, int64_t bytes) {
-  if (!bytes)
-    return pointer;
-  if (!llvm::isInt<31>(bytes))
-    return offset(pointer, integer(i64(), bytes));
-  return LLVM::GEPOp::create(b, loc, pointer.getType(), i8(), pointer,
-                             ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)},
-                             LLVM::GEPNoWrapFlags::inbounds);
 }
 
 void DeviceBuilder::barrier(int64_t id, int64_t threads) {
@@ -183,26 +163,6 @@ DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, const Values &accumu
   return fieldsOf(*this, product);
 }
 
-DeviceBuilder::Values DeviceBuilder::loop(Value lower, Value upper, Value step, ValueRange carried,
-                                          llvm::function_ref<Values(Value, ValueRange)> body) {
-  auto build = [&](OpBuilder &nested, Location, Value index, ValueRange values) {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToEnd(nested.getInsertionBlock());
-    Values results = body(index, values);
-    scf::YieldOp::create(b, loc, results);
-  };
-  ValueRange results = scf::ForOp::create(b, loc, lower, upper, step, carried, build).getResults();
-  return Values(results.begin(), results.end());
-}
-
-void DeviceBuilder::loop(Value lower, Value upper, Value step,
-                         llvm::function_ref<void(Value)> body) {
-  loop(lower, upper, step, ValueRange{}, [&](Value index, ValueRange) {
-    body(index);
-    return Values();
-  });
-}
-
 DeviceBuilder::Values
 DeviceBuilder::whileLoop(ValueRange carried,
                          llvm::function_ref<std::pair<Value, Values>(ValueRange)> body) {
@@ -218,34 +178,4 @@ DeviceBuilder::whileLoop(ValueRange carried,
   ValueRange results =
       scf::WhileOp::create(b, loc, carried.getTypes(), carried, run, goOn).getResults();
   return Values(results.begin(), results.end());
-}
-
-DeviceBuilder::Values DeviceBuilder::ifElseYield(Value condition, llvm::function_ref<Values()> then,
-                                                 llvm::function_ref<Values()> otherwise) {
-  auto block = [&](llvm::function_ref<Values()> fill) {
-    return [this, fill](OpBuilder &nested, Location) {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToEnd(nested.getInsertionBlock());
-      Values results = fill();
-      scf::YieldOp::create(b, loc, results);
-    };
-  };
-  ValueRange results =
-      scf::IfOp::create(b, loc, condition, block(then), block(otherwise)).getResults();
-  return Values(results.begin(), results.end());
-}
-
-void DeviceBuilder::ifElse(Value condition, llvm::function_ref<void()> then,
-                           llvm::function_ref<void()> otherwise) {
-  auto none = [](llvm::function_ref<void()> fill) {
-    return [fill] {
-      fill();
-      return Values();
-    };
-  };
-  ifElseYield(condition, none(then), none(otherwise));
-}
-
-void DeviceBuilder::ifThen(Value condition, llvm::function_ref<void()> then) {
-  ifElse(condition, then, [] {});
 }

@@ -3,13 +3,14 @@
 
 #include "Kernels.h"
 
+#include "dialects/Fused/Weights.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 using formats::Format;
 
-/// Neighbouring columns that a thread reads at a time.
-static constexpr int64_t kColumns = 2;
+static constexpr int64_t kColumns = fused::EmbeddingPlan::kColumns;
 
 /// Columns `column` and `column` + 1 of a row, as float32.
 static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedShape &shape,
@@ -52,35 +53,15 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
   return values;
 }
 
-FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
+LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
+  FailureOr<fused::EmbeddingPlan> plan =
+      fused::EmbeddingPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
   DeviceBuilder &k = kernel.k;
-  Type table = op.getTable().getType(), element;
-  int64_t rows, width = op.getResult().getType().getDimSize(1);
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(table)) {
-    if (quantized.getLayout().getKind() != quantized::LayoutKind::Rows)
-      return op.emitOpError() << "table must have layout rows, found " << table;
-    rows = quantized.getRows();
-    element = quantized.getFormat().getElement();
-  } else {
-    rows = cast<RankedTensorType>(table).getDimSize(0);
-    element = cast<RankedTensorType>(table).getElementType();
-  }
-  if (width % kColumns)
-    return op.emitOpError() << "has rows of " << width
-                            << " columns, GPU kernels need an even number";
-  auto shape =
-      formats::PackedShape::get(formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
-
-  Launch launch;
-  int64_t tokens = op.getTokens().getType().getDimSize(0);
-  launch.block = kernel.schedule.getWarps() * kWarp;
-  if (launch.block < kWarp || launch.block > 1024)
-    return op.emitOpError() << "cannot run with " << kernel.schedule << ": warps must be 1 to 32";
-  // What the schedule leaves of blocks for each token.
-  int64_t parts = std::max<int64_t>(1, kernel.schedule.getBlocks() / tokens);
-  launch.grid = parts * tokens;
+  const formats::PackedShape &shape = plan->shape;
+  Type element = fused::elementOf(op.getTable().getType());
+  int64_t width = shape.columns(), tokens = plan->tokens, parts = plan->parts;
 
   k.launchDependents();
   Value block = k.block();
@@ -88,20 +69,18 @@ FailureOr<Launch> device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   Value part = tokens == 1 ? block : k.rem(block, parts);
   Value token =
       k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
-  // The runtime checks tokens; a wrong one must not reach memory outside the table.
-  token = k.max(k.min(token, k.constI32(rows - 1)), k.constI32(0));
   Value row = k.offset(kernel.interface.pointer(op.getTable()),
-                       k.mul(k.extendUnsigned(token, k.i64()), shape->tileBytes()));
+                       k.mul(k.toI64(k.clampIndex(token, shape.rows())), shape.tileBytes()));
   Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
-  Value first = k.shl(k.add(k.mul(part, launch.block), k.thread()), 1);
+  Value first = k.shl(k.add(k.mul(part, plan->threads), k.thread()), 1);
   auto store = [&](Value column) {
-    DeviceBuilder::Values values = emitPair(k, *shape, element, row, column);
+    DeviceBuilder::Values values = emitPair(k, shape, element, row, column);
     k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
   };
-  int64_t atOnce = parts * launch.block * kColumns;
+  int64_t atOnce = parts * plan->threads * kColumns;
   if (atOnce >= width)
     k.ifThen(k.less(first, k.constI32(width)), [&] { store(first); });
   else
     k.loop(first, k.constI32(width), k.constI32(atOnce), store);
-  return launch;
+  return success();
 }

@@ -1,17 +1,18 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// A matrix-vector product: 16 warps multiply, one more fills a ring of stages in shared memory, a
+// A matrix-vector product: some warps multiply, one more fills a ring of stages in shared memory, a
 // stage being one chunk of a tile of 16 rows. Block b has tiles b, b + grid, ...; their chunks
 // follow each other through the ring without a gap. Weights do not depend on the previous kernel,
 // so the ring fills while that one still runs.
 //
-// A chunk is cut into slices of columns, one a warp. If a chunk has fewer slices than
-// there are warps, several groups of warps take chunks in turn. Partial sums of a tile's rows
-// meet in shared memory; when a few tiles are held there, threads add them up and run the epilogue,
-// each for rows r and r + 8 of a tile.
+// A chunk is cut into slices of columns (K slices), one per warp. If a chunk has fewer slices than
+// there are warps, several warp groups take chunks in turn. The partial sums of a tile's rows go to
+// shared memory; when a few tiles are held there, threads add them up and run the epilogue, each
+// for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
+#include "StageRing.h"
 
 #include "llvm/Support/MathExtras.h"
 
@@ -20,61 +21,22 @@ using namespace sluice;
 using namespace sluice::device;
 using formats::Format;
 
-/// Tiles whose partial sums wait in shared memory.
-static constexpr int64_t kHeldTiles = 14;
-
-Format device::formatOf(Type weight) {
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight))
-    return quantized.getFormat().toFormat();
-  return quantized::FormatAttr::get(weight.getContext(),
-                                    cast<RankedTensorType>(weight).getElementType(), 0, false)
-      .toFormat();
-}
-
-/// The packed weight's segments with their tiles, in order.
-static FailureOr<SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op) {
-  SmallVector<PackedSegment> result;
-  ArrayRef<int64_t> rows = op.getSegments();
-  ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
-  llvm::Expected<formats::RowOrder> checked =
-      quantized::expandRowOrder(orders ? orders : ArrayAttr::get(op.getContext(), {}), rows);
-  if (!checked)
-    return op.emitOpError() << "has a row order that does not fit: "
-                            << llvm::toString(checked.takeError());
-  if (orders && !orders.empty()) {
-    for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
-      result.push_back({order});
-  } else {
-    for (int64_t i = 0, e = rows.size(); i < e; ++i)
-      result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
-  }
-  int64_t tile = 0;
-  for (PackedSegment &segment : result) {
-    segment.firstTile = tile;
-    segment.tiles = segment.order.toSegment().tiles(rows[segment.order.getFirst()]);
-    tile += segment.tiles;
-  }
-  return result;
-}
-
 namespace {
-class MatvecKernel {
+class MatvecKernel : fused::ProductPlan {
 public:
   using Values = DeviceBuilder::Values;
 
-  MatvecKernel(Kernel &kernel, fused::MatvecOp op, formats::PackedShape shape,
+  MatvecKernel(Kernel &kernel, fused::MatvecOp op, const fused::ProductPlan &plan,
                SmallVector<PackedSegment> segments)
-      : kernel(kernel), k(kernel.k), op(op), shape(shape), segments(std::move(segments)) {}
+      : fused::ProductPlan(plan), kernel(kernel), k(kernel.k), op(op),
+        segments(std::move(segments)) {}
 
-  FailureOr<Launch> emit();
+  LogicalResult emit();
 
 private:
-  LogicalResult plan();
   /// The tiles that this block has.
   Value tileCount() { return k.add(k.div(k.sub(k.constI32(tiles - 1), block), grid), 1); }
-  Value slotOf(Value base, Value slot, int64_t bytes) { return k.offset(base, k.mul(slot, bytes)); }
-  /// `slot` and `parity` of the stage that comes `stages` later.
-  void advance(Value &slot, Value &parity, int64_t steps);
+  StageRing stageRing() { return {k, ring, fullAt}; }
 
   void copyWeights(Value lane);
   LogicalResult multiply(Value thread, PreparedInput &input);
@@ -92,72 +54,12 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::MatvecOp op;
-  formats::PackedShape shape;
   SmallVector<PackedSegment> segments;
-
-  int64_t grid = 0, warps = 0, ring = 0, inFlight = 0, tiles = 0, tilesPerBlock = 0, chunks = 0;
-  int64_t sliceColumns = 0; ///< columns of a warp's part of a chunk
-  int64_t slices = 0;       ///< slices of a full chunk
-  int64_t warpGroups = 0;
-  int64_t held = 0;      ///< tiles whose sums are held
-  int64_t heldBytes = 0; ///< of a tile's sums
-  bool reuses = false;   ///< whether a stage is filled more than once
-  Value block, slice, warpGroup, lane, stages, full, empty, sums;
+  Value block, slice, warpGroup, lane, stagesAt, fullAt, emptyAt, sumsAt;
   /// For each token and segment.
   SmallVector<EpilogueLoads> early;
 };
 } // namespace
-
-LogicalResult MatvecKernel::plan() {
-  fused::GpuScheduleAttr schedule = kernel.schedule;
-  grid = schedule.getBlocks();
-  warps = schedule.getWarps();
-  ring = schedule.getStages();
-  inFlight = std::min(schedule.getInFlight(), ring);
-  tiles = shape.tiles();
-  chunks = shape.chunks();
-  auto reject = [&]() -> InFlightDiagnostic {
-    return op.emitOpError() << "cannot run with " << schedule << ": ";
-  };
-  if (grid < 1 || grid > tiles)
-    return reject() << "its weight has " << tiles
-                    << " tiles of 16 rows, one for each block at most";
-  if (warps < 1 || warps > 31 || ring < 1 || inFlight < 1)
-    return reject() << "warps must be 1 to 31, stages and in_flight at least 1";
-  if (schedule.getSplits() != 1)
-    return reject() << "products are not split";
-  sliceColumns = shape.format().isInteger() ? 128 : 64;
-  int64_t full = std::min(shape.layout().columns, shape.columns());
-  if (chunks > 1 && shape.layout().columns % sliceColumns)
-    return reject() << "chunks of " << shape.layout().columns << " columns are no multiple of "
-                    << sliceColumns;
-  slices = llvm::divideCeil(full, sliceColumns);
-  if (slices > warps)
-    return reject() << "a chunk of " << full << " columns needs " << slices << " warps";
-  tilesPerBlock = llvm::divideCeil(tiles, grid);
-  reuses = tilesPerBlock * chunks > ring;
-  // A warp group must not wait for a stage whose previous filling it cannot know to have arrived:
-  // the barrier's parity would look as if the new one had.
-  for (warpGroups = warps / slices; warpGroups > 1; --warpGroups)
-    if (!reuses || ring % warpGroups == 0 || ring >= warpGroups + inFlight)
-      break;
-  held = std::min(tilesPerBlock, kHeldTiles);
-  // Sums of neighbouring tiles lie half a row of banks apart.
-  heldBytes = op.getTokens() * warpGroups * slices * 64;
-  heldBytes += heldBytes % 128 == 0 ? 64 : 0;
-  return success();
-}
-
-void MatvecKernel::advance(Value &slot, Value &parity, int64_t steps) {
-  slot = k.add(slot, steps % ring);
-  if (steps / ring % 2)
-    parity = k.bitXor(parity, 1);
-  if (steps % ring == 0)
-    return;
-  Value wraps = k.less(k.constI32(ring - 1), slot);
-  slot = k.select(wraps, k.sub(slot, ring), slot);
-  parity = k.select(wraps, k.bitXor(parity, 1), parity);
-}
 
 void MatvecKernel::copyWeights(Value lane) {
   int64_t lastBytes = shape.chunkBytes(chunks - 1), bytes = shape.chunkBytes(0);
@@ -173,25 +75,15 @@ void MatvecKernel::copyWeights(Value lane) {
     return k.loop(zero, k.constI32(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
       Value count = carried[0], slot = carried[1], parity = carried[2];
       Value oldest = carried[3], oldParity = carried[4];
-      if (bounded && inFlight < tilesPerBlock * chunks) {
-        Values next = k.ifElseYield(
-            k.less(count, k.constI32(inFlight)), [&] { return Values{oldest, oldParity}; },
-            [&] {
-              k.wait(slotOf(full, oldest, 8), oldParity);
-              Value slotAfter = oldest, parityAfter = oldParity;
-              advance(slotAfter, parityAfter, 1);
-              return Values{slotAfter, parityAfter};
-            });
-        oldest = next[0];
-        oldParity = next[1];
-      }
+      if (bounded && inFlight < tilesPerBlock * chunks)
+        stageRing().limitInFlight(count, inFlight, oldest, oldParity);
       if (reuses)
-        k.wait(slotOf(empty, slot, 8), k.bitXor(parity, 1));
+        k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
       Value size = k.constI32(bytes);
       if (lastBytes != bytes)
         size = k.select(k.equal(chunk, k.constI32(chunks - 1)), k.constI32(lastBytes), size);
       Value place = k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), bytes));
-      Value to = slotOf(stages, slot, bytes), barrier = slotOf(full, slot, 8);
+      Value to = k.at(stagesAt, slot, bytes), barrier = k.at(fullAt, slot, 8);
       if (k.hasBulkCopies()) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
@@ -200,7 +92,7 @@ void MatvecKernel::copyWeights(Value lane) {
                [&](Value byte) { k.copy16(k.offset(to, byte), k.offset(place, byte)); });
         k.arriveAfterCopies(barrier);
       }
-      advance(slot, parity, 1);
+      stageRing().advance(slot, parity, 1);
       return Values{k.add(count, 1), slot, parity, oldest, oldParity};
     });
   });
@@ -212,8 +104,9 @@ SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input,
   if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
     myLane = k.min(lane, k.constI32(input.fragmentLanes() - 1));
   Value number = k.add(k.mul(chunk, slices), slice);
-  Value from = k.offset(k.offset(input.fragments, k.mul(number, fragments * input.fragmentBytes())),
-                        k.shl(myLane, 3));
+  Value from =
+      k.offset(k.offset(input.fragmentsAt, k.mul(number, fragments * input.fragmentBytes())),
+               k.shl(myLane, 3));
   SmallVector<Values> x;
   for (int64_t f = 0; f < fragments; ++f)
     x.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
@@ -225,8 +118,9 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   Format format = shape.format();
   bool isInteger = format.isInteger(), int4 = format.element == Format::Element::I4;
   int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
-  int64_t blockColumns = int4 ? 64 : input.fragmentColumns(); ///< columns of 512 bytes
-  int64_t blocks = sliceColumns / blockColumns;
+  // A warp loads 512 bytes at a time: these columns of the 16 rows.
+  int64_t loadColumns = int4 ? 64 : input.fragmentColumns();
+  int64_t loads = sliceColumns / loadColumns;
   // The slice that the matrix' last column cuts.
   int64_t last = chunks - 1, lastSlice = (shape.chunkColumns(last) - 1) / sliceColumns;
   int64_t rest = shape.columns() % sliceColumns;
@@ -249,10 +143,10 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     return k.select(isRest, k.constI32((existing - 1) * bytes), k.constI32(index * bytes));
   };
 
-  Value elements = k.offset(stage, k.add(k.mul(slice, blocks * 512), k.shl(lane, 4)));
+  Value elements = k.offset(stage, k.add(k.mul(slice, loads * 512), k.shl(lane, 4)));
   SmallVector<Values> w;
-  for (int64_t block = 0; block < blocks; ++block) {
-    Value place = clamped(block, llvm::divideCeil(rest, blockColumns), 512);
+  for (int64_t number = 0; number < loads; ++number) {
+    Value place = clamped(number, llvm::divideCeil(rest, loadColumns), 512);
     w.push_back(k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, place), 16)));
   }
   if (int4) {
@@ -282,17 +176,18 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   }
 
   // Columns 2t and 2t + 1 are the high and low bytes of token t.
-  int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.unit;
+  int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.accumulationColumns;
   Value sliceNumber = k.add(k.mul(chunk, slices), slice);
   Value token = k.bitAnd(lane, 3);
-  Value scalePlace = sliceNumber, sumPlace = k.mul(sliceNumber, sliceColumns / input.unit);
+  Value scalePlace = sliceNumber,
+        sumPlace = k.mul(sliceNumber, sliceColumns / input.accumulationColumns);
   if (op.getTokens() > 1) {
     Value existing = k.min(token, k.constI32(op.getTokens() - 1));
     scalePlace = k.add(scalePlace, k.mul(existing, groupsOf128));
     sumPlace = k.add(sumPlace, k.mul(existing, sumsPerRow));
   }
-  Value step = k.load(k.f32(), k.offset(input.scales, k.shl(scalePlace, 2)), 4);
-  int64_t units = sliceColumns / input.unit;
+  Value activationScale = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
+  int64_t accumulationBlocks = sliceColumns / input.accumulationColumns;
   // The group of the slice's first column, in its chunk.
   int64_t group = format.group == Format::channel ? 0 : format.group;
   Value firstGroup = k.constI32(0);
@@ -310,28 +205,28 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
   if (format.zeroPoint)
     zeros = k.offset(k.offset(stage, perChunk(shape.chunkZeros(0), shape.chunkZeros(last))),
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
-  int64_t fragmentsPerUnit = input.unit / 32;
-  for (int64_t unit = 0; unit < units; ++unit) {
+  int64_t fragmentsPerBlock = input.accumulationColumns / 32;
+  for (int64_t number = 0; number < accumulationBlocks; ++number) {
     Values products(4, k.constI32(0));
-    for (int64_t f = unit * fragmentsPerUnit; f < (unit + 1) * fragmentsPerUnit; ++f)
+    for (int64_t f = number * fragmentsPerBlock; f < (number + 1) * fragmentsPerBlock; ++f)
       products = k.mmaInt8(products, w[f], x[f]);
-    int64_t existing = llvm::divideCeil(rest, input.unit);
+    int64_t existing = llvm::divideCeil(rest, input.accumulationColumns);
     Value scalePair =
-        k.load(k.vec(2, k.f16()), k.offset(scales, clamped(unit * stride, existing, 32)), 4);
+        k.load(k.vec(2, k.f16()), k.offset(scales, clamped(number * stride, existing, 32)), 4);
     Values zeroPair;
-    Value unitSum;
+    Value inputSum;
     if (format.zeroPoint) {
       zeroPair = k.lanes(
-          k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(unit * stride, existing, 16)), 2));
-      unitSum = k.load(k.i32(), k.offset(input.unitSums, k.shl(k.add(sumPlace, unit), 2)), 4);
+          k.load(k.vec(2, k.i8()), k.offset(zeros, clamped(number * stride, existing, 16)), 2));
+      inputSum = k.load(k.i32(), k.offset(input.inputSumsAt, k.shl(k.add(sumPlace, number), 2)), 4);
     }
     for (int64_t row = 0; row < 2; ++row) {
       Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
       if (format.zeroPoint) {
         Value zero = k.extend(zeroPair[row], k.i32());
-        sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, unitSum));
+        sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, inputSum));
       }
-      Value factor = k.mulF(k.widen(k.lane(scalePair, row)), step);
+      Value factor = k.mulF(k.widen(k.lane(scalePair, row)), activationScale);
       sums[row] = k.fma(k.toFloat(sum), factor, sums[row]);
     }
   }
@@ -347,7 +242,7 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   warpGroup = warpGroups == 1 ? zero : k.div(number, slices);
   slice = warpGroups == 1 ? number : k.rem(number, slices);
   Value takesPart = active < warps ? k.less(number, k.constI32(active)) : Value();
-  Value mine = k.offset(sums, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
+  Value mine = k.offset(sumsAt, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
   Value count = tileCount();
 
   // Carried from tile to tile: slot and parity of the warp group's next stage, and the first chunk
@@ -362,9 +257,9 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
           Values partial = llvm::to_vector(values.drop_front(2));
           // The last chunk may have fewer slices.
           int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
-          Value stage = slotOf(stages, slot, shape.chunkBytes(0));
+          Value stage = k.at(stagesAt, slot, shape.chunkBytes(0));
           if (lastSlices < slices) {
-            k.wait(slotOf(full, slot, 8), parity);
+            k.wait(k.at(fullAt, slot, 8), parity);
             Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
                                                   k.constI32(lastSlices), k.constI32(slices)));
             partial = k.ifElseYield(
@@ -375,14 +270,14 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
                 [&] { return partial; });
           } else {
             SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
-            k.wait(slotOf(full, slot, 8), parity);
+            k.wait(k.at(fullAt, slot, 8), parity);
             partial = multiplyChunk(input, x, chunk, stage, partial);
           }
           if (reuses) {
             k.syncWarp();
-            k.ifThen(k.equal(lane, zero), [&] { k.arrive(slotOf(empty, slot, 8)); });
+            k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
           }
-          advance(slot, parity, warpGroups);
+          stageRing().advance(slot, parity, warpGroups);
           Values next = {slot, parity};
           next.append(partial);
           return next;
@@ -487,7 +382,7 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
     Value number = k.shr(item, 3), row = k.bitAnd(item, 7);
     Value tile = k.add(block, k.mul(k.add(base, number), grid));
     for (int64_t token = 0; token < op.getTokens(); ++token) {
-      Value from = k.offset(k.offset(sums, token * active * 64),
+      Value from = k.offset(k.offset(sumsAt, token * active * 64),
                             k.add(k.mul(number, heldBytes), k.shl(row, 3)));
       Value low, high;
       for (int64_t part = 0; part < active; ++part) {
@@ -495,22 +390,12 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
         low = low ? k.addF(low, pair[0]) : pair[0];
         high = high ? k.addF(high, pair[1]) : pair[1];
       }
-      // A chain of comparisons finds the tile's segment; there are at most a handful.
-      std::function<void(size_t)> emitSegment = [&](size_t n) {
-        const PackedSegment &segment = segments[n];
-        auto here = [&] {
-          Value inSegment = k.sub(tile, segment.firstTile);
-          if (succeeded(result))
-            result =
-                emitEpilogue(kernel, op, segment, inSegment, row, low, high, token,
-                             early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
-        };
-        if (n + 1 == segments.size())
-          return here();
-        k.ifElse(k.less(tile, k.constI32(segment.firstTile + segment.tiles)), here,
-                 [&] { emitSegment(n + 1); });
-      };
-      emitSegment(0);
+      kernels::emitForSegment(k, segments, tile, [&](size_t n, Value inSegment) {
+        if (succeeded(result))
+          result =
+              emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
+                           early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
+      });
     }
   };
   Value items = k.shl(heldNow, 3);
@@ -522,24 +407,21 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
   return result;
 }
 
-FailureOr<Launch> MatvecKernel::emit() {
-  if (failed(plan()))
-    return failure();
+LogicalResult MatvecKernel::emit() {
   int64_t threads = warps * kWarp;
   Value thread = k.thread();
   block = k.block();
-  stages = kernel.shared.take(k, ring * shape.chunkBytes(0), 128);
-  full = kernel.shared.take(k, ring * 8, 8);
-  if (reuses)
-    empty = kernel.shared.take(k, ring * 8, 8);
-  sums = kernel.shared.take(k, held * heldBytes);
+  stagesAt = kernel.at(stages);
+  fullAt = kernel.at(full);
+  emptyAt = kernel.at(empty);
+  sumsAt = kernel.at(sums);
 
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
-      k.initBarrier(k.offset(full, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
+      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(empty, slot * 8), slices);
+        k.initBarrier(k.offset(emptyAt, slot * 8), slices);
     }
     k.fenceBarrierInit();
   });
@@ -550,18 +432,18 @@ FailureOr<Launch> MatvecKernel::emit() {
   k.ifElse(
       k.less(thread, k.constI32(threads)),
       [&] {
-        Prologue prologue(kernel, op, thread, threads);
-        FailureOr<PreparedInput> input = prologue.preload(shape.format());
-        if (failed(input)) {
+        Prologue prologue(kernel, op, input, thread, threads);
+        FailureOr<PreparedInput> prepared = prologue.preload();
+        if (failed(prepared)) {
           result = failure();
           return;
         }
         preload(thread, /*fresh=*/false);
         k.waitForPredecessor();
         preload(thread, /*fresh=*/true);
-        result = prologue.emit(*input);
+        result = prologue.emit(*prepared);
         if (succeeded(result))
-          result = multiply(thread, *input);
+          result = multiply(thread, *prepared);
       },
       [&] {
         Value copier = k.sub(thread, threads);
@@ -569,42 +451,15 @@ FailureOr<Launch> MatvecKernel::emit() {
           return copyWeights(copier);
         k.ifThen(k.equal(copier, k.constI32(0)), [&] { copyWeights(copier); });
       });
-  if (failed(result))
-    return failure();
-  if (kernel.shared.bytes() > kernel.sharedLimit)
-    return op.emitOpError() << "with " << kernel.schedule << " needs " << kernel.shared.bytes()
-                            << " bytes of shared memory, the target has " << kernel.sharedLimit
-                            << " a block";
-  Launch launch;
-  launch.grid = grid;
-  launch.block = threads + kWarp;
-  launch.shared = kernel.shared.bytes();
-  // Else ptxas saves registers for a second block, that shared memory has no room for.
-  launch.resident = 1;
-  launch.overlap = kernel.schedule.getEarly() != "none" && k.hasBulkCopies();
-  return launch;
+  return result;
 }
 
-FailureOr<Launch> device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
-  if (op.getWeights().size() != 1)
-    return op.emitOpError() << "has " << op.getWeights().size()
-                            << " weights, expected one packed weight";
-  auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
-  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
-    return op.emitOpError() << "weight must be packed in layout mma, found "
-                            << op.getWeights().front().getType();
-  // Of the tensor cores' 8 columns an integer product uses two a token.
-  int64_t most = type.getFormat().isInteger() ? 4 : 8;
-  if (op.getTokens() > most)
-    return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
-                            << type.getFormat().getName() << " weights take at most " << most;
-  FailureOr<SmallVector<PackedSegment>> segments = packedSegments(op);
+LogicalResult device::emitMatvec(Kernel &kernel, fused::MatvecOp op) {
+  FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
+  FailureOr<SmallVector<PackedSegment>> segments = kernels::packedSegments(op);
   if (failed(segments))
     return failure();
-  int64_t tiles = segments->back().firstTile + segments->back().tiles;
-  auto shape = formats::PackedShape::get(formatOf(type), type.getLayout().toLayout(),
-                                         tiles * formats::tileRows, op.getColumns());
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
-  return MatvecKernel(kernel, op, *shape, std::move(*segments)).emit();
+  return MatvecKernel(kernel, op, *plan, std::move(*segments)).emit();
 }

@@ -7,7 +7,7 @@
 // Top-k, top-p and the draw are one question: with the tokens in order of their logits, where does
 // a running sum of weights reach a target? A token is a 64-bit key, its logit's order and its id,
 // so that no two are equal. The answer is found by halving an interval of keys, 8 bits at a time:
-// the weights of the tokens in it are added up in 256 bins, the blocks' bins meet through the
+// the weights of the tokens in it are added up in 256 bins, the blocks' bins are added through the
 // cluster's shared memory, and the bin where the sum reaches the target is the next interval. Sums
 // are of integers, so that all blocks find the same.
 
@@ -23,28 +23,24 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 
-static constexpr int64_t kBins = 256, kBinBits = 8;
+static constexpr int64_t kBins = fused::SamplePlan::kBins, kBinBits = 8;
+static_assert(kBins == 1 << kBinBits);
 /// A weight's halves are added apart: shared memory adds 32 bits at once, and loops for 64.
 static constexpr int64_t kHalfBits = sampling::kWeightBits / 2, kLargestHalf = (1 << kHalfBits) - 1;
-/// So many halves fit into 32 bits.
-static constexpr int64_t kMostTokens = (int64_t(1) << 32) / (kLargestHalf + 1);
-/// 32-bit words of a bin: low halves, high halves, and the number of tokens.
-static constexpr int64_t kBinWords = 3;
 static constexpr double kLog2E = 1.44269504088896341;
 
 namespace {
-class SampleKernel {
+class SampleKernel : fused::SamplePlan {
 public:
   using Values = DeviceBuilder::Values;
 
-  SampleKernel(Kernel &kernel, fused::SampleOp op) : kernel(kernel), k(kernel.k), op(op) {}
+  SampleKernel(Kernel &kernel, fused::SampleOp op, const fused::SamplePlan &plan)
+      : fused::SamplePlan(plan), kernel(kernel), k(kernel.k), op(op),
+        idBits(std::max<int64_t>(1, llvm::Log2_64_Ceil(vocabulary))) {}
 
-  FailureOr<Launch> emit();
+  void emit();
 
 private:
-  LogicalResult plan();
-  void takeShared();
-
   // Numbers of 64 bits.
   Value wide(int64_t value) { return k.integer(k.i64(), value); }
   Value wide(Value x) { return k.extendUnsigned(x, k.i64()); }
@@ -60,10 +56,10 @@ private:
   Value warpMax(Value x);
 
   // The cluster.
-  /// Where a block of the cluster has what this one has at `place`.
+  /// The address in block `rank` of the cluster that corresponds to `place` in this one.
   Value peer(Value place, Value rank);
-  /// Barrier of the cluster.
-  void meet();
+  /// All threads of the cluster arrive and wait; of the block, if it is the only one.
+  void clusterBarrier();
 
   Value word(int64_t index) { return k.load(k.i32(), k.offset(words, 4 * index), 4); }
   /// Smaller for smaller numbers, 32 bits, equal for both zeros; and as the upper part of a key.
@@ -87,51 +83,12 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::SampleOp op;
-  int64_t rows = 0, vocabulary = 0, splits = 0, threads = 0;
-  int64_t share = 0;   ///< tokens of a block
-  int64_t idBits = 0;  ///< of a key
-  bool staged = false; ///< whether the logits are kept in shared memory
-  Value thread, lane, rank, first, count, logits, words, stage;
-  Value bins, merged, mergedCounts, tops, found;
+  int64_t idBits; ///< of a key
+  Value thread, lane, rank, first, count, logits, words, stageAt;
+  Value binsAt, mergedAt, countsAt, warpKeysAt, blockKeysAt, foundAt;
   Value greatest; ///< logit
 };
 } // namespace
-
-LogicalResult SampleKernel::plan() {
-  rows = op.getLogits().getType().getDimSize(0);
-  vocabulary = op.getLogits().getType().getDimSize(1);
-  splits = kernel.schedule.getSplits();
-  threads = kernel.schedule.getWarps() * kWarp;
-  share = llvm::divideCeil(vocabulary, splits);
-  idBits = std::max<int64_t>(1, llvm::Log2_64_Ceil(vocabulary));
-  auto reject = [&]() -> InFlightDiagnostic {
-    return op.emitOpError() << "cannot run with " << kernel.schedule << ": ";
-  };
-  if (threads < kBins)
-    return reject() << "warps must be at least " << kBins / kWarp;
-  if (splits < 1 || splits > 8)
-    return reject() << "a cluster has 1 to 8 blocks";
-  if (splits > 1 && !k.hasBulkCopies())
-    return reject() << "sm_" << k.arch << " has no clusters, splits must be 1";
-  if (kernel.schedule.getBlocks() != rows * splits)
-    return reject() << rows << " rows need " << rows * splits << " blocks";
-  if (share > kMostTokens)
-    return reject() << "a block has " << share << " tokens, at most " << kMostTokens
-                    << " can be added up";
-  return success();
-}
-
-void SampleKernel::takeShared() {
-  // Two sets: one is cleared while other blocks still read the other.
-  bins = kernel.shared.take(k, 2 * kBins * kBinWords * 4);
-  merged = kernel.shared.take(k, kBins * 8);
-  mergedCounts = kernel.shared.take(k, kBins * 4);
-  tops = kernel.shared.take(k, std::max(threads / kWarp, splits) * 8 + splits * 8);
-  found = kernel.shared.take(k, 8);
-  staged = kernel.shared.bytes() + share * 4 + 16 <= kernel.sharedLimit;
-  if (staged)
-    stage = kernel.shared.take(k, share * 4);
-}
 
 Value SampleKernel::shuffle(Value x, int64_t distance, NVVM::ShflKind kind) {
   // Lanes up to which (up: down to which) a lane is read.
@@ -157,7 +114,7 @@ Value SampleKernel::peer(Value place, Value rank) {
   return splits == 1 ? place : k.ofBlock(place, rank);
 }
 
-void SampleKernel::meet() {
+void SampleKernel::clusterBarrier() {
   if (splits == 1)
     return k.barrier();
   k.clusterArrive();
@@ -187,7 +144,7 @@ DeviceBuilder::Values SampleKernel::forTokens(
     llvm::function_ref<Values(Value id, Value logit, ValueRange carried)> body) {
   return k.loop(thread, count, k.constI32(threads), carried, [&](Value i, ValueRange values) {
     Value id = k.add(first, i);
-    Value logit = staged ? k.load(k.f32(), k.offset(stage, k.shl(i, 2)), 4)
+    Value logit = staged ? k.load(k.f32(), k.offset(stageAt, k.shl(i, 2)), 4)
                          : k.loadFresh(k.f32(), k.offset(logits, k.shl(id, 2)), 4);
     return body(id, logit, values);
   });
@@ -197,7 +154,7 @@ Value SampleKernel::largestKey() {
   if (staged)
     k.loop(thread, count, k.constI32(threads), [&](Value i) {
       Value from = k.offset(logits, k.shl(k.add(first, i), 2));
-      k.store(k.loadFresh(k.f32(), from, 4), k.offset(stage, k.shl(i, 2)), 4);
+      k.store(k.loadFresh(k.f32(), from, 4), k.offset(stageAt, k.shl(i, 2)), 4);
     });
   Value largest = forTokens({wide(0)}, [&](Value id, Value logit, ValueRange carried) {
     return Values{maxKey(carried[0], keyOf(logit, id))};
@@ -212,17 +169,16 @@ Value SampleKernel::largestKey() {
   };
   largest = warpMax(largest);
   k.ifThen(k.equal(lane, k.constI32(0)),
-           [&] { k.store(largest, k.offset(tops, k.shl(k.shr(thread, 5), 3)), 8); });
+           [&] { k.store(largest, k.offset(warpKeysAt, k.shl(k.shr(thread, 5), 3)), 8); });
   k.barrier();
-  largest = largestOf(tops, threads / kWarp);
+  largest = largestOf(warpKeysAt, threads / kWarp);
   if (splits == 1)
     return largest;
-  Value ofBlocks = k.offset(tops, std::max(threads / kWarp, splits) * 8);
   k.clusterWait(); // the others run
   k.ifThen(k.less(thread, k.constI32(splits)),
-           [&] { k.store(largest, peer(k.offset(ofBlocks, k.shl(rank, 3)), thread), 8); });
-  meet();
-  return largestOf(ofBlocks, splits);
+           [&] { k.store(largest, peer(k.offset(blockKeysAt, k.shl(rank, 3)), thread), 8); });
+  clusterBarrier();
+  return largestOf(blockKeysAt, splits);
 }
 
 Value SampleKernel::weightOf(Value logit, Value kind, Value sharpness) {
@@ -279,8 +235,8 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
         for (auto [part, sum] : llvm::enumerate(sums))
           sum = k.add(sum, wide(k.load(k.i32(), k.offset(place, 4 * part), 4)));
       }
-      k.store(k.add(sums[0], k.shl(sums[1], kHalfBits)), k.offset(merged, k.shl(thread, 3)), 8);
-      k.store(k.truncate(sums[2], k.i32()), k.offset(mergedCounts, k.shl(thread, 2)), 4);
+      k.store(k.add(sums[0], k.shl(sums[1], kHalfBits)), k.offset(mergedAt, k.shl(thread, 3)), 8);
+      k.store(k.truncate(sums[2], k.i32()), k.offset(countsAt, k.shl(thread, 2)), 4);
     });
     k.barrier();
   };
@@ -292,7 +248,7 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     Values sums;
     Value ofLane = wide(0);
     for (int64_t i = 0; i < each; ++i) {
-      sums.push_back(k.load(k.i64(), k.offset(merged, k.shl(k.sub(highest, i), 3)), 8));
+      sums.push_back(k.load(k.i64(), k.offset(mergedAt, k.shl(k.sub(highest, i), 3)), 8));
       ofLane = k.add(ofLane, sums.back());
     }
     Value until = ofLane;
@@ -310,7 +266,7 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
       Value mine = k.sub(highest, i);
       bin = k.select(hit, mine, bin);
       rest = k.select(hit, k.sub(target, before), rest);
-      Value ofBin = k.load(k.i32(), k.offset(mergedCounts, k.shl(mine, 2)), 4);
+      Value ofBin = k.load(k.i32(), k.offset(countsAt, k.shl(mine, 2)), 4);
       tokens = k.select(hit, ofBin, tokens);
       before = after;
     }
@@ -325,9 +281,9 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
   Values interval = k.whileLoop({cut, firstWidth, wide(0), k.constI32(0)}, [&](ValueRange carried) {
     Value low = carried[0], width = carried[1], target = carried[2], number = carried[3];
     Value shift = k.max(k.sub(width, kBinBits), k.constI32(0));
-    Value set = k.offset(bins, k.mul(number, kBins * kBinWords * 4));
+    Value set = k.offset(binsAt, k.mul(number, kBins * kBinWords * 4));
     fillBins(set, low, width, shift);
-    meet();
+    clusterBarrier();
     mergeBins(set);
     Values bin = findBin(target);
     Value again = k.bitAnd(k.less(k.constI32(0), shift), k.less(k.constI32(1), bin[2]));
@@ -339,12 +295,12 @@ Value SampleKernel::find(Value cut, Value top, Value kind, Value sharpness) {
     Value key = keyOf(logit, id), weight = weightOf(logit, kind, sharpness);
     k.ifThen(k.bitAnd(inside(key, interval[0], interval[1]), k.less(k.constI32(0), weight)), [&] {
       for (int64_t other = 0; other < splits; ++other)
-        k.store(key, peer(found, k.constI32(other)), 8);
+        k.store(key, peer(foundAt, k.constI32(other)), 8);
     });
     return Values();
   });
-  meet();
-  return k.load(k.i64(), found, 8);
+  clusterBarrier();
+  return k.load(k.i64(), foundAt, 8);
 }
 
 Value SampleKernel::draw(Value top) {
@@ -380,10 +336,14 @@ Value SampleKernel::draw(Value top) {
       })[0];
 }
 
-FailureOr<Launch> SampleKernel::emit() {
-  if (failed(plan()))
-    return failure();
-  takeShared();
+void SampleKernel::emit() {
+  binsAt = kernel.at(bins);
+  mergedAt = kernel.at(merged);
+  countsAt = kernel.at(mergedCounts);
+  warpKeysAt = kernel.at(warpKeys);
+  blockKeysAt = kernel.at(blockKeys);
+  foundAt = kernel.at(found);
+  stageAt = kernel.at(stage);
   thread = k.thread();
   lane = k.bitAnd(thread, kWarp - 1);
   Value block = k.block();
@@ -411,16 +371,12 @@ FailureOr<Launch> SampleKernel::emit() {
     k.store(k.select(usable, id, k.constI32(-1)),
             k.offset(kernel.interface.resultPointer(0), k.shl(row, 2)), 4);
   });
-
-  Launch launch;
-  launch.grid = rows * splits;
-  launch.block = threads;
-  launch.shared = kernel.shared.bytes();
-  launch.cluster = splits;
-  launch.overlap = k.hasBulkCopies();
-  return launch;
 }
 
-FailureOr<Launch> device::emitSample(Kernel &kernel, fused::SampleOp op) {
-  return SampleKernel(kernel, op).emit();
+LogicalResult device::emitSample(Kernel &kernel, fused::SampleOp op) {
+  FailureOr<fused::SamplePlan> plan = fused::SamplePlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
+  SampleKernel(kernel, op, *plan).emit();
+  return success();
 }

@@ -6,6 +6,7 @@
 // callers, in sluice-runtime/SyntheticWords.h and runtime/device/cuda/Kernels.h.
 
 #include "Kernels.h"
+#include "StageRing.h"
 
 #include "sluice/Target/Artifact.h"
 
@@ -24,7 +25,7 @@ struct Extents {
 
 static constexpr int64_t kSynthesizeBlock = 256, kSynthesizeBlocks = 8;
 /// 32 KB a copy and about 190 KB under way on a multiprocessor reach the most that was measured
-/// (docs/kernels.md); without bulk copies it is four loads of 16 bytes a thread.
+/// (docs/kernels.md); without bulk copies it is four loads of 16 bytes per thread.
 static constexpr int64_t kPiece = 32768, kMaxStages = 6, kLoadBlock = 512, kLoadBlocks = 4;
 
 /// Adds a kernel `name` of `arguments` pointers; `emit` fills it and says how it is launched.
@@ -102,29 +103,24 @@ static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value share
     Value zero = k.constI32(0), parity = k.constI32(1);
     Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());
     // Parity 1 of a fresh barrier is over: nothing was in that stage.
-    auto advance = [&](Value &stage, Value &parity) {
-      stage = k.add(stage, 1);
-      Value wraps = k.equal(stage, k.constI32(stages));
-      stage = k.select(wraps, zero, stage);
-      parity = k.select(wraps, k.bitXor(parity, 1), parity);
-    };
+    StageRing ring{k, stages, barriers};
     Values last = k.loop(
         k.block(), pieces, gridBlocks(k), {zero, parity}, [&](Value piece, ValueRange carried) {
           Value stage = carried[0], parity = carried[1];
-          Value barrier = k.offset(barriers, k.mul(stage, 8));
+          Value barrier = ring.fullBarrier(stage);
           k.wait(barrier, parity);
           k.expectBytes(barrier, k.constI32(kPiece));
           k.bulkCopy(k.offset(shared, k.mul(stage, kPiece)),
                      k.offset(buffer, k.mul(k.extendUnsigned(piece, k.i64()), kPiece)),
                      k.constI32(kPiece), barrier);
-          advance(stage, parity);
+          ring.advance(stage, parity, 1);
           return Values{stage, parity};
         });
     // Nothing may be under way when the block ends.
     k.loop(zero, k.constI32(stages), k.constI32(1), last, [&](Value, ValueRange carried) {
       Value stage = carried[0], parity = carried[1];
-      k.wait(k.offset(barriers, k.mul(stage, 8)), parity);
-      advance(stage, parity);
+      k.wait(ring.fullBarrier(stage), parity);
+      ring.advance(stage, parity, 1);
       return Values{stage, parity};
     });
     k.ifThen(k.less(k.block(), pieces), [&] {
@@ -135,7 +131,7 @@ static Extents emitBulkReads(DeviceBuilder &k, ValueRange arguments, Value share
   return {kWarp, stages * (kPiece + 8), 1};
 }
 
-/// The same with loads, four of 16 bytes a thread.
+/// The same with loads, four of 16 bytes per thread.
 static Extents emitLoads(DeviceBuilder &k, ValueRange arguments) {
   Value buffer = arguments[0], out = arguments[2];
   Value pieces = k.truncate(k.div(word(k, arguments[1], 0), kPiece), k.i32());

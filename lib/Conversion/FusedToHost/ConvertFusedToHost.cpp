@@ -26,24 +26,13 @@ public:
   void runOnOperation() override;
 
 private:
-  LogicalResult convert(Operation *op, ModuleOp module);
+  LogicalResult convert(fused::KernelOp op, ModuleOp module);
   FailureOr<Kernel> generate(Operation *op, KernelInterface &interface, Isa isa, ModuleOp module);
 
-  llvm::StringMap<Kernel> kernels;
+  llvm::StringMap<Kernel> generated;
   llvm::StringMap<unsigned> counts;
 };
 } // namespace
-
-/// What the operation computes, for people: the weight's symbol, or the caches'.
-static std::string labelOf(Operation *op, StringRef kernel) {
-  if (auto attention = dyn_cast<fused::AttentionOp>(op))
-    return ("attention over " + attention.getKeys() + ", " + attention.getValues()).str();
-  Value weight = isa<fused::MatvecOp>(op) ? cast<fused::MatvecOp>(op).getWeights().front()
-                                          : cast<fused::EmbeddingOp>(op).getTable();
-  if (auto parameter = weight.getDefiningOp<model::ParameterOp>())
-    return parameter.getWeight().str();
-  return kernel.str();
-}
 
 FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &interface, Isa isa,
                                                ModuleOp module) {
@@ -78,72 +67,65 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
   auto end = LLVM::ReturnOp::create(b, op->getLoc(), ValueRange{});
   b.setInsertionPoint(end);
   KernelBuilder builder(b, op->getLoc(), isa);
-  interface.loadPointers(builder, entry->getArgument(0));
+  SmallVector<Value> pointers;
+  for (int64_t i = 0; i < interface.pointerCount(); ++i)
+    pointers.push_back(
+        builder.load(builder.ptr(), builder.offset(entry->getArgument(0), 8 * i), 8));
+  interface.setPointers(pointers);
   Value first = entry->getArgument(1), last = entry->getArgument(2);
-  FailureOr<int64_t> grid = llvm::TypeSwitch<Operation *, FailureOr<int64_t>>(op)
-                                .Case<fused::MatvecOp>([&](auto matvec) {
-                                  return emitMatvec(builder, matvec, interface, first, last);
-                                })
-                                .Case<fused::AttentionOp>([&](auto attention) {
-                                  return emitAttention(builder, attention, interface, first, last);
-                                })
-                                .Case<fused::EmbeddingOp>([&](auto embedding) {
-                                  return emitEmbedding(builder, embedding, interface, first, last);
-                                });
+  FailureOr<int64_t> grid =
+      llvm::TypeSwitch<Operation *, FailureOr<int64_t>>(op)
+          .Case<fused::MatvecOp>(
+              [&](auto matvec) { return emitMatvec(builder, matvec, interface, first, last); })
+          .Case<fused::AttentionOp>([&](auto attention) {
+            return emitAttention(builder, attention, interface, first, last);
+          })
+          .Case<fused::EmbeddingOp>([&](auto embedding) {
+            return emitEmbedding(builder, embedding, interface, first, last);
+          })
+          .Default([](Operation *op) { return op->emitOpError() << "has no kernel for the host"; });
   if (failed(grid))
     return failure();
   kernel.grid = *grid;
   return kernel;
 }
 
-LogicalResult ConvertFusedToHost::convert(Operation *op, ModuleOp module) {
-  auto schedule = op->getAttrOfType<fused::HostScheduleAttr>("schedule");
+LogicalResult ConvertFusedToHost::convert(fused::KernelOp op, ModuleOp module) {
+  auto schedule =
+      dyn_cast_if_present<fused::HostScheduleAttr>(op.getSchedule().value_or(Attribute()));
   if (!schedule)
-    return op->emitOpError() << "has no host schedule (fused-assign-schedules gives it one)";
+    return op.emitOpError() << "has no host schedule (fused-assign-schedules gives it one)";
   Isa isa = *isaFromName(schedule.getIsa());
   FailureOr<KernelInterface> interface = KernelInterface::get(op);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = kernels.try_emplace(interface->key());
+  auto [entry, isNew] = generated.try_emplace(interface->key());
   if (isNew) {
-    FailureOr<Kernel> generated = generate(op, *interface, isa, module);
-    if (failed(generated))
+    FailureOr<Kernel> made = generate(op, *interface, isa, module);
+    if (failed(made))
       return failure();
-    entry->second = *generated;
+    entry->second = *made;
   }
   const Kernel &kernel = entry->second;
-  OpBuilder b(op);
-  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
-                                   {FlatSymbolRefAttr::get(op->getContext(), kernel.name)});
-  auto launch = plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false);
-  auto dispatch = plan::DispatchOp::create(
-      b, op->getLoc(), op->getResultTypes(), symbol, interface->operands(),
-      b.getArrayAttr(interface->caches()), launch, b.getStringAttr(labelOf(op, kernel.name)),
-      op->getAttrOfType<fused::TrafficAttr>("traffic"));
-  op->replaceAllUsesWith(dispatch);
+  kernels::dispatchKernel(op, *interface, kernel.name,
+                          plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false));
   op->erase();
   return success();
 }
 
 void ConvertFusedToHost::runOnOperation() {
   ModuleOp module = getOperation();
-  kernels.clear();
+  generated.clear();
   counts.clear();
-  SmallVector<Operation *> fusedOps;
-  module.walk([&](Operation *op) {
-    if (isa<fused::MatvecOp, fused::AttentionOp, fused::EmbeddingOp>(op))
-      fusedOps.push_back(op);
-  });
+  SmallVector<fused::KernelOp> fusedOps;
+  module.walk([&](fused::KernelOp op) { fusedOps.push_back(op); });
   if (fusedOps.empty())
     return;
-  if (Operation *taken = module.lookupSymbol(kKernelsModule)) {
-    taken->emitError() << "symbol '" << kKernelsModule
-                       << "' is taken, kernels are generated under it";
+  if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   auto kernelModule = ModuleOp::create(b, module.getLoc(), kKernelsModule);
-  for (Operation *op : fusedOps)
+  for (fused::KernelOp op : fusedOps)
     if (failed(convert(op, kernelModule)))
       return signalPassFailure();
 }

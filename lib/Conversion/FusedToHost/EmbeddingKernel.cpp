@@ -3,6 +3,8 @@
 
 #include "Products.h"
 
+#include "dialects/Fused/Weights.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
@@ -44,37 +46,26 @@ static Value emitColumns(KernelBuilder &k, const formats::PackedShape &shape, Ty
 FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::EmbeddingOp op,
                                                const KernelInterface &interface, Value begin,
                                                Value end) {
-  Type table = op.getTable().getType(), element;
-  int64_t rows, width = op.getResult().getType().getDimSize(1);
-  if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(table)) {
-    if (quantized.getLayout().getKind() != quantized::LayoutKind::Rows)
-      return op.emitOpError() << "table must have layout rows, found " << table;
-    rows = quantized.getRows();
-    element = quantized.getFormat().getElement();
-  } else {
-    rows = cast<RankedTensorType>(table).getDimSize(0);
-    element = cast<RankedTensorType>(table).getElementType();
-  }
-  auto shape =
-      formats::PackedShape::get(formatOf(table), {formats::Layout::Kind::Rows}, rows, width);
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
+  FailureOr<formats::PackedShape> table = fused::tableShape(op);
+  if (failed(table))
+    return failure();
+  const formats::PackedShape &shape = *table;
+  Type element = fused::elementOf(op.getTable().getType());
+  int64_t width = shape.columns();
 
   k.loop(begin, end, 1, [&](Value number) {
     Value token = k.load(k.i32(), k.offset(interface.pointer(op.getTokens()), k.mul(number, 4)), 4);
-    // The runtime checks tokens; a wrong one must not reach memory outside the table.
-    token = k.max(k.min(token, k.integer(k.i32(), rows - 1)), k.integer(k.i32(), 0));
     Value row = k.offset(interface.pointer(op.getTable()),
-                         k.mul(k.extend(token, k.i64()), shape->tileBytes()));
+                         k.mul(k.toIndex(k.clampIndex(token, shape.rows())), shape.tileBytes()));
     Value result = k.offset(interface.resultPointer(0), k.mul(number, width * 4));
     int64_t full = width / kLanes * kLanes;
     if (full)
       k.loop(k.index(0), k.index(full), kLanes, [&](Value column) {
-        k.store(emitColumns(k, *shape, element, row, column, kLanes),
+        k.store(emitColumns(k, shape, element, row, column, kLanes),
                 k.offset(result, k.mul(column, 4)), 4);
       });
     if (full < width) {
-      Value lanes = emitColumns(k, *shape, element, row, k.index(full), width - full);
+      Value lanes = emitColumns(k, shape, element, row, k.index(full), width - full);
       k.store(lanes, k.offset(result, full * 4), 4, k.firstLanes(kLanes, k.index(width - full)));
     }
   });

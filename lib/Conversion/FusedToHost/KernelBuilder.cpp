@@ -6,26 +6,6 @@
 using namespace mlir;
 using namespace sluice::host;
 
-Type KernelBuilder::like(Type shape, Type element) {
-  if (auto vector = dyn_cast<VectorType>(shape))
-    return vector.clone(element);
-  return element;
-}
-
-Value KernelBuilder::integer(Type type, int64_t value) {
-  TypedAttr attr = b.getIntegerAttr(getElementTypeOrSelf(type), value);
-  if (auto vector = dyn_cast<VectorType>(type))
-    attr = DenseElementsAttr::get(vector, Attribute(attr));
-  return arith::ConstantOp::create(b, loc, attr);
-}
-
-Value KernelBuilder::number(Type type, double value) {
-  TypedAttr attr = b.getFloatAttr(getElementTypeOrSelf(type), value);
-  if (auto vector = dyn_cast<VectorType>(type))
-    attr = DenseElementsAttr::get(vector, Attribute(attr));
-  return arith::ConstantOp::create(b, loc, attr);
-}
-
 Value KernelBuilder::laneNumbers(int64_t lanes) {
   auto numbers = llvm::to_vector(llvm::seq<int32_t>(0, lanes));
   return arith::ConstantOp::create(
@@ -35,24 +15,6 @@ Value KernelBuilder::laneNumbers(int64_t lanes) {
 Value KernelBuilder::maxF(Value x, Value y) {
   Value greater = arith::CmpFOp::create(b, loc, arith::CmpFPredicate::OGT, x, y);
   return select(greater, x, y);
-}
-
-Value KernelBuilder::extend(Value x, Type element) {
-  return arith::ExtSIOp::create(b, loc, like(x.getType(), element), x);
-}
-
-Value KernelBuilder::truncate(Value x, Type element) {
-  return arith::TruncIOp::create(b, loc, like(x.getType(), element), x);
-}
-
-Value KernelBuilder::bitcast(Value x, Type type) {
-  if (auto vector = dyn_cast<VectorType>(type))
-    return vector::BitCastOp::create(b, loc, vector, x);
-  return arith::BitcastOp::create(b, loc, type, x);
-}
-
-Value KernelBuilder::toFloat(Value x) {
-  return arith::SIToFPOp::create(b, loc, like(x.getType(), f32()), x);
 }
 
 Value KernelBuilder::roundToInt(Value x) {
@@ -175,12 +137,6 @@ Value KernelBuilder::decodeE4M3(Value codes) {
   return bitcast(arith::OrIOp::create(b, loc, bits, sign), floats);
 }
 
-Value KernelBuilder::silu(Value x) {
-  Type type = x.getType();
-  Value negated = arith::NegFOp::create(b, loc, x);
-  return divF(x, addF(number(type, 1.0), exp(negated)));
-}
-
 Value KernelBuilder::splat(Value scalar, int64_t lanes) {
   return vector::BroadcastOp::create(b, loc, vec(lanes, scalar.getType()), scalar);
 }
@@ -206,29 +162,6 @@ Value KernelBuilder::reduce(Value x, llvm::function_ref<Value(Value, Value)> com
 Value KernelBuilder::firstLanes(int64_t lanes, Value count) {
   Value limit = truncate(min(count, index(lanes)), i32());
   return less(laneNumbers(lanes), splat(limit, lanes));
-}
-
-Value KernelBuilder::offset(Value pointer, Value bytes) {
-  return LLVM::GEPOp::create(b, loc, ptr(), i8(), pointer, ValueRange{bytes},
-                             LLVM::GEPNoWrapFlags::inbounds);
-}
-
-Value KernelBuilder::offset(Value pointer, int64_t bytes) {
-  if (!bytes)
-    return pointer;
-  if (!llvm::isInt<31>(bytes))
-    return offset(pointer, index(bytes));
-  return LLVM::GEPOp::create(b, loc, ptr(), i8(), pointer,
-                             ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)},
-                             LLVM::GEPNoWrapFlags::inbounds);
-}
-
-Value KernelBuilder::load(Type type, Value pointer, unsigned alignment) {
-  return LLVM::LoadOp::create(b, loc, type, pointer, alignment);
-}
-
-void KernelBuilder::store(Value value, Value pointer, unsigned alignment) {
-  LLVM::StoreOp::create(b, loc, value, pointer, alignment);
 }
 
 Value KernelBuilder::load(VectorType type, Value pointer, unsigned alignment, Value mask) {
@@ -284,36 +217,4 @@ void KernelBuilder::prefetch(Value pointer, unsigned locality) {
 Value KernelBuilder::intrinsic(StringRef name, Type result, ValueRange operands) {
   return LLVM::CallIntrinsicOp::create(b, loc, result, b.getStringAttr(name), operands)
       .getResults();
-}
-
-SmallVector<Value> KernelBuilder::loop(Value lower, Value upper, int64_t step, ValueRange carried,
-                                       Body body) {
-  auto build = [&](OpBuilder &nested, Location, Value iv, ValueRange values) {
-    OpBuilder::InsertionGuard guard(b);
-    b.setInsertionPointToEnd(nested.getInsertionBlock());
-    SmallVector<Value> results = body(iv, values);
-    scf::YieldOp::create(b, loc, results);
-  };
-  return scf::ForOp::create(b, loc, lower, upper, index(step), carried, build).getResults();
-}
-
-void KernelBuilder::loop(Value lower, Value upper, int64_t step,
-                         llvm::function_ref<void(Value)> body) {
-  loop(lower, upper, step, ValueRange{}, [&](Value iv, ValueRange) {
-    body(iv);
-    return SmallVector<Value>();
-  });
-}
-
-void KernelBuilder::ifElse(Value condition, llvm::function_ref<void()> then,
-                           llvm::function_ref<void()> otherwise) {
-  auto block = [&](llvm::function_ref<void()> fill) {
-    return [this, fill](OpBuilder &nested, Location) {
-      OpBuilder::InsertionGuard guard(b);
-      b.setInsertionPointToEnd(nested.getInsertionBlock());
-      fill();
-      scf::YieldOp::create(b, loc);
-    };
-  };
-  scf::IfOp::create(b, loc, condition, block(then), block(otherwise));
 }

@@ -24,13 +24,13 @@ public:
   IntegerProducts(KernelBuilder &k, const formats::PackedShape &shape, const PreparedInput &input,
                   Value tile, int64_t accumulators)
       : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
-        chains(std::max<int64_t>(
-            1, std::min({accumulators, registers() / input.tokens, input.unit / kMinChain}))) {}
+        chains(std::max<int64_t>(1, std::min({accumulators, registers() / input.tokens,
+                                              input.accumulationColumns / kMinChain}))) {}
 
   SmallVector<Value> emit();
 
 private:
-  /// Columns of a unit that make a sum of their own worth its addition at the end.
+  /// Columns of an accumulation block that make a sum of their own worth its addition at the end.
   static constexpr int64_t kMinChain = 16;
 
   /// How many sums stay in registers.
@@ -41,20 +41,21 @@ private:
 
   int64_t bytesOfColumns(int64_t columns) const { return columns / columnsOfLoad() * 32; }
 
-  /// Sums of the `columns` columns of unit `number` of a block, for each token 16 lanes of i32.
-  SmallVector<Value> unitSums(Value block, int64_t number, int64_t columns);
-  /// Where an array with an entry a unit has the one of this unit.
-  Value unitEntry(Value array, Value block, int64_t number, int64_t token) {
-    Value place = k.add(k.mul(k.add(block, token * input.blocks()), input.unitsPerBlock()), number);
+  /// Sums of the `columns` columns of accumulation block `number` of a group, for each token 16
+  /// lanes of i32.
+  SmallVector<Value> blockSums(Value group, int64_t number, int64_t columns);
+  /// The entry of accumulation block `number` in an array that has one for each.
+  Value blockEntry(Value array, Value group, int64_t number, int64_t token) {
+    Value place = k.add(k.mul(k.add(group, token * input.groups()), input.sumsPerGroup()), number);
     return k.load(k.i32(), k.offset(array, k.mul(place, 4)), 4);
   }
-  /// Asks for the elements that will be needed kPrefetchBytes after this block's, in this tile or
+  /// Asks for the elements that will be needed kPrefetchBytes after this group's, in this tile or
   /// the next one.
-  void prefetchElements(Value block, int64_t columns);
+  void prefetchElements(Value group, int64_t columns);
   /// Adds the products of two columns: `weights` are their words, `pair` two words of the input.
   Value multiplyAdd(Value sum, Value weights, Value pair);
-  /// The block's contribution, added to `sums`.
-  SmallVector<Value> block(Value block, int64_t columns, ValueRange sums);
+  /// The contribution of an activation group of 128 columns, added to `sums`.
+  SmallVector<Value> addGroup(Value group, int64_t columns, ValueRange sums);
 
   KernelBuilder &k;
   const formats::PackedShape &shape;
@@ -75,11 +76,11 @@ Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
   return k.add(sum, k.intrinsic(multiply, sum.getType(), {weights, pairs}));
 }
 
-void IntegerProducts::prefetchElements(Value block, int64_t columns) {
+void IntegerProducts::prefetchElements(Value group, int64_t columns) {
   // Between the elements of two tiles lie scales and zero points, which are asked for where they
   // are used.
   int64_t elements = shape.chunkScales(0);
-  Value ahead = k.add(k.mul(block, bytesOfColumns(128)), kPrefetchBytes);
+  Value ahead = k.add(k.mul(group, bytesOfColumns(128)), kPrefetchBytes);
   Value inTile = k.less(ahead, k.index(elements));
   ahead = k.add(ahead, k.select(inTile, k.index(0), k.index(shape.tileBytes() - elements)));
   Value pointer = k.outside(tile, ahead);
@@ -87,7 +88,7 @@ void IntegerProducts::prefetchElements(Value block, int64_t columns) {
     k.prefetch(k.outside(pointer, k.index(byte)), /*locality=*/3);
 }
 
-SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_t columns) {
+SmallVector<Value> IntegerProducts::blockSums(Value group, int64_t number, int64_t columns) {
   int64_t tokens = input.tokens;
   VectorType bytes = k.vec(2 * partLanes(), k.i8()), words = k.vec(2 * partLanes(), k.i16());
   VectorType sumType = k.vec(partLanes(), k.i32());
@@ -95,10 +96,10 @@ SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_
   SmallVector<Value> sums(tokens * chains * parts(), k.integer(sumType, 0));
   if (input.lowBiases)
     for (int64_t token = 0; token < tokens; ++token) {
-      Value bias = k.splat(unitEntry(input.lowBiases, block, number, token), partLanes());
+      Value bias = k.splat(blockEntry(input.lowBiases, group, number, token), partLanes());
       std::fill_n(sums.begin() + token * chains * parts(), parts(), bias);
     }
-  Value first = k.add(k.mul(block, 128), number * input.unit);
+  Value first = k.add(k.mul(group, 128), number * input.accumulationColumns);
   Value elements = k.offset(tile, k.mul(first, 32 / columnsOfLoad()));
   Value x16 = k.offset(input.x16, k.mul(first, 2));
   for (int64_t start = 0; start < columns; start += columnsOfLoad())
@@ -135,34 +136,35 @@ SmallVector<Value> IntegerProducts::unitSums(Value block, int64_t number, int64_
   return results;
 }
 
-SmallVector<Value> IntegerProducts::block(Value block, int64_t columns, ValueRange sums) {
-  int64_t unit = input.unitsPerBlock() == 1 ? columns : input.unit;
+SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t columns, ValueRange sums) {
+  int64_t width = input.sumsPerGroup() == 1 ? columns : input.accumulationColumns;
   SmallVector<Value> results(sums);
-  prefetchElements(block, columns);
-  for (int64_t start = 0, number = 0; start < columns; start += unit, ++number) {
-    SmallVector<Value> integers = unitSums(block, number, std::min(unit, columns - start));
-    Value group = format.group == Format::channel ? k.index(0)
-                  : format.group >= 128           ? k.div(block, format.group / 128)
-                                                  : k.add(k.mul(block, 128 / format.group), number);
-    Value scalePointer = k.offset(k.offset(tile, shape.chunkScales(0)), k.mul(group, 2 * kLanes));
+  prefetchElements(group, columns);
+  for (int64_t start = 0, number = 0; start < columns; start += width, ++number) {
+    SmallVector<Value> integers = blockSums(group, number, std::min(width, columns - start));
+    Value weightGroup = format.group == Format::channel ? k.index(0)
+                        : format.group >= 128 ? k.div(group, format.group / 128)
+                                              : k.add(k.mul(group, 128 / format.group), number);
+    Value scalePointer =
+        k.offset(k.offset(tile, shape.chunkScales(0)), k.mul(weightGroup, 2 * kLanes));
     Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), scalePointer, 32));
     // The next tile's scales wait in the second cache.
     k.prefetch(k.outside(scalePointer, k.index(shape.tileBytes())), /*locality=*/2);
     Value zero;
     if (format.zeroPoint) {
-      Value zeroPointer = k.offset(k.offset(tile, shape.chunkZeros(0)), k.mul(group, kLanes));
+      Value zeroPointer = k.offset(k.offset(tile, shape.chunkZeros(0)), k.mul(weightGroup, kLanes));
       zero = k.extend(k.load(k.vec(kLanes, k.i8()), zeroPointer, kLanes), k.i32());
       k.prefetch(k.outside(zeroPointer, k.index(shape.tileBytes())), /*locality=*/2);
     }
     for (auto [token, integer] : llvm::enumerate(integers)) {
       if (zero) {
-        Value inputSum = k.splat(unitEntry(input.unitSums, block, number, token), kLanes);
+        Value inputSum = k.splat(blockEntry(input.inputSums, group, number, token), kLanes);
         integer = k.sub(integer, k.mul(zero, inputSum));
       }
-      Value place = k.add(block, int64_t(token) * input.blocks());
-      Value step = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
-      results[token] =
-          k.fma(k.toFloat(integer), k.mulF(scale, k.splat(step, kLanes)), results[token]);
+      Value place = k.add(group, int64_t(token) * input.groups());
+      Value activationScale = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
+      results[token] = k.fma(k.toFloat(integer), k.mulF(scale, k.splat(activationScale, kLanes)),
+                             results[token]);
     }
   }
   return results;
@@ -173,13 +175,13 @@ SmallVector<Value> IntegerProducts::emit() {
   SmallVector<Value> sums(input.tokens, k.number(k.vec(kLanes, k.f32()), 0.0));
   if (full)
     sums = k.loop(k.index(0), k.index(full), 1, sums,
-                  [&](Value index, ValueRange carried) { return block(index, 128, carried); });
+                  [&](Value index, ValueRange carried) { return addGroup(index, 128, carried); });
   if (rest)
-    sums = block(k.index(full), rest, sums);
+    sums = addGroup(k.index(full), rest, sums);
   return sums;
 }
 
-/// Emits products with float weights, `chains` independent sums a token. 32 columns are
+/// Emits products with float weights, `chains` independent sums per token. 32 columns are
 /// unrolled.
 static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::PackedShape &shape,
                                             const PreparedInput &input, Value tile,

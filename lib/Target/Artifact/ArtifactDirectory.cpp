@@ -116,17 +116,8 @@ std::optional<std::string> ArtifactDirectory::pathInside(StringRef other) const 
 }
 
 Error ArtifactDirectory::write(StringRef name, StringRef contents) {
-  std::error_code code;
-  raw_fd_ostream os(pathOf(name), code);
-  if (code)
+  if (std::error_code code = writeFile(pathOf(name), contents))
     return fileError(path + "/" + name, code);
-  os << contents;
-  os.close();
-  if (os.has_error()) {
-    code = os.error();
-    os.clear_error();
-    return fileError(path + "/" + name, code);
-  }
   return Error::success();
 }
 

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "dialects/Plan/Plan.h"
+#include "sluice-support/Text.h"
+#include "sluice/Import/FileSet.h"
 #include "sluice/Target/Artifact.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
-#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/xxhash.h"
 
 using namespace llvm;
@@ -15,7 +16,7 @@ using namespace sluice;
 using nlohmann::json;
 
 static std::string checksum(ArrayRef<uint8_t> bytes) {
-  return utohexstr(xxh3_64bits(bytes), /*LowerCase=*/true, /*Width=*/16);
+  return sluice::support::hexDigits(xxh3_64bits(bytes));
 }
 
 static json attributeJson(mlir::Attribute attribute) {
@@ -70,16 +71,16 @@ static json bufferJson(plan::BufferOp buffer) {
 }
 
 static json patternJson(const synthetic::SyntheticPattern &pattern) {
-  auto hex = [](uint64_t value) { return utohexstr(value, /*LowerCase=*/true, /*Width=*/16); };
+  using sluice::support::hexDigits;
   json regions = json::array();
   uint64_t begin = 0;
   for (const synthetic::SyntheticRegion &region : pattern.regions) {
     regions.push_back({{"bytes", region.end - begin},
-                       {"keep", hex(region.masks.keep)},
-                       {"set", hex(region.masks.set)}});
+                       {"keep", hexDigits(region.masks.keep)},
+                       {"set", hexDigits(region.masks.set)}});
     begin = region.end;
   }
-  return {{"seed", hex(pattern.seed)}, {"regions", regions}};
+  return {{"seed", hexDigits(pattern.seed)}, {"regions", regions}};
 }
 
 static json launchJson(plan::LaunchOp launch) {
@@ -130,13 +131,10 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
   model["synthetic"] = false;
   for (const ArtifactFile &file : files) {
-    ErrorOr<std::unique_ptr<MemoryBuffer>> contents =
-        MemoryBuffer::getFile(directory.pathOf(file.name), /*IsText=*/false,
-                              /*RequiresNullTerminator=*/false);
+    auto contents = mapFile(directory.pathOf(file.name));
     if (!contents)
-      return createStringError(contents.getError(),
-                               file.name + ": " + contents.getError().message());
-    StringRef bytes = (*contents)->getBuffer();
+      return contents.takeError();
+    StringRef bytes = (*contents)->text();
     plan["files"][file.role] = {{"name", file.name},
                                 {"bytes", bytes.size()},
                                 {"xxh3", checksum(arrayRefFromStringRef(bytes))}};

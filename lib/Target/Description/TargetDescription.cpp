@@ -77,12 +77,58 @@ template <typename T> static Sourced<T> readNumber(const JsonField &field, T lea
   return result;
 }
 
+namespace {
+/// A key of "tuning", with its least and greatest value.
+template <typename Tuning> struct TuningKey {
+  StringLiteral key;
+  Sourced<int64_t> Tuning::*number;
+  int64_t least, greatest;
+};
+} // namespace
+
+static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
+    {"product_warps", &GpuTuning::productWarps, 1, 31},
+    {"product_stages", &GpuTuning::productStages, 1, 1024},
+    {"product_in_flight", &GpuTuning::productInFlight, 1, 1024},
+    {"product_held_tiles", &GpuTuning::productHeldTiles, 1, 65536},
+    {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
+    {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
+    {"attention_short_context", &GpuTuning::shortContext, 0, 1 << 30},
+    {"attention_stage_bytes", &GpuTuning::attentionStageBytes, 1, 1 << 20},
+    {"attention_short_ring_bytes", &GpuTuning::shortRingBytes, 1, 1 << 20},
+    {"attention_long_ring_bytes", &GpuTuning::longRingBytes, 1, 1 << 20},
+    {"sample_warps", &GpuTuning::sampleWarps, 8, 31},
+    {"sample_splits", &GpuTuning::sampleSplits, 1, 8},
+    {"sample_logits", &GpuTuning::sampleLogits, 1, 1 << 30},
+    {"embedding_warps", &GpuTuning::embeddingWarps, 1, 31},
+    {"embedding_columns", &GpuTuning::embeddingColumns, 2, 1 << 20},
+};
+static constexpr TuningKey<CpuTuning> cpuTuningKeys[] = {
+    {"accumulators", &CpuTuning::accumulators, 1, 8},
+    {"positions", &CpuTuning::positions, 1, 1024},
+};
+
+template <typename Tuning>
+static Tuning readTuning(const JsonField &field, ArrayRef<TuningKey<Tuning>> keys) {
+  Tuning tuning;
+  for (const TuningKey<Tuning> &entry : keys)
+    tuning.*entry.number =
+        readNumber<int64_t>(field.at(std::string_view(entry.key)), entry.least, entry.greatest);
+  for (const auto &[key, value] : field.members())
+    if (none_of(keys, [&](const TuningKey<Tuning> &entry) { return entry.key == key; }))
+      value.failWith(
+          "is unknown, expected " +
+          join(map_range(keys, [](const auto &entry) { return entry.key.str(); }), ", "));
+  return tuning;
+}
+
 static void readGpu(const JsonField &root, TargetDescription &target) {
   target.arch = readText(root.at("arch"), isArch, "\"sm_\" and two or three digits");
   target.multiprocessors = readNumber<int64_t>(root.at("multiprocessors"), 1, 4096);
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
+  target.gpuTuning = readTuning<GpuTuning>(root.at("tuning"), gpuTuningKeys);
 }
 
 static void readCpu(const JsonField &root, TargetDescription &target) {
@@ -106,6 +152,7 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
       for (StringRef needed : known.features)
         if (!is_contained(target.features, needed))
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
+  target.cpuTuning = readTuning<CpuTuning>(root.at("tuning"), cpuTuningKeys);
 }
 
 static TargetDescription readTarget(const JsonField &root) {
@@ -135,11 +182,12 @@ static TargetDescription readTarget(const JsonField &root) {
   if (gpu) {
     readGpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",
-                    "operations", "arch", "multiprocessors", "l2_bytes", "shared_bytes_per_block"});
+                    "operations", "arch", "multiprocessors", "l2_bytes", "shared_bytes_per_block",
+                    "tuning"});
   } else {
     readCpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",
-                    "operations", "triple", "isa", "features"});
+                    "operations", "triple", "isa", "features", "tuning"});
   }
   if (target.peakBandwidth && target.readCeiling &&
       target.readCeiling->value > target.peakBandwidth->value)

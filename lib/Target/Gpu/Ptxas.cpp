@@ -2,16 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Target/GpuTarget.h"
+#include "sluice/Target/ScratchDirectory.h"
 
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
-#include "llvm/Support/FileUtilities.h"
-#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Process.h"
 #include "llvm/Support/Program.h"
 #include "llvm/Support/Regex.h"
-#include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
 
@@ -70,40 +68,6 @@ Expected<std::string> nvidia::findPtxas() {
                            " and in the user's Python packages (nvidia-cuda-nvcc)");
 }
 
-namespace {
-/// A file that is removed with this object.
-struct TemporaryFile {
-  SmallString<128> path;
-  std::optional<llvm::FileRemover> remover;
-
-  Error create(StringRef suffix, StringRef contents) {
-    int descriptor;
-    if (std::error_code code =
-            llvm::sys::fs::createTemporaryFile("sluice-kernels", suffix, descriptor, path))
-      return createStringError(code,
-                               "cannot make a temporary file for GPU kernels: " + code.message());
-    remover.emplace(path);
-    llvm::raw_fd_ostream os(descriptor, /*shouldClose=*/true);
-    os << contents;
-    os.close();
-    if (os.has_error()) {
-      std::error_code code = os.error();
-      os.clear_error();
-      return createStringError(code, path + ": cannot write GPU kernels: " + code.message());
-    }
-    return Error::success();
-  }
-  Expected<std::string> read() const {
-    auto buffer =
-        llvm::MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
-    if (!buffer)
-      return createStringError(buffer.getError(),
-                               path + ": cannot read: " + buffer.getError().message());
-    return (*buffer)->getBuffer().str();
-  }
-};
-} // namespace
-
 Expected<std::vector<nvidia::KernelResources>> nvidia::parseResources(StringRef log) {
   std::vector<KernelResources> kernels;
   llvm::Regex entry("Compiling entry function '([^']+)' for '");
@@ -146,26 +110,30 @@ Expected<std::vector<nvidia::KernelResources>> nvidia::parseResources(StringRef 
 }
 
 Error nvidia::assemble(GpuCode &code, StringRef ptxas) {
-  TemporaryFile input, output, log;
-  if (Error error = input.create("ptx", code.ptx))
-    return error;
-  if (Error error = output.create("cubin", ""))
-    return error;
-  if (Error error = log.create("log", ""))
-    return error;
+  Expected<ScratchDirectory> scratch = ScratchDirectory::createTemporary("sluice-kernels");
+  if (!scratch)
+    return scratch.takeError();
+  std::string input = (scratch->path() + "/kernels.ptx").str();
+  std::string output = (scratch->path() + "/kernels.cubin").str();
+  std::string log = (scratch->path() + "/log").str();
+  if (std::error_code error = writeFile(input, code.ptx))
+    return createStringError(error, input + ": cannot write GPU kernels: " + error.message());
   std::string arch = "-arch=" + code.arch;
-  StringRef arguments[] = {ptxas, "-v", "-O3", arch, input.path, "-o", output.path};
-  std::optional<StringRef> redirects[] = {StringRef(), StringRef(log.path), StringRef(log.path)};
+  StringRef arguments[] = {ptxas, "-v", "-O3", arch, input, "-o", output};
+  std::optional<StringRef> redirects[] = {StringRef(), StringRef(log), StringRef(log)};
   std::string message;
   int status = llvm::sys::ExecuteAndWait(ptxas, arguments, std::nullopt, redirects,
                                          /*SecondsToWait=*/600, /*MemoryLimit=*/0, &message);
-  Expected<std::string> text = log.read();
-  if (!text)
-    return text.takeError();
+  std::string text;
+  // Without a log where the program could not be started.
+  if (Expected<std::string> said = readFile(log))
+    text = std::move(*said);
+  else
+    llvm::consumeError(said.takeError());
   if (status != 0) {
     StringRef reason = message;
     SmallVector<StringRef> lines;
-    StringRef(*text).split(lines, '\n');
+    StringRef(text).split(lines, '\n');
     for (StringRef line : llvm::reverse(lines))
       if (line.contains("error") || line.contains("fatal"))
         reason = line.trim();
@@ -173,10 +141,10 @@ Error nvidia::assemble(GpuCode &code, StringRef ptxas) {
         ptxas + ": cannot assemble GPU kernels for " + code.arch +
         (reason.empty() ? ", status " + std::to_string(status) : ": " + reason.str()));
   }
-  Expected<std::vector<KernelResources>> resources = parseResources(*text);
+  Expected<std::vector<KernelResources>> resources = parseResources(text);
   if (!resources)
     return resources.takeError();
-  Expected<std::string> cubin = output.read();
+  Expected<std::string> cubin = readFile(output);
   if (!cubin)
     return cubin.takeError();
   code.cubin = std::move(*cubin);

@@ -8,7 +8,6 @@
 #include "mlir/Dialect/LLVMIR/LLVMDialect.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/Support/FileSystem.h"
-#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Program.h"
 
@@ -34,29 +33,6 @@ Expected<std::string> host::findLinker() {
       (configured.empty() ? "" : " and for " + configured));
 }
 
-static Error writeFile(StringRef path, StringRef contents) {
-  std::error_code code;
-  llvm::raw_fd_ostream os(path, code);
-  if (!code) {
-    os << contents;
-    os.close();
-    code = os.error();
-    os.clear_error();
-  }
-  if (code)
-    return createStringError(code, path + ": cannot write host kernels: " + code.message());
-  return Error::success();
-}
-
-static Expected<std::string> readFile(StringRef path) {
-  auto buffer =
-      llvm::MemoryBuffer::getFile(path, /*IsText=*/false, /*RequiresNullTerminator=*/false);
-  if (!buffer)
-    return createStringError(buffer.getError(),
-                             path + ": cannot read: " + buffer.getError().message());
-  return (*buffer)->getBuffer().str();
-}
-
 /// Links an object to a shared object.
 static Expected<std::string> link(StringRef object) {
   Expected<std::string> linker = host::findLinker();
@@ -68,8 +44,8 @@ static Expected<std::string> link(StringRef object) {
   std::string input = (scratch->path() + "/kernels.o").str();
   std::string output = (scratch->path() + "/kernels.so").str();
   std::string log = (scratch->path() + "/log").str();
-  if (Error error = writeFile(input, object))
-    return std::move(error);
+  if (std::error_code code = writeFile(input, object))
+    return createStringError(code, input + ": cannot write host kernels: " + code.message());
 
   // Nothing of the input's path gets into the output; an undefined symbol is an error, since
   // nothing is linked against.

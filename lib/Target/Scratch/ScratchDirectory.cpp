@@ -3,10 +3,14 @@
 
 #include "sluice/Target/ScratchDirectory.h"
 
+#include "sluice-support/MappedFile.h"
+#include "sluice/Import/Expected.h"
+
 #include "llvm/ADT/SmallString.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/Signals.h"
+#include "llvm/Support/raw_ostream.h"
 
 #include <array>
 #include <atomic>
@@ -24,6 +28,22 @@ using namespace llvm;
 using namespace sluice;
 
 namespace fs = llvm::sys::fs;
+
+std::error_code sluice::writeFile(StringRef path, StringRef contents) {
+  std::error_code code;
+  raw_fd_ostream os(path, code);
+  if (code)
+    return code;
+  os << contents;
+  os.close();
+  code = os.error();
+  os.clear_error();
+  return code;
+}
+
+Expected<std::string> sluice::readFile(StringRef path) {
+  return toExpected([&] { return std::string(support::MappedFile(path.str()).text()); });
+}
 
 // What follows runs in a signal handler: system calls and lock-free atomics only.
 

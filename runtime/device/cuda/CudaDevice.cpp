@@ -351,20 +351,9 @@ std::optional<double> CudaDevice::measureStep(uint32_t index, int64_t count) {
   return end.secondsSince(start) / static_cast<double>(std::max<int64_t>(count, 1));
 }
 
-void CudaDevice::checkExtent(uint32_t index, uint64_t offset, uint64_t bytes) const {
-  requireLoaded();
-  const Buffer &buffer = bufferAt(index);
-  if (offset > buffer.bytes || bytes > buffer.bytes - offset)
-    throw Error("buffer \"" + buffer.name + "\" has " + std::to_string(buffer.bytes) +
-                " bytes, access to " + std::to_string(bytes) + " at " + std::to_string(offset) +
-                " leaves it");
-}
-
 void CudaDevice::write(uint32_t index, uint64_t offset, std::span<const std::byte> bytes) {
-  checkExtent(index, offset, bytes.size());
-  const Buffer &buffer = bufferAt(index);
-  if (buffer.kind == BufferKind::Weights)
-    throw Error("buffer \"" + buffer.name + "\" holds weights, which cannot be written");
+  requireLoaded();
+  const Buffer &buffer = artifact->plan().writableBufferPart(index, offset, bytes.size());
   if (buffer.kind == BufferKind::Input) {
     // Nothing reads it now: run() returns only after its step has ended.
     std::memcpy(loaded->inputs.data() + layout.offsets[index] + offset, bytes.data(), bytes.size());
@@ -385,10 +374,10 @@ void CudaDevice::write(uint32_t index, uint64_t offset, std::span<const std::byt
 }
 
 void CudaDevice::read(uint32_t index, uint64_t offset, std::span<std::byte> bytes) {
-  checkExtent(index, offset, bytes.size());
+  requireLoaded();
+  const Buffer &buffer = artifact->plan().bufferPart(index, offset, bytes.size());
   if (bytes.empty())
     return;
-  const Buffer &buffer = bufferAt(index);
   CurrentContext current(*driver, *context);
   const std::string what = "cannot read buffer \"" + printable(buffer.name) + "\"";
   if (buffer.kind == BufferKind::Input)

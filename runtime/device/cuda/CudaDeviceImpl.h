@@ -110,7 +110,6 @@ private:
   void beginStep();
   void synchronize(const std::string &what);
   void requireLoaded() const;
-  void checkExtent(uint32_t buffer, uint64_t offset, uint64_t bytes) const;
   const Buffer &bufferAt(uint32_t index) const { return artifact->plan().buffers.at(index); }
   int hostThreads() const {
     return options.threads > 0 ? options.threads

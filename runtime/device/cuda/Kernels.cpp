@@ -17,7 +17,7 @@ static constexpr std::string_view cubinPrefix = "cubin.";
 /// Clusters and dependent launches exist since compute capability 9.0.
 static constexpr int clusterCapability = 90;
 
-/// Blocks a cluster that every GPU with clusters has room for.
+/// Blocks of a cluster that every GPU with clusters has room for.
 static constexpr int64_t portableCluster = 8;
 
 Gpu Gpu::query(const Driver &driver) {
@@ -226,7 +226,7 @@ Function LoadedKernels::find(const std::string &name, int64_t block, int64_t sha
         "ask for its threads");
   if (block > threads)
     throw Error(kernel + " runs with at most " + std::to_string(threads) +
-                " threads a block on this GPU, but " + what + " has " + std::to_string(block));
+                " threads per block on this GPU, but " + what + " has " + std::to_string(block));
   check(
       driver->cuFuncSetAttribute(function, functionMaxDynamicSharedBytes, static_cast<int>(shared)),
       ("reserve " + std::to_string(shared) + " bytes of shared memory").c_str());

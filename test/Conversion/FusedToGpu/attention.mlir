@@ -1,7 +1,7 @@
 // RUN: sluice-opt %s --convert-fused-to-gpu=target=h200 --canonicalize --cse --split-input-file | FileCheck %s
 // RUN: not sluice-opt %s --convert-fused-to-gpu=target=a100 --canonicalize --cse --split-input-file 2>&1 | FileCheck %s --check-prefix=SM80
 
-// A cluster of two blocks a head; 12 pieces a block, a ring of 3 stages of which 2 teams of 2 warps use 2.
+// A cluster of two blocks per head; 12 pieces per block, a ring of 3 stages of which 2 groups of 2 warps use 2.
 
 model.cache @cache.k.0 : !quantized.cache<1x768x2x48xf16>
 model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16>
@@ -65,7 +65,7 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 // CHECK: nvvm.cp.async.bulk.shared.cluster.global
 // CHECK: nvvm.cp.async.bulk.shared.cluster.global
 
-// The blocks' parts meet once.
+// The blocks' parts are combined once.
 // CHECK: nvvm.barrier0
 // CHECK: nvvm.barrier0
 // CHECK: nvvm.cluster.wait

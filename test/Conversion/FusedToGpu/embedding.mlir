@@ -8,8 +8,8 @@
 // CHECK: nvvm.griddepcontrol launch_dependents
 // CHECK-NOT: nvvm.griddepcontrol wait
 // CHECK: %[[TOKEN:.*]] = llvm.load {{.*}} : !llvm.ptr<1> -> i32
-// CHECK: %[[LOW:.*]] = llvm.intr.smin(%[[TOKEN]], %c2047_i32)
-// CHECK: llvm.intr.smax(%[[LOW]], %c0_i32)
+// CHECK: %[[LOW:.*]] = arith.minsi %[[TOKEN]], %c2047_i32
+// CHECK: arith.maxsi %[[LOW]], %c0_i32
 // An int4 row: 1024 bytes of elements, 32 bytes of scales, 16 of zero points.
 // CHECK: arith.muli {{.*}}, %c1072_i64
 // CHECK: scf.for
@@ -41,4 +41,13 @@ func.func @layout(%t: tensor<1xi32>, %w: !quantized.tensor<16x32xf16, layout = l
   %x = fused.embedding %t, %w schedule (#fused.gpu_schedule<blocks = 1, warps = 8, stages = 1, in_flight = 1, columns = 1024, splits = 1, early = "none">)
       : tensor<1xi32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x32xf32>
   return %x : tensor<1x32xf32>
+}
+
+// -----
+
+func.func @uneven(%t: tensor<2xi32>, %w: tensor<16x32xf16>) -> tensor<2x32xf32> {
+  // expected-error @+1 {{early = "none">: 2 tokens need as many blocks each}}
+  %x = fused.embedding %t, %w schedule (#fused.gpu_schedule<blocks = 3, warps = 8, stages = 1, in_flight = 1, columns = 1024, splits = 1, early = "none">)
+      : tensor<2xi32>, tensor<16x32xf16> -> tensor<2x32xf32>
+  return %x : tensor<2x32xf32>
 }

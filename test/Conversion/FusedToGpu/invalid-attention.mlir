@@ -36,14 +36,38 @@ func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
 
 // -----
 
-model.cache @k : !quantized.cache<1x64x1x16xf16>
-model.cache @v : !quantized.cache<1x64x1x16xf16>
-func.func @f(%q: tensor<1x144xf16>, %p: tensor<1xi32>) -> tensor<1x144xf16> {
-  // expected-error @+1 {{has 9 query heads for a key/value head, GPU kernels take at most 8}}
+model.cache @k : tensor<64x1x16xf16>
+model.cache @v : tensor<64x1x16xf16>
+func.func @f(%q: tensor<1x1936xf16>, %p: tensor<1xi32>) -> tensor<1x1936xf16> {
+  // expected-error @+1 {{has 121 query heads for a key/value head, GPU kernels take 1 to 120}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 1, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
-      : tensor<1x144xf16>, tensor<1xi32> -> tensor<1x144xf16>
-  return %y : tensor<1x144xf16>
+      : tensor<1x1936xf16>, tensor<1xi32> -> tensor<1x1936xf16>
+  return %y : tensor<1x1936xf16>
+}
+
+// -----
+
+model.cache @k : tensor<64x1x16xf16>
+model.cache @v : tensor<64x1x16xf16>
+func.func @f(%q: tensor<1x272xf16>, %p: tensor<1xi32>) -> tensor<1x272xf16> {
+  // expected-error @+1 {{17 query heads for a key/value head need at least 6 warps}}
+  %y = fused.attention %q, @k, @v at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 1, warps = 5, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
+      : tensor<1x272xf16>, tensor<1xi32> -> tensor<1x272xf16>
+  return %y : tensor<1x272xf16>
+}
+
+// -----
+
+model.cache @k head_dim 15 : tensor<64x1x16xf16>
+model.cache @v head_dim 15 : tensor<64x1x16xf16>
+func.func @f(%q: tensor<1x30xf16>, %p: tensor<1xi32>) -> tensor<1x30xf16> {
+  // expected-error @+1 {{reads cache @k with heads of 15 elements, GPU kernels need an even number}}
+  %y = fused.attention %q, @k, @v at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 1, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
+      : tensor<1x30xf16>, tensor<1xi32> -> tensor<1x30xf16>
+  return %y : tensor<1x30xf16>
 }
 
 // -----
@@ -51,7 +75,7 @@ func.func @f(%q: tensor<1x144xf16>, %p: tensor<1xi32>) -> tensor<1x144xf16> {
 model.cache @k : !quantized.cache<1x64x2x16xf16>
 model.cache @v : !quantized.cache<1x64x2x16xf16>
 func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
-  // expected-error @+1 {{warps = 1, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">: warps must be 2 to 31, stages and in_flight at least 1}}
+  // expected-error @+1 {{warps = 1, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">: 2 query heads for a key/value head need at least 2 warps}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 2, warps = 1, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
       : tensor<1x64xf16>, tensor<1xi32> -> tensor<1x64xf16>

@@ -68,3 +68,26 @@ func.func @cache(%x: tensor<1x256xf32>, %q: tensor<1x32xf16>, %w: !quantized.ten
       : tensor<1x32xf16>, tensor<1xi32> -> tensor<1x32xf16>
   return %y : tensor<1x32xf16>
 }
+
+// -----
+
+func.func @otherChunks(%x: tensor<1x1024xf32>, %w: !quantized.tensor<16x1024xi8, group = 128, layout = mma, columns = 1024>) -> tensor<1x16xf32> {
+  // expected-error@+1 {{columns = 512, splits = 1, early = "weights">: its weight is packed in chunks of 1024 columns}}
+  %y = fused.matvec %x weights(%w) segments [16] schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 512, splits = 1, early = "weights">)
+      : tensor<1x1024xf32>, !quantized.tensor<16x1024xi8, group = 128, layout = mma, columns = 1024> -> tensor<1x16xf32>
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @rounding(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, group = 128, layout = mma, columns = 256>) -> tensor<1x16xf16> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
+      : tensor<1x256xf32>, !quantized.tensor<16x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x16xf16>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error@+1 {{'arith.truncf' op in an epilogue cannot be converted to GPU code}}
+    %r = arith.truncf %a downward : tensor<1x16xf32> to tensor<1x16xf16>
+    fused.yield %r : tensor<1x16xf16>
+  }
+  return %y : tensor<1x16xf16>
+}

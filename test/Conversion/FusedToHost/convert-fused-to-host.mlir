@@ -69,7 +69,7 @@ func.func @decode(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %gain: tensor<256xf3
 // CHECK-SAME: prefer_vector_width = "512", target_cpu = "x86-64-v4"
 // CHECK-SAME: "+avx512vnni"
 // The norm's factor, fixed point, tiles, dot products.
-// CHECK: math.sqrt
+// CHECK: llvm.intr.sqrt
 // CHECK: math.roundeven
 // CHECK: scf.for %{{.*}} = %[[BEGIN]] to %[[END]]
 // CHECK: llvm.call_intrinsic "llvm.x86.avx512.vpdpwssd.512"

@@ -135,3 +135,28 @@ func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lan
       : tensor<1x32xf32>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<1x32xf32>
   return %y : tensor<1x32xf32>
 }
+
+// -----
+
+// expected-error @+1 {{has padded heads, as GPU kernels read them; host kernels do not}}
+model.cache @k head_dim 20 : tensor<64x1x32xf16>
+model.cache @v head_dim 20 : tensor<64x1x32xf16>
+func.func @f(%q: tensor<1x20xf16>, %p: tensor<1xi32>) -> tensor<1x20xf16> {
+  %y = fused.attention %q, @k, @v at %p scale 0.25 schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
+      : tensor<1x20xf16>, tensor<1xi32> -> tensor<1x20xf16>
+  return %y : tensor<1x20xf16>
+}
+
+// -----
+
+func.func @rounding(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, group = 128, layout = lanes>) -> tensor<1x16xf16> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x256xf32>, !quantized.tensor<16x256xi8, group = 128, layout = lanes> -> tensor<1x16xf16>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error@+1 {{'arith.truncf' op in an epilogue cannot be converted to host code}}
+    %r = arith.truncf %a downward : tensor<1x16xf32> to tensor<1x16xf16>
+    fused.yield %r : tensor<1x16xf16>
+  }
+  return %y : tensor<1x16xf16>
+}

@@ -30,6 +30,21 @@ func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, wa
 
 // -----
 
+// expected-error @+1 {{held must not be negative, found -1}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, warps = 1, stages = 2, in_flight = 1, columns = 1, splits = 1, early = "none", held = -1>}
+
+// -----
+
+// expected-error @+1 {{blocks, columns and splits must be at most 2147483647, stages at most 65536}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 3000000000, warps = 1, stages = 2, in_flight = 1, columns = 1, splits = 1, early = "none">}
+
+// -----
+
+// expected-error @+1 {{blocks, columns and splits must be at most 2147483647, stages at most 65536}}
+func.func private @f() attributes {sluice.s = #fused.gpu_schedule<blocks = 1, warps = 1, stages = 70000, in_flight = 1, columns = 1, splits = 1, early = "none">}
+
+// -----
+
 func.func @f(%t: tensor<1xi32>, %w: tensor<8x4xf16>) {
   // expected-error @+1 {{schedule must be a host_schedule or a gpu_schedule, found 1 : i32}}
   %x = fused.embedding %t, %w schedule (1 : i32) : tensor<1xi32>, tensor<8x4xf16> -> tensor<1x4xf32>

@@ -16,9 +16,9 @@ func.func @embedding(%t: tensor<1xi32>, %w: !quantized.tensor<2048x256xi8, group
 
 // CHECK-LABEL: func.func @attention
 func.func @attention(%q: tensor<1x256xf16>, %p: tensor<1xi32>) -> tensor<1x256xf16> {
-  // CHECK: fused.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache">)
+  // CHECK: fused.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache", held = 2>)
   %y = fused.attention %q, @cache.k, @cache.v at %p scale 0.125
-      schedule (#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache">)
+      schedule (#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 64, splits = 4, early = "cache", held = 2>)
       : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
   return %y : tensor<1x256xf16>
 }
@@ -66,8 +66,8 @@ func.func @no_result(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>, %p: tensor<
 
 // CHECK-LABEL: func.func @sample
 func.func @sample(%logits: tensor<1x2048xf32>, %options: tensor<1x8xi32>) -> tensor<1xi32> {
-  // CHECK: fused.sample %{{.*}}, %{{.*}} schedule(#fused.gpu_schedule<blocks = 1, {{.*}}>) : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
-  %next = fused.sample %logits, %options schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 2048, splits = 1, early = "none">)
+  // CHECK: fused.sample %{{.*}}, %{{.*}} schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 2048, splits = 1, early = "none">) : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
+  %next = fused.sample %logits, %options schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 2048, splits = 1, early = "none", held = 0>)
       : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
   return %next : tensor<1xi32>
 }

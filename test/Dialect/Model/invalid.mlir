@@ -105,7 +105,7 @@ func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
 
 model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{'model.cache_append' op needs one position a row}}
+  // expected-error @+1 {{'model.cache_append' op needs one position per row}}
   model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<1xi32>
   return
 }
@@ -114,7 +114,7 @@ func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
 
 model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
-  // expected-error @+1 {{'model.attention' op needs one position a row}}
+  // expected-error @+1 {{'model.attention' op needs one position per row}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>
   return
 }
@@ -205,7 +205,7 @@ func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
 // -----
 
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{'model.rotary' op needs one position a row}}
+  // expected-error @+1 {{'model.rotary' op needs one position per row}}
   %y = model.rotary %x at %p head_dim 64 <theta = 1.0> : tensor<2x128xf32>, tensor<1xi32>
   return
 }
@@ -223,5 +223,29 @@ func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) {
 func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>, %t: tensor<16x8xf32>) {
   // expected-error @+1 {{table is 8 wide, expected 4}}
   %y = model.rotary %x at %p head_dim 4 <theta = 1.0> table %t : tensor<1x8xf32>, tensor<1xi32>, tensor<16x8xf32>
+  return
+}
+
+// -----
+
+// expected-error @+1 {{head_dim must be 1 to 64, found 65}}
+model.cache @c head_dim 65 : tensor<4x2x64xf16>
+
+// -----
+
+model.cache @c head_dim 60 : tensor<4x2x64xf16>
+func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{stores 128 numbers but a position of @c has 120}}
+  model.cache_append @c, %x at %p : tensor<1x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+model.cache @k head_dim 60 : tensor<4x2x64xf16>
+model.cache @v : tensor<4x2x64xf16>
+func.func @f(%q: tensor<1x120xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{keys and values differ in shape}}
+  %a = model.attention %q, @k, @v at %p scale 0.125 : tensor<1x120xf32>, tensor<1xi32>
   return
 }

@@ -203,15 +203,15 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
     return static_cast<float>(sum);
   }
   std::vector<int16_t> x16(columns);
-  std::vector<float> steps(formats::activationGroups(columns));
-  formats::quantizeActivations(x, x16, steps);
+  std::vector<float> activationScales(formats::activationGroups(columns));
+  formats::quantizeActivations(x, x16, activationScales);
   int64_t groups = format.groupsPerRow(columns);
   llvm::ArrayRef<int8_t> rowZeros;
   if (format.zeroPoint)
     rowZeros = llvm::ArrayRef<int8_t>(zeros).slice(row * groups, groups);
   return formats::integerProduct(format, llvm::ArrayRef<int8_t>(q).slice(row * columns, columns),
                                  llvm::ArrayRef<uint16_t>(scales).slice(row * groups, groups),
-                                 rowZeros, x16, steps);
+                                 rowZeros, x16, activationScales);
 }
 
 std::string test::tensorType(Format format, int64_t rows, int64_t columns,
@@ -260,6 +260,80 @@ std::vector<int64_t> test::naturalRows(int64_t rows) {
   std::vector<int64_t> result(rows);
   std::iota(result.begin(), result.end(), 0);
   return result;
+}
+
+ElementwiseProduct::ElementwiseProduct(const Weight &weight, int64_t tokens, std::string element,
+                                       Random &random)
+    : weight(weight), tokens(tokens), element(std::move(element)),
+      x(numbers(tokens * weight.columns, random, xValues)),
+      d(numbers(tokens * weight.rows, random, dValues)),
+      g(numbers(tokens * weight.rows, random, gValues)),
+      y(tokens * weight.rows * (this->element == "f32" ? 4 : 2)) {}
+
+Buffer ElementwiseProduct::numbers(size_t count, Random &random, std::vector<float> &values) const {
+  values = random.normal(count);
+  if (element == "f32")
+    return Buffer(values);
+  std::vector<uint16_t> bits;
+  for (float &value : values) {
+    bool half = element == "f16";
+    bits.push_back(half ? formats::floatToF16(value) : formats::floatToBf16(value));
+    value = half ? formats::f16ToFloat(bits.back()) : formats::bf16ToFloat(bits.back());
+  }
+  return Buffer(bits);
+}
+
+std::string ElementwiseProduct::text(const std::string &weightType,
+                                     const std::string &schedule) const {
+  auto tensor = [&](int64_t width, const std::string &type) {
+    return "tensor<" + std::to_string(tokens) + "x" + std::to_string(width) + "x" + type + ">";
+  };
+  std::string in = tensor(weight.columns, element), wideIn = tensor(weight.columns, "f32"),
+              out = tensor(weight.rows, element), wide = tensor(weight.rows, "f32");
+  bool narrow = element != "f32";
+  auto widened = [&](const std::string &name, const std::string &from, const std::string &to) {
+    return narrow ? "    %" + name + "w = arith.extf %" + name + " : " + from + " to " + to + "\n"
+                  : std::string();
+  };
+  std::string w = narrow ? "w" : "";
+  // Columns that do not exist would be 0 / 0.
+  return "func.func @f(%x: " + in + ", %w: " + weightType + ", %d: " + out + ", %g: " + out +
+         ") -> " + out + " {\n  %y = fused.matvec %x weights(%w) segments [" +
+         std::to_string(weight.rows) + "] " + schedule + " : " + in + ", " + weightType + " -> " +
+         out + "\n  prologue {\n  ^bb0(%in: " + in + "):\n" + widened("in", in, wideIn) +
+         "    %one = arith.divf %in" + w + ", %in" + w + " : " + wideIn +
+         "\n    %h = arith.truncf %one : " + wideIn + " to " + tensor(weight.columns, "bf16") +
+         "\n    %n = arith.negf %h : " + tensor(weight.columns, "bf16") +
+         "\n    %nw = arith.extf %n : " + tensor(weight.columns, "bf16") + " to " + wideIn +
+         "\n    %p = arith.subf %in" + w + ", %nw : " + wideIn +
+         "\n    fused.yield %p : " + wideIn + "\n  } epilogue {\n  ^bb0(%s: " + wide + "):\n" +
+         widened("d", out, wide) + widened("g", out, wide) + "    %a = model.silu %s : " + wide +
+         "\n    %m = arith.mulf %a, %d" + w + " : " + wide + "\n    %t = arith.addf %m, %d" + w +
+         " : " + wide + "\n    %q = arith.divf %t, %g" + w + " : " + wide +
+         (narrow ? "\n    %r = arith.truncf %q : " + wide + " to " + out : "") +
+         "\n    fused.yield %" + (narrow ? "r" : "q") + " : " + out +
+         "\n  }\n  return %y : " + out + "\n}\n";
+}
+
+double ElementwiseProduct::error() {
+  std::vector<float> result;
+  if (element == "f32")
+    result = y.copy<float>();
+  else
+    for (uint16_t bits : y.copy<uint16_t>())
+      result.push_back(element == "f16" ? formats::f16ToFloat(bits) : formats::bf16ToFloat(bits));
+  std::vector<double> expected;
+  for (int64_t token = 0; token < tokens; ++token) {
+    std::vector<float> row;
+    for (int64_t column = 0; column < weight.columns; ++column)
+      row.push_back(xValues[token * weight.columns + column] + 1);
+    for (int64_t i = 0; i < weight.rows; ++i) {
+      double s = weight.product(i, row), residual = dValues[token * weight.rows + i];
+      expected.push_back((s / (1 + std::exp(-s)) * residual + residual) /
+                         gValues[token * weight.rows + i]);
+    }
+  }
+  return relativeError(result, expected);
 }
 
 double test::relativeError(const std::vector<float> &x, const std::vector<double> &y) {

@@ -106,6 +106,30 @@ Buffer pack(const Weight &weight, const std::vector<int64_t> &rows, formats::Lay
 /// 0, 1, 2, ...
 std::vector<int64_t> naturalRows(int64_t rows);
 
+/// A product of `weight` whose prologue and epilogue have every elementwise operation. Values that
+/// it reads and writes are of type `element`: f16, bf16 or f32.
+class ElementwiseProduct {
+public:
+  ElementwiseProduct(const Weight &weight, int64_t tokens, std::string element, Random &random);
+
+  /// A function of it. `weightType` and `schedule` are the target's.
+  std::string text(const std::string &weightType, const std::string &schedule) const;
+  /// Arguments of the kernel; `packed` is the weight.
+  std::vector<Buffer *> arguments(Buffer &packed) { return {&x, &packed, &d, &g, &y}; }
+  /// |result - definition| / |definition|.
+  double error();
+
+private:
+  /// `count` numbers of type `element`, and their values.
+  Buffer numbers(size_t count, Random &random, std::vector<float> &values) const;
+
+  const Weight &weight;
+  int64_t tokens;
+  std::string element;
+  std::vector<float> xValues, dValues, gValues;
+  Buffer x, d, g, y;
+};
+
 /// |x - y| / |y|, Euclidean.
 double relativeError(const std::vector<float> &x, const std::vector<double> &y);
 

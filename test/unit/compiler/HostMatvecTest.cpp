@@ -373,5 +373,20 @@ TEST_P(HostMatvec, ResidualsAndSeveralResults) {
   EXPECT_LE(relativeError(fromF16(second.copy<uint16_t>()), expectedSecond), 3e-4);
 }
 
+TEST_P(HostMatvec, ElementwiseOperations) {
+  Random random(7);
+  Weight weight({Format::Element::I8, 32, false}, 20, 160, random);
+  for (auto [element, tolerance] : {std::pair("f32", 1e-6), {"f16", 3e-4}, {"bf16", 3e-3}}) {
+    SCOPED_TRACE(element);
+    ElementwiseProduct product(weight, 2, element, random);
+    std::unique_ptr<HostKernels> kernels = HostKernels::compile(
+        product.text(tensorType(weight.format, 20, 160, "lanes"), schedule(GetParam(), 2, 0)));
+    ASSERT_TRUE(kernels);
+    Buffer packed = pack(weight, naturalRows(20), formats::Layout::Kind::Lanes);
+    kernels->run(0, product.arguments(packed));
+    EXPECT_LE(product.error(), tolerance);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isas, HostMatvec, testing::ValuesIn(runnableIsas()),
                          [](const auto &info) { return host::isaName(info.param).str(); });

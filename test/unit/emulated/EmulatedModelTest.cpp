@@ -170,6 +170,30 @@ INSTANTIATE_TEST_SUITE_P(Formats, EmulatedModel,
                                               4e-4, 9e-4}),
                          [](const auto &info) { return std::string(info.param.name); });
 
+// Heads that are padded in a GPU's cache, and more query heads for a key/value head than the tensor
+// cores have columns.
+TEST_F(EmulatedContext, MayHaveAnyHeads) {
+  RandomModel model;
+  model.heads = 12;
+  model.headDim = 20;
+  model.context = 20;
+  Folder source;
+  writeHuggingFace(model, source);
+  Compiled forHost, forGpu;
+  forHost.compile(source.str(), "f16", model.context, "host");
+  forGpu.compile(source.str(), "f16", model.context, "h200");
+  if (HasFatalFailure())
+    return;
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  double worst = 0;
+  for (int64_t position = 0; position < model.context; ++position) {
+    int32_t token = static_cast<int32_t>(position * 7 % model.vocab);
+    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
+  }
+  RecordProperty("logits", std::to_string(worst));
+  EXPECT_LE(worst, 1.5e-3);
+}
+
 // Contexts that are no whole number of a cache's pieces, the least and a model's own: every
 // position is there, and none beyond.
 TEST_F(EmulatedContext, MayHaveAnyLength) {

@@ -15,23 +15,23 @@ using namespace sluice::formats;
 namespace {
 struct Quantized {
   std::vector<int16_t> x16;
-  std::vector<float> steps;
+  std::vector<float> scales;
   explicit Quantized(const std::vector<float> &x)
       : x16(x.size()),
-        steps(static_cast<size_t>(activationGroups(static_cast<int64_t>(x.size())))) {
-    quantizeActivations(x, x16, steps);
+        scales(static_cast<size_t>(activationGroups(static_cast<int64_t>(x.size())))) {
+    quantizeActivations(x, x16, scales);
   }
 };
 } // namespace
 
 TEST(Activations, KnownValuesAndTies) {
-  // The greatest is 32512, so the step is 1 and every input stands for itself; halves go to even.
+  // The greatest is 32512, so the scale is 1 and every input stands for itself; halves go to even.
   Quantized a({32512.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -32512.0f, 100.25f, 0.0f});
   EXPECT_EQ(a.x16, (std::vector<int16_t>{32512, 0, 2, 2, 0, -2, -32512, 100, 0}));
-  EXPECT_EQ(a.steps, std::vector<float>{1.0f});
+  EXPECT_EQ(a.scales, std::vector<float>{1.0f});
   Quantized b({2.0f, -1.0f});
   EXPECT_EQ(b.x16, (std::vector<int16_t>{32512, -16256}));
-  EXPECT_EQ(b.steps[0], 2.0f / 32512.0f);
+  EXPECT_EQ(b.scales[0], 2.0f / 32512.0f);
 }
 
 TEST(Activations, GroupsOf128) {
@@ -40,10 +40,10 @@ TEST(Activations, GroupsOf128) {
   x[128] = 8.0f; // first of the second
   x[299] = -1.0f;
   Quantized a(x);
-  ASSERT_EQ(a.steps.size(), 3u);
-  EXPECT_EQ(a.steps[0], 4.0f / 32512.0f);
-  EXPECT_EQ(a.steps[1], 8.0f / 32512.0f);
-  EXPECT_EQ(a.steps[2], 1.0f / 32512.0f);
+  ASSERT_EQ(a.scales.size(), 3u);
+  EXPECT_EQ(a.scales[0], 4.0f / 32512.0f);
+  EXPECT_EQ(a.scales[1], 8.0f / 32512.0f);
+  EXPECT_EQ(a.scales[2], 1.0f / 32512.0f);
   EXPECT_EQ(a.x16[127], 32512);
   EXPECT_EQ(a.x16[128], 32512);
   EXPECT_EQ(a.x16[299], -32512);
@@ -55,7 +55,7 @@ TEST(Activations, GroupsOf128) {
 TEST(Activations, SpecialGroups) {
   Quantized zero(std::vector<float>(5, 0.0f));
   EXPECT_EQ(zero.x16, std::vector<int16_t>(5, 0));
-  EXPECT_EQ(zero.steps[0], 0.0f);
+  EXPECT_EQ(zero.scales[0], 0.0f);
   Quantized tiny({1e-35f, -1e-36f}); // 32512 / m would be infinite
   EXPECT_EQ(tiny.x16, (std::vector<int16_t>{0, 0}));
   Quantized small({0x1p-99f, -0x1p-100f});
@@ -67,13 +67,13 @@ TEST(Activations, SpecialGroups) {
     std::vector<float> x(200, 1.0f);
     x[3] = bad;
     Quantized a(x);
-    EXPECT_TRUE(std::isnan(a.steps[0]));
-    EXPECT_EQ(a.steps[1], 1.0f / 32512.0f);
+    EXPECT_TRUE(std::isnan(a.scales[0]));
+    EXPECT_EQ(a.scales[1], 1.0f / 32512.0f);
     EXPECT_EQ(a.x16[0], 0);
   }
 }
 
-TEST(Activations, ErrorIsHalfAStep) {
+TEST(Activations, ErrorIsHalfAScale) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
   std::vector<float> x(1000);
@@ -82,7 +82,7 @@ TEST(Activations, ErrorIsHalfAStep) {
   Quantized a(x);
   for (size_t i = 0; i < x.size(); ++i) {
     ASSERT_LE(std::abs(a.x16[i]), 32512);
-    ASSERT_NEAR(a.x16[i] * double(a.steps[i / 128]), x[i], 0.501 * a.steps[i / 128]);
+    ASSERT_NEAR(a.x16[i] * double(a.scales[i / 128]), x[i], 0.501 * a.scales[i / 128]);
   }
 }
 
@@ -105,19 +105,20 @@ TEST(Activations, IntegerProductByHand) {
   std::vector<uint16_t> scales{floatToF16(0.5f), floatToF16(-0.25f)};
   std::vector<int16_t> x16(40, 100);
   x16[39] = -7;
-  std::vector<float> steps{0.125f};
+  std::vector<float> activationScales{0.125f};
   llvm::SmallVector<int32_t> sums = integerSums(format, q, zeros, x16);
   ASSERT_EQ(sums.size(), 2u);
   EXPECT_EQ(sums[0], 32 * 2 * 100);
   EXPECT_EQ(sums[1], 7 * 5 * 100 - 5 * 7);
-  EXPECT_EQ(integerProduct(format, q, scales, zeros, x16, steps), 6400 * 0.0625f - 3465 * 0.03125f);
+  EXPECT_EQ(integerProduct(format, q, scales, zeros, x16, activationScales),
+            6400 * 0.0625f - 3465 * 0.03125f);
 }
 
-TEST(Activations, Units) {
-  EXPECT_EQ(unitColumns(*Format::fromName("int4-g32"), 512), 32);
-  EXPECT_EQ(unitColumns(*Format::fromName("int8-g256"), 512), 128);
-  EXPECT_EQ(unitColumns(*Format::fromName("int8-channel"), 512), 128);
-  EXPECT_EQ(unitColumns(*Format::fromName("int8-channel"), 100), 100);
+TEST(Activations, AccumulationColumns) {
+  EXPECT_EQ(accumulationColumns(*Format::fromName("int4-g32"), 512), 32);
+  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-g256"), 512), 128);
+  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-channel"), 512), 128);
+  EXPECT_EQ(accumulationColumns(*Format::fromName("int8-channel"), 100), 100);
   EXPECT_EQ(integerSums(*Format::fromName("int8-channel"), std::vector<int8_t>(300, 1), {},
                         std::vector<int16_t>(300, 2)),
             (llvm::SmallVector<int32_t>{256, 256, 88}));
@@ -151,10 +152,10 @@ TEST(Activations, ProductOfDequantizedRow) {
     Quantized a(x);
     double exact = 0, magnitude = 0;
     for (size_t i = 0; i < 800; ++i) {
-      exact += double(values[i]) * a.x16[i] * a.steps[i / 128];
+      exact += double(values[i]) * a.x16[i] * a.scales[i / 128];
       magnitude += std::fabs(double(values[i]) * x[i]);
     }
-    EXPECT_NEAR(integerProduct(format, q, scales, zeros, a.x16, a.steps), exact, 1e-6 * magnitude)
+    EXPECT_NEAR(integerProduct(format, q, scales, zeros, a.x16, a.scales), exact, 1e-6 * magnitude)
         << name;
   }
 }

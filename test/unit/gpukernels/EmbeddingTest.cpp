@@ -62,3 +62,30 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
     }
   }
 }
+
+// Whatever verifies copies the same.
+TEST(GpuEmbedding, EverySchedule) {
+  constexpr int64_t rows = 5, count = 3, columns = 1000;
+  Random random(2);
+  Weight weight({Format::Element::F16}, rows, columns, random);
+  std::vector<float> expected(count * columns);
+  const std::vector<int32_t> ids = {4, 0, 2};
+  for (auto [token, id] : llvm::enumerate(ids))
+    formats::f16ToFloat(llvm::ArrayRef(weight.halves).slice(id * columns, columns),
+                        llvm::MutableArrayRef(expected).slice(token * columns, columns));
+  for (int64_t warps = 1; warps <= 31; warps += 3)
+    for (int64_t parts : {int64_t(1), int64_t(2), int64_t(7), int64_t(600000000)}) {
+      SCOPED_TRACE(std::to_string(warps) + " warps, " + std::to_string(parts) + " blocks a token");
+      std::unique_ptr<GpuKernels> kernels = GpuKernels::compile(
+          "func.func @f(%t: tensor<3xi32>, %w: tensor<5x1000xf16>) -> tensor<3x1000xf32> {\n  %y = "
+          "fused.embedding %t, %w " +
+              gpuSchedule(count * parts, warps, 1, 1, 1024, 1, "none") +
+              " : tensor<3xi32>, tensor<5x1000xf16> -> tensor<3x1000xf32>\n  return %y : "
+              "tensor<3x1000xf32>\n}\n",
+          "h200");
+      ASSERT_TRUE(kernels);
+      Buffer tokens(ids), table(weight.halves), output(count * columns * 4);
+      kernels->run(0, {&tokens, &table, &output}, warps);
+      EXPECT_EQ(output.copy<float>(), expected);
+    }
+}

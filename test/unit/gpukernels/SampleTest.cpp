@@ -129,6 +129,25 @@ TEST(GpuSample, ChoosesAsTheSampler) {
   }
 }
 
+// Whatever verifies chooses the same.
+TEST(GpuSample, EverySchedule) {
+  Random random(9);
+  SamplingOptions options;
+  options.temperature = 0.9f;
+  options.topK = 50;
+  options.topP = 0.9f;
+  for (int64_t warps = 8; warps <= 31; ++warps) {
+    int64_t splits = 1 + warps % 8;
+    SCOPED_TRACE(std::to_string(warps) + " warps, " + std::to_string(splits) + " splits");
+    std::unique_ptr<GpuKernels> kernels = compileSample("h200", 1, 900, warps, splits);
+    ASSERT_TRUE(kernels);
+    options.seed = warps;
+    expectReference(*kernels, {modelLogits(900, random)}, {Sampler(options).nextWords()}, warps);
+    if (HasFailure())
+      return;
+  }
+}
+
 TEST(GpuSample, RowsApart) {
   constexpr int64_t rows = 3, width = 700;
   std::unique_ptr<GpuKernels> kernels = compileSample("h200", rows, width, 8, 2);

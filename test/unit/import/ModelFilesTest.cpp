@@ -98,7 +98,7 @@ TEST(OpenModel, GGUFHasTheSameWeights) {
   EXPECT_EQ(interleaved, 8); // q and k of four layers
 
   ASSERT_TRUE(gguf.tokenizer.gguf);
-  const GGUFTokenizer &tokenizer = *gguf.tokenizer.gguf;
+  const GgufTokenizer &tokenizer = *gguf.tokenizer.gguf;
   EXPECT_EQ(tokenizer.model, "llama");
   EXPECT_EQ(tokenizer.tokens.size(), 2048u);
   EXPECT_EQ(tokenizer.scores.size(), 2048u);
@@ -106,8 +106,8 @@ TEST(OpenModel, GGUFHasTheSameWeights) {
   EXPECT_EQ(tokenizer.tokens[1], "<s>");
   EXPECT_EQ(tokenizer.types[3], 6);
   EXPECT_EQ(tokenizer.bosId, 1);
-  EXPECT_EQ(tokenizer.eosId, 2);
-  EXPECT_EQ(tokenizer.unkId, 0);
+  EXPECT_EQ(tokenizer.eosIds, std::vector<int64_t>{2});
+  EXPECT_EQ(tokenizer.unknownId, 0);
   EXPECT_EQ(tokenizer.addBos, true);
   EXPECT_EQ(tokenizer.addEos, false);
   EXPECT_EQ(tokenizer.addSpacePrefix, std::nullopt);

@@ -129,10 +129,10 @@ TEST_F(EvaluatorTest, HookSeesEveryOperation) {
 
 TEST_F(EvaluatorTest, ErrorsNameTheOperation) {
   loadFunction("", "(%x: tensor<1x1xf32>) -> tensor<1x1xf32>", R"(
-    %r = arith.negf %x : tensor<1x1xf32> loc("blk.7.oddity")
+    %r = arith.remf %x, %x : tensor<1x1xf32> loc("blk.7.oddity")
     return %r : tensor<1x1xf32>)");
   EXPECT_EQ(error({floats({1, 1}, {1})}),
-            "arith.negf (blk.7.oddity): the operation has no semantics in "
+            "arith.remf (blk.7.oddity): the operation has no semantics in "
             "the reference evaluator");
 
   loadFunction("model.weight @w : tensor<1x1xf32>", "(%x: tensor<1x1xf32>) -> tensor<1x1xf32>", R"(
@@ -140,14 +140,14 @@ TEST_F(EvaluatorTest, ErrorsNameTheOperation) {
     %r = fused.matvec %x weights(%w) segments [1] : tensor<1x1xf32>, tensor<1x1xf32> -> tensor<1x1xf32>
     epilogue {
     ^bb0(%s: tensor<1x1xf32>):
-      %d = arith.divf %s, %s : tensor<1x1xf32>
+      %d = arith.remf %s, %s : tensor<1x1xf32>
       fused.yield %d : tensor<1x1xf32>
     }
     return %r : tensor<1x1xf32>)");
   EXPECT_EQ(error({floats({1, 1}, {1})}), "model.parameter: weight 'w' was not given");
   weights.set("w", floats({1, 1}, {1}));
   EXPECT_EQ(error({floats({1, 1}, {1})}),
-            "arith.divf: the operation has no semantics in the reference evaluator");
+            "arith.remf: the operation has no semantics in the reference evaluator");
 }
 
 TEST_F(EvaluatorTest, ChecksWeightsAgainstTheirTypes) {

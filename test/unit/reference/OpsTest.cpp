@@ -270,6 +270,21 @@ TEST_F(OpsTest, ArithRoundsToItsType) {
             (Floats{0.333333343f * 0.333333343f, 65520.0f * 65520.0f, 4198401}));
 }
 
+TEST_F(OpsTest, ArithSubtractsDividesAndNegates) {
+  loadFunction("", "(%x: tensor<2x2xf32>) -> (tensor<2x2xf32>, tensor<2x2xf32>, tensor<2x2xf32>)",
+               R"(
+    %y = arith.constant dense<[[4.0, 3.0], [-2.0, 0.5]]> : tensor<2x2xf32>
+    %a = arith.subf %x, %y : tensor<2x2xf32>
+    %b = arith.divf %x, %y : tensor<2x2xf32>
+    %c = arith.negf %x : tensor<2x2xf32>
+    return %a, %b, %c : tensor<2x2xf32>, tensor<2x2xf32>, tensor<2x2xf32>)");
+  auto results = evaluator->call("f", {floats({2, 2}, {1, 2, 3, -4})});
+  ASSERT_TRUE(static_cast<bool>(results));
+  EXPECT_EQ((*results)[0].values, (Floats{-3, -1, 5, -4.5}));
+  EXPECT_EQ((*results)[1].values, (Floats{0.25, 2.0f / 3, -1.5, -8}));
+  EXPECT_EQ((*results)[2].values, (Floats{-1, -2, -3, 4}));
+}
+
 TEST_F(OpsTest, ArithRefusesOtherRoundings) {
   loadFunction("", "(%x: tensor<1x1xf32>) -> tensor<1x1xf16>", R"(
     %a = arith.truncf %x downward : tensor<1x1xf32> to tensor<1x1xf16>

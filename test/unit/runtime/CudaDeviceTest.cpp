@@ -190,9 +190,10 @@ TEST_F(CudaDevice, MissingKernel) {
 
 TEST_F(CudaDevice, KernelThatNeedsTooManyRegisters) {
   fake->kernelMaxThreads = 64;
-  EXPECT_NE(loadError().find("kernel \"attend\" runs with at most 64 threads a block on this GPU, "
-                             "but launch \"attend\" has 128"),
-            std::string::npos);
+  EXPECT_NE(
+      loadError().find("kernel \"attend\" runs with at most 64 threads per block on this GPU, "
+                       "but launch \"attend\" has 128"),
+      std::string::npos);
 }
 
 TEST_F(CudaDevice, PlanOfAGpu) {

@@ -3,15 +3,15 @@
 
 // What a fused operation's kernel takes: the pointers of a dispatch, in their order.
 
-#ifndef SLUICE_LIB_CONVERSION_FUSEDTOHOST_KERNELINTERFACE_H
-#define SLUICE_LIB_CONVERSION_FUSEDTOHOST_KERNELINTERFACE_H
+#ifndef SLUICE_LIB_CONVERSION_FUSEDKERNELS_KERNELINTERFACE_H
+#define SLUICE_LIB_CONVERSION_FUSEDKERNELS_KERNELINTERFACE_H
 
-#include "KernelBuilder.h"
+#include "sluice/Conversion/Passes.h"
 
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/SetVector.h"
 
-namespace sluice::host {
+namespace sluice::kernels {
 
 class KernelInterface {
 public:
@@ -26,15 +26,13 @@ public:
   llvm::SmallVector<mlir::Attribute> caches() const;
   int64_t results() const { return numResults; }
 
-  /// A text that is the same for two operations exactly if the same kernel serves both.
+  /// A text that two operations share if and only if the same kernel serves both.
   std::string key() const;
 
-  /// Loads the pointers; `arguments` is the kernel's array of them.
-  void loadPointers(KernelBuilder &k, mlir::Value arguments);
-  /// Takes the pointers, where they are the kernel's arguments.
-  void usePointers(mlir::ValueRange arguments) {
-    pointers.assign(arguments.begin(), arguments.end());
-  }
+  /// The number of pointers that a kernel takes.
+  int64_t pointerCount() const { return values.size() + cacheTypes.size() + numResults; }
+  /// Sets the pointers, in their order.
+  void setPointers(mlir::ValueRange all) { pointers.assign(all.begin(), all.end()); }
   /// Null for a value that is no operand.
   mlir::Value pointer(mlir::Value operand) const;
   mlir::Value cachePointer(mlir::FlatSymbolRefAttr cache) const;
@@ -53,6 +51,24 @@ private:
   llvm::SmallVector<mlir::Value> pointers;
 };
 
-} // namespace sluice::host
+/// Whether nothing in a step writes the value, so that a kernel may read it before the previous one
+/// has ended.
+bool isConstant(mlir::Value value);
 
-#endif // SLUICE_LIB_CONVERSION_FUSEDTOHOST_KERNELINTERFACE_H
+/// Whether kernels can read the value as floats: a vector for all tokens or a row for each, of f16,
+/// bf16 or f32.
+bool isFloatTensor(mlir::Value value);
+
+using quantized::formatOf;
+
+/// Replaces the uses of `op` by those of a dispatch of the kernel `name`, whose label says what it
+/// computes. `op` itself stays.
+void dispatchKernel(fused::KernelOp op, const KernelInterface &interface, llvm::StringRef name,
+                    plan::LaunchAttr launch);
+
+/// Fails, with a message, if the module has a symbol of the name that the kernels' module gets.
+mlir::LogicalResult checkKernelsModule(mlir::ModuleOp module);
+
+} // namespace sluice::kernels
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDKERNELS_KERNELINTERFACE_H

@@ -5,7 +5,7 @@
 
 using namespace mlir;
 using namespace sluice;
-using namespace sluice::host;
+using namespace sluice::kernels;
 
 FailureOr<KernelInterface> KernelInterface::get(Operation *op) {
   KernelInterface result;
@@ -81,12 +81,6 @@ std::string KernelInterface::key() const {
   return text;
 }
 
-void KernelInterface::loadPointers(KernelBuilder &k, Value arguments) {
-  int64_t count = values.size() + cacheTypes.size() + numResults;
-  for (int64_t i = 0; i < count; ++i)
-    pointers.push_back(k.load(k.ptr(), k.offset(arguments, 8 * i), 8));
-}
-
 Value KernelInterface::pointer(Value operand) const {
   auto found = llvm::find(values, operand);
   return found == values.end() ? Value() : pointers[found - values.begin()];
@@ -94,4 +88,32 @@ Value KernelInterface::pointer(Value operand) const {
 
 Value KernelInterface::cachePointer(FlatSymbolRefAttr cache) const {
   return pointers[values.size() + (cacheTypes.find(cache) - cacheTypes.begin())];
+}
+
+bool kernels::isConstant(Value value) { return value.getDefiningOp<model::ParameterOp>(); }
+
+bool kernels::isFloatTensor(Value value) {
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  return type && type.getRank() >= 1 && type.getRank() <= 2 &&
+         isa<Float16Type, BFloat16Type, Float32Type>(type.getElementType());
+}
+
+void kernels::dispatchKernel(fused::KernelOp op, const KernelInterface &interface, StringRef name,
+                             plan::LaunchAttr launch) {
+  OpBuilder b(op);
+  auto symbol = SymbolRefAttr::get(b.getStringAttr(kKernelsModule),
+                                   {FlatSymbolRefAttr::get(op->getContext(), name)});
+  std::string label = op.getLabel();
+  auto dispatch = plan::DispatchOp::create(b, op->getLoc(), op->getResultTypes(), symbol,
+                                           interface.operands(), b.getArrayAttr(interface.caches()),
+                                           launch, b.getStringAttr(label.empty() ? name : label),
+                                           op.getTraffic().value_or(fused::TrafficAttr()));
+  op->replaceAllUsesWith(dispatch);
+}
+
+LogicalResult kernels::checkKernelsModule(ModuleOp module) {
+  if (Operation *taken = module.lookupSymbol(kKernelsModule))
+    return taken->emitError() << "symbol '" << kKernelsModule
+                              << "' is taken, kernels are generated under it";
+  return success();
 }

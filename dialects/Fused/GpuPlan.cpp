@@ -1,0 +1,361 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Fused/GpuPlan.h"
+
+#include "dialects/Fused/Weights.h"
+
+#include "sluice-runtime/SamplingWords.h"
+#include "sluice/Formats/Activations.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::fused;
+
+/// The most blocks of a portable cluster (CUDA C++ Programming Guide, "Thread Block Clusters").
+static constexpr int64_t kMaxCluster = 8;
+
+static InFlightDiagnostic reject(Operation *op, GpuScheduleAttr schedule) {
+  return op->emitOpError() << "cannot run with " << schedule << ": ";
+}
+
+/// Checks how many blocks share one output.
+static LogicalResult checkSplits(Operation *op, GpuScheduleAttr schedule, const GpuDevice &device) {
+  if (schedule.getSplits() > kMaxCluster)
+    return reject(op, schedule) << "a cluster has 1 to " << kMaxCluster << " blocks";
+  if (schedule.getSplits() > 1 && !device.bulkCopies)
+    return reject(op, schedule) << device.arch << " has no clusters, splits must be 1";
+  return success();
+}
+
+LogicalResult fused::checkShared(Operation *op, GpuScheduleAttr schedule, int64_t bytes,
+                                 const GpuDevice &device) {
+  if (bytes <= device.sharedBytes)
+    return success();
+  return op->emitOpError() << "with " << schedule << " needs " << bytes
+                           << " bytes of shared memory, the target has " << device.sharedBytes
+                           << " a block";
+}
+
+//===----------------------------------------------------------------------===//
+// Products
+//===----------------------------------------------------------------------===//
+
+FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
+                                        const GpuDevice &device) {
+  if (op.getWeights().size() != 1)
+    return op.emitOpError() << "has " << op.getWeights().size()
+                            << " weights, expected one packed weight";
+  quantized::QuantizedTensorType type = op.getPackedType();
+  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
+    return op.emitOpError() << "weight must be packed in layout mma, found "
+                            << op.getWeights().front().getType();
+  // Of the tensor cores' 8 columns an integer product uses two per token.
+  int64_t most = type.getFormat().isInteger() ? 4 : 8;
+  if (op.getTokens() > most)
+    return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
+                            << type.getFormat().getName() << " weights take at most " << most;
+  llvm::Expected<formats::RowOrder> order = quantized::expandRowOrder(
+      op.getOrder().value_or(ArrayAttr::get(op.getContext(), {})), op.getSegments());
+  if (!order)
+    return op.emitOpError() << "has a row order that does not fit: "
+                            << llvm::toString(order.takeError());
+  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
+      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), op.getColumns());
+  if (!shape)
+    return op.emitOpError() << llvm::toString(shape.takeError());
+
+  ProductPlan plan(*shape);
+  plan.grid = schedule.getBlocks();
+  plan.warps = schedule.getWarps();
+  plan.ring = schedule.getStages();
+  plan.inFlight = schedule.getInFlight();
+  plan.overlap = device.bulkCopies && schedule.getEarly() != "none";
+  plan.tiles = shape->tiles();
+  plan.chunks = shape->chunks();
+  int64_t chunk = shape->layout().columns;
+  if (plan.grid > plan.tiles)
+    return reject(op, schedule) << "its weight has " << plan.tiles
+                                << " tiles of 16 rows, one for each block at most";
+  if (schedule.getSplits() != 1)
+    return reject(op, schedule) << "products are not split";
+  if (schedule.getColumns() != chunk)
+    return reject(op, schedule) << "its weight is packed in chunks of " << chunk << " columns";
+  plan.sliceColumns = shape->format().isInteger() ? formats::activationGroup : 64;
+  if (plan.chunks > 1 && chunk % plan.sliceColumns)
+    return reject(op, schedule) << "chunks of " << chunk << " columns are no multiple of "
+                                << plan.sliceColumns;
+  int64_t widest = std::min(chunk, shape->columns());
+  plan.slices = llvm::divideCeil(widest, plan.sliceColumns);
+  if (plan.slices > plan.warps)
+    return reject(op, schedule) << "a chunk of " << widest << " columns needs " << plan.slices
+                                << " warps";
+  plan.tilesPerBlock = llvm::divideCeil(plan.tiles, plan.grid);
+  plan.reuses = plan.tilesPerBlock * plan.chunks > plan.ring;
+  // A warp group must not wait for a stage whose previous filling it cannot know to have completed:
+  // the barrier's parity would look as if the new one had.
+  for (plan.warpGroups = plan.warps / plan.slices; plan.warpGroups > 1; --plan.warpGroups)
+    if (!plan.reuses || plan.ring % plan.warpGroups == 0 ||
+        plan.ring >= plan.warpGroups + plan.inFlight)
+      break;
+  plan.held = plan.tilesPerBlock;
+  if (schedule.getHeld())
+    plan.held = std::min(plan.held, schedule.getHeld());
+  // Sums of neighbouring tiles lie half a row of banks apart.
+  plan.heldBytes = op.getTokens() * plan.warpGroups * plan.slices * 64;
+  plan.heldBytes += plan.heldBytes % 128 == 0 ? 64 : 0;
+
+  SharedRanges ranges;
+  plan.stages = ranges.take(plan.ring * shape->chunkBytes(0), 128);
+  plan.full = ranges.take(plan.ring * 8, 8);
+  if (plan.reuses)
+    plan.empty = ranges.take(plan.ring * 8, 8);
+  plan.sums = ranges.take(plan.held * plan.heldBytes);
+
+  InputPlan &input = plan.input;
+  input.format = shape->format();
+  input.tokens = op.getTokens();
+  input.columns = op.getColumns();
+  input.padded = llvm::alignTo(input.columns, formats::activationGroup);
+  input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
+  if (input.isInteger()) {
+    input.accumulationColumns = accumulationColumns(input.format);
+    input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
+    if (input.format.zeroPoint)
+      input.inputSums = ranges.take(input.tokens * input.padded / input.accumulationColumns * 4);
+  }
+  if (!op.getPrologue().empty())
+    input.warpSums = ranges.take(plan.warps * 4);
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch ProductPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = grid;
+  launch.block = (warps + 1) * kWarpThreads;
+  launch.shared = shared;
+  // Else ptxas saves registers for a second block, that shared memory has no room for.
+  launch.resident = 1;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> MatvecOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<ProductPlan> plan = ProductPlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+//===----------------------------------------------------------------------===//
+// Attention
+//===----------------------------------------------------------------------===//
+
+FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device) {
+  AttentionPlan plan;
+  for (auto [symbol, shape, layout] :
+       {std::tuple(op.getKeysAttr(), &plan.keys, quantized::CacheLayout::MmaKeys),
+        {op.getValuesAttr(), &plan.values, quantized::CacheLayout::MmaValues}}) {
+    auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol);
+    if (!cache)
+      return op.emitOpError() << "names an unknown cache " << symbol;
+    quantized::CacheType type = cache.getCacheType();
+    if (type.getLayout() != layout)
+      return op.emitOpError() << "reads cache " << symbol << " as "
+                              << quantized::stringifyCacheLayout(layout) << ", but it is " << type;
+    *shape = type.getShapeInfo();
+    if (std::optional<std::string> error = formats::checkMmaCache(*shape))
+      return op.emitOpError() << "reads cache " << symbol << ": " << *error;
+  }
+  const formats::CacheShape &keys = plan.keys;
+  plan.appends = !op.getPrologue().empty();
+  plan.heads = keys.heads;
+  plan.dim = keys.dim;
+  plan.tokens = op.getTokens();
+  plan.group = op.getQuery().getType().getDimSize(1) / keys.dim / keys.heads;
+  constexpr int64_t mostHeads = kMaxWarps * kMostPasses * kHeads;
+  if (plan.group < 1 || plan.group > mostHeads)
+    return op.emitOpError() << "has " << plan.group
+                            << " query heads for a key/value head, GPU kernels take 1 to "
+                            << mostHeads;
+  int64_t allPasses = llvm::divideCeil(plan.group, kHeads);
+  plan.headParts = llvm::divideCeil(allPasses, kMostPasses);
+  plan.passes = llvm::divideCeil(allPasses, plan.headParts);
+  if (plan.appends && keys.sequences != plan.tokens)
+    return op.emitOpError() << "appends " << plan.tokens << " rows to caches of " << keys.sequences
+                            << " sequences";
+
+  plan.warps = schedule.getWarps();
+  plan.splits = schedule.getSplits();
+  plan.overlap = device.bulkCopies;
+  if (schedule.getColumns() < formats::cacheBlock || schedule.getColumns() % formats::cacheBlock)
+    return reject(op, schedule) << "a stage holds a multiple of " << formats::cacheBlock
+                                << " positions";
+  plan.stageTiles = schedule.getColumns() / formats::cacheTile;
+  plan.readers = plan.stageTiles / kTiles;
+  if (plan.warps < plan.groupWarps())
+    return reject(op, schedule) << plan.group << " query heads for a key/value head and stages of "
+                                << schedule.getColumns() << " positions need at least "
+                                << plan.groupWarps() << " warps";
+  if (failed(checkSplits(op, schedule, device)))
+    return failure();
+  if (int64_t blocks = plan.tokens * plan.heads * plan.splits; schedule.getBlocks() != blocks)
+    return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
+                                << " tokens need " << blocks << " blocks";
+
+  plan.stageBytes = plan.stageTiles * (keys.tileBytes() + plan.values.tileBytes());
+  int64_t most =
+      llvm::divideCeil(llvm::divideCeil(keys.tiles(), plan.stageTiles), plan.splits);
+  plan.ring = std::min(schedule.getStages(), most);
+  plan.warpGroups = std::min(plan.warps / plan.groupWarps(), plan.ring);
+  // Each stage belongs to one warp group: in a stage that
+  // another one also reads, it could not tell from the barrier's parity which filling has
+  // completed.
+  plan.ring -= plan.ring % plan.warpGroups;
+  plan.inFlight = std::min(schedule.getInFlight(), plan.ring);
+  plan.reuses = most > plan.ring;
+  plan.own = llvm::divideCeil(plan.group * plan.dim, plan.splits);
+
+  SharedRanges ranges;
+  // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
+  // write different heads in different banks.
+  int64_t partBytes = plan.parts() * plan.group * plan.partRow() * 4;
+  plan.stages = ranges.take(std::max(plan.ring * plan.stageBytes, partBytes), 128);
+  plan.full = ranges.take(plan.ring * 8, 8);
+  if (plan.reuses)
+    plan.empty = ranges.take(plan.ring * 8, 8);
+  if (plan.appends)
+    plan.appended = ranges.take(8, 8);
+  plan.rowMaxima = ranges.take(plan.parts() * plan.group * 4);
+  plan.rowSums = ranges.take(plan.parts() * plan.group * 4);
+  if (plan.splits > 1) {
+    plan.gatheredOutputs = ranges.take(plan.splits * plan.own * 4);
+    plan.gatheredMaxima = ranges.take(plan.splits * plan.group * 4);
+    plan.gatheredSums = ranges.take(plan.splits * plan.group * 4);
+  }
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch AttentionPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = tokens * heads * splits;
+  launch.block = (warps + 1) * kWarpThreads;
+  launch.shared = shared;
+  launch.cluster = splits;
+  // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
+  // Longer heads, more query heads and larger blocks do not fit in so few, and before sm_90 no
+  // kernel starts early.
+  constexpr int64_t mostThreads = 9 * kWarpThreads;
+  launch.resident = overlap && dim <= 128 && passes == 1 && launch.block <= mostThreads ? 2 : 0;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> AttentionOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<AttentionPlan> plan = AttentionPlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+//===----------------------------------------------------------------------===//
+// Sampling
+//===----------------------------------------------------------------------===//
+
+FailureOr<SamplePlan> SamplePlan::get(SampleOp op, GpuScheduleAttr schedule,
+                                      const GpuDevice &device) {
+  // A weight's halves are added apart, in 32 bits each.
+  constexpr int64_t mostTokens = int64_t(1) << (32 - sampling::kWeightBits / 2);
+  SamplePlan plan;
+  plan.rows = op.getLogits().getType().getDimSize(0);
+  plan.vocabulary = op.getLogits().getType().getDimSize(1);
+  plan.splits = schedule.getSplits();
+  plan.threads = schedule.getWarps() * kWarpThreads;
+  plan.share = llvm::divideCeil(plan.vocabulary, plan.splits);
+  plan.overlap = device.bulkCopies;
+  if (plan.threads < kBins)
+    return reject(op, schedule) << "warps must be at least " << kBins / kWarpThreads;
+  if (failed(checkSplits(op, schedule, device)))
+    return failure();
+  if (schedule.getBlocks() != plan.rows * plan.splits)
+    return reject(op, schedule) << plan.rows << " rows need " << plan.rows * plan.splits
+                                << " blocks";
+  if (plan.share > mostTokens)
+    return reject(op, schedule) << "a block has " << plan.share << " tokens, at most " << mostTokens
+                                << " can be added up";
+  SharedRanges ranges;
+  // Two sets: one is cleared while other blocks still read the other.
+  plan.bins = ranges.take(2 * kBins * kBinWords * 4);
+  plan.merged = ranges.take(kBins * 8);
+  plan.mergedCounts = ranges.take(kBins * 4);
+  plan.warpKeys = ranges.take(schedule.getWarps() * 8);
+  plan.blockKeys = ranges.take(plan.splits * 8);
+  plan.found = ranges.take(8);
+  plan.shared = ranges.bytes();
+  // Logits that do not fit are read from memory each time.
+  SharedRange stage = ranges.take(plan.share * 4);
+  plan.staged = ranges.bytes() <= device.sharedBytes;
+  if (plan.staged) {
+    plan.stage = stage;
+    plan.shared = ranges.bytes();
+  }
+  return plan;
+}
+
+GpuLaunch SamplePlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = rows * splits;
+  launch.block = threads;
+  launch.shared = shared;
+  launch.cluster = splits;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> SampleOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<SamplePlan> plan = SamplePlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+//===----------------------------------------------------------------------===//
+// Embedding
+//===----------------------------------------------------------------------===//
+
+FailureOr<EmbeddingPlan> EmbeddingPlan::get(EmbeddingOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device) {
+  FailureOr<formats::PackedShape> shape = tableShape(op);
+  if (failed(shape))
+    return failure();
+  int64_t width = shape->columns();
+  if (width % kColumns)
+    return op.emitOpError() << "has rows of " << width
+                            << " columns, GPU kernels need an even number";
+  EmbeddingPlan plan(*shape);
+  plan.tokens = op.getTokens().getType().getDimSize(0);
+  plan.threads = schedule.getWarps() * kWarpThreads;
+  if (plan.tokens < 1 || schedule.getBlocks() % plan.tokens)
+    return reject(op, schedule) << plan.tokens << " tokens need as many blocks each";
+  // More blocks would have nothing to read.
+  plan.parts = std::min<int64_t>(schedule.getBlocks() / plan.tokens,
+                                 llvm::divideCeil(width, kColumns * plan.threads));
+  return plan;
+}
+
+GpuLaunch EmbeddingPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = parts * tokens;
+  launch.block = threads;
+  return launch;
+}
+
+FailureOr<GpuLaunch> EmbeddingOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<EmbeddingPlan> plan = EmbeddingPlan::get(*this, schedule, device);
+  if (failed(plan))
+    return failure();
+  return plan->launch();
+}

@@ -1,0 +1,184 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What a #fused.gpu_schedule means for an operation: how its kernel divides the work, and where
+// everything lies in a block's shared memory. The pass that chooses a schedule asks here whether
+// it fits; the generator of the kernel takes every number from here.
+
+#ifndef SLUICE_DIALECTS_FUSED_GPUPLAN_H
+#define SLUICE_DIALECTS_FUSED_GPUPLAN_H
+
+#include "dialects/Fused/Fused.h"
+
+#include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/Packing.h"
+
+#include "llvm/Support/MathExtras.h"
+
+namespace sluice::fused {
+
+/// Threads of a warp.
+inline constexpr int64_t kWarpThreads = 32;
+
+/// A range of a block's dynamic shared memory. Empty if the kernel needs no such range.
+struct SharedRange {
+  int64_t offset = 0, bytes = 0;
+};
+
+/// Hands out a block's dynamic shared memory.
+class SharedRanges {
+public:
+  SharedRange take(int64_t bytes, int64_t alignment = 16) {
+    used = llvm::alignTo(used, alignment);
+    SharedRange range{used, bytes};
+    used += bytes;
+    return range;
+  }
+  int64_t bytes() const { return used; }
+
+private:
+  int64_t used = 0;
+};
+
+/// The input of a product in shared memory, as operands of the tensor cores' 8 columns.
+///
+/// Integer weights (two columns per token, high and low byte), for every 32 columns of the
+/// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale per token and group of 128
+/// columns (for int4 weights a 16th of it, as they are multiplied as 16 * q); for zero points an
+/// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
+/// every 16 columns: [token][lane % 4][8 bytes].
+struct InputPlan {
+  formats::Format format;
+  int64_t tokens = 1;
+  int64_t columns = 0; ///< K
+  int64_t padded = 0;  ///< K rounded up to a multiple of 128
+  /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
+  int64_t accumulationColumns = 0;
+  SharedRange fragments, scales, inputSums;
+  /// One float32 per warp, for sums over all threads; products with a prologue only.
+  SharedRange warpSums;
+
+  bool isInteger() const { return format.isInteger(); }
+  int64_t fragmentColumns() const { return isInteger() ? 32 : 16; }
+  /// Bytes of a fragment.
+  int64_t fragmentBytes() const { return (isInteger() ? 64 : 32) * tokens; }
+  /// Lanes of a warp that own a part of it.
+  int64_t fragmentLanes() const { return (isInteger() ? 8 : 4) * tokens; }
+};
+
+/// A matrix-vector product. Block b has row tiles b, b + grid, ...; a tile's chunks are the stages
+/// of the ring. A chunk is cut into slices of columns (K slices), one per warp; if there are more
+/// warps than slices, several warp groups take chunks in turn.
+struct ProductPlan {
+  /// Fails, with an error at `op`, if the schedule does not suit the product. Whether its shared
+  /// memory fits is another question: see checkShared.
+  static mlir::FailureOr<ProductPlan> get(MatvecOp op, GpuScheduleAttr schedule,
+                                          const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  formats::PackedShape shape;
+  int64_t grid = 0, warps = 0, ring = 0, inFlight = 0, tiles = 0, tilesPerBlock = 0, chunks = 0;
+  int64_t sliceColumns = 0; ///< columns of a warp's part of a chunk
+  int64_t slices = 0;       ///< slices of a full chunk
+  int64_t warpGroups = 0;
+  int64_t held = 0;      ///< tiles whose partial sums wait in shared memory to be added
+  int64_t heldBytes = 0; ///< bytes of a tile's partial sums
+  bool reuses = false;   ///< whether a stage is filled more than once
+  bool overlap = false;
+  InputPlan input;
+  /// The ring; a barrier of 8 bytes per stage for "filled" and, if stages are reused, for "read";
+  /// the partial sums.
+  SharedRange stages, full, empty, sums;
+  int64_t shared = 0; ///< bytes in all
+
+private:
+  explicit ProductPlan(formats::PackedShape shape) : shape(shape) {}
+};
+
+/// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
+/// cache's stages of several tiles. A warp takes a block of positions (formats::cacheBlock) of a
+/// stage for up to 16 query heads, 4 in the columns of the tensor cores at a time; further query
+/// heads have further warps, which read the same stage.
+struct AttentionPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  /// Tiles that a warp takes at once, query heads of a pass, passes of a warp.
+  static constexpr int64_t kTiles = formats::cacheBlock / formats::cacheTile, kHeads = 4,
+                           kMostPasses = 4;
+  static constexpr int64_t kMaxWarps = 31;
+
+  formats::CacheShape keys, values;
+  bool appends = false; ///< whether the operation appends the step's key and value
+  int64_t tokens = 0, heads = 0;
+  int64_t dim = 0;       ///< elements of a head
+  int64_t group = 0;     ///< query heads of a key/value head
+  int64_t passes = 0;    ///< of a warp
+  int64_t headParts = 0; ///< warps that divide the query heads
+  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
+  int64_t stageTiles = 0, stageBytes = 0;
+  int64_t readers = 0;    ///< warps that divide the positions of a stage
+  int64_t warpGroups = 0; ///< stages that are read at once
+  int64_t own = 0;        ///< outputs that a block finishes
+  bool reuses = false;    ///< whether a stage is filled more than once
+  bool overlap = false;
+  /// `appended` is a barrier: the step's key and value are in the newest stage.
+  SharedRange stages, full, empty, appended, rowMaxima, rowSums, gatheredOutputs, gatheredMaxima,
+      gatheredSums;
+  int64_t shared = 0; ///< bytes in all
+
+  /// Warps of a warp group, and of all warp groups.
+  int64_t groupWarps() const { return readers * headParts; }
+  int64_t active() const { return warpGroups * groupWarps(); }
+  /// Parts of each output in a block, of [query heads][dim + 4] floats each; they take the ring's
+  /// memory when all stages have been read.
+  int64_t parts() const { return warpGroups * readers; }
+  int64_t partRow() const { return dim + 4; }
+};
+
+/// The choice of a token by a cluster of blocks that divide a row's logits.
+struct SamplePlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<SamplePlan> get(SampleOp op, GpuScheduleAttr schedule,
+                                         const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  static constexpr int64_t kBins = 256;
+  /// 32-bit words of a bin: low halves, high halves, and the number of tokens.
+  static constexpr int64_t kBinWords = 3;
+
+  int64_t rows = 0, vocabulary = 0, splits = 0, threads = 0;
+  int64_t share = 0;   ///< tokens of a block
+  bool staged = false; ///< whether the logits are kept in shared memory
+  bool overlap = false;
+  SharedRange bins, merged, mergedCounts, warpKeys, blockKeys, found, stage;
+  int64_t shared = 0; ///< bytes in all
+};
+
+/// The lookup of rows of an embedding table.
+struct EmbeddingPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<EmbeddingPlan> get(EmbeddingOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  /// Neighbouring columns that a thread reads at a time.
+  static constexpr int64_t kColumns = 2;
+
+  formats::PackedShape shape;
+  int64_t tokens = 0, threads = 0; ///< threads of a block
+  int64_t parts = 0;               ///< blocks of a token
+
+private:
+  explicit EmbeddingPlan(formats::PackedShape shape) : shape(shape) {}
+};
+
+/// Fails, with an error at `op`, if a block has less than `bytes` of shared memory.
+mlir::LogicalResult checkShared(mlir::Operation *op, GpuScheduleAttr schedule, int64_t bytes,
+                                const GpuDevice &device);
+
+} // namespace sluice::fused
+
+#endif // SLUICE_DIALECTS_FUSED_GPUPLAN_H

@@ -1,0 +1,213 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Evaluates the regions of fused operations (norms, activations, rotary embedding, residuals) for
+// host and GPU kernels alike.
+//
+// A region computes on whole tensors, a kernel on the part that one vector or thread has at a time.
+// A *place* stands for that part: it knows which elements they are, how they are loaded, and in
+// which registers they lie. All values of a region have the same number of registers at a place; a
+// register is a scalar on a GPU and a vector of neighbouring elements on the host.
+
+#ifndef SLUICE_LIB_CONVERSION_FUSEDKERNELS_REGIONEVALUATOR_H
+#define SLUICE_LIB_CONVERSION_FUSEDKERNELS_REGIONEVALUATOR_H
+
+#include "ComputeBuilder.h"
+#include "KernelInterface.h"
+
+#include "dialects/Model/Semantics.h"
+
+namespace sluice::kernels {
+
+/// Cosines and sines for a place of n registers, n / 2 each: entry i turns registers i and
+/// i + n / 2, which hold the two elements of rotary pairs.
+struct Turn {
+  Values cosines, sines;
+};
+
+/// The factors of a region's norms for the row that is being computed, float32 scalars.
+using NormFactors = llvm::DenseMap<mlir::Operation *, mlir::Value>;
+
+template <typename P>
+concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
+                model::Arithmetic<typename P::Builder> &&
+                requires(P &place, mlir::Value value, model::RotaryOp rotary) {
+                  { place.k } -> std::convertible_to<typename P::Builder &>;
+                  // Which region this is, for messages: "a prologue".
+                  { P::kRegion } -> std::convertible_to<llvm::StringRef>;
+                  // The elements of a region's argument, or of a tensor from outside. Fails, with
+                  // a message, if they cannot be read.
+                  { place.load(value) } -> std::same_as<mlir::FailureOr<Values>>;
+                  // Fails, with a message, if the registers are no rotary pairs.
+                  { place.turn(rotary) } -> std::same_as<mlir::FailureOr<Turn>>;
+                };
+
+/// Emits the code of a region's values at one place, each once.
+template <Place P> class RegionEvaluator {
+public:
+  /// Norms can be evaluated only if `factors` has theirs (see evaluateNorms).
+  RegionEvaluator(P &place, const KernelInterface &interface, const NormFactors &factors)
+      : place(place), k(place.k), interface(interface), factors(factors) {}
+
+  /// Gives the elements of a value that has been computed or loaded already.
+  void bind(mlir::Value value, Values elements) { known[value] = std::move(elements); }
+
+  /// Emits the elements of a value, in its float type. Fails, with a message, at an operation that
+  /// is no element operation, norm or rotation.
+  mlir::FailureOr<Values> evaluate(mlir::Value value) {
+    if (auto found = known.find(value); found != known.end())
+      return found->second;
+    mlir::FailureOr<Values> elements = compute(value);
+    if (succeeded(elements))
+      known[value] = *elements;
+    return elements;
+  }
+
+private:
+  using Function = model::ElementFunction<typename P::Builder>;
+
+  mlir::FailureOr<Values> compute(mlir::Value value) {
+    if (isa<mlir::BlockArgument>(value) || interface.pointer(value))
+      return place.load(value);
+    mlir::Operation *op = value.getDefiningOp();
+    Function function = model::elementFunction<typename P::Builder>(op);
+    bool isNorm = factors.contains(op);
+    auto rotary = dyn_cast<model::RotaryOp>(op);
+    if (!function && !isNorm && !rotary)
+      return op->emitOpError() << "in " << P::kRegion << " cannot be converted to "
+                               << P::Builder::kCode;
+    mlir::FailureOr<Turn> turn = Turn();
+    if (rotary && failed(turn = place.turn(rotary)))
+      return mlir::failure();
+    llvm::SmallVector<Values> operands;
+    // The place reads the positions and the table of a rotation.
+    mlir::OperandRange read = rotary ? op->getOperands().take_front() : op->getOperands();
+    for (mlir::Value operand : read) {
+      mlir::FailureOr<Values> elements = evaluate(operand);
+      if (failed(elements))
+        return mlir::failure();
+      operands.push_back(std::move(*elements));
+    }
+    if (rotary)
+      return rotate(operands.front(), *turn);
+    Values result;
+    for (size_t i = 0; i < operands.front().size(); ++i) {
+      Values x = llvm::map_to_vector(operands, [&](Values &all) { return all[i]; });
+      result.push_back(isNorm ? normalize(x[0], x[1], factors.lookup(op))
+                              : model::applyElementFunction(k, function, op, x));
+    }
+    return result;
+  }
+
+  mlir::Value normalize(mlir::Value x, mlir::Value gain, mlir::Value factor) {
+    mlir::Value wide = k.widen(x);
+    return model::normalized(k, wide, k.broadcastLike(factor, wide), k.widen(gain));
+  }
+
+  Values rotate(const Values &x, const Turn &turn) {
+    size_t pairs = turn.cosines.size();
+    Values result(2 * pairs);
+    for (size_t i = 0; i < pairs; ++i)
+      std::tie(result[i], result[i + pairs]) =
+          model::turned(k, k.widen(x[i]), k.widen(x[i + pairs]), turn.cosines[i], turn.sines[i]);
+    return result;
+  }
+
+  P &place;
+  typename P::Builder &k;
+  const KernelInterface &interface;
+  const NormFactors &factors;
+  llvm::DenseMap<mlir::Value, Values> known;
+};
+
+/// Emits the writes of a region, in its order: appends to caches and the values that it yields.
+/// `isHere` tells whether the value that an operation writes is computed at this place, or fails.
+template <Place P>
+mlir::LogicalResult emitWrites(
+    RegionEvaluator<P> &evaluator, mlir::Block &block,
+    llvm::function_ref<mlir::FailureOr<bool>(mlir::Operation &writer, mlir::Value value)> isHere,
+    llvm::function_ref<mlir::LogicalResult(model::CacheAppendOp append, const Values &elements)>
+        append,
+    llvm::function_ref<void(unsigned result, const Values &elements)> yield) {
+  for (mlir::Operation &writer : block) {
+    auto cacheAppend = dyn_cast<model::CacheAppendOp>(writer);
+    llvm::SmallVector<mlir::Value> written;
+    if (cacheAppend)
+      written = {cacheAppend.getInput()};
+    else if (auto end = dyn_cast<fused::YieldOp>(writer))
+      written = llvm::to_vector(end.getValues());
+    for (auto [number, value] : llvm::enumerate(written)) {
+      mlir::FailureOr<bool> here = isHere(writer, value);
+      if (failed(here))
+        return mlir::failure();
+      if (!*here)
+        continue;
+      mlir::FailureOr<Values> elements = evaluator.evaluate(value);
+      if (failed(elements) || (cacheAppend && failed(append(cacheAppend, *elements))))
+        return mlir::failure();
+      if (!cacheAppend)
+        yield(number, *elements);
+    }
+  }
+  return mlir::success();
+}
+
+//===----------------------------------------------------------------------===//
+// Rows with norms
+//===----------------------------------------------------------------------===//
+
+/// A place that can be anywhere in a row (of an activation, or of a head).
+template <typename P>
+concept RowPlace =
+    Place<P> && requires(P &place, mlir::Value x, size_t number,
+                         llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate) {
+      // Moves the place through the whole row, calls `accumulate` everywhere with the sum so far
+      // (null at first), adds up the sums of all registers, lanes and threads, and returns a
+      // scalar.
+      { place.sumRow(accumulate) } -> std::same_as<mlir::FailureOr<mlir::Value>>;
+      // Register `number` with zeros for elements that lie behind the row's end.
+      { place.clearMissing(number, x) } -> std::convertible_to<mlir::Value>;
+    };
+
+/// The elements of a value where `place` now is, as float32; zero behind the row's end.
+template <RowPlace P>
+mlir::FailureOr<Values> evaluateInRow(P &place, const KernelInterface &interface,
+                                      const NormFactors &factors, mlir::Value value) {
+  mlir::FailureOr<Values> elements = RegionEvaluator<P>(place, interface, factors).evaluate(value);
+  if (failed(elements))
+    return mlir::failure();
+  // Loads already give zeros there.
+  bool isLoaded = isa<mlir::BlockArgument>(value) || interface.pointer(value);
+  for (auto [number, element] : llvm::enumerate(*elements)) {
+    element = place.k.widen(element);
+    if (!isLoaded)
+      element = place.clearMissing(number, element);
+  }
+  return elements;
+}
+
+/// Emits the factors of all norms in `region` for the row that `place` is in.
+template <RowPlace P>
+mlir::LogicalResult evaluateNorms(P &place, const KernelInterface &interface, mlir::Region &region,
+                                  NormFactors &factors) {
+  factors.clear();
+  for (auto norm : region.getOps<model::RmsNormOp>()) {
+    auto sum = place.sumRow([&](mlir::Value sum) -> mlir::FailureOr<mlir::Value> {
+      mlir::FailureOr<Values> x = evaluateInRow(place, interface, factors, norm.getInput());
+      if (failed(x))
+        return mlir::failure();
+      for (mlir::Value element : *x)
+        sum = sum ? place.k.fma(element, element, sum) : place.k.mulF(element, element);
+      return sum;
+    });
+    if (failed(sum))
+      return mlir::failure();
+    factors[norm] = model::normFactor(place.k, *sum, norm.getGain().getType().getDimSize(0),
+                                      norm.getEpsilon().convertToDouble());
+  }
+  return mlir::success();
+}
+
+} // namespace sluice::kernels
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDKERNELS_REGIONEVALUATOR_H
