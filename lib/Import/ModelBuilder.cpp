@@ -211,8 +211,7 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
   auto append = [&](StringRef kind, Value value) {
     std::string cache = ("cache." + kind + "." + Twine(layer)).str();
     model::CacheOp::create(symbols, named(cache), symbols.getStringAttr(cache),
-                           TypeAttr::get(cacheType),
-                           /*head_dim=*/nullptr);
+                           TypeAttr::get(cacheType));
     auto ref = FlatSymbolRefAttr::get(code.getContext(), cache);
     model::CacheAppendOp::create(code, named(cache), ref, value, steps);
     return ref;

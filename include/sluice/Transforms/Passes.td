@@ -318,14 +318,6 @@ def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
     ```mlir
     model.cache @cache.k.0 : !quantized.cache<1x128x2x64xf16, layout = mma_keys>
     ```
-
-    ```mlir
-    model.cache @cache.k.0 : tensor<100x2x20xf16>
-    ```
-    ==>
-    ```mlir
-    model.cache @cache.k.0 head_dim 20 : tensor<128x2x32xf16>
-    ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
   let dependentDialects = ["::sluice::model::ModelDialect"];

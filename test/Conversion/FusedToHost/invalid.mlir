@@ -138,10 +138,10 @@ func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lan
 
 // -----
 
-// expected-error @+1 {{has padded heads, as GPU kernels read them; host kernels do not}}
-model.cache @k head_dim 20 : tensor<64x1x32xf16>
-model.cache @v head_dim 20 : tensor<64x1x32xf16>
+model.cache @k : !quantized.cache<1x64x1x20xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x1x20xf16, layout = mma_values>
 func.func @f(%q: tensor<1x20xf16>, %p: tensor<1xi32>) -> tensor<1x20xf16> {
+  // expected-error @+1 {{reads cache @k as lanes_keys, but it is '!quantized.cache<1x64x1x20xf16, layout = mma_keys>'}}
   %y = fused.attention %q, @k, @v at %p scale 0.25 schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
       : tensor<1x20xf16>, tensor<1xi32> -> tensor<1x20xf16>
   return %y : tensor<1x20xf16>

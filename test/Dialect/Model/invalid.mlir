@@ -228,22 +228,8 @@ func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>, %t: tensor<16x8xf32>) {
 
 // -----
 
-// expected-error @+1 {{head_dim must be 1 to 64, found 65}}
-model.cache @c head_dim 65 : tensor<4x2x64xf16>
-
-// -----
-
-model.cache @c head_dim 60 : tensor<4x2x64xf16>
-func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{stores 128 numbers but a position of @c has 120}}
-  model.cache_append @c, %x at %p : tensor<1x128xf32>, tensor<1xi32>
-  return
-}
-
-// -----
-
-model.cache @k head_dim 60 : tensor<4x2x64xf16>
-model.cache @v : tensor<4x2x64xf16>
+model.cache @k : !quantized.cache<1x4x2x60xf16>
+model.cache @v : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x120xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{keys and values differ in shape}}
   %a = model.attention %q, @k, @v at %p scale 0.125 : tensor<1x120xf32>, tensor<1xi32>

@@ -194,11 +194,11 @@ TEST_F(EmulatedContext, MayHaveAnyHeads) {
   EXPECT_LE(worst, 1.5e-3);
 }
 
-// Contexts that are no whole number of a cache's pieces, the least and a model's own: every
+// Contexts that are no whole number of a cache's tiles, the least and a model's own: every
 // position is there, and none beyond.
 TEST_F(EmulatedContext, MayHaveAnyLength) {
   RandomModel model;
-  model.context = formats::cachePiece + 1;
+  model.context = formats::cacheTile + 1;
   Folder source;
   writeHuggingFace(model, source);
   for (int64_t context : {1, 0}) {

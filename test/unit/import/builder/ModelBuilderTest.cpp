@@ -296,10 +296,10 @@ TEST_F(ModelBuilderTest, ChoosesTheContext) {
     auto cache = module->lookupSymbol<model::CacheOp>("cache.v.0");
     return std::string(StringRef(text(*module))
                                .contains("context_length = " +
-                                         std::to_string(cache.getTensorType().getDimSize(0)) + " :")
+                                         std::to_string(cache.getCacheType().getPositions()) + " :")
                            ? ""
                            : "config differs ") +
-           std::to_string(cache.getTensorType().getDimSize(0));
+           std::to_string(cache.getCacheType().getPositions());
   };
   EXPECT_EQ(caches({}), "4096");
   EXPECT_EQ(caches({.context = 131072}), "131072");
