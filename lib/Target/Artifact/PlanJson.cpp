@@ -50,6 +50,10 @@ static json typeJson(mlir::Type type, json &shape) {
     shape = quantized.getShape().vec();
     return quantized.getFormat().getName();
   }
+  if (auto cache = dyn_cast<quantized::CacheType>(type)) {
+    shape = cache.getShape().vec();
+    return cache.getEncoding().name();
+  }
   auto tensor = cast<RankedTensorType>(type);
   shape = tensor.getShape().vec();
   std::string name;

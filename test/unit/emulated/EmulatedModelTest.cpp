@@ -28,16 +28,22 @@ struct Cache {
   Cache(const runtime::Buffer &buffer, bool onGpu)
       : buffer(buffer), onGpu(onGpu), halves(buffer.bytes / sizeof(uint16_t)) {}
 
-  int64_t heads() const { return buffer.shape[1]; }
-  int64_t dim() const { return buffer.shape[2]; }
+  int64_t heads() const { return buffer.shape[2]; }
+  int64_t dim() const { return buffer.shape[3]; }
+  formats::CacheShape shape() const {
+    using formats::CacheOrder;
+    CacheOrder keys = onGpu ? CacheOrder::MmaKeys : CacheOrder::LanesKeys,
+               values = onGpu ? CacheOrder::MmaValues : CacheOrder::LanesValues;
+    return {1, buffer.shape[1], heads(), dim(), {formats::CacheEncoding::Element::F16},
+            isKeys() ? keys : values};
+  }
   bool isKeys() const { return llvm::StringRef(buffer.name).starts_with("cache.k."); }
 
   uint16_t &at(int64_t position, int64_t head, int64_t d) {
-    if (!onGpu)
-      return halves[(position * heads() + head) * dim() + d];
-    int64_t byte =
-        isKeys() ? formats::keyByte(dim(), position, d) : formats::valueByte(dim(), position, d);
-    return halves[head * buffer.shape[0] * dim() + byte / 2];
+    formats::CacheShape shape = this->shape();
+    int64_t byte = head * shape.headBytes() + position / formats::cacheTile * shape.tileBytes() +
+                   formats::cacheCodeByte(shape, position % formats::cacheTile, d);
+    return halves[byte / 2];
   }
   template <typename Visit> void visit(Visit visit) const {
     for (int64_t head = 0; head < heads(); ++head)
