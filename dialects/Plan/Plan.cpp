@@ -56,6 +56,8 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
 /// Bytes of a tensor's elements (and scales and zero points) without any padding: the least that a
 /// buffer of it has. Nothing if that is unknown or more than a 63-bit number.
 static std::optional<int64_t> leastBytes(Type type) {
+  if (auto cache = dyn_cast<quantized::CacheType>(type))
+    return cache.getBytes();
   int64_t bytes = 0;
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
     if (llvm::MulOverflow(quantized.getRows(),

@@ -17,7 +17,7 @@ namespace sluice::test {
 
 struct CachedAttention {
   int64_t dim = 64, heads = 2, group = 2, tokens = 1, sequences = 1, positions = 320;
-  formats::CacheChoice keyChoice, valueChoice;
+  formats::CacheChoice keyChoice = {}, valueChoice = {};
   /// Whether the operation appends the step's key and value, as it must where they are rounded by
   /// heads.
   bool appends = false;

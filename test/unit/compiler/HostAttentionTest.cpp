@@ -101,7 +101,8 @@ TEST_P(HostAttention, PositionsOutsideTheCacheAreClamped) {
   Random random(2);
   CachedAttention::Data data = attention.data(random);
   CachedAttention::Step step = attention.step(data, {0, 319}, false);
-  step.buffers[1] = Buffer(std::vector<int32_t>{-7, 1000000});
+  step.buffers[1].as<int32_t>()[0] = -7;
+  step.buffers[1].as<int32_t>()[1] = 1000000;
   kernels->run(0, step.arguments());
   attention.check(step, tolerance);
 }

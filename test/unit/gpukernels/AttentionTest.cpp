@@ -159,7 +159,8 @@ TEST(GpuAttentionOf, PositionsOutsideTheCacheAreClamped) {
   Random random(2);
   CachedAttention::Data data = attention.data(random);
   CachedAttention::Step step = attention.step(data, {0, 63}, true);
-  step.buffers[1] = Buffer(std::vector<int32_t>{-7, 1000000});
+  step.buffers[1].as<int32_t>()[0] = -7;
+  step.buffers[1].as<int32_t>()[1] = 1000000;
   kernels->run(0, step.arguments(), 1);
   attention.check(step, tolerance);
 }
