@@ -118,7 +118,7 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```mlir
     %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
     %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
-        : tensor<1x256xf32>, (tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+        : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
     prologue {
     ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
       %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
@@ -136,7 +136,7 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
   let assemblyFormat = [{
     $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale)
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) (`,` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
+    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{

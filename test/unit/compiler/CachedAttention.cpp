@@ -50,7 +50,7 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
       "\nfunc.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
       ", %p: " + at + ") -> " + result + " {\n  %y = fused.attention %q" +
       (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " + schedule + " : " +
-      query + (appends ? ", (" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+      query + (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
   if (appends) {
     std::string q = "%q0", k = "%k0";
     module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
