@@ -55,7 +55,7 @@ model.rope_table @t <theta = 1.0, factors = [1.0]> : tensor<4x4xf32>
 
 // -----
 
-// expected-error @+1 {{type must be a float tensor [positions, heads, head size], found 'tensor<4x0x64xf16>'}}
+// expected-error @+1 {{a cache has four positive dimensions: sequences, positions, heads, head size}}
 model.cache @c : !quantized.cache<1x4x0x64xf16>
 
 // -----
@@ -124,7 +124,7 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
 model.cache @k : !quantized.cache<1x4x2x64xf16>
 model.cache @v : !quantized.cache<1x8x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{keys and values differ in shape: 'tensor<4x2x64xf16>' and 'tensor<8x2x64xf16>'}}
+  // expected-error @+1 {{keys and values differ in shape: '!quantized.cache<1x4x2x64xf16>' and '!quantized.cache<1x8x2x64xf16>'}}
   %y = model.attention %q, @k, @v at %p scale 1.0 : tensor<1x128xf32>, tensor<1xi32>
   return
 }
