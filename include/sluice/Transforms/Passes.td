@@ -180,7 +180,7 @@ def FusedFuseAttentionPrologues : Pass<"fused-fuse-attention-prologues", "::mlir
     ==>
     ```mlir
     %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
-        : tensor<1x256xf32>, (tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+        : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
     prologue {
     ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
       %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>

@@ -3,8 +3,8 @@
 
 // A cluster of two blocks per head; 12 pieces per block, a ring of 3 stages of which 2 groups of 2 warps use 2.
 
-model.cache @cache.k.0 : !quantized.cache<1x768x2x48xf16>
-model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16>
+model.cache @cache.k.0 : !quantized.cache<1x768x2x48xf16, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16, layout = mma_values>
 
 // CHECK-LABEL: func.func @clusters
 // CHECK: plan.dispatch @kernels::@attention_0(%{{.*}}, %{{.*}}) caches [@cache.k.0, @cache.v.0]
@@ -12,7 +12,7 @@ model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16>
 // SM80: splits = 2, early = "cache">: sm_80 has no clusters, splits must be 1
 func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf16> {
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.125
-      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 3, in_flight = 1, columns = 32, splits = 2, early = "cache">)
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 3, in_flight = 1, columns = 64, splits = 2, early = "cache">)
       : tensor<1x288xf16>, tensor<1xi32> -> tensor<1x288xf16>
   return %y : tensor<1x288xf16>
 }
@@ -81,8 +81,8 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 // One block a head and no stage used twice: no barriers for empty stages, no cluster. Two tokens: the oldest position
 // of both says which pieces are old.
 
-model.cache @cache.k.0 : !quantized.cache<1x64x2x16xf16>
-model.cache @cache.v.0 : !quantized.cache<1x64x2x16xf16>
+model.cache @cache.k.0 : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x64x2x16xf16, layout = mma_values>
 
 // CHECK-LABEL: func.func @single
 // CHECK: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = true>
@@ -105,7 +105,7 @@ model.cache @cache.v.0 : !quantized.cache<1x64x2x16xf16>
 // SM80-NOT: griddepcontrol
 func.func @single(%q: tensor<2x64xf16>, %p: tensor<2xi32>) -> tensor<2x64xf16> {
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.25
-      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
       : tensor<2x64xf16>, tensor<2xi32> -> tensor<2x64xf16>
   return %y : tensor<2x64xf16>
 }
