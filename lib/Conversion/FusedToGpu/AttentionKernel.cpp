@@ -186,7 +186,12 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
       k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
     Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
     Value firstTile = k.mul(stageNumber(n), stageTiles);
-    Value count = k.min(k.sub(tiles, firstTile), k.constI32(stageTiles));
+    // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
+    // masked.
+    Value left = k.mul(k.div(k.add(k.sub(tiles, firstTile), kTiles - 1), kTiles), kTiles);
+    if (keys.tiles() % kTiles)
+      left = k.min(left, k.sub(k.constI32(keys.tiles()), firstTile));
+    Value count = k.min(left, k.constI32(stageTiles));
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
     auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t place) {
