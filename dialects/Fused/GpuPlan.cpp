@@ -168,6 +168,10 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
     *shape = type.getShapeInfo();
     if (std::optional<std::string> error = formats::checkMmaCache(*shape))
       return op.emitOpError() << "reads cache " << symbol << ": " << *error;
+    if (shape->tiles() % kTiles)
+      return op.emitOpError() << "reads cache " << symbol << " of " << shape->positions
+                              << " positions, GPU kernels need a multiple of "
+                              << formats::cacheBlock;
   }
   const formats::CacheShape &keys = plan.keys;
   plan.appends = !op.getPrologue().empty();

@@ -189,8 +189,6 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
     // masked.
     Value left = k.mul(k.div(k.add(k.sub(tiles, firstTile), kTiles - 1), kTiles), kTiles);
-    if (keys.tiles() % kTiles)
-      left = k.min(left, k.sub(k.constI32(keys.tiles()), firstTile));
     Value count = k.min(left, k.constI32(stageTiles));
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));

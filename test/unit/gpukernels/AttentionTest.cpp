@@ -100,7 +100,7 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{256, 1, 16, 1, 1, 256, {4, 1, 1, 64, 2}},
         // A number of outputs that the blocks cannot share evenly; several tokens, of one sequence
         // and of several.
-        Shape{16, 2, 1, 1, 1, 96, {2, 1, 1, 64, 7}}, Shape{32, 2, 2, 3, 1, 160, {4, 2, 2, 64, 2}},
+        Shape{16, 2, 1, 1, 1, 128, {2, 1, 1, 64, 7}}, Shape{32, 2, 2, 3, 1, 192, {4, 2, 2, 64, 2}},
         Shape{64, 2, 3, 2, 2, 192, {4, 2, 2, 64, 2}},
         // Without clusters and bulk copies.
         Shape{64, 2, 2, 2, 2, 512, {4, 4, 2, 64, 1, "a100"}}),
