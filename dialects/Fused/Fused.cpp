@@ -4,6 +4,7 @@
 #include "dialects/Fused/Fused.h"
 
 #include "sluice-runtime/SamplingWords.h"
+#include "sluice/Formats/Packing.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
@@ -67,6 +68,20 @@ LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
   return success();
 }
 
+LogicalResult PrefetchAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                   FlatSymbolRefAttr weight, int64_t blocks, int64_t stride,
+                                   int64_t bytes) {
+  // Products of these must not overflow.
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  if (blocks < 1 || stride < 16 || bytes < 16 || blocks > most || stride > most || bytes > stride)
+    return emitError() << "blocks, stride and bytes must be positive, at most " << most
+                       << ", and bytes at most stride";
+  if (stride % 16 || bytes % 16)
+    return emitError() << "stride and bytes must be multiples of 16, found " << stride << " and "
+                       << bytes;
+  return success();
+}
+
 /// [rows, columns] of a builtin or quantized weight.
 static std::pair<int64_t, int64_t> weightShape(Type type) {
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type))
@@ -119,6 +134,41 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
                                 getKeysAttr(), getValuesAttr(), symbols);
 }
 
+LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  std::optional<PrefetchAttr> ahead = getPrefetch();
+  if (!ahead)
+    return success();
+  auto packed = symbols.lookupNearestSymbolFrom<quantized::PackedOp>(*this, ahead->getWeight());
+  if (!packed)
+    return emitOpError() << "prefetches " << ahead->getWeight() << ", which is no packed weight";
+  auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType());
+  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
+    return emitOpError() << "prefetches " << ahead->getWeight()
+                         << ", expected a weight of layout mma, found " << packed.getType();
+  SmallVector<int64_t> rows;
+  for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {
+    auto weight = symbols.lookupNearestSymbolFrom<model::WeightOp>(*this, source);
+    if (!weight)
+      return emitOpError() << "prefetches " << ahead->getWeight() << ", which is made of " << source
+                           << ", which is no model.weight";
+    rows.push_back(weightShape(weight.getType()).first);
+  }
+  llvm::Expected<formats::RowOrder> order = quantized::expandRowOrder(packed.getOrder(), rows);
+  if (!order)
+    return emitOpError() << "prefetches " << ahead->getWeight() << ": "
+                         << llvm::toString(order.takeError());
+  llvm::Expected<int64_t> bytes = formats::packedBytes(
+      type.getFormat().toFormat(), type.getLayout().toLayout(), order->rows(), type.getColumns());
+  if (!bytes)
+    return emitOpError() << "prefetches " << ahead->getWeight() << ": "
+                         << llvm::toString(bytes.takeError());
+  int64_t end = (ahead->getBlocks() - 1) * ahead->getStride() + ahead->getBytes();
+  if (end > *bytes)
+    return emitOpError() << "prefetches " << ahead->getWeight() << " up to byte " << end
+                         << ", it has " << *bytes;
+  return success();
+}
+
 LogicalResult SampleOp::verify() {
   int64_t tokens = getLogits().getType().getDimSize(0);
   if (getOptions().getType().getShape() != ArrayRef<int64_t>({tokens, sampling::kWords}))
@@ -139,7 +189,10 @@ static std::string weightLabel(Value weight) {
 std::string EmbeddingOp::getLabel() { return weightLabel(getTable()); }
 std::string MatvecOp::getLabel() { return weightLabel(getWeights().front()); }
 std::string AttentionOp::getLabel() {
-  return ("attention over " + getKeys() + ", " + getValues()).str();
+  std::string label = ("attention over " + getKeys() + ", " + getValues()).str();
+  if (std::optional<uint64_t> window = getWindow())
+    label += ", last " + std::to_string(*window) + " positions";
+  return label;
 }
 std::string SampleOp::getLabel() { return "sampling"; }
 
@@ -259,11 +312,11 @@ static LogicalResult dropUnreadResults(MatvecOp op, PatternRewriter &rewriter) {
       results.push_back(result);
       yielded.push_back(value);
     }
-  // Traffic and schedule were chosen for what was written before.
+  // Traffic, schedule and prefetch were chosen for what was written before.
   auto narrower = MatvecOp::create(rewriter, op.getLoc(), TypeRange(ValueRange(results)),
                                    op.getInput(), op.getWeights(), op.getSegmentsAttr(),
                                    op.getOrderAttr(), /*traffic=*/nullptr,
-                                   /*schedule=*/nullptr);
+                                   /*schedule=*/nullptr, /*prefetch=*/nullptr);
   narrower->setDiscardableAttrs(op->getDiscardableAttrDictionary());
   rewriter.modifyOpInPlace(yield, [&] { yield.getValuesMutable().assign(yielded); });
   rewriter.inlineRegionBefore(op.getPrologue(), narrower.getPrologue(),

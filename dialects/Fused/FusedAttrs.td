@@ -11,17 +11,17 @@ def Fused_TrafficAttr : AttrDef<FusedDialect, "Traffic"> {
   let summary = "Bytes that one execution moves, by class, and its operations";
   let description = [{
     Bytes read of weights, of scales (zero points included), of activations (norm gains, biases and tables included) and bytes written; `keys` and `values` are
-    bytes read for each position of context. Operations count a multiplication and an addition as two; `operations_per_position` are those of attention.
+    bytes read for each position of context, or of the last `window` positions where there is one. Operations count a multiplication and an addition as two; `operations_per_position` are those of attention.
 
     ```mlir
     #fused.traffic<weights = 131072, scales = 2048, activations = 1024, keys = 0, values = 0, written = 512, operations = 262144, operations_per_position = 0>
     ```
   }];
   let parameters = (ins "int64_t":$weights, "int64_t":$scales, "int64_t":$activations, "int64_t":$keys, "int64_t":$values,
-                        "int64_t":$written, "int64_t":$operations, "int64_t":$operationsPerPosition);
+                        "int64_t":$written, "int64_t":$operations, "int64_t":$operationsPerPosition, DefaultValuedParameter<"int64_t", "0">:$window);
   let assemblyFormat = [{
     `<` `weights` `=` $weights `,` `scales` `=` $scales `,` `activations` `=` $activations `,` `keys` `=` $keys `,` `values` `=` $values `,`
-    `written` `=` $written `,` `operations` `=` $operations `,` `operations_per_position` `=` $operationsPerPosition `>`
+    `written` `=` $written `,` `operations` `=` $operations `,` `operations_per_position` `=` $operationsPerPosition (`,` `window` `=` $window^)? `>`
   }];
 }
 
@@ -68,6 +68,22 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
     `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
     `splits` `=` $splits `,` `early` `=` $early (`,` `held` `=` $held^)? `>`
   }];
+  let genVerifyDecl = 1;
+}
+
+def Fused_PrefetchAttr : AttrDef<FusedDialect, "Prefetch"> {
+  let mnemonic = "prefetch";
+  let summary = "What a kernel brings into a GPU's L2 cache for a later one";
+  let description = [{
+    Block b of the kernel that has this attribute, if b is less than `blocks`, prefetches `bytes` bytes of the packed weight from byte b * `stride` on: the beginning
+    of the first tile that block b of the weight's own product reads. `bytes` and `stride` are multiples of 16, and no byte lies behind the weight's end.
+
+    ```mlir
+    #fused.prefetch<@attn_output.0, blocks = 132, stride = 33792, bytes = 32768>
+    ```
+  }];
+  let parameters = (ins "::mlir::FlatSymbolRefAttr":$weight, "int64_t":$blocks, "int64_t":$stride, "int64_t":$bytes);
+  let assemblyFormat = "`<` $weight `,` `blocks` `=` $blocks `,` `stride` `=` $stride `,` `bytes` `=` $bytes `>`";
   let genVerifyDecl = 1;
 }
 

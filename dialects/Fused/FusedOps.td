@@ -40,12 +40,12 @@ def Fused_EmbeddingOp : Fused_Kernel<"embedding", [Pure]> {
   let hasVerifier = 1;
 }
 
-def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock]> {
+def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Products of one input with one or more weight matrices, with what comes before and after them";
   let description = [{
     Computes `sum_k W[r, k] * p(x)[k]` for all rows of all weights, where `p` is the prologue (identity if absent), then runs the epilogue on the sums and returns what
     it yields. `segments` are the numbers of rows of the epilogue's arguments, in logical order; a packed weight that stands for several carries them all.
-    `order` is the packed weight's row order.
+    `order` is the packed weight's row order. `prefetch` says which bytes of a later product's weight a GPU kernel brings into the L2 cache at its end.
 
     Numbers (docs/numerics.md): for integer weights, p(x) is rounded to 16-bit fixed point with one scale per group of 128 elements, and sums inside an accumulation block are exact; for f16 and bf16 weights p(x) is
     rounded to that type and sums are float32; float32 weights are multiplied as they are.
@@ -72,13 +72,14 @@ def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock
   }];
   let arguments = (ins Fused_Activation:$input, Variadic<Fused_Weight>:$weights, DenseI64ArrayAttr:$segments,
                        OptionalAttr<TypedArrayAttrBase<Quantized_RowOrderAttr, "row orders">>:$order,
-                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule,
+                       OptionalAttr<Fused_PrefetchAttr>:$prefetch);
   let results = (outs Variadic<Fused_Activation>:$results);
   let regions = (region AnyRegion:$prologue, AnyRegion:$epilogue);
   let hasCanonicalizer = 1;
   let assemblyFormat = [{
     $input `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
-    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)` | `prefetch` `(` qualified($prefetch) `)`) attr-dict
     `:` type($input) `,` type($weights) (`->` type($results)^)?
     (`prologue` $prologue^)? (`epilogue` $epilogue^)?
   }];
@@ -130,11 +131,12 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
-                       F64Attr:$scale, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+                       F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<Fused_TrafficAttr>:$traffic,
+                       OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
-    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale)
+    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
   }];

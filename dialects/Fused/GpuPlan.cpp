@@ -174,6 +174,8 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
                               << formats::cacheBlock;
   }
   const formats::CacheShape &keys = plan.keys;
+  if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < keys.positions)
+    plan.window = window;
   plan.appends = !op.getPrologue().empty();
   plan.heads = keys.heads;
   plan.dim = keys.dim;
@@ -210,8 +212,11 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
                                 << " tokens need " << blocks << " blocks";
 
   plan.stageBytes = plan.stageTiles * (keys.tileBytes() + plan.values.tileBytes());
-  int64_t most =
-      llvm::divideCeil(llvm::divideCeil(keys.tiles(), plan.stageTiles), plan.splits);
+  int64_t stages = llvm::divideCeil(keys.tiles(), plan.stageTiles);
+  if (plan.window) // which may begin at the last position of a stage
+    stages =
+        std::min<int64_t>(stages, llvm::divideCeil(plan.window - 1, schedule.getColumns()) + 1);
+  int64_t most = llvm::divideCeil(stages, plan.splits);
   plan.ring = std::min(schedule.getStages(), most);
   plan.warpGroups = std::min(plan.warps / plan.groupWarps(), plan.ring);
   // Each stage belongs to one warp group: in a stage that

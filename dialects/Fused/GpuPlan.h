@@ -113,6 +113,7 @@ struct AttentionPlan {
   formats::CacheShape keys, values;
   bool appends = false; ///< whether the operation appends the step's key and value
   int64_t tokens = 0, heads = 0;
+  int64_t window = 0;    ///< latest positions that a token reads at most; 0: all
   int64_t dim = 0;       ///< elements of a head
   int64_t group = 0;     ///< query heads of a key/value head
   int64_t passes = 0;    ///< of a warp
@@ -129,6 +130,8 @@ struct AttentionPlan {
       gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
+  /// Positions that a token reads at most.
+  int64_t reach() const { return window ? window : keys.positions; }
   /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return readers * headParts; }
   int64_t active() const { return warpGroups * groupWarps(); }

@@ -7,12 +7,25 @@
 
 #include "mlir/Transforms/RegionUtils.h"
 
+#include <limits>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::fused;
 using namespace sluice::traffic;
 
+Traffic Traffic::at(int64_t positions) const {
+  Traffic result = *this;
+  int64_t read = positionsRead(positions);
+  result.keys *= read;
+  result.values *= read;
+  result.operationsPerPosition *= read;
+  result.window = 0;
+  return result;
+}
+
 Traffic &Traffic::operator+=(const Traffic &other) {
+  assert(!window && !other.window && "different windows have no sum");
   weights += other.weights;
   scales += other.scales;
   activations += other.activations;
@@ -26,14 +39,15 @@ Traffic &Traffic::operator+=(const Traffic &other) {
 
 fused::TrafficAttr Traffic::toAttribute(MLIRContext *context) const {
   return fused::TrafficAttr::get(context, weights, scales, activations, keys, values, written,
-                                 operations, operationsPerPosition);
+                                 operations, operationsPerPosition, window);
 }
 
 Traffic Traffic::fromAttribute(fused::TrafficAttr attribute) {
   return {attribute.getWeights(),     attribute.getScales(),
           attribute.getActivations(), attribute.getKeys(),
           attribute.getValues(),      attribute.getWritten(),
-          attribute.getOperations(),  attribute.getOperationsPerPosition()};
+          attribute.getOperations(),  attribute.getOperationsPerPosition(),
+          attribute.getWindow()};
 }
 
 int64_t traffic::product(ArrayRef<int64_t> sizes) {
@@ -107,7 +121,8 @@ Traffic traffic::gather(Type table, int64_t tokens) {
 }
 
 Traffic traffic::attention(Operation *op, Value query, FlatSymbolRefAttr keys,
-                           FlatSymbolRefAttr values, Value positions) {
+                           FlatSymbolRefAttr values, Value positions,
+                           std::optional<int64_t> window) {
   auto type = cast<RankedTensorType>(query.getType());
   int64_t tokens = type.getDimSize(0);
   Traffic traffic;
@@ -116,6 +131,8 @@ Traffic traffic::attention(Operation *op, Value query, FlatSymbolRefAttr keys,
   traffic.values = tokens * cacheBytes(op, values);
   traffic.written = tensorBytes(op->getResult(0).getType());
   traffic.operationsPerPosition = 4 * product(type.getShape());
+  // No context is longer.
+  traffic.window = std::min<int64_t>(window.value_or(0), std::numeric_limits<int32_t>::max());
   return traffic;
 }
 
@@ -184,7 +201,8 @@ Traffic MatvecOp::computeTraffic() {
 }
 
 Traffic AttentionOp::computeTraffic() {
-  return traffic::attention(*this, getQuery(), getKeysAttr(), getValuesAttr(), getPositions());
+  return traffic::attention(*this, getQuery(), getKeysAttr(), getValuesAttr(), getPositions(),
+                            getWindow());
 }
 
 Traffic SampleOp::computeTraffic() { return elementwise(*this); }

@@ -37,15 +37,24 @@ struct Traffic {
   int64_t operations = 0;
   /// Operations of attention, for each position of context.
   int64_t operationsPerPosition = 0;
+  /// Positions of context, the latest ones, that attention reads at most; 0: all.
+  int64_t window = 0;
 
+  int64_t positionsRead(int64_t positions) const {
+    return window ? std::min(window, positions) : positions;
+  }
   /// Bytes read and written with `positions` of context.
   int64_t bytes(int64_t positions) const {
-    return weights + scales + activations + written + positions * (keys + values);
+    return weights + scales + activations + written + positionsRead(positions) * (keys + values);
   }
   int64_t operationsAt(int64_t positions) const {
-    return operations + positions * operationsPerPosition;
+    return operations + positionsRead(positions) * operationsPerPosition;
   }
+  /// What this comes to with `positions` of context, as traffic of a context of 1. Kernels whose
+  /// windows differ can be added up so.
+  Traffic at(int64_t positions) const;
 
+  /// Neither has a window.
   Traffic &operator+=(const Traffic &other);
   bool operator==(const Traffic &) const = default;
 
@@ -71,10 +80,11 @@ int64_t cacheBytes(mlir::Operation *from, mlir::FlatSymbolRefAttr name);
 int64_t readBytes(mlir::OpOperand &use, int64_t tokens);
 /// Reading the rows of an embedding table for `tokens` tokens.
 Traffic gather(mlir::Type table, int64_t tokens);
-/// Attention: per position it reads a key and a value, and multiplies each query
-/// element by one of each.
+/// Attention: per position (of the last `window`, if there is one) it reads a key and a value, and
+/// multiplies each query element by one of each.
 Traffic attention(mlir::Operation *op, mlir::Value query, mlir::FlatSymbolRefAttr keys,
-                  mlir::FlatSymbolRefAttr values, mlir::Value positions);
+                  mlir::FlatSymbolRefAttr values, mlir::Value positions,
+                  std::optional<int64_t> window);
 /// Reading all operands and writing all results.
 Traffic elementwise(mlir::Operation *op);
 } // namespace traffic

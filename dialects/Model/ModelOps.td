@@ -196,17 +196,20 @@ def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllType
   let summary = "Attention of one query per head over the cached keys and values";
   let description = [{
     For each query head h: `softmax(q_h K^T * scale) V` over positions 0 to `position`, this step's included; query head h uses key/value head
-    `h / (query heads / key heads)` (grouped queries, Ainslie et al., 2023).
+    `h / (query heads / key heads)` (grouped queries, Ainslie et al., 2023). With a `window` of W only the last W positions count, `position - W + 1` to
+    `position` (sliding window, Jiang et al., 2023).
 
     Example:
 
     ```mlir
     %y = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32>
+    %z = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 window 512 : tensor<1x256xf32>, tensor<1xi32>
     ```
   }];
-  let arguments = (ins Model_Activation:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale);
+  let arguments = (ins Model_Activation:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale,
+                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window);
   let results = (outs Model_Activation:$result);
-  let assemblyFormat = "$query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) attr-dict `:` type($query) `,` type($positions)";
+  let assemblyFormat = "$query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)? attr-dict `:` type($query) `,` type($positions)";
 }
 
 def Model_HadamardOp : Model_Op<"hadamard", [Pure, AllTypesMatch<["input", "result"]>]> {

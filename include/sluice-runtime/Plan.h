@@ -99,6 +99,8 @@ struct Traffic {
   uint64_t keys = 0, values = 0;
   uint64_t written = 0;
   uint64_t operations = 0, operationsPerPosition = 0;
+  /// Positions of context, the latest ones, that are read at most; 0: all.
+  uint64_t window = 0;
 
   /// Bytes read and written with `context` positions in the cache, the token's own included.
   uint64_t bytes(uint64_t context) const;
@@ -175,8 +177,8 @@ struct Plan {
   /// Whether the step chooses the next token: it has an input "sampling".
   bool samples() const;
 
-  /// Sum of the step's traffic.
-  Traffic traffic(const Step &step) const;
+  /// Bytes that the step's launches read and write with `context` positions in the cache.
+  uint64_t bytes(const Step &step, uint64_t context) const;
 };
 
 } // namespace sluice::runtime

@@ -146,10 +146,10 @@ static int64_t tokensOf(func::FuncOp decode) {
   return 0;
 }
 
-static PartTraffic count(func::FuncOp decode, int64_t factor) {
+static PartTraffic count(func::FuncOp decode, int64_t factor, int64_t context) {
   PartTraffic result;
   for (Operation &op : decode.getBody().front()) {
-    Traffic traffic = computeTraffic(&op);
+    Traffic traffic = computeTraffic(&op).at(context);
     if (traffic == Traffic())
       continue;
     ++result.kernels;
@@ -188,11 +188,10 @@ static PartTraffic count(func::FuncOp decode, int64_t factor) {
   return result;
 }
 
-static Floor floorOf(const Traffic &total, const TargetDescription &target, int64_t context,
-                     int64_t batch) {
+static Floor floorOf(const Traffic &total, const TargetDescription &target, int64_t batch) {
   Floor floor;
-  floor.bytes = total.bytes(context);
-  floor.operations = total.operationsAt(context);
+  floor.bytes = total.bytes(1);
+  floor.operations = total.operationsAt(1);
   floor.seconds = static_cast<double>(floor.bytes) / target.bandwidth();
   if (auto rate = target.operations.find("f16"); rate != target.operations.end()) {
     double computing = static_cast<double>(floor.operations) / rate->second.value;
@@ -259,10 +258,10 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   if (!result.layers)
     return llvm::createStringError("@decode has no attention, so no layers to explain");
 
-  result.unfused = count(before, batch / tokensOf(before));
-  result.fused = count(after, batch / tokensOf(after));
-  result.unfusedFloor = floorOf(result.unfused.total, target, context, batch);
-  result.fusedFloor = floorOf(result.fused.total, target, context, batch);
+  result.unfused = count(before, batch / tokensOf(before), context);
+  result.fused = count(after, batch / tokensOf(after), context);
+  result.unfusedFloor = floorOf(result.unfused.total, target, batch);
+  result.fusedFloor = floorOf(result.fused.total, target, batch);
 
   double layers = static_cast<double>(result.layers);
   const Traffic &mlp = result.fused[ModelPart::Mlp],
@@ -368,10 +367,9 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
   row("part",
       {"weights", "scales", "activations", "keys", "values", "written", "total", "unfused"});
   auto line = [&](StringRef name, const Traffic &t, const Traffic &unfused) {
-    row(name,
-        {human(t.weights, "B"), human(t.scales, "B"), human(t.activations, "B"),
-         human(t.keys * e.context, "B"), human(t.values * e.context, "B"), human(t.written, "B"),
-         human(t.bytes(e.context), "B"), human(unfused.bytes(e.context), "B")});
+    row(name, {human(t.weights, "B"), human(t.scales, "B"), human(t.activations, "B"),
+               human(t.keys, "B"), human(t.values, "B"), human(t.written, "B"),
+               human(t.bytes(1), "B"), human(unfused.bytes(1), "B")});
   };
   for (size_t i = 0; i < kModelParts; ++i)
     line(modelPartName(static_cast<ModelPart>(i)), e.fused.parts[i], e.unfused.parts[i]);
@@ -412,21 +410,20 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
        << llvm::formatv("{0:F3}", e.dequantizeToF32->overhead()) << " bytes an element\n";
 }
 
-static json trafficJson(const Traffic &t, int64_t context) {
+static json trafficJson(const Traffic &t) {
   return {{"weights", t.weights},         {"scales", t.scales},
-          {"activations", t.activations}, {"keys", t.keys * context},
-          {"values", t.values * context}, {"written", t.written},
-          {"bytes", t.bytes(context)},    {"operations", t.operationsAt(context)}};
+          {"activations", t.activations}, {"keys", t.keys},
+          {"values", t.values},           {"written", t.written},
+          {"bytes", t.bytes(1)},          {"operations", t.operationsAt(1)}};
 }
 
 json sluice::explanationJson(const Explanation &e) {
   auto column = [&](const PartTraffic &traffic, const Floor &floor) {
     json parts = json::object();
     for (size_t i = 0; i < kModelParts; ++i)
-      parts[modelPartName(static_cast<ModelPart>(i)).str()] =
-          trafficJson(traffic.parts[i], e.context);
+      parts[modelPartName(static_cast<ModelPart>(i)).str()] = trafficJson(traffic.parts[i]);
     return json{{"parts", parts},
-                {"total", trafficJson(traffic.total, e.context)},
+                {"total", trafficJson(traffic.total)},
                 {"kernels", traffic.kernels},
                 {"floor",
                  {{"seconds", floor.seconds},

@@ -61,7 +61,7 @@ Traffic sluice::computeTraffic(Operation *op) {
       .Case<model::LinearOp, quantized::DequantizeOp>([](auto op) { return trafficOf(op); })
       .Case([](model::AttentionOp op) {
         return traffic::attention(op, op.getQuery(), op.getKeysAttr(), op.getValuesAttr(),
-                                  op.getPositions());
+                                  op.getPositions(), op.getWindow());
       })
       .Case<model::EmbeddingOp>([](auto op) {
         Traffic traffic = gather(op.getTable().getType(), op.getTokens().getType().getDimSize(0));

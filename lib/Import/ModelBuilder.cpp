@@ -90,7 +90,7 @@ DictionaryAttr ModelBuilder::configAttr() {
   integer("kv_heads", config.kvHeads);
   integer("head_dim", config.headDim);
   integer("context_length", positions);
-  integer("max_context_length", config.maxContext());
+  integer("max_context_length", config.contextLength);
   entries.push_back(code.getNamedAttr("norm_epsilon", normEpsilon()));
   if (config.bosId)
     integer("bos_id", *config.bosId);
@@ -218,8 +218,11 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
   };
   FlatSymbolRefAttr keys = append("k", k), values = append("v", v);
   double scale = 1.0 / std::sqrt(static_cast<double>(config.headDim));
+  IntegerAttr window;
+  if (!config.windows.empty() && config.windows[layer])
+    window = code.getI64IntegerAttr(config.windows[layer]);
   Value a = model::AttentionOp::create(code, named(name("attn")), q.getType(), q, keys, values,
-                                       steps, code.getF64FloatAttr(scale));
+                                       steps, code.getF64FloatAttr(scale), window);
   Value o = linear(name("attn_output"), a, get(weights, &LayerWeights::o), config.hiddenSize,
                    config.oBias, get(weights, &LayerWeights::oBias));
   return arith::AddFOp::create(code, named(name("attn_residual")), x, o);
@@ -284,7 +287,7 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
 
 llvm::Expected<OwningOpRef<ModuleOp>>
 sluice::importModel(MLIRContext &context, const ModelFiles &files, const ImportOptions &options) {
-  int64_t most = files.config.maxContext();
+  int64_t most = files.config.contextLength;
   int64_t positions = options.context.value_or(std::min(most, ImportOptions::defaultContext));
   if (positions < 1)
     return makeError("context must be at least 1, found " + Twine(positions));

@@ -72,17 +72,6 @@ Error sluice::detail::checkTokenId(int64_t id, int64_t vocabSize, StringRef path
                         Twine(vocabSize));
 }
 
-void sluice::detail::limitToWindow(ModelConfig &config, int64_t window, StringRef path,
-                                   StringRef windowKey, StringRef contextKey,
-                                   std::vector<std::string> &warnings) {
-  if (window >= config.contextLength)
-    return;
-  config.slidingWindow = window;
-  warnings.push_back((path + ": " + windowKey + " " + Twine(window) + " is below " + contextKey +
-                      " " + Twine(config.contextLength) + ": the context is limited to the window")
-                         .str());
-}
-
 std::string sluice::detail::rangeText(int64_t low, int64_t high) {
   return "an integer from " + std::to_string(low) + " to " + std::to_string(high);
 }

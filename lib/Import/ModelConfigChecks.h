@@ -34,12 +34,6 @@ llvm::Error checkRelations(const ModelConfig &config, llvm::StringRef path,
 /// Checks that the token `id`, which the file at `path` has under `key`, is in the vocabulary.
 llvm::Error checkTokenId(int64_t id, int64_t vocabSize, llvm::StringRef path, llvm::StringRef key);
 
-/// Limits `config`'s context to a sliding window of `window` positions if that is less, and warns.
-/// `windowKey` and `contextKey` are the names that the file at `path` gives to the two.
-void limitToWindow(ModelConfig &config, int64_t window, llvm::StringRef path,
-                   llvm::StringRef windowKey, llvm::StringRef contextKey,
-                   std::vector<std::string> &warnings);
-
 /// "an integer from LOW to HIGH".
 std::string rangeText(int64_t low, int64_t high);
 

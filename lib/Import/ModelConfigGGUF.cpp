@@ -23,7 +23,6 @@ using sluice::detail::checkRelations;
 using sluice::detail::checkTokenId;
 using sluice::detail::fail;
 using sluice::detail::FirstProblem;
-using sluice::detail::limitToWindow;
 using sluice::detail::quote;
 using sluice::detail::rangeText;
 using namespace sluice::detail::limits;
@@ -235,9 +234,9 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   if (config.vocabSize < 1 || config.vocabSize > maxVocab)
     problem.set(path, "tensor 'token_embd.weight' has " + Twine(config.vocabSize) +
                           " rows, expected 1 to " + Twine(maxVocab));
-  if (int64_t window = fields.integer("attention.sliding_window", 0, maxPositions, 0); window > 0)
-    limitToWindow(config, window, path, fields.full("attention.sliding_window"),
-                  fields.full("context_length"), warnings);
+  int64_t window = fields.integer("attention.sliding_window", 0, maxPositions, 0);
+  if (window > 0 && window < config.contextLength)
+    config.windows.assign(config.layers, window);
   if (problem)
     return problem.take();
 

@@ -17,7 +17,6 @@ using namespace llvm;
 using namespace sluice;
 using nlohmann::json;
 using sluice::detail::checkRelations;
-using sluice::detail::limitToWindow;
 using sluice::support::describeJson;
 using sluice::support::JsonField;
 using sluice::support::numberText;
@@ -160,15 +159,36 @@ static void readBiases(const JsonField &top, ModelConfig &config) {
   config.mlpBias = top.boolAt("mlp_bias", false);
 }
 
-static std::optional<int64_t> readWindow(const JsonField &top, ModelFamily family) {
-  std::optional<JsonField> window = top.find("sliding_window");
-  // For Mistral null is no window, a missing key the default window.
-  if (family == ModelFamily::Mistral && !top.get().contains("sliding_window"))
-    return 4096;
-  if (!window || family == ModelFamily::Llama ||
-      (family == ModelFamily::Qwen2 && !top.boolAt("use_sliding_window", false)))
-    return std::nullopt;
-  return window->asInt(1, maxPositions);
+static void readWindows(const JsonField &top, ModelConfig &config) {
+  bool isMistral = config.family == ModelFamily::Mistral;
+  if (!isMistral &&
+      (config.family != ModelFamily::Qwen2 || !top.boolAt("use_sliding_window", false)))
+    return;
+  // null is no window.
+  if (top.get().contains("sliding_window") && !top.find("sliding_window"))
+    return;
+  int64_t window = top.intAt("sliding_window", 1, maxPositions, 4096);
+  if (window >= config.contextLength)
+    return;
+  config.windows.assign(config.layers, window);
+  if (isMistral)
+    return;
+  std::optional<JsonField> types = top.find("layer_types");
+  if (!types) {
+    int64_t full = top.intAt("max_window_layers", 0, maxPositions, 28);
+    std::fill_n(config.windows.begin(), std::min(full, config.layers), 0);
+    return;
+  }
+  std::vector<JsonField> elements = types->elements(config.layers);
+  if (static_cast<int64_t>(elements.size()) != config.layers)
+    types->failWith("has " + std::to_string(elements.size()) + " entries for " +
+                    std::to_string(config.layers) + " layers");
+  for (auto [type, layer] : zip_equal(elements, config.windows)) {
+    if (type.asString() == "full_attention")
+      layer = 0;
+    else if (type.asString() != "sliding_attention")
+      type.fail("full_attention or sliding_attention");
+  }
 }
 
 static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &warnings) {
@@ -195,9 +215,7 @@ static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &wa
   if (!bos.empty())
     config.bosId = bos.front();
   readTokenIds(top, "eos_token_id", config.vocabSize, config.eosIds);
-  if (std::optional<int64_t> window = readWindow(top, config.family))
-    limitToWindow(config, *window, top.getFile(), "sliding_window", "max_position_embeddings",
-                  warnings);
+  readWindows(top, config);
   return config;
 }
 

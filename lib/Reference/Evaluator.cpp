@@ -315,7 +315,7 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           .Case<model::AttentionOp>([&](auto op) {
             return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
                                   caches[op.getValues()], tensor(op.getPositions()),
-                                  op.getScale().convertToDouble()));
+                                  op.getScale().convertToDouble(), op.getWindow()));
           })
           .Case<model::HadamardOp>(
               [&](auto op) { return wrap(hadamard(tensor(op.getInput()), op.getBlock())); })
@@ -343,7 +343,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             }
             llvm::Expected<Tensor> mixed =
                 fusedAttention(*query.tensor, caches[op.getKeys()], caches[op.getValues()],
-                               tensor(op.getPositions()), op.getScale().convertToDouble());
+                               tensor(op.getPositions()), op.getScale().convertToDouble(),
+                               op.getWindow());
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

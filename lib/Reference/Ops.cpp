@@ -207,6 +207,11 @@ Error reference::cacheAppend(Cache &cache, const Tensor &input, const Tensor &po
   return Error::success();
 }
 
+/// The first position that a token at `last` attends to.
+static int64_t oldestPosition(int64_t last, std::optional<int64_t> window) {
+  return window ? std::max<int64_t>(0, last - *window + 1) : 0;
+}
+
 /// The query of a head as the keys' encoding has it.
 static std::vector<double> roundQuery(ArrayRef<float> query, formats::CacheEncoding keys) {
   using Element = formats::CacheEncoding::Element;
@@ -251,7 +256,7 @@ static double roundWeight(double weight, formats::CacheEncoding values) {
 
 Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &keys,
                                            const Cache &values, const Tensor &positions,
-                                           double scale) {
+                                           double scale, std::optional<int64_t> window) {
   if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
     return error;
   int64_t dim = keys.dim(), heads = query.width() / dim, group = heads / keys.heads();
@@ -262,34 +267,40 @@ Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &key
       int64_t keyHead = head / group, offset = keyHead * dim;
       std::vector<double> q = roundQuery(query.row(row).slice(head * dim, dim), keys.encoding);
       std::vector<double> scores; // in units of which exp2 gives weights
-      for (int64_t position = 0; position <= last; ++position)
+      int64_t oldest = oldestPosition(last, window);
+      for (int64_t position = oldest; position <= last; ++position)
         scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
                          scale * llvm::numbers::log2e);
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
-      for (int64_t begin = 0; begin <= last; begin += formats::cacheBlock) {
-        int64_t end = std::min<int64_t>(begin + formats::cacheBlock, last + 1);
+      for (int64_t block = oldest / formats::cacheBlock; block <= last / formats::cacheBlock;
+           ++block) {
+        int64_t begin = std::max<int64_t>(block * formats::cacheBlock, oldest);
+        int64_t end = std::min<int64_t>((block + 1) * formats::cacheBlock, last + 1);
         auto scalesOf = [&](int64_t position) {
           return values.scales.row(values.place(row, position)).slice(keyHead * groups, groups);
         };
         // What the block's largest product of a weight and a scale, about 32512, is counted in.
         double unit = -std::numeric_limits<double>::infinity();
         for (int64_t position = begin; groups && position < end; ++position)
-          unit = std::max(unit, scores[position] + formats::cacheScaleExponent(
-                                                       *llvm::max_element(scalesOf(position))));
+          unit = std::max(unit,
+                          scores[position - oldest] +
+                              formats::cacheScaleExponent(*llvm::max_element(scalesOf(position))));
         for (int64_t position = begin; position < end; ++position) {
-          sum += std::exp2(scores[position] - greatest);
+          sum += std::exp2(scores[position - oldest] - greatest);
           ArrayRef<float> vector =
               values.values.row(values.place(row, position)).slice(offset, dim);
           if (!groups) {
-            double weight = roundWeight(std::exp2(scores[position] - greatest), values.encoding);
+            double weight =
+                roundWeight(std::exp2(scores[position - oldest] - greatest), values.encoding);
             for (auto [out, value] : zip_equal(mixed, vector))
               out += weight * value;
             continue;
           }
           int64_t elements = values.encoding.groupElements(dim);
           for (auto [g, valueScale] : enumerate(scalesOf(position))) {
-            double weight = std::nearbyint(std::exp2(scores[position] - unit) * valueScale);
+            double weight =
+                std::nearbyint(std::exp2(scores[position - oldest] - unit) * valueScale);
             double factor = weight * std::exp2(unit - greatest);
             for (int64_t d = g * elements, e = std::min<int64_t>(d + elements, dim); d < e; ++d)
               mixed[d] += factor * (vector[d] / valueScale);
@@ -303,7 +314,8 @@ Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &key
 }
 
 Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, const Cache &values,
-                                      const Tensor &positions, double scale) {
+                                      const Tensor &positions, double scale,
+                                      std::optional<int64_t> window) {
   if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
     return error;
   int64_t kvHeads = keys.heads(), dim = keys.dim(), heads = query.width() / dim;
@@ -313,15 +325,16 @@ Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, co
       int64_t offset = head / (heads / kvHeads) * dim;
       std::vector<double> q = toDouble(query.row(row).slice(head * dim, dim));
       std::vector<double> scores;
-      for (int64_t position = 0; position <= last; ++position)
+      int64_t oldest = oldestPosition(last, window);
+      for (int64_t position = oldest; position <= last; ++position)
         scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
                          scale);
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
-      for (auto [position, score] : enumerate(scores)) {
+      for (auto [i, score] : enumerate(scores)) {
         double weight = std::exp(score - greatest);
         sum += weight;
-        ArrayRef<float> vector = values.values.row(values.place(row, position));
+        ArrayRef<float> vector = values.values.row(values.place(row, oldest + i));
         for (auto [out, value] : zip_equal(mixed, vector.slice(offset, dim)))
           out += weight * value;
       }

@@ -39,6 +39,7 @@ private:
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
+  void prefetch(fused::MatvecOp op, fused::MatvecOp next);
 
   fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
                                      int64_t inFlight, int64_t columns, int64_t splits,
@@ -167,7 +168,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / (readers * least->headParts), 1,
                                        tuning.attentionWarps.value / readers);
   int64_t warps = groups * readers * least->headParts;
-  bool isShort = least->keys.positions <= tuning.shortContext.value;
+  bool isShort = least->reach() <= tuning.shortContext.value;
   // With one stage alone nothing would be on its way while it is read.
   int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
   int64_t stages = std::max<int64_t>(2, ringBytes / stageBytes);
@@ -185,7 +186,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   return Choice{
       schedule,
       formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
-              splits, isShort ? "short" : "long", stages * stageBytes, plan->keys.positions)};
+              splits, isShort ? "short" : "long", stages * stageBytes, plan->reach())};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
@@ -228,6 +229,31 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   return success();
 }
 
+/// Between two products the memory is idle while blocks end and start. Once a block of `op` has all
+/// its own weights, it has the first bytes that `next` reads brought into L2.
+void FusedAssignSchedules::prefetch(fused::MatvecOp op, fused::MatvecOp next) {
+  int64_t most = description.gpuTuning.productPrefetchBytes.value;
+  auto schedule = dyn_cast_if_present<fused::GpuScheduleAttr>(next.getScheduleAttr());
+  auto parameter = next.getWeights().front().getDefiningOp<model::ParameterOp>();
+  // Weights that are no symbols have no name to prefetch by.
+  if (!schedule || !parameter || !device.bulkCopies || most < 16)
+    return;
+  FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(next, schedule, device);
+  if (failed(plan))
+    return;
+  // Tiles are multiples of 16 bytes.
+  int64_t stride = plan->shape.tileBytes(), bytes = std::min(most - most % 16, stride);
+  op.setPrefetchAttr(fused::PrefetchAttr::get(&getContext(), parameter.getWeightAttr(), plan->grid,
+                                              stride, bytes));
+  // Names no weight, so that layers still share their kernels.
+  std::string reason =
+      formatv("{0} of the {1} bytes of a block's first tile in the next product, for the time "
+              "between two kernels",
+              bytes, stride);
+  op->setDiscardableAttr("sluice.prefetch_reason", StringAttr::get(&getContext(), reason));
+  LDBG() << "prefetch " << parameter.getWeight() << ": " << reason;
+}
+
 void FusedAssignSchedules::runOnOperation() {
   llvm::Expected<TargetDescription> loaded = loadTarget(target);
   if (!loaded) {
@@ -236,8 +262,23 @@ void FusedAssignSchedules::runOnOperation() {
   }
   description = std::move(*loaded);
   device = gpuDevice(description);
+  // A product that came with a schedule keeps its prefetch, too, or that it has none.
+  fused::MatvecOp last;
+  bool lastIsNew = false;
   WalkResult walk = getOperation().walk([&](fused::KernelOp op) {
-    return failed(assign(op)) ? WalkResult::interrupt() : WalkResult::advance();
+    bool isNew = !op.getSchedule();
+    if (failed(assign(op)))
+      return WalkResult::interrupt();
+    auto product = dyn_cast<fused::MatvecOp>(op.getOperation());
+    if (!product)
+      return WalkResult::advance();
+    // Attention may lie between the two. Its own first bytes are not prefetched: they depend on the
+    // position, and its ring is filled early anyway.
+    if (last && lastIsNew && last->getBlock() == product->getBlock())
+      prefetch(last, product);
+    last = product;
+    lastIsNew = isNew;
+    return WalkResult::advance();
   });
   if (walk.wasInterrupted())
     signalPassFailure();

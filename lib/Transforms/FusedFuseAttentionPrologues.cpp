@@ -69,8 +69,8 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
   auto fusedOp = AttentionOp::create(builder, attention.getLoc(), attention.getType(), starts[0],
                                      ValueRange{starts[1], starts[2]}, attention.getKeysAttr(),
                                      attention.getValuesAttr(), attention.getPositions(),
-                                     attention.getScaleAttr(), /*traffic=*/nullptr,
-                                     /*schedule=*/nullptr);
+                                     attention.getScaleAttr(), attention.getWindowAttr(),
+                                     /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(attention->getDiscardableAttrDictionary());
   SmallVector<Type> types =
       llvm::map_to_vector(starts, [](Value value) { return value.getType(); });

@@ -82,7 +82,7 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
     query = arith::TruncFOp::create(builder, op.getLoc(), half, query);
   auto fusedOp = fused::AttentionOp::create(
       builder, op.getLoc(), half, query, /*appended=*/ValueRange(), op.getKeysAttr(),
-      op.getValuesAttr(), op.getPositions(), op.getScaleAttr(), /*traffic=*/nullptr,
+      op.getValuesAttr(), op.getPositions(), op.getScaleAttr(), op.getWindowAttr(), /*traffic=*/nullptr,
       /*schedule=*/nullptr);
   // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
@@ -133,7 +133,7 @@ void FusedFuseDequantize::fuse(model::LinearOp op) {
       builder, op.getLoc(), TypeRange(op.getResult().getType()), storedInput(op.getInput()),
       ValueRange(lookThroughDequantize(op.getWeight())), builder.getDenseI64ArrayAttr(rows),
       /*order=*/nullptr, /*traffic=*/nullptr,
-      /*schedule=*/nullptr);
+      /*schedule=*/nullptr, /*prefetch=*/nullptr);
   Value result = matvec.getResult(0);
   if (op.getBias())
     result = model::AddBiasOp::create(builder, op.getLoc(), result, op.getBias());

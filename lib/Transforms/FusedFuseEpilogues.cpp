@@ -126,7 +126,7 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
   auto fusedOp =
       MatvecOp::create(builder, matvec.getLoc(), TypeRange(ValueRange(yielded)), matvec.getInput(),
                        matvec.getWeights(), matvec.getSegmentsAttr(), matvec.getOrderAttr(),
-                       /*traffic=*/nullptr, /*schedule=*/nullptr);
+                       /*traffic=*/nullptr, /*schedule=*/nullptr, /*prefetch=*/nullptr);
   fusedOp->setDiscardableAttrs(matvec->getDiscardableAttrDictionary());
   fusedOp.getPrologue().takeBody(matvec.getPrologue());
 

@@ -87,7 +87,8 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
     auto merged = MatvecOp::create(builder, FusedLoc::get(&getContext(), locations),
                                    TypeRange(ValueRange(oldResults)), first.getInput(), weights,
                                    builder.getDenseI64ArrayAttr(segments),
-                                   /*order=*/nullptr, /*traffic=*/nullptr, /*schedule=*/nullptr);
+                                   /*order=*/nullptr, /*traffic=*/nullptr, /*schedule=*/nullptr,
+                                   /*prefetch=*/nullptr);
     for (auto [old, result] : llvm::zip_equal(oldResults, merged.getResults()))
       old.replaceAllUsesWith(result);
     for (MatvecOp op : mergeable)

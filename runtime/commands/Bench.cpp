@@ -49,7 +49,7 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
     throw Error("a measurement needs at least one repetition of at least one token");
   const uint32_t decodeStep = *plan.findStep("decode");
   const Step &step = plan.steps[decodeStep];
-  result.bytesPerToken = plan.traffic(step).bytes(static_cast<uint64_t>(result.context));
+  result.bytesPerToken = plan.bytes(step, static_cast<uint64_t>(result.context));
   result.repetitions = options.repetitions;
 
   // Always the same step, as the last of so many tokens: from the token's id to the next one's.

@@ -51,7 +51,8 @@ std::string_view sluice::runtime::bufferKindName(BufferKind kind) {
 }
 
 uint64_t Traffic::bytes(uint64_t context) const {
-  return weights + scales + activations + (keys + values) * context + written;
+  uint64_t read = window ? std::min(window, context) : context;
+  return weights + scales + activations + (keys + values) * read + written;
 }
 
 /// Bytes of a plain element, or 0 for other types.
@@ -222,6 +223,8 @@ static Traffic readTraffic(const JsonField &value) {
   traffic.keys = static_cast<uint64_t>(value.at("keys").asInt(0, maxId));
   traffic.values = static_cast<uint64_t>(value.at("values").asInt(0, maxId));
   traffic.written = read("written");
+  if (std::optional<JsonField> window = value.find("window"))
+    traffic.window = static_cast<uint64_t>(window->asInt(1, maxId));
   traffic.operations = read("operations");
   traffic.operationsPerPosition =
       static_cast<uint64_t>(value.at("operations_per_position").asInt(0, maxBytes));
@@ -459,19 +462,10 @@ std::optional<uint32_t> Plan::findStep(std::string_view name) const {
   return std::nullopt;
 }
 
-Traffic Plan::traffic(const Step &step) const {
-  Traffic sum;
-  for (const Launch &launch : step.launches) {
-    if (!launch.traffic)
-      continue;
-    sum.weights += launch.traffic->weights;
-    sum.scales += launch.traffic->scales;
-    sum.activations += launch.traffic->activations;
-    sum.keys += launch.traffic->keys;
-    sum.values += launch.traffic->values;
-    sum.written += launch.traffic->written;
-    sum.operations += launch.traffic->operations;
-    sum.operationsPerPosition += launch.traffic->operationsPerPosition;
-  }
+uint64_t Plan::bytes(const Step &step, uint64_t context) const {
+  uint64_t sum = 0;
+  for (const Launch &launch : step.launches)
+    if (launch.traffic)
+      sum += launch.traffic->bytes(context);
   return sum;
 }

@@ -87,3 +87,12 @@ func.func @degenerate(%token: tensor<1xi32>, %x: tensor<1x4611686018427387904xf3
   %z = fused.matvec %x weights(%w) segments [16] : tensor<1x4611686018427387904xf32>, tensor<16x4611686018427387904xf32> -> tensor<1x16xf32>
   return %y : tensor<1x256xf32>
 }
+
+// Of a window at most 512 positions are read, however long the context.
+// CHECK-LABEL: @window
+func.func @window(%q: tensor<1x256xf16>, %position: tensor<1xi32>) -> tensor<1x256xf16> {
+  // CHECK: window 512
+  // CHECK-SAME: keys = 256, values = 256, written = 512, operations = 0, operations_per_position = 1024, window = 512>)
+  %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 window 512 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %y : tensor<1x256xf16>
+}

@@ -34,16 +34,17 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %q: tensor<1x
   %w = quantized.quantize %p : tensor<4096x4096xf16> to !quantized.tensor<4096x4096xi8, group = 128>
   // HOST: fused.matvec {{.*}}schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
   // 256 tiles of 4 chunks on 132 blocks: a block reads 8 stages.
-  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 8, in_flight = 3, columns = 1024, splits = 1, early = "weights">) {sluice.schedule_reason = "256 tiles on 132 multiprocessors; a ring of 8 x 16640 bytes, all that a block reads"}
+  // The next product's tiles have 16 rows of 14336 f16.
+  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 8, in_flight = 3, columns = 1024, splits = 1, early = "weights">) prefetch(#fused.prefetch<@{{.*}}, blocks = 132, stride = 458752, bytes = 32768>) {sluice.prefetch_reason = "32768 of the 458752 bytes of a block's first tile in the next product, for the time between two kernels", sluice.schedule_reason = "256 tiles on 132 multiprocessors; a ring of 8 x 16640 bytes, all that a block reads"}
   // SMALL: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 142, warps = 16, stages = 5, in_flight = 3, columns = 1024, splits = 1, early = "weights">) {sluice.schedule_reason = "{{.*}}what fits in shared memory"}
   %y = fused.matvec %x weights(%w) segments [4096] : tensor<1x4096xf32>, !quantized.tensor<4096x4096xi8, group = 128> -> tensor<1x4096xf32>
 
   %d = model.parameter @down : tensor<4096x14336xf16>
-  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 512, splits = 1, early = "weights">) {sluice.schedule_reason = "{{.*}}enough to bridge two kernels"}
+  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 132, warps = 16, stages = 10, in_flight = 3, columns = 512, splits = 1, early = "weights">) prefetch(#fused.prefetch<@{{.*}}, blocks = 4, stride = 8192, bytes = 8192>) {sluice.prefetch_reason = {{.*}}, sluice.schedule_reason = "{{.*}}enough to bridge two kernels"}
   %z = fused.matvec %in weights(%d) segments [4096] : tensor<1x14336xf16>, tensor<4096x14336xf16> -> tensor<1x4096xf32>
 
   %s = model.parameter @small : tensor<64x256xf16>
-  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 4, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
+  // GPU: fused.matvec {{.*}}schedule(#fused.gpu_schedule<blocks = 4, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">) {sluice.schedule_reason
   %m = fused.matvec %tiny weights(%s) segments [64] : tensor<1x256xf32>, tensor<64x256xf16> -> tensor<1x64xf32>
 
   // HOST: fused.attention {{.*}}schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)

@@ -118,3 +118,11 @@ func.func @anew(%x: tensor<1x256xf32>, %q: !quantized.tensor<8x256xi8, group = 3
   %y = model.linear %x, %w : tensor<1x256xf32>, tensor<8x256xf32> -> tensor<1x8xf32>
   return %y : tensor<1x8xf32>
 }
+
+// A window stays.
+// CHECK-LABEL: func.func @window
+func.func @window(%q: tensor<1x256xf32>, %p: tensor<1xi32>) -> tensor<1x256xf32> {
+  // CHECK: fused.attention %{{.*}}, @k, @v at %{{.*}} scale 1.250000e-01 window 9 : tensor<1x256xf16>
+  %a = model.attention %q, @k, @v at %p scale 0.125 window 9 : tensor<1x256xf32>, tensor<1xi32>
+  return %a : tensor<1x256xf32>
+}

@@ -36,6 +36,8 @@ static int64_t launchBytes(const json &launch, int64_t context) {
     return 0;
   const json &t = launch["traffic"];
   auto get = [&](const char *key) { return t.value(key, int64_t(0)); };
+  if (int64_t window = get("window"))
+    context = std::min(context, window);
   return get("weights") + get("scales") + get("activations") + get("written") +
          context * (get("keys") + get("values"));
 }

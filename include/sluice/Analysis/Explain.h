@@ -26,7 +26,8 @@ inline constexpr size_t kModelParts = 6;
 /// "embedding", "attention projections", ...
 llvm::StringRef modelPartName(ModelPart part);
 
-/// Traffic of one decode step (of `batch` tokens) by part.
+/// Traffic of one decode step (of `batch` tokens) by part, at the explanation's context
+/// (Traffic::at): keys and values are bytes, not bytes a position.
 struct PartTraffic {
   std::array<Traffic, kModelParts> parts;
   Traffic total;

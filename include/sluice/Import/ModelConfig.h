@@ -81,21 +81,17 @@ struct ModelConfig {
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;
-  /// Set if attention reads only that many of the latest positions, fewer than contextLength.
-  std::optional<int64_t> slidingWindow;
+  /// Of each layer: how many of the latest positions, a token's own included, attention reads, less
+  /// than contextLength; 0 is all. No entries are all for every layer.
+  llvm::SmallVector<int64_t> windows;
 
   std::optional<int64_t> bosId;
   /// Any of them ends generation.
   llvm::SmallVector<int64_t, 4> eosIds;
-
-  /// Positions up to which full attention computes the same as the model's own.
-  int64_t maxContext() const {
-    return slidingWindow ? std::min(contextLength, *slidingWindow) : contextLength;
-  }
 };
 
 /// Parses a config.json, `text`; `path` names it in errors. `warnings` gets one line for each thing
-/// that is read but limits the model (a sliding window) or has no effect (a scaling without type).
+/// that is read but has no effect (a scaling without type).
 llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef path,
                                            std::vector<std::string> &warnings);
 

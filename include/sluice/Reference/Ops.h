@@ -57,11 +57,12 @@ Tensor hadamard(const Tensor &input, int64_t block);
 /// encoding. Errors: a position outside the cache.
 llvm::Error cacheAppend(Cache &cache, const Tensor &input, const Tensor &positions);
 
-/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own; query
-/// head h reads key/value head h / (query heads / key heads). Errors: a position outside the
-/// caches.
+/// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
+/// last `window` of them; query head h reads key/value head h / (query heads / key heads). Errors: a
+/// position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Cache &keys, const Cache &values,
-                                 const Tensor &positions, double scale);
+                                 const Tensor &positions, double scale,
+                                 std::optional<int64_t> window);
 
 //===----------------------------------------------------------------------===//
 // quantized
@@ -86,7 +87,8 @@ Tensor product(const Tensor &input, const Tensor &weight, formats::Format::Eleme
 /// The attention of fused.attention: the same with query and softmax weights rounded as the caches'
 /// encodings have it (docs/numerics.md); the sum that normalises is of unrounded weights.
 llvm::Expected<Tensor> fusedAttention(const Tensor &query, const Cache &keys, const Cache &values,
-                                      const Tensor &positions, double scale);
+                                      const Tensor &positions, double scale,
+                                      std::optional<int64_t> window);
 
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);

@@ -31,6 +31,8 @@ struct GpuTuning {
   /// Products: warps that multiply, stages of the ring of copies, stages under way at once, row
   /// tiles whose sums wait to be added.
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
+  /// The most bytes of the next product's weight that a block brings into L2 at its end.
+  Sourced<int64_t> productPrefetchBytes;
   /// Attention: warps that read, for up to 8 query heads per key/value head; blocks that share one
   /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
   Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext, shortRingBytes,

@@ -7,7 +7,7 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::kernels;
 
-FailureOr<KernelInterface> KernelInterface::get(Operation *op) {
+FailureOr<KernelInterface> KernelInterface::get(Operation *op, Value prefetched) {
   KernelInterface result;
   result.op = op;
   result.numResults = op->getNumResults();
@@ -37,6 +37,10 @@ FailureOr<KernelInterface> KernelInterface::get(Operation *op) {
     if (walk.wasInterrupted())
       return failure();
   }
+  if (prefetched) {
+    result.prefetched = prefetched;
+    result.values.insert(prefetched);
+  }
   return result;
 }
 
@@ -50,7 +54,9 @@ std::string KernelInterface::key() const {
   DenseMap<Value, unsigned> numbers;
   for (auto [number, value] : llvm::enumerate(values)) {
     numbers[value] = number;
-    os << value.getType() << ' ';
+    // Which product comes next differs between layers; what is prefetched of it, in general not.
+    if (value != prefetched)
+      os << value.getType() << ' ';
   }
   for (auto [cache, type] : cacheTypes)
     os << type << ' ';
@@ -65,6 +71,10 @@ std::string KernelInterface::key() const {
       if (inner == op && attr.getName() == "traffic")
         continue;
       os << ' ' << attr.getName().getValue() << '=';
+      if (auto ahead = dyn_cast<fused::PrefetchAttr>(attr.getValue())) {
+        os << ahead.getBlocks() << ',' << ahead.getStride() << ',' << ahead.getBytes();
+        continue;
+      }
       auto *cache = cacheTypes.find(attr.getValue());
       if (cache != cacheTypes.end())
         os << "cache" << cache - cacheTypes.begin();

@@ -16,11 +16,13 @@ namespace sluice::kernels {
 class KernelInterface {
 public:
   /// Collects operands and caches of a fused operation. Fails, with a message, if it names an
-  /// unknown cache.
-  static mlir::FailureOr<KernelInterface> get(mlir::Operation *op);
+  /// unknown cache. `prefetched`, if not null, is one more operand: the weight whose bytes the
+  /// kernel prefetches. Its type does not matter to the kernel.
+  static mlir::FailureOr<KernelInterface> get(mlir::Operation *op,
+                                              mlir::Value prefetched = mlir::Value());
 
   /// The operation's input and weight (or query, tokens, ...), then the values that its regions
-  /// capture.
+  /// capture, then what it prefetches.
   mlir::ValueRange operands() const { return values.getArrayRef(); }
   /// The caches that it reads or appends to, in order of first use.
   llvm::SmallVector<mlir::Attribute> caches() const;
@@ -33,6 +35,7 @@ public:
   int64_t pointerCount() const { return values.size() + cacheTypes.size() + numResults; }
   /// Sets the pointers, in their order.
   void setPointers(mlir::ValueRange all) { pointers.assign(all.begin(), all.end()); }
+  mlir::Value prefetchedPointer() const { return prefetched ? pointer(prefetched) : mlir::Value(); }
   /// Null for a value that is no operand.
   mlir::Value pointer(mlir::Value operand) const;
   mlir::Value cachePointer(mlir::FlatSymbolRefAttr cache) const;
@@ -45,6 +48,7 @@ public:
 
 private:
   mlir::Operation *op = nullptr;
+  mlir::Value prefetched;
   llvm::SetVector<mlir::Value> values;
   llvm::MapVector<mlir::Attribute, quantized::CacheType> cacheTypes;
   int64_t numResults = 0;

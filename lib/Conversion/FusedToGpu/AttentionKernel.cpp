@@ -95,10 +95,12 @@ private:
   Value groupSums(const Values &products, int64_t row);
   Values addValues(Value tiles, ArrayRef<Values> weights, ArrayRef<SmallVector<Values>> scales,
                    Value firstPosition, Value keep, Value unit, ValueRange outputs);
+  /// Whether a position is not attended to: it does not exist yet, or is behind the window.
+  Value isOutside(Value position);
   /// Masks of a lane's words of an operand of float values (two masks for an operand of bytes):
-  /// zeros at positions that do not exist.
-  Values existing(Value firstPosition);
-  /// Values of positions that do not exist must not make a weight of 0 NaN.
+  /// zeros at positions that are not attended to.
+  Values attended(Value firstPosition);
+  /// Values of positions that are not attended to must not make a weight of 0 NaN.
   void clearValues(Value tile, Value firstPosition);
   SmallVector<Values> loadScales(const CacheShape &shape, Value tile);
   /// Four bytes of E4M3 as two pairs of f16.
@@ -113,10 +115,11 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  Value thread, warp, lane, row, column;               ///< row, column: lane / 4, lane % 4
-  Value split, head, token, headNumber;                ///< headNumber: of all sequences' heads
-  Value last, tiles, oldStages;                        ///< see readPositions
-  Value stageCount, fills;                             ///< of all blocks, of this one
+  Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
+  Value split, head, token, headNumber;  ///< headNumber: of all sequences' heads
+  Value last, oldest, firstTile, tiles;  ///< see readPositions
+  Value firstStage, oldStages, stageCount;
+  Value fills;                   ///< stages that this block takes
   Value reader, part, firstHead; ///< of the stage; of the block's parts; of the warp's query heads
   Value stagesAt, fullAt, emptyAt, appendedAt, maximaAt, sumsAt;
   Value gatheredAt, gatheredMaximaAt, gatheredSumsAt;
@@ -141,8 +144,9 @@ AttentionKernel::State AttentionKernel::stateOf(ValueRange all) const {
   return state;
 }
 
-/// `last` is the row's position, `tiles` the number of tiles up to it, and stages from `oldStages`
-/// on hold what this step appends.
+/// `last` is the row's position, `tiles` the number of tiles up to it, `oldest` the first position
+/// that it reads and `firstTile` the first tile that is copied, if there is a window. Of the
+/// `stageCount` stages from `firstStage` on, those from `oldStages` on hold what this step appends.
 void AttentionKernel::readPositions() {
   Value pointer = kernel.interface.pointer(op.getPositions());
   auto clamped = [&](Value place) {
@@ -156,6 +160,13 @@ void AttentionKernel::readPositions() {
   oldStages = k.div(lowest, cacheTile * stageTiles);
   tiles = k.add(k.div(last, cacheTile), 1);
   stageCount = k.div(k.add(tiles, stageTiles - 1), stageTiles);
+  if (window) {
+    oldest = k.max(k.sub(last, window - 1), k.constI32(0));
+    firstTile = k.mul(k.div(oldest, formats::cacheBlock), kTiles);
+    firstStage = k.div(firstTile, stageTiles);
+    stageCount = k.sub(stageCount, firstStage);
+    oldStages = k.max(k.sub(oldStages, firstStage), k.constI32(0));
+  }
   // Stages go round the cluster's blocks.
   fills = k.div(k.add(k.sub(stageCount, split), splits - 1), splits);
   fills = k.max(fills, k.constI32(0));
@@ -163,7 +174,8 @@ void AttentionKernel::readPositions() {
 
 Value AttentionKernel::stageNumber(Value n) {
   Value number = splits == 1 ? n : k.add(k.mul(n, splits), split);
-  return appends ? k.sub(k.sub(stageCount, 1), number) : number;
+  number = appends ? k.sub(k.sub(stageCount, 1), number) : number;
+  return window ? k.add(firstStage, number) : number;
 }
 
 Value AttentionKernel::tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile) {
@@ -185,16 +197,21 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     if (reuses)
       k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
     Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
-    Value firstTile = k.mul(stageNumber(n), stageTiles);
+    Value begin = k.mul(stageNumber(n), stageTiles), end = k.add(begin, stageTiles);
+    Value place = k.constI32(0);
+    if (window) {
+      place = k.max(k.sub(firstTile, begin), k.constI32(0));
+      begin = k.add(begin, place);
+    }
     // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
     // masked.
-    Value left = k.mul(k.div(k.add(k.sub(tiles, firstTile), kTiles - 1), kTiles), kTiles);
-    Value count = k.min(left, k.constI32(stageTiles));
+    Value lastEnd = k.mul(k.div(k.add(tiles, kTiles - 1), kTiles), kTiles);
+    Value count = k.sub(k.min(lastEnd, end), begin);
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
-    auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t place) {
-      Value from = tilePlace(shape, cache, firstTile), bytes = k.mul(count, shape.tileBytes());
-      Value target = k.offset(to, place);
+    auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
+      Value from = tilePlace(shape, cache, begin), bytes = k.mul(count, shape.tileBytes());
+      Value target = k.at(k.offset(to, first), place, shape.tileBytes());
       if (k.hasBulkCopies())
         return k.bulkCopy(target, from, bytes, barrier);
       k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
@@ -490,15 +507,20 @@ Value AttentionKernel::turn(Value word) {
       .getResult(0);
 }
 
-DeviceBuilder::Values AttentionKernel::existing(Value firstPosition) {
+Value AttentionKernel::isOutside(Value position) {
+  Value isNew = k.less(last, position);
+  return window ? k.bitOr(isNew, k.less(position, oldest)) : isNew;
+}
+
+DeviceBuilder::Values AttentionKernel::attended(Value firstPosition) {
   // Words and bytes of a lane, as CacheLayout.h has positions 8t .. 8t+7.
   Value first = k.add(firstPosition, k.shl(column, 3));
   auto mask = [&](ArrayRef<int64_t> positions, int64_t bits) {
     Value word = k.constI32(0);
     for (auto [i, p] : llvm::enumerate(positions)) {
       int64_t ones = ((int64_t(1) << bits) - 1) << (bits * i);
-      Value part = k.select(k.less(last, k.add(first, p)), k.constI32(0),
-                            k.constI32(int64_t(int32_t(ones))));
+      Value part =
+          k.select(isOutside(k.add(first, p)), k.constI32(0), k.constI32(int64_t(int32_t(ones))));
       word = k.bitOr(word, part);
     }
     return word;
@@ -509,7 +531,7 @@ DeviceBuilder::Values AttentionKernel::existing(Value firstPosition) {
 }
 
 void AttentionKernel::clearValues(Value tile, Value firstPosition) {
-  Values masks = existing(firstPosition);
+  Values masks = attended(firstPosition);
   // A lane reads what it wrote itself.
   auto clear = [&](Value place, Value early, Value late) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
@@ -542,7 +564,7 @@ DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> w
       // Other warps read the same stage: it stays as it is.
       Values masks;
       if (headParts > 1)
-        masks = existing(k.add(firstPosition, static_cast<int64_t>(tile) * cacheTile));
+        masks = attended(k.add(firstPosition, static_cast<int64_t>(tile) * cacheTile));
       for (int64_t operand = 0; operand < 2; ++operand) {
         // In column 2t the weight, in column 2t + 1 what rounding it to bf16 leaves.
         auto pairOf = [&](Value weight) {
@@ -624,17 +646,19 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
   bool integerValues = values.encoding.isInteger();
   Value firstPosition = k.mul(firstTile, cacheTile);
   if (!integerValues && headParts == 1)
-    k.ifThen(k.less(last, k.add(firstPosition, formats::cacheBlock - 1)), [&] {
-      for (int64_t tile = 0; tile < kTiles; ++tile)
-        clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
-                    k.add(firstPosition, tile * cacheTile));
-    });
-  // Which of the lane's positions there are.
-  SmallVector<Values> missing(kTiles);
+    k.ifThen(
+        k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, formats::cacheBlock - 1))),
+        [&] {
+          for (int64_t tile = 0; tile < kTiles; ++tile)
+            clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
+                        k.add(firstPosition, tile * cacheTile));
+        });
+  SmallVector<Values> outside(kTiles); // the lane's positions
+
   for (int64_t tile = 0; tile < kTiles; ++tile)
     for (int64_t i = 0; i < 4; ++i)
-      missing[tile].push_back(
-          k.less(last, k.add(k.add(firstPosition, k.shl(row, 2)), tile * cacheTile + i)));
+      outside[tile].push_back(
+          isOutside(k.add(k.add(firstPosition, k.shl(row, 2)), tile * cacheTile + i)));
   SmallVector<SmallVector<Values>> scales(kTiles);
   SmallVector<Values> scaleExponents(kTiles); // bounds of the logarithms of the greatest scales
   if (integerValues)
@@ -643,7 +667,7 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
       for (int64_t i = 0; i < 4; ++i) {
         Value greatest;
         for (Values &group : scales[tile]) {
-          group[i] = k.select(missing[tile][i], k.number(0.0), group[i]);
+          group[i] = k.select(outside[tile][i], k.number(0.0), group[i]);
           greatest = greatest ? k.maxF(greatest, group[i]) : group[i];
         }
         scaleExponents[tile].push_back(cacheScaleExponent(k, greatest));
@@ -655,7 +679,7 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
     for (int64_t tile = 0; tile < kTiles; ++tile) {
       Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
       for (int64_t i = 0; i < 4; ++i) {
-        t[i] = k.select(missing[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
+        t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
         Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];
         greatest = k.maxF(greatest, reach);
       }
@@ -682,8 +706,7 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
       }
     pass.sum =
         integerValues ? k.fma(sum, unit, k.mulF(pass.sum, keep)) : k.fma(pass.sum, keep, sum);
-    pass.outputs =
-        addValues(valuesPlace, scores, scales, firstPosition, keep, unit, pass.outputs);
+    pass.outputs = addValues(valuesPlace, scores, scales, firstPosition, keep, unit, pass.outputs);
   }
 }
 
@@ -701,7 +724,7 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
   Values after =
       k.loop(warpGroup, fills, k.constI32(warpGroups), carried, [&](Value n, ValueRange now) {
         Value slot = now[0], parity = now[1];
-        Value firstTile = k.add(k.mul(stageNumber(n), stageTiles), inStage);
+        Value mine = k.add(k.mul(stageNumber(n), stageTiles), inStage);
         k.wait(k.at(fullAt, slot, 8), parity);
         if (appends) {
           Value newest = k.bitAnd(k.equal(split, k.constI32(0)), k.equal(n, k.constI32(0)));
@@ -713,13 +736,16 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
           Value keysPlace = k.at(stage, inStage, keys.tileBytes());
           Value valuesPlace =
               k.at(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
-          consumeTiles(firstTile, keysPlace, valuesPlace, *queries, state);
+          consumeTiles(mine, keysPlace, valuesPlace, *queries, state);
           return list(state);
         };
-        Values next =
-            readers == 1 ? consumeOne() : k.ifElseYield(k.less(firstTile, tiles), consumeOne, [&] {
-              return llvm::to_vector(now.drop_front(2));
-            });
+        // Of the first and of the last stage some warps have nothing to read.
+        Value reads = k.less(mine, tiles);
+        if (window)
+          reads = k.bitAnd(reads, k.less(k.sub(firstTile, 1), mine));
+        Values next = readers == 1 ? consumeOne() : k.ifElseYield(reads, consumeOne, [&] {
+          return llvm::to_vector(now.drop_front(2));
+        });
         if (reuses) {
           k.syncWarp();
           k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
@@ -751,10 +777,9 @@ void AttentionKernel::shareParts(const State &state) {
       Value to = floats(stagesAt, k.add(k.mul(index, partRow()), row));
       for (int64_t i = 0; i < valueParts(); ++i)
         for (int64_t r = 0; r < 2; ++r) {
-          Value output =
-              values.encoding.isInteger()
-                  ? pass.outputs[i * 2 + r]
-                  : k.addF(pass.outputs[i * 4 + 2 * r], pass.outputs[i * 4 + 2 * r + 1]);
+          Value output = values.encoding.isInteger()
+                             ? pass.outputs[i * 2 + r]
+                             : k.addF(pass.outputs[i * 4 + 2 * r], pass.outputs[i * 4 + 2 * r + 1]);
           Value place = k.offset(to, i * 64 + r * 32);
           int64_t first = i * 16 + r * 8;
           if (first + 8 <= dim)
@@ -915,7 +940,8 @@ LogicalResult AttentionKernel::emit() {
         k.waitForPredecessor();
         if (active() == warps)
           return consumeOr();
-        return k.ifElseYield(k.less(warp, k.constI32(active())), consumeOr, [&] { return nothing; });
+        return k.ifElseYield(k.less(warp, k.constI32(active())), consumeOr,
+                             [&] { return nothing; });
       },
       [&] {
         if (failed(copyAll()))

@@ -111,7 +111,17 @@ LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModul
       dyn_cast_if_present<fused::GpuScheduleAttr>(op.getSchedule().value_or(Attribute()));
   if (!schedule)
     return op.emitOpError() << "has no GPU schedule (fused-assign-schedules gives it one)";
-  FailureOr<KernelInterface> interface = KernelInterface::get(op);
+  Value prefetched;
+  auto matvec = dyn_cast<fused::MatvecOp>(op.getOperation());
+  if (matvec && matvec.getPrefetch() && device.bulkCopies) {
+    // The weight's own product, and with it the parameter that it reads, may come later.
+    FlatSymbolRefAttr weight = matvec.getPrefetch()->getWeight();
+    Operation *symbol = SymbolTable::lookupNearestSymbolFrom(op, weight);
+    OpBuilder b(op);
+    prefetched = model::ParameterOp::create(
+        b, op->getLoc(), symbol->getAttrOfType<TypeAttr>("type").getValue(), weight);
+  }
+  FailureOr<KernelInterface> interface = KernelInterface::get(op, prefetched);
   if (failed(interface))
     return failure();
   auto [entry, isNew] = generated.try_emplace(keyOf(*interface));

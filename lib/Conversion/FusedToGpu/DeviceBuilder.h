@@ -105,6 +105,10 @@ public:
   /// Orders ordinary accesses before asynchronous copies that follow: of this block's shared
   /// memory, or of global memory.
   void fenceAsync(bool shared);
+  /// Since sm_90, by one thread: has `bytes` (a multiple of 16) brought into the L2 cache.
+  void bulkPrefetch(Value from, Value bytes) {
+    mlir::NVVM::CpAsyncBulkPrefetchOp::create(b, loc, from, bytes, Value());
+  }
   /// Before sm_90: 16 bytes by each thread; the arrival counts when the thread's copies have ended.
   void copy16(Value to, Value from);
   /// Before sm_90: the thread arrives at `barrier` when its copies have completed.

@@ -21,6 +21,9 @@ using namespace sluice;
 using namespace sluice::device;
 using formats::Format;
 
+/// What one instruction prefetches at most. Larger ones were not tried.
+static constexpr int64_t kPrefetchBytes = 16384;
+
 namespace {
 class MatvecKernel : fused::ProductPlan {
 public:
@@ -39,6 +42,9 @@ private:
   StageRing stageRing() { return {k, ring, fullAt}; }
 
   void copyWeights(Value lane);
+  /// After the last copy: `copies` were requested, `oldest` and `parity` name the first stage that
+  /// may be under way, at most `mostUnderWay` are.
+  void prefetchNext(Value copies, int64_t mostUnderWay, Value oldest, Value parity);
   LogicalResult multiply(Value thread, PreparedInput &input);
   /// The warp's part of the input, as operands.
   SmallVector<Values> loadInput(PreparedInput &input, Value chunk);
@@ -64,18 +70,18 @@ private:
 void MatvecKernel::copyWeights(Value lane) {
   int64_t lastBytes = shape.chunkBytes(chunks - 1), bytes = shape.chunkBytes(0);
   Value weights = kernel.interface.pointer(op.getWeights().front());
-  bool bounded = inFlight < ring || reuses;
+  bool bounded = (inFlight < ring || reuses) && inFlight < tilesPerBlock * chunks;
   Value zero = k.constI32(0), one = k.constI32(1);
   // Carried: the number of stages so far; slot and parity of the next stage to fill and of the
   // oldest that may be under way.
   Values start = {zero, zero, zero, zero, zero};
-  k.loop(zero, tileCount(), one, start, [&](Value number, ValueRange carriedTile) {
+  Values end = k.loop(zero, tileCount(), one, start, [&](Value number, ValueRange carriedTile) {
     Value tile = k.extendUnsigned(k.add(block, k.mul(number, grid)), k.i64());
     Value from = k.offset(weights, k.mul(tile, shape.tileBytes()));
     return k.loop(zero, k.constI32(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
       Value count = carried[0], slot = carried[1], parity = carried[2];
       Value oldest = carried[3], oldParity = carried[4];
-      if (bounded && inFlight < tilesPerBlock * chunks)
+      if (bounded)
         stageRing().limitInFlight(count, inFlight, oldest, oldParity);
       if (reuses)
         k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
@@ -96,6 +102,32 @@ void MatvecKernel::copyWeights(Value lane) {
       return Values{k.add(count, 1), slot, parity, oldest, oldParity};
     });
   });
+  if (kernel.interface.prefetchedPointer())
+    prefetchNext(end[0], bounded ? inFlight : tilesPerBlock * chunks, end[3], end[4]);
+}
+
+void MatvecKernel::prefetchNext(Value copies, int64_t mostUnderWay, Value oldest, Value parity) {
+  fused::PrefetchAttr ahead = *op.getPrefetch();
+  // Bytes that are requested while this block's own are on their way would delay them, and with
+  // them the end of this kernel.
+  k.loop(k.constI32(0), k.min(copies, k.constI32(mostUnderWay)), k.constI32(1),
+         Values{oldest, parity}, [&](Value, ValueRange carried) {
+           Value slot = carried[0], phase = carried[1];
+           k.wait(k.at(fullAt, slot, 8), phase);
+           stageRing().advance(slot, phase, 1);
+           return Values{slot, phase};
+         });
+  auto prefetch = [&] {
+    Value from = k.offset(kernel.interface.prefetchedPointer(),
+                          k.mul(k.extendUnsigned(block, k.i64()), ahead.getStride()));
+    for (int64_t byte = 0; byte < ahead.getBytes(); byte += kPrefetchBytes)
+      k.bulkPrefetch(k.offset(from, byte),
+                     k.constI32(std::min(kPrefetchBytes, ahead.getBytes() - byte)));
+  };
+  if (ahead.getBlocks() < grid)
+    k.ifThen(k.less(block, k.constI32(ahead.getBlocks())), prefetch);
+  else
+    prefetch();
 }
 
 SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input, Value chunk) {

@@ -61,11 +61,14 @@ private:
   Value loadElements(const CacheShape &shape, Value place);
   /// Words of 32 bytes of an integer cache: with 8 bits those of one operand, with 4 of two.
   Values loadWords(const CacheShape &shape, Value place);
+  /// Which of 16 positions from `lane` of the block that begins at `first` are attended to.
+  Value attended(Value first, Value lane);
   void scoresOf(Value tileBase, Value tile);
   void readScales(Value tileBase, Value tile, Value first);
   void softmax(Value query);
-  void addIntegers(Value tilesBase, Value tileCount, int64_t firstQuery, int64_t queries);
-  void addFloats(Value tilesBase, Value tileCount, int64_t firstQuery, int64_t queries);
+  void addIntegers(Value tilesBase, Value firstTile, Value tileCount, int64_t firstQuery,
+                   int64_t queries);
+  void addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery, int64_t queries);
   void finish();
 
   KernelBuilder &k;
@@ -76,6 +79,7 @@ private:
   bool appends = false;
   int64_t tokens = 0, dim = 0, heads = 0, group = 0;
   Value token, head, last;
+  Value oldest; ///< the first position of the window, if there is one
   /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
   /// or [group][padded] float32. Float32: row [padded]; exponents [group][64]; of values outputs
   /// [group][padded], scales [groups][64], bounds of their logarithms [64]; reference points, sums
@@ -392,17 +396,30 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
 // Weights
 //===----------------------------------------------------------------------===//
 
-/// Scales of a tile's values, 0 for positions that do not exist, and bounds of their logarithms.
+Value AttentionKernel::attended(Value first, Value lane) {
+  Value number = k.add(first, lane);
+  auto before = [&](Value position) {
+    return k.firstLanes(kLanes, k.max(k.sub(position, number), k.index(0)));
+  };
+  Value exist = before(k.add(last, 1));
+  if (!op.getWindow())
+    return exist;
+  Value ones = k.firstLanes(kLanes, k.index(kLanes));
+  return arith::AndIOp::create(k.b, k.loc, exist,
+                               arith::XOrIOp::create(k.b, k.loc, before(oldest), ones));
+}
+
+/// Scales of a tile's values, 0 for positions that are not attended to, and bounds of their
+/// logarithms.
 void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
   for (int64_t half = 0; half < 2; ++half) {
     Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
-    Value exist =
-        k.firstLanes(kLanes, k.max(k.sub(k.add(last, 1), k.add(first, lane)), k.index(0)));
+    Value mask = attended(first, lane);
     Value greatest;
     for (int64_t g = 0; g < values.groups(); ++g) {
       int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
       Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
-      scale = k.select(exist, scale, zeros());
+      scale = k.select(mask, scale, zeros());
       k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
       greatest = greatest ? k.maxF(greatest, scale) : scale;
     }
@@ -469,8 +486,8 @@ void AttentionKernel::softmax(Value query) {
 // Values
 //===----------------------------------------------------------------------===//
 
-void AttentionKernel::addIntegers(Value tilesBase, Value tileCount, int64_t firstQuery,
-                                  int64_t count) {
+void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount,
+                                  int64_t firstQuery, int64_t count) {
   int64_t padded = values.paddedDim(), bits = values.encoding.bits();
   int64_t perLoad = bits == 8 ? 1 : 2; // blocks of 16 elements that a load has
   int64_t blocks = padded / kLanes;
@@ -487,7 +504,7 @@ void AttentionKernel::addIntegers(Value tilesBase, Value tileCount, int64_t firs
       continue; // elements that only pad
     SmallVector<Value> start(count * sumsPerQuery, k.integer(i32s, 0));
     SmallVector<Value> integers =
-        k.loop(k.index(0), tileCount, 1, start, [&](Value tile, ValueRange outer) {
+        k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
           Value base = k.offset(at(tilesBase, tile, values.tileBytes()), block / perLoad * 32);
           Value weightBase = k.offset(at(weights, tile, cacheTile * 2),
                                       ((g * group + firstQuery) * cacheBlock) * 2);
@@ -527,7 +544,7 @@ void AttentionKernel::addIntegers(Value tilesBase, Value tileCount, int64_t firs
   }
 }
 
-void AttentionKernel::addFloats(Value tilesBase, Value tileCount, int64_t firstQuery,
+void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery,
                                 int64_t count) {
   int64_t padded = values.paddedDim(), bytes = values.encoding.bits() / 8;
   int64_t blocks = padded / kLanes;
@@ -544,28 +561,27 @@ void AttentionKernel::addFloats(Value tilesBase, Value tileCount, int64_t firstQ
       for (int64_t i = 0; i < n; ++i)
         start.push_back(k.mulF(k.load(f32s, slot(q, i), 64), keep));
     }
-    // Positions that do not exist are not read: whatever is there, it may be NaN.
-    SmallVector<Value> after =
-        k.loop(k.index(0), tileCount, 1, start, [&](Value number, ValueRange carried) {
-          // `number` counts positions; tiles follow each other with scales between them.
-          Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
-          Value place =
-              k.offset(at(tile, k.rem(number, cacheTile), padded * bytes), block * kLanes * bytes);
-          SmallVector<Value> next(carried), elements;
-          for (int64_t i = 0; i < n; ++i) {
-            Value from = k.offset(place, i * kLanes * bytes);
-            if (firstQuery == 0 && i * kLanes * bytes % kLine == 0)
-              k.prefetch(k.outside(from, k.index(kAhead)), /*locality=*/3);
-            elements.push_back(loadElements(values, from));
-          }
-          for (int64_t q = 0; q < count; ++q) {
-            Value weight = k.load(
-                k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);
-            for (int64_t i = 0; i < n; ++i)
-              next[q * n + i] = k.fma(elements[i], splat(weight), next[q * n + i]);
-          }
-          return next;
-        });
+    // Other positions are not read: whatever is there, it may be NaN.
+    SmallVector<Value> after = k.loop(begin, end, 1, start, [&](Value number, ValueRange carried) {
+      // `number` counts positions; tiles follow each other with scales between them.
+      Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
+      Value place =
+          k.offset(at(tile, k.rem(number, cacheTile), padded * bytes), block * kLanes * bytes);
+      SmallVector<Value> next(carried), elements;
+      for (int64_t i = 0; i < n; ++i) {
+        Value from = k.offset(place, i * kLanes * bytes);
+        if (firstQuery == 0 && i * kLanes * bytes % kLine == 0)
+          k.prefetch(k.outside(from, k.index(kAhead)), /*locality=*/3);
+        elements.push_back(loadElements(values, from));
+      }
+      for (int64_t q = 0; q < count; ++q) {
+        Value weight = k.load(
+            k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);
+        for (int64_t i = 0; i < n; ++i)
+          next[q * n + i] = k.fma(elements[i], splat(weight), next[q * n + i]);
+      }
+      return next;
+    });
     for (int64_t q = 0; q < count; ++q)
       for (int64_t i = 0; i < n; ++i)
         k.store(after[q * n + i], slot(q, i), 64);
@@ -614,6 +630,11 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     position =
         k.max(k.min(position, k.integer(k.i32(), keys.positions - 1)), k.integer(k.i32(), 0));
     last = k.extend(position, k.i64());
+    Value firstBlock = k.index(0);
+    if (std::optional<uint64_t> window = op.getWindow()) {
+      oldest = k.max(k.sub(last, static_cast<int64_t>(*window) - 1), k.index(0));
+      firstBlock = k.sub(oldest, k.rem(oldest, cacheBlock));
+    }
     Value number = keys.sequences == 1 ? head : item;
     Value keyBase = at(interface.cachePointer(op.getKeysAttr()), number, keys.headBytes());
     Value valueBase = at(interface.cachePointer(op.getValuesAttr()), number, values.headBytes());
@@ -651,34 +672,39 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
       return;
 
     Value lowest = k.number(f32s, -std::numeric_limits<double>::infinity());
-    k.loop(k.index(0), k.add(last, 1), cacheBlock, [&](Value first) {
+    k.loop(firstBlock, k.add(last, 1), cacheBlock, [&](Value first) {
       Value firstTile = k.div(first, cacheTile);
       Value count = k.min(k.sub(k.add(last, 1), first), k.index(cacheBlock));
       Value tiles = k.div(k.add(count, cacheTile - 1), cacheTile);
       Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
       Value valueTiles = at(valueBase, firstTile, values.tileBytes());
-      k.loop(k.index(0), tiles, 1, [&](Value tile) {
+      Value behind = oldest ? k.max(k.sub(oldest, first), k.index(0)) : k.index(0);
+      Value firstOfTiles = oldest ? k.div(behind, cacheTile) : behind;
+      k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
         scoresOf(at(keyTiles, tile, keys.tileBytes()), tile);
         if (values.encoding.isInteger())
           readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
       });
-      // The block's positions that do not exist, if there are any.
+      // The block's positions that are not attended to, if there are any.
+      Value isPartial = k.less(count, k.index(cacheBlock));
+      if (oldest)
+        isPartial = arith::OrIOp::create(k.b, k.loc, isPartial, k.less(first, oldest));
       k.ifElse(
-          k.less(count, k.index(cacheBlock)),
+          isPartial,
           [&] {
             for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
-              Value exist = k.firstLanes(kLanes, k.max(k.sub(count, k.index(lane)), k.index(0)));
+              Value mask = attended(first, k.index(lane));
               k.loop(k.index(0), k.index(group), 1, [&](Value q) {
                 Value place = k.offset(at(exponents, q, cacheBlock * 4), lane * 4);
-                k.store(k.select(exist, k.load(f32s, place, 64), lowest), place, 64);
+                k.store(k.select(mask, k.load(f32s, place, 64), lowest), place, 64);
               });
               if (!values.encoding.isInteger())
                 continue;
               Value place = k.offset(bounds, lane * 4);
-              k.store(k.select(exist, k.load(f32s, place, 64), zeros()), place, 64);
+              k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
               for (int64_t g = 0; g < values.groups(); ++g) {
                 place = k.offset(scales, (g * cacheBlock + lane) * 4);
-                k.store(k.select(exist, k.load(f32s, place, 64), zeros()), place, 64);
+                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
               }
             }
           },
@@ -687,9 +713,9 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
       for (int64_t q = 0; q < group; q += queryTile()) {
         int64_t n = std::min(queryTile(), group - q);
         if (values.encoding.isInteger())
-          addIntegers(valueTiles, tiles, q, n);
+          addIntegers(valueTiles, firstOfTiles, tiles, q, n);
         else
-          addFloats(valueTiles, count, q, n);
+          addFloats(valueTiles, behind, count, q, n);
       }
     });
     finish();

@@ -109,6 +109,8 @@ static json launchJson(plan::LaunchOp launch) {
                          {"written", traffic->getWritten()},
                          {"operations", traffic->getOperations()},
                          {"operations_per_position", traffic->getOperationsPerPosition()}};
+  if (auto traffic = launch.getTraffic(); traffic && traffic->getWindow())
+    object["traffic"]["window"] = traffic->getWindow();
   return object;
 }
 

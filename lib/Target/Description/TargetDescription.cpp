@@ -91,6 +91,7 @@ static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
     {"product_stages", &GpuTuning::productStages, 1, 1024},
     {"product_in_flight", &GpuTuning::productInFlight, 1, 1024},
     {"product_held_tiles", &GpuTuning::productHeldTiles, 1, 65536},
+    {"product_prefetch_bytes", &GpuTuning::productPrefetchBytes, 0, 1 << 20},
     {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
     {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
     {"attention_short_context", &GpuTuning::shortContext, 0, 1 << 30},

@@ -214,3 +214,45 @@ func.func @f(%logits: tensor<2x16xf32>, %options: tensor<2x8xi32>) -> tensor<1xi
   %next = fused.sample %logits, %options : tensor<2x16xf32>, tensor<2x8xi32> -> tensor<1xi32>
   return %next : tensor<1xi32>
 }
+
+// -----
+
+// expected-error @+1 {{stride and bytes must be multiples of 16, found 40 and 16}}
+func.func private @f() attributes {sluice.p = #fused.prefetch<@w, blocks = 1, stride = 40, bytes = 16>}
+
+// -----
+
+// expected-error @+1 {{bytes at most stride}}
+func.func private @f() attributes {sluice.p = #fused.prefetch<@w, blocks = 1, stride = 16, bytes = 32>}
+
+// -----
+
+model.weight @source : tensor<64x256xf16>
+func.func @f(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>) {
+  // expected-error @+1 {{prefetches @source, which is no packed weight}}
+  %y = fused.matvec %x weights(%w) segments [128] prefetch(#fused.prefetch<@source, blocks = 1, stride = 16, bytes = 16>)
+      : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
+  return
+}
+
+// -----
+
+model.weight @source : tensor<64x256xf16>
+quantized.packed @packed of [@source] : !quantized.tensor<64x256xi8, group = 128, layout = lanes>
+func.func @f(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>) {
+  // expected-error @+1 {{prefetches @packed, expected a weight of layout mma}}
+  %y = fused.matvec %x weights(%w) segments [128] prefetch(#fused.prefetch<@packed, blocks = 1, stride = 16, bytes = 16>)
+      : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
+  return
+}
+
+// -----
+
+model.weight @source : tensor<64x256xf16>
+quantized.packed @packed of [@source] : !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256>
+func.func @f(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>) {
+  // expected-error @+1 {{prefetches @packed up to byte 20800, it has 16640}}
+  %y = fused.matvec %x weights(%w) segments [128] prefetch(#fused.prefetch<@packed, blocks = 5, stride = 4160, bytes = 4160>)
+      : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
+  return
+}

@@ -3,6 +3,17 @@
 model.cache @cache.k : !quantized.cache<1x16x2x64xf16>
 model.cache @cache.v : !quantized.cache<1x16x2x64xf16>
 
+model.weight @source : tensor<64x256xf16>
+quantized.packed @packed of [@source] : !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256>
+
+// CHECK-LABEL: func.func @prefetch
+func.func @prefetch(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>) -> tensor<1x128xf32> {
+  // CHECK: fused.matvec %{{.*}} weights(%{{.*}}) segments [128] prefetch(#fused.prefetch<@packed, blocks = 4, stride = 4160, bytes = 4160>) : tensor<1x256xf32>
+  %y = fused.matvec %x weights(%w) segments [128] prefetch(#fused.prefetch<@packed, blocks = 4, stride = 4160, bytes = 4160>)
+      : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
+  return %y : tensor<1x128xf32>
+}
+
 // CHECK-LABEL: func.func @embedding
 func.func @embedding(%t: tensor<1xi32>, %w: !quantized.tensor<2048x256xi8, group = 32>) -> tensor<1x256xf32> {
   // CHECK: fused.embedding %{{.*}}, %{{.*}} traffic(#fused.traffic<weights = 256, scales = 16, activations = 4, keys = 0, values = 0, written = 1024, operations = 256, operations_per_position = 0>)

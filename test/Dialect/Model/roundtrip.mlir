@@ -42,6 +42,8 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   model.cache_append @cache.k, %k at %position : tensor<1x128xf32>, tensor<1xi32>
   // CHECK: model.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 : tensor<1x256xf32>, tensor<1xi32>
   %f = model.attention %d, @cache.k, @cache.v at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32>
+  // CHECK: model.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 window 64 : tensor<1x256xf32>, tensor<1xi32>
+  %windowed = model.attention %d, @cache.k, @cache.v at %position scale 0.125 window 64 : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.silu %{{.*}} : tensor<1x256xf32>
   %g = model.silu %f : tensor<1x256xf32>
   %h = arith.addf %e, %g : tensor<1x256xf32>

@@ -243,6 +243,18 @@ static std::vector<Variant> variants() {
                   1});
   list.push_back(
       {with(plain, [](RandomModel &m) { m.name = "ManyPositions"; }), {"int8-g64"}, 101, 101});
+  // Windows: of all layers, of the last one; less than a tile of positions and more.
+  list.push_back(
+      {with(plain, [](RandomModel &m) { m.name = "Mistral", m.family = "mistral", m.window = 7; }),
+       {"int8-g64", "f16"},
+       80,
+       30});
+  list.push_back(
+      {with(plain,
+            [](RandomModel &m) { m.name = "Qwen2OfWindows", m.family = "qwen2", m.window = 70; }),
+       {"f16"},
+       101,
+       101});
   // Instruction sets.
   for (const char *isa : {"host-avx2", "host-avx512", "host-avx512-vnni"}) {
     std::string suffix = isa;

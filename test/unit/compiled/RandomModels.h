@@ -19,6 +19,8 @@ struct RandomModel {
   std::string family = "llama";
   int64_t hidden = 64, mlp = 96, layers = 2, heads = 2, kvHeads = 1, headDim = 32, vocab = 96;
   int64_t context = 128;
+  /// A sliding window, 0 for none: of all layers (mistral) or of the second half (qwen2).
+  int64_t window = 0;
   bool tied = false, attentionBias = false, mlpBias = false;
   double theta = 10000;
   nlohmann::json ropeScaling = nullptr;
@@ -100,6 +102,10 @@ inline void writeHuggingFace(const RandomModel &model, const Folder &folder) {
                  {"tie_word_embeddings", model.tied}});
   if (model.family == "llama")
     config.update({{"attention_bias", model.attentionBias}, {"mlp_bias", model.mlpBias}});
+  if (model.window)
+    config.update({{"sliding_window", model.window},
+                   {"use_sliding_window", true},
+                   {"max_window_layers", model.layers / 2}});
   folder.write("config.json", config.dump());
 
   struct Shard {

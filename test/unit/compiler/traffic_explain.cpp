@@ -20,6 +20,7 @@ namespace {
 struct Shape {
   int64_t layers, width, mlp, heads, kvHeads, headDim, vocab, context = 64;
   bool gated = true;
+  int64_t window = 0; ///< of every second layer
 };
 
 /// A model at stage model, as an importer writes it.
@@ -91,7 +92,9 @@ private:
     body += "model.cache_append " + caches[1] + ", " + value + " at %position : " + vector(kv) +
             ", tensor<1xi32>\n";
     std::string y = op("model.attention " + query + ", " + caches[0] + ", " + caches[1] +
-                       " at %position scale 0.125 : " + vector(q) + ", tensor<1xi32>");
+                       " at %position scale 0.125 " +
+                       (s.window && i % 2 ? "window " + std::to_string(s.window) : "") + " : " +
+                       vector(q) + ", tensor<1xi32>");
     x = op("arith.addf " + x + ", " + linear(y, blk + "attn_output", s.width, q) + " : " +
            vector(s.width));
     n = norm(x, blk + "ffn_norm");
@@ -182,14 +185,14 @@ TEST_F(ExplainTest, Llama2_7B) {
 
   // Every step reads all weights once, each position's keys and values once.
   EXPECT_EQ(e.fused.total.weights, int64_t(32) * (135266304 + 67108864) + int64_t(32000) * 4096);
-  EXPECT_EQ(e.fused.total.keys, 32 * 4096 * 2);
-  EXPECT_EQ(e.fused.total.values, 32 * 4096 * 2);
+  EXPECT_EQ(e.fused.total.keys, int64_t(32) * 4096 * 2 * 512);
+  EXPECT_EQ(e.fused.total.values, int64_t(32) * 4096 * 2 * 512);
   EXPECT_EQ(e.fused[ModelPart::Head].weights, int64_t(32000) * 4096);
   EXPECT_EQ(e.fused[ModelPart::AttentionCache].written,
             32 * 2 * 4096 * 2 + 32 * 4096 * 2); // appended, and results
-  EXPECT_EQ(e.fused[ModelPart::Norms].bytes(512), 65 * 4096 * 2);
+  EXPECT_EQ(e.fused[ModelPart::Norms].bytes(1), 65 * 4096 * 2);
   EXPECT_EQ(e.fused.kernels, 2 + 32 * 5);
-  int64_t bytes = e.fused.total.bytes(512);
+  int64_t bytes = e.fused.total.bytes(1);
   EXPECT_EQ(e.fusedFloor.bytes, bytes);
   EXPECT_DOUBLE_EQ(e.fusedFloor.seconds, static_cast<double>(bytes) / 3.15e12);
   EXPECT_TRUE(e.fusedFloor.boundByMemory);
@@ -246,6 +249,22 @@ TEST_F(ExplainTest, Llama3_8BFloor) {
   EXPECT_NEAR(e.fusedFloor.tokensPerSecond, 610, 10);
 }
 
+TEST_F(ExplainTest, EveryOtherLayerHasAWindow) {
+  Shape shape = llama7b;
+  shape.layers = 4;
+  Explanation all = explainModel(shape, "int8-g128", 2048);
+  shape.window = 512;
+  Explanation some = explainModel(shape, "int8-g128", 2048);
+  int64_t position = int64_t(4096) * 2;
+  EXPECT_EQ(all.fused.total.keys, 4 * 2048 * position);
+  EXPECT_EQ(some.fused.total.keys, 2 * (2048 + 512) * position);
+  EXPECT_EQ(some.unfused.total.values, 2 * (2048 + 512) * position);
+  EXPECT_EQ(all.fusedFloor.bytes - some.fusedFloor.bytes, 2 * 2 * (2048 - 512) * position);
+  EXPECT_EQ(all.fusedFloor.operations - some.fusedFloor.operations, 2 * (2048 - 512) * 4 * 4096);
+  // A context within the window is read whole.
+  EXPECT_EQ(explainModel(shape, "int8-g128", 300).fused.total.keys, 4 * 300 * position);
+}
+
 TEST_F(ExplainTest, BatchReadsWeightsOnce) {
   Shape shape{
       .layers = 2, .width = 256, .mlp = 512, .heads = 4, .kvHeads = 2, .headDim = 64, .vocab = 512};
@@ -285,12 +304,12 @@ TEST_F(ExplainTest, Json) {
   EXPECT_EQ(json["weights"].size(), 1u);
   EXPECT_TRUE(json["weights"].contains("f16"));
   EXPECT_FALSE(json.contains("dequantize_pass"));
-  EXPECT_EQ(json["fused"]["total"]["bytes"], e.fused.total.bytes(10));
+  EXPECT_EQ(json["fused"]["total"]["bytes"], e.fused.total.bytes(1));
   EXPECT_EQ(json["fused"]["total"]["keys"], 10 * 2 * 64 * 2);
   int64_t sum = 0;
   for (const auto &part : json["fused"]["parts"])
     sum += part["bytes"].get<int64_t>();
-  EXPECT_EQ(sum, e.fused.total.bytes(10));
+  EXPECT_EQ(sum, e.fused.total.bytes(1));
   EXPECT_EQ(json["target"]["name"], "h100");
 }
 

@@ -10,6 +10,8 @@
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
 
+#include "llvm/ADT/Sequence.h"
+
 #include <gtest/gtest.h>
 
 using namespace sluice;
@@ -176,6 +178,31 @@ INSTANTIATE_TEST_SUITE_P(Formats, EmulatedModel,
                                               4e-4, 9e-4}),
                          [](const auto &info) { return std::string(info.param.name); });
 
+/// Compares the logits at `positions`, which ascend: where one follows another, the emulator goes
+/// on by itself, else from the host's caches.
+static void expectHostLogits(const RandomModel &model, llvm::ArrayRef<int64_t> positions) {
+  Folder source;
+  writeHuggingFace(model, source);
+  Compiled forHost, forGpu;
+  forHost.compile(source.str(), "f16", model.context, "host");
+  forGpu.compile(source.str(), "f16", model.context, "h200");
+  if (testing::Test::HasFatalFailure())
+    return;
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  auto tokenAt = [&](int64_t position) { return static_cast<int32_t>(position * 7 % model.vocab); };
+  double worst = 0;
+  for (int64_t position : positions) {
+    while (host.session.position() < position)
+      host.decode(tokenAt(host.session.position()));
+    if (emulated.session.position() != position)
+      emulated.continueFrom(host);
+    int32_t token = tokenAt(position);
+    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
+  }
+  testing::Test::RecordProperty("logits", std::to_string(worst));
+  EXPECT_LE(worst, 1.5e-3);
+}
+
 // Heads that are padded in a GPU's cache, and more query heads for a key/value head than the tensor
 // cores have columns.
 TEST_F(EmulatedContext, MayHaveAnyHeads) {
@@ -183,21 +210,15 @@ TEST_F(EmulatedContext, MayHaveAnyHeads) {
   model.heads = 12;
   model.headDim = 20;
   model.context = 20;
-  Folder source;
-  writeHuggingFace(model, source);
-  Compiled forHost, forGpu;
-  forHost.compile(source.str(), "f16", model.context, "host");
-  forGpu.compile(source.str(), "f16", model.context, "h200");
-  if (HasFatalFailure())
-    return;
-  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
-  double worst = 0;
-  for (int64_t position = 0; position < model.context; ++position) {
-    int32_t token = static_cast<int32_t>(position * 7 % model.vocab);
-    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
-  }
-  RecordProperty("logits", std::to_string(worst));
-  EXPECT_LE(worst, 1.5e-3);
+  expectHostLogits(model, llvm::to_vector(llvm::seq<int64_t>(0, model.context)));
+}
+
+// A window that begins within a piece, at its edge and in the one before.
+TEST_F(EmulatedContext, MayHaveAWindow) {
+  RandomModel model;
+  model.family = "mistral";
+  model.window = 35;
+  expectHostLogits(model, {0, 33, 34, 35, 66, 67, 127});
 }
 
 // Contexts that are no whole number of a cache's tiles, the least and a model's own: every

@@ -263,6 +263,24 @@ TEST(Pipeline, MisalignedOrShortSource) {
                "buffer 'x', which has 4608");
 }
 
+TEST(Pipeline, PrefetchIsCheckedLikeARead) {
+  auto run = [](const std::string &offset) {
+    Bench bench(kernel("k", 1,
+                       R"(
+    %from = llvm.getelementptr %a0[)" +
+                           offset +
+                           R"(] : (!llvm.ptr<1>) -> !llvm.ptr<1>, i8
+    nvvm.cp.async.bulk.prefetch %from, %c16 : !llvm.ptr<1>
+    llvm.return)"));
+    EXPECT_EQ(bench.error, "");
+    bench.launch("k", 1, 1, 0, {bench.buffer("x", std::vector<int>(8))});
+    return bench.run();
+  };
+  EXPECT_EQ(run("16"), "");
+  EXPECT_FAULT(run("32"), "prefetches 16 bytes outside of the launch's buffers");
+  EXPECT_FAULT(run("8"), "misaligned prefetch");
+}
+
 TEST(Pipeline, BlockEndsBeforeItsCopy) {
   std::string text = kernel("k", 1, R"(
     nvvm.mbarrier.init %s, %c1 : !llvm.ptr<3>, i32

@@ -41,7 +41,6 @@ TEST(ConfigFromJson, Llama) {
   EXPECT_EQ(config.ropeTheta, 500000.0);
   EXPECT_EQ(config.ropeScaling.kind, RopeScaling::Kind::None);
   EXPECT_EQ(config.contextLength, 128);
-  EXPECT_EQ(config.maxContext(), 128);
   EXPECT_EQ(config.bosId, 1);
   EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2}));
   EXPECT_FALSE(config.qBias || config.oBias || config.mlpBias || config.tiedEmbeddings);
@@ -94,22 +93,41 @@ TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
             std::string::npos);
 }
 
-TEST(ConfigFromJson, SlidingWindowLimitsTheContext) {
-  std::vector<std::string> warnings;
-  SLUICE_UNWRAP(none, fromJson(with(smallConfig("mistral"), "sliding_window", nullptr), &warnings));
-  EXPECT_FALSE(none.slidingWindow);
-  SLUICE_UNWRAP(wide, fromJson(with(smallConfig("mistral"), "sliding_window", 128), &warnings));
-  EXPECT_FALSE(wide.slidingWindow);
-  EXPECT_TRUE(warnings.empty());
-  SLUICE_UNWRAP(narrow, fromJson(with(smallConfig("mistral"), "sliding_window", 96), &warnings));
-  EXPECT_EQ(narrow.slidingWindow, 96);
-  EXPECT_EQ(narrow.maxContext(), 96);
-  ASSERT_EQ(warnings.size(), 1u);
-  EXPECT_NE(warnings[0].find("sliding_window 96 is below"), std::string::npos);
+TEST(ConfigFromJson, SlidingWindows) {
+  using Windows = llvm::SmallVector<int64_t>;
+  auto windows = [](const nlohmann::json &config) {
+    std::vector<std::string> warnings;
+    llvm::Expected<ModelConfig> parsed = fromJson(config, &warnings);
+    EXPECT_TRUE(static_cast<bool>(parsed));
+    EXPECT_TRUE(warnings.empty());
+    return parsed ? parsed->windows : Windows();
+  };
+  nlohmann::json mistral = with(smallConfig("mistral"), "num_hidden_layers", 2),
+                 qwen = with(smallConfig("qwen2"), "num_hidden_layers", 2);
+  EXPECT_EQ(windows(with(mistral, "sliding_window", nullptr)), Windows());
+  // As long as the context: no window.
+  EXPECT_EQ(windows(with(mistral, "sliding_window", 128)), Windows());
+  EXPECT_EQ(windows(with(mistral, "sliding_window", 96)), Windows({96, 96}));
+  // A missing key is the default of 4096.
+  nlohmann::json longMistral = with(mistral, "max_position_embeddings", 8192);
+  longMistral.erase("sliding_window");
+  EXPECT_EQ(windows(longMistral), Windows({4096, 4096}));
   // Qwen2 writes a window that it does not use.
-  SLUICE_UNWRAP(qwen, fromJson(with(with(smallConfig("qwen2"), "sliding_window", 96),
-                                    "use_sliding_window", false)));
-  EXPECT_FALSE(qwen.slidingWindow);
+  qwen["sliding_window"] = 96;
+  EXPECT_EQ(windows(with(qwen, "use_sliding_window", false)), Windows());
+  qwen["use_sliding_window"] = true;
+  EXPECT_EQ(windows(qwen), Windows({0, 0})); // max_window_layers is 28
+  EXPECT_EQ(windows(with(qwen, "max_window_layers", 1)), Windows({0, 96}));
+  qwen["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(windows(qwen), Windows({96, 0}));
+  EXPECT_NE(jsonError(with(qwen, "layer_types", {"sliding_attention"}))
+                .find("layer_types has 1 entries for 2 layers"),
+            std::string::npos);
+  EXPECT_NE(jsonError(with(qwen, "layer_types", {"sliding_attention", "chunked_attention"}))
+                .find("expected full_attention or sliding_attention"),
+            std::string::npos);
+  EXPECT_NE(jsonError(with(mistral, "sliding_window", 0)).find("sliding_window"),
+            std::string::npos);
 }
 
 TEST(ConfigFromJson, EndTokens) {

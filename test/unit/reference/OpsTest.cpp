@@ -201,6 +201,24 @@ TEST_F(OpsTest, AttentionMixesValues) {
   EXPECT_EQ(error({q, ints({3})}), "model.attention: position 3 is outside the cache of 3");
 }
 
+TEST_F(OpsTest, AttentionOverAWindow) {
+  // All scores are equal: a result is the mean of the values of the last two positions.
+  loadFunction("model.cache @k : tensor<4x1x1xf32>\nmodel.cache @v : tensor<4x1x1xf32>",
+               "(%q: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf32>", R"(
+    %r = model.attention %q, @k, @v at %p scale 1.0 window 2 : tensor<1x1xf32>, tensor<1xi32>
+    return %r : tensor<1x1xf32>)");
+  float nan = std::numeric_limits<float>::quiet_NaN();
+  evaluator->cache("k")->values = {1, 1, 1, 1};
+  evaluator->cache("v")->values = {2, 4, 8, 16};
+  expectNear(call({floats({1, 1}, {1}), ints({0})}).values, {2});
+  expectNear(call({floats({1, 1}, {1}), ints({1})}).values, {3});
+  expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
+  // What is behind the window does not count, whatever it is.
+  evaluator->cache("k")->values = {nan, nan, 1, 1};
+  evaluator->cache("v")->values = {nan, nan, 8, 16};
+  expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
+}
+
 TEST_F(OpsTest, AttentionOfLargeScores) {
   // exp(1000) is no double: the greatest score has to be taken off first.
   loadFunction("model.cache @k : !quantized.cache<1x2x1x1xf32>\nmodel.cache @v : "

@@ -67,7 +67,17 @@ TEST(Plan, ReadsEveryField) {
   EXPECT_EQ(step.launches[0].arguments[2], plan.bufferIndex("table"));
   EXPECT_FALSE(step.launches[0].traffic);
   uint64_t vocab = static_cast<uint64_t>(artifact.vocabSize());
-  EXPECT_EQ(plan.traffic(step).bytes(10), vocab * 5 + 4 + 10 * 128 + vocab * 4);
+  EXPECT_EQ(plan.bytes(step, 10), vocab * 5 + 4 + 10 * 128 + vocab * 4);
+}
+
+TEST(Plan, WindowsLimitWhatIsRead) {
+  Traffic traffic;
+  traffic.weights = 5;
+  traffic.keys = traffic.values = 10;
+  EXPECT_EQ(traffic.bytes(100), 2005u);
+  traffic.window = 30;
+  EXPECT_EQ(traffic.bytes(100), 605u);
+  EXPECT_EQ(traffic.bytes(3), 65u);
 }
 
 TEST(Plan, BosMayBeAbsent) {
