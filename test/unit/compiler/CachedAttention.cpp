@@ -49,8 +49,9 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
       "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " + cacheType(false) +
       "\nfunc.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
       ", %p: " + at + ") -> " + result + " {\n  %y = fused.attention %q" +
-      (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " + schedule + " : " +
-      query + (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+      (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " +
+      (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
+      (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
   if (appends) {
     std::string q = "%q0", k = "%k0";
     module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
@@ -109,8 +110,10 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     std::vector<uint8_t> after(layout.bytes(), 0xFF);
     for (int64_t sequence = 0; sequence < sequences; ++sequence) {
       int64_t last = sequences == 1 ? *std::max_element(at.begin(), at.end()) : at[sequence];
+      int64_t first = sequences == 1 ? *std::min_element(at.begin(), at.end()) : last;
+      int64_t oldest = window ? std::max<int64_t>(0, first - *window + 1) : 0;
       for (int64_t head = 0; head < heads; ++head)
-        for (int64_t position = 0; position <= last; ++position) {
+        for (int64_t position = oldest; position <= last; ++position) {
           std::vector<float> x =
               vectorOf(part ? data.values : data.keys, part == 0, sequence, position, head);
           auto headOf = [&](uint8_t *bytes) {
@@ -134,8 +137,8 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
   }
   Tensor query = Tensor::floats({tokens, width()}, data.query);
   Tensor attended = keyChoice.rotated ? reference::hadamard(query, dim & -dim) : query;
-  Tensor expected = llvm::cantFail(
-      reference::fusedAttention(attended, read[0], read[1], Tensor::ints({tokens}, at), scale));
+  Tensor expected = llvm::cantFail(reference::fusedAttention(
+      attended, read[0], read[1], Tensor::ints({tokens}, at), scale, window));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
   step.buffers.push_back(Buffer(data.query));

@@ -22,6 +22,7 @@ struct CachedAttention {
   /// heads.
   bool appends = false;
   double scale = 0.125;
+  std::optional<int64_t> window = std::nullopt;
 
   /// `keys` and `values` name formats; "int4-rot" rotates keys.
   CachedAttention &caches(llvm::StringRef keys, llvm::StringRef values);
@@ -45,7 +46,8 @@ struct CachedAttention {
     std::vector<uint8_t> keysAfter, valuesAfter; ///< the bytes of the caches after the step
     std::vector<Buffer *> arguments();
   };
-  /// What no position has yet is there as 0xFF, which is NaN in every format.
+  /// What no position has yet, and what is behind the window, is there as 0xFF, which is NaN in
+  /// every format.
   Step step(const Data &data, const std::vector<int32_t> &positions, bool isGpu) const;
   /// Compares the result with the definition and, if the step appends, the caches bit for bit.
   void check(Step &step, double tolerance) const;

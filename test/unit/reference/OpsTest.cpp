@@ -179,7 +179,8 @@ TEST_F(OpsTest, CacheAppendRoundsToTheCachesType) {
             (Floats{-0x1.554p-2f, 2052, 0, 0, 0x1.554p-2f, 2048, 0, 0}));
   EXPECT_EQ(evaluator->cache("bf16")->values.values,
             (Floats{-0x1.56p-2f, 2048, 0, 0, 0x1.56p-2f, 2048, 0, 0}));
-  EXPECT_EQ(evaluator->cache("f32")->values.values, (Floats{-1.0f / 3, 2051, 0, 0, 1.0f / 3, 2049, 0, 0}));
+  EXPECT_EQ(evaluator->cache("f32")->values.values,
+            (Floats{-1.0f / 3, 2051, 0, 0, 1.0f / 3, 2049, 0, 0}));
   evaluator->resetCaches();
   EXPECT_EQ(evaluator->cache("f16")->values.values, Floats(8, 0.0f));
   EXPECT_EQ(evaluator->cache("none"), nullptr);
@@ -203,19 +204,20 @@ TEST_F(OpsTest, AttentionMixesValues) {
 
 TEST_F(OpsTest, AttentionOverAWindow) {
   // All scores are equal: a result is the mean of the values of the last two positions.
-  loadFunction("model.cache @k : tensor<4x1x1xf32>\nmodel.cache @v : tensor<4x1x1xf32>",
+  loadFunction("model.cache @k : !quantized.cache<1x4x1x1xf32>\nmodel.cache @v : "
+               "!quantized.cache<1x4x1x1xf32>",
                "(%q: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf32>", R"(
     %r = model.attention %q, @k, @v at %p scale 1.0 window 2 : tensor<1x1xf32>, tensor<1xi32>
     return %r : tensor<1x1xf32>)");
   float nan = std::numeric_limits<float>::quiet_NaN();
-  evaluator->cache("k")->values = {1, 1, 1, 1};
-  evaluator->cache("v")->values = {2, 4, 8, 16};
+  evaluator->cache("k")->values.values = {1, 1, 1, 1};
+  evaluator->cache("v")->values.values = {2, 4, 8, 16};
   expectNear(call({floats({1, 1}, {1}), ints({0})}).values, {2});
   expectNear(call({floats({1, 1}, {1}), ints({1})}).values, {3});
   expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
   // What is behind the window does not count, whatever it is.
-  evaluator->cache("k")->values = {nan, nan, 1, 1};
-  evaluator->cache("v")->values = {nan, nan, 8, 16};
+  evaluator->cache("k")->values.values = {nan, nan, 1, 1};
+  evaluator->cache("v")->values.values = {nan, nan, 8, 16};
   expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
 }
 
