@@ -168,7 +168,7 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
     *shape = type.getShapeInfo();
     if (std::optional<std::string> error = formats::checkMmaCache(*shape))
       return op.emitOpError() << "reads cache " << symbol << ": " << *error;
-    if (shape->tiles() % kTiles)
+    if (shape->positions % formats::cacheBlock)
       return op.emitOpError() << "reads cache " << symbol << " of " << shape->positions
                               << " positions, GPU kernels need a multiple of "
                               << formats::cacheBlock;
@@ -196,11 +196,12 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   plan.warps = schedule.getWarps();
   plan.splits = schedule.getSplits();
   plan.overlap = device.bulkCopies;
-  if (schedule.getColumns() < formats::cacheBlock || schedule.getColumns() % formats::cacheBlock)
-    return reject(op, schedule) << "a stage holds a multiple of " << formats::cacheBlock
+  plan.warpTiles = plan.values.encoding.isInteger() ? formats::cacheBlock / formats::cacheTile : 1;
+  if (schedule.getColumns() < plan.warpPositions() || schedule.getColumns() % plan.warpPositions())
+    return reject(op, schedule) << "a stage holds a multiple of " << plan.warpPositions()
                                 << " positions";
   plan.stageTiles = schedule.getColumns() / formats::cacheTile;
-  plan.readers = plan.stageTiles / kTiles;
+  plan.readers = plan.stageTiles / plan.warpTiles;
   if (plan.warps < plan.groupWarps())
     return reject(op, schedule) << plan.group << " query heads for a key/value head and stages of "
                                 << schedule.getColumns() << " positions need at least "
@@ -237,6 +238,8 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
     plan.empty = ranges.take(plan.ring * 8, 8);
   if (plan.appends)
     plan.appended = ranges.take(8, 8);
+  plan.queries = ranges.take(plan.group * 2 * plan.queryRow(), 16);
+  plan.queryFactors = ranges.take(plan.group * 4);
   plan.rowMaxima = ranges.take(plan.parts() * plan.group * 4);
   plan.rowSums = ranges.take(plan.parts() * plan.group * 4);
   if (plan.splits > 1) {

@@ -96,18 +96,17 @@ private:
 };
 
 /// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
-/// cache's stages of several tiles. A warp takes a block of positions (formats::cacheBlock) of a
-/// stage for up to 16 query heads, 4 in the columns of the tensor cores at a time; further query
-/// heads have further warps, which read the same stage.
+/// cache's stages of several tiles. A warp takes one or two tiles of a stage for up to 16 query
+/// heads, 4 in the columns of the tensor cores at a time; further query heads have further warps,
+/// which read the same stage.
 struct AttentionPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device);
   GpuLaunch launch() const;
 
-  /// Tiles that a warp takes at once, query heads of a pass, passes of a warp.
-  static constexpr int64_t kTiles = formats::cacheBlock / formats::cacheTile, kHeads = 4,
-                           kMostPasses = 4;
+  /// Query heads of a pass, passes of a warp.
+  static constexpr int64_t kHeads = 4, kMostPasses = 4;
   static constexpr int64_t kMaxWarps = 31;
 
   formats::CacheShape keys, values;
@@ -119,6 +118,9 @@ struct AttentionPlan {
   int64_t passes = 0;    ///< of a warp
   int64_t headParts = 0; ///< warps that divide the query heads
   int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
+  /// Tiles that a warp takes at once: a block (formats::cacheBlock) where its positions share the
+  /// unit of their weights, as those of integer values do.
+  int64_t warpTiles = 0;
   int64_t stageTiles = 0, stageBytes = 0;
   int64_t readers = 0;    ///< warps that divide the positions of a stage
   int64_t warpGroups = 0; ///< stages that are read at once
@@ -126,12 +128,16 @@ struct AttentionPlan {
   bool reuses = false;    ///< whether a stage is filled more than once
   bool overlap = false;
   /// `appended` is a barrier: the step's key and value are in the newest stage.
-  SharedRange stages, full, empty, appended, rowMaxima, rowSums, gatheredOutputs, gatheredMaxima,
-      gatheredSums;
+  SharedRange stages, full, empty, appended, queries, queryFactors, rowMaxima, rowSums,
+      gatheredOutputs, gatheredMaxima, gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
   /// Positions that a token reads at most.
   int64_t reach() const { return window ? window : keys.positions; }
+  /// Bytes of a column of a query head's operand; 32 elements more keep the lanes that read eight
+  /// columns in different banks. `queries` are [query heads][2 columns].
+  int64_t queryRow() const { return (keys.paddedDim() + 32) * (keys.encoding.isInteger() ? 1 : 2); }
+  int64_t warpPositions() const { return warpTiles * formats::cacheTile; }
   /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return readers * headParts; }
   int64_t active() const { return warpGroups * groupWarps(); }

@@ -18,9 +18,9 @@
 // and likewise for the softmax weights of values. Every warp has its own running maximum; the
 // warps' parts meet in shared memory, the blocks' in each other's.
 //
-// Where the operation has a prologue, the copying warp of the first block of a cluster makes the
-// step's key and value, puts them into the newest tile once that has come, and stores them. Stages
-// are then taken newest first, so that all others stream meanwhile.
+// Where the operation has a prologue, the copying warp of the block that takes the newest stage,
+// the last of all, makes the step's key and value when it has asked for all its stages, puts them
+// into the newest tile once that has come, and stores them.
 
 #include "AttentionPrologue.h"
 #include "StageRing.h"
@@ -74,6 +74,8 @@ private:
   StageRing stageRing() { return {k, ring, fullAt}; }
   /// The n-th stage that this block takes; n counts from 0.
   Value stageNumber(Value n);
+  /// Whether this block takes the newest stage, its last one then.
+  Value takesNewest() { return k.equal(split, k.rem(k.sub(stageCount, 1), splits)); }
 
   /// Copies the block's stages [begin, end), by one thread, or before sm_90 by one warp. Carried:
   /// slot and parity of the next stage to fill and of the oldest that may be under way.
@@ -85,9 +87,13 @@ private:
     SmallVector<Values> words; ///< operands of every 32 elements
     Value factor;              ///< from sums of products to exponents of 2, of head t
   };
-  FailureOr<SmallVector<Query>> loadQueries();
-  Query prepareQuery(Values elements, Value isLow);
-  FailureOr<Values> consume();
+  /// From scores to exponents of 2.
+  double exponentScale() { return op.getScale().convertToDouble() * 1.44269504088896341; }
+  void storeQuery(Value number, const Values &elements);
+  /// Has all consuming warps make the operands of the query heads, which each of them then loads.
+  LogicalResult prepareQueries();
+  SmallVector<Query> loadQueries();
+  Values consume();
   void consumeTiles(Value firstTile, Value keysPlace, Value valuesPlace, ArrayRef<Query> queries,
                     State &state);
   /// Exponents of positions 4g .. 4g+3 of a tile for head t.
@@ -121,7 +127,7 @@ private:
   Value firstStage, oldStages, stageCount;
   Value fills;                   ///< stages that this block takes
   Value reader, part, firstHead; ///< of the stage; of the block's parts; of the warp's query heads
-  Value stagesAt, fullAt, emptyAt, appendedAt, maximaAt, sumsAt;
+  Value stagesAt, fullAt, emptyAt, appendedAt, queriesAt, queryFactorsAt, maximaAt, sumsAt;
   Value gatheredAt, gatheredMaximaAt, gatheredSumsAt;
 };
 } // namespace
@@ -162,7 +168,7 @@ void AttentionKernel::readPositions() {
   stageCount = k.div(k.add(tiles, stageTiles - 1), stageTiles);
   if (window) {
     oldest = k.max(k.sub(last, window - 1), k.constI32(0));
-    firstTile = k.mul(k.div(oldest, formats::cacheBlock), kTiles);
+    firstTile = k.mul(k.div(oldest, warpPositions()), warpTiles);
     firstStage = k.div(firstTile, stageTiles);
     stageCount = k.sub(stageCount, firstStage);
     oldStages = k.max(k.sub(oldStages, firstStage), k.constI32(0));
@@ -174,7 +180,6 @@ void AttentionKernel::readPositions() {
 
 Value AttentionKernel::stageNumber(Value n) {
   Value number = splits == 1 ? n : k.add(k.mul(n, splits), split);
-  number = appends ? k.sub(k.sub(stageCount, 1), number) : number;
   return window ? k.add(firstStage, number) : number;
 }
 
@@ -205,7 +210,7 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     }
     // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
     // masked.
-    Value lastEnd = k.mul(k.div(k.add(tiles, kTiles - 1), kTiles), kTiles);
+    Value lastEnd = k.mul(k.div(k.add(tiles, warpTiles - 1), warpTiles), warpTiles);
     Value count = k.sub(k.min(lastEnd, end), begin);
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
@@ -227,16 +232,21 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
 }
 
 LogicalResult AttentionKernel::appendNew() {
-  HeadEvaluator input(kernel, op, HeadEvaluator::Mapping::Row, lane, keys.paddedDim());
-  Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile);
-  // The newest tile is the last of the first stage that this block takes.
-  Value inStage = k.rem(tile, stageTiles);
+  HeadEvaluator input(kernel, op, lane, keys.paddedDim());
+  Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile),
+        inStage = k.rem(tile, stageTiles);
+  Value fill = k.sub(fills, 1);
+  Value slot = reuses ? k.rem(fill, ring) : fill;
+  Value parity = reuses ? k.bitAnd(k.div(fill, ring), 1) : k.constI32(0);
+  Value stage = k.at(stagesAt, slot, stageBytes);
   struct Target {
     const CacheShape &shape;
     FlatSymbolRefAttr cache;
     Value inRing;
     StoredVector vector;
   };
+  // Both are asked for before either is worked on.
+  input.preload(heads, head, token);
   SmallVector<Target> targets;
   for (auto append : op.getPrologue().front().getOps<model::CacheAppendOp>()) {
     bool isKey = append.getCacheAttr() == op.getKeysAttr();
@@ -244,20 +254,17 @@ LogicalResult AttentionKernel::appendNew() {
       return append.emitOpError()
              << "in a prologue appends to a cache that attention does not read";
     const CacheShape &shape = isKey ? keys : values;
-    Value place = k.offset(stagesAt, isKey ? 0 : stageTiles * keys.tileBytes());
+    Value place = k.offset(stage, isKey ? 0 : stageTiles * keys.tileBytes());
     FailureOr<Values> elements = input.evaluate(append.getInput(), head, heads, token);
     if (failed(elements))
       return failure();
     targets.push_back({shape, append.getCacheAttr(), k.at(place, inStage, shape.tileBytes()),
                        encodeVector(k, shape, *elements, lane)});
   }
-  k.wait(fullAt, k.constI32(0));
+  k.wait(k.at(fullAt, slot, 8), parity);
   for (Target &target : targets)
     storeVector(k, target.shape, target.vector, target.inRing, position, lane);
   k.arrive(appendedAt);
-  // A copy will come to this stage.
-  if (k.hasBulkCopies())
-    k.fenceAsync(/*shared=*/true);
   for (Target &target : targets)
     storeVector(k, target.shape, target.vector, tilePlace(target.shape, target.cache, tile),
                 position, lane);
@@ -279,21 +286,17 @@ LogicalResult AttentionKernel::copyAll() {
     // Every position but the new one is in memory.
     if (!isEarly)
       k.waitForPredecessor();
-    Value first = k.min(fills, k.constI32(inFlight < ring ? inFlight : ring));
-    state = byCopier(zero, first, state);
+    byCopier(zero, fills, state);
     k.syncWarp();
-    Value owns = k.equal(split, zero);
     auto append = [&] {
       if (isEarly)
         k.waitForPredecessor();
       result = appendNew();
-      k.syncWarp();
     };
     if (splits == 1)
       append();
     else
-      k.ifThen(owns, append);
-    byCopier(first, fills, state);
+      k.ifThen(takesNewest(), append);
     return result;
   }
   Value earlyEnd = zero;
@@ -306,7 +309,7 @@ LogicalResult AttentionKernel::copyAll() {
   k.waitForPredecessor();
   // The previous kernel wrote this step's keys and values by ordinary stores.
   if (k.hasBulkCopies())
-    k.ifThen(k.equal(lane, zero), [&] { k.fenceAsync(/*shared=*/false); });
+    k.ifThen(k.equal(lane, zero), [&] { k.fenceAsync(); });
   byCopier(earlyEnd, fills, state);
   return result;
 }
@@ -315,78 +318,79 @@ LogicalResult AttentionKernel::copyAll() {
 // Queries
 //===----------------------------------------------------------------------===//
 
-AttentionKernel::Query AttentionKernel::prepareQuery(Values elements, Value isLow) {
-  Query query;
-  // Column 2h is the first, column 2h + 1 the second part of head h, where h is row / 2; the factor
-  // is for head t, which lane 8t has.
-  double scale = op.getScale().convertToDouble() * 1.44269504088896341;
-  int64_t chunks = keys.paddedDim() / 32;
+/// A query head's two columns, and its factor.
+void AttentionKernel::storeQuery(Value number, const Values &elements) {
+  Value first = k.at(queriesAt, number, 2 * queryRow()), second = k.offset(first, queryRow());
+  auto placeOf = [&](Value column, size_t i, int64_t bytes) {
+    return k.offset(column, k.mul(k.add(lane, static_cast<int64_t>(i) * kWarp), bytes));
+  };
   if (!keys.encoding.isInteger()) {
     bool bf16 = keys.encoding.element == CacheEncoding::Element::BF16;
     Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
-    query.factor = k.number(scale);
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      Values words;
-      for (int64_t e = 0; e < 8; e += 2) {
-        Value x = elements[chunk * 8 + e], y = elements[chunk * 8 + e + 1];
-        Value first = k.packPair(x, y, element), second = k.constI32(0);
-        if (bf16) {
-          auto rest = [&](Value z) { return k.subF(z, k.widen(k.narrow(z, element))); };
-          second = k.packPair(rest(x), rest(y), element);
-        }
-        words.push_back(k.select(isLow, second, first));
-      }
-      query.words.push_back(words);
+    for (auto [i, x] : llvm::enumerate(elements)) {
+      Value narrow = k.narrow(x, element);
+      k.store(narrow, placeOf(first, i, 2), 2);
+      Value rest = bf16 ? k.subF(x, k.widen(narrow)) : k.number(0.0);
+      k.store(k.narrow(rest, element), placeOf(second, i, 2), 2);
     }
-    return query;
+    return;
   }
-  FixedPointScale fixed = fixedPointScale(k, elements, [&](Value greatest) {
-    for (int64_t distance : {1, 2})
-      greatest = k.max(greatest, k.shuffleXor(greatest, distance));
-    return greatest;
-  });
-  // Adding 1.5 * 2^23 rounds and leaves the integer in the low bits; its low byte is byte 0, its
-  // high byte, rounded, is byte 1 of 128 more.
-  Value magic = k.select(isLow, k.number(12582912.0), k.number(12582912.0 + 128));
-  Value selector = k.select(isLow, k.constI32(0x0040), k.constI32(0x0051));
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    Values pairs;
-    for (int64_t e = 0; e < 8; e += 2) {
-      auto shifted = [&](int64_t i) {
-        Value x = elements[chunk * 8 + i];
-        return k.bitcast(k.addF(k.mulF(x, fixed.inverse), magic), k.i32());
-      };
-      pairs.push_back(k.permute(shifted(e), shifted(e + 1), selector));
-    }
-    query.words.push_back({k.permute(pairs[0], pairs[1], k.constI32(0x5410)),
-                           k.permute(pairs[2], pairs[3], k.constI32(0x5410))});
+  FixedPointScale fixed =
+      fixedPointScale(k, elements, [&](Value greatest) { return k.greatestOfWarp(greatest); });
+  for (auto [i, x] : llvm::enumerate(elements)) {
+    // Adding 1.5 * 2^23 rounds and leaves the integer in the low bits; its low byte is byte 0, its
+    // high byte, rounded, is byte 1 of 128 more.
+    Value bits = k.bitcast(k.addF(k.mulF(x, fixed.inverse), k.number(12582912.0)), k.i32());
+    k.store(k.truncate(k.shr(k.add(bits, 128), 8), k.i8()), placeOf(first, i, 1), 1);
+    k.store(k.truncate(bits, k.i8()), placeOf(second, i, 1), 1);
   }
   // Nibbles are multiplied where they lie, at the top of a byte.
-  if (keys.encoding.bits() == 4)
-    scale /= 16;
-  query.factor = k.mulF(k.shuffleFrom(fixed.scale, k.shl(column, 3)), k.number(scale));
-  return query;
+  double factor = exponentScale() / (keys.encoding.bits() == 4 ? 16 : 1);
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] {
+    k.store(k.mulF(fixed.scale, k.number(factor)), floats(queryFactorsAt, number), 4);
+  });
 }
 
-FailureOr<SmallVector<AttentionKernel::Query>> AttentionKernel::loadQueries() {
+LogicalResult AttentionKernel::prepareQueries() {
+  HeadEvaluator input(kernel, op, lane, keys.paddedDim());
+  Value query = op.getQuery();
+  if (appends)
+    query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+  LogicalResult result = success();
+  k.loop(warp, k.constI32(group), k.constI32(warps), [&](Value number) {
+    Value ofAll = k.add(k.mul(head, group), number);
+    FailureOr<Values> elements = input.evaluate(query, ofAll, heads * group, token);
+    result = elements;
+    if (succeeded(result))
+      storeQuery(number, *elements);
+  });
+  k.barrier(1, warps * kWarp);
+  return result;
+}
+
+SmallVector<AttentionKernel::Query> AttentionKernel::loadQueries() {
   SmallVector<Query> queries;
-  Value isLow = k.equal(k.bitAnd(row, 1), k.constI32(1));
   for (int64_t pass = 0; pass < passes; ++pass) {
     // Columns that no head needs are filled with the last one.
-    Value number = k.add(k.shr(row, 1), pass * kHeads);
-    if (headParts > 1)
-      number = k.add(firstHead, number);
-    if (group % (kHeads * passes))
-      number = k.min(number, k.constI32(group - 1));
-    number = k.add(k.mul(head, group), number);
-    HeadEvaluator input(kernel, op, HeadEvaluator::Mapping::Operand, column, keys.paddedDim());
-    Value query = op.getQuery();
-    if (appends)
-      query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
-    FailureOr<Values> elements = input.evaluate(query, number, heads * group, token);
-    if (failed(elements))
-      return failure();
-    queries.push_back(prepareQuery(*elements, isLow));
+    auto numberOf = [&](Value inPass) {
+      Value number = k.add(inPass, pass * kHeads);
+      if (headParts > 1)
+        number = k.add(firstHead, number);
+      return group % (kHeads * passes) ? k.min(number, k.constI32(group - 1)) : number;
+    };
+    // The row of a lane is the operand's column.
+    Value place = k.at(queriesAt, numberOf(k.shr(row, 1)), 2 * queryRow());
+    place = k.offset(place, k.mul(k.bitAnd(row, 1), queryRow()));
+    int64_t bytes = keys.encoding.isInteger() ? 1 : 2;
+    place = k.offset(place, k.mul(column, 8 * bytes));
+    Query query;
+    for (int64_t chunk = 0; chunk < keys.paddedDim() / 32; ++chunk)
+      query.words.push_back(k.lanes(
+          k.load(k.vec(2 * bytes, k.i32()), k.offset(place, chunk * 32 * bytes), 8 * bytes)));
+    query.factor = keys.encoding.isInteger()
+                       ? k.load(k.f32(), floats(queryFactorsAt, numberOf(column)), 4)
+                       : k.number(exponentScale());
+    queries.push_back(query);
   }
   return queries;
 }
@@ -647,22 +651,22 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
   Value firstPosition = k.mul(firstTile, cacheTile);
   if (!integerValues && headParts == 1)
     k.ifThen(
-        k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, formats::cacheBlock - 1))),
+        k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, warpPositions() - 1))),
         [&] {
-          for (int64_t tile = 0; tile < kTiles; ++tile)
+          for (int64_t tile = 0; tile < warpTiles; ++tile)
             clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
                         k.add(firstPosition, tile * cacheTile));
         });
-  SmallVector<Values> outside(kTiles); // the lane's positions
+  SmallVector<Values> outside(warpTiles); // the lane's positions
 
-  for (int64_t tile = 0; tile < kTiles; ++tile)
+  for (int64_t tile = 0; tile < warpTiles; ++tile)
     for (int64_t i = 0; i < 4; ++i)
       outside[tile].push_back(
           isOutside(k.add(k.add(firstPosition, k.shl(row, 2)), tile * cacheTile + i)));
-  SmallVector<SmallVector<Values>> scales(kTiles);
-  SmallVector<Values> scaleExponents(kTiles); // bounds of the logarithms of the greatest scales
+  SmallVector<SmallVector<Values>> scales(warpTiles);
+  SmallVector<Values> scaleExponents(warpTiles); // bounds of the logarithms of the greatest scales
   if (integerValues)
-    for (int64_t tile = 0; tile < kTiles; ++tile) {
+    for (int64_t tile = 0; tile < warpTiles; ++tile) {
       scales[tile] = loadScales(values, k.offset(valuesPlace, tile * values.tileBytes()));
       for (int64_t i = 0; i < 4; ++i) {
         Value greatest;
@@ -676,7 +680,7 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
   for (auto [query, pass] : llvm::zip_equal(queries, state)) {
     SmallVector<Values> scores;
     Value greatest = k.number(-1e29);
-    for (int64_t tile = 0; tile < kTiles; ++tile) {
+    for (int64_t tile = 0; tile < warpTiles; ++tile) {
       Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
       for (int64_t i = 0; i < 4; ++i) {
         t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
@@ -710,12 +714,10 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
   }
 }
 
-FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
-  FailureOr<SmallVector<Query>> queries = loadQueries();
-  if (failed(queries))
-    return failure();
+DeviceBuilder::Values AttentionKernel::consume() {
+  SmallVector<Query> queries = loadQueries();
   Value warpGroup = k.div(warp, groupWarps());
-  Value inStage = k.mul(reader, kTiles);
+  Value inStage = k.mul(reader, warpTiles);
   Values carried = {warpGroup, k.constI32(0)};
   for (int64_t pass = 0; pass < passes; ++pass) {
     carried.append({k.number(kLowest), k.number(0.0)});
@@ -727,7 +729,9 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
         Value mine = k.add(k.mul(stageNumber(n), stageTiles), inStage);
         k.wait(k.at(fullAt, slot, 8), parity);
         if (appends) {
-          Value newest = k.bitAnd(k.equal(split, k.constI32(0)), k.equal(n, k.constI32(0)));
+          Value newest = k.equal(n, k.sub(fills, 1));
+          if (splits > 1)
+            newest = k.bitAnd(newest, takesNewest());
           k.ifThen(newest, [&] { k.wait(appendedAt, k.constI32(0)); });
         }
         auto consumeOne = [&] {
@@ -736,7 +740,7 @@ FailureOr<DeviceBuilder::Values> AttentionKernel::consume() {
           Value keysPlace = k.at(stage, inStage, keys.tileBytes());
           Value valuesPlace =
               k.at(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
-          consumeTiles(mine, keysPlace, valuesPlace, *queries, state);
+          consumeTiles(mine, keysPlace, valuesPlace, queries, state);
           return list(state);
         };
         // Of the first and of the last stage some warps have nothing to read.
@@ -882,6 +886,8 @@ LogicalResult AttentionKernel::emit() {
   fullAt = kernel.at(full);
   emptyAt = kernel.at(empty);
   appendedAt = kernel.at(appended);
+  queriesAt = kernel.at(queries);
+  queryFactorsAt = kernel.at(queryFactors);
   maximaAt = kernel.at(rowMaxima);
   sumsAt = kernel.at(rowSums);
   gatheredAt = kernel.at(gatheredOutputs);
@@ -927,21 +933,15 @@ LogicalResult AttentionKernel::emit() {
     nothing.append({k.number(kLowest), k.number(0.0)});
     nothing.append(passValues() - 2, k.number(0.0));
   }
-  auto consumeOr = [&] {
-    FailureOr<Values> state = consume();
-    if (succeeded(state))
-      return *state;
-    result = failure();
-    return nothing;
-  };
   Values consumed = k.ifElseYield(
       k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
+        result = prepareQueries();
         if (active() == warps)
-          return consumeOr();
-        return k.ifElseYield(k.less(warp, k.constI32(active())), consumeOr,
-                             [&] { return nothing; });
+          return consume();
+        return k.ifElseYield(
+            k.less(warp, k.constI32(active())), [&] { return consume(); }, [&] { return nothing; });
       },
       [&] {
         if (failed(copyAll()))

@@ -19,7 +19,18 @@ using Values = DeviceBuilder::Values;
 // Prologue
 //===----------------------------------------------------------------------===//
 
+void HeadEvaluator::preload(int64_t heads, Value head, Value token) {
+  for (auto [argument, source] :
+       llvm::zip_equal(op.getPrologue().getArguments().drop_front(), op.getAppended())) {
+    auto type = cast<RankedTensorType>(source.getType());
+    loaded[argument] =
+        load(kernel.interface.pointer(source), type, type.getDimSize(1) / heads, head, token);
+  }
+}
+
 FailureOr<Values> HeadEvaluator::evaluate(Value value, Value head, int64_t heads, Value token) {
+  if (auto found = loaded.find(value); found != loaded.end())
+    return found->second;
   auto type = cast<RankedTensorType>(value.getType());
   if (auto argument = dyn_cast<BlockArgument>(value);
       argument && argument.getParentRegion() == &op.getPrologue())
@@ -52,59 +63,31 @@ Values HeadEvaluator::load(Value pointer, RankedTensorType type, int64_t dim, Va
   Value first = k.add(k.mul(head, dim), k.mul(token, type.getDimSize(1)));
   Value base = k.offset(pointer, k.mul(first, bytes));
   Values elements;
-  if (mapping == Mapping::Row || dim % 8) {
-    for (int64_t i = 0; i < count(); ++i) {
-      Value d =
-          mapping == Mapping::Row ? k.add(lane, 32 * i) : k.add(k.shl(lane, 3), i / 8 * 32 + i % 8);
-      int64_t least = mapping == Mapping::Row ? 32 * i : i / 8 * 32 + i % 8;
-      int64_t greatest = least + (mapping == Mapping::Row ? 31 : 24);
-      if (least >= dim) {
-        elements.push_back(k.number(0.0));
-        continue;
-      }
-      Value at = greatest < dim ? d : k.min(d, k.constI32(dim - 1));
-      Value x = k.widen(k.loadFresh(element, k.offset(base, k.mul(at, bytes)), bytes));
-      if (greatest >= dim)
-        x = k.select(k.less(d, k.constI32(dim)), x, k.number(0.0));
-      elements.push_back(x);
+  for (int64_t first = 0; first < padded; first += kWarp) {
+    if (first >= dim) {
+      elements.push_back(k.number(0.0));
+      continue;
     }
-    return elements;
-  }
-  for (int64_t chunk = 0; chunk < padded / 32; ++chunk) {
-    Value d = k.add(k.shl(lane, 3), chunk * 32);
-    bool exact = chunk * 32 + 32 <= dim;
-    Value at = exact ? d : k.min(d, k.constI32(dim - 8));
-    Value place = k.offset(base, k.mul(at, bytes));
-    for (int64_t part = 0; part < bytes / 2; ++part)
-      for (Value word : k.lanes(k.loadFresh(k.vec(4, k.i32()), k.offset(place, part * 16), 16))) {
-        if (bytes == 4)
-          elements.push_back(k.bitcast(word, k.f32()));
-        else
-          for (Value half : k.lanes(k.bitcast(word, k.vec(2, element))))
-            elements.push_back(k.widen(half));
-      }
-    if (!exact)
-      for (Value &x : MutableArrayRef<Value>(elements).take_back(8))
-        x = k.select(k.less(d, k.constI32(dim)), x, k.number(0.0));
+    Value d = k.add(lane, first);
+    bool exact = first + kWarp <= dim;
+    Value at = exact ? d : k.min(d, k.constI32(dim - 1));
+    Value x = k.widen(k.loadFresh(element, k.offset(base, k.mul(at, bytes)), bytes));
+    elements.push_back(exact ? x : k.select(k.less(d, k.constI32(dim)), x, k.number(0.0)));
   }
   return elements;
 }
 
 Values HeadEvaluator::hadamard(Values elements, int64_t block) {
-  bool isRow = mapping == Mapping::Row;
-  // Element numbers are made of a lane's part and of the number of a lane's value.
-  int64_t laneBegin = isRow ? 1 : 8, laneEnd = 32;
   for (int64_t distance = 1; distance < block; distance *= 2) {
     Values next(elements.size());
-    if (distance >= laneBegin && distance < laneEnd) {
-      int64_t mask = distance / laneBegin;
-      Value isHigh = k.equal(k.bitAnd(lane, mask), k.constI32(mask));
+    if (distance < kWarp) {
+      Value isHigh = k.equal(k.bitAnd(lane, distance), k.constI32(distance));
       for (auto [out, x] : llvm::zip_equal(next, elements)) {
-        Value other = k.shuffleXor(x, mask);
+        Value other = k.shuffleXor(x, distance);
         out = k.select(isHigh, k.subF(other, x), k.addF(x, other));
       }
     } else {
-      int64_t step = distance < laneBegin ? distance : distance / 32 * (isRow ? 1 : 8);
+      int64_t step = distance / kWarp;
       for (int64_t i = 0; i < count(); ++i)
         next[i] = i & step ? k.subF(elements[i ^ step], elements[i])
                            : k.addF(elements[i], elements[i ^ step]);
@@ -187,9 +170,7 @@ StoredVector device::encodeVector(DeviceBuilder &k, const CacheShape &shape,
   for (int64_t begin = 0, end = elements.size(); begin < end; begin += perGroup) {
     ArrayRef<Value> part = elements.slice(begin, std::min(perGroup, end - begin));
     bool pads = static_cast<int64_t>(result.scales.size()) == shape.groups();
-    Value greatest = greatestMagnitude(k, part);
-    for (int64_t distance = kWarp / 2; distance; distance /= 2)
-      greatest = k.max(greatest, k.shuffleXor(greatest, distance));
+    Value greatest = k.greatestOfWarp(greatestMagnitude(k, part));
     Value m = k.divF(k.bitcast(greatest, k.f32()), codeMax);
     Value scale = k.narrow(k.maxF(m, k.number(formats::cacheScaleFloor)), k.f16());
     // Neither infinity nor NaN, nor what f16 cannot hold.

@@ -12,23 +12,18 @@
 
 namespace sluice::device {
 
-/// Evaluates a value of an attention's prologue, or its query, one head at a time. The elements of
-/// a head, padded with zeros, are divided among lanes; a lane has the i-th of them as the i-th
-/// value, float32.
+/// Evaluates a value of an attention's prologue, or its query, one head at a time. Lane l has
+/// elements l, 32 + l, 64 + l, ... of a head, padded with zeros, as float32.
 class HeadEvaluator {
 public:
   using Values = DeviceBuilder::Values;
 
-  /// Which elements a lane has.
-  enum class Mapping {
-    Operand, ///< lane 4g + t: of every 32 elements 8t .. 8t+7, as an operand of the tensor cores
-    Row      ///< lane l: l, 32 + l, 64 + l, ...
-  };
+  /// `padded` is a multiple of 32.
+  HeadEvaluator(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, int64_t padded)
+      : kernel(kernel), k(kernel.k), op(op), lane(lane), padded(padded) {}
 
-  /// `lane` is t of an operand's lane, or the lane of a row; `padded` a multiple of 32.
-  HeadEvaluator(Kernel &kernel, fused::AttentionOp op, Mapping mapping, mlir::Value lane,
-                int64_t padded)
-      : kernel(kernel), k(kernel.k), op(op), mapping(mapping), lane(lane), padded(padded) {}
+  /// Emits the loads of the new key and value of head `head` (of `heads`), for evaluate().
+  void preload(int64_t heads, mlir::Value head, mlir::Value token);
 
   /// Head `head` of `value`'s rows of `heads` heads, for one token. Errors name an operation that
   /// cannot be converted.
@@ -36,7 +31,7 @@ public:
                                    mlir::Value token);
 
 private:
-  int64_t count() const { return mapping == Mapping::Operand ? padded / 4 : padded / 32; }
+  int64_t count() const { return padded / kWarp; }
   Values load(mlir::Value pointer, mlir::RankedTensorType type, int64_t dim, mlir::Value head,
               mlir::Value token);
   Values hadamard(Values elements, int64_t block);
@@ -44,9 +39,9 @@ private:
   Kernel &kernel;
   DeviceBuilder &k;
   fused::AttentionOp op;
-  Mapping mapping;
   mlir::Value lane;
   int64_t padded;
+  llvm::DenseMap<mlir::Value, Values> loaded;
 };
 
 /// What 16-bit fixed point multiplies by: 32512 over the greatest magnitude of `elements`, which
@@ -60,7 +55,7 @@ FixedPointScale fixedPointScale(DeviceBuilder &k, llvm::ArrayRef<mlir::Value> el
 /// formats::cacheScaleExponent of a positive f32.
 mlir::Value cacheScaleExponent(DeviceBuilder &k, mlir::Value scale);
 
-/// A vector as a cache stores it, in the registers of a warp (HeadEvaluator::Mapping::Row).
+/// A vector as a cache stores it, in the registers of a warp (as HeadEvaluator has it).
 struct StoredVector {
   llvm::SmallVector<mlir::Value> codes;  ///< a lane's, i32
   llvm::SmallVector<mlir::Value> scales; ///< of all groups, f16

@@ -49,6 +49,10 @@ Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {
                               NVVM::ShflKind::bfly, UnitAttr());
 }
 
+Value DeviceBuilder::greatestOfWarp(Value x) {
+  return NVVM::ReduxOp::create(b, loc, x.getType(), x, NVVM::ReduxKind::MAX, constI32(-1));
+}
+
 Value DeviceBuilder::shuffleFrom(Value x, Value source) {
   return NVVM::ShflOp::create(b, loc, x.getType(), constI32(-1), x, source, constI32(31),
                               NVVM::ShflKind::idx, UnitAttr());
@@ -103,11 +107,9 @@ void DeviceBuilder::bulkCopy(Value to, Value from, Value bytes, Value barrier) {
                                                    Value());
 }
 
-void DeviceBuilder::fenceAsync(bool shared) {
-  NVVM::ProxyKind kind = shared ? NVVM::ProxyKind::async_shared : NVVM::ProxyKind::async_global;
-  auto space = shared ? NVVM::SharedSpaceAttr::get(b.getContext(), NVVM::SharedSpace::shared_cta)
-                      : NVVM::SharedSpaceAttr();
-  NVVM::FenceProxyOp::create(b, loc, NVVM::ProxyKindAttr::get(b.getContext(), kind), space);
+void DeviceBuilder::fenceAsync() {
+  auto kind = NVVM::ProxyKindAttr::get(b.getContext(), NVVM::ProxyKind::async_global);
+  NVVM::FenceProxyOp::create(b, loc, kind, NVVM::SharedSpaceAttr());
 }
 
 void DeviceBuilder::copy16(Value to, Value from) {

@@ -68,6 +68,8 @@ public:
   void barrier(int64_t id, int64_t threads);
   void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, constI32(-1)); }
   Value shuffleXor(Value x, int64_t mask);
+  /// The greatest i32 of the warp, signed.
+  Value greatestOfWarp(Value x);
   /// What lane `source` of the warp has.
   Value shuffleFrom(Value x, Value source);
   /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number
@@ -102,9 +104,8 @@ public:
   /// Since sm_90, by one thread: copies `bytes` (a multiple of 16) to shared memory and reports
   /// them to `barrier`.
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
-  /// Orders ordinary accesses before asynchronous copies that follow: of this block's shared
-  /// memory, or of global memory.
-  void fenceAsync(bool shared);
+  /// Orders ordinary accesses of global memory before asynchronous copies that follow.
+  void fenceAsync();
   /// Since sm_90, by one thread: has `bytes` (a multiple of 16) brought into the L2 cache.
   void bulkPrefetch(Value from, Value bytes) {
     mlir::NVVM::CpAsyncBulkPrefetchOp::create(b, loc, from, bytes, Value());
