@@ -341,10 +341,9 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                 return made.takeError();
               query = made->front();
             }
-            llvm::Expected<Tensor> mixed =
-                fusedAttention(*query.tensor, caches[op.getKeys()], caches[op.getValues()],
-                               tensor(op.getPositions()), op.getScale().convertToDouble(),
-                               op.getWindow());
+            llvm::Expected<Tensor> mixed = fusedAttention(
+                *query.tensor, caches[op.getKeys()], caches[op.getValues()],
+                tensor(op.getPositions()), op.getScale().convertToDouble(), op.getWindow());
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

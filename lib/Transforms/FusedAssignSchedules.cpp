@@ -189,7 +189,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
     return failure();
   bool isShort = least->reach() <= tuning.shortContext.value;
   int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
-  if (isShort)
+  if (isShort && device.bulkCopies)
     ringBytes = std::min(ringBytes, roomBesideProducts(op) - (least->shared - least->stageBytes));
   // Larger stages have more warps that read them. With one stage alone nothing would be on its way
   // while it is read.

@@ -42,8 +42,8 @@ void FusedTileCaches::runOnOperation() {
                            << "reads cache " << name << " as " << stringifyCacheLayout(layout)
                            << ", but it is " << stringifyCacheLayout(type.getLayout()));
     cache.setType(
-        type.withLayout(layout, llvm::alignTo(type.getPositions(), isGpu ? formats::cacheBlock
-                                                                         : formats::cacheTile)));
+        type.withLayout(layout, llvm::alignTo(type.getPositions(),
+                                              isGpu ? formats::cacheBlock : formats::cacheTile)));
     LDBG() << name << ": " << type << " became " << cache.getType();
     return success();
   };

@@ -58,8 +58,8 @@ Tensor hadamard(const Tensor &input, int64_t block);
 llvm::Error cacheAppend(Cache &cache, const Tensor &input, const Tensor &positions);
 
 /// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
-/// last `window` of them; query head h reads key/value head h / (query heads / key heads). Errors: a
-/// position outside the caches.
+/// last `window` of them; query head h reads key/value head h / (query heads / key heads). Errors:
+/// a position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Cache &keys, const Cache &values,
                                  const Tensor &positions, double scale,
                                  std::optional<int64_t> window);

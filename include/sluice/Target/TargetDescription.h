@@ -35,8 +35,8 @@ struct GpuTuning {
   Sourced<int64_t> productPrefetchBytes;
   /// Attention: warps that read, for up to 8 query heads per key/value head; blocks that share one
   /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
-  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext, shortRingBytes,
-      longRingBytes;
+  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext,
+      shortRingBytes, longRingBytes;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
   /// its barriers.
   Sourced<int64_t> sampleWarps, sampleSplits, sampleLogits;

@@ -202,8 +202,7 @@ mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
   mlir::Value inTile = k.rem(at, formats::cacheTile);
   auto place = [&](mlir::Value row) {
     mlir::Value head = k.div(row, shape.dim), d = k.rem(row, shape.dim);
-    mlir::Value byte =
-        formats::cacheCodeByte<mlir::Value>(cacheArithmetic(k), shape, inTile, d);
+    mlir::Value byte = formats::cacheCodeByte<mlir::Value>(cacheArithmetic(k), shape, inTile, d);
     return k.offset(base, k.add(k.mul(k.toI64(head), shape.headBytes()), k.toI64(byte)));
   };
   for (auto [run, value] : llvm::zip_equal(runs, elements))

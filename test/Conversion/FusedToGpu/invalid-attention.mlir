@@ -51,7 +51,7 @@ func.func @f(%q: tensor<1x7952xf16>, %p: tensor<1xi32>) -> tensor<1x7952xf16> {
 model.cache @k : !quantized.cache<1x64x1x16xf16, layout = mma_keys>
 model.cache @v : !quantized.cache<1x64x1x16xf16, layout = mma_values>
 func.func @f(%q: tensor<1x272xf16>, %p: tensor<1xi32>) -> tensor<1x272xf16> {
-  // expected-error @+1 {{17 query heads for a key/value head and stages of 64 positions need at least 2 warps}}
+  // expected-error @+1 {{17 query heads for a key/value head and stages of 64 positions need at least 4 warps}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 1, warps = 1, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
       : tensor<1x272xf16>, tensor<1xi32> -> tensor<1x272xf16>
@@ -63,7 +63,7 @@ func.func @f(%q: tensor<1x272xf16>, %p: tensor<1xi32>) -> tensor<1x272xf16> {
 model.cache @k : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
 model.cache @v : !quantized.cache<1x64x2x16xf16, layout = mma_values>
 func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
-  // expected-error @+1 {{2 query heads for a key/value head and stages of 128 positions need at least 2 warps}}
+  // expected-error @+1 {{2 query heads for a key/value head and stages of 128 positions need at least 4 warps}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 2, warps = 1, stages = 2, in_flight = 2, columns = 128, splits = 1, early = "cache">)
       : tensor<1x64xf16>, tensor<1xi32> -> tensor<1x64xf16>
@@ -74,6 +74,18 @@ func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
 
 model.cache @k : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
 model.cache @v : !quantized.cache<1x64x2x16xf16, layout = mma_values>
+func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
+  // expected-error @+1 {{columns = 48, splits = 1, early = "cache">: a stage holds a multiple of 32 positions}}
+  %y = fused.attention %q, @k, @v at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 48, splits = 1, early = "cache">)
+      : tensor<1x64xf16>, tensor<1xi32> -> tensor<1x64xf16>
+  return %y : tensor<1x64xf16>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x2x16xi8, group = head, layout = mma_values>
 func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
   // expected-error @+1 {{columns = 96, splits = 1, early = "cache">: a stage holds a multiple of 64 positions}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
@@ -111,7 +123,7 @@ func.func @f(%q: tensor<1x64xf16>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
 model.cache @k : !quantized.cache<1x4096x2x256xf16, layout = mma_keys>
 model.cache @v : !quantized.cache<1x4096x2x256xf16, layout = mma_values>
 func.func @f(%q: tensor<1x1024xf16>, %p: tensor<1xi32>) -> tensor<1x1024xf16> {
-  // expected-error @+1 {{needs 524544 bytes of shared memory, the target has 232448 a block}}
+  // expected-error @+1 {{needs 526864 bytes of shared memory, the target has 232448 a block}}
   %y = fused.attention %q, @k, @v at %p scale 0.25
       schedule (#fused.gpu_schedule<blocks = 2, warps = 8, stages = 8, in_flight = 3, columns = 64, splits = 1, early = "cache">)
       : tensor<1x1024xf16>, tensor<1xi32> -> tensor<1x1024xf16>

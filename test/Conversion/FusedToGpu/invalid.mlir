@@ -60,7 +60,7 @@ func.func @cache(%x: tensor<1x256xf32>, %q: tensor<1x32xf16>, %w: !quantized.ten
       : tensor<1x256xf32>, !quantized.tensor<32x256xi8, group = 128, layout = mma, columns = 256>
   epilogue {
   ^bb0(%b: tensor<1x32xf32>):
-    // expected-error@+1 {{to cache @k: a GPU's cache needs a multiple of 32 positions, found 50}}
+    // expected-error@+1 {{to cache @k of type '!quantized.cache<1x50x1x32xf16>', an epilogue on a GPU stores f16 or bf16 in layout mma_keys or mma_values}}
     model.cache_append @k, %b at %position : tensor<1x32xf32>, tensor<1xi32>
     fused.yield
   }

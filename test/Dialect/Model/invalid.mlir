@@ -121,7 +121,7 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
   // expected-error @+1 {{'model.attention' op needs one position per row}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>

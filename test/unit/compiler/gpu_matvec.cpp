@@ -114,7 +114,11 @@ std::string activation(int64_t tokens, int64_t width, const std::string &element
 }
 
 formats::CacheShape cacheShape(int64_t positions, int64_t heads, int64_t head, bool keys) {
-  return {1, positions, heads, head, {formats::CacheEncoding::Element::F16},
+  return {1,
+          positions,
+          heads,
+          head,
+          {formats::CacheEncoding::Element::F16},
           keys ? formats::CacheOrder::MmaKeys : formats::CacheOrder::MmaValues};
 }
 
@@ -457,22 +461,21 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
     std::string type = mmaType(format, q + 2 * kv, columns, chunk),
                 in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
                 kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
-                d = std::to_string(head),
-                table = "tensor<64x" + d + "xf32>";
+                d = std::to_string(head), table = "tensor<64x" + d + "xf32>";
     auto rotary = [&](const std::string &name, const std::string &values) {
       return "    %" + name + "r = model.rotary %" + name + " at %p head_dim " + d +
              " <theta = 10000.0> table %t : " + values + ", tensor<2xi32>, " + table + "\n";
     };
     GpuKernels kernels(
-        cacheText(keyShape) + cacheText(valueShape) + "func.func @f(%x: " + in +
-            ", %w: " + type + ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" +
-            std::to_string(q) + "xbf16>) -> " + out +
-            " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(q) + ", " +
-            std::to_string(kv) + ", " + std::to_string(kv) + "] order [pairs(0, " + d +
-            "), pairs(1, " + d + "), natural(2)] " + gpuSchedule(3, 2, 2, chunk) + " : " + in +
-            ", " + type + " -> " + out + "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs +
-            ", %v: " + kvs + "):\n    %q = model.add_bias %q0, %b : " + qs + ", tensor<" +
-            std::to_string(q) + "xbf16>\n" + rotary("q", qs) + rotary("k", kvs) +
+        cacheText(keyShape) + cacheText(valueShape) + "func.func @f(%x: " + in + ", %w: " + type +
+            ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" + std::to_string(q) +
+            "xbf16>) -> " + out + " {\n  %y = fused.matvec %x weights(%w) segments [" +
+            std::to_string(q) + ", " + std::to_string(kv) + ", " + std::to_string(kv) +
+            "] order [pairs(0, " + d + "), pairs(1, " + d + "), natural(2)] " +
+            gpuSchedule(3, 2, 2, chunk) + " : " + in + ", " + type + " -> " + out +
+            "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs + ", %v: " + kvs +
+            "):\n    %q = model.add_bias %q0, %b : " + qs + ", tensor<" + std::to_string(q) +
+            "xbf16>\n" + rotary("q", qs) + rotary("k", kvs) +
             "    model.cache_append @k, %kr at %p : " + kvs +
             ", tensor<2xi32>\n    model.cache_append @v, %v at %p : " + kvs +
             ", tensor<2xi32>\n    %r = arith.truncf %qr : " + qs + " to " + out +

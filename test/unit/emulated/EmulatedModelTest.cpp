@@ -36,7 +36,11 @@ struct Cache {
     using formats::CacheOrder;
     CacheOrder keys = onGpu ? CacheOrder::MmaKeys : CacheOrder::LanesKeys,
                values = onGpu ? CacheOrder::MmaValues : CacheOrder::LanesValues;
-    return {1, buffer.shape[1], heads(), dim(), {formats::CacheEncoding::Element::F16},
+    return {1,
+            buffer.shape[1],
+            heads(),
+            dim(),
+            {formats::CacheEncoding::Element::F16},
             isKeys() ? keys : values};
   }
   bool isKeys() const { return llvm::StringRef(buffer.name).starts_with("cache.k."); }

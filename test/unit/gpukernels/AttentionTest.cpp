@@ -16,10 +16,11 @@ namespace {
 struct Schedule {
   int64_t warps = 4, stages = 2, inFlight = 2, columns = 64, splits = 2;
   std::string target = "h200";
+  std::string early = "cache";
 
   std::string text(const CachedAttention &attention) const {
     return gpuSchedule(attention.tokens * attention.heads * splits, warps, stages, inFlight,
-                       columns, splits, "cache");
+                       columns, splits, early);
   }
 };
 
@@ -57,6 +58,13 @@ void runAll(const CachedAttention &attention, const Schedule &schedule, double t
 struct Shape {
   int64_t dim, heads, group, tokens, sequences, positions;
   Schedule schedule;
+  std::optional<int64_t> window = std::nullopt;
+
+  CachedAttention attention() const {
+    CachedAttention result{dim, heads, group, tokens, sequences, positions};
+    result.window = window;
+    return result;
+  }
 };
 
 class GpuAttention : public testing::TestWithParam<Shape> {};
@@ -74,15 +82,12 @@ constexpr double tolerance = 6e-4;
 // A product's epilogue appended the step's key and value.
 TEST_P(GpuAttention, F16) {
   const Shape &shape = GetParam();
-  CachedAttention attention{shape.dim,    shape.heads,     shape.group,
-                            shape.tokens, shape.sequences, shape.positions};
-  runAll(attention.caches("f16", "f16"), shape.schedule, tolerance);
+  runAll(shape.attention().caches("f16", "f16"), shape.schedule, tolerance);
 }
 
 TEST_P(GpuAttention, Int8AndInt4) {
   const Shape &shape = GetParam();
-  CachedAttention attention{shape.dim,    shape.heads,     shape.group,
-                            shape.tokens, shape.sequences, shape.positions};
+  CachedAttention attention = shape.attention();
   attention.appends = shape.sequences == shape.tokens;
   runAll(attention.caches("int8", "int4-h32"), shape.schedule, tolerance);
 }
@@ -98,18 +103,32 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{48, 2, 3, 1, 1, 256, {3, 3, 1, 64, 2}}, Shape{80, 1, 5, 1, 1, 256, {4, 2, 2, 128, 1}},
         Shape{20, 2, 1, 1, 1, 128, {2, 1, 1, 64, 2}}, Shape{96, 1, 13, 1, 1, 192, {6, 3, 3, 64, 4}},
         Shape{256, 1, 16, 1, 1, 256, {4, 1, 1, 64, 2}},
+        // Heads that are padded, of whole words only; more query heads than a warp takes.
+        Shape{6, 1, 3, 2, 1, 64, {4, 2, 1, 64, 1}}, Shape{100, 1, 4, 1, 1, 192, {4, 4, 2, 64, 4}},
+        Shape{90, 1, 9, 1, 1, 128, {8, 2, 2, 64, 2}},
+        Shape{64, 1, 71, 1, 1, 192, {20, 2, 2, 64, 4}},
+        Shape{24, 1, 17, 1, 1, 128, {31, 4, 4, 64, 1, "a100"}},
         // A number of outputs that the blocks cannot share evenly; several tokens, of one sequence
         // and of several.
         Shape{16, 2, 1, 1, 1, 128, {2, 1, 1, 64, 7}}, Shape{32, 2, 2, 3, 1, 192, {4, 2, 2, 64, 2}},
         Shape{64, 2, 3, 2, 2, 192, {4, 2, 2, 64, 2}},
         // Without clusters and bulk copies.
-        Shape{64, 2, 2, 2, 2, 512, {4, 4, 2, 64, 1, "a100"}}),
+        Shape{64, 2, 2, 2, 2, 512, {4, 4, 2, 64, 1, "a100"}},
+        // Windows: of one position, within a tile, over several stages, as long as the cache; more
+        // passes; several tokens.
+        Shape{32, 1, 2, 1, 1, 128, {4, 2, 2, 64, 2}, 1},
+        Shape{64, 2, 4, 1, 1, 256, {4, 2, 2, 64, 4}, 20},
+        Shape{64, 1, 8, 2, 1, 320, {4, 2, 2, 128, 2}, 77},
+        Shape{32, 1, 12, 1, 1, 192, {4, 2, 2, 64, 2}, 45},
+        Shape{32, 1, 1, 1, 1, 128, {4, 2, 2, 64, 8}, 128},
+        Shape{64, 2, 3, 2, 2, 256, {4, 2, 2, 128, 2}, 100},
+        Shape{64, 2, 2, 1, 1, 256, {4, 4, 2, 128, 1, "a100"}, 33}),
     [](const auto &info) {
       const Shape &shape = info.param;
       return "dim" + std::to_string(shape.dim) + "heads" + std::to_string(shape.heads) + "group" +
              std::to_string(shape.group) + "tokens" + std::to_string(shape.tokens) + "sequences" +
              std::to_string(shape.sequences) + "splits" + std::to_string(shape.schedule.splits) +
-             shape.schedule.target;
+             shape.schedule.target + (shape.window ? "window" + std::to_string(*shape.window) : "");
     });
 
 // Every encoding with every other, of a key and of a value that attention itself appends.
@@ -147,6 +166,36 @@ TEST(GpuAttentionOf, FormatsWithoutClusters) {
     CachedAttention attention{96, 2, 3, 1, 1, 256};
     attention.appends = true;
     runAll(attention.caches(format, format), {4, 2, 2, 128, 1, "a100"}, tolerance);
+  }
+}
+
+// Whatever verifies computes the same.
+TEST(GpuAttentionOf, EverySchedule) {
+  for (int64_t warps = 2; warps <= 31; ++warps) {
+    const int64_t stages[] = {1, 2, 3, 5, 7, 12}, splits[] = {1, 2, 3, 5, 8};
+    Schedule schedule;
+    schedule.warps = warps;
+    schedule.stages = stages[warps % 6];
+    schedule.inFlight = 1 + warps % schedule.stages;
+    schedule.splits = splits[warps % 5];
+    schedule.columns = 64 * (1 + warps % std::min<int64_t>(warps / 2, 4));
+    schedule.early = warps % 2 ? "none" : "cache";
+    SCOPED_TRACE(std::to_string(warps) + " warps, " + std::to_string(schedule.stages) +
+                 " stages of " + std::to_string(schedule.columns) + ", " +
+                 std::to_string(schedule.inFlight) + " in flight, " +
+                 std::to_string(schedule.splits) + " splits");
+    CachedAttention attention{16, 2, 3, 1, 1, 448};
+    attention.appends = warps % 3 != 0;
+    attention.caches(attention.appends ? "int8" : "f16", warps % 3 == 1 ? "int4" : "f16");
+    std::unique_ptr<GpuKernels> kernels =
+        GpuKernels::compile(attention.text(schedule.text(attention), true), schedule.target);
+    ASSERT_TRUE(kernels);
+    Random random(4);
+    CachedAttention::Data data = attention.data(random);
+    run(attention, *kernels, data, {static_cast<int32_t>(447 - 13 * (warps % 3))}, tolerance,
+        warps);
+    if (HasFailure())
+      return;
   }
 }
 

@@ -125,8 +125,7 @@ std::string cacheType(const Shape &s, int64_t context) {
 }
 
 std::string attentionText(const Shape &s) {
-  std::string cache = cacheType(s, s.context),
-              query = tensor({1, s.heads * s.headDim}, "f16");
+  std::string cache = cacheType(s, s.context), query = tensor({1, s.heads * s.headDim}, "f16");
   return "model.cache @k : " + cache + "\nmodel.cache @v : " + cache +
          "\nfunc.func @f(%q: " + query + ", %p: tensor<1xi32>) -> " + query +
          " {\n  %y = fused.attention %q, @k, @v at %p scale 0.125 : " + query +
@@ -172,9 +171,8 @@ std::string productText(const Shape &s, const Format &format) {
                "\n    %m = arith.mulf %a, %s1 : " + sum + "\n    %r = arith.truncf %m : " + sum +
                " to " + half + "\n    fused.yield %r : " + half + "\n  }";
   } else if (s.kind == Kind::QueryKeyValue) {
-    std::string cache = cacheType(s, 2048),
-                kv = tensor({1, s.rows[1]}, "f32"), d = std::to_string(s.headDim),
-                table = tensor({2048, s.headDim}, "f32");
+    std::string cache = cacheType(s, 2048), kv = tensor({1, s.rows[1]}, "f32"),
+                d = std::to_string(s.headDim), table = tensor({2048, s.headDim}, "f32");
     globals += "model.cache @k : " + cache + "\nmodel.cache @v : " + cache + "\n";
     arguments += ", %at: tensor<1xi32>, %t: " + table;
     auto rotary = [&](const char *to, const char *from, const std::string &type) {
