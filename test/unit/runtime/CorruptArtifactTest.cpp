@@ -230,6 +230,35 @@ const std::vector<Corruption> corruptions = {
      },
      {},
      {"plan.json", "\"next\" is output, 2 x i32", "expected output, 1 x i32"}},
+    {"FedByNothing",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "token")["fed_by"] = "prev";
+     },
+     {},
+     {"plan.json", "buffers[0].fed_by is 'prev'", "expected the name of an output"}},
+    {"FedByAnInput",
+     [](A &a) { buffer(a, "token")["fed_by"] = "position"; },
+     {},
+     {"plan.json", "buffers[0].fed_by is 'position'", "expected the name of an output"}},
+    {"FedByAnotherType",
+     [](A &a) { buffer(a, "token")["fed_by"] = "logits"; },
+     {},
+     {"plan.json", "buffers[0].fed_by names \"logits\"", "is not that of \"token\""}},
+    {"TwoAreFed",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "position")["fed_by"] = "next";
+     },
+     {},
+     {"plan.json", "buffers[1].fed_by names \"next\"", "feeds \"token\" already"}},
+    {"AnOutputIsFed",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "logits")["fed_by"] = "next";
+     },
+     {},
+     {"plan.json", "fed_by is for inputs only", "\"logits\" is output"}},
     {"SamplingTooShort",
      [](A &a) {
        a.addSampling();
