@@ -101,6 +101,8 @@ struct BenchResult {
   std::string sampling;
   /// Whether the step chose the tokens; otherwise the runtime did, from the step's logits.
   bool sampledInStep = false;
+  /// Whether a step started before the token of the one before was known (Session::startsAhead).
+  bool startsAhead = false;
   double tokensPerSecond = 0, slowest = 0, fastest = 0;
   /// From the plan's traffic at this context; 0 if it says nothing.
   uint64_t bytesPerToken = 0;
