@@ -122,6 +122,10 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
       {"weights", artifact.model().weights},
       {"target", artifact.plan().target.name},
       {"device", device},
+      {"memory",
+       {{"weights", artifact.plan().bytes(BufferKind::Weights)},
+        {"keys_and_values", artifact.plan().bytes(BufferKind::Cache)},
+        {"intermediate_results", artifact.plan().bytes(BufferKind::Arena)}}},
       {"context", result.context},
       {"tokens_each", result.tokensEach},
       {"repetitions", result.repetitions},
@@ -201,6 +205,7 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
   writeText(out, format("model           %s, weights %s, for target %s\n", model.name.c_str(),
                         model.weights.c_str(), artifact->plan().target.name.c_str()));
   writeText(out, format("device          %s\n", device.c_str()));
+  writeText(out, format("memory          %s\n", memoryText(artifact->plan()).c_str()));
   writeText(out,
             format("context         %lld positions\n", static_cast<long long>(result.context)));
   writeText(out, format("sampling        %s, %s the step\n", result.sampling.c_str(),

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "runtime/device/MemoryNeeds.h"
 #include "runtime/device/cuda/CudaDeviceImpl.h"
 #include "sluice-support/Text.h"
 
@@ -61,13 +62,9 @@ void CudaDevice::layOut() {
   layout.arena = alignUp(plan.arenaBytes);
 }
 
-void CudaDevice::checkMemory(uint64_t available, const char *what) const {
-  if (layout.total() > available)
-    throw Error(artifact->planName() + ": a session needs " + std::to_string(layout.total()) +
-                " bytes of GPU memory (weights " + std::to_string(layout.weights) + ", caches " +
-                std::to_string(layout.caches) + ", the rest " + std::to_string(layout.work()) +
-                "), " + gpu.name + " has " + std::to_string(available) + what +
-                "; compile the model with smaller weights or a shorter context");
+void CudaDevice::checkMemory(uint64_t present, const char *what) const {
+  requireMemory(*artifact, {layout.weights, layout.caches, layout.work()}, present, "GPU memory",
+                gpu.name + " has " + std::to_string(present) + what);
 }
 
 void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {

@@ -109,11 +109,10 @@ private:
     std::vector<uint64_t> offsets;
     /// The third allocation is | inputs | outputs | of each slot, then the arena |.
     uint64_t work() const { return 2 * (inputs + outputs) + arena; }
-    uint64_t total() const { return weights + caches + work(); }
   };
 
   void layOut();
-  void checkMemory(uint64_t available, const char *what) const;
+  void checkMemory(uint64_t present, const char *what) const;
   void findKernels(const KernelFile &file);
   void allocate();
   void fillWeights();
