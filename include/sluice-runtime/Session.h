@@ -46,9 +46,6 @@ public:
   /// Error of a later call.
   void append(int32_t token);
 
-  /// Waits until the appended tokens' steps have ended.
-  void wait();
-
   /// The same, and chooses the token that comes next (without appending it): on the device, if the
   /// artifact's step does so and the choice depends on logits alone, else from the logits here.
   /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's;
@@ -62,6 +59,9 @@ public:
   /// intermediate results.
   int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
                std::optional<int64_t> followAt = std::nullopt);
+
+  /// Waits until the steps of all appended tokens have ended.
+  void wait();
 
   /// Whether next() can start the following step before it has chosen the token.
   bool startsAhead(const Sampler &sampler) const {

@@ -223,6 +223,8 @@ std::span<const float> Session::logits() {
 
 std::vector<double> Session::profile(int32_t token) {
   Inputs inputs = checkedInputs(token);
+  // Choosing a token takes as long as it did.
+  inputs.sampling = last.sampling;
   wait();
   discardAhead();
   write(inputs);

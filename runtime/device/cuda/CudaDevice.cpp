@@ -158,13 +158,13 @@ void CudaDevice::allocate() {
     slot.copied.assign(plan.buffers.size(), true); // both copies are zeros
     for (auto *event : {&slot.uploaded, &slot.computed, &slot.downloaded})
       event->emplace(*driver, eventDisableTiming);
-    const DevicePointer work = loaded->work.address();
+    slot.memory = loaded->work.address() + s * slotBytes;
     const std::map<BufferKind, DevicePointer> bases = {
         {BufferKind::Weights, loaded->weights.address()},
         {BufferKind::Cache, loaded->caches.address()},
-        {BufferKind::Input, work + s * slotBytes},
-        {BufferKind::Output, work + s * slotBytes + layout.inputs},
-        {BufferKind::Arena, work + loaded->slots.size() * slotBytes}};
+        {BufferKind::Input, slot.memory},
+        {BufferKind::Output, slot.memory + layout.inputs},
+        {BufferKind::Arena, loaded->work.address() + loaded->slots.size() * slotBytes}};
     for (size_t i = 0; i < plan.buffers.size(); ++i)
       slot.pointers.push_back(bases.at(plan.buffers[i].kind) + layout.offsets[i]);
   }
@@ -253,21 +253,22 @@ void CudaDevice::requireLoaded() const {
     throw Error("the cuda device has loaded no artifact");
 }
 
-void CudaDevice::copyInputs(Slot &slot, bool fed) {
+Slot &CudaDevice::copyInputs(bool fed) {
+  Slot &slot = loaded->slots[next], &before = loaded->slots[1 - next];
   slot.copied.assign(slot.copied.size(), false);
   slot.downloading = false;
-  // Where the step before leaves what feeds this one, its results have to be copied from first.
+  // The step before leaves what it feeds among these inputs. Copy it from there before the host's
+  // take its place.
   if (!fed && inFlight > 0 && layout.fed > 0) {
-    copySmallOutputs(loaded->slots[1 - next]);
-    loaded->stream.waitFor(*loaded->slots[1 - next].downloaded);
+    copySmallOutputs(before);
+    loaded->stream.waitFor(*before.downloaded);
   }
   const uint64_t begin = fed ? layout.fed : 0;
   if (begin == layout.inputs)
-    return;
+    return slot;
   // The slot's last step has ended, so nothing reads these now.
   std::memcpy(slot.inputs.data(), inputs.data(), inputs.size());
-  const DevicePointer to = loaded->work.address() + next * (layout.inputs + layout.outputs);
-  driver->check(driver->cuMemcpyHtoDAsync_v2(to + begin, slot.inputs.data() + begin,
+  driver->check(driver->cuMemcpyHtoDAsync_v2(slot.memory + begin, slot.inputs.data() + begin,
                                              layout.inputs - begin,
                                              fed ? loaded->copies : loaded->stream),
                 "cannot copy inputs to the GPU");
@@ -275,6 +276,7 @@ void CudaDevice::copyInputs(Slot &slot, bool fed) {
     slot.uploaded->record(loaded->copies);
     loaded->stream.waitFor(*slot.uploaded);
   }
+  return slot;
 }
 
 void CudaDevice::copyOutput(Slot &slot, uint32_t index) {
@@ -305,10 +307,10 @@ void CudaDevice::copySmallOutputs(Slot &slot) {
 Slot &CudaDevice::beginAlone() {
   if (inFlight > 0)
     throw Error("a step of the cuda device is in flight, which has to be finished first");
-  copyInputs(loaded->slots[next], /*fed=*/false);
+  Slot &slot = copyInputs(/*fed=*/false);
   finished = next;
   next = 1 - next;
-  return finishedSlot();
+  return slot;
 }
 
 void CudaDevice::synchronize(const std::string &what) {
@@ -330,8 +332,7 @@ void CudaDevice::start(uint32_t index, bool fed) {
   if (inFlight == 2)
     throw Error("two steps of the cuda device are in flight, one has to be finished first");
   CurrentContext current(*driver, *context);
-  Slot &slot = loaded->slots[next];
-  copyInputs(slot, fed);
+  Slot &slot = copyInputs(fed);
   driver->check(driver->cuGraphLaunch(slot.graphs[index], loaded->stream), stepFailed(step));
   slot.computed->record(loaded->stream);
   slot.step = index;
@@ -343,10 +344,10 @@ void CudaDevice::finish() {
   if (inFlight == 0)
     throw Error("no step of the cuda device is in flight");
   const size_t oldest = inFlight == 2 ? next : 1 - next;
-  // Only after the copies of the inputs of a step that was started ahead, which need not wait.
   try {
     CurrentContext current(*driver, *context);
     Slot &slot = loaded->slots[oldest];
+    // Only now, so that the inputs of a step that was started ahead did not queue behind them.
     copySmallOutputs(slot);
     slot.downloaded->wait(stepFailed(artifact->plan().steps[slot.step]));
   } catch (const Error &) {

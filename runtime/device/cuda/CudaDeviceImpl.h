@@ -28,6 +28,8 @@ inline uint64_t alignUp(uint64_t value) { return (value + alignment - 1) / align
 /// and its results are intact while the next one runs.
 struct Slot {
   PinnedMemory inputs, outputs;
+  /// On the GPU: all inputs, then all outputs.
+  DevicePointer memory = 0;
   /// By buffer: its address on the GPU, the kernels' argument.
   std::vector<DevicePointer> pointers;
   /// By step.
@@ -126,13 +128,14 @@ private:
                      const char *name);
   void capture(Slot &slot, uint32_t step);
   /// Before the launches of a step: copies its inputs to the GPU and marks the host's copies of
-  /// outputs as outdated.
-  void copyInputs(Slot &slot, bool fed);
-  /// After them: copies small outputs; large ones (logits) are copied when they are asked for.
+  /// outputs as outdated. Returns the step's slot, the next one.
+  Slot &copyInputs(bool fed);
+  /// The same for launches that run while no step is in flight, and which finish by themselves.
+  Slot &beginAlone();
+  /// After the launches: copies small outputs; large ones (logits) are copied when they are asked
+  /// for.
   void copySmallOutputs(Slot &slot);
   void copyOutput(Slot &slot, uint32_t buffer);
-  /// Copies the inputs of a step whose launches run while none is in flight.
-  Slot &beginAlone();
   /// Of the step that was finished last.
   Slot &finishedSlot() const { return loaded->slots[finished]; }
   void synchronize(const std::string &what);

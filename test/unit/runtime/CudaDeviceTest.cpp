@@ -916,6 +916,32 @@ TEST_P(CudaSteps, ErrorsOfTheStepBeforeAreItsOwn) {
   EXPECT_EQ(session.next(TestArtifact::letterA, sampler, {}), TestArtifact::letterA + 1);
 }
 
+// Whichever call fails, the text is right or there is an error, and what comes after is right.
+TEST_P(CudaSteps, EveryCallMayFail) {
+  draw();
+  Session session(open());
+  const std::vector<int32_t> prompt = encode("abx");
+  for (const char *name : {"cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuGraphLaunch",
+                           "cuEventRecord", "cuStreamWaitEvent", "cuEventSynchronize"})
+    for (int after = 0; after < 16; ++after) {
+      fake->failing = name;
+      fake->failAfter = after;
+      forgetCalls(name);
+      std::string text;
+      std::string message = messageOf([&] { text = generate(session, prompt, greedy(-1)).text; });
+      if (message == "no error")
+        EXPECT_EQ(text, "yz") << name << " after " << after;
+      else
+        EXPECT_NE(message.find("CUDA_ERROR_LAUNCH_FAILED"), std::string::npos) << message;
+      EXPECT_TRUE(after > 0 || message != "no error") << name;
+      fake->failing.clear();
+      messageOf([&] { session.reset(); }); // may say what failed in the last step
+      session.reset();
+      EXPECT_EQ(generate(session, prompt, greedy(-1)).text, "yz") << name << " after " << after;
+      session.reset();
+    }
+}
+
 TEST_P(CudaSteps, TwoAreInFlightAtMost) {
   draw();
   Session session(open());
