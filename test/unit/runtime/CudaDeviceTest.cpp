@@ -576,10 +576,10 @@ TEST_F(CudaDevice, BuffersAreChecked) {
 
 namespace {
 
-/// With streams that do their work late and early.
-class CudaSteps : public CudaDevice, public testing::WithParamInterface<bool> {
+/// Whenever streams do their work.
+class CudaSteps : public CudaDevice, public testing::WithParamInterface<WorkOrder> {
 protected:
-  CudaSteps() { fake->eager = GetParam(); }
+  CudaSteps() { fake->order = GetParam(); }
   /// A step that draws tokens, here and on the host.
   void draw() {
     made.addSampling("draw");
@@ -628,8 +628,13 @@ GenerateOptions greedy(int64_t maxTokens) {
 
 } // namespace
 
-INSTANTIATE_TEST_SUITE_P(Streams, CudaSteps, testing::Bool(),
-                         [](const auto &info) { return info.param ? "Eager" : "Late"; });
+INSTANTIATE_TEST_SUITE_P(Streams, CudaSteps,
+                         testing::Values(WorkOrder::Late, WorkOrder::Early, WorkOrder::GraphsEarly),
+                         [](const auto &info) {
+                           return info.param == WorkOrder::Late    ? "Late"
+                                  : info.param == WorkOrder::Early ? "Early"
+                                                                   : "GraphsEarly";
+                         });
 
 TEST_P(CudaSteps, StartBeforeTheTokenIsRead) {
   draw();
@@ -658,7 +663,7 @@ TEST_P(CudaSteps, StartBeforeTheTokenIsRead) {
   // Token, position and sampling, then the last two.
   EXPECT_EQ(fake->uploadedBytes, 3 * 256u + 2 * 256u);
   // The token is read while the next step may still run.
-  if (!fake->eager)
+  if (fake->order == WorkOrder::Late)
     EXPECT_EQ(fake->executed.size(), launches);
   calls = startAhead;
   calls.insert(calls.end(), read.begin(), read.end());
@@ -940,6 +945,28 @@ TEST_P(CudaSteps, EveryCallMayFail) {
       EXPECT_EQ(generate(session, prompt, greedy(-1)).text, "yz") << name << " after " << after;
       session.reset();
     }
+}
+
+// What a step feeds is where the host writes the next one's token.
+TEST_P(CudaSteps, ResultsAreReadBeforeTheHostWritesOverThem) {
+  draw();
+  Session session(open());
+  Device &device = session.device();
+  StepQueue &queue = *device.queue();
+  const Plan &plan = session.artifact().plan();
+  int32_t chosen = 0;
+  for (int32_t i = 0; i < 9; ++i) {
+    int32_t token = TestArtifact::letterA + i * 7 % 25; // never the one that was chosen
+    device.write(plan.bufferIndex("token"), 0, std::as_bytes(std::span(&token, 1)));
+    device.write(plan.bufferIndex("position"), 0, std::as_bytes(std::span(&i, 1)));
+    queue.start(0, /*fed=*/false);
+    if (i > 0) {
+      queue.finish();
+      EXPECT_EQ(*static_cast<const int32_t *>(device.output(plan.bufferIndex("next"))), chosen);
+      EXPECT_GT(logitsOf(session)[chosen], 9);
+    }
+    chosen = token + 1;
+  }
 }
 
 TEST_P(CudaSteps, TwoAreInFlightAtMost) {

@@ -19,6 +19,7 @@
 using namespace sluice::runtime::cuda;
 using sluice::runtime::test::FakeCuda;
 using sluice::runtime::test::FakeLaunch;
+using sluice::runtime::test::WorkOrder;
 
 extern "C" {
 void embed(void *const *args, int64_t begin, int64_t end);
@@ -68,6 +69,7 @@ FakeCuda state;
 std::map<uint64_t, size_t> memory; // address (with the bit) to bytes
 std::set<void *> contexts, modules, pinnedMemory;
 std::map<void *, std::deque<Work>> streams;
+std::set<void *> graphStreams;
 std::map<void *, FakeEvent> events;
 std::map<void *, std::vector<Action>> graphs, graphExecs;
 std::vector<void *> contextStack;
@@ -205,7 +207,8 @@ Result enqueue(Stream stream, Work item) {
     return success;
   }
   streams[stream].push_back(std::move(item));
-  if (state.eager)
+  if (state.order == WorkOrder::Early ||
+      (state.order == WorkOrder::GraphsEarly && graphStreams.count(stream)))
     workAll(stream);
   return success;
 }
@@ -522,6 +525,7 @@ FAKE_EXPORT Result cuGraphLaunch(GraphExec exec, Stream stream) {
   BEGIN();
   if (!isHandle(graphExecs, exec))
     return invalidHandle;
+  graphStreams.insert(stream);
   return enqueue(stream, [actions = graphExecs[exec]] {
     for (const Action &action : actions)
       action();

@@ -25,6 +25,10 @@ struct FakeLaunch {
   std::vector<uint64_t> arguments = {};
 };
 
+/// When streams do their work: as late as they can, as early as events allow, or early only on
+/// streams that graphs were launched on, whose work the others' does not keep up with.
+enum class WorkOrder { Late, Early, GraphsEarly };
+
 struct FakeCuda {
   // What the driver and the GPU are.
   int version = 12040, devices = 1, major = 9, minor = 0, multiprocessors = 4;
@@ -36,9 +40,7 @@ struct FakeCuda {
   int failAfter = 0, failure = 719;
   /// What the driver's compiler says; empty compiles everything.
   std::string jitLog;
-  /// Streams do their work as soon as it is there and events allow it; otherwise as late as they
-  /// can.
-  bool eager = false;
+  WorkOrder order = WorkOrder::Late;
 
   // What happened. Calls in order, without queries.
   std::vector<std::string> calls;
