@@ -194,10 +194,14 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   // Larger stages have more warps that read them. With one stage alone nothing would be on its way
   // while it is read.
   int64_t readers = 1, readerBytes = least->stageBytes / least->readers;
+  auto fits = [&](int64_t readers) {
+    auto plan = planOf(readers * least->headParts, 1, readers * least->warpPositions()).second;
+    return plan->shared <= device.sharedBytes;
+  };
   while (2 * readers <= tuning.attentionWarps.value &&
          2 * readers * least->headParts <= Plan::kMaxWarps &&
          readers * readerBytes < tuning.attentionStageBytes.value &&
-         2 * (2 * readers * readerBytes) <= ringBytes)
+         2 * (2 * readers * readerBytes) <= ringBytes && fits(2 * readers))
     readers *= 2;
   int64_t positions = readers * least->warpPositions(), stageBytes = readers * readerBytes;
   int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / (readers * least->headParts), 1,

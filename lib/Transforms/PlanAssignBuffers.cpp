@@ -27,7 +27,7 @@ using quantized::QuantizedTensorType;
 constexpr int64_t alignment = 256;
 
 /// Names of what @decode returns.
-constexpr StringRef kOutputs[] = {"logits", "next"};
+constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext};
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -171,8 +171,7 @@ FailureOr<int64_t> PlanAssignBuffers::bytesOf(Operation *reporter, Type type,
 FlatSymbolRefAttr PlanAssignBuffers::createBuffer(Location loc, StringRef name, BufferKind kind,
                                                   Type type, int64_t bytes) {
   auto buffer = plan::BufferOp::create(*builder, loc, name, kind, type, bytes, /*offset=*/nullptr,
-                                       /*first=*/nullptr,
-                                       /*last=*/nullptr);
+                                       /*first=*/nullptr, /*last=*/nullptr, /*fed_by=*/nullptr);
   // Renames if the name is taken.
   symbols->insert(buffer);
   return FlatSymbolRefAttr::get(buffer.getSymNameAttr());
@@ -249,6 +248,16 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
       arenaIndex[result] = lifetimes.size();
       lifetimes.push_back({*bytes, index, index});
     }
+  }
+  // The token that a step chooses is the next step's.
+  if (auto next = llvm::find_if(returned, [](const auto &entry) { return entry.second == kNext; });
+      next != returned.end()) {
+    Value token = decode.getArgument(0);
+    if (next->first.getType() != token.getType())
+      return decode.emitOpError() << "chooses tokens of type " << next->first.getType()
+                                  << ", but takes " << token.getType();
+    symbols->lookup<plan::BufferOp>(buffers[token].getAttr())
+        .setFedByAttr(buffers.lookup(next->first));
   }
   Arena arena = assignArena(lifetimes, alignment);
   if (auto overlap = findArenaOverlap(lifetimes, arena.offsets))

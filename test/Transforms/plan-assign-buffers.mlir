@@ -125,14 +125,16 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x1
 
 // -----
 
-// A step that samples: one input and one output more.
+// A step that samples: one input and one output more, which is the next step's token.
 // CHECK: module @samples
 module @samples {
   module @kernels {
     llvm.func @head_0()
     llvm.func @sample_0()
   }
-  // CHECK: plan.buffer @sampling input : tensor<1x8xi32> bytes 32
+  // CHECK: plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+  // CHECK: plan.buffer @position input : tensor<1xi32> bytes 4{{$}}
+  // CHECK: plan.buffer @sampling input : tensor<1x8xi32> bytes 32{{$}}
   // CHECK: plan.buffer @logits output : tensor<1x64xf32> bytes 256
   // CHECK: plan.buffer @next output : tensor<1xi32> bytes 4
   // CHECK: plan.launch @kernels::@sample_0 [@logits, @sampling, @next]
@@ -174,5 +176,18 @@ module {
     %l = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> tensor<1x64xf32>
     // expected-error @+1 {{must return two different values}}
     return %l, %l : tensor<1x64xf32>, tensor<1x64xf32>
+  }
+}
+
+// -----
+
+module {
+  module @kernels {
+    llvm.func @head_0()
+  }
+  // expected-error @+1 {{chooses tokens of type 'tensor<2xi32>', but takes 'tensor<1xi32>'}}
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x64xf32>, tensor<2xi32>) {
+    %l, %n = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> (tensor<1x64xf32>, tensor<2xi32>)
+    return %l, %n : tensor<1x64xf32>, tensor<2xi32>
   }
 }

@@ -82,7 +82,8 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   for (const char *key : {"triple", "isa", "arch"})
     if (!text(target, key).empty())
       os << ", " << text(target, key);
-  os << "\nfiles\n";
+  os << "\nmemory: " << runtime::memoryText(runtime::Plan::parse(plan.dump(), "plan.json"))
+     << "\nfiles\n";
   for (const auto &[role, file] : plan["files"].items())
     os << "  " << llvm::left_justify(role, 12) << llvm::left_justify(text(file, "name"), 32)
        << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 "

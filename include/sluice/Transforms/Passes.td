@@ -360,8 +360,8 @@ def PlanAssignBuffers : Pass<"plan-assign-buffers", "::mlir::ModuleOp"> {
   let description = [{
     Turns the function `@decode`, whose operations are `plan.dispatch`, into `plan.buffer` symbols and a `plan.step`. Values between launches share one arena:
     the largest first, each at the lowest cost in space where nothing that is alive at the same time lies, at multiples of 256 bytes. The function's arguments become
-    the inputs `@token` and `@position` (and `@sampling`), what it returns the output `@logits` (and `@next`); packed weights, rotary tables and caches keep their names. The recipe of
-    a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
+    the inputs `@token` and `@position` (and `@sampling`), what it returns the output `@logits` (and `@next`, which feeds `@token`: it is the next step's token); packed weights, rotary tables and
+    caches keep their names. The recipe of a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
 
     ```mlir
     func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {

@@ -69,6 +69,8 @@ static json bufferJson(plan::BufferOp buffer) {
   object["shape"] = shape;
   if (buffer.getOffset())
     object["offset"] = *buffer.getOffset();
+  if (buffer.getFedBy())
+    object["fed_by"] = buffer.getFedBy()->str();
   if (buffer.getKind() == plan::BufferKind::Weights)
     object["tensor"] = buffer.getSymName().str();
   return object;

@@ -6,8 +6,10 @@ module @kernels {
   func.func private @matvec_0()
 }
 
-// CHECK: plan.buffer @token input : tensor<1xi32> bytes 4
-plan.buffer @token input : tensor<1xi32> bytes 4
+// CHECK: plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+// CHECK: plan.buffer @next output : tensor<1xi32> bytes 4
+plan.buffer @next output : tensor<1xi32> bytes 4
 // CHECK: plan.buffer @x.0 arena : tensor<1x256xf32> bytes 1024 offset 64 alive 0 to 3
 plan.buffer @x.0 arena : tensor<1x256xf32> bytes 1024 offset 64 alive 0 to 3
 // CHECK: plan.buffer @qkv weights : !quantized.tensor<512x256xi8, group = 128, layout = lanes> bytes 135168
