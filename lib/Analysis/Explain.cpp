@@ -227,6 +227,30 @@ static int64_t mlpActivationElements(func::FuncOp decode) {
   return elements;
 }
 
+/// How a cache of each attention is stored, as it was decided or as its type says, and by how many
+/// layers.
+template <typename CacheOf>
+static SmallVector<std::pair<std::string, int64_t>> cacheFormats(func::FuncOp decode,
+                                                                 CacheOf cacheOf) {
+  llvm::MapVector<StringRef, int64_t> counts;
+  SmallVector<std::string> names;
+  for (auto attention : decode.getBody().front().getOps<fused::AttentionOp>())
+    if (auto cache =
+            SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(attention, cacheOf(attention))) {
+      auto decision = cache->template getAttrOfType<StringAttr>("sluice.decision");
+      names.push_back(decision && decision.getValue() != "auto"
+                          ? decision.str()
+                          : cache.getCacheType().getEncoding().name());
+    }
+  for (const std::string &name : names)
+    ++counts[name];
+  SmallVector<std::pair<std::string, int64_t>> result(counts.begin(), counts.end());
+  llvm::sort(result, [](const auto &a, const auto &b) {
+    return a.second != b.second ? a.second > b.second : a.first < b.first;
+  });
+  return result;
+}
+
 llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
                                             const TargetDescription &target, int64_t context,
                                             int64_t batch) {
@@ -276,6 +300,10 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   layer.mlpActivations = 2.0 * static_cast<double>(mlpActivationElements(after) * steps) / layers;
   if (layer.mlpWeights > 0)
     layer.intensity = layer.mlpOperations / (layer.mlpWeights + layer.mlpActivations);
+
+  result.keyFormats = cacheFormats(after, [](fused::AttentionOp op) { return op.getKeysAttr(); });
+  result.valueFormats =
+      cacheFormats(after, [](fused::AttentionOp op) { return op.getValuesAttr(); });
 
   llvm::MapVector<Attribute, int64_t> formats;
   llvm::MapVector<Attribute, quantized::QuantizedTensorType> example;
@@ -356,6 +384,15 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
   llvm::ListSeparator comma;
   for (const auto &[name, bytes] : e.formats)
     os << comma << name << " (" << human(bytes, "B") << ")";
+  for (auto [what, all] : {std::pair("keys", &e.keyFormats), {"values", &e.valueFormats}}) {
+    os << ", " << what;
+    for (const char *separator = " "; const auto &[name, layers] : *all) {
+      os << separator << name;
+      separator = ", ";
+      if (all->size() > 1)
+        os << " (" << layers << " layers)";
+    }
+  }
   os << "\nbytes of a step: context " << e.context << ", batch " << e.batch << "\n\n";
 
   auto row = [&](StringRef name, ArrayRef<std::string> cells) {
@@ -432,9 +469,12 @@ json sluice::explanationJson(const Explanation &e) {
                    static_cast<double>(floor.operations) / static_cast<double>(floor.bytes)},
                   {"bound_by", floor.boundByMemory ? "memory" : "operations"}}}};
   };
-  json formats = json::object();
+  json formats = json::object(), caches = json::object();
   for (const auto &[name, bytes] : e.formats)
     formats[name] = bytes;
+  for (auto [what, all] : {std::pair("keys", &e.keyFormats), {"values", &e.valueFormats}})
+    for (const auto &[name, layers] : *all)
+      caches[what][name] = layers;
   json target = planTarget(e.target);
   target["description"] = e.target.description;
   target["bandwidth"] = e.target.bandwidth();
@@ -444,6 +484,7 @@ json sluice::explanationJson(const Explanation &e) {
     target["ridge"] = *ridge;
   json result = {{"model", e.model},
                  {"weights", formats},
+                 {"caches", caches},
                  {"target", target},
                  {"context", e.context},
                  {"batch", e.batch},

@@ -9,6 +9,7 @@
 #include "sluice/Analysis/Explain.h"
 
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Formats/CacheScheme.h"
 #include "sluice/Formats/Format.h"
 #include "sluice/Import/Expected.h"
 #include "sluice/Import/ModelBuilder.h"
@@ -92,6 +93,8 @@ private:
   Error checkSameModel();
   /// Sets the option "weights" of a module at stage model to what `name` means for it.
   Error chooseWeights(StringRef name);
+  /// Sets the options of a module at stage model that say how keys and values are cached.
+  Error chooseCaches();
   Error runStages();
   Error runStage(Stage next);
   Error emitStage(Stage stage);
@@ -157,6 +160,36 @@ Error Compilation::chooseWeights(StringRef name) {
   return Error::success();
 }
 
+/// How one of the two caches is asked for: on the command line, as a module's option, for people.
+namespace {
+struct CacheOption {
+  std::string CompileOptions::*given;
+  StringLiteral name, flag;
+  bool rotates;
+};
+constexpr CacheOption kCacheOptions[] = {
+    {&CompileOptions::keyCache, "k_cache", "--k-cache", true},
+    {&CompileOptions::valueCache, "v_cache", "--v-cache", false}};
+} // namespace
+
+Error Compilation::chooseCaches() {
+  int64_t layers = 0;
+  module->walk([&](model::AttentionOp) { ++layers; });
+  for (const CacheOption &cache : kCacheOptions) {
+    StringRef text = options.*cache.given;
+    if (text.empty())
+      text = option(cache.name);
+    if (text.empty())
+      text = "auto";
+    Expected<formats::CacheScheme> scheme = formats::CacheScheme::parse(text, cache.rotates);
+    Error error = scheme ? scheme->checkLayers(layers) : scheme.takeError();
+    if (error)
+      return createStringError(cache.flag + " " + text + ": " + toString(std::move(error)));
+    setOption(cache.name, text);
+  }
+  return Error::success();
+}
+
 Error Compilation::importModelFile() {
   report("reading " + options.model, 0);
   Expected<ModelFiles> files = openModel(options.model);
@@ -178,7 +211,9 @@ Error Compilation::importModelFile() {
     return imported.takeError();
   module = std::move(*imported);
   stage = Stage::Model;
-  return chooseWeights(options.weights);
+  if (Error error = chooseWeights(options.weights))
+    return error;
+  return chooseCaches();
 }
 
 Error Compilation::parseStageFile() {
@@ -206,9 +241,11 @@ Error Compilation::parseStageFile() {
   stage = *parsed;
   if (Error error = checkStageOptions())
     return error;
-  if (stage == Stage::Model)
-    return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
-  return Error::success();
+  if (stage != Stage::Model)
+    return Error::success();
+  if (Error error = chooseWeights(options.weights.empty() ? option("weights") : options.weights))
+    return error;
+  return chooseCaches();
 }
 
 Error Compilation::checkStageOptions() {
@@ -232,6 +269,12 @@ Error Compilation::checkStageOptions() {
     return refuse("--weights " + options.weights,
                   "is past the stage that chooses formats (it was made for " + option("weights") +
                       ")");
+  for (const CacheOption &cache : kCacheOptions)
+    if (StringRef given = options.*cache.given;
+        !given.empty() && stage != Stage::Model && given != option(cache.name))
+      return refuse(cache.flag + " " + given,
+                    "is past the stage that chooses formats (it was made for " +
+                        option(cache.name) + ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -291,6 +334,10 @@ Error Compilation::runStage(Stage next) {
   PipelineOptions pipeline;
   pipeline.weights = option("weights").str();
   pipeline.target = option("target").str();
+  if (StringRef keys = option("k_cache"), values = option("v_cache"); !keys.empty()) {
+    pipeline.keyCache = keys.str();
+    pipeline.valueCache = values.str();
+  }
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);
   buildStagePipeline(pm, next, pipeline);

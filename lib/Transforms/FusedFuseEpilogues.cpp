@@ -20,11 +20,32 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
-/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, of
-/// which an epilogue sees 8 or 16 rows; fp8 elements are left to attention, too.
+/// Whether every element is stored by itself, as it comes. An integer cache rounds a head to a
+/// common scale, and a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows;
+/// fp8 elements are left to attention, too.
 bool appendsElements(model::CacheAppendOp append) {
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
-  return cache && cache.getCacheType().getEncoding().bits() >= 16;
+  return cache && cache.getCacheType().getEncoding().bits() >= 16 &&
+         !isa_and_nonnull<model::HadamardOp>(append.getInput().getDefiningOp());
+}
+
+/// Whether an epilogue may append what attention reads: its own prologue appends both keys and
+/// values, or neither.
+bool mayAppend(model::CacheAppendOp append) {
+  auto function = append->getParentOfType<func::FuncOp>();
+  llvm::SmallDenseSet<Attribute> caches = {append.getCacheAttr()};
+  function.walk([&](fused::AttentionOp attention) {
+    Attribute keys = attention.getKeysAttr(), values = attention.getValuesAttr();
+    if (append.getCacheAttr() == keys || append.getCacheAttr() == values)
+      caches.insert_range(ArrayRef{keys, values});
+  });
+  return !function
+              .walk([&](model::CacheAppendOp other) {
+                return caches.contains(other.getCacheAttr()) && !appendsElements(other)
+                           ? WalkResult::interrupt()
+                           : WalkResult::advance();
+              })
+              .wasInterrupted();
 }
 
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
@@ -35,7 +56,7 @@ bool isFinisher(Operation *op) {
   if (isa<arith::TruncFOp>(op))
     return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
-    return appendsElements(append);
+    return mayAppend(append);
   if (isa<arith::ArithDialect>(op->getDialect()))
     return false;
   return model::isElementwise(op) || isa<model::RotaryOp>(op);

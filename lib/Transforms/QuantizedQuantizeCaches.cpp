@@ -25,7 +25,7 @@ struct QuantizedQuantizeCaches : impl::QuantizedQuantizeCachesBase<QuantizedQuan
 private:
   FailureOr<CacheScheme> parse(StringRef option, StringRef text, bool rotates, int64_t layers);
   /// Gives the cache its encoding, unless an earlier run or a hand has.
-  void quantize(FlatSymbolRefAttr name, const CacheChoice &choice);
+  void quantize(FlatSymbolRefAttr name, const CacheChoice &choice, StringRef option);
   /// Rotates the query and what is appended to its keys.
   void rotate(model::AttentionOp attention);
 };
@@ -40,12 +40,14 @@ FailureOr<CacheScheme> QuantizedQuantizeCaches::parse(StringRef option, StringRe
          << option << " '" << text << "': " << llvm::toString(std::move(error));
 }
 
-void QuantizedQuantizeCaches::quantize(FlatSymbolRefAttr name, const CacheChoice &choice) {
+void QuantizedQuantizeCaches::quantize(FlatSymbolRefAttr name, const CacheChoice &choice,
+                                       StringRef option) {
   auto cache = getOperation().lookupSymbol<model::CacheOp>(name.getAttr());
   cache.setType(cache.getCacheType().withEncoding(choice.encoding));
   Builder builder(&getContext());
   cache->setDiscardableAttr("sluice.decision", builder.getStringAttr(choice.name()));
-  cache->setDiscardableAttr("sluice.reason", builder.getStringAttr("asked for"));
+  cache->setDiscardableAttr("sluice.reason",
+                            builder.getStringAttr(option == "auto" ? "auto" : "asked for"));
   LDBG() << choice.name() << " for " << name;
 }
 
@@ -79,8 +81,8 @@ void QuantizedQuantizeCaches::runOnOperation() {
     if (cache->hasAttr("sluice.decision"))
       continue; // Decided by an earlier run or by hand.
     CacheChoice keyChoice = keyScheme->layer(number), valueChoice = valueScheme->layer(number);
-    quantize(attention.getKeysAttr(), keyChoice);
-    quantize(attention.getValuesAttr(), valueChoice);
+    quantize(attention.getKeysAttr(), keyChoice, keys);
+    quantize(attention.getValuesAttr(), valueChoice, values);
     if (keyChoice.rotated)
       rotate(attention);
   }

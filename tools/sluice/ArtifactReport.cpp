@@ -65,11 +65,28 @@ static void printFormats(const json &plan, llvm::raw_ostream &os) {
          << asked << " (" << text(decision, "reason") << ")\n";
 }
 
+/// The encodings of the caches, by how many have them.
+static void printCaches(const json &plan, llvm::raw_ostream &os) {
+  std::map<std::string, int> counts;
+  for (const json &buffer : plan["buffers"])
+    if (buffer.value("kind", std::string()) == "cache")
+      ++counts[buffer.value("type", std::string())];
+  os << "  " << llvm::left_justify("caches", 20);
+  for (const char *separator = ""; const auto &[type, count] : counts) {
+    os << separator << count << " " << type;
+    separator = ", ";
+  }
+  os << "\n";
+}
+
 void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   const json &model = plan["model"], &target = plan["target"];
   auto text = [](const json &object, const char *key) { return object.value(key, std::string()); };
   os << text(model, "name") << ": " << text(model, "architecture") << ", weights "
      << text(model, "weights");
+  for (auto [what, key] : {std::pair("keys", "k_cache"), {"values", "v_cache"}})
+    if (model.contains(key))
+      os << ", " << what << " " << text(model, key);
   if (model.value("synthetic", false))
     os << " (synthetic)";
   os << "\n";
@@ -78,6 +95,7 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
     if (model.contains(key))
       os << "  " << llvm::left_justify(key, 20) << model[key].dump() << "\n";
   printFormats(plan, os);
+  printCaches(plan, os);
   os << "target " << text(target, "name") << ": " << text(target, "kind");
   for (const char *key : {"triple", "isa", "arch"})
     if (!text(target, key).empty())

@@ -30,9 +30,17 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
           "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
           "(default: auto)")
       ->type_name("FORMAT");
-  auto f16Only = CLI::IsMember({"auto", "f16"});
-  command.add_option("--k-cache", "Number format of cached keys: auto or f16")->check(f16Only);
-  command.add_option("--v-cache", "Number format of cached values: auto or f16")->check(f16Only);
+  command
+      .add_option(
+          "--k-cache", options.keyCache,
+          "Number format of cached keys: auto, f16, bf16, fp8, int8 or int4, the last two with "
+          "-h64 or -h32 for a scale of 64 or 32 elements instead of a head's, and -rot to rotate "
+          "keys and queries; LAYERS=FORMAT for single layers: int4-rot,0-1=int8 (default: auto)")
+      ->type_name("FORMAT");
+  command
+      .add_option("--v-cache", options.valueCache,
+                  "Number format of cached values, as of keys but without -rot (default: auto)")
+      ->type_name("FORMAT");
 }
 
 void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {

@@ -62,6 +62,8 @@ struct Explanation {
   std::string model;
   /// The weights' formats that fused kernels read, by bytes, most first: "int8-g128".
   llvm::SmallVector<std::pair<std::string, int64_t>> formats;
+  /// How keys and values are cached, by layers, most first: "int4-rot", 30.
+  llvm::SmallVector<std::pair<std::string, int64_t>> keyFormats, valueFormats;
   TargetDescription target;
   /// Positions that attention reads, the token's own included; tokens of a step, each with caches
   /// of its own.

@@ -137,6 +137,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   auto options = module->getAttrOfType<DictionaryAttr>("sluice.options");
   model["weights"] =
       options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
+  for (StringRef cache : {"k_cache", "v_cache"})
+    if (Attribute asked = options ? options.get(cache) : Attribute())
+      model[cache] = attributeJson(asked);
   model["synthetic"] = false;
   for (const ArtifactFile &file : files) {
     auto contents = mapFile(directory.pathOf(file.name));
