@@ -139,8 +139,8 @@ Value KernelBuilder::decodeE4M3(Value codes) {
   // Exponent and mantissa move to those of an f16, whose bias is greater by 8. One more than the
   // magnitude of NaN carries into the exponent's highest bit, which no other code sets.
   Value shifted = shl(extend(codes, i16()), 7);
-  Value carry = bitAnd(add(bitAnd(shifted, integer(words, 0x3F80)), 0x80), integer(words, 0x4000));
-  Value bits = bitOr(bitAnd(shifted, integer(words, static_cast<int16_t>(0xBFFF))), carry);
+  Value next = add(bitAnd(shifted, integer(words, 0x3F80)), 0x80);
+  Value bits = bitXor(bitAnd(bitXor(shifted, next), integer(words, 0x4000)), shifted);
   return bitcast(bits, like(codes.getType(), f16()));
 }
 
