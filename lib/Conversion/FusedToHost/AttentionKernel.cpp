@@ -645,6 +645,7 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
   int64_t together = std::max<int64_t>(1, registers / count);
   for (int64_t block = 0; block < blocks; block += together) {
     int64_t n = std::min(together, blocks - block);
+    k.emptyRegisters(); // of the constants of softmax
     auto slot = [&](int64_t q, int64_t i) {
       return k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes) * 4);
     };

@@ -171,6 +171,16 @@ Value KernelBuilder::firstLanes(int64_t lanes, Value count) {
   return less(laneNumbers(lanes), splat(limit, lanes));
 }
 
+void KernelBuilder::emptyRegisters() {
+  std::string clobbers;
+  for (int i = 0; i < (isa == Isa::Avx2 ? 16 : 32); ++i)
+    clobbers += (i ? ",~{xmm" : "~{xmm") + std::to_string(i) + "}";
+  LLVM::InlineAsmOp::create(b, loc, TypeRange{}, ValueRange{}, "", clobbers,
+                            /*has_side_effects=*/true, /*is_align_stack=*/false,
+                            LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr(),
+                            ArrayAttr());
+}
+
 Value KernelBuilder::load(VectorType type, Value pointer, unsigned alignment, Value mask) {
   if (!mask)
     return load(type, pointer, alignment);

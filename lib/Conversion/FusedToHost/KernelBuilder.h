@@ -70,6 +70,11 @@ public:
   /// The mask of lanes below `count` (i64).
   Value firstLanes(int64_t lanes, Value count);
 
+  /// Lets no vector stay in a register from here on. For a loop that needs all of them, behind code
+  /// with many constants: LLVM moves those to the function's start and keeps them, and the loop's
+  /// sums go to the stack instead.
+  void emptyRegisters();
+
   // Memory.
   using ComputeBuilder::load;
   using ComputeBuilder::store;
