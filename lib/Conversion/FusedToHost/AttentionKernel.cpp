@@ -95,11 +95,11 @@ private:
   Value oldest; ///< the first position of the window, if there is one
   /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
   /// or [group][padded] float32. Float32: row [padded]; exponents [group][64]; of values outputs
-  /// [group][padded], scales [groups][64], bounds of their logarithms [64]; reference points, sums
-  /// of weights, what older outputs and this block's are multiplied by [group]. Weights: [groups]
-  /// [group][64] int16, or exponents' place.
-  Value queries, factors, row, exponents, outputs, scales, bounds, weights, references, sums, keeps,
-      units;
+  /// [group][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
+  /// points, sums of weights, what older outputs and this block's are multiplied by [group].
+  /// Weights: [groups] [group][64] int16, or exponents' place.
+  Value queries, factors, row, exponents, outputs, scales, bounds, poisons, weights, references,
+      sums, keeps, units;
 };
 } // namespace
 
@@ -474,13 +474,13 @@ Value AttentionKernel::attended(Value first, Value lane) {
                                arith::XOrIOp::create(k.b, k.loc, before(oldest), ones));
 }
 
-/// Scales of a tile's values, 0 for positions that are not attended to, and bounds of their
-/// logarithms.
+/// Scales of a tile's values, 0 for positions that are not attended to, bounds of their logarithms,
+/// and what must not be lost in an integer: NaN of positions with a scale that is not a number.
 void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
   for (int64_t half = 0; half < 2; ++half) {
     Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
     Value mask = attended(first, lane);
-    Value greatest;
+    Value greatest, poison = zeros();
     for (int64_t g = 0; g < values.groups(); ++g) {
       int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
       if (half == 0)
@@ -489,7 +489,9 @@ void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
       scale = k.select(mask, scale, zeros());
       k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
       greatest = greatest ? k.maxF(greatest, scale) : scale;
+      poison = k.fma(scale, zeros(), poison);
     }
+    k.store(poison, at(poisons, lane, 4), 64);
     Value bound = k.fma(k.toFloat(k.bitcast(greatest, i32s)), k.number(f32s, 0x1p-23),
                         k.number(f32s, formats::cacheScaleExponentOffset));
     k.store(bound, at(bounds, lane, 4), 64);
@@ -534,7 +536,7 @@ void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
     Value origin = splat(vector::ExtractOp::create(k.b, k.loc, integers ? reach : reference, q));
     for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
       Value p = k.exp2(k.subF(k.load(f32s, exponent(q, lane), 64), origin));
-      Value added = p;
+      Value added = integers ? k.addF(p, k.load(f32s, k.offset(poisons, lane * 4), 64)) : p;
       if (!integers) {
         bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
         Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
@@ -545,8 +547,6 @@ void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
       }
       for (int64_t g = 0; integers && g < values.groups(); ++g) {
         Value scale = k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64);
-        // A scale that is not a number must not be lost in an integer.
-        added = k.fma(scale, zeros(), added);
         // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
         Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
         int64_t place = ((g * group + firstQuery + q) * cacheBlock + lane) * 2;
@@ -711,6 +711,7 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
   if (values.encoding.isInteger()) {
     scales = k.scratch(values.groups() * cacheBlock * 4);
     bounds = k.scratch(cacheBlock * 4);
+    poisons = k.scratch(cacheBlock * 4);
     weights = k.scratch(values.groups() * group * cacheBlock * 2);
   }
   LogicalResult result = success();
@@ -793,10 +794,12 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
               });
               if (!values.encoding.isInteger())
                 continue;
-              Value place = k.offset(bounds, lane * 4);
-              k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              for (Value array : {bounds, poisons}) {
+                Value place = k.offset(array, lane * 4);
+                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              }
               for (int64_t g = 0; g < values.groups(); ++g) {
-                place = k.offset(scales, (g * cacheBlock + lane) * 4);
+                Value place = k.offset(scales, (g * cacheBlock + lane) * 4);
                 k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
               }
             }
