@@ -26,8 +26,13 @@
 //   lower element; the two are 32 elements apart in keys, 16 in values.
 //
 // Order `lanes` is for vector registers of a host, whose lanes are 16 positions of keys, or 16
-// elements of values. Where elements are integers, the two that a multiply-add adds up lie side by
-// side: elements 2i and 2i+1 of a key, positions 2i and 2i+1 of a value.
+// elements of values.
+//
+//   Integers are multiplied as 16-bit words, of which a multiply-add adds up two neighbours. A line
+//   of 64 bytes is 16 lanes of two words. The codes of a word are taken apart by shifts, each with
+//   its neighbour's: elements 2i and 2i + 1 of a key (a line has 4 of them, or 8 of four bits), or
+//   positions 2i and 2i + 1 of a value (4; of four bits, first those of element e of 16, then those
+//   of element e + 16, in turn). So a line becomes 2 or 4 operands without a shuffle.
 
 #ifndef SLUICE_FORMATS_CACHELAYOUT_H
 #define SLUICE_FORMATS_CACHELAYOUT_H
@@ -165,16 +170,17 @@ Integer cacheCodeByte(const CacheArithmetic<Integer> &c, const CacheShape &shape
           c, {{p, 16, 0, 16 * width * bytes}, {d, 1, 0, 16 * bytes}, {p, 1, 16, bytes}});
     if (bits == 8)
       return detail::sum<Integer>(
-          c, {{p, 16, 0, 16 * width}, {d, 2, 0, 32}, {p, 1, 16, 2}, {d, 1, 2, 1}});
+          c, {{p, 16, 0, 16 * width}, {d, 4, 0, 64}, {p, 1, 16, 4}, {d, 1, 2, 2}, {d, 2, 2, 1}});
     return detail::sum<Integer>(
-        c, {{p, 16, 0, 8 * width}, {d, 4, 0, 32}, {p, 1, 16, 2}, {d, 1, 2, 1}});
+        c, {{p, 16, 0, 8 * width}, {d, 8, 0, 64}, {p, 1, 16, 4}, {d, 1, 2, 2}, {d, 4, 2, 1}});
   case CacheOrder::LanesValues:
     if (!isInteger)
       return detail::sum<Integer>(c, {{p, 1, 0, width * bytes}, {d, 1, 0, bytes}});
-    if (bits == 8)
-      return detail::sum<Integer>(
-          c, {{p, 2, 0, 2 * width}, {d, 16, 0, 32}, {d, 1, 16, 2}, {p, 1, 2, 1}});
-    return detail::sum<Integer>(c, {{p, 2, 0, width}, {d, 32, 0, 32}, {d, 1, 16, 2}, {p, 1, 2, 1}});
+    return detail::sum<Integer>(c, {{p, 4, 0, 4 * width * bits / 8},
+                                    {d, bits == 4 ? 32 : 16, 0, 64},
+                                    {d, 1, 16, 4},
+                                    {p, 1, 2, 2},
+                                    {p, 2, 2, 1}});
   case CacheOrder::Rows:
     break;
   }

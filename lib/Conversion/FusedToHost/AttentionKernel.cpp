@@ -24,9 +24,11 @@ using formats::CacheEncoding;
 using formats::CacheShape;
 using formats::cacheTile;
 
-/// Bytes between what is read and what is asked for.
-static constexpr int64_t kAhead = 4096;
 static constexpr int64_t kLine = 64;
+/// Queries whose softmax is computed together.
+static constexpr int64_t kSoftmaxQueries = 4;
+/// What E4M3 numbers are divided by when they are loaded.
+static constexpr double kE4M3Divisor = 256;
 
 namespace {
 class AttentionKernel {
@@ -57,15 +59,26 @@ private:
   void store(const CacheShape &shape, Value headBase);
   void prepareQuery(Value query);
 
-  /// Elements of a float cache as float32: 16 of them.
-  Value loadElements(const CacheShape &shape, Value place);
-  /// Words of 32 bytes of an integer cache: with 8 bits those of one operand, with 4 of two.
-  Values loadWords(const CacheShape &shape, Value place);
+  /// Asks for what lies a block after `bytes` bytes at `place`. A block of values is read in
+  /// several passes, so that nearer ones would be needed too soon.
+  void prefetchNext(const CacheShape &shape, Value place, int64_t bytes) {
+    int64_t ahead = cacheBlock / cacheTile * shape.tileBytes();
+    for (int64_t byte = 0; byte < bytes; byte += kLine)
+      k.prefetch(k.outside(place, k.index(ahead + byte)), /*locality=*/3);
+  }
+  /// `count` times 16 neighbouring elements of a float cache as float32, those of E4M3 divided by
+  /// 256.
+  Values loadElements(const CacheShape &shape, Value place, int64_t count);
+  /// The operands in `lanes` lanes of a line of an integer cache, 2 or 4.
+  Values loadWords(const CacheShape &shape, Value place, int64_t lanes);
+  /// Into how many sums the terms of each of `sums` sums go in turn, so that the multiply-adds that
+  /// wait for each other do not set the pace.
+  int64_t chains(int64_t sums, bool integers) const;
   /// Which of 16 positions from `lane` of the block that begins at `first` are attended to.
   Value attended(Value first, Value lane);
   void scoresOf(Value tileBase, Value tile);
   void readScales(Value tileBase, Value tile, Value first);
-  void softmax(Value query);
+  void softmax(int64_t firstQuery, int64_t count);
   void addIntegers(Value tilesBase, Value firstTile, Value tileCount, int64_t firstQuery,
                    int64_t queries);
   void addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery, int64_t queries);
@@ -82,11 +95,11 @@ private:
   Value oldest; ///< the first position of the window, if there is one
   /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
   /// or [group][padded] float32. Float32: row [padded]; exponents [group][64]; of values outputs
-  /// [group][padded], scales [groups][64], bounds of their logarithms [64]; reference points, sums
-  /// of weights, what older outputs and this block's are multiplied by [group]. Weights: [groups]
-  /// [group][64] int16, or exponents' place.
-  Value queries, factors, row, exponents, outputs, scales, bounds, weights, references, sums, keeps,
-      units;
+  /// [group][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
+  /// points, sums of weights, what older outputs and this block's are multiplied by [group].
+  /// Weights: [groups] [group][64] int16, or exponents' place.
+  Value queries, factors, row, exponents, outputs, scales, bounds, poisons, weights, references,
+      sums, keeps, units;
 };
 } // namespace
 
@@ -277,7 +290,8 @@ void AttentionKernel::prepareQuery(Value query) {
         rounded = k.addF(rounded, k.widen(k.narrow(k.subF(x, rounded), element)));
       k.store(rounded, k.offset(to, d * 4), 4);
     }
-    k.store(k.number(k.f32(), scale), at(factors, query, 4), 4);
+    double divisor = encoding.element == CacheEncoding::Element::E4M3 ? kE4M3Divisor : 1;
+    k.store(k.number(k.f32(), scale * divisor), at(factors, query, 4), 4);
     return;
   }
   Value bits = greatestMagnitude(0, padded);
@@ -302,91 +316,142 @@ void AttentionKernel::prepareQuery(Value query) {
 // Scores
 //===----------------------------------------------------------------------===//
 
-Value AttentionKernel::loadElements(const CacheShape &shape, Value place) {
-  switch (shape.encoding.element) {
-  case CacheEncoding::Element::E4M3:
-    return k.decodeE4M3(k.load(k.vec(kLanes, k.i8()), place, 16));
-  case CacheEncoding::Element::BF16:
-    return k.loadFloats(kLanes, k.b.getBF16Type(), place, 32);
-  default:
-    return k.loadFloats(kLanes, k.f16(), place, 32);
+SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value place,
+                                                 int64_t count) {
+  Values result;
+  for (int64_t i = 0; i < count;) {
+    if (shape.encoding.element != CacheEncoding::Element::E4M3) {
+      bool bf16 = shape.encoding.element == CacheEncoding::Element::BF16;
+      result.push_back(k.loadFloats(kLanes, bf16 ? Type(k.b.getBF16Type()) : k.f16(),
+                                    k.offset(place, i * kLanes * 2), 32));
+      ++i;
+      continue;
+    }
+    // 32 codes are one register of 16-bit words.
+    int64_t together = std::min<int64_t>(2, count - i);
+    Value halves =
+        k.decodeE4M3(k.load(k.vec(together * kLanes, k.i8()), k.offset(place, i * kLanes), 16));
+    for (int64_t part = 0; part < together; ++part)
+      result.push_back(k.widen(k.slice(halves, part * kLanes, kLanes)));
+    i += together;
   }
+  return result;
 }
 
-SmallVector<Value> AttentionKernel::loadWords(const CacheShape &shape, Value place) {
-  Value stored = k.extend(k.load(k.vec(2 * kLanes, k.i8()), place, 32), k.i16());
-  if (shape.encoding.bits() == 8)
-    return {stored};
-  return {k.sar(k.shl(stored, 12), 12), k.sar(stored, 4)};
+SmallVector<Value> AttentionKernel::loadWords(const CacheShape &shape, Value place, int64_t lanes) {
+  int64_t bits = shape.encoding.bits();
+  Value words = k.load(k.vec(2 * lanes, k.i16()), place, 4 * lanes);
+  Values result;
+  for (int64_t shift = 16 - bits; shift > 0; shift -= bits)
+    result.push_back(k.sar(k.shl(words, shift), 16 - bits));
+  result.push_back(k.sar(words, 16 - bits));
+  return result;
+}
+
+int64_t AttentionKernel::chains(int64_t sums, bool integers) const {
+  // Where products and sums are two instructions, only the fast one is in the chain.
+  if (integers && k.isa != Isa::Avx512Vnni)
+    return 1;
+  int64_t registers = k.isa == Isa::Avx2 ? 4 : 16;
+  return std::clamp<int64_t>(llvm::bit_floor<uint64_t>(registers / sums), 1, 4);
 }
 
 /// Exponents of 2 of the 32 positions of a tile, number `tile` (0 or 1) of the block.
 void AttentionKernel::scoresOf(Value tileBase, Value tile) {
   CacheEncoding encoding = keys.encoding;
   int64_t padded = keys.paddedDim(), halfBytes = keys.tileCodeBytes() / 2;
-  k.loop(k.index(0), k.index(2), 1, [&](Value half) {
+  // Vectors of 16 positions that are computed together, so that they share the query's loads.
+  int64_t halves = k.isa == Isa::Avx2 ? 1 : 2;
+  k.loop(k.index(0), k.index(2), halves, [&](Value half) {
     Value base = at(tileBase, half, halfBytes);
-    Value firstLane = k.add(k.mul(tile, cacheTile), k.mul(half, int64_t(kLanes)));
     for (int64_t begin = 0; begin < group; begin += queryTile()) {
-      int64_t count = std::min(queryTile(), group - begin);
-      SmallVector<Value> scores;
+      int64_t count = std::min(queryTile(), group - begin), sums = count * halves;
+      int64_t parts = chains(sums, encoding.isInteger());
       auto prefetch = [&](Value place, int64_t bytes) {
-        for (int64_t byte = 0; begin == 0 && byte < bytes; byte += kLine)
-          k.prefetch(k.outside(place, k.index(kAhead + byte)), /*locality=*/3);
+        for (int64_t h = 0; begin == 0 && h < halves; ++h)
+          prefetchNext(keys, k.offset(place, h * halfBytes), bytes);
       };
+      // Of the sums, those of one chain lie together, in them those of a query.
+      auto addChains = [&](Values all) {
+        Values total(all.begin(), all.begin() + sums);
+        for (int64_t i = sums; i < sums * parts; ++i)
+          total[i % sums] = encoding.isInteger() ? k.add(total[i % sums], all[i])
+                                                 : k.addF(total[i % sums], all[i]);
+        return total;
+      };
+      Values scores(sums, zeros());
       if (!encoding.isInteger()) {
         int64_t bytes = encoding.bits() / 8, unroll = 4;
-        SmallVector<Value> start(count, zeros());
-        scores =
+        SmallVector<Value> start(sums * parts, zeros());
+        scores = addChains(
             k.loop(k.index(0), k.index(padded), unroll, start, [&](Value d, ValueRange carried) {
-              SmallVector<Value> next(carried);
+              Values next(carried);
               Value place = at(base, d, kLanes * bytes);
               prefetch(place, unroll * kLanes * bytes);
-              for (int64_t i = 0; i < unroll; ++i) {
-                Value x = loadElements(keys, k.offset(place, i * kLanes * bytes));
+              SmallVector<Values> x;
+              for (int64_t h = 0; h < halves; ++h)
+                x.push_back(loadElements(keys, k.offset(place, h * halfBytes), unroll));
+              for (int64_t i = 0; i < unroll; ++i)
                 for (int64_t q = 0; q < count; ++q) {
                   Value from = k.offset(queries, ((begin + q) * padded + i) * 4);
-                  Value y = k.load(k.f32(), at(from, d, 4), 4);
-                  next[q] = k.fma(x, splat(y), next[q]);
+                  Value y = splat(k.load(k.f32(), at(from, d, 4), 4));
+                  for (int64_t h = 0; h < halves; ++h) {
+                    Value &sum = next[i % parts * sums + q * halves + h];
+                    sum = k.fma(x[h][i], y, sum);
+                  }
                 }
-              }
               return next;
-            });
+            }));
       } else {
-        int64_t perLoad = encoding.bits() == 8 ? 2 : 4, unroll = 16;
+        int64_t lineElements = 32 / encoding.bits(), unroll = 16;
         int64_t groupElements =
             encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
-        scores.assign(count, zeros());
         for (int64_t g = 0; g < keys.groups(); ++g) {
           int64_t first = g * groupElements, last = std::min(first + groupElements, padded);
-          SmallVector<Value> start(count, k.integer(i32s, 0));
-          SmallVector<Value> products = k.loop(
+          SmallVector<Value> start(sums * parts, k.integer(i32s, 0));
+          Values products = addChains(k.loop(
               k.index(first), k.index(last), unroll, start, [&](Value d, ValueRange carried) {
-                SmallVector<Value> next(carried);
-                Value place = k.offset(base, k.mul(k.div(d, perLoad), 32));
-                prefetch(place, unroll / perLoad * 32);
-                for (int64_t i = 0; i < unroll; i += perLoad)
-                  for (auto [part, words] :
-                       llvm::enumerate(loadWords(keys, k.offset(place, i / perLoad * 32))))
+                Values next(carried);
+                Value place = k.offset(base, k.mul(k.div(d, lineElements), kLine));
+                prefetch(place, unroll / lineElements * kLine);
+                for (int64_t line = 0; line < unroll / lineElements; ++line) {
+                  SmallVector<Values> words;
+                  for (int64_t h = 0; h < halves; ++h)
+                    words.push_back(
+                        loadWords(keys, k.offset(place, line * kLine + h * halfBytes), kLanes));
+                  for (int64_t i = 0; i < lineElements / 2; ++i)
                     for (int64_t q = 0; q < count; ++q) {
-                      Value from =
-                          k.offset(queries, ((begin + q) * padded + i + 2 * int64_t(part)) * 2);
+                      int64_t element = line * lineElements + 2 * i;
+                      Value from = k.offset(queries, ((begin + q) * padded + element) * 2);
                       Value pair = k.load(k.i32(), at(from, d, 2), 4);
-                      next[q] = k.multiplyAddPairs(next[q], words, pair);
+                      for (int64_t h = 0; h < halves; ++h) {
+                        Value &sum = next[element / 2 % parts * sums + q * halves + h];
+                        sum = k.multiplyAddPairs(sum, words[h][i], pair);
+                      }
                     }
+                }
                 return next;
-              });
+              }));
           Value place =
               k.offset(tileBase, k.add(k.mul(half, kLanes * 2), formats::cacheScaleByte(keys, g)));
-          Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), place, 32));
-          for (int64_t q = 0; q < count; ++q)
-            scores[q] = k.fma(k.toFloat(products[q]), scale, scores[q]);
+          if (begin == 0)
+            prefetchNext(keys, place, halves * kLanes * 2);
+          for (int64_t h = 0; h < halves; ++h) {
+            Value scale =
+                k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(place, h * kLanes * 2), 32));
+            for (int64_t q = 0; q < count; ++q) {
+              Value &score = scores[q * halves + h];
+              score = k.fma(k.toFloat(products[q * halves + h]), scale, score);
+            }
+          }
         }
       }
+      Value lane = k.add(k.mul(tile, cacheTile), k.mul(half, int64_t(kLanes)));
       for (int64_t q = 0; q < count; ++q) {
-        Value factor = k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4);
-        Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), firstLane, 4);
-        k.store(k.mulF(scores[q], splat(factor)), to, 64);
+        Value factor = splat(k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4));
+        Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), lane, 4);
+        for (int64_t h = 0; h < halves; ++h)
+          k.store(k.mulF(scores[q * halves + h], factor), k.offset(to, h * kLanes * 4), 64);
       }
     }
   });
@@ -409,77 +474,90 @@ Value AttentionKernel::attended(Value first, Value lane) {
                                arith::XOrIOp::create(k.b, k.loc, before(oldest), ones));
 }
 
-/// Scales of a tile's values, 0 for positions that are not attended to, and bounds of their
-/// logarithms.
+/// Scales of a tile's values, 0 for positions that are not attended to, bounds of their logarithms,
+/// and what must not be lost in an integer: NaN of positions with a scale that is not a number.
 void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
   for (int64_t half = 0; half < 2; ++half) {
     Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
     Value mask = attended(first, lane);
-    Value greatest;
+    Value greatest, poison = zeros();
     for (int64_t g = 0; g < values.groups(); ++g) {
       int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
+      if (half == 0)
+        prefetchNext(values, k.offset(tileBase, place), cacheTile * 2);
       Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
       scale = k.select(mask, scale, zeros());
       k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
       greatest = greatest ? k.maxF(greatest, scale) : scale;
+      poison = k.fma(scale, zeros(), poison);
     }
+    k.store(poison, at(poisons, lane, 4), 64);
     Value bound = k.fma(k.toFloat(k.bitcast(greatest, i32s)), k.number(f32s, 0x1p-23),
                         k.number(f32s, formats::cacheScaleExponentOffset));
     k.store(bound, at(bounds, lane, 4), 64);
   }
 }
 
-void AttentionKernel::softmax(Value query) {
+/// Queries are computed together, because each is a chain of instructions that wait for each other;
+/// what there is one of a query is a lane.
+void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
   bool integers = values.encoding.isInteger();
-  Value from = at(exponents, query, cacheBlock * 4);
-  Value greatest = k.number(f32s, -1e29);
-  Values t;
-  for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
-    t.push_back(k.load(f32s, k.offset(from, lane * 4), 64));
-    Value reach = t.back();
-    if (integers)
-      reach = k.addF(reach, k.load(f32s, k.offset(bounds, lane * 4), 64));
-    greatest = k.maxF(reach, greatest);
+  VectorType lanes = k.vec(count, k.f32());
+  auto gather = [&](ArrayRef<Value> scalars) -> Value {
+    return vector::FromElementsOp::create(k.b, k.loc, lanes, scalars);
+  };
+  auto exponent = [&](int64_t q, int64_t lane) {
+    return k.offset(exponents, ((firstQuery + q) * cacheBlock + lane) * 4);
+  };
+  auto state = [&](Value array) { return k.offset(array, firstQuery * 4); };
+  Values own;
+  for (int64_t q = 0; q < count; ++q) {
+    Value greatest = k.number(f32s, -1e29);
+    for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+      Value reach = k.load(f32s, exponent(q, lane), 64);
+      if (integers)
+        reach = k.addF(reach, k.load(f32s, k.offset(bounds, lane * 4), 64));
+      greatest = k.maxF(reach, greatest);
+    }
+    own.push_back(k.reduce(greatest, [&](Value x, Value y) { return k.maxF(x, y); }));
   }
-  Value own = k.reduce(greatest, [&](Value x, Value y) { return k.maxF(x, y); });
-  Value state = k.mul(query, 4);
-  Value before = k.load(k.f32(), k.offset(references, state), 4);
-  Value reference = k.maxF(own, before);
-  k.store(reference, k.offset(references, state), 4);
+  Value reach = gather(own), before = k.load(lanes, state(references), 4);
+  Value reference = k.maxF(reach, before);
+  k.store(reference, state(references), 4);
   Value keep = k.exp2(k.subF(before, reference));
-  Value unit = integers ? k.exp2(k.subF(own, reference)) : Value();
-  if (!integers)
-    own = reference;
-  Value sum = zeros();
-  for (auto [i, exponent] : llvm::enumerate(t)) {
-    int64_t lane = static_cast<int64_t>(i) * kLanes;
-    Value p = k.exp2(k.subF(exponent, splat(own)));
-    Value added = p;
-    if (!integers) {
-      bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
-      Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
-      Value rounded = k.widen(k.narrow(p, element));
-      if (bf16) // a sum of two
-        rounded = k.addF(rounded, k.widen(k.narrow(k.subF(p, rounded), element)));
-      k.store(rounded, k.offset(from, lane * 4), 64);
-    }
-    for (int64_t g = 0; integers && g < values.groups(); ++g) {
-      Value scale = k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64);
-      // A scale that is not a number must not be lost in an integer.
-      added = k.fma(scale, zeros(), added);
-      // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
-      Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
-      Value to = at(k.offset(weights, (g * group * cacheBlock + lane) * 2), query, cacheBlock * 2);
-      k.store(k.truncate(fixed, k.i16()), to, 32);
-    }
-    sum = k.addF(sum, added);
+  k.store(keep, state(keeps), 4);
+  Value unit;
+  if (integers) {
+    unit = k.exp2(k.subF(reach, reference));
+    k.store(unit, state(units), 4);
   }
-  Value place = k.offset(sums, state), total = k.sumLanes(sum);
-  Value older = k.mulF(k.load(k.f32(), place, 4), keep);
-  k.store(integers ? k.fma(total, unit, older) : k.addF(older, total), place, 4);
-  k.store(keep, k.offset(keeps, state), 4);
-  if (integers)
-    k.store(unit, k.offset(units, state), 4);
+  Values sum(count, zeros());
+  for (int64_t q = 0; q < count; ++q) {
+    Value origin = splat(vector::ExtractOp::create(k.b, k.loc, integers ? reach : reference, q));
+    for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+      Value p = k.exp2(k.subF(k.load(f32s, exponent(q, lane), 64), origin));
+      Value added = integers ? k.addF(p, k.load(f32s, k.offset(poisons, lane * 4), 64)) : p;
+      if (!integers) {
+        bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
+        Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+        Value rounded = k.widen(k.narrow(p, element));
+        if (bf16) // a sum of two
+          rounded = k.addF(rounded, k.widen(k.narrow(k.subF(p, rounded), element)));
+        k.store(rounded, exponent(q, lane), 64);
+      }
+      for (int64_t g = 0; integers && g < values.groups(); ++g) {
+        Value scale = k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64);
+        // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
+        Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
+        int64_t place = ((g * group + firstQuery + q) * cacheBlock + lane) * 2;
+        k.store(k.truncate(fixed, k.i16()), k.offset(weights, place), 32);
+      }
+      sum[q] = k.addF(sum[q], added);
+    }
+  }
+  Values totals = llvm::map_to_vector(sum, [&](Value lanesOf) { return k.sumLanes(lanesOf); });
+  Value total = gather(totals), older = k.mulF(k.load(lanes, state(sums), 4), keep);
+  k.store(integers ? k.fma(total, unit, older) : k.addF(older, total), state(sums), 4);
 }
 
 //===----------------------------------------------------------------------===//
@@ -488,60 +566,75 @@ void AttentionKernel::softmax(Value query) {
 
 void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount,
                                   int64_t firstQuery, int64_t count) {
+  constexpr int64_t linePositions = 4, unroll = 1;
   int64_t padded = values.paddedDim(), bits = values.encoding.bits();
-  int64_t perLoad = bits == 8 ? 1 : 2; // blocks of 16 elements that a load has
-  int64_t blocks = padded / kLanes;
-  // Loads at a time: all of one group of scales.
+  int64_t lineBlocks = bits == 8 ? 1 : 2; // blocks of 16 elements that a line has
+  int64_t blocks = padded / kLanes, stride = linePositions * padded * bits / 8;
   int64_t groupElements =
       values.encoding.group == CacheEncoding::head ? padded : values.encoding.groupElements(dim);
-  int64_t together =
-      bits == 8 && count <= 4 && k.isa != Isa::Avx2 && groupElements >= 32 && blocks % 2 == 0 ? 2
-                                                                                              : 1;
-  int64_t pairBytes = 2 * padded * bits / 8, sumsPerQuery = together * perLoad;
-  for (int64_t block = 0; block < blocks; block += sumsPerQuery) {
-    int64_t g = block * kLanes / groupElements;
-    if (g >= values.groups())
-      continue; // elements that only pad
-    SmallVector<Value> start(count * sumsPerQuery, k.integer(i32s, 0));
-    SmallVector<Value> integers =
-        k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
-          Value base = k.offset(at(tilesBase, tile, values.tileBytes()), block / perLoad * 32);
-          Value weightBase = k.offset(at(weights, tile, cacheTile * 2),
-                                      ((g * group + firstQuery) * cacheBlock) * 2);
-          constexpr int64_t unroll = 4;
-          return k.loop(
-              k.index(0), k.index(cacheTile / 2), unroll, outer,
-              [&](Value pair, ValueRange carried) {
-                SmallVector<Value> next(carried);
-                for (int64_t u = 0; u < unroll; ++u) {
-                  Value place = k.offset(at(base, pair, pairBytes), u * pairBytes);
-                  if (firstQuery == 0)
-                    k.prefetch(k.outside(place, k.index(kAhead)), /*locality=*/3);
-                  SmallVector<Value> words;
-                  for (int64_t load = 0; load < together; ++load)
-                    llvm::append_range(words, loadWords(values, k.offset(place, load * 32)));
+  // The lanes of a line's operands that are one register.
+  int64_t lanes = k.isa == Isa::Avx2 ? kLanes / 2 : kLanes;
+  VectorType integers = k.vec(lanes, k.i32()), floats = k.vec(lanes, k.f32());
+  for (int64_t block = 0; block < blocks; block += 2)
+    for (int64_t lane = 0; lane < kLanes; lane += lanes) {
+      int64_t together = std::min<int64_t>(2, blocks - block), lines = together / lineBlocks;
+      int64_t g = block * kLanes / groupElements, sums = count * together;
+      if (g >= values.groups())
+        continue; // elements that only pad
+      int64_t parts = std::min<int64_t>(2, chains(sums, true));
+      SmallVector<Value> start(sums * parts, k.integer(integers, 0));
+      Values added = k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
+        Value base = k.offset(at(tilesBase, tile, values.tileBytes()),
+                              block / lineBlocks * kLine + lane * 4);
+        Value weightBase =
+            k.offset(at(weights, tile, cacheTile * 2), (g * group + firstQuery) * cacheBlock * 2);
+        return k.loop(
+            k.index(0), k.index(cacheTile / linePositions), unroll, outer,
+            [&](Value number, ValueRange carried) {
+              Values next(carried);
+              for (int64_t u = 0; u < unroll; ++u) {
+                Value place = k.offset(at(base, number, stride), u * stride);
+                // words[block of elements][pair of positions]
+                SmallVector<Values> words(together);
+                for (int64_t line = 0; line < lines; ++line) {
+                  Value from = k.offset(place, line * kLine);
+                  if (firstQuery == 0 && lane == 0)
+                    prefetchNext(values, from, kLine);
+                  for (auto [i, operand] : llvm::enumerate(loadWords(values, from, lanes)))
+                    words[line * lineBlocks + static_cast<int64_t>(i) % lineBlocks].push_back(
+                        operand);
+                }
+                for (int64_t pair = 0; pair < linePositions / 2; ++pair)
                   for (int64_t q = 0; q < count; ++q) {
-                    Value from = k.offset(at(weightBase, pair, 4), q * cacheBlock * 2 + u * 4);
+                    int64_t position = u * linePositions + 2 * pair;
+                    Value from = k.offset(at(weightBase, number, linePositions * 2),
+                                          (q * cacheBlock + position) * 2);
                     Value two = k.load(k.i32(), from, 4);
-                    for (auto [i, word] : llvm::enumerate(words)) {
-                      Value &sum = next[q * sumsPerQuery + static_cast<int64_t>(i)];
-                      sum = k.multiplyAddPairs(sum, word, two);
+                    for (int64_t i = 0; i < together; ++i) {
+                      Value &sum = next[pair % parts * sums + q * together + i];
+                      sum = k.multiplyAddPairs(sum, words[i][pair], two);
                     }
                   }
-                }
-                return next;
-              });
-        });
-    for (int64_t q = 0; q < count; ++q) {
-      Value keep = splat(k.load(k.f32(), k.offset(keeps, (firstQuery + q) * 4), 4));
-      Value unit = splat(k.load(k.f32(), k.offset(units, (firstQuery + q) * 4), 4));
-      for (int64_t i = 0; i < sumsPerQuery; ++i) {
-        Value place = k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes) * 4);
-        Value older = k.mulF(k.load(f32s, place, 64), keep);
-        k.store(k.fma(k.toFloat(integers[q * sumsPerQuery + i]), unit, older), place, 64);
+              }
+              return next;
+            });
+      });
+      for (int64_t q = 0; q < count; ++q) {
+        auto factor = [&](Value array) {
+          return k.splat(k.load(k.f32(), k.offset(array, (firstQuery + q) * 4), 4), lanes);
+        };
+        Value keep = factor(keeps), unit = factor(units);
+        for (int64_t i = 0; i < together; ++i) {
+          Value sum = added[q * together + i];
+          for (int64_t part = 1; part < parts; ++part)
+            sum = k.add(sum, added[part * sums + q * together + i]);
+          Value place =
+              k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes + lane) * 4);
+          Value older = k.mulF(k.load(floats, place, lanes * 4), keep);
+          k.store(k.fma(k.toFloat(sum), unit, older), place, lanes * 4);
+        }
       }
     }
-  }
 }
 
 void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery,
@@ -552,6 +645,7 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
   int64_t together = std::max<int64_t>(1, registers / count);
   for (int64_t block = 0; block < blocks; block += together) {
     int64_t n = std::min(together, blocks - block);
+    k.emptyRegisters(); // of the constants of softmax
     auto slot = [&](int64_t q, int64_t i) {
       return k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes) * 4);
     };
@@ -567,13 +661,10 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
       Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
       Value place =
           k.offset(at(tile, k.rem(number, cacheTile), padded * bytes), block * kLanes * bytes);
-      SmallVector<Value> next(carried), elements;
-      for (int64_t i = 0; i < n; ++i) {
-        Value from = k.offset(place, i * kLanes * bytes);
-        if (firstQuery == 0 && i * kLanes * bytes % kLine == 0)
-          k.prefetch(k.outside(from, k.index(kAhead)), /*locality=*/3);
-        elements.push_back(loadElements(values, from));
-      }
+      SmallVector<Value> next(carried);
+      if (firstQuery == 0)
+        prefetchNext(values, place, n * kLanes * bytes);
+      Values elements = loadElements(values, place, n);
       for (int64_t q = 0; q < count; ++q) {
         Value weight = k.load(
             k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);
@@ -596,6 +687,8 @@ void AttentionKernel::finish() {
   int64_t padded = values.paddedDim(), width = heads * group * dim;
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
     Value sum = splat(k.load(k.f32(), at(sums, query, 4), 4));
+    if (values.encoding.element == CacheEncoding::Element::E4M3)
+      sum = k.mulF(sum, k.number(f32s, 1 / kE4M3Divisor));
     Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(head, group), query), dim));
     Value to = at(interface.resultPointer(0), first, 2), from = at(outputs, query, padded * 4);
     for (int64_t d = 0; d < dim; d += kLanes) {
@@ -618,6 +711,7 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
   if (values.encoding.isInteger()) {
     scales = k.scratch(values.groups() * cacheBlock * 4);
     bounds = k.scratch(cacheBlock * 4);
+    poisons = k.scratch(cacheBlock * 4);
     weights = k.scratch(values.groups() * group * cacheBlock * 2);
   }
   LogicalResult result = success();
@@ -700,16 +794,19 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
               });
               if (!values.encoding.isInteger())
                 continue;
-              Value place = k.offset(bounds, lane * 4);
-              k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              for (Value array : {bounds, poisons}) {
+                Value place = k.offset(array, lane * 4);
+                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              }
               for (int64_t g = 0; g < values.groups(); ++g) {
-                place = k.offset(scales, (g * cacheBlock + lane) * 4);
+                Value place = k.offset(scales, (g * cacheBlock + lane) * 4);
                 k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
               }
             }
           },
           [] {});
-      k.loop(k.index(0), k.index(group), 1, [&](Value q) { softmax(q); });
+      for (int64_t q = 0; q < group; q += kSoftmaxQueries)
+        softmax(q, std::min(kSoftmaxQueries, group - q));
       for (int64_t q = 0; q < group; q += queryTile()) {
         int64_t n = std::min(queryTile(), group - q);
         if (values.encoding.isInteger())

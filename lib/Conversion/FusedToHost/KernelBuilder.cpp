@@ -3,6 +3,9 @@
 
 #include "KernelBuilder.h"
 
+#include <cmath>
+#include <numbers>
+
 using namespace mlir;
 using namespace sluice::host;
 
@@ -80,11 +83,18 @@ Value KernelBuilder::exp(Value x) {
 }
 
 Value KernelBuilder::exp2(Value x) {
-  Type type = x.getType();
-  x = select(lessF(x, number(type, -151.0)), number(type, -151.0), x);
-  x = select(lessF(number(type, 129.0), x), number(type, 129.0), x);
-  Value n = math::RoundEvenOp::create(b, loc, x);
-  return expReduced(*this, n, mulF(subF(x, n), number(type, 0.69314718055994531)));
+  Type type = x.getType(), words = like(type, i32());
+  x = select(lessF(x, number(type, -127.0)), number(type, -127.0), x);
+  Value n = math::RoundEvenOp::create(b, loc, x), r = subF(x, n);
+  // The polynomial of expReduced, of r ln 2.
+  Value p = number(type, 1.9875691500e-4 * std::pow(std::numbers::ln2, 7));
+  int power = 7;
+  for (double coefficient :
+       {1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1})
+    p = fma(p, r, number(type, coefficient * std::pow(std::numbers::ln2, --power)));
+  p = fma(mulF(r, r), p, fma(r, number(type, std::numbers::ln2), number(type, 1.0)));
+  Value exponent = arith::FPToSIOp::create(b, loc, words, n);
+  return bitcast(add(bitcast(p, words), shl(exponent, 23)), type);
 }
 
 Value KernelBuilder::multiplyAddPairs(Value sums, Value words, Value pair) {
@@ -125,16 +135,13 @@ Value KernelBuilder::encodeE4M3(Value x) {
 }
 
 Value KernelBuilder::decodeE4M3(Value codes) {
-  Type words = like(codes.getType(), i32()), floats = like(codes.getType(), f32());
-  auto word = [&](int64_t value) { return integer(words, value); };
-  Value code = arith::ExtUIOp::create(b, loc, words, codes);
-  Value magnitude = arith::AndIOp::create(b, loc, code, word(0x7F));
-  Value normal = add(shl(magnitude, 20), word(120 << 23));
-  Value subnormal = bitcast(mulF(toFloat(magnitude), number(floats, 0x1p-9)), words);
-  Value bits = select(less(magnitude, word(8)), subnormal, normal);
-  bits = select(less(word(0x7E), magnitude), word(0x7FC00000), bits);
-  Value sign = shl(arith::AndIOp::create(b, loc, code, word(0x80)), 24);
-  return bitcast(arith::OrIOp::create(b, loc, bits, sign), floats);
+  Type words = like(codes.getType(), i16());
+  // Exponent and mantissa move to those of an f16, whose bias is greater by 8. One more than the
+  // magnitude of NaN carries into the exponent's highest bit, which no other code sets.
+  Value shifted = shl(extend(codes, i16()), 7);
+  Value next = add(bitAnd(shifted, integer(words, 0x3F80)), 0x80);
+  Value bits = bitXor(bitAnd(bitXor(shifted, next), integer(words, 0x4000)), shifted);
+  return bitcast(bits, like(codes.getType(), f16()));
 }
 
 Value KernelBuilder::splat(Value scalar, int64_t lanes) {
@@ -162,6 +169,16 @@ Value KernelBuilder::reduce(Value x, llvm::function_ref<Value(Value, Value)> com
 Value KernelBuilder::firstLanes(int64_t lanes, Value count) {
   Value limit = truncate(min(count, index(lanes)), i32());
   return less(laneNumbers(lanes), splat(limit, lanes));
+}
+
+void KernelBuilder::emptyRegisters() {
+  std::string clobbers;
+  for (int i = 0; i < (isa == Isa::Avx2 ? 16 : 32); ++i)
+    clobbers += (i ? ",~{xmm" : "~{xmm") + std::to_string(i) + "}";
+  LLVM::InlineAsmOp::create(b, loc, TypeRange{}, ValueRange{}, "", clobbers,
+                            /*has_side_effects=*/true, /*is_align_stack=*/false,
+                            LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr(),
+                            ArrayAttr());
 }
 
 Value KernelBuilder::load(VectorType type, Value pointer, unsigned alignment, Value mask) {

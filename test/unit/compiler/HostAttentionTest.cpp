@@ -92,6 +92,30 @@ TEST_P(HostAttention, Formats) {
     }
 }
 
+// Positions behind the window are NaN in the caches and must not be attended to.
+TEST_P(HostAttention, Windows) {
+  struct Shape {
+    int64_t window, tokens, sequences;
+  };
+  for (auto [keys, values] : {std::pair("f16", "f16"), {"int8", "int4-h32"}})
+    for (Shape shape : {Shape{1, 1, 1}, // the newest position alone
+                        {7, 1, 1},      // in one tile or two
+                        {32, 2, 1},     // as long as a tile; tokens whose windows differ
+                        {100, 1, 1},    // three blocks, the first and the last in part
+                        {100, 3, 3},
+                        {320, 1, 1}, // the whole cache
+                        {1000, 2, 1}}) {
+      SCOPED_TRACE(std::string(keys) + " " + values + ", window of " +
+                   std::to_string(shape.window));
+      CachedAttention attention{64, 2, 3, shape.tokens, shape.sequences, 320};
+      attention.window = shape.window;
+      attention.appends = shape.sequences == shape.tokens;
+      runAll(attention.caches(keys, values), tolerance);
+      if (testing::Test::HasFailure())
+        return;
+    }
+}
+
 TEST_P(HostAttention, PositionsOutsideTheCacheAreClamped) {
   CachedAttention attention{16, 1, 1, 2, 1, 320};
   attention.caches("f16", "f16");
