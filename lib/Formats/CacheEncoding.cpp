@@ -90,21 +90,25 @@ void sluice::formats::quantizeCacheVector(CacheEncoding encoding, ArrayRef<float
   int64_t dim = static_cast<int64_t>(x.size()), group = encoding.groupElements(dim);
   assert(scales.size() == static_cast<size_t>(encoding.groups(dim)));
   auto codeMax = static_cast<float>(encoding.codeMax());
+  auto codeMin = static_cast<float>(encoding.codeMin());
   for (int64_t begin = 0, g = 0; begin < dim; begin += group, ++g) {
     ArrayRef<float> part = x.slice(begin, std::min(group, dim - begin));
-    float greatest = 0;
+    float positive = 0, negative = 0;
     bool finite = true;
     for (float value : part) {
-      greatest = std::max(greatest, std::fabs(value));
+      positive = std::max(positive, value);
+      negative = std::max(negative, -value);
       finite &= std::isfinite(value);
     }
-    uint16_t scale = floatToF16(std::max(greatest / codeMax, cacheScaleFloor));
+    float magnitude = std::max(std::max(positive, negative) / -codeMin, cacheScaleFloor);
+    bool isNegative = encoding.hasSignedScale() && positive > negative;
+    uint16_t scale = floatToF16(isNegative ? -magnitude : magnitude);
     finite &= std::isfinite(f16ToFloat(scale));
     scales[g] = finite ? scale : floatToF16(std::numeric_limits<float>::quiet_NaN());
     float inverse = finite ? 1.0f / f16ToFloat(scale) : 0.0f;
     for (auto [i, value] : enumerate(part)) {
       float scaled = finite ? std::nearbyint(value * inverse) : 0.0f;
-      codes[begin + i] = static_cast<int8_t>(std::clamp(scaled, -codeMax, codeMax));
+      codes[begin + i] = static_cast<int8_t>(std::clamp(scaled, codeMin, codeMax));
     }
   }
 }

@@ -283,9 +283,9 @@ Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &key
         // What the block's largest product of a weight and a scale, about 32512, is counted in.
         double unit = -std::numeric_limits<double>::infinity();
         for (int64_t position = begin; groups && position < end; ++position)
-          unit = std::max(unit,
-                          scores[position - oldest] +
-                              formats::cacheScaleExponent(*llvm::max_element(scalesOf(position))));
+          for (float scale : scalesOf(position))
+            unit = std::max(unit, scores[position - oldest] +
+                                      formats::cacheScaleExponent(std::fabs(scale)));
         for (int64_t position = begin; position < end; ++position) {
           sum += std::exp2(scores[position - oldest] - greatest);
           ArrayRef<float> vector =

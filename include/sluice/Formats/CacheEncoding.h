@@ -26,8 +26,8 @@ namespace sluice::formats {
 /// The number format of a cache.
 ///
 /// With an integer element, `value = code * scale`: the code is a signed integer (int8: -127..127,
-/// int4: -7..7), the scale an f16 for every `group` consecutive elements of a vector (the last
-/// group may be shorter). With a float element `value = code`; f32 is for the
+/// int4: -8..7), the scale an f16 for every `group` consecutive elements of a vector (the last
+/// group may be shorter), which for int4 may be negative. With a float element `value = code`; f32 is for the
 /// reference evaluator, no kernel reads it.
 struct CacheEncoding {
   enum class Element : uint8_t { F32, F16, BF16, I8, I4, E4M3 };
@@ -43,8 +43,12 @@ struct CacheEncoding {
   bool isInteger() const { return element == Element::I8 || element == Element::I4; }
   /// Bits of a code.
   unsigned bits() const;
-  /// Greatest code; integer elements only.
+  /// Greatest and least code; integer elements only.
   int codeMax() const { return element == Element::I8 ? 127 : 7; }
+  int codeMin() const { return element == Element::I8 ? -127 : -8; }
+  /// Whether a group's element of greatest magnitude gets the least code, whatever its sign, and
+  /// the scale the sign that this takes: of 16 codes none is left unused.
+  bool hasSignedScale() const { return element == Element::I4; }
   /// Elements that share a scale in a vector of `dim`; integer elements only.
   int64_t groupElements(int64_t dim) const { return group == head ? dim : group; }
   /// Scales of a vector of `dim` elements; 0 for a float element.
@@ -64,9 +68,11 @@ inline constexpr float cacheScaleFloor = 0x1p-14f;
 
 /// Rounds a vector to an integer encoding:
 ///
-///   scale = f16(max(max|x| / codeMax, 2^-14)), code = round to nearest even (x * (1 / scale)),
-///   clamped to -codeMax..codeMax; all in float32.
+///   int8: scale = f16(max(max|x| / 127, 2^-14))
+///   int4: the same with 8 for 127, and negative if max(x) > max(-x), as in GGUF's Q4_0
+///   code = round to nearest even (x * (1 / scale)), clamped to codeMin..codeMax
 ///
+/// all in float32. The sign saves a quarter of int4's squared error (docs/numerics.md).
 /// A group with a NaN or an infinity, or whose scale is beyond f16, gets codes of 0 and a scale of
 /// NaN, so that every result that it enters is NaN. `codes` has x.size() entries, `scales`
 /// encoding.groups(x.size()).
@@ -91,7 +97,7 @@ void roundCacheVector(CacheEncoding encoding, llvm::ArrayRef<float> x,
 inline constexpr int64_t cacheBlock = 64;
 
 /// An upper bound of log2(scale / 32512), at most 0.0863 above it, that every device computes
-/// alike: a float's bits are a piecewise linear logarithm. `scale` is positive.
+/// alike: a float's bits are a piecewise linear logarithm. `scale` is a positive magnitude.
 inline constexpr float cacheScaleExponentOffset = -141.9024f;
 inline float cacheScaleExponent(float scale) {
   return std::fma(static_cast<float>(std::bit_cast<int32_t>(scale)), 0x1p-23f,

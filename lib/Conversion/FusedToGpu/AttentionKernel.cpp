@@ -672,7 +672,8 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
         Value greatest;
         for (Values &group : scales[tile]) {
           group[i] = k.select(outside[tile][i], k.number(0.0), group[i]);
-          greatest = greatest ? k.maxF(greatest, group[i]) : group[i];
+          Value magnitude = values.encoding.hasSignedScale() ? k.absF(group[i]) : group[i];
+          greatest = greatest ? k.maxF(greatest, magnitude) : magnitude;
         }
         scaleExponents[tile].push_back(cacheScaleExponent(k, greatest));
       }

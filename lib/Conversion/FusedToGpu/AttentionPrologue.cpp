@@ -113,6 +113,17 @@ static Value greatestMagnitude(DeviceBuilder &k, ArrayRef<Value> elements) {
   return greatest;
 }
 
+/// The greatest element, or the greatest negated one, as bits; 0 if none is positive.
+static Value greatestWithSign(DeviceBuilder &k, ArrayRef<Value> elements, bool negated) {
+  Value greatest = k.constI32(0);
+  for (Value element : elements) {
+    Value bits = k.bitcast(element, k.i32());
+    greatest = k.max(greatest,
+                     negated ? k.bitXor(bits, int64_t(std::numeric_limits<int32_t>::min())) : bits);
+  }
+  return greatest;
+}
+
 static Value notANumber(DeviceBuilder &k) {
   return k.number(std::numeric_limits<double>::quiet_NaN());
 }
@@ -166,23 +177,33 @@ StoredVector device::encodeVector(DeviceBuilder &k, const CacheShape &shape,
     return result;
   }
   int64_t perGroup = encoding.group == CacheEncoding::head ? elements.size() : encoding.group / 32;
-  Value codeMax = k.number(encoding.codeMax());
+  Value divisor = k.number(-encoding.codeMin());
   for (int64_t begin = 0, end = elements.size(); begin < end; begin += perGroup) {
     ArrayRef<Value> part = elements.slice(begin, std::min(perGroup, end - begin));
     bool pads = static_cast<int64_t>(result.scales.size()) == shape.groups();
-    Value greatest = k.greatestOfWarp(greatestMagnitude(k, part));
-    Value m = k.divF(k.bitcast(greatest, k.f32()), codeMax);
+    Value greatest, isNegative;
+    if (encoding.hasSignedScale()) {
+      Value positive = k.greatestOfWarp(greatestWithSign(k, part, false));
+      Value negative = k.greatestOfWarp(greatestWithSign(k, part, true));
+      greatest = k.max(positive, negative);
+      isNegative = k.less(negative, positive);
+    } else {
+      greatest = k.greatestOfWarp(greatestMagnitude(k, part));
+    }
+    Value m = k.divF(k.bitcast(greatest, k.f32()), divisor);
     Value scale = k.narrow(k.maxF(m, k.number(formats::cacheScaleFloor)), k.f16());
     // Neither infinity nor NaN, nor what f16 cannot hold.
     Value scaleBits = k.extendUnsigned(k.bitcast(scale, k.i16()), k.i32());
     Value finite =
         k.bitAnd(k.less(greatest, k.constI32(0x7F800000)), k.less(scaleBits, k.constI32(0x7C00)));
+    if (isNegative)
+      scale = k.select(isNegative, k.negF(scale), scale);
     scale = k.select(finite, scale, k.narrow(notANumber(k), k.f16()));
     Value inverse = k.divF(k.number(1.0), k.widen(scale));
     for (Value x : part) {
       Value shifted = k.addF(k.mulF(x, inverse), k.number(12582912.0));
       Value code = k.sub(k.bitcast(shifted, k.i32()), 0x4B400000);
-      code = k.max(k.min(code, k.constI32(encoding.codeMax())), k.constI32(-encoding.codeMax()));
+      code = k.max(k.min(code, k.constI32(encoding.codeMax())), k.constI32(encoding.codeMin()));
       result.codes.push_back(k.select(finite, code, k.constI32(0)));
     }
     if (!pads)

@@ -55,6 +55,8 @@ private:
   void hadamard(int64_t block, int64_t padded);
   /// The greatest magnitude of elements [begin, end) of `row` (multiples of 16) as bits.
   Value greatestMagnitude(int64_t begin, int64_t end);
+  /// The greatest of them, or the greatest negated one, as bits; 0 if none is positive.
+  Value greatestWithSign(int64_t begin, int64_t end, bool negated);
   /// Rounds `row` and stores it as the step's key or value.
   void store(const CacheShape &shape, Value headBase);
   void prepareQuery(Value query);
@@ -210,6 +212,15 @@ Value AttentionKernel::greatestMagnitude(int64_t begin, int64_t end) {
   return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
 }
 
+Value AttentionKernel::greatestWithSign(int64_t begin, int64_t end, bool negated) {
+  Value greatest = k.integer(i32s, 0);
+  for (int64_t d = begin; d < end; d += kLanes) {
+    Value x = k.load(f32s, k.offset(row, d * 4), 64);
+    greatest = k.max(greatest, k.bitcast(negated ? k.negF(x) : x, i32s));
+  }
+  return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
+}
+
 void AttentionKernel::store(const CacheShape &shape, Value headBase) {
   CacheEncoding encoding = shape.encoding;
   int64_t padded = shape.paddedDim();
@@ -238,14 +249,24 @@ void AttentionKernel::store(const CacheShape &shape, Value headBase) {
       encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
   for (int64_t g = 0; g < shape.groups(); ++g) {
     int64_t begin = g * groupElements, end = std::min(begin + groupElements, padded);
-    Value greatest = greatestMagnitude(begin, end);
-    Value m = k.divF(k.bitcast(greatest, k.f32()), k.number(k.f32(), encoding.codeMax()));
+    Value greatest, isNegative;
+    if (encoding.hasSignedScale()) {
+      Value positive = greatestWithSign(begin, end, false);
+      Value negative = greatestWithSign(begin, end, true);
+      greatest = k.max(positive, negative);
+      isNegative = k.less(negative, positive);
+    } else {
+      greatest = greatestMagnitude(begin, end);
+    }
+    Value m = k.divF(k.bitcast(greatest, k.f32()), k.number(k.f32(), -encoding.codeMin()));
     Value scale = k.narrow(k.maxF(m, k.number(k.f32(), formats::cacheScaleFloor)), k.f16());
     // Neither infinity nor NaN, nor what f16 cannot hold.
     Value bits = arith::ExtUIOp::create(k.b, k.loc, k.i32(), k.bitcast(scale, k.i16()));
     Value finite =
         arith::AndIOp::create(k.b, k.loc, k.less(greatest, k.integer(k.i32(), 0x7F800000)),
                               k.less(bits, k.integer(k.i32(), 0x7C00)));
+    if (isNegative)
+      scale = k.select(isNegative, k.negF(scale), scale);
     Value nan = k.number(k.f16(), std::numeric_limits<double>::quiet_NaN());
     k.store(k.select(finite, scale, nan),
             k.offset(base, k.add(k.mul(position, 2), formats::cacheScaleByte(shape, g))), 2);
@@ -254,7 +275,7 @@ void AttentionKernel::store(const CacheShape &shape, Value headBase) {
       Value x = k.select(finite, element(d), k.number(k.f32(), 0.0));
       Value code = k.roundToInt(k.mulF(x, inverse));
       Value limit = k.integer(k.i32(), encoding.codeMax());
-      return k.max(k.min(code, limit), k.integer(k.i32(), -encoding.codeMax()));
+      return k.max(k.min(code, limit), k.integer(k.i32(), encoding.codeMin()));
     };
     if (encoding.bits() == 8) {
       k.loop(k.index(begin), k.index(end), 1,
@@ -488,7 +509,8 @@ void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
       Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
       scale = k.select(mask, scale, zeros());
       k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
-      greatest = greatest ? k.maxF(greatest, scale) : scale;
+      Value magnitude = values.encoding.hasSignedScale() ? k.absF(scale) : scale;
+      greatest = greatest ? k.maxF(greatest, magnitude) : magnitude;
       poison = k.fma(scale, zeros(), poison);
     }
     k.store(poison, at(poisons, lane, 4), 64);

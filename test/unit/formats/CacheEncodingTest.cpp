@@ -93,9 +93,23 @@ TEST(CacheEncoding, ARoundedScaleDoesNotOverflowACode) {
       CacheEncoding encoding{element};
       Vector v(encoding, {greatest, -greatest});
       EXPECT_EQ(v.codes[0], encoding.codeMax());
-      EXPECT_EQ(v.codes[1], -encoding.codeMax());
+      EXPECT_EQ(v.codes[1], encoding.codeMin());
     }
   }
+}
+
+TEST(CacheEncoding, TheGreatestOfFourBitsGetsTheLeastCode) {
+  Vector positive({Element::I4}, {8.0f, -7.0f, 1.0f, 0.0f});
+  EXPECT_EQ(f16ToFloat(positive.scales[0]), -1.0f);
+  EXPECT_EQ(positive.codes, (std::vector<int8_t>{-8, 7, -1, 0}));
+  Vector negative({Element::I4}, {7.0f, -8.0f, 1.0f, 0.0f});
+  EXPECT_EQ(f16ToFloat(negative.scales[0]), 1.0f);
+  EXPECT_EQ(negative.codes, (std::vector<int8_t>{7, -8, 1, 0}));
+  Vector tie({Element::I4}, {-8.0f, 8.0f});
+  EXPECT_EQ(f16ToFloat(tie.scales[0]), 1.0f);
+  EXPECT_EQ(tie.codes, (std::vector<int8_t>{-8, 7}));
+  Vector tiny({Element::I4}, {1e-5f, 0.0f});
+  EXPECT_EQ(f16ToFloat(tiny.scales[0]), -cacheScaleFloor);
 }
 
 TEST(CacheEncoding, WhatIsNotFiniteStaysVisible) {
