@@ -8,6 +8,7 @@
 // added across lanes. Integer keys and values are multiplied as 16-bit words, two at a time, by
 // queries and softmax weights that are such words; sums are exact.
 
+#include "../FusedKernels/RegionEvaluator.h"
 #include "Products.h"
 
 #include "sluice/Formats/Activations.h"
@@ -31,6 +32,46 @@ static constexpr int64_t kSoftmaxQueries = 4;
 static constexpr double kE4M3Divisor = 256;
 
 namespace {
+/// A place of the prologue: one head of a token, padded with zeros.
+class Head {
+public:
+  using Builder = KernelBuilder;
+  static constexpr llvm::StringLiteral kRegion = "a prologue";
+
+  /// Head `number` of token `token`: `dim` elements, `padded` with the padding.
+  Head(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface, Value token,
+       Value number, int64_t dim, int64_t padded)
+      : k(k), op(op), interface(interface), token(token), number(number), dim(dim), padded(padded) {
+  }
+
+  /// Zeros instead of what is not the head's in lanes of register `i`.
+  Value clearPadding(size_t i, Value x) {
+    Value lanes = mask(static_cast<int64_t>(i) * kLanes);
+    return lanes ? k.select(lanes, x, k.number(x.getType(), 0.0)) : x;
+  }
+
+  // The place (see RegionEvaluator.h).
+  KernelBuilder &k;
+  FailureOr<kernels::Values> load(Value value);
+  FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
+    return rotary.emitOpError() << "in a prologue cannot be converted to host code";
+  }
+  kernels::Values rotateHead(model::HadamardOp rotation, const kernels::Values &x);
+
+private:
+  /// The lanes from element `d` on that are the head's; null if all are.
+  Value mask(int64_t d) {
+    if (d + kLanes <= dim)
+      return Value();
+    return k.firstLanes(kLanes, k.index(std::max<int64_t>(dim - d, 0)));
+  }
+
+  fused::AttentionOp op;
+  const KernelInterface &interface;
+  Value token, number;
+  int64_t dim, padded;
+};
+
 class AttentionKernel {
 public:
   using Values = SmallVector<Value>;
@@ -51,8 +92,7 @@ private:
   Value zeros() { return k.number(f32s, 0.0); }
 
   /// Writes a head of `value`, float32 and padded with zeros to `padded`, to `row`.
-  LogicalResult evaluate(Value value, Value number, int64_t valueHeads, int64_t padded);
-  void hadamard(int64_t block, int64_t padded);
+  LogicalResult evaluate(Value value, Value number, int64_t padded);
   /// The greatest magnitude of elements [begin, end) of `row` (multiples of 16) as bits.
   Value greatestMagnitude(int64_t begin, int64_t end);
   /// The greatest of them, or the greatest negated one, as bits; 0 if none is positive.
@@ -134,61 +174,41 @@ LogicalResult AttentionKernel::plan() {
 // Prologue
 //===----------------------------------------------------------------------===//
 
-LogicalResult AttentionKernel::evaluate(Value value, Value number, int64_t valueHeads,
-                                        int64_t padded) {
-  auto type = cast<RankedTensorType>(value.getType());
+FailureOr<kernels::Values> Head::load(Value value) {
   Value source = value;
   if (auto argument = dyn_cast<BlockArgument>(value);
       argument && argument.getParentRegion() == &op.getPrologue())
     source = argument.getArgNumber() ? op.getAppended()[argument.getArgNumber() - 1]
                                      : Value(op.getQuery());
-  if (source != value || value == op.getQuery()) {
-    Type element = type.getElementType();
-    int64_t bytes = bytesOf(element);
-    Value first = k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim));
-    Value base = at(interface.pointer(source), first, bytes);
-    for (int64_t d = 0; d < padded; d += kLanes) {
-      Value mask = d + kLanes <= dim ? Value()
-                                     : k.firstLanes(kLanes, k.index(std::max<int64_t>(dim - d, 0)));
-      Value x = k.widen(k.loadFloats(kLanes, element, k.offset(base, d * bytes), bytes, mask));
-      k.store(x, k.offset(row, d * 4), 64);
-    }
-    return success();
-  }
-  Operation *inner = value.getDefiningOp();
-  if (!inner || !isa<model::HadamardOp, arith::TruncFOp>(inner))
-    return op.emitOpError() << "has a prologue whose "
-                            << (inner ? inner->getName().getStringRef() : "value from outside")
-                            << " cannot be converted to host code";
-  if (failed(evaluate(inner->getOperand(0), number, valueHeads, padded)))
-    return failure();
-  if (auto rotation = dyn_cast<model::HadamardOp>(inner)) {
-    hadamard(rotation.getBlock(), padded);
-    return success();
-  }
-  for (int64_t d = 0; d < padded; d += kLanes) {
-    Value place = k.offset(row, d * 4);
-    k.store(k.widen(k.narrow(k.load(f32s, place, 64), type.getElementType())), place, 64);
-  }
-  return success();
+  Value pointer = interface.pointer(source);
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
+    return op.emitOpError() << "prologue reads a value of type " << value.getType()
+                            << " in a way that cannot be converted to host code";
+  Type element = type.getElementType();
+  int64_t bytes = bytesOf(element);
+  Value first = k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim));
+  Value base = k.at(pointer, first, bytes);
+  kernels::Values x;
+  for (int64_t d = 0; d < padded; d += kLanes)
+    x.push_back(k.loadFloats(kLanes, element, k.offset(base, d * bytes), bytes, mask(d)));
+  return x;
 }
 
-void AttentionKernel::hadamard(int64_t block, int64_t padded) {
-  Values x;
-  for (int64_t d = 0; d < padded; d += kLanes)
-    x.push_back(k.load(f32s, k.offset(row, d * 4), 64));
-  for (int64_t distance = 1; distance < block; distance *= 2) {
-    Values next;
+kernels::Values Head::rotateHead(model::HadamardOp rotation, const kernels::Values &head) {
+  VectorType words = k.vec(kLanes, k.i32());
+  kernels::Values x = head;
+  for (int64_t distance = 1; distance < rotation.getBlock(); distance *= 2) {
+    kernels::Values next;
     for (auto [i, own] : llvm::enumerate(x)) {
       if (distance < kLanes) {
         SmallVector<int64_t> partners;
         for (int64_t lane = 0; lane < kLanes; ++lane)
           partners.push_back(lane ^ distance);
         Value other = k.shuffle(own, own, partners);
-        Value bit =
-            arith::AndIOp::create(k.b, k.loc, k.laneNumbers(kLanes), k.integer(i32s, distance));
+        Value bit = k.bitAnd(k.laneNumbers(kLanes), k.integer(words, distance));
         next.push_back(
-            k.select(k.less(k.integer(i32s, 0), bit), k.subF(other, own), k.addF(own, other)));
+            k.select(k.less(k.integer(words, 0), bit), k.subF(other, own), k.addF(own, other)));
         continue;
       }
       int64_t step = distance / kLanes;
@@ -196,9 +216,23 @@ void AttentionKernel::hadamard(int64_t block, int64_t padded) {
     }
     x = std::move(next);
   }
-  Value norm = k.number(f32s, 1 / std::sqrt(static_cast<double>(block)));
-  for (auto [i, value] : llvm::enumerate(x))
-    k.store(k.mulF(value, norm), k.offset(row, static_cast<int64_t>(i) * kLanes * 4), 64);
+  for (Value &element : x)
+    element = k.mulF(
+        element, k.constantLike(element, 1 / std::sqrt(static_cast<double>(rotation.getBlock()))));
+  return x;
+}
+
+LogicalResult AttentionKernel::evaluate(Value value, Value number, int64_t padded) {
+  Head place(k, op, interface, token, number, dim, padded);
+  kernels::NormFactors none;
+  FailureOr<kernels::Values> x =
+      kernels::RegionEvaluator<Head>(place, interface, none).evaluate(value);
+  if (failed(x))
+    return failure();
+  for (auto [i, element] : llvm::enumerate(*x))
+    k.store(place.clearPadding(i, k.widen(element)),
+            k.offset(row, static_cast<int64_t>(i) * kLanes * 4), 64);
+  return success();
 }
 
 Value AttentionKernel::greatestMagnitude(int64_t begin, int64_t end) {
@@ -765,7 +799,7 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
           result = append.emitOpError()
                    << "in a prologue appends to a cache that attention does not read";
         const CacheShape &shape = isKey ? keys : values;
-        if (failed(result) || failed(evaluate(append.getInput(), head, heads, shape.paddedDim()))) {
+        if (failed(result) || failed(evaluate(append.getInput(), head, shape.paddedDim()))) {
           result = failure();
           return;
         }
@@ -773,8 +807,7 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
       }
     }
     k.loop(k.index(0), k.index(group), 1, [&](Value q) {
-      if (failed(result) ||
-          failed(evaluate(query, k.add(k.mul(head, group), q), heads * group, keyPadded))) {
+      if (failed(result) || failed(evaluate(query, k.add(k.mul(head, group), q), keyPadded))) {
         result = failure();
         return;
       }
