@@ -55,8 +55,8 @@ TEST(CacheEncoding, KnownCodesAndTies) {
   Vector a({Element::I8}, {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -126.6f, -127.0f, 0.0f});
   EXPECT_EQ(a.codes, (std::vector<int8_t>{127, 0, 2, 2, 0, -127, -127, 0}));
   EXPECT_EQ(f16ToFloat(a.scales[0]), 1.0f);
-  Vector b({Element::I4}, {-7.0f, 3.5f, 2.5f, 6.9f});
-  EXPECT_EQ(b.codes, (std::vector<int8_t>{-7, 4, 2, 7}));
+  Vector b({Element::I4}, {-8.0f, 3.5f, 2.5f, 7.6f});
+  EXPECT_EQ(b.codes, (std::vector<int8_t>{-8, 4, 2, 7}));
 }
 
 TEST(CacheEncoding, GroupsHaveScalesOfTheirOwn) {
