@@ -106,6 +106,13 @@ LogicalResult EmbeddingOp::verify() {
   return success();
 }
 
+Value AttentionOp::getSource(Value value) {
+  auto argument = dyn_cast<BlockArgument>(value);
+  if (!argument || argument.getParentRegion() != &getPrologue())
+    return value;
+  return argument.getArgNumber() ? getAppended()[argument.getArgNumber() - 1] : Value(getQuery());
+}
+
 LogicalResult AttentionOp::verify() {
   if (getQuery().getType().getShape() != getResult().getType().getShape())
     return emitOpError() << "query and result differ in shape";

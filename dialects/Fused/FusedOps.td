@@ -143,6 +143,8 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
   let hasVerifier = 1;
   let extraClassDeclaration = [{
     int64_t getTokens() { return getQuery().getType().getShape()[0]; }
+    /// The operand that an argument of the prologue stands for; other values stand for themselves.
+    ::mlir::Value getSource(::mlir::Value value);
   }];
 }
 

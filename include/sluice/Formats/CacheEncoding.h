@@ -27,8 +27,8 @@ namespace sluice::formats {
 ///
 /// With an integer element, `value = code * scale`: the code is a signed integer (int8: -127..127,
 /// int4: -8..7), the scale an f16 for every `group` consecutive elements of a vector (the last
-/// group may be shorter), which for int4 may be negative. With a float element `value = code`; f32 is for the
-/// reference evaluator, no kernel reads it.
+/// group may be shorter), which for int4 may be negative. With a float element `value = code`; f32
+/// is for the reference evaluator, no kernel reads it.
 struct CacheEncoding {
   enum class Element : uint8_t { F32, F16, BF16, I8, I4, E4M3 };
 

@@ -232,7 +232,7 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
 }
 
 LogicalResult AttentionKernel::appendNew() {
-  HeadEvaluator input(kernel, op, lane, keys.paddedDim());
+  Head newest(kernel, op, lane, token, head, dim, keys.paddedDim());
   Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile),
         inStage = k.rem(tile, stageTiles);
   Value fill = k.sub(fills, 1);
@@ -246,7 +246,13 @@ LogicalResult AttentionKernel::appendNew() {
     StoredVector vector;
   };
   // Both are asked for before either is worked on.
-  input.preload(heads, head, token);
+  llvm::DenseMap<Value, Values> known;
+  for (BlockArgument argument : op.getPrologue().getArguments().drop_front()) {
+    FailureOr<Values> elements = newest.load(argument);
+    if (failed(elements))
+      return failure();
+    known[argument] = *elements;
+  }
   SmallVector<Target> targets;
   for (auto append : op.getPrologue().front().getOps<model::CacheAppendOp>()) {
     bool isKey = append.getCacheAttr() == op.getKeysAttr();
@@ -255,7 +261,7 @@ LogicalResult AttentionKernel::appendNew() {
              << "in a prologue appends to a cache that attention does not read";
     const CacheShape &shape = isKey ? keys : values;
     Value place = k.offset(stage, isKey ? 0 : stageTiles * keys.tileBytes());
-    FailureOr<Values> elements = input.evaluate(append.getInput(), head, heads, token);
+    FailureOr<Values> elements = newest.evaluate(append.getInput(), known);
     if (failed(elements))
       return failure();
     targets.push_back({shape, append.getCacheAttr(), k.at(place, inStage, shape.tileBytes()),
@@ -352,14 +358,13 @@ void AttentionKernel::storeQuery(Value number, const Values &elements) {
 }
 
 LogicalResult AttentionKernel::prepareQueries() {
-  HeadEvaluator input(kernel, op, lane, keys.paddedDim());
   Value query = op.getQuery();
   if (appends)
     query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
   LogicalResult result = success();
   k.loop(warp, k.constI32(group), k.constI32(warps), [&](Value number) {
-    Value ofAll = k.add(k.mul(head, group), number);
-    FailureOr<Values> elements = input.evaluate(query, ofAll, heads * group, token);
+    Head place(kernel, op, lane, token, k.add(k.mul(head, group), number), dim, keys.paddedDim());
+    FailureOr<Values> elements = place.evaluate(query);
     result = elements;
     if (succeeded(result))
       storeQuery(number, *elements);

@@ -19,83 +19,62 @@ using Values = DeviceBuilder::Values;
 // Prologue
 //===----------------------------------------------------------------------===//
 
-void HeadEvaluator::preload(int64_t heads, Value head, Value token) {
-  for (auto [argument, source] :
-       llvm::zip_equal(op.getPrologue().getArguments().drop_front(), op.getAppended())) {
-    auto type = cast<RankedTensorType>(source.getType());
-    loaded[argument] =
-        load(kernel.interface.pointer(source), type, type.getDimSize(1) / heads, head, token);
-  }
-}
-
-FailureOr<Values> HeadEvaluator::evaluate(Value value, Value head, int64_t heads, Value token) {
-  if (auto found = loaded.find(value); found != loaded.end())
-    return found->second;
-  auto type = cast<RankedTensorType>(value.getType());
-  if (auto argument = dyn_cast<BlockArgument>(value);
-      argument && argument.getParentRegion() == &op.getPrologue())
-    // An argument is the operand of its number: query, new key, new value.
-    return load(kernel.interface.pointer(argument.getArgNumber()
-                                             ? op.getAppended()[argument.getArgNumber() - 1]
-                                             : op.getQuery()),
-                type, type.getDimSize(1) / heads, head, token);
-  if (value == op.getQuery())
-    return load(kernel.interface.pointer(value), type, type.getDimSize(1) / heads, head, token);
-  Operation *inner = value.getDefiningOp();
-  if (!inner || !isa<model::HadamardOp, arith::TruncFOp>(inner))
-    return op.emitOpError() << "has a prologue whose "
-                            << (inner ? inner->getName().getStringRef() : "value from outside")
-                            << " cannot be converted to GPU code";
-  FailureOr<Values> elements = evaluate(inner->getOperand(0), head, heads, token);
+FailureOr<Values> Head::evaluate(Value value, const DenseMap<Value, Values> &known) {
+  kernels::NormFactors none;
+  kernels::RegionEvaluator<Head> evaluator(*this, kernel.interface, none);
+  for (const auto &[loaded, elements] : known)
+    evaluator.bind(loaded, elements);
+  FailureOr<Values> elements = evaluator.evaluate(value);
   if (failed(elements))
     return failure();
-  if (auto rotation = dyn_cast<model::HadamardOp>(inner))
-    return hadamard(*elements, rotation.getBlock());
-  for (Value &element : *elements)
-    element = k.widen(k.narrow(element, type.getElementType()));
-  return elements;
-}
-
-Values HeadEvaluator::load(Value pointer, RankedTensorType type, int64_t dim, Value head,
-                           Value token) {
-  Type element = type.getElementType();
-  int64_t bytes = bytesOf(element);
-  Value first = k.add(k.mul(head, dim), k.mul(token, type.getDimSize(1)));
-  Value base = k.offset(pointer, k.mul(first, bytes));
-  Values elements;
-  for (int64_t first = 0; first < padded; first += kWarp) {
-    if (first >= dim) {
-      elements.push_back(k.number(0.0));
-      continue;
-    }
-    Value d = k.add(lane, first);
-    bool exact = first + kWarp <= dim;
-    Value at = exact ? d : k.min(d, k.constI32(dim - 1));
-    Value x = k.widen(k.loadFresh(element, k.offset(base, k.mul(at, bytes)), bytes));
-    elements.push_back(exact ? x : k.select(k.less(d, k.constI32(dim)), x, k.number(0.0)));
+  for (auto [i, element] : llvm::enumerate(*elements)) {
+    int64_t first = static_cast<int64_t>(i) * kWarp;
+    element = k.widen(element);
+    if (first + kWarp > dim)
+      element = k.select(k.less(k.add(lane, first), k.constI32(dim)), element, k.number(0.0));
   }
   return elements;
 }
 
-Values HeadEvaluator::hadamard(Values elements, int64_t block) {
-  for (int64_t distance = 1; distance < block; distance *= 2) {
+FailureOr<Values> Head::load(Value value) {
+  Value pointer = kernel.interface.pointer(op.getSource(value));
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
+    return op.emitOpError() << "prologue reads a value of type " << value.getType()
+                            << " in a way that cannot be converted to GPU code";
+  Type element = type.getElementType();
+  int64_t bytes = bytesOf(element);
+  Value base = k.at(pointer, k.add(k.mul(number, dim), k.mul(token, type.getDimSize(1))), bytes);
+  Values elements;
+  for (int64_t first = 0; first < padded; first += kWarp) {
+    Value d = k.add(lane, first);
+    if (first + kWarp > dim)
+      d = k.min(d, k.constI32(dim - 1));
+    elements.push_back(k.loadFresh(element, k.at(base, d, bytes), bytes));
+  }
+  return elements;
+}
+
+Values Head::rotateHead(model::HadamardOp rotation, const Values &x) {
+  Values elements = x;
+  for (int64_t distance = 1; distance < rotation.getBlock(); distance *= 2) {
     Values next(elements.size());
     if (distance < kWarp) {
       Value isHigh = k.equal(k.bitAnd(lane, distance), k.constI32(distance));
-      for (auto [out, x] : llvm::zip_equal(next, elements)) {
-        Value other = k.shuffleXor(x, distance);
-        out = k.select(isHigh, k.subF(other, x), k.addF(x, other));
+      for (auto [out, own] : llvm::zip_equal(next, elements)) {
+        Value other = k.shuffleXor(own, distance);
+        out = k.select(isHigh, k.subF(other, own), k.addF(own, other));
       }
     } else {
-      int64_t step = distance / kWarp;
-      for (int64_t i = 0; i < count(); ++i)
+      auto step = static_cast<size_t>(distance / kWarp);
+      for (size_t i = 0; i < elements.size(); ++i)
         next[i] = i & step ? k.subF(elements[i ^ step], elements[i])
                            : k.addF(elements[i], elements[i ^ step]);
     }
     elements = std::move(next);
   }
-  for (Value &x : elements)
-    x = k.mulF(x, k.number(1 / std::sqrt(static_cast<double>(block))));
+  for (Value &element : elements)
+    element = k.mulF(element, k.number(1 / std::sqrt(static_cast<double>(rotation.getBlock()))));
   return elements;
 }
 

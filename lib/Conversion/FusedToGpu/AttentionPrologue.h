@@ -9,39 +9,42 @@
 #include "Kernels.h"
 
 #include "../FusedKernels/CachePlaces.h"
+#include "../FusedKernels/RegionEvaluator.h"
 
 namespace sluice::device {
 
-/// Evaluates a value of an attention's prologue, or its query, one head at a time. Lane l has
-/// elements l, 32 + l, 64 + l, ... of a head, padded with zeros, as float32.
-class HeadEvaluator {
+/// A head as the place of a prologue's values. Lane l has elements l, 32 + l, 64 + l, ... of it.
+class Head {
 public:
   using Values = DeviceBuilder::Values;
+  using Builder = DeviceBuilder;
+  static constexpr llvm::StringLiteral kRegion = "a prologue";
 
-  /// `padded` is a multiple of 32.
-  HeadEvaluator(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, int64_t padded)
-      : kernel(kernel), k(kernel.k), op(op), lane(lane), padded(padded) {}
+  /// Head `number` of token `token`: `dim` elements, with padding `padded`, a multiple of 32.
+  Head(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, mlir::Value token,
+       mlir::Value number, int64_t dim, int64_t padded)
+      : k(kernel.k), kernel(kernel), op(op), lane(lane), token(token), number(number), dim(dim),
+        padded(padded) {}
 
-  /// Emits the loads of the new key and value of head `head` (of `heads`), for evaluate().
-  void preload(int64_t heads, mlir::Value head, mlir::Value token);
+  /// The elements of a value of the prologue, or of its query, as float32; zeros where the head is
+  /// padded. `known` are values that have been loaded already.
+  mlir::FailureOr<Values> evaluate(
+      mlir::Value value,
+      const llvm::DenseMap<mlir::Value, Values> &known = llvm::DenseMap<mlir::Value, Values>());
 
-  /// Head `head` of `value`'s rows of `heads` heads, for one token. Errors name an operation that
-  /// cannot be converted.
-  mlir::FailureOr<Values> evaluate(mlir::Value value, mlir::Value head, int64_t heads,
-                                   mlir::Value token);
+  // The place (see RegionEvaluator.h).
+  DeviceBuilder &k;
+  mlir::FailureOr<Values> load(mlir::Value value);
+  mlir::FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
+    return rotary.emitOpError() << "in a prologue cannot be converted to GPU code";
+  }
+  Values rotateHead(model::HadamardOp rotation, const Values &x);
 
 private:
-  int64_t count() const { return padded / kWarp; }
-  Values load(mlir::Value pointer, mlir::RankedTensorType type, int64_t dim, mlir::Value head,
-              mlir::Value token);
-  Values hadamard(Values elements, int64_t block);
-
   Kernel &kernel;
-  DeviceBuilder &k;
   fused::AttentionOp op;
-  mlir::Value lane;
-  int64_t padded;
-  llvm::DenseMap<mlir::Value, Values> loaded;
+  mlir::Value lane, token, number;
+  int64_t dim, padded;
 };
 
 /// What 16-bit fixed point multiplies by: 32512 over the greatest magnitude of `elements`, which
@@ -55,7 +58,7 @@ FixedPointScale fixedPointScale(DeviceBuilder &k, llvm::ArrayRef<mlir::Value> el
 /// formats::cacheScaleExponent of a positive f32.
 mlir::Value cacheScaleExponent(DeviceBuilder &k, mlir::Value scale);
 
-/// A vector as a cache stores it, in the registers of a warp (as HeadEvaluator has it).
+/// A vector as a cache stores it, in the registers of a warp (as Head has it).
 struct StoredVector {
   llvm::SmallVector<mlir::Value> codes;  ///< a lane's, i32
   llvm::SmallVector<mlir::Value> scales; ///< of all groups, f16

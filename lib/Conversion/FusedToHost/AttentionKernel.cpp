@@ -175,12 +175,7 @@ LogicalResult AttentionKernel::plan() {
 //===----------------------------------------------------------------------===//
 
 FailureOr<kernels::Values> Head::load(Value value) {
-  Value source = value;
-  if (auto argument = dyn_cast<BlockArgument>(value);
-      argument && argument.getParentRegion() == &op.getPrologue())
-    source = argument.getArgNumber() ? op.getAppended()[argument.getArgNumber() - 1]
-                                     : Value(op.getQuery());
-  Value pointer = interface.pointer(source);
+  Value pointer = interface.pointer(op.getSource(value));
   auto type = dyn_cast<RankedTensorType>(value.getType());
   if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
     return op.emitOpError() << "prologue reads a value of type " << value.getType()
