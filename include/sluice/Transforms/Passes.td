@@ -53,7 +53,7 @@ def QuantizedQuantizeCaches : Pass<"quantized-quantize-caches", "::mlir::ModuleO
     ```
     ==>
     ```mlir
-    model.cache @cache.k.0 {sluice.decision = "int8", sluice.reason = "asked for"} : !quantized.cache<1x2048x2x64xi8, group = head>
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xi8, group = head> {sluice.decision = "int8", sluice.reason = "asked for"}
     ```
   }];
   let options = [Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "formats of cached keys">,

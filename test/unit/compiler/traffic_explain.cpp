@@ -77,7 +77,8 @@ private:
       caches[j] = (j ? "@cache.v." : "@cache.k.") + std::to_string(i);
       symbols +=
           "model.cache " + caches[j] +
-          llvm::formatv(" : tensor<{0}x{1}x{2}xf16>\n", s.context, s.kvHeads, s.headDim).str();
+          llvm::formatv(" : !quantized.cache<1x{0}x{1}x{2}xf16>\n", s.context, s.kvHeads, s.headDim)
+              .str();
     }
     std::string n = norm(x, blk + "attn_norm");
     std::string rotary =
