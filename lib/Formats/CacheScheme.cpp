@@ -17,11 +17,23 @@ const CacheChoice &CacheScheme::layer(int64_t number) const {
   return common;
 }
 
+std::string CacheScheme::name() const {
+  std::string text = common.name();
+  for (const Exception &exception : exceptions) {
+    text += "," + std::to_string(exception.first);
+    if (exception.last != exception.first)
+      text += "-" + std::to_string(exception.last);
+    text += "=" + exception.choice.name();
+  }
+  return text;
+}
+
 static Expected<CacheChoice> parseChoice(StringRef text, bool rotates) {
   StringRef name = text;
   CacheChoice choice;
   choice.rotated = name.consume_back("-rot");
-  std::optional<CacheEncoding> encoding = CacheEncoding::fromName(name == "auto" ? "f16" : name);
+  choice.automatic = name == "auto";
+  std::optional<CacheEncoding> encoding = CacheEncoding::fromName(choice.automatic ? "f16" : name);
   if (!encoding || encoding->element == CacheEncoding::Element::F32)
     return createStringError("unknown format '" + text +
                              "': expected auto, f16, bf16, fp8, int8 or int4, the last two with "

@@ -67,6 +67,23 @@ private:
   ScopedDiagnosticHandler handler;
 };
 
+struct CacheOption {
+  StringLiteral name;
+  std::string CompileOptions::*text;
+  bool rotates;
+};
+constexpr CacheOption kCacheOptions[] = {{"k-cache", &CompileOptions::keyCache, true},
+                                         {"v-cache", &CompileOptions::valueCache, false}};
+
+/// The formats that the option's value stands for; "auto" and "f16" are the same.
+Expected<std::string> cacheFormats(const CacheOption &option, StringRef text) {
+  Expected<formats::CacheScheme> scheme =
+      formats::CacheScheme::parse(text.empty() ? "auto" : text, option.rotates);
+  if (!scheme)
+    return createStringError("--" + option.name + " " + text + ": " + toString(scheme.takeError()));
+  return scheme->name();
+}
+
 class Compilation {
 public:
   explicit Compilation(const CompileOptions &options)
@@ -93,8 +110,8 @@ private:
   Error checkSameModel();
   /// Sets the option "weights" of a module at stage model to what `name` means for it.
   Error chooseWeights(StringRef name);
-  /// Sets the options of a module at stage model that say how keys and values are cached.
-  Error chooseCaches();
+  /// Sets the options "k-cache" and "v-cache" of a module at stage model, if they are given.
+  void chooseCaches();
   Error runStages();
   Error runStage(Stage next);
   Error emitStage(Stage stage);
@@ -160,34 +177,10 @@ Error Compilation::chooseWeights(StringRef name) {
   return Error::success();
 }
 
-/// How one of the two caches is asked for: on the command line, as a module's option, for people.
-namespace {
-struct CacheOption {
-  std::string CompileOptions::*given;
-  StringLiteral name, flag;
-  bool rotates;
-};
-constexpr CacheOption kCacheOptions[] = {
-    {&CompileOptions::keyCache, "k_cache", "--k-cache", true},
-    {&CompileOptions::valueCache, "v_cache", "--v-cache", false}};
-} // namespace
-
-Error Compilation::chooseCaches() {
-  int64_t layers = 0;
-  module->walk([&](model::AttentionOp) { ++layers; });
-  for (const CacheOption &cache : kCacheOptions) {
-    StringRef text = options.*cache.given;
-    if (text.empty())
-      text = option(cache.name);
-    if (text.empty())
-      text = "auto";
-    Expected<formats::CacheScheme> scheme = formats::CacheScheme::parse(text, cache.rotates);
-    Error error = scheme ? scheme->checkLayers(layers) : scheme.takeError();
-    if (error)
-      return createStringError(cache.flag + " " + text + ": " + toString(std::move(error)));
-    setOption(cache.name, text);
-  }
-  return Error::success();
+void Compilation::chooseCaches() {
+  for (const CacheOption &cache : kCacheOptions)
+    if (const std::string &given = options.*cache.text; !given.empty())
+      setOption(cache.name, given);
 }
 
 Error Compilation::importModelFile() {
@@ -211,9 +204,8 @@ Error Compilation::importModelFile() {
     return imported.takeError();
   module = std::move(*imported);
   stage = Stage::Model;
-  if (Error error = chooseWeights(options.weights))
-    return error;
-  return chooseCaches();
+  chooseCaches();
+  return chooseWeights(options.weights);
 }
 
 Error Compilation::parseStageFile() {
@@ -243,9 +235,8 @@ Error Compilation::parseStageFile() {
     return error;
   if (stage != Stage::Model)
     return Error::success();
-  if (Error error = chooseWeights(options.weights.empty() ? option("weights") : options.weights))
-    return error;
-  return chooseCaches();
+  chooseCaches();
+  return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
 }
 
 Error Compilation::checkStageOptions() {
@@ -269,12 +260,18 @@ Error Compilation::checkStageOptions() {
     return refuse("--weights " + options.weights,
                   "is past the stage that chooses formats (it was made for " + option("weights") +
                       ")");
-  for (const CacheOption &cache : kCacheOptions)
-    if (StringRef given = options.*cache.given;
-        !given.empty() && stage != Stage::Model && given != option(cache.name))
-      return refuse(cache.flag + " " + given,
-                    "is past the stage that chooses formats (it was made for " +
-                        option(cache.name) + ")");
+  for (const CacheOption &cache : kCacheOptions) {
+    StringRef given = options.*cache.text;
+    if (given.empty() || stage == Stage::Model)
+      continue;
+    Expected<std::string> asked = cacheFormats(cache, given),
+                          decided = cacheFormats(cache, option(cache.name));
+    if (Error error = joinErrors(asked.takeError(), decided.takeError()))
+      return error;
+    if (*asked != *decided)
+      return refuse("--" + cache.name + " " + given,
+                    "is past the stage that chooses formats (it was made for " + *decided + ")");
+  }
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -333,11 +330,11 @@ Error Compilation::emitStage(Stage emitted) {
 Error Compilation::runStage(Stage next) {
   PipelineOptions pipeline;
   pipeline.weights = option("weights").str();
-  pipeline.target = option("target").str();
-  if (StringRef keys = option("k_cache"), values = option("v_cache"); !keys.empty()) {
+  if (StringRef keys = option("k-cache"); !keys.empty())
     pipeline.keyCache = keys.str();
+  if (StringRef values = option("v-cache"); !values.empty())
     pipeline.valueCache = values.str();
-  }
+  pipeline.target = option("target").str();
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);
   buildStagePipeline(pm, next, pipeline);

@@ -20,28 +20,28 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
-/// Whether every element is stored by itself, as it comes. An integer cache rounds a head to a
-/// common scale, and a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows;
-/// fp8 elements are left to attention, too.
-bool appendsElements(model::CacheAppendOp append) {
+/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
+/// a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows; fp8 elements are
+/// left to attention, too.
+bool storesElements(model::CacheAppendOp append) {
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
   return cache && cache.getCacheType().getEncoding().bits() >= 16 &&
-         !isa_and_nonnull<model::HadamardOp>(append.getInput().getDefiningOp());
+         !append.getInput().getDefiningOp<model::HadamardOp>();
 }
 
-/// Whether an epilogue may append what attention reads: its own prologue appends both keys and
-/// values, or neither.
+/// Whether an epilogue may append. Attention's prologue appends keys and values, or neither: where
+/// one of them needs it, the other goes there, too.
 bool mayAppend(model::CacheAppendOp append) {
   auto function = append->getParentOfType<func::FuncOp>();
-  llvm::SmallDenseSet<Attribute> caches = {append.getCacheAttr()};
+  llvm::SmallPtrSet<Attribute, 2> caches = {append.getCacheAttr()};
   function.walk([&](fused::AttentionOp attention) {
     Attribute keys = attention.getKeysAttr(), values = attention.getValuesAttr();
-    if (append.getCacheAttr() == keys || append.getCacheAttr() == values)
+    if (keys == append.getCacheAttr() || values == append.getCacheAttr())
       caches.insert_range(ArrayRef{keys, values});
   });
   return !function
               .walk([&](model::CacheAppendOp other) {
-                return caches.contains(other.getCacheAttr()) && !appendsElements(other)
+                return caches.contains(other.getCacheAttr()) && !storesElements(other)
                            ? WalkResult::interrupt()
                            : WalkResult::advance();
               })
@@ -114,7 +114,7 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
     return source && (source == matvec || taken.contains(source));
   };
   for (Operation *op = matvec->getNextNode(); op; op = op->getNextNode()) {
-    if (!isFinisher(op) || !llvm::any_of(op->getOperands(), inside))
+    if (!llvm::any_of(op->getOperands(), inside) || !isFinisher(op))
       continue;
     StringRef reason = whyNot(op, matvec, taken, inside, dominance);
     if (!reason.empty()) {

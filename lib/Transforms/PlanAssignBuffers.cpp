@@ -215,8 +215,11 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
     auto cache = symbols->lookup<model::CacheOp>(name);
     Location cacheLoc = cache.getLoc();
     quantized::CacheType type = cache.getCacheType();
+    // What was decided of it.
+    DictionaryAttr attributes = cache->getDiscardableAttrDictionary();
     symbols->erase(cache);
     cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, type.getBytes());
+    symbols->lookup(cacheBuffers[name].getAttr())->setDiscardableAttrs(attributes);
   }
   // What launches compute.
   SmallVector<ArenaBuffer> lifetimes;

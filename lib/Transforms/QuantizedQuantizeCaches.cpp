@@ -25,7 +25,7 @@ struct QuantizedQuantizeCaches : impl::QuantizedQuantizeCachesBase<QuantizedQuan
 private:
   FailureOr<CacheScheme> parse(StringRef option, StringRef text, bool rotates, int64_t layers);
   /// Gives the cache its encoding, unless an earlier run or a hand has.
-  void quantize(FlatSymbolRefAttr name, const CacheChoice &choice, StringRef option);
+  void quantize(FlatSymbolRefAttr name, const CacheChoice &choice);
   /// Rotates the query and what is appended to its keys.
   void rotate(model::AttentionOp attention);
 };
@@ -37,17 +37,16 @@ FailureOr<CacheScheme> QuantizedQuantizeCaches::parse(StringRef option, StringRe
   if (!error)
     return std::move(*scheme);
   return emitError(getOperation().getLoc())
-         << option << " '" << text << "': " << llvm::toString(std::move(error));
+         << "--" << option << " " << text << ": " << llvm::toString(std::move(error));
 }
 
-void QuantizedQuantizeCaches::quantize(FlatSymbolRefAttr name, const CacheChoice &choice,
-                                       StringRef option) {
+void QuantizedQuantizeCaches::quantize(FlatSymbolRefAttr name, const CacheChoice &choice) {
   auto cache = getOperation().lookupSymbol<model::CacheOp>(name.getAttr());
   cache.setType(cache.getCacheType().withEncoding(choice.encoding));
   Builder builder(&getContext());
   cache->setDiscardableAttr("sluice.decision", builder.getStringAttr(choice.name()));
   cache->setDiscardableAttr("sluice.reason",
-                            builder.getStringAttr(option == "auto" ? "auto" : "asked for"));
+                            builder.getStringAttr(choice.automatic ? "auto is f16" : "asked for"));
   LDBG() << choice.name() << " for " << name;
 }
 
@@ -72,8 +71,8 @@ void QuantizedQuantizeCaches::runOnOperation() {
   SmallVector<model::AttentionOp> layers;
   getOperation().walk([&](model::AttentionOp attention) { layers.push_back(attention); });
   auto count = static_cast<int64_t>(layers.size());
-  FailureOr<CacheScheme> keyScheme = parse("keys", keys, /*rotates=*/true, count);
-  FailureOr<CacheScheme> valueScheme = parse("values", values, /*rotates=*/false, count);
+  FailureOr<CacheScheme> keyScheme = parse(keys.getArgStr(), keys, /*rotates=*/true, count);
+  FailureOr<CacheScheme> valueScheme = parse(values.getArgStr(), values, /*rotates=*/false, count);
   if (failed(keyScheme) || failed(valueScheme))
     return signalPassFailure();
   for (auto [number, attention] : llvm::enumerate(layers)) {
@@ -81,8 +80,14 @@ void QuantizedQuantizeCaches::runOnOperation() {
     if (cache->hasAttr("sluice.decision"))
       continue; // Decided by an earlier run or by hand.
     CacheChoice keyChoice = keyScheme->layer(number), valueChoice = valueScheme->layer(number);
-    quantize(attention.getKeysAttr(), keyChoice, keys);
-    quantize(attention.getValuesAttr(), valueChoice, values);
+    if (int64_t dim = cache.getCacheType().getHeadDim(); keyChoice.rotated && dim % 2) {
+      emitError(getOperation().getLoc())
+          << "--" << keys.getArgStr() << " " << keys << ": heads cannot be rotated, as their size "
+          << dim << " is odd";
+      return signalPassFailure();
+    }
+    quantize(attention.getKeysAttr(), keyChoice);
+    quantize(attention.getValuesAttr(), valueChoice);
     if (keyChoice.rotated)
       rotate(attention);
   }

@@ -18,6 +18,8 @@ struct CacheChoice {
   CacheEncoding encoding;
   /// Keys and queries are rotated by a Walsh-Hadamard matrix first.
   bool rotated = false;
+  /// Nobody asked for it: "auto", or no format at all.
+  bool automatic = false;
 
   bool operator==(const CacheChoice &) const = default;
   /// "int8", "int4-h32-rot".
@@ -30,10 +32,12 @@ struct CacheScheme {
     int64_t first = 0, last = 0; ///< layers, both included
     CacheChoice choice;
   };
-  CacheChoice common;
+  CacheChoice common{.encoding = {}, .rotated = false, .automatic = true};
   llvm::SmallVector<Exception> exceptions;
 
   const CacheChoice &layer(int64_t number) const;
+  /// Such a list as `parse` takes, with what "auto" stands for.
+  std::string name() const;
 
   /// Parses a list of formats, of which one may be for all layers and others for `N=` or `N-M=`:
   /// "int4-rot,0-1=int8". A format is a name of CacheEncoding but f32, or "auto" (f16), and may end

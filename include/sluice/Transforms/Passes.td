@@ -44,7 +44,7 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
 def QuantizedQuantizeCaches : Pass<"quantized-quantize-caches", "::mlir::ModuleOp"> {
   let summary = "Decide how every layer's keys and values are cached";
   let description = [{
-    Gives the caches of every `model.attention` the encodings that `keys` and `values` name: one for all layers, others for single ones (`int4-rot,0-1=int8`; layer i is the
+    Gives the caches of every `model.attention` the encodings that `k-cache` and `v-cache` name: one for all layers, others for single ones (`int4-rot,0-1=int8`; layer i is the
     function's i-th attention). A name that ends in `-rot` rotates the query, and what is appended to the keys, by `model.hadamard`. What was decided
     stands on the cache in `sluice.decision` and `sluice.reason`; a cache that has a decision is left alone.
 
@@ -56,8 +56,8 @@ def QuantizedQuantizeCaches : Pass<"quantized-quantize-caches", "::mlir::ModuleO
     model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xi8, group = head> {sluice.decision = "int8", sluice.reason = "asked for"}
     ```
   }];
-  let options = [Option<"keys", "keys", "std::string", /*default=*/"\"auto\"", "formats of cached keys">,
-                 Option<"values", "values", "std::string", /*default=*/"\"auto\"", "formats of cached values">];
+  let options = [Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "formats of cached keys">,
+                 Option<"values", "v-cache", "std::string", /*default=*/"\"auto\"", "formats of cached values">];
   let dependentDialects = ["::sluice::model::ModelDialect"];
 }
 

@@ -194,6 +194,16 @@ TEST(CacheScheme, ListsOfLayers) {
   EXPECT_EQ(parsed("2=int8-h64,int4"), "int4 int4 int8-h64 int4");
 }
 
+TEST(CacheScheme, Names) {
+  for (auto [text, name] : {std::pair("auto", "f16"), std::pair("2=bf16", "f16,2=bf16"),
+                            std::pair("1-3=auto,int4-rot,0=int8", "int4-rot,1-3=f16,0=int8")}) {
+    llvm::Expected<CacheScheme> scheme = CacheScheme::parse(text, true);
+    ASSERT_TRUE(static_cast<bool>(scheme));
+    EXPECT_EQ(scheme->name(), name);
+    EXPECT_EQ(scheme->layer(2).automatic, llvm::StringRef(text).contains("auto"));
+  }
+}
+
 TEST(CacheScheme, WhatIsNone) {
   const char *expected = "unknown format 'int3': expected auto, f16, bf16, fp8, int8 or int4, the "
                          "last two with -h64 or -h32 for finer scales, and -rot to rotate keys";
