@@ -329,9 +329,14 @@ TEST_P(CacheFormats, HostAndEmulatorAgreeWithTheEvaluator) {
   }
   RecordProperty("host", std::to_string(worstHost));
   RecordProperty("emulated", std::to_string(worstEmulated));
-  // The worst of all pairs: 3.5e-4 and 4.2e-4 (docs/numerics.md).
-  EXPECT_LE(worstHost, 9e-4);
-  EXPECT_LE(worstEmulated, 9e-4);
+  // The worst of all pairs: 3.5e-4 and 4.2e-4. Where a number of the newest key or value lies
+  // between two codes, sums of another order may give it the other one: with 4 bits 1.9e-3
+  // (docs/numerics.md).
+  bool isFourBits =
+      llvm::StringRef(keys).starts_with("int4") || llvm::StringRef(values).starts_with("int4");
+  double tolerance = isFourBits ? 3.8e-3 : 9e-4;
+  EXPECT_LE(worstHost, tolerance);
+  EXPECT_LE(worstEmulated, tolerance);
   EXPECT_GT(worstHost, 0) << "sums have other orders: equal logits mean that something was "
                              "compared with itself";
   EXPECT_GT(worstEmulated, 0);
