@@ -307,7 +307,7 @@ def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
   let summary = "Give every cache the layout that its target's attention reads";
   let description = [{
     Keys and values that a `fused.attention` reads get the tiled layouts of the target (`include/sluice/Formats/CacheLayout.h`): `mma_keys` and `mma_values` for a GPU,
-    `lanes_keys` and `lanes_values` for a CPU. Positions are rounded up to whole tiles, for a GPU to the 64 that a warp reads at once. Only memory is added: which positions a sequence may have is the model's
+    `lanes_keys` and `lanes_values` for a CPU. Positions are rounded up to whole tiles, for a GPU to blocks of 64, whose softmax weights share a unit where values are integers. Only memory is added: which positions a sequence may have is the model's
     `context_length`, which stays, and so do the rows of rotary tables. What an added position holds is never seen, as attention sees positions up to the
     step's own. A cache that nothing reads stays as it is; one that is read as keys and as values is an error.
 

@@ -6,10 +6,11 @@
 //
 // The cache comes in tiles of 32 positions, in the tensor cores' operand order (CacheLayout.h). In
 // each block a copying warp streams stages of several tiles through a ring; those that hold only
-// positions of earlier steps do not wait for the previous kernel. A consuming warp takes two tiles
-// of a stage at a time. Keys are the 16-row operand of the scores, transposed values that of the
-// weighted sums; a query head is two columns of the other operand, so that four heads are attended
-// to at a time:
+// positions of earlier steps do not wait for the previous kernel. Each consuming warp first makes
+// the operands of a query head for all of them, then takes a tile of a stage at a time, or two
+// where values are integers. Keys are the 16-row operand of the scores, transposed values that of
+// the weighted sums; a query head is two columns of the other operand, so that four heads are
+// attended to at a time:
 //
 //   integer keys    the query as 16-bit fixed point, its high and low byte; sums are exact
 //   bf16 keys       the query as a sum of two bf16 numbers
