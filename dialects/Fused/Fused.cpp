@@ -106,9 +106,33 @@ LogicalResult EmbeddingOp::verify() {
   return success();
 }
 
+Value AttentionOp::getSource(Value value) {
+  auto argument = dyn_cast<BlockArgument>(value);
+  if (!argument || argument.getParentRegion() != &getPrologue())
+    return value;
+  return argument.getArgNumber() ? getAppended()[argument.getArgNumber() - 1] : Value(getQuery());
+}
+
 LogicalResult AttentionOp::verify() {
-  if (getQuery().getType() != getResult().getType())
-    return emitOpError() << "query and result differ in type";
+  if (getQuery().getType().getShape() != getResult().getType().getShape())
+    return emitOpError() << "query and result differ in shape";
+  if (!getAppended().empty() && getAppended().size() != 2)
+    return emitOpError() << "new values are keys and values, found " << getAppended().size();
+  if (getPrologue().empty() != getAppended().empty())
+    return emitOpError() << "new keys and values come with a prologue";
+  if (!getPrologue().empty()) {
+    SmallVector<Type> arguments = {getQuery().getType()};
+    llvm::append_range(arguments, getAppended().getTypes());
+    auto yield = dyn_cast<YieldOp>(getPrologue().front().getTerminator());
+    if (!llvm::equal(getPrologue().getArgumentTypes(), arguments))
+      return emitOpError() << "prologue must take (" << arguments << "), found ("
+                           << getPrologue().getArgumentTypes() << ")";
+    auto type = yield && yield.getValues().size() == 1
+                    ? dyn_cast<RankedTensorType>(yield.getValues().front().getType())
+                    : RankedTensorType();
+    if (!type || type.getShape() != getQuery().getType().getShape())
+      return emitOpError() << "prologue must end in fused.yield of a query";
+  }
   return success();
 }
 

@@ -91,7 +91,7 @@ def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock
   }];
 }
 
-def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"]>]> {
+def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp", "AttentionOp"]>]> {
   let summary = "Ends a prologue or an epilogue";
   let description = [{
     Example:
@@ -104,27 +104,48 @@ def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"
   let assemblyFormat = "($values^ `:` type($values))? attr-dict";
 }
 
-def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Attention over the cached keys and values, dequantized as they are read";
   let description = [{
-    As `model.attention`, with the roundings that belong to the definition: q is f16, K and V are as the cache stores them,
-    softmax weights are rounded to f16 before they are multiplied by V, scores and sums are float32.
+    As `model.attention`, with the roundings that belong to the definition (docs/numerics.md, "Attention"): K and V are as the cache stores them; the query is
+    16-bit fixed point for integer keys, else of the keys' precision; softmax weights are 16-bit fixed point for integer values, else f16 (bf16 values: a sum of two bf16 numbers).
+
+    The prologue, if there is one, maps the step's query and new keys and values (`new`) to the query that is attended with, and appends to the caches. It
+    works on whole heads, so it can do what a product's epilogue, to which a head's rows come in different tiles, cannot: rounding a head to a common scale, rotating it. Rows then belong to
+    different sequences.
 
     Example:
 
     ```mlir
     %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+    %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
+        : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+    prologue {
+    ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+      %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
+      %k1 = model.hadamard %k0 head_dim 64 : tensor<1x128xf32>
+      model.cache_append @cache.k.0, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+      model.cache_append @cache.v.0, %v0 at %position : tensor<1x128xf32>, tensor<1xi32>
+      fused.yield %q1 : tensor<1x256xf32>
+    }
     ```
   }];
-  let arguments = (ins 2DTensorOf<[F16]>:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale,
-                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
+                       F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<Fused_TrafficAttr>:$traffic,
+                       OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
+  let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
-    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
+    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) `,` type($positions) `->` type($result)
+    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    int64_t getTokens() { return getQuery().getType().getShape()[0]; }
+    /// The operand that an argument of the prologue stands for; other values stand for themselves.
+    ::mlir::Value getSource(::mlir::Value value);
+  }];
 }
 
 def Fused_SampleOp : Fused_Kernel<"sample", [Pure]> {

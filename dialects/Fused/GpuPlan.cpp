@@ -154,60 +154,70 @@ FailureOr<GpuLaunch> MatvecOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
 
 FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device) {
-  model::CacheOp keys;
-  for (FlatSymbolRefAttr symbol : {op.getKeysAttr(), op.getValuesAttr()}) {
+  AttentionPlan plan;
+  for (auto [symbol, shape, layout] :
+       {std::tuple(op.getKeysAttr(), &plan.keys, quantized::CacheLayout::MmaKeys),
+        {op.getValuesAttr(), &plan.values, quantized::CacheLayout::MmaValues}}) {
     auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol);
     if (!cache)
       return op.emitOpError() << "names an unknown cache " << symbol;
-    RankedTensorType type = cache.getTensorType();
-    if (!type.getElementType().isF16())
-      return op.emitOpError() << "reads cache " << symbol << " of " << type.getElementType()
-                              << ", GPU kernels have caches of f16";
-    if (std::optional<std::string> error =
-            formats::checkCacheShape(type.getDimSize(0), type.getDimSize(2)))
+    quantized::CacheType type = cache.getCacheType();
+    if (type.getLayout() != layout)
+      return op.emitOpError() << "reads cache " << symbol << " as "
+                              << quantized::stringifyCacheLayout(layout) << ", but it is " << type;
+    *shape = type.getShapeInfo();
+    if (std::optional<std::string> error = formats::checkMmaCache(*shape))
       return op.emitOpError() << "reads cache " << symbol << ": " << *error;
-    if (cache.headDim() % 2)
-      return op.emitOpError() << "reads cache " << symbol << " with heads of " << cache.headDim()
-                              << " elements, GPU kernels need an even number";
-    if (!keys)
-      keys = cache;
+    if (shape->positions % formats::cacheBlock)
+      return op.emitOpError() << "reads cache " << symbol << " of " << shape->positions
+                              << " positions, GPU kernels need a multiple of "
+                              << formats::cacheBlock;
   }
-  AttentionPlan plan;
-  RankedTensorType type = keys.getTensorType(), query = op.getQuery().getType();
-  plan.positions = type.getDimSize(0);
-  if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < plan.positions)
+  const formats::CacheShape &keys = plan.keys;
+  if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < keys.positions)
     plan.window = window;
-  plan.heads = type.getDimSize(1);
-  plan.dim = type.getDimSize(2);
-  plan.headDim = keys.headDim();
-  plan.tokens = query.getDimSize(0);
-  plan.group = query.getDimSize(1) / plan.headDim / plan.heads;
-  plan.passes = llvm::divideCeil(plan.group, kColumns);
-  constexpr int64_t mostHeads = kMaxWarps / kPieceWarps * kColumns;
+  plan.appends = !op.getPrologue().empty();
+  plan.heads = keys.heads;
+  plan.dim = keys.dim;
+  plan.tokens = op.getTokens();
+  plan.group = op.getQuery().getType().getDimSize(1) / keys.dim / keys.heads;
+  constexpr int64_t mostHeads = kMaxWarps * kMostPasses * kHeads;
   if (plan.group < 1 || plan.group > mostHeads)
     return op.emitOpError() << "has " << plan.group
                             << " query heads for a key/value head, GPU kernels take 1 to "
                             << mostHeads;
+  int64_t allPasses = llvm::divideCeil(plan.group, kHeads);
+  plan.headParts = llvm::divideCeil(allPasses, kMostPasses);
+  plan.passes = llvm::divideCeil(allPasses, plan.headParts);
+  if (plan.appends && keys.sequences != plan.tokens)
+    return op.emitOpError() << "appends " << plan.tokens << " rows to caches of " << keys.sequences
+                            << " sequences";
 
   plan.warps = schedule.getWarps();
   plan.splits = schedule.getSplits();
   plan.overlap = device.bulkCopies;
+  plan.warpTiles = plan.values.encoding.isInteger() ? formats::cacheBlock / formats::cacheTile : 1;
+  if (schedule.getColumns() < plan.warpPositions() || schedule.getColumns() % plan.warpPositions())
+    return reject(op, schedule) << "a stage holds a multiple of " << plan.warpPositions()
+                                << " positions";
+  plan.stageTiles = schedule.getColumns() / formats::cacheTile;
+  plan.readers = plan.stageTiles / plan.warpTiles;
   if (plan.warps < plan.groupWarps())
-    return reject(op, schedule) << plan.group << " query heads for a key/value head need at least "
+    return reject(op, schedule) << plan.group << " query heads for a key/value head and stages of "
+                                << schedule.getColumns() << " positions need at least "
                                 << plan.groupWarps() << " warps";
-  if (schedule.getColumns() != formats::cachePiece)
-    return reject(op, schedule) << "a stage holds " << formats::cachePiece << " positions";
   if (failed(checkSplits(op, schedule, device)))
     return failure();
   if (int64_t blocks = plan.tokens * plan.heads * plan.splits; schedule.getBlocks() != blocks)
     return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
                                 << " tokens need " << blocks << " blocks";
 
-  // A window may begin at the last position of a piece.
-  int64_t pieces = plan.window ? llvm::divideCeil(plan.window - 1, formats::cachePiece) + 1
-                               : plan.positions / formats::cachePiece;
-  int64_t most =
-      llvm::divideCeil(std::min(pieces, plan.positions / formats::cachePiece), plan.splits);
+  plan.stageBytes = plan.stageTiles * (keys.tileBytes() + plan.values.tileBytes());
+  int64_t stages = llvm::divideCeil(keys.tiles(), plan.stageTiles);
+  if (plan.window) // which may begin at the last position of a stage
+    stages =
+        std::min<int64_t>(stages, llvm::divideCeil(plan.window - 1, schedule.getColumns()) + 1);
+  int64_t most = llvm::divideCeil(stages, plan.splits);
   plan.ring = std::min(schedule.getStages(), most);
   plan.warpGroups = std::min(plan.warps / plan.groupWarps(), plan.ring);
   // Each stage belongs to one warp group: in a stage that
@@ -216,17 +226,20 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   plan.ring -= plan.ring % plan.warpGroups;
   plan.inFlight = std::min(schedule.getInFlight(), plan.ring);
   plan.reuses = most > plan.ring;
-  plan.pieceBytes = formats::cachePieceBytes(plan.dim);
-  plan.own = llvm::divideCeil(plan.group * plan.headDim, plan.splits);
+  plan.own = llvm::divideCeil(plan.group * plan.dim, plan.splits);
 
   SharedRanges ranges;
   // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
   // write different heads in different banks.
   int64_t partBytes = plan.parts() * plan.group * plan.partRow() * 4;
-  plan.stages = ranges.take(std::max(plan.ring * 2 * plan.pieceBytes, partBytes), 128);
+  plan.stages = ranges.take(std::max(plan.ring * plan.stageBytes, partBytes), 128);
   plan.full = ranges.take(plan.ring * 8, 8);
   if (plan.reuses)
     plan.empty = ranges.take(plan.ring * 8, 8);
+  if (plan.appends)
+    plan.appended = ranges.take(8, 8);
+  plan.queries = ranges.take(plan.group * 2 * plan.queryRow(), 16);
+  plan.queryFactors = ranges.take(plan.group * 4);
   plan.rowMaxima = ranges.take(plan.parts() * plan.group * 4);
   plan.rowSums = ranges.take(plan.parts() * plan.group * 4);
   if (plan.splits > 1) {
@@ -245,9 +258,10 @@ GpuLaunch AttentionPlan::launch() const {
   launch.shared = shared;
   launch.cluster = splits;
   // Leaves registers for a block of the product that follows, whose weights stream meanwhile.
-  // Longer heads and larger blocks do not fit in so few, and before sm_90 no kernel starts early.
+  // Longer heads, more query heads and larger blocks do not fit in so few, and before sm_90 no
+  // kernel starts early.
   constexpr int64_t mostThreads = 9 * kWarpThreads;
-  launch.resident = overlap && dim <= 128 && launch.block <= mostThreads ? 2 : 0;
+  launch.resident = overlap && dim <= 128 && passes == 1 && launch.block <= mostThreads ? 2 : 0;
   launch.overlap = overlap;
   return launch;
 }

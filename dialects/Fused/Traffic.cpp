@@ -93,8 +93,8 @@ int64_t traffic::cacheBytes(Operation *from, FlatSymbolRefAttr name) {
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(from, name);
   if (!cache)
     return 0;
-  RankedTensorType type = cache.getTensorType();
-  return llvm::divideCeil(product(type.getShape().drop_front()) * type.getElementTypeBitWidth(), 8);
+  quantized::CacheType type = cache.getCacheType();
+  return type.getHeads() * type.getEncoding().bytesPerVector(type.getHeadDim());
 }
 
 int64_t traffic::readBytes(OpOperand &use, int64_t tokens) {
@@ -158,6 +158,34 @@ Traffic EmbeddingOp::computeTraffic() {
   return traffic;
 }
 
+/// Adds what a kernel's regions read besides `seen`, the kernel's operands, and what they append to
+/// caches.
+static void addRegions(Operation *kernel, int64_t tokens, SmallPtrSet<Value, 8> seen,
+                       Traffic &traffic) {
+  // Distinct values from above: the residual may be the input itself.
+  visitUsedValuesDefinedAbove(kernel->getRegions(), [&](OpOperand *use) {
+    Value value = use->get();
+    // A parameter that was loaded twice is still one gain.
+    if (auto parameter = value.getDefiningOp<model::ParameterOp>())
+      for (Value other : seen)
+        if (auto loaded = other.getDefiningOp<model::ParameterOp>();
+            loaded && loaded.getWeightAttr() == parameter.getWeightAttr())
+          return;
+    if (seen.insert(value).second)
+      traffic.activations += readBytes(*use, tokens);
+  });
+  // Parameters may also be loaded inside.
+  for (Region &region : kernel->getRegions()) {
+    region.walk([&](model::ParameterOp parameter) {
+      if (!parameter->use_empty())
+        traffic.activations += readBytes(*parameter->use_begin(), tokens);
+    });
+    region.walk([&](model::CacheAppendOp append) {
+      traffic.written += tokens * cacheBytes(kernel, append.getCacheAttr());
+    });
+  }
+}
+
 Traffic MatvecOp::computeTraffic() {
   Traffic traffic;
   int64_t tokens = getTokens();
@@ -171,35 +199,19 @@ Traffic MatvecOp::computeTraffic() {
   traffic.activations = tensorBytes(getInput().getType());
   for (Type type : getResultTypes())
     traffic.written += tensorBytes(type);
-
-  // Distinct values from above: the residual may be the input itself.
-  SmallPtrSet<Value, 8> seen = {getInput()};
-  visitUsedValuesDefinedAbove((*this)->getRegions(), [&](OpOperand *use) {
-    Value value = use->get();
-    // A parameter that was loaded twice is still one gain.
-    if (auto parameter = value.getDefiningOp<model::ParameterOp>())
-      for (Value other : seen)
-        if (auto loaded = other.getDefiningOp<model::ParameterOp>();
-            loaded && loaded.getWeightAttr() == parameter.getWeightAttr())
-          return;
-    if (seen.insert(value).second)
-      traffic.activations += readBytes(*use, tokens);
-  });
-  // Parameters may also be loaded inside.
-  for (Region &region : (*this)->getRegions())
-    region.walk([&](model::ParameterOp parameter) {
-      if (!parameter->use_empty())
-        traffic.activations += readBytes(*parameter->use_begin(), tokens);
-    });
-  getEpilogue().walk([&](model::CacheAppendOp append) {
-    traffic.written += tokens * cacheBytes(*this, append.getCacheAttr());
-  });
+  addRegions(*this, tokens, {getInput()}, traffic);
   return traffic;
 }
 
 Traffic AttentionOp::computeTraffic() {
-  return traffic::attention(*this, getQuery(), getKeysAttr(), getValuesAttr(), getPositions(),
-                            getWindow());
+  Traffic traffic = traffic::attention(*this, getQuery(), getKeysAttr(), getValuesAttr(),
+                                       getPositions(), getWindow());
+  for (Value row : getAppended())
+    traffic.activations += tensorBytes(row.getType());
+  SmallPtrSet<Value, 8> seen;
+  seen.insert_range(getOperands());
+  addRegions(*this, getTokens(), std::move(seen), traffic);
+  return traffic;
 }
 
 Traffic SampleOp::computeTraffic() { return elementwise(*this); }

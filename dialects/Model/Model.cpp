@@ -146,14 +146,8 @@ LogicalResult RopeTableOp::verify() {
 }
 
 LogicalResult CacheOp::verify() {
-  auto type = dyn_cast<RankedTensorType>(getType());
-  if (!type || type.getRank() != 3 || !type.hasStaticShape() ||
-      llvm::is_contained(type.getShape(), 0) || !isa<FloatType>(type.getElementType()))
-    return emitOpError() << "type must be a float tensor [positions, heads, head size], found "
-                         << getType();
-  if (headDim() < 1 || headDim() > type.getDimSize(2))
-    return emitOpError() << "head_dim must be 1 to " << type.getDimSize(2) << ", found "
-                         << headDim();
+  if (!isa<quantized::CacheType>(getType()))
+    return emitOpError() << "type must be a !quantized.cache, found " << getType();
   return success();
 }
 
@@ -178,17 +172,26 @@ static CacheOp lookupCache(Operation *op, FlatSymbolRefAttr ref, SymbolTableColl
   return cache;
 }
 
+/// Rows of a step belong to a sequence each, or all to the only one.
+static LogicalResult verifySequences(Operation *op, int64_t rows, quantized::CacheType type) {
+  if (type.getSequences() != 1 && type.getSequences() != rows)
+    return op->emitOpError() << "has " << rows << " rows for a cache of " << type.getSequences()
+                             << " sequences";
+  return success();
+}
+
 LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   CacheOp cache = lookupCache(*this, getCacheAttr(), symbols);
   if (!cache)
     return failure();
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
     return emitOpError() << "needs one position per row";
-  int64_t width = getInput().getType().getDimSize(1);
-  if (cache.rowWidth() != width)
+  quantized::CacheType type = cache.getCacheType();
+  int64_t rows = getInput().getType().getDimSize(0), width = getInput().getType().getDimSize(1);
+  if (type.getWidth() != width)
     return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr()
-                         << " has " << cache.rowWidth();
-  return success();
+                         << " has " << type.getWidth();
+  return verifySequences(*this, rows, type);
 }
 
 LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query,
@@ -200,15 +203,15 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   CacheOp k = lookupCache(op, keys, symbols), v = k ? lookupCache(op, values, symbols) : CacheOp();
   if (!k || !v)
     return failure();
-  if (k.getTensorType().getShape() != v.getTensorType().getShape() || k.headDim() != v.headDim())
-    return op->emitOpError() << "keys and values differ in shape: " << k.getTensorType() << " and "
-                             << v.getTensorType();
-  int64_t kvWidth = k.rowWidth();
+  quantized::CacheType type = k.getCacheType();
+  if (type.getShape() != v.getCacheType().getShape())
+    return op->emitOpError() << "keys and values differ in shape: " << type << " and "
+                             << v.getCacheType();
   int64_t width = query.getDimSize(1);
-  if (width % kvWidth != 0)
+  if (width % type.getWidth() != 0)
     return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width "
-                             << kvWidth;
-  return success();
+                             << type.getWidth();
+  return verifySequences(op, query.getDimSize(0), type);
 }
 
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -273,6 +276,13 @@ LogicalResult RotaryOp::verify() {
   if (getTable() && getTable().getType().getDimSize(1) != dim)
     return emitOpError() << "table is " << getTable().getType().getDimSize(1) << " wide, expected "
                          << dim;
+  return success();
+}
+
+LogicalResult HadamardOp::verify() {
+  int64_t dim = getHeadDim(), width = getInput().getType().getDimSize(1);
+  if (dim <= 0 || width % dim)
+    return emitOpError() << "head_dim must divide the width " << width << ", found " << dim;
   return success();
 }
 

@@ -57,23 +57,19 @@ def Model_RopeTableOp : Model_Op<"rope_table", [Symbol]> {
 def Model_CacheOp : Model_Op<"cache", [Symbol]> {
   let summary = "Keys or values of all positions of one layer";
   let description = [{
-    A tensor [positions, heads, head size] that lives from step to step. Where `head_dim` is given, a head has that many elements and the rest of the
-    type's head size is padding, which nobody writes and everybody ignores (`fused-pad-caches`).
+    Lives from step to step. Its type says how many sequences and positions it has and how numbers are stored.
 
     Example:
 
     ```mlir
-    model.cache @cache.k.0 : tensor<2048x2x64xf16>
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type, OptionalAttr<I64Attr>:$head_dim);
-  let assemblyFormat = "$sym_name (`head_dim` $head_dim^)? `:` $type attr-dict";
+  let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type);
+  let assemblyFormat = "$sym_name `:` $type attr-dict";
   let hasVerifier = 1;
   let extraClassDeclaration = [{
-    /// Elements of a head, and of all heads of a position.
-    int64_t headDim() { return getHeadDim().value_or(getTensorType().getDimSize(2)); }
-    int64_t rowWidth() { return getTensorType().getDimSize(1) * headDim(); }
-    ::mlir::RankedTensorType getTensorType() { return ::mlir::cast<::mlir::RankedTensorType>(getType()); }
+    ::sluice::quantized::CacheType getCacheType() { return ::mlir::cast<::sluice::quantized::CacheType>(getType()); }
   }];
 }
 
@@ -184,7 +180,7 @@ def Model_RotaryOp : Model_Op<"rotary", [Pure, AllTypesMatch<["input", "result"]
 def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Stores this step's keys or values";
   let description = [{
-    Rounds to the cache's element type (to nearest even).
+    Rounds a head's vector as the cache's type says. Row r belongs to sequence r, or to the only one.
 
     Example:
 
@@ -214,6 +210,29 @@ def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllType
                        OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = "$query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)? attr-dict `:` type($query) `,` type($positions)";
+}
+
+def Model_HadamardOp : Model_Op<"hadamard", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Rotates every head by a Walsh-Hadamard matrix";
+  let description = [{
+    Each row is heads of `head_dim` elements; every block of n elements of a head, n the greatest power of two that divides `head_dim`, is multiplied by
+    the Walsh-Hadamard matrix H_n / sqrt(n) (element (i, j): (-1)^popcount(i & j) / sqrt(n)), which is its own inverse. A rotation of q and k leaves their products as they
+    are, and spreads what an outlier channel of the keys holds over all of them, so that few bits lose less (Ashkboos et al., QuaRot, 2024).
+
+    Example:
+
+    ```mlir
+    %y = model.hadamard %x head_dim 64 : tensor<1x128xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, I64Attr:$head_dim);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `head_dim` $head_dim attr-dict `:` type($input)";
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Elements of a block: the greatest power of two that divides the head size.
+    int64_t getBlock() { return getHeadDim() & -getHeadDim(); }
+  }];
 }
 
 def Model_SiluOp : Model_Op<"silu", [Pure, Elementwise, SameOperandsAndResultType]> {

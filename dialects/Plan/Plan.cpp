@@ -56,6 +56,8 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
 /// Bytes of a tensor's elements (and scales and zero points) without any padding: the least that a
 /// buffer of it has. Nothing if that is unknown or more than a 63-bit number.
 static std::optional<int64_t> leastBytes(Type type) {
+  if (auto cache = dyn_cast<quantized::CacheType>(type))
+    return cache.getBytes();
   int64_t bytes = 0;
   if (auto quantized = dyn_cast<quantized::QuantizedTensorType>(type)) {
     if (llvm::MulOverflow(quantized.getRows(),
@@ -92,6 +94,22 @@ LogicalResult BufferOp::verify() {
     return emitOpError() << "an arena buffer, and no other, has an offset and a lifetime";
   if (arena && (isNegative(getOffset()) || isNegative(getFirst()) || *getLast() < *getFirst()))
     return emitOpError() << "offset and lifetime are out of order";
+  if (getFedBy() && getKind() != BufferKind::Input)
+    return emitOpError() << "only an input can be fed by an output";
+  return success();
+}
+
+LogicalResult BufferOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  FlatSymbolRefAttr feeder = getFedByAttr();
+  if (!feeder)
+    return success();
+  auto output = symbols.lookupNearestSymbolFrom<BufferOp>(*this, feeder);
+  if (!output || output.getKind() != BufferKind::Output)
+    return emitOpError() << "is fed by " << feeder << ", which is no output";
+  if (output.getType() != getType() || output.getBytes() != getBytes())
+    return emitOpError() << "is fed by " << feeder << " of type " << output.getType() << " and "
+                         << output.getBytes() << " bytes, expected " << getType() << " and "
+                         << getBytes();
   return success();
 }
 

@@ -34,7 +34,7 @@ def Plan_DispatchOp : Plan_Op<"dispatch", [DeclareOpInterfaceMethods<SymbolUserO
   }];
 }
 
-def Plan_BufferOp : Plan_Op<"buffer", [Symbol]> {
+def Plan_BufferOp : Plan_Op<"buffer", [Symbol, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Memory that launches read or write";
   let description = [{
     - `arena`: `bytes` at `offset` of one allocation; alive from launch `first` to launch `last` of the step, both included.
@@ -42,16 +42,21 @@ def Plan_BufferOp : Plan_Op<"buffer", [Symbol]> {
     - `cache`: zeroed when the runtime starts, kept from step to step.
     - `input`, `output`: what the runtime writes before a step and reads after it.
 
+    An input with `fed_by` can be had from the step before: a device that runs one step right after another passes it that output of the first, of the same type, so
+    that the host need not know it.
+
     Example:
 
     ```mlir
     plan.buffer @x.0 arena : tensor<1x256xf32> bytes 1024 offset 0 alive 0 to 3
     plan.buffer @blk.0.attn_qkv weights : !quantized.tensor<512x256xi8, group = 128, layout = lanes> bytes 135168
+    plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+    plan.buffer @next output : tensor<1xi32> bytes 4
     ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, Plan_BufferKindAttr:$kind, TypeAttr:$type, I64Attr:$bytes,
-                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$first, OptionalAttr<I64Attr>:$last);
-  let assemblyFormat = "$sym_name $kind `:` $type `bytes` $bytes (`offset` $offset^ `alive` $first `to` $last)? attr-dict";
+                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$first, OptionalAttr<I64Attr>:$last, OptionalAttr<FlatSymbolRefAttr>:$fed_by);
+  let assemblyFormat = "$sym_name $kind `:` $type `bytes` $bytes (`offset` $offset^ `alive` $first `to` $last)? (`fed_by` $fed_by^)? attr-dict";
   let hasVerifier = 1;
 }
 

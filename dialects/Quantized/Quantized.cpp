@@ -454,6 +454,149 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
 }
 
 //===----------------------------------------------------------------------===//
+// CacheType
+//===----------------------------------------------------------------------===//
+
+Type CacheType::parse(AsmParser &parser) {
+  SmallVector<int64_t> shape;
+  Type element;
+  int64_t group = kHead;
+  CacheLayout layout = CacheLayout::Rows;
+  SMLoc loc = parser.getCurrentLocation();
+  if (parser.parseLess() || parser.parseDimensionList(shape, /*allowDynamic=*/false) ||
+      parser.parseType(element))
+    return {};
+  while (succeeded(parser.parseOptionalComma())) {
+    SMLoc keywordLoc = parser.getCurrentLocation();
+    StringRef keyword;
+    if (parser.parseKeyword(&keyword) || parser.parseEqual())
+      return {};
+    if (keyword == "group") {
+      if (failed(parser.parseOptionalKeyword("head")) && parser.parseInteger(group))
+        return {};
+      continue;
+    }
+    if (keyword != "layout") {
+      parser.emitError(keywordLoc, "unknown keyword '") << keyword << "'";
+      return {};
+    }
+    SMLoc layoutLoc = parser.getCurrentLocation();
+    if (parser.parseKeyword(&keyword))
+      return {};
+    std::optional<CacheLayout> parsed = symbolizeCacheLayout(keyword);
+    if (!parsed) {
+      parser.emitError(layoutLoc, "unknown layout '")
+          << keyword << "': expected rows, lanes_keys, lanes_values, mma_keys or mma_values";
+      return {};
+    }
+    layout = *parsed;
+  }
+  if (parser.parseGreater())
+    return {};
+  return getChecked([&] { return parser.emitError(loc); }, parser.getContext(), shape, element,
+                    group, layout);
+}
+
+void CacheType::print(AsmPrinter &printer) const {
+  printer << '<';
+  for (int64_t size : getShape())
+    printer << size << 'x';
+  printer << getElement();
+  if (getElement().isInteger()) {
+    printer << ", group = ";
+    if (getGroup() == kHead)
+      printer << "head";
+    else
+      printer << getGroup();
+  }
+  if (isTiled())
+    printer << ", layout = " << stringifyCacheLayout(getLayout());
+  printer << '>';
+}
+
+LogicalResult CacheType::verify(function_ref<InFlightDiagnostic()> emitError,
+                                ArrayRef<int64_t> shape, Type element, int64_t group,
+                                CacheLayout layout) {
+  if (shape.size() != 4 || llvm::any_of(shape, [](int64_t size) { return size <= 0; }))
+    return emitError()
+           << "a cache has four positive dimensions: sequences, positions, heads, head size";
+  // Keeps every count of bytes well inside 64 bits.
+  int64_t elements = 1;
+  for (int64_t size : shape)
+    if (size > (int64_t(1) << 46) / elements)
+      return emitError() << "a cache has at most 2^46 elements";
+    else
+      elements *= size;
+  if (!isa<Float32Type, Float16Type, BFloat16Type, Float8E4M3FNType>(element) &&
+      !element.isSignlessInteger(8) && !element.isSignlessInteger(4))
+    return emitError() << "a cache's elements are f32, f16, bf16, f8E4M3FN, i8 or i4, found "
+                       << element;
+  if (!element.isInteger() && group != kHead)
+    return emitError() << "a float cache has no groups";
+  if (group != kHead && group != 32 && group != 64)
+    return emitError() << "group must be head, 64 or 32, found " << group;
+  if (layout != CacheLayout::Rows && shape[1] % kTilePositions)
+    return emitError() << "layout " << stringifyCacheLayout(layout) << " needs a multiple of "
+                       << kTilePositions << " positions, found " << shape[1];
+  return success();
+}
+
+CacheType CacheType::get(MLIRContext *context, ArrayRef<int64_t> shape,
+                         sluice::formats::CacheEncoding encoding, CacheLayout layout) {
+  using Element = sluice::formats::CacheEncoding::Element;
+  Builder b(context);
+  auto element = [&]() -> Type {
+    switch (encoding.element) {
+    case Element::F32:
+      return b.getF32Type();
+    case Element::F16:
+      return b.getF16Type();
+    case Element::BF16:
+      return b.getBF16Type();
+    case Element::E4M3:
+      return Float8E4M3FNType::get(context);
+    case Element::I8:
+      return b.getIntegerType(8);
+    case Element::I4:
+      return b.getIntegerType(4);
+    }
+    llvm_unreachable("not an element type");
+  };
+  return get(context, shape, element(), encoding.group, layout);
+}
+
+sluice::formats::CacheShape CacheType::getShapeInfo() const {
+  using Order = sluice::formats::CacheOrder;
+  auto order = [&] {
+    switch (getLayout()) {
+    case CacheLayout::Rows:
+      return Order::Rows;
+    case CacheLayout::LanesKeys:
+      return Order::LanesKeys;
+    case CacheLayout::LanesValues:
+      return Order::LanesValues;
+    case CacheLayout::MmaKeys:
+      return Order::MmaKeys;
+    case CacheLayout::MmaValues:
+      return Order::MmaValues;
+    }
+    llvm_unreachable("not a layout");
+  };
+  return {getSequences(), getPositions(), getHeads(), getHeadDim(), getEncoding(), order()};
+}
+
+sluice::formats::CacheEncoding CacheType::getEncoding() const {
+  using Element = sluice::formats::CacheEncoding::Element;
+  Element element = TypeSwitch<Type, Element>(getElement())
+                        .Case<Float32Type>([](Type) { return Element::F32; })
+                        .Case<Float16Type>([](Type) { return Element::F16; })
+                        .Case<BFloat16Type>([](Type) { return Element::BF16; })
+                        .Case<Float8E4M3FNType>([](Type) { return Element::E4M3; })
+                        .Default([](Type t) { return t.isInteger(8) ? Element::I8 : Element::I4; });
+  return {element, getGroup()};
+}
+
+//===----------------------------------------------------------------------===//
 // Operations
 //===----------------------------------------------------------------------===//
 

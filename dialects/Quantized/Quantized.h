@@ -14,6 +14,7 @@
 #include "mlir/IR/SymbolTable.h"
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/Encoding.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"

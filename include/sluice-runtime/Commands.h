@@ -101,6 +101,8 @@ struct BenchResult {
   std::string sampling;
   /// Whether the step chose the tokens; otherwise the runtime did, from the step's logits.
   bool sampledInStep = false;
+  /// Whether a step started before the token of the one before was known (Session::startsAhead).
+  bool startsAhead = false;
   double tokensPerSecond = 0, slowest = 0, fastest = 0;
   /// From the plan's traffic at this context; 0 if it says nothing.
   uint64_t bytesPerToken = 0;
@@ -173,7 +175,11 @@ std::shared_ptr<const Artifact> openArtifact(const std::filesystem::path &direct
 /// The tokenizer of an artifact, whose weights and kernels may be missing.
 Tokenizer openTokenizer(const std::filesystem::path &directory);
 
-/// Opens a session and shows progress on a terminal.
+/// What a session of the plan takes: "weights 3.73 MB, keys and values of 2048 positions 4.19 MB,
+/// intermediate results 3.58 kB".
+std::string memoryText(const Plan &plan);
+
+/// Opens a session and shows on a terminal what it takes, before it is allocated, and progress.
 Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);
 
 /// Reads a whole file, or standard input if the path is "-"; throws Error.

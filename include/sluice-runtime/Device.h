@@ -37,6 +37,26 @@ struct Bandwidth {
   std::string method = "plain loads";
 };
 
+/// Steps that run while the host does something else, of a device whose work does not need the
+/// host's threads. Two can be in flight: started and not finished.
+///
+/// Everything else that a Device does with steps and buffers needs that none is, but for write() to
+/// inputs, read() (which waits for them) and output().
+class StepQueue {
+public:
+  virtual ~StepQueue();
+
+  /// Starts a step, which runs after the one started before it, with the inputs as write() left
+  /// them. With `fed`, inputs that name an output (Buffer::fedBy) have instead what the step
+  /// started before leaves there, which the host need not have read yet. If it throws, the step was
+  /// not started; one in flight stays so.
+  virtual void start(uint32_t step, bool fed) = 0;
+
+  /// Waits for the step that was started first; Device::output() then gives its results, until
+  /// another one is finished. After an Error no step is in flight.
+  virtual void finish() = 0;
+};
+
 /// Executes the steps of one artifact and owns their memory. A device belongs to one session and
 /// is used by one thread at a time. Functions throw Error.
 ///
@@ -60,6 +80,10 @@ public:
   /// Runs a step to its end. `step` and buffers are indices into the plan.
   virtual void run(uint32_t step) = 0;
 
+  /// The device's own, once it is loaded; null if steps run on the host's threads, so that nothing
+  /// is gained by starting one before the results of the one before are known.
+  virtual StepQueue *queue() { return nullptr; }
+
   /// Runs a step one launch at a time, and calls `afterLaunch` with the number of each after it:
   /// read() then gives what that launch left. Returning false ends the step there. For finding
   /// faults: the step's results are run()'s, but it takes much longer.
@@ -73,7 +97,7 @@ public:
 
   /// Seconds that one run of the step takes by the device's own clock, without what the host adds
   /// (inputs, outputs, waiting): the mean of `count` runs, one right after the other. Nothing if
-  /// the device has no such clock. The inputs are those of the last run.
+  /// the device has no such clock. The inputs are those written last.
   virtual std::optional<double> measureStep(uint32_t step, int64_t count) {
     (void)step, (void)count;
     return std::nullopt;
@@ -84,8 +108,8 @@ public:
   virtual void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) = 0;
   virtual void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) = 0;
 
-  /// The start of a buffer of kind Output as the last run left it, in host memory, valid until the
-  /// next run.
+  /// The start of a buffer of kind Output as the step that was finished last left it, in host
+  /// memory, valid until the next one is.
   virtual const void *output(uint32_t buffer) = 0;
 
   /// Zeroes all buffers of kind Cache.

@@ -88,6 +88,9 @@ struct Buffer {
   uint64_t offset = 0;
   /// Weights only.
   std::string tensor;
+  /// Inputs only: the output, of the same type, size and shape, from which a step that follows
+  /// another one can have it instead of from the host (StepQueue::start).
+  std::optional<uint32_t> fedBy;
   /// Weights of synthetic models only: the bytes are generated, and `tensor` need not exist.
   std::optional<synthetic::SyntheticPattern> synthetic;
 };
@@ -179,6 +182,9 @@ struct Plan {
 
   /// Bytes that the step's launches read and write with `context` positions in the cache.
   uint64_t bytes(const Step &step, uint64_t context) const;
+
+  /// Bytes of all buffers of a kind; of those in the arena, which share bytes, arenaBytes.
+  uint64_t bytes(BufferKind kind) const;
 };
 
 } // namespace sluice::runtime

@@ -61,6 +61,8 @@ public:
   /// What a device needs to make the next choice in place of sample(). Uses up the random number
   /// that sample() would. Only if !needsHistory().
   sampling::SamplingWords nextWords();
+  /// What nextWords() would return; uses up nothing.
+  sampling::SamplingWords peekWords() const { return Sampler(*this).nextWords(); }
 
   const SamplingOptions &getOptions() const { return options; }
 

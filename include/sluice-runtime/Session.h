@@ -42,7 +42,8 @@ public:
   std::span<const float> decode(int32_t token);
 
   /// The same for a token whose logits nobody reads, so that they stay on the device: for all
-  /// tokens of a prompt but the last.
+  /// tokens of a prompt but the last. The step may still run on return; what fails in it is an
+  /// Error of a later call.
   void append(int32_t token);
 
   /// The same, and chooses the token that comes next (without appending it): on the device, if the
@@ -50,7 +51,22 @@ public:
   /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's;
   /// where logits are not finite, the message names the first kernel of the step whose result is
   /// not, and so does score's.
-  int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history);
+  ///
+  /// `followAt` says that the next call is expected to be next() with the chosen token at that
+  /// position. A device that works beside the host starts that step at once and takes the token
+  /// from this one, so that it does not wait for the host. Whatever is called instead discards that
+  /// step, of which nothing stays but what it wrote to the caches at its position, and perhaps to
+  /// intermediate results.
+  int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
+               std::optional<int64_t> followAt = std::nullopt);
+
+  /// Waits until the steps of all appended tokens have ended.
+  void wait();
+
+  /// Whether next() can start the following step before it has chosen the token.
+  bool startsAhead(const Sampler &sampler) const {
+    return queue && feedsToken && !sampler.needsHistory();
+  }
 
   /// Appends a token and returns -ln of the probability that the next one is `target`. Errors are
   /// decode's and negativeLogLikelihood's.
@@ -76,7 +92,22 @@ public:
   std::vector<float> readBufferAsFloat(std::string_view name);
 
 private:
-  void writeInputs(int32_t token);
+  /// What a step depends on, besides what the caches hold.
+  struct Inputs {
+    int32_t token = 0;
+    int64_t position = 0;
+    /// Where the step chooses the next token.
+    sampling::SamplingWords sampling;
+    bool operator==(const Inputs &other) const;
+  };
+
+  /// An Error if the token cannot be appended.
+  Inputs checkedInputs(int32_t token) const;
+  void write(const Inputs &inputs);
+  /// Starts the step, unless it is the one that was started ahead, and ends all before it.
+  void start(const Inputs &inputs);
+  /// Ends the step that was started ahead, whatever comes of it.
+  void discardAhead();
   /// The message about logits of the last step that are not finite: what, and where it began.
   Error explained(const Error &error);
   /// Runs the last step again: which kernel's result is the first that is not finite, and where.
@@ -86,10 +117,19 @@ private:
 
   std::shared_ptr<const Artifact> theArtifact;
   std::unique_ptr<Device> theDevice;
+  /// The device's; null if it runs one step after the other.
+  StepQueue *queue = nullptr;
   int64_t nextPosition = 0;
+  /// Of the last step, and whether wait() has to wait for it.
+  Inputs last;
+  bool unfinished = false;
+  /// Of the step in flight that nobody has asked for yet.
+  std::optional<Inputs> ahead;
   uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
   /// Buffers of a step that chooses the next token.
   std::optional<uint32_t> samplingBuffer, nextBuffer;
+  /// Whether the step can have its token from the step before.
+  bool feedsToken = false;
 };
 
 struct GenerateOptions {

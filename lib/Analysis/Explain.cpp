@@ -227,6 +227,45 @@ static int64_t mlpActivationElements(func::FuncOp decode) {
   return elements;
 }
 
+/// What `count` counts of caches, layer by layer, and what was decided of them.
+static SmallVector<CacheFigures> cacheFigures(func::FuncOp decode, int64_t context, int64_t batch) {
+  SmallVector<CacheFigures> result;
+  int64_t layer = 0;
+  for (auto attention : decode.getBody().getOps<fused::AttentionOp>()) {
+    CacheFigures figures;
+    figures.firstLayer = figures.lastLayer = layer++;
+    auto describe = [&](FlatSymbolRefAttr name, std::string &format, std::string &reason,
+                        int64_t &perPosition) {
+      auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(attention, name);
+      if (!cache)
+        return;
+      auto decision = cache->getAttrOfType<StringAttr>("sluice.decision");
+      auto why = cache->getAttrOfType<StringAttr>("sluice.reason");
+      format = decision ? decision.str() : cache.getCacheType().getEncoding().name();
+      reason = why ? why.str() : "not decided";
+      perPosition = traffic::cacheBytes(attention, name);
+      figures.memory +=
+          perPosition * cache.getCacheType().getPositions() * cache.getCacheType().getSequences();
+    };
+    describe(attention.getKeysAttr(), figures.keys, figures.keysReason, figures.keysPerPosition);
+    describe(attention.getValuesAttr(), figures.values, figures.valuesReason,
+             figures.valuesPerPosition);
+    Traffic traffic = attention.computeTraffic();
+    figures.window = traffic.window;
+    figures.read = traffic.positionsRead(context) * batch *
+                   (figures.keysPerPosition + figures.valuesPerPosition);
+    auto facts = [](const CacheFigures &f) {
+      return std::tie(f.keys, f.values, f.keysReason, f.valuesReason, f.keysPerPosition,
+                      f.valuesPerPosition, f.window, f.memory);
+    };
+    if (!result.empty() && facts(result.back()) == facts(figures))
+      result.back().lastLayer = figures.lastLayer;
+    else
+      result.push_back(figures);
+  }
+  return result;
+}
+
 llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
                                             const TargetDescription &target, int64_t context,
                                             int64_t batch) {
@@ -258,6 +297,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   if (!result.layers)
     return llvm::createStringError("@decode has no attention, so no layers to explain");
 
+  result.caches = cacheFigures(after, context, batch);
   result.unfused = count(before, batch / tokensOf(before), context);
   result.fused = count(after, batch / tokensOf(after), context);
   result.unfusedFloor = floorOf(result.unfused.total, target, batch);
@@ -386,6 +426,20 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
      << human(layer.mlpActivations, "B") << ": " << llvm::formatv("{0:F1}", layer.intensity)
      << " FLOP a byte\n";
 
+  int64_t memory = 0;
+  for (const CacheFigures &cache : e.caches) {
+    os << "cache of layer" << (cache.firstLayer == cache.lastLayer ? " " : "s ")
+       << cache.firstLayer;
+    if (cache.firstLayer != cache.lastLayer)
+      os << " to " << cache.lastLayer;
+    os << ": keys " << cache.keys << " (" << cache.keysReason << "), "
+       << human(cache.keysPerPosition, "B") << " a position; values " << cache.values << " ("
+       << cache.valuesReason << "), " << human(cache.valuesPerPosition, "B") << "; a layer reads "
+       << human(cache.read, "B") << "\n";
+    memory += cache.memory * (cache.lastLayer - cache.firstLayer + 1);
+  }
+  os << "  memory of all caches: " << human(memory, "B") << "\n";
+
   os << "target " << e.target.name << " (" << e.target.description << "): ";
   if (std::optional<double> ridge = e.target.ridge())
     os << "ridge at " << llvm::formatv("{0:F0}", *ridge) << " FLOP a byte ("
@@ -435,6 +489,19 @@ json sluice::explanationJson(const Explanation &e) {
   json formats = json::object();
   for (const auto &[name, bytes] : e.formats)
     formats[name] = bytes;
+  json caches = json::array();
+  for (const CacheFigures &cache : e.caches) {
+    auto side = [](const std::string &format, const std::string &reason, int64_t bytes) {
+      return json{{"format", format}, {"reason", reason}, {"bytes_per_position", bytes}};
+    };
+    caches.push_back({{"first_layer", cache.firstLayer},
+                      {"last_layer", cache.lastLayer},
+                      {"keys", side(cache.keys, cache.keysReason, cache.keysPerPosition)},
+                      {"values", side(cache.values, cache.valuesReason, cache.valuesPerPosition)},
+                      {"window", cache.window},
+                      {"read_bytes_per_layer", cache.read},
+                      {"memory_bytes_per_layer", cache.memory}});
+  }
   json target = planTarget(e.target);
   target["description"] = e.target.description;
   target["bandwidth"] = e.target.bandwidth();
@@ -444,6 +511,7 @@ json sluice::explanationJson(const Explanation &e) {
     target["ridge"] = *ridge;
   json result = {{"model", e.model},
                  {"weights", formats},
+                 {"caches", caches},
                  {"target", target},
                  {"context", e.context},
                  {"batch", e.batch},

@@ -202,13 +202,13 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
   q = rotary("attn_q.rope", q);
   k = rotary("attn_k.rope", k);
 
-  auto cacheType =
-      RankedTensorType::get({positions, config.kvHeads, config.headDim}, code.getF16Type());
+  auto cacheType = quantized::CacheType::get(
+      code.getContext(), {1, positions, config.kvHeads, config.headDim},
+      formats::CacheEncoding{formats::CacheEncoding::Element::F16}, quantized::CacheLayout::Rows);
   auto append = [&](StringRef kind, Value value) {
     std::string cache = ("cache." + kind + "." + Twine(layer)).str();
     model::CacheOp::create(symbols, named(cache), symbols.getStringAttr(cache),
-                           TypeAttr::get(cacheType),
-                           /*head_dim=*/nullptr);
+                           TypeAttr::get(cacheType));
     auto ref = FlatSymbolRefAttr::get(code.getContext(), cache);
     model::CacheAppendOp::create(code, named(cache), ref, value, steps);
     return ref;

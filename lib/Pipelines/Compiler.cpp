@@ -9,6 +9,7 @@
 #include "sluice/Analysis/Explain.h"
 
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Formats/CacheScheme.h"
 #include "sluice/Formats/Encoding.h"
 #include "sluice/Import/Expected.h"
 #include "sluice/Import/ModelBuilder.h"
@@ -66,6 +67,23 @@ private:
   ScopedDiagnosticHandler handler;
 };
 
+struct CacheOption {
+  StringLiteral name;
+  std::string CompileOptions::*text;
+  bool rotates;
+};
+constexpr CacheOption kCacheOptions[] = {{"k-cache", &CompileOptions::keyCache, true},
+                                         {"v-cache", &CompileOptions::valueCache, false}};
+
+/// The formats that the option's value stands for; "auto" and "f16" are the same.
+Expected<std::string> cacheFormats(const CacheOption &option, StringRef text) {
+  Expected<formats::CacheScheme> scheme =
+      formats::CacheScheme::parse(text.empty() ? "auto" : text, option.rotates);
+  if (!scheme)
+    return createStringError("--" + option.name + " " + text + ": " + toString(scheme.takeError()));
+  return scheme->name();
+}
+
 class Compilation {
 public:
   explicit Compilation(const CompileOptions &options)
@@ -92,6 +110,8 @@ private:
   Error checkSameModel();
   /// Sets the option "weights" of a module at stage model to what `name` means for it.
   Error chooseWeights(StringRef name);
+  /// Sets the options "k-cache" and "v-cache" of a module at stage model, if they are given.
+  void chooseCaches();
   Error runStages();
   Error runStage(Stage next);
   Error emitStage(Stage stage);
@@ -158,6 +178,12 @@ Error Compilation::chooseWeights(StringRef name) {
   return Error::success();
 }
 
+void Compilation::chooseCaches() {
+  for (const CacheOption &cache : kCacheOptions)
+    if (const std::string &given = options.*cache.text; !given.empty())
+      setOption(cache.name, given);
+}
+
 Error Compilation::importModelFile() {
   report("reading " + options.model, 0);
   Expected<ModelFiles> files = openModel(options.model);
@@ -179,6 +205,7 @@ Error Compilation::importModelFile() {
     return imported.takeError();
   module = std::move(*imported);
   stage = Stage::Model;
+  chooseCaches();
   return chooseWeights(options.weights);
 }
 
@@ -207,9 +234,10 @@ Error Compilation::parseStageFile() {
   stage = *parsed;
   if (Error error = checkStageOptions())
     return error;
-  if (stage == Stage::Model)
-    return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
-  return Error::success();
+  if (stage != Stage::Model)
+    return Error::success();
+  chooseCaches();
+  return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
 }
 
 Error Compilation::checkStageOptions() {
@@ -233,6 +261,18 @@ Error Compilation::checkStageOptions() {
     return refuse("--weights " + options.weights,
                   "is past the stage that chooses formats (it was made for " + option("weights") +
                       ")");
+  for (const CacheOption &cache : kCacheOptions) {
+    StringRef given = options.*cache.text;
+    if (given.empty() || stage == Stage::Model)
+      continue;
+    Expected<std::string> asked = cacheFormats(cache, given),
+                          decided = cacheFormats(cache, option(cache.name));
+    if (Error error = joinErrors(asked.takeError(), decided.takeError()))
+      return error;
+    if (*asked != *decided)
+      return refuse("--" + cache.name + " " + given,
+                    "is past the stage that chooses formats (it was made for " + *decided + ")");
+  }
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -291,6 +331,10 @@ Error Compilation::emitStage(Stage emitted) {
 Error Compilation::runStage(Stage next) {
   PipelineOptions pipeline;
   pipeline.weights = option("weights").str();
+  if (StringRef keys = option("k-cache"); !keys.empty())
+    pipeline.keyCache = keys.str();
+  if (StringRef values = option("v-cache"); !values.empty())
+    pipeline.valueCache = values.str();
   pipeline.target = option("target").str();
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);

@@ -47,6 +47,7 @@ std::optional<Stage> sluice::stageFromName(StringRef name) {
 
 static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options) {
   pm.addPass(createQuantizedQuantizeWeights({options.weights}));
+  pm.addPass(createQuantizedQuantizeCaches({options.keyCache, options.valueCache}));
   pm.addPass(createCanonicalizerPass());
   pm.addPass(createCSEPass());
 }
@@ -56,6 +57,7 @@ static void buildFusedPipeline(OpPassManager &pm) {
   pm.addPass(createFusedMergeMatvecs());
   pm.addPass(createFusedFusePrologues());
   pm.addPass(createFusedFuseEpilogues());
+  pm.addPass(createFusedFuseAttentionPrologues());
   pm.addPass(createCSEPass());
   pm.addPass(createFusedAnnotateTraffic());
 }
@@ -64,7 +66,7 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedTabulateRotary());
   pm.addPass(createFusedPackWeights({options.target}));
   pm.addPass(createFusedAppendSampling({options.target}));
-  pm.addPass(createFusedPadCaches({options.target}));
+  pm.addPass(createFusedTileCaches({options.target}));
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());

@@ -70,15 +70,17 @@ Evaluator::Evaluator(ModuleOp module, WeightProvider &weights) : module(module),
   resetCaches();
 }
 
-void Evaluator::resetCaches() {
-  for (auto cache : module.getOps<model::CacheOp>()) {
-    // Without padding: nobody reads it.
-    ArrayRef<int64_t> shape = cache.getTensorType().getShape();
-    caches[cache.getSymName()] = Tensor::zeros({shape[0], shape[1], cache.headDim()});
-  }
+static Cache makeCache(quantized::CacheType type) {
+  return Cache(type.getSequences(), type.getPositions(), type.getHeads(), type.getHeadDim(),
+               type.getEncoding());
 }
 
-Tensor *Evaluator::cache(StringRef name) {
+void Evaluator::resetCaches() {
+  for (auto cache : module.getOps<model::CacheOp>())
+    caches[cache.getSymName()] = makeCache(cache.getCacheType());
+}
+
+Cache *Evaluator::cache(StringRef name) {
   auto it = caches.find(name);
   return it == caches.end() ? nullptr : &it->second;
 }
@@ -288,9 +290,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   if (isa<fused::MatvecOp>(operation))
     return runMatvec(operation);
   if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
-    auto cache = module.lookupSymbol<model::CacheOp>(op.getCache());
-    if (llvm::Error error = cacheAppend(caches[op.getCache()], elementOf(cache.getTensorType()),
-                                        tensor(op.getInput()), tensor(op.getPositions())))
+    if (llvm::Error error =
+            cacheAppend(caches[op.getCache()], tensor(op.getInput()), tensor(op.getPositions())))
       return error;
     return Results();
   }
@@ -318,9 +319,10 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           .Case<model::AttentionOp>([&](auto op) {
             return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
                                   caches[op.getValues()], tensor(op.getPositions()),
-                                  op.getScale().convertToDouble(), op.getWindow(),
-                                  /*roundWeights=*/false));
+                                  op.getScale().convertToDouble(), op.getWindow()));
           })
+          .Case<model::HadamardOp>(
+              [&](auto op) { return wrap(hadamard(tensor(op.getInput()), op.getBlock())); })
           .Case<quantized::QuantizeOp>([&](auto op) {
             return wrap(quantize(tensor(op.getInput()), op.getType().getEncoding().getValue()));
           })
@@ -333,10 +335,19 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                                      : embedding(tensor(op.getTokens()), *table.tensor));
           })
           .Case<fused::AttentionOp>([&](auto op) -> Result {
-            llvm::Expected<Tensor> mixed =
-                attention(tensor(op.getQuery()), caches[op.getKeys()], caches[op.getValues()],
-                          tensor(op.getPositions()), op.getScale().convertToDouble(),
-                          op.getWindow(), /*roundWeights=*/true);
+            EvaluatedValue query = lookup(op.getQuery());
+            if (!op.getPrologue().empty()) {
+              Results given = {query};
+              for (Value value : op.getAppended())
+                given.push_back(lookup(value));
+              llvm::Expected<Results> made = runBlock(op.getPrologue().front(), given);
+              if (!made)
+                return made.takeError();
+              query = made->front();
+            }
+            llvm::Expected<Tensor> mixed = fusedAttention(
+                *query.tensor, caches[op.getKeys()], caches[op.getValues()],
+                tensor(op.getPositions()), op.getScale().convertToDouble(), op.getWindow());
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

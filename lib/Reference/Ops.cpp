@@ -160,39 +160,182 @@ Tensor reference::ropeTable(int64_t positions, ArrayRef<double> frequencies) {
   return table;
 }
 
-Error reference::cacheAppend(Tensor &cache, Encoding::Element element, const Tensor &input,
-                             const Tensor &positions) {
-  if (Error error = checkIndices(positions, "position", "cache", cache.rows()))
+Tensor reference::hadamard(const Tensor &input, int64_t block) {
+  Tensor result = input;
+  double norm = 1 / std::sqrt(static_cast<double>(block));
+  for (int64_t begin = 0, end = static_cast<int64_t>(input.values.size()); begin < end;
+       begin += block) {
+    std::vector<double> x = toDouble(ArrayRef(input.values).slice(begin, block));
+    for (int64_t distance = 1; distance < block; distance *= 2)
+      for (int64_t i = 0; i < block; ++i)
+        if (!(i & distance)) {
+          double low = x[i], high = x[i | distance];
+          x[i] = low + high;
+          x[i | distance] = low - high;
+        }
+    for (auto [out, value] : zip_equal(MutableArrayRef(result.values).slice(begin, block), x))
+      out = static_cast<float>(value * norm);
+  }
+  return result;
+}
+
+Cache::Cache(int64_t sequences, int64_t positions, int64_t heads, int64_t dim,
+             formats::CacheEncoding encoding)
+    : encoding(encoding), sequences(sequences),
+      values(Tensor::zeros({sequences * positions, heads, dim})),
+      scales(Tensor::zeros({sequences * positions, heads, encoding.groups(dim)})) {}
+
+Error reference::cacheAppend(Cache &cache, const Tensor &input, const Tensor &positions) {
+  if (Error error = checkIndices(positions, "position", "cache", cache.positions()))
     return error;
-  for (auto [row, position] : enumerate(positions.integers))
-    for (auto [out, in] : zip_equal(cache.row(position), input.row(row)))
-      out = rounded(element, in);
+  int64_t dim = cache.dim(), groups = cache.encoding.groups(dim);
+  for (auto [row, position] : enumerate(positions.integers)) {
+    int64_t place = cache.place(row, position);
+    for (int64_t head = 0; head < cache.heads(); ++head) {
+      ArrayRef<float> x = input.row(row).slice(head * dim, dim);
+      formats::roundCacheVector(cache.encoding, x, cache.values.row(place).slice(head * dim, dim));
+      if (!groups)
+        continue;
+      std::vector<int8_t> codes(dim);
+      std::vector<uint16_t> scales(groups);
+      formats::quantizeCacheVector(cache.encoding, x, codes, scales);
+      for (auto [out, scale] :
+           zip_equal(cache.scales.row(place).slice(head * groups, groups), scales))
+        out = formats::f16ToFloat(scale);
+    }
+  }
   return Error::success();
 }
 
-Expected<Tensor> reference::attention(const Tensor &query, const Tensor &keys, const Tensor &values,
-                                      const Tensor &positions, double scale,
-                                      std::optional<int64_t> window, bool roundWeights) {
-  if (Error error = checkIndices(positions, "position", "cache", keys.rows()))
+/// The first position that a token at `last` attends to.
+static int64_t oldestPosition(int64_t last, std::optional<int64_t> window) {
+  return window ? std::max<int64_t>(0, last - *window + 1) : 0;
+}
+
+/// The query of a head as the keys' encoding has it.
+static std::vector<double> roundQuery(ArrayRef<float> query, formats::CacheEncoding keys) {
+  using Element = formats::CacheEncoding::Element;
+  std::vector<double> result = toDouble(query);
+  if (keys.isInteger()) {
+    // As the inputs of products, but one scale for the whole head.
+    float greatest = 0;
+    bool finite = true;
+    for (float x : query) {
+      greatest = std::max(greatest, std::fabs(x));
+      finite &= std::isfinite(x);
+    }
+    float inverse =
+        finite && greatest > formats::activationFloor ? formats::activationLimit / greatest : 0.0f;
+    double scale = finite ? static_cast<double>(greatest) / formats::activationLimit
+                          : std::numeric_limits<double>::quiet_NaN();
+    for (auto [out, x] : zip_equal(result, query))
+      out = (finite ? std::nearbyint(x * inverse) : 0.0f) * scale;
+  } else if (keys.element == Element::BF16) {
+    for (auto [out, x] : zip_equal(result, query)) {
+      float high = formats::roundToBf16(x);
+      out = static_cast<double>(high) + formats::roundToBf16(x - high);
+    }
+  } else if (keys.element != Element::F32) {
+    for (auto [out, x] : zip_equal(result, query))
+      out = formats::roundToF16(x);
+  }
+  return result;
+}
+
+/// A softmax weight as float values of this encoding meet it.
+static double roundWeight(double weight, formats::CacheEncoding values) {
+  using Element = formats::CacheEncoding::Element;
+  auto x = static_cast<float>(weight);
+  if (values.element == Element::F32)
+    return weight;
+  if (values.element != Element::BF16)
+    return formats::roundToF16(x);
+  float high = formats::roundToBf16(x);
+  return static_cast<double>(high) + formats::roundToBf16(x - high);
+}
+
+Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &keys,
+                                           const Cache &values, const Tensor &positions,
+                                           double scale, std::optional<int64_t> window) {
+  if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
     return error;
-  int64_t kvHeads = keys.shape[1], dim = keys.shape[2], heads = query.width() / dim;
+  int64_t dim = keys.dim(), heads = query.width() / dim, group = heads / keys.heads();
+  int64_t groups = values.encoding.groups(dim);
+  Tensor result = Tensor::zeros(query.shape);
+  for (auto [row, last] : enumerate(positions.integers))
+    for (int64_t head = 0; head < heads; ++head) {
+      int64_t keyHead = head / group, offset = keyHead * dim;
+      std::vector<double> q = roundQuery(query.row(row).slice(head * dim, dim), keys.encoding);
+      std::vector<double> scores; // in units of which exp2 gives weights
+      int64_t oldest = oldestPosition(last, window);
+      for (int64_t position = oldest; position <= last; ++position)
+        scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
+                         scale * llvm::numbers::log2e);
+      double greatest = *llvm::max_element(scores), sum = 0;
+      std::vector<double> mixed(dim);
+      for (int64_t block = oldest / formats::cacheBlock; block <= last / formats::cacheBlock;
+           ++block) {
+        int64_t begin = std::max<int64_t>(block * formats::cacheBlock, oldest);
+        int64_t end = std::min<int64_t>((block + 1) * formats::cacheBlock, last + 1);
+        auto scalesOf = [&](int64_t position) {
+          return values.scales.row(values.place(row, position)).slice(keyHead * groups, groups);
+        };
+        // What the block's largest product of a weight and a scale, about 32512, is counted in.
+        double unit = -std::numeric_limits<double>::infinity();
+        for (int64_t position = begin; groups && position < end; ++position)
+          for (float scale : scalesOf(position))
+            unit = std::max(unit, scores[position - oldest] +
+                                      formats::cacheScaleExponent(std::fabs(scale)));
+        for (int64_t position = begin; position < end; ++position) {
+          sum += std::exp2(scores[position - oldest] - greatest);
+          ArrayRef<float> vector =
+              values.values.row(values.place(row, position)).slice(offset, dim);
+          if (!groups) {
+            double weight =
+                roundWeight(std::exp2(scores[position - oldest] - greatest), values.encoding);
+            for (auto [out, value] : zip_equal(mixed, vector))
+              out += weight * value;
+            continue;
+          }
+          int64_t elements = values.encoding.groupElements(dim);
+          for (auto [g, valueScale] : enumerate(scalesOf(position))) {
+            double weight =
+                std::nearbyint(std::exp2(scores[position - oldest] - unit) * valueScale);
+            double factor = weight * std::exp2(unit - greatest);
+            for (int64_t d = g * elements, e = std::min<int64_t>(d + elements, dim); d < e; ++d)
+              mixed[d] += factor * (vector[d] / valueScale);
+          }
+        }
+      }
+      for (auto [out, value] : zip_equal(result.row(row).slice(head * dim, dim), mixed))
+        out = static_cast<float>(value / sum);
+    }
+  return result;
+}
+
+Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, const Cache &values,
+                                      const Tensor &positions, double scale,
+                                      std::optional<int64_t> window) {
+  if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
+    return error;
+  int64_t kvHeads = keys.heads(), dim = keys.dim(), heads = query.width() / dim;
   Tensor result = Tensor::zeros(query.shape);
   for (auto [row, last] : enumerate(positions.integers))
     for (int64_t head = 0; head < heads; ++head) {
       int64_t offset = head / (heads / kvHeads) * dim;
       std::vector<double> q = toDouble(query.row(row).slice(head * dim, dim));
       std::vector<double> scores;
-      int64_t oldest = window ? std::max<int64_t>(0, last - *window + 1) : 0;
+      int64_t oldest = oldestPosition(last, window);
       for (int64_t position = oldest; position <= last; ++position)
-        scores.push_back(dot(q, keys.row(position).data() + offset) * scale);
+        scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
+                         scale);
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
       for (auto [i, score] : enumerate(scores)) {
         double weight = std::exp(score - greatest);
         sum += weight;
-        if (roundWeights)
-          weight = formats::roundToF16(static_cast<float>(weight));
-        for (auto [out, value] : zip_equal(mixed, values.row(oldest + i).slice(offset, dim)))
+        ArrayRef<float> vector = values.values.row(values.place(row, oldest + i));
+        for (auto [out, value] : zip_equal(mixed, vector.slice(offset, dim)))
           out += weight * value;
       }
       for (auto [out, value] : zip_equal(result.row(row).slice(head * dim, dim), mixed))

@@ -38,6 +38,9 @@ private:
   FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
+  /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
+  /// before and after it, which start before their predecessors have ended.
+  int64_t roomBesideProducts(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
   void prefetch(fused::MatvecOp op, fused::MatvecOp next);
 
@@ -141,45 +144,85 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
                         description.multiprocessors.value, stages, stageBytes, limit)};
 }
 
+int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
+  auto isProduct = [](Operation &other) { return isa<fused::MatvecOp>(other); };
+  Block &block = *op->getBlock();
+  Block::iterator place(op);
+  auto after = std::find_if(place, block.end(), isProduct);
+  auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+  int64_t greatest = 0;
+  auto consider = [&](Operation &other) {
+    auto product = cast<fused::MatvecOp>(other);
+    auto schedule = dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr());
+    if (!schedule)
+      return;
+    FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(product, schedule, device);
+    if (succeeded(plan))
+      greatest = std::max(greatest, plan->shared);
+  };
+  if (after != block.end())
+    consider(*after);
+  if (before != block.rend())
+    consider(*before);
+  // A multiprocessor has what a block can have, and what is reserved for that block; a second block
+  // has a reserve, too (CUDA C++ Programming Guide, "Compute Capability 9.0").
+  constexpr int64_t reserved = 1024;
+  return device.sharedBytes - greatest - reserved;
+}
+
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   const GpuTuning &tuning = description.gpuTuning;
   auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
   if (!keys)
     return op.emitOpError() << "names an unknown cache " << op.getKeysAttr();
-  RankedTensorType type = keys.getTensorType();
-  int64_t heads = type.getDimSize(1), splits = tuning.attentionSplits.value;
-  int64_t blocks = op.getQuery().getType().getDimSize(0) * heads * splits;
-  auto planOf = [&](int64_t warps, int64_t stages) {
+  int64_t heads = keys.getCacheType().getHeads(), splits = tuning.attentionSplits.value;
+  int64_t blocks = op.getTokens() * heads * splits;
+  auto planOf = [&](int64_t warps, int64_t stages, int64_t positions) {
     // Half the multiprocessors or fewer read: the memory needs all that they can have under way.
-    fused::GpuScheduleAttr schedule = gpuSchedule(blocks, warps, stages, /*inFlight=*/stages,
-                                                  formats::cachePiece, splits, "cache");
+    fused::GpuScheduleAttr schedule =
+        gpuSchedule(blocks, warps, stages, /*inFlight=*/stages, positions, splits, "cache");
     return std::pair(schedule, fused::AttentionPlan::get(op, schedule, device));
   };
   using Plan = fused::AttentionPlan;
-  FailureOr<Plan> widest = planOf(Plan::kMaxWarps, 1).second;
-  if (failed(widest))
+  FailureOr<Plan> least = planOf(Plan::kMaxWarps, 1, formats::cacheBlock).second;
+  if (failed(least))
     return failure();
-  // Every pass over a piece has warps of its own.
-  int64_t atOnce = tuning.attentionWarps.value / Plan::kPieceWarps;
-  int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / widest->groupWarps(), 1, atOnce);
-  int64_t warps = widest->passes == 1 ? tuning.attentionWarps.value : groups * widest->groupWarps();
-  bool isShort = widest->reach() <= tuning.shortContext.value;
-  int64_t stages = (isShort ? tuning.shortStages : tuning.longStages).value;
-  while (stages && planOf(warps, stages).second->shared > device.sharedBytes)
+  bool isShort = least->reach() <= tuning.shortContext.value;
+  int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
+  if (isShort && device.bulkCopies)
+    ringBytes = std::min(ringBytes, roomBesideProducts(op) - (least->shared - least->stageBytes));
+  // Larger stages have more warps that read them. With one stage alone nothing would be on its way
+  // while it is read.
+  int64_t readers = 1, readerBytes = least->stageBytes / least->readers;
+  auto fits = [&](int64_t readers) {
+    auto plan = planOf(readers * least->headParts, 1, readers * least->warpPositions()).second;
+    return plan->shared <= device.sharedBytes;
+  };
+  while (2 * readers <= tuning.attentionWarps.value &&
+         2 * readers * least->headParts <= Plan::kMaxWarps &&
+         readers * readerBytes < tuning.attentionStageBytes.value &&
+         2 * (2 * readers * readerBytes) <= ringBytes && fits(2 * readers))
+    readers *= 2;
+  int64_t positions = readers * least->warpPositions(), stageBytes = readers * readerBytes;
+  int64_t groups = std::clamp<int64_t>(Plan::kMaxWarps / (readers * least->headParts), 1,
+                                       tuning.attentionWarps.value / readers);
+  int64_t warps = groups * readers * least->headParts;
+  int64_t stages = std::max<int64_t>(2, ringBytes / stageBytes);
+  while (stages && planOf(warps, stages, positions).second->shared > device.sharedBytes)
     --stages;
   if (!stages)
-    return op.emitOpError() << "needs " << planOf(warps, 1).second->shared
+    return op.emitOpError() << "needs " << planOf(warps, 1, positions).second->shared
                             << " bytes of shared memory for one stage, target " << description.name
                             << " has " << device.sharedBytes << " a block";
   // Every warp group has stages of its own.
   stages -= stages % std::min(groups, stages);
-  auto [schedule, plan] = planOf(warps, stages);
+  auto [schedule, plan] = planOf(warps, stages, positions);
   if (failed(fused::checkShared(op, schedule, plan->shared, device)))
     return failure();
   return Choice{
       schedule,
       formatv("{0} key/value heads in {1} parts; a {2} ring of {3} bytes for {4} positions", heads,
-              splits, isShort ? "short" : "long", stages * 2 * plan->pieceBytes, plan->reach())};
+              splits, isShort ? "short" : "long", stages * stageBytes, plan->reach())};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
@@ -259,6 +302,8 @@ void FusedAssignSchedules::runOnOperation() {
   fused::MatvecOp last;
   bool lastIsNew = false;
   WalkResult walk = getOperation().walk([&](fused::KernelOp op) {
+    if (isa<fused::AttentionOp>(op.getOperation()))
+      return WalkResult::advance();
     bool isNew = !op.getSchedule();
     if (failed(assign(op)))
       return WalkResult::interrupt();
@@ -272,6 +317,12 @@ void FusedAssignSchedules::runOnOperation() {
     last = product;
     lastIsNew = isNew;
     return WalkResult::advance();
+  });
+  if (walk.wasInterrupted())
+    return signalPassFailure();
+  // What the products leave decides how much attention takes.
+  walk = getOperation().walk([&](fused::AttentionOp op) {
+    return failed(assign(op)) ? WalkResult::interrupt() : WalkResult::advance();
   });
   if (walk.wasInterrupted())
     signalPassFailure();

@@ -73,11 +73,19 @@ void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
 void FusedFuseDequantize::fuse(model::AttentionOp op) {
   OpBuilder builder(op);
   Type type = op.getQuery().getType(), half = withElement(type, Float16Type::get(&getContext()));
-  Value query = arith::TruncFOp::create(builder, op.getLoc(), half, op.getQuery());
-  auto fusedOp = fused::AttentionOp::create(
-      builder, op.getLoc(), half, query, op.getKeysAttr(), op.getValuesAttr(), op.getPositions(),
-      op.getScaleAttr(), op.getWindowAttr(), /*traffic=*/nullptr,
-      /*schedule=*/nullptr);
+  // Queries that meet f16 (and fp8, which becomes f16) are of that type; others are rounded by
+  // attention itself, from float32.
+  auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
+  using Element = formats::CacheEncoding::Element;
+  Element element = keys.getCacheType().getEncoding().element;
+  Value query = op.getQuery();
+  if (element == Element::F16 || element == Element::E4M3)
+    query = arith::TruncFOp::create(builder, op.getLoc(), half, query);
+  auto fusedOp =
+      fused::AttentionOp::create(builder, op.getLoc(), half, query, /*appended=*/ValueRange(),
+                                 op.getKeysAttr(), op.getValuesAttr(), op.getPositions(),
+                                 op.getScaleAttr(), op.getWindowAttr(), /*traffic=*/nullptr,
+                                 /*schedule=*/nullptr);
   // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
   op.replaceAllUsesWith(wide);

@@ -20,6 +20,34 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
+/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
+/// a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows; fp8 elements are
+/// left to attention, too.
+bool storesElements(model::CacheAppendOp append) {
+  auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
+  return cache && cache.getCacheType().getEncoding().bits() >= 16 &&
+         !append.getInput().getDefiningOp<model::HadamardOp>();
+}
+
+/// Whether an epilogue may append. Attention's prologue appends keys and values, or neither: where
+/// one of them needs it, the other goes there, too.
+bool mayAppend(model::CacheAppendOp append) {
+  auto function = append->getParentOfType<func::FuncOp>();
+  llvm::SmallPtrSet<Attribute, 2> caches = {append.getCacheAttr()};
+  function.walk([&](fused::AttentionOp attention) {
+    Attribute keys = attention.getKeysAttr(), values = attention.getValuesAttr();
+    if (keys == append.getCacheAttr() || values == append.getCacheAttr())
+      caches.insert_range(ArrayRef{keys, values});
+  });
+  return !function
+              .walk([&](model::CacheAppendOp other) {
+                return caches.contains(other.getCacheAttr()) && !storesElements(other)
+                           ? WalkResult::interrupt()
+                           : WalkResult::advance();
+              })
+              .wasInterrupted();
+}
+
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
   // Epilogues compute in float32 and round to 16 bits at most.
@@ -27,9 +55,11 @@ bool isFinisher(Operation *op) {
     return getElementTypeOrSelf(op->getResult(0)).isF32();
   if (isa<arith::TruncFOp>(op))
     return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
+  if (auto append = dyn_cast<model::CacheAppendOp>(op))
+    return mayAppend(append);
   if (isa<arith::ArithDialect>(op->getDialect()))
     return false;
-  return model::isElementwise(op) || isa<model::RotaryOp, model::CacheAppendOp>(op);
+  return model::isElementwise(op) || isa<model::RotaryOp>(op);
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.
@@ -84,7 +114,7 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
     return source && (source == matvec || taken.contains(source));
   };
   for (Operation *op = matvec->getNextNode(); op; op = op->getNextNode()) {
-    if (!isFinisher(op) || !llvm::any_of(op->getOperands(), inside))
+    if (!llvm::any_of(op->getOperands(), inside) || !isFinisher(op))
       continue;
     StringRef reason = whyNot(op, matvec, taken, inside, dominance);
     if (!reason.empty()) {

@@ -31,9 +31,9 @@ FailureOr<int64_t> FusedTabulateRotary::chooseRows(model::RotaryOp first) {
   int64_t rows = static_cast<int64_t>(context);
   model::CacheOp largest;
   for (auto cache : getOperation().getOps<model::CacheOp>())
-    if (!largest || cache.getTensorType().getDimSize(0) > largest.getTensorType().getDimSize(0))
+    if (!largest || cache.getCacheType().getPositions() > largest.getCacheType().getPositions())
       largest = cache;
-  int64_t positions = largest ? largest.getTensorType().getDimSize(0) : 0;
+  int64_t positions = largest ? largest.getCacheType().getPositions() : 0;
   if (rows && rows < positions)
     return emitError(getOperation().getLoc())
            << "context must be at least the " << positions << " positions of @"

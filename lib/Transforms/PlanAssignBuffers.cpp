@@ -27,7 +27,7 @@ using quantized::QuantizedTensorType;
 constexpr int64_t alignment = 256;
 
 /// Names of what @decode returns.
-constexpr StringRef kOutputs[] = {"logits", "next"};
+constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext};
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -171,8 +171,7 @@ FailureOr<int64_t> PlanAssignBuffers::bytesOf(Operation *reporter, Type type,
 FlatSymbolRefAttr PlanAssignBuffers::createBuffer(Location loc, StringRef name, BufferKind kind,
                                                   Type type, int64_t bytes) {
   auto buffer = plan::BufferOp::create(*builder, loc, name, kind, type, bytes, /*offset=*/nullptr,
-                                       /*first=*/nullptr,
-                                       /*last=*/nullptr);
+                                       /*first=*/nullptr, /*last=*/nullptr, /*fed_by=*/nullptr);
   // Renames if the name is taken.
   symbols->insert(buffer);
   return FlatSymbolRefAttr::get(buffer.getSymNameAttr());
@@ -214,13 +213,13 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
   // Caches.
   for (auto [name, user] : caches) {
     auto cache = symbols->lookup<model::CacheOp>(name);
-    FailureOr<int64_t> bytes = bytesOf(cache, cache.getTensorType());
-    if (failed(bytes))
-      return failure();
     Location cacheLoc = cache.getLoc();
-    Type type = cache.getTensorType();
+    quantized::CacheType type = cache.getCacheType();
+    // What was decided of it.
+    DictionaryAttr attributes = cache->getDiscardableAttrDictionary();
     symbols->erase(cache);
-    cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, *bytes);
+    cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, type.getBytes());
+    symbols->lookup(cacheBuffers[name].getAttr())->setDiscardableAttrs(attributes);
   }
   // What launches compute.
   SmallVector<ArenaBuffer> lifetimes;
@@ -252,6 +251,16 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
       arenaIndex[result] = lifetimes.size();
       lifetimes.push_back({*bytes, index, index});
     }
+  }
+  // The token that a step chooses is the next step's.
+  if (auto next = llvm::find_if(returned, [](const auto &entry) { return entry.second == kNext; });
+      next != returned.end()) {
+    Value token = decode.getArgument(0);
+    if (next->first.getType() != token.getType())
+      return decode.emitOpError() << "chooses tokens of type " << next->first.getType()
+                                  << ", but takes " << token.getType();
+    symbols->lookup<plan::BufferOp>(buffers[token].getAttr())
+        .setFedByAttr(buffers.lookup(next->first));
   }
   Arena arena = assignArena(lifetimes, alignment);
   if (auto overlap = findArenaOverlap(lifetimes, arena.offsets))

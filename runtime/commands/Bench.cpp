@@ -52,17 +52,20 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
   result.bytesPerToken = plan.bytes(step, static_cast<uint64_t>(result.context));
   result.repetitions = options.repetitions;
 
-  // Always the same step, as the last of so many tokens: from the token's id to the next one's.
+  // Always a step at the same position, as the last of so many tokens, and of the token that the
+  // step before chose: what a generation does, but that it moves on.
   int32_t token = std::max(plan.model.bosId, 0);
   Sampler sampler(options.sampling);
   result.sampling = describe(options.sampling);
   result.sampledInStep = plan.samples() && !sampler.needsHistory();
+  result.startsAhead = session.startsAhead(sampler);
   auto decode = [&](int64_t count) {
     auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < count; ++i) {
       InterruptGuard::check();
       session.seek(result.context - 1);
-      session.next(token, sampler, {});
+      token = session.next(token, sampler, {},
+                           i + 1 < count ? std::optional(result.context - 1) : std::nullopt);
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
@@ -119,11 +122,16 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
       {"weights", artifact.model().weights},
       {"target", artifact.plan().target.name},
       {"device", device},
+      {"memory",
+       {{"weights", artifact.plan().bytes(BufferKind::Weights)},
+        {"keys_and_values", artifact.plan().bytes(BufferKind::Cache)},
+        {"intermediate_results", artifact.plan().bytes(BufferKind::Arena)}}},
       {"context", result.context},
       {"tokens_each", result.tokensEach},
       {"repetitions", result.repetitions},
       {"sampling", result.sampling},
       {"sampled_in_step", result.sampledInStep},
+      {"starts_ahead", result.startsAhead},
       {"tokens_per_second", result.tokensPerSecond},
       {"tokens_per_second_slowest", result.slowest},
       {"tokens_per_second_fastest", result.fastest},
@@ -197,10 +205,16 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
   writeText(out, format("model           %s, weights %s, for target %s\n", model.name.c_str(),
                         model.weights.c_str(), artifact->plan().target.name.c_str()));
   writeText(out, format("device          %s\n", device.c_str()));
+  writeText(out, format("memory          %s\n", memoryText(artifact->plan()).c_str()));
   writeText(out,
             format("context         %lld positions\n", static_cast<long long>(result.context)));
   writeText(out, format("sampling        %s, %s the step\n", result.sampling.c_str(),
                         result.sampledInStep ? "in" : "after"));
+  writeText(out, format("steps           %s\n",
+                        result.startsAhead
+                            ? "each starts before the host knows its token, which the one before "
+                              "passes on"
+                            : "each starts when the host knows its token"));
   writeText(out,
             format("speed           %.1f tokens/s (median of %lld x %lld tokens; %.1f to %.1f)\n",
                    result.tokensPerSecond, static_cast<long long>(result.repetitions),

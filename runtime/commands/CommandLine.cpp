@@ -41,9 +41,18 @@ Tokenizer sluice::runtime::openTokenizer(const fs::path &directory) {
   return Artifact::open(directory, options)->tokenizer();
 }
 
+std::string sluice::runtime::memoryText(const Plan &plan) {
+  auto text = [&](BufferKind kind) { return formatBytes(static_cast<double>(plan.bytes(kind))); };
+  return "weights " + text(BufferKind::Weights) + ", keys and values of " +
+         std::to_string(plan.model.contextLength) + " positions " + text(BufferKind::Cache) +
+         ", intermediate results " + text(BufferKind::Arena);
+}
+
 Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
                                      SessionOptions options) {
   checkThreads(options, options.device.empty() ? defaultDevice(artifact->plan()) : options.device);
+  if (isTerminal())
+    std::fprintf(stderr, "[memory: %s]\n", memoryText(artifact->plan()).c_str());
   Progress progress;
   if (!options.deviceOptions.onProgress)
     options.deviceOptions.onProgress = [&](uint64_t done, uint64_t total) {

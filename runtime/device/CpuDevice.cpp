@@ -4,6 +4,7 @@
 #include "runtime/device/CpuDevice.h"
 
 #include "runtime/device/CpuFeatures.h"
+#include "runtime/device/MemoryNeeds.h"
 #include "runtime/device/SyntheticWeights.h"
 #include "runtime/device/ThreadPool.h"
 #include "sluice-support/Text.h"
@@ -243,22 +244,24 @@ void CpuDevice::bindWeights(uint32_t index) {
 
 void CpuDevice::allocate() {
   const Plan &plan = artifact->plan();
-  uint64_t persistentBytes = 0, syntheticBytes = 0;
+  // Weights of a file are read where it is mapped, so that the system can give up their memory.
+  MemoryNeeds needs;
+  uint64_t interfaceBytes = 0;
   for (const Buffer &buffer : plan.buffers) {
     if (buffer.kind == BufferKind::Weights)
-      syntheticBytes += buffer.synthetic ? alignUp(buffer.bytes) : 0;
+      needs.weights += buffer.synthetic ? alignUp(buffer.bytes) : 0;
+    else if (buffer.kind == BufferKind::Cache)
+      needs.caches += alignUp(buffer.bytes);
     else if (buffer.kind != BufferKind::Arena)
-      persistentBytes += alignUp(buffer.bytes);
+      interfaceBytes += alignUp(buffer.bytes);
   }
-  uint64_t needed = plan.arenaBytes + persistentBytes + syntheticBytes,
-           present = physicalMemoryBytes();
-  if (present && needed > present)
-    throw Error(artifact->planName() + ": a session needs " + std::to_string(needed) +
-                " bytes of memory, this machine has " + std::to_string(present) +
-                "; compile the model with a shorter context");
+  needs.rest = plan.arenaBytes + interfaceBytes;
+  if (uint64_t present = availableMemoryBytes())
+    requireMemory(*artifact, needs, present, "memory",
+                  "this machine has " + std::to_string(present) + " free");
 
   arena = HostMemory(plan.arenaBytes, "intermediate results");
-  persistent = HostMemory(persistentBytes, "caches");
+  persistent = HostMemory(needs.caches + interfaceBytes, "caches");
   pointers.assign(plan.buffers.size(), nullptr);
   std::byte *next = persistent.data();
   for (uint32_t i = 0; i < plan.buffers.size(); ++i) {

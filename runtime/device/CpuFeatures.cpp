@@ -150,9 +150,15 @@ uint64_t sluice::runtime::largestCacheBytes() {
   return size > 0 ? static_cast<uint64_t>(size) : uint64_t(32) << 20;
 }
 
-uint64_t sluice::runtime::physicalMemoryBytes() {
-  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page) : 0;
+uint64_t sluice::runtime::availableMemoryBytes() {
+  // sysconf knows free pages only; those that cache files can be had, too.
+  std::ifstream info("/proc/meminfo");
+  uint64_t sum = 0, kibibytes = 0;
+  std::string key, rest;
+  while (info >> key >> kibibytes && std::getline(info, rest))
+    if (key == "MemAvailable:" || key == "SwapFree:")
+      sum += kibibytes << 10;
+  return sum;
 }
 
 /// Sums vectors of `Vector`'s size, `unrolled` of them at a time so that enough loads are under

@@ -25,8 +25,8 @@ std::string cpuModelName();
 /// Bytes of the largest cache, 32 MiB if the system does not say.
 uint64_t largestCacheBytes();
 
-/// Bytes of physical memory, or 0 if the system does not say.
-uint64_t physicalMemoryBytes();
+/// Bytes that programs can still have, swap included, or 0 if the system does not say.
+uint64_t availableMemoryBytes();
 
 /// Reads all bytes once with the widest plain loads there are. The sum keeps the compiler from
 /// leaving it out.

@@ -26,6 +26,7 @@ static Registry &registry() {
   return instance;
 }
 
+StepQueue::~StepQueue() = default;
 Device::~Device() = default;
 
 void sluice::runtime::registerDevice(const std::string &name, DeviceFactory factory) {

@@ -101,20 +101,29 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   TextStream text(artifact, options, callbacks, result.text);
   std::vector<int32_t> history(prompt.begin(), prompt.end());
 
+  // The step of a token also chooses the next one. The step of that one can start before it is
+  // known, unless it is the last of the text or has no place any more.
+  auto next = [&](int32_t token) {
+    int64_t count = static_cast<int64_t>(result.ids.size()) + 1;
+    bool goesOn = options.maxTokens < 0 || count < options.maxTokens;
+    return session.next(token, sampler, history,
+                        goesOn ? std::optional(session.position() + 1) : std::nullopt);
+  };
+
   auto start = Clock::now();
-  // The step of the last token also chooses the next one.
   std::optional<int32_t> chosen;
   for (size_t i = 0; i < prompt.size(); ++i) {
     if (i + 1 < prompt.size() || options.maxTokens == 0)
       session.append(prompt[i]);
     else
-      chosen = session.next(prompt[i], sampler, history);
+      chosen = next(prompt[i]);
     if (callbacks.onToken && !callbacks.onToken(prompt[i], /*isPrompt=*/true)) {
       result.promptSeconds = secondsSince(start);
       result.reason = FinishReason::Cancelled;
       return result;
     }
   }
+  session.wait();
   result.promptSeconds = secondsSince(start);
 
   start = Clock::now();
@@ -125,7 +134,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     if (!chosen) {
       if (session.position() >= artifact.model().contextLength)
         return FinishReason::Context;
-      chosen = session.next(result.ids.back(), sampler, history);
+      chosen = next(result.ids.back());
     }
     int32_t id = *std::exchange(chosen, std::nullopt);
     history.push_back(id);

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 using namespace sluice::runtime;
 using sluice::support::printable;
@@ -20,6 +21,7 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   theDevice = createDevice(options.device.empty() ? defaultDevice(plan) : options.device,
                            options.deviceOptions);
   theDevice->load(theArtifact);
+  queue = theDevice->queue();
   decodeStep = *plan.findStep("decode");
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
@@ -27,10 +29,17 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
     nextBuffer = plan.bufferIndex("next");
+    feedsToken = plan.buffers[tokenBuffer].fedBy == nextBuffer;
   }
 }
 
-void Session::writeInputs(int32_t token) {
+bool Session::Inputs::operator==(const Inputs &other) const {
+  // By bits, so that every NaN is equal to itself.
+  return token == other.token && position == other.position &&
+         std::memcmp(&sampling, &other.sampling, sizeof(sampling)) == 0;
+}
+
+Session::Inputs Session::checkedInputs(int32_t token) const {
   const ModelInfo &model = theArtifact->model();
   if (token < 0 || token >= model.vocabSize)
     throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
@@ -39,18 +48,55 @@ void Session::writeInputs(int32_t token) {
     throw Error("the context is full: position " + std::to_string(nextPosition) +
                 " of a context of " + std::to_string(model.contextLength) +
                 "; compile the model with a longer one (--context)");
-  int32_t position = static_cast<int32_t>(nextPosition);
-  theDevice->write(tokenBuffer, 0, std::as_bytes(std::span(&token, 1)));
+  return {token, nextPosition, {}};
+}
+
+void Session::write(const Inputs &inputs) {
+  int32_t position = static_cast<int32_t>(inputs.position);
+  theDevice->write(tokenBuffer, 0, std::as_bytes(std::span(&inputs.token, 1)));
   theDevice->write(positionBuffer, 0, std::as_bytes(std::span(&position, 1)));
+  if (samplingBuffer)
+    theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&inputs.sampling, 1)));
+}
+
+void Session::start(const Inputs &inputs) {
+  if (ahead == inputs) {
+    ahead.reset();
+  } else {
+    discardAhead();
+    write(inputs);
+    if (queue)
+      queue->start(decodeStep, /*fed=*/false);
+    else
+      theDevice->run(decodeStep);
+    wait();
+  }
+  unfinished = queue != nullptr;
+  last = inputs;
+}
+
+void Session::wait() {
+  if (std::exchange(unfinished, false))
+    queue->finish();
+}
+
+void Session::discardAhead() {
+  if (!std::exchange(ahead, std::nullopt))
+    return;
+  try {
+    queue->finish();
+  } catch (const Error &) {
+    // Nobody asked for this step. If the device cannot go on, the next one says so.
+  }
 }
 
 void Session::append(int32_t token) {
-  writeInputs(token);
-  theDevice->run(decodeStep);
+  start(checkedInputs(token));
   ++nextPosition;
 }
 
-int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> history) {
+int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
+                      std::optional<int64_t> followAt) {
   if (!nextBuffer || sampler.needsHistory()) {
     std::span<const float> scores = decode(token);
     try {
@@ -59,10 +105,27 @@ int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> 
       throw explained(error);
     }
   }
-  sampling::SamplingWords words = sampler.nextWords();
-  theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&words, 1)));
-  append(token);
+  Inputs inputs = checkedInputs(token);
+  inputs.sampling = sampler.nextWords();
+  start(inputs);
+  std::optional<Inputs> following;
+  if (followAt && startsAhead(sampler) && *followAt < theArtifact->model().contextLength) {
+    following = Inputs{token, *followAt, sampler.peekWords()};
+    write(*following);
+    try {
+      queue->start(decodeStep, /*fed=*/true);
+    } catch (const Error &) {
+      // It may never be asked for; if it is, it is started again.
+      following.reset();
+    }
+  }
+  wait();
+  ++nextPosition;
   int32_t chosen = *static_cast<const int32_t *>(theDevice->output(*nextBuffer));
+  if (following) {
+    following->token = chosen;
+    ahead = following;
+  }
   if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
     try {
       // Says what is wrong with the logits.
@@ -101,7 +164,9 @@ Error Session::explained(const Error &error) {
 std::string Session::firstNonFinite() {
   const Plan &plan = theArtifact->plan();
   std::string found;
-  // Inputs and caches of the last step are still in place, so that it does the same again.
+  // The caches hold what the last step found there, so that it does the same again.
+  discardAhead();
+  write(last);
   theDevice->trace(decodeStep, [&](size_t index) {
     const Launch &launch = plan.steps[decodeStep].launches[index];
     for (uint32_t argument : launch.arguments) {
@@ -151,16 +216,24 @@ std::optional<std::string> Session::nonFiniteElement(uint32_t index) {
 }
 
 std::span<const float> Session::logits() {
+  wait();
   return {static_cast<const float *>(theDevice->output(logitsBuffer)),
           static_cast<size_t>(theArtifact->model().vocabSize)};
 }
 
 std::vector<double> Session::profile(int32_t token) {
-  writeInputs(token);
+  Inputs inputs = checkedInputs(token);
+  // Choosing a token takes as long as it did.
+  inputs.sampling = last.sampling;
+  wait();
+  discardAhead();
+  write(inputs);
   return theDevice->profile(decodeStep);
 }
 
 void Session::reset() {
+  wait();
+  discardAhead();
   theDevice->clearCaches();
   nextPosition = 0;
 }
@@ -175,6 +248,7 @@ void Session::seek(int64_t position) {
 std::vector<std::byte> Session::readBuffer(std::string_view name) {
   const Plan &plan = theArtifact->plan();
   uint32_t index = plan.bufferIndex(name);
+  wait();
   std::vector<std::byte> bytes(plan.buffers[index].bytes);
   theDevice->read(index, 0, bytes);
   return bytes;

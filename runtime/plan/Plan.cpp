@@ -363,6 +363,33 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   }
 }
 
+/// What feeds inputs, once all buffers are known.
+static void readFeeds(const JsonField &buffers, Plan &plan,
+                      const std::unordered_map<std::string, uint32_t> &index) {
+  uint32_t number = 0;
+  for (const JsonField &field : buffers.elements()) {
+    Buffer &buffer = plan.buffers[number++];
+    auto fedBy = field.find("fed_by");
+    if (!fedBy)
+      continue;
+    if (buffer.kind != BufferKind::Input)
+      fedBy->failWith("is for inputs only, buffer \"" + buffer.name + "\" is " +
+                      std::string(bufferKindName(buffer.kind)));
+    auto found = index.find(fedBy->asText(256));
+    if (found == index.end() || plan.buffers[found->second].kind != BufferKind::Output)
+      fedBy->fail("the name of an output");
+    const Buffer &output = plan.buffers[found->second];
+    if (output.type != buffer.type || output.shape != buffer.shape || output.bytes != buffer.bytes)
+      fedBy->failWith("names \"" + output.name + "\", whose type, shape or size is not that of \"" +
+                      buffer.name + "\"");
+    for (const Buffer &other : plan.buffers)
+      if (other.fedBy == found->second)
+        fedBy->failWith("names \"" + output.name + "\", which feeds \"" + other.name +
+                        "\" already");
+    buffer.fedBy = found->second;
+  }
+}
+
 static std::string digestWithout(json object) {
   object.erase("checksum");
   std::string text = object.dump();
@@ -418,6 +445,7 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
   if (auto utilities = top.find("utilities"))
     plan.utilities = readUtilities(*utilities);
   checkInterface(plan, name);
+  readFeeds(buffers, plan, index);
   return plan;
 }
 
@@ -467,5 +495,15 @@ uint64_t Plan::bytes(const Step &step, uint64_t context) const {
   for (const Launch &launch : step.launches)
     if (launch.traffic)
       sum += launch.traffic->bytes(context);
+  return sum;
+}
+
+uint64_t Plan::bytes(BufferKind kind) const {
+  if (kind == BufferKind::Arena)
+    return arenaBytes;
+  uint64_t sum = 0;
+  for (const Buffer &buffer : buffers)
+    if (buffer.kind == kind)
+      sum += buffer.bytes;
   return sum;
 }

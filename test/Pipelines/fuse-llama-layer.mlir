@@ -35,8 +35,8 @@ model.weight @ffn_norm : tensor<256xf16>
 model.weight @gate : tensor<768x256xf16>
 model.weight @up : tensor<768x256xf16>
 model.weight @down : tensor<256x768xf16>
-model.cache @cache.k.0 : tensor<2048x2x64xf16>
-model.cache @cache.v.0 : tensor<2048x2x64xf16>
+model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.v.0 : !quantized.cache<1x2048x2x64xf16>
 
 func.func @layer(%x: tensor<1x256xf32>, %position: tensor<1xi32>) -> tensor<1x256xf32> {
   %0 = model.parameter @attn_norm : tensor<256xf16>

@@ -9,8 +9,10 @@ model.weight @u : tensor<256x256xf16>
 model.weight @gain : tensor<256xf32>
 model.weight @bias : tensor<256xf16>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
-model.cache @cache.k.0 : tensor<2048x2x64xf16>
-model.cache @cache.v.0 : tensor<2048x2x64xf16>
+model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.v.0 : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.k.1 : !quantized.cache<1x2048x2x64xi8, group = head>
+model.cache @cache.v.1 : !quantized.cache<1x2048x2x64xi4, group = 32>
 
 // A row of the table and the token; a row of 256 bytes, 4 scales and 4 zero points.
 // CHECK-LABEL: @embedding
@@ -94,5 +96,25 @@ func.func @window(%q: tensor<1x256xf16>, %position: tensor<1xi32>) -> tensor<1x2
   // CHECK: window 512
   // CHECK-SAME: keys = 256, values = 256, written = 512, operations = 0, operations_per_position = 1024, window = 512>)
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 window 512 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %y : tensor<1x256xf16>
+}
+
+// Codes and scales of 2 heads: keys 2 * (64 + 2), values 2 * (32 + 4). The prologue reads a query of 1024 bytes, new rows of 512 each, the position (once) and
+// a row of the table, 256; a result of 512 and a key and a value are written.
+// CHECK-LABEL: @appending_attention
+func.func @appending_attention(%q: tensor<1x256xf32>, %k: tensor<1x128xf32>, %v: tensor<1x128xf32>, %position: tensor<1xi32>) -> tensor<1x256xf16> {
+  %t = model.parameter @rope : tensor<2048x64xf32>
+  // CHECK: fused.attention
+  // CHECK-SAME: traffic(#fused.traffic<weights = 0, scales = 0, activations = 2308, keys = 132, values = 72, written = 716, operations = 0, operations_per_position = 1024>)
+  %y = fused.attention %q new(%k, %v), @cache.k.1, @cache.v.1 at %position scale 0.125
+      : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+    %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
+    %k1 = model.rotary %k0 at %position head_dim 64 <theta = 10000.0> table %t : tensor<1x128xf32>, tensor<1xi32>, tensor<2048x64xf32>
+    model.cache_append @cache.k.1, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @cache.v.1, %v0 at %position : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield %q1 : tensor<1x256xf32>
+  }
   return %y : tensor<1x256xf16>
 }

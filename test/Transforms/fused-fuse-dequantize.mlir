@@ -1,8 +1,8 @@
 // RUN: sluice-opt %s --fused-fuse-dequantize --remarks-filter=fused-fuse-dequantize -verify-diagnostics | FileCheck %s
 // RUN: sluice-opt %s --fused-fuse-dequantize --fused-fuse-dequantize | FileCheck %s
 
-model.cache @k : tensor<16x2x64xf16>
-model.cache @v : tensor<16x2x64xf16>
+model.cache @k : !quantized.cache<1x16x2x64xf16>
+model.cache @v : !quantized.cache<1x16x2x64xf16>
 
 // CHECK-LABEL: func.func @layers
 func.func @layers(%t: tensor<2xi32>, %q: !quantized.tensor<256x256xi8, group = 32, layout = blocks>, %b: tensor<256xf16>) -> tensor<2x256xf32> {

@@ -1,8 +1,12 @@
 // RUN: sluice-opt %s --fused-fuse-epilogues --remarks-filter=fused-fuse-epilogues -verify-diagnostics | FileCheck %s
 // RUN: sluice-opt %s --fused-fuse-epilogues --fused-fuse-epilogues | FileCheck %s
 
-model.cache @k : tensor<16x2x64xf16>
-model.cache @v : tensor<16x2x64xf16>
+model.cache @k : !quantized.cache<1x16x2x64xf16>
+model.cache @v : !quantized.cache<1x16x2x64xf16>
+model.cache @k8 : !quantized.cache<1x16x2x64xi8, group = head>
+model.cache @v16 : !quantized.cache<1x16x2x64xf16>
+model.cache @kr : !quantized.cache<1x16x2x64xf16>
+model.cache @vr : !quantized.cache<1x16x2x64xf16>
 model.weight @bias : tensor<256xf16>
 
 // Only q leaves the kernel; the bias is named after the product, but is a weight.
@@ -30,6 +34,37 @@ func.func @qkv(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %q: tensor<256x256xf16>
   model.cache_append @v, %a#2 at %p : tensor<1x128xf32>, tensor<1xi32>
   %e = arith.truncf %c : tensor<1x256xf32> to tensor<1x256xf16>
   %f = fused.attention %e, @k, @v at %p scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %f : tensor<1x256xf16>
+}
+
+// Keys that are rounded by heads are appended in attention's prologue, and so their values are.
+// CHECK-LABEL: func.func @quantized_keys
+// CHECK: %[[Y:.*]]:2 = fused.matvec
+// CHECK-NOT: epilogue
+// CHECK: model.cache_append @k8, %[[Y]]#0
+// CHECK: model.cache_append @v16, %[[Y]]#1
+func.func @quantized_keys(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %q: tensor<1x256xf16>, %kv: tensor<128x256xf16>) -> tensor<1x256xf16> {
+  %a:2 = fused.matvec %x weights(%kv, %kv) segments [128, 128]
+      : tensor<1x256xf32>, tensor<128x256xf16>, tensor<128x256xf16> -> tensor<1x128xf32>, tensor<1x128xf32>
+  model.cache_append @k8, %a#0 at %p : tensor<1x128xf32>, tensor<1xi32>
+  model.cache_append @v16, %a#1 at %p : tensor<1x128xf32>, tensor<1xi32>
+  %f = fused.attention %q, @k8, @v16 at %p scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %f : tensor<1x256xf16>
+}
+
+// The same of keys that are rotated.
+// CHECK-LABEL: func.func @rotated_keys
+// CHECK: %[[Y:.*]]:2 = fused.matvec
+// CHECK-NOT: epilogue
+// CHECK: model.cache_append @kr
+// CHECK: model.cache_append @vr, %[[Y]]#1
+func.func @rotated_keys(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %q: tensor<1x256xf16>, %kv: tensor<128x256xf16>) -> tensor<1x256xf16> {
+  %a:2 = fused.matvec %x weights(%kv, %kv) segments [128, 128]
+      : tensor<1x256xf32>, tensor<128x256xf16>, tensor<128x256xf16> -> tensor<1x128xf32>, tensor<1x128xf32>
+  %r = model.hadamard %a#0 head_dim 64 : tensor<1x128xf32>
+  model.cache_append @kr, %r at %p : tensor<1x128xf32>, tensor<1xi32>
+  model.cache_append @vr, %a#1 at %p : tensor<1x128xf32>, tensor<1xi32>
+  %f = fused.attention %q, @kr, @vr at %p scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
   return %f : tensor<1x256xf16>
 }
 

@@ -16,7 +16,7 @@ model.weight @blk.0.ffn_up : tensor<768x256xbf16>
 model.weight @blk.0.ffn_down : !quantized.tensor<256x14336xi4, group = 32, layout = blocks>
 model.weight @token_embd : tensor<2048x256xf16>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
-model.cache @cache.k.0 : tensor<2048x2x64xf16>
+model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
 
 // CHECK: quantized.packed @token_embd.rows of [@token_embd] : tensor<2048x256xf16>
 // CHECK: quantized.packed @blk.0.attn_qkv of [@blk.0.attn_q, @blk.0.attn_k, @blk.0.attn_v] order [pairs(0, 64), pairs(1, 64), natural(2)]

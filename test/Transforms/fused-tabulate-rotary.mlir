@@ -6,8 +6,8 @@
 
 // LARGE: context must be at most 2147483647, found 4294967296
 // SMALL: context must be at least the 2048 positions of @cache.k, found 16
-model.cache @cache.k : tensor<2048x2x64xf16>
-model.cache @small : tensor<16x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x2048x2x64xf16>
+model.cache @small : !quantized.cache<1x16x2x64xf16>
 func.func private @rope()
 
 // One table for each frequencies and head size, under a name that is free.
@@ -39,7 +39,7 @@ func.func @rotaries(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %w: tensor<256x256
 // -----
 
 // A table that exists serves; a rotary that has one keeps it.
-model.cache @cache.k : tensor<2048x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x2048x2x64xf16>
 model.rope_table @table <theta = 10000.0> : tensor<2048x64xf32>
 model.rope_table @longer <theta = 10000.0> : tensor<8192x64xf32>
 // CHECK-LABEL: func.func @existing

@@ -13,7 +13,7 @@ module @chain {
   // CHECK: model.rope_table @rope.recipe
   model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
   // CHECK-NOT: model.cache
-  model.cache @cache.k.0 : tensor<2048x2x64xf16>
+  model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
   module @kernels {
     llvm.func @embedding_0()
     llvm.func @matvec_0()
@@ -25,7 +25,7 @@ module @chain {
   // Segments start on tiles: 48 + 32 rows of 256 f16.
   // CHECK: plan.buffer @qk weights : !quantized.tensor<56x256xf16, layout = lanes> bytes 40960 {source = @qk.recipe}
   // CHECK: plan.buffer @rope weights : tensor<2048x64xf32> bytes 524288 {source = @rope.recipe}
-  // CHECK: plan.buffer @cache.k.0 cache : tensor<2048x2x64xf16> bytes 524288
+  // CHECK: plan.buffer @cache.k.0 cache : !quantized.cache<1x2048x2x64xf16> bytes 524288
   // CHECK: plan.buffer @embed.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 0 to 2
   // CHECK: plan.buffer @qk.out.0 arena : tensor<1x20xf32> bytes 80 offset 2304 alive 1 to 2
   // Never read, but the kernel writes it; its place is free again a launch later.
@@ -125,14 +125,16 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x1
 
 // -----
 
-// A step that samples: one input and one output more.
+// A step that samples: one input and one output more, which is the next step's token.
 // CHECK: module @samples
 module @samples {
   module @kernels {
     llvm.func @head_0()
     llvm.func @sample_0()
   }
-  // CHECK: plan.buffer @sampling input : tensor<1x8xi32> bytes 32
+  // CHECK: plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+  // CHECK: plan.buffer @position input : tensor<1xi32> bytes 4{{$}}
+  // CHECK: plan.buffer @sampling input : tensor<1x8xi32> bytes 32{{$}}
   // CHECK: plan.buffer @logits output : tensor<1x64xf32> bytes 256
   // CHECK: plan.buffer @next output : tensor<1xi32> bytes 4
   // CHECK: plan.launch @kernels::@sample_0 [@logits, @sampling, @next]
@@ -174,5 +176,18 @@ module {
     %l = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> tensor<1x64xf32>
     // expected-error @+1 {{must return two different values}}
     return %l, %l : tensor<1x64xf32>, tensor<1x64xf32>
+  }
+}
+
+// -----
+
+module {
+  module @kernels {
+    llvm.func @head_0()
+  }
+  // expected-error @+1 {{chooses tokens of type 'tensor<2xi32>', but takes 'tensor<1xi32>'}}
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %options: tensor<1x8xi32>) -> (tensor<1x64xf32>, tensor<2xi32>) {
+    %l, %n = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> (tensor<1x64xf32>, tensor<2xi32>)
+    return %l, %n : tensor<1x64xf32>, tensor<2xi32>
   }
 }

@@ -93,7 +93,7 @@ class Example:
         for pattern in (r"cache_append @([\w.]+)", r"caches \[@([\w.]+), @([\w.]+)\]", r"attention %\w+, @([\w.]+), @([\w.]+)"):
             for match in re.findall(pattern, text):
                 for name in [match] if isinstance(match, str) else match:
-                    wanted[name] = f"model.cache @{name} : tensor<2048x2x64xf16>"
+                    wanted[name] = f"model.cache @{name} : !quantized.cache<1x2048x2x64xf16>"
         for sources, of in re.findall(r"quantized\.packed @[\w.]+ of \[([^\]]*)\].*?: ([^\n]*)$", text, re.M):
             for name in re.findall(r"@([\w.]+)", sources):
                 wanted.setdefault(name, f"model.weight @{name} : tensor<1x1xf32>")

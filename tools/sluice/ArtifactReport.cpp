@@ -9,7 +9,11 @@
 #include "sluice-support/MappedFile.h"
 #include "sluice/Target/TargetDescription.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/Format.h"
+
+#include <map>
+#include <set>
 
 using namespace sluice;
 using namespace sluice::driver;
@@ -42,34 +46,44 @@ static int64_t launchBytes(const json &launch, int64_t context) {
          context * (get("keys") + get("values"));
 }
 
-/// How many matrices have each format, and which of them have another than the one asked for.
+/// How many matrices and caches have each format, and which matrices have another than the one
+/// asked for.
 static void printFormats(const json &plan, llvm::raw_ostream &os) {
   const std::string asked = plan["model"].value("weights", std::string());
   auto text = [](const json &decision, const char *key) {
     return decision.value(key, std::string());
   };
-  std::map<std::string, int> counts;
+  std::set<std::string> cacheNames;
+  for (const json &buffer : plan["buffers"])
+    if (text(buffer, "kind") == "cache")
+      cacheNames.insert(text(buffer, "name"));
+  std::map<std::string, int> matrices, caches;
   for (const json &decision : plan["decisions"])
-    ++counts[text(decision, "decision")];
-  if (counts.empty())
-    return;
-  os << "  " << llvm::left_justify("matrices", 20);
-  for (const char *separator = ""; const auto &[format, count] : counts) {
-    os << separator << count << " " << format;
-    separator = ", ";
-  }
-  os << "\n";
+    ++(cacheNames.count(text(decision, "what")) ? caches : matrices)[text(decision, "decision")];
+  auto line = [&](llvm::StringRef what, const std::map<std::string, int> &counts) {
+    if (counts.empty())
+      return;
+    os << "  " << llvm::left_justify(what, 20);
+    llvm::ListSeparator comma;
+    for (const auto &[format, count] : counts)
+      os << comma << count << " " << format;
+    os << "\n";
+  };
+  line("matrices", matrices);
   for (const json &decision : plan["decisions"])
-    if (asked != "keep" && text(decision, "decision") != asked)
+    if (asked != "keep" && !cacheNames.count(text(decision, "what")) &&
+        text(decision, "decision") != asked)
       os << "    " << text(decision, "what") << ": " << text(decision, "decision") << " instead of "
          << asked << " (" << text(decision, "reason") << ")\n";
+  line("caches", caches);
 }
 
 void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   const json &model = plan["model"], &target = plan["target"];
   auto text = [](const json &object, const char *key) { return object.value(key, std::string()); };
   os << text(model, "name") << ": " << text(model, "architecture") << ", weights "
-     << text(model, "weights");
+     << text(model, "weights") << ", keys " << model.value("k_cache", std::string("auto"))
+     << ", values " << model.value("v_cache", std::string("auto"));
   if (model.value("synthetic", false))
     os << " (synthetic)";
   os << "\n";
@@ -82,7 +96,8 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   for (const char *key : {"triple", "isa", "arch"})
     if (!text(target, key).empty())
       os << ", " << text(target, key);
-  os << "\nfiles\n";
+  os << "\nmemory: " << runtime::memoryText(runtime::Plan::parse(plan.dump(), "plan.json"))
+     << "\nfiles\n";
   for (const auto &[role, file] : plan["files"].items())
     os << "  " << llvm::left_justify(role, 12) << llvm::left_justify(text(file, "name"), 32)
        << llvm::right_justify(bytesText(file.value("bytes", 0.0)), 12) << "  xxh3 "

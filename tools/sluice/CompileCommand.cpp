@@ -30,9 +30,18 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
           "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
           "(default: auto)")
       ->type_name("FORMAT");
-  auto f16Only = CLI::IsMember({"auto", "f16"});
-  command.add_option("--k-cache", "Number format of cached keys: auto or f16")->check(f16Only);
-  command.add_option("--v-cache", "Number format of cached values: auto or f16")->check(f16Only);
+  command
+      .add_option(
+          "--k-cache", options.keyCache,
+          "Number format of cached keys: auto, f16, bf16, fp8, or int8 or int4 with -h64 or "
+          "-h32 for a scale for every 64 or 32 elements instead of one a head; -rot rotates "
+          "keys and queries by a Hadamard matrix. LAYERS=FORMAT is for single layers: "
+          "int4-rot,0-1=int8 (default: auto)")
+      ->type_name("FORMAT");
+  command
+      .add_option("--v-cache", options.valueCache,
+                  "Number format of cached values: as of keys, but without -rot (default: auto)")
+      ->type_name("FORMAT");
 }
 
 void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
@@ -91,10 +100,12 @@ void driver::addCompileCommand(CLI::App &app) {
   auto options = std::make_shared<CompileOptions>();
   CLI::App *command =
       app.add_subcommand("compile", "Compile a model file to an artifact directory");
-  command->footer("Examples:\n"
-                  "  sluice compile models/llama-4m -o llama-4m.sluice --weights int8-g128\n"
-                  "  sluice compile model.gguf -o model.sluice --emit-ir stages\n"
-                  "  sluice compile --from-ir stages/3-fused.mlir -o model.sluice");
+  command->footer(
+      "Examples:\n"
+      "  sluice compile models/llama-4m -o llama-4m.sluice --weights int8-g128\n"
+      "  sluice compile models/llama-4m -o llama-4m.sluice --k-cache int8 --v-cache int4\n"
+      "  sluice compile model.gguf -o model.sluice --emit-ir stages\n"
+      "  sluice compile --from-ir stages/3-fused.mlir -o model.sluice");
   command->add_option(
       "MODEL", options->model,
       "A GGUF file or a Hugging Face directory (config.json, safetensors, tokenizer)");

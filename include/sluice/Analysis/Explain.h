@@ -58,6 +58,19 @@ struct LayerFigures {
   double intensity = 0;
 };
 
+/// The caches of layers that follow each other and are alike.
+struct CacheFigures {
+  int64_t firstLayer = 0, lastLayer = 0;
+  /// The formats, "int4-h32-rot", and why they were chosen.
+  std::string keys, values, keysReason, valuesReason;
+  /// Bytes of one position of a layer, scales included; of a layer read by a step at the
+  /// explanation's context and batch; of the memory of a layer's caches, without padding, for as
+  /// many positions as they have.
+  int64_t keysPerPosition = 0, valuesPerPosition = 0, read = 0, memory = 0;
+  /// Positions that attention reads at most; 0: all.
+  int64_t window = 0;
+};
+
 struct Explanation {
   std::string model;
   /// The weights' formats that fused kernels read, by bytes, most first: "int8-g128".
@@ -67,6 +80,7 @@ struct Explanation {
   /// of its own.
   int64_t context = 0, batch = 1;
   int64_t layers = 0;
+  llvm::SmallVector<CacheFigures> caches;
   PartTraffic unfused, fused;
   Floor unfusedFloor, fusedFloor;
   LayerFigures layer;

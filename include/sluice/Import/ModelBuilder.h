@@ -35,8 +35,8 @@ struct ImportOptions {
 ///   module @name attributes {model.source = "path", model.config = {architecture = "llama", ...}}
 ///   {
 ///     model.weight @token_embd ... ; @blk.N.attn_q ... ; @output ...
-///     model.cache @cache.k.N, @cache.v.N : tensor<context x kv_heads x head_dim x f16>
-///     func.func @decode(tensor<tokens x i32>, tensor<tokens x i32>)
+///     model.cache @cache.k.N, @cache.v.N : !quantized.cache<1 x context x kv_heads x head_dim x
+///     f16> func.func @decode(tensor<tokens x i32>, tensor<tokens x i32>)
 ///         -> tensor<tokens x vocab_size x f32>
 ///   }
 ///

@@ -27,6 +27,9 @@ struct CompileOptions {
   std::string target;
   /// auto, keep, or a format's name. Empty: auto, or what fromIr's module was compiled for.
   std::string weights;
+  /// Formats of cached keys and values (formats::CacheScheme). Empty: auto, or what fromIr's module
+  /// was compiled for.
+  std::string keyCache, valueCache;
   /// Positions of the cache; 0 takes the smaller of the model's and 4096.
   int64_t context = 0;
   /// Sequences that are decoded together.

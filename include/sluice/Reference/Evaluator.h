@@ -56,7 +56,7 @@ public:
   llvm::Expected<EvaluatedValue> symbol(llvm::StringRef name);
 
   /// The cache of that name, or null.
-  Tensor *cache(llvm::StringRef name);
+  Cache *cache(llvm::StringRef name);
   void resetCaches();
 
 private:
@@ -73,7 +73,7 @@ private:
   mlir::ModuleOp module;
   WeightProvider &weights;
   Hook hook;
-  llvm::StringMap<Tensor> caches;
+  llvm::StringMap<Cache> caches;
   llvm::StringMap<EvaluatedValue> symbols;
   /// Values of the call that is running or ran last.
   llvm::DenseMap<mlir::Value, EvaluatedValue> values;

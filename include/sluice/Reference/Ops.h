@@ -49,19 +49,20 @@ llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions, cons
 /// Row p: cos(p f_i) for all i, then sin(p f_i), rounded once.
 Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
 
-/// Writes each row of `input` at its position of `cache` [positions, heads, head size], rounded to
-/// `element`. Errors: a position outside the cache.
-llvm::Error cacheAppend(Tensor &cache, formats::Encoding::Element element, const Tensor &input,
-                        const Tensor &positions);
+/// Every block of `block` elements (a power of two) times the Walsh-Hadamard matrix over the square
+/// root of `block`.
+Tensor hadamard(const Tensor &input, int64_t block);
+
+/// Writes each row of `input` at its position of its sequence in `cache`, rounded to the cache's
+/// encoding. Errors: a position outside the cache.
+llvm::Error cacheAppend(Cache &cache, const Tensor &input, const Tensor &positions);
 
 /// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
-/// last `window` of them; query head h reads key/value head h / (query heads / key heads). With
-/// `roundWeights` the softmax's weights exp(score - greatest score) are rounded to f16 before they
-/// are multiplied by V, while their sum, which normalises, is of unrounded ones. Errors: a position
-/// outside the caches.
-llvm::Expected<Tensor> attention(const Tensor &query, const Tensor &keys, const Tensor &values,
+/// last `window` of them; query head h reads key/value head h / (query heads / key heads). Errors:
+/// a position outside the caches.
+llvm::Expected<Tensor> attention(const Tensor &query, const Cache &keys, const Cache &values,
                                  const Tensor &positions, double scale,
-                                 std::optional<int64_t> window, bool roundWeights);
+                                 std::optional<int64_t> window);
 
 //===----------------------------------------------------------------------===//
 // quantized
@@ -82,6 +83,12 @@ Tensor dequantize(const QuantizedMatrix &input);
 Tensor product(const Tensor &input, const QuantizedMatrix &weight);
 /// The same for a builtin tensor of `element`.
 Tensor product(const Tensor &input, const Tensor &weight, formats::Encoding::Element element);
+
+/// The attention of fused.attention: the same with query and softmax weights rounded as the caches'
+/// encodings have it (docs/numerics.md); the sum that normalises is of unrounded weights.
+llvm::Expected<Tensor> fusedAttention(const Tensor &query, const Cache &keys, const Cache &values,
+                                      const Tensor &positions, double scale,
+                                      std::optional<int64_t> window);
 
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);

@@ -6,6 +6,7 @@
 #ifndef SLUICE_REFERENCE_TENSOR_H
 #define SLUICE_REFERENCE_TENSOR_H
 
+#include "sluice/Formats/CacheEncoding.h"
 #include "sluice/Formats/Encoding.h"
 
 #include "llvm/ADT/ArrayRef.h"
@@ -54,6 +55,26 @@ struct QuantizedMatrix : formats::EncodedRows {
       : EncodedRows(encoding, rows, columns), rows(rows) {}
 
   int64_t groups() const { return encoding.groupsPerRow(columns); }
+};
+
+/// Keys or values of one layer, in logical order.
+struct Cache {
+  Cache() = default;
+  Cache(int64_t sequences, int64_t positions, int64_t heads, int64_t dim,
+        formats::CacheEncoding encoding);
+
+  formats::CacheEncoding encoding;
+  int64_t sequences = 1;
+  Tensor values; ///< [sequences * positions, heads, head size], as they are read
+  Tensor scales; ///< [sequences * positions, heads, groups]; of integer encodings
+
+  int64_t positions() const { return values.rows() / sequences; }
+  int64_t heads() const { return values.shape[1]; }
+  int64_t dim() const { return values.shape[2]; }
+  /// The row of `values` that a position of a step's row has.
+  int64_t place(int64_t row, int64_t position) const {
+    return (sequences == 1 ? 0 : row * positions()) + position;
+  }
 };
 
 /// A weight: a builtin tensor or a quantized matrix.

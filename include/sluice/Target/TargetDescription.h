@@ -33,9 +33,11 @@ struct GpuTuning {
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
   /// The most bytes of the next product's weight that a block brings into L2 at its end.
   Sourced<int64_t> productPrefetchBytes;
-  /// Attention: warps that read, for up to 8 query heads per key/value head; blocks that share one
-  /// key/value head; stages for caches of at most `shortContext` positions, and for longer ones.
-  Sourced<int64_t> attentionWarps, attentionSplits, shortContext, shortStages, longStages;
+  /// Attention: warps that read, for up to 16 query heads per key/value head; blocks that share one
+  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages for at
+  /// most `shortContext` positions, and for more.
+  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext,
+      shortRingBytes, longRingBytes;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
   /// its barriers.
   Sourced<int64_t> sampleWarps, sampleSplits, sampleLogits;

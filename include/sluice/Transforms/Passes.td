@@ -41,6 +41,26 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }
 
+def QuantizedQuantizeCaches : Pass<"quantized-quantize-caches", "::mlir::ModuleOp"> {
+  let summary = "Decide how every layer's keys and values are cached";
+  let description = [{
+    Gives the caches of every `model.attention` the encodings that `k-cache` and `v-cache` name: one for all layers, others for single ones (`int4-rot,0-1=int8`; layer i is the
+    function's i-th attention). A name that ends in `-rot` rotates the query, and what is appended to the keys, by `model.hadamard`. What was decided
+    stands on the cache in `sluice.decision` and `sluice.reason`; a cache that has a decision is left alone.
+
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xi8, group = head> {sluice.decision = "int8", sluice.reason = "asked for"}
+    ```
+  }];
+  let options = [Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "formats of cached keys">,
+                 Option<"values", "v-cache", "std::string", /*default=*/"\"auto\"", "formats of cached values">];
+  let dependentDialects = ["::sluice::model::ModelDialect"];
+}
+
 //===----------------------------------------------------------------------===//
 // Fused stage
 //===----------------------------------------------------------------------===//
@@ -137,6 +157,37 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
       %m = arith.mulf %s, %u : tensor<1x768xf32>
       %t = arith.truncf %m : tensor<1x768xf32> to tensor<1x768xf16>
       fused.yield %t : tensor<1x768xf16>
+    }
+    ```
+  }];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+def FusedFuseAttentionPrologues : Pass<"fused-fuse-attention-prologues", "::mlir::ModuleOp"> {
+  let summary = "Append to caches, and prepare queries, inside attention";
+  let description = [{
+    What a product's epilogue did not take, because it needs whole heads, moves into the prologue of the `fused.attention` that follows: the
+    `model.cache_append` of its keys and values, and the `model.hadamard`, `model.rotary` and `arith.truncf` operations through which the new query, keys and
+    values come. Attention that finds its caches appended by an epilogue is left alone.
+
+    ```mlir
+    %k1 = model.hadamard %k head_dim 64 : tensor<1x128xf32>
+    model.cache_append @cache.k.0, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @cache.v.0, %v at %position : tensor<1x128xf32>, tensor<1xi32>
+    %q1 = model.hadamard %q head_dim 64 : tensor<1x256xf32>
+    %y = fused.attention %q1, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32> -> tensor<1x256xf16>
+    ```
+    ==>
+    ```mlir
+    %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
+        : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+    prologue {
+    ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+      %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
+      %k1 = model.hadamard %k0 head_dim 64 : tensor<1x128xf32>
+      model.cache_append @cache.k.0, %k1 at %position : tensor<1x128xf32>, tensor<1xi32>
+      model.cache_append @cache.v.0, %v0 at %position : tensor<1x128xf32>, tensor<1xi32>
+      fused.yield %q1 : tensor<1x256xf32>
     }
     ```
   }];
@@ -252,28 +303,20 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
-def FusedPadCaches : Pass<"fused-pad-caches", "::mlir::ModuleOp"> {
-  let summary = "Give every cache the positions and head size that its layout needs";
+def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
+  let summary = "Give every cache the layout that its target's attention reads";
   let description = [{
-    For a GPU, whose kernels read caches piece by piece (`include/sluice/Formats/CacheLayout.h`), rounds the positions of every `model.cache` up to whole
-    pieces. Only memory is added: which positions a sequence may have is the model's `context_length`, which stays, and so do the rows of rotary tables. What
-    an added position holds is never seen, as attention sees positions up to the step's own. Head sizes that are no multiple of 16 are rounded up to one; `head_dim`
-    then says how many elements a head has. Caches of a CPU are left alone: positions come one by one there.
+    Keys and values that a `fused.attention` reads get the tiled layouts of the target (`include/sluice/Formats/CacheLayout.h`): `mma_keys` and `mma_values` for a GPU,
+    `lanes_keys` and `lanes_values` for a CPU. Positions are rounded up to whole tiles, for a GPU to blocks of 64, whose softmax weights share a unit where values are integers. Only memory is added: which positions a sequence may have is the model's
+    `context_length`, which stays, and so do the rows of rotary tables. What an added position holds is never seen, as attention sees positions up to the
+    step's own. A cache that nothing reads stays as it is; one that is read as keys and as values is an error.
 
     ```mlir
-    model.cache @cache.k.0 : tensor<100x2x64xf16>
+    model.cache @cache.k.0 : !quantized.cache<1x100x2x64xf16>
     ```
     ==>
     ```mlir
-    model.cache @cache.k.0 : tensor<128x2x64xf16>
-    ```
-
-    ```mlir
-    model.cache @cache.k.0 : tensor<100x2x20xf16>
-    ```
-    ==>
-    ```mlir
-    model.cache @cache.k.0 head_dim 20 : tensor<128x2x32xf16>
+    model.cache @cache.k.0 : !quantized.cache<1x128x2x64xf16, layout = mma_keys>
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
@@ -317,8 +360,8 @@ def PlanAssignBuffers : Pass<"plan-assign-buffers", "::mlir::ModuleOp"> {
   let description = [{
     Turns the function `@decode`, whose operations are `plan.dispatch`, into `plan.buffer` symbols and a `plan.step`. Values between launches share one arena:
     the largest first, each at the lowest cost in space where nothing that is alive at the same time lies, at multiples of 256 bytes. The function's arguments become
-    the inputs `@token` and `@position` (and `@sampling`), what it returns the output `@logits` (and `@next`); packed weights, rotary tables and caches keep their names. The recipe of
-    a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
+    the inputs `@token` and `@position` (and `@sampling`), what it returns the output `@logits` (and `@next`, which feeds `@token`: it is the next step's token); packed weights, rotary tables and
+    caches keep their names. The recipe of a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
 
     ```mlir
     func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {

@@ -101,6 +101,7 @@ public:
   Value subF(Value x, Value y) { return mlir::arith::SubFOp::create(b, loc, x, y); }
   Value mulF(Value x, Value y) { return mlir::arith::MulFOp::create(b, loc, x, y); }
   Value divF(Value x, Value y) { return mlir::arith::DivFOp::create(b, loc, x, y); }
+  Value absF(Value x) { return mlir::LLVM::FAbsOp::create(b, loc, x); }
   Value negF(Value x) { return mlir::arith::NegFOp::create(b, loc, x); }
   Value fma(Value x, Value y, Value z) { return mlir::LLVM::FMAOp::create(b, loc, x, y, z); }
   Value sqrt(Value x) { return mlir::LLVM::SqrtOp::create(b, loc, x); }

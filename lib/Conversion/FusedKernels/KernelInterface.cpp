@@ -17,7 +17,7 @@ FailureOr<KernelInterface> KernelInterface::get(Operation *op, Value prefetched)
     auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol);
     if (!cache)
       return user->emitOpError() << "names an unknown cache " << symbol;
-    result.cacheTypes.insert({symbol, cache.getTensorType()});
+    result.cacheTypes.insert({symbol, cache.getCacheType()});
     return success();
   };
   if (auto attention = dyn_cast<fused::AttentionOp>(op))

@@ -39,7 +39,7 @@ public:
   /// Null for a value that is no operand.
   mlir::Value pointer(mlir::Value operand) const;
   mlir::Value cachePointer(mlir::FlatSymbolRefAttr cache) const;
-  mlir::RankedTensorType cacheType(mlir::FlatSymbolRefAttr cache) const {
+  quantized::CacheType cacheType(mlir::FlatSymbolRefAttr cache) const {
     return cacheTypes.lookup(cache);
   }
   mlir::Value resultPointer(unsigned result) const {
@@ -50,7 +50,7 @@ private:
   mlir::Operation *op = nullptr;
   mlir::Value prefetched;
   llvm::SetVector<mlir::Value> values;
-  llvm::MapVector<mlir::Attribute, mlir::RankedTensorType> cacheTypes;
+  llvm::MapVector<mlir::Attribute, quantized::CacheType> cacheTypes;
   int64_t numResults = 0;
   llvm::SmallVector<mlir::Value> pointers;
 };

@@ -4,11 +4,12 @@
 // The epilogue of a product, for the rows of one tile of its packed weight and one token.
 //
 // What differs between the host and a GPU is a class `Rows`: how many rows a register has, how they
-// are read and written, and where a cache has them.
+// are read and written, and which layouts caches have.
 
 #ifndef SLUICE_LIB_CONVERSION_FUSEDKERNELS_PRODUCTEPILOGUE_H
 #define SLUICE_LIB_CONVERSION_FUSEDKERNELS_PRODUCTEPILOGUE_H
 
+#include "CachePlaces.h"
 #include "PackedSegments.h"
 #include "RegionEvaluator.h"
 
@@ -30,14 +31,10 @@ struct RowRun {
 /// Loads before the sums are known keep the memory's latency off the end of a kernel.
 using EpilogueLoads = llvm::MapVector<void *, Values>;
 
-/// Where a cache has a row of the source that is appended to it.
-using CachePlace = std::function<mlir::Value(mlir::Value row)>;
-
 template <typename R>
 concept EpilogueRows =
     std::derived_from<typename R::Builder, ComputeBuilder> &&
     requires(R &rows, mlir::Value value, mlir::Type element, const RowRun &run, int64_t number,
-             model::CacheAppendOp append, mlir::RankedTensorType cache,
              llvm::function_ref<mlir::Value(mlir::Value)> place) {
       { rows.k } -> std::convertible_to<typename R::Builder &>;
       // Whether, in natural order, a register has all 16 rows of a tile instead of 8.
@@ -49,9 +46,12 @@ concept EpilogueRows =
       { rows.load(value, element, run, true) } -> std::convertible_to<mlir::Value>;
       // Writes the elements that exist, from `place` of the run's first row on.
       { rows.store(value, element, run, place) };
-      // Where rows appended at a position go. Fails, with a message, at a cache that kernels do
-      // not have.
-      { rows.appendTo(append, cache, value) } -> std::same_as<mlir::FailureOr<CachePlace>>;
+      // The same for elements that do not lie side by side: `place` gives that of each row.
+      { rows.scatter(value, element, run, place) };
+      // The layouts of caches, and who has them, for messages: "a host".
+      { R::kKeys } -> std::convertible_to<quantized::CacheLayout>;
+      { R::kValues } -> std::convertible_to<quantized::CacheLayout>;
+      { R::kDevice } -> std::convertible_to<llvm::StringRef>;
     };
 
 /// The place of a RegionEvaluator, and where the region's results go.
@@ -186,12 +186,27 @@ template <EpilogueRows R> mlir::FailureOr<Turn> ProductEpilogue<R>::turn(model::
 template <EpilogueRows R>
 mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
                                                const Values &elements) {
-  mlir::RankedTensorType cache = interface.cacheType(append.getCacheAttr());
-  mlir::FailureOr<CachePlace> place =
-      rows.appendTo(append, cache, position(append.getPositions(), cache.getDimSize(0)));
-  if (failed(place))
-    return mlir::failure();
-  store(elements, cache.getElementType(), *place);
+  quantized::CacheType cache = interface.cacheType(append.getCacheAttr());
+  formats::CacheShape shape = cache.getShapeInfo();
+  bool isPlaced = cache.getLayout() == R::kKeys || cache.getLayout() == R::kValues;
+  if (!isPlaced || shape.encoding.bits() != 16)
+    return append.emitOpError() << "to cache " << append.getCacheAttr() << " of type " << cache
+                                << ", an epilogue on " << R::kDevice
+                                << " stores f16 or bf16 in layout "
+                                << quantized::stringifyCacheLayout(R::kKeys) << " or "
+                                << quantized::stringifyCacheLayout(R::kValues);
+  mlir::Value at = position(append.getPositions(), shape.positions);
+  mlir::Value base = k.offset(interface.cachePointer(append.getCacheAttr()),
+                              shape.sequences == 1 ? 0 : token * shape.heads * shape.headBytes());
+  base = k.offset(base, k.mul(k.toI64(k.div(at, formats::cacheTile)), shape.tileBytes()));
+  mlir::Value inTile = k.rem(at, formats::cacheTile);
+  auto place = [&](mlir::Value row) {
+    mlir::Value head = k.div(row, shape.dim), d = k.rem(row, shape.dim);
+    mlir::Value byte = formats::cacheCodeByte<mlir::Value>(cacheArithmetic(k), shape, inTile, d);
+    return k.offset(base, k.add(k.mul(k.toI64(head), shape.headBytes()), k.toI64(byte)));
+  };
+  for (auto [run, value] : llvm::zip_equal(runs, elements))
+    rows.scatter(value, cache.getElement(), run, place);
   return mlir::success();
 }
 

@@ -42,6 +42,13 @@ concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
                   { place.turn(rotary) } -> std::same_as<mlir::FailureOr<Turn>>;
                 };
 
+/// A place that is a whole head.
+template <typename P>
+concept HeadPlace = Place<P> && requires(P &place, model::HadamardOp rotation, const Values &x) {
+  // The registers of the head, float32, rotated.
+  { place.rotateHead(rotation, x) } -> std::same_as<Values>;
+};
+
 /// Emits the code of a region's values at one place, each once.
 template <Place P> class RegionEvaluator {
 public:
@@ -70,6 +77,15 @@ private:
     if (isa<mlir::BlockArgument>(value) || interface.pointer(value))
       return place.load(value);
     mlir::Operation *op = value.getDefiningOp();
+    if constexpr (HeadPlace<P>)
+      if (auto rotation = dyn_cast<model::HadamardOp>(op)) {
+        mlir::FailureOr<Values> x = evaluate(rotation.getInput());
+        if (failed(x))
+          return mlir::failure();
+        for (mlir::Value &element : *x)
+          element = k.widen(element);
+        return place.rotateHead(rotation, *x);
+      }
     Function function = model::elementFunction<typename P::Builder>(op);
     bool isNorm = factors.contains(op);
     auto rotary = dyn_cast<model::RotaryOp>(op);

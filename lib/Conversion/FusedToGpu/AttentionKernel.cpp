@@ -4,17 +4,29 @@
 // Attention of all query heads of one key/value head, by a cluster of blocks that divide the cached
 // positions among them.
 //
-// The cache comes in pieces of 32 positions, in the tensor cores' operand order (CacheLayout.h). In
-// each block a copying warp streams its pieces through a ring of stages; those that hold only
-// tokens of earlier steps do not wait for the previous kernel. Two warps consume a piece, 16
-// positions each: keys are the 16-row operand of the scores, transposed values that of the
-// weighted sums, and the columns of both are the query heads of the group. Every warp has its own
-// running maximum; the warps' parts are combined in shared memory, the blocks' in each other's.
+// The cache comes in tiles of 32 positions, in the tensor cores' operand order (CacheLayout.h). In
+// each block a copying warp streams stages of several tiles through a ring; those that hold only
+// positions of earlier steps do not wait for the previous kernel. Each consuming warp first makes
+// the operands of a query head for all of them, then takes a tile of a stage at a time, or two
+// where values are integers. Keys are the 16-row operand of the scores, transposed values that of
+// the weighted sums; a query head is two columns of the other operand, so that four heads are
+// attended to at a time:
+//
+//   integer keys    the query as 16-bit fixed point, its high and low byte; sums are exact
+//   bf16 keys       the query as a sum of two bf16 numbers
+//   f16, fp8 keys   the query, and zeros
+//
+// and likewise for the softmax weights of values. Every warp has its own running maximum; the
+// warps' parts meet in shared memory, the blocks' in each other's.
+//
+// Where the operation has a prologue, the copying warp of the block that takes the newest stage,
+// the last of all, makes the step's key and value when it has asked for all its stages, puts them
+// into the newest tile once that has come, and stores them.
 
-#include "Kernels.h"
+#include "AttentionPrologue.h"
 #include "StageRing.h"
 
-#include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/Activations.h"
 #include "sluice/Target/InlinePtx.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -24,6 +36,9 @@
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
+using formats::CacheEncoding;
+using formats::CacheShape;
+using formats::cacheTile;
 
 /// Below every score; subtracting it from itself gives 0, unlike minus infinity.
 static constexpr double kLowest = -1e30;
@@ -36,49 +51,70 @@ public:
   AttentionKernel(Kernel &kernel, fused::AttentionOp op, const fused::AttentionPlan &plan)
       : fused::AttentionPlan(plan), kernel(kernel), k(kernel.k), op(op) {}
 
-  void emit();
+  LogicalResult emit();
 
 private:
-  /// Running maxima and sums of query heads 2t and 2t + 1 of the warp's pass, of a lane with
-  /// t = lane % 4, then, for every 16 elements of a head, the products' accumulators.
-  struct State {
-    explicit State(ValueRange values)
-        : maxima{values[0], values[1]}, sums{values[2], values[3]},
-          outputs(values.begin() + 4, values.end()) {}
-    Values list() const {
-      Values all = {maxima[0], maxima[1], sums[0], sums[1]};
-      all.append(outputs);
-      return all;
-    }
-    std::array<Value, 2> maxima, sums;
+  /// What a warp carries for four query heads. In lane 4g + t: reference point and sum of weights
+  /// of head t, and its outputs 16i + g and 16i + g + 8.
+  struct Pass {
+    Value reference, sum;
     Values outputs;
   };
+  using State = SmallVector<Pass>;
+  static Values list(const State &state);
+  State stateOf(ValueRange values) const;
+  /// Numbers of a pass's state.
+  int64_t passValues() const { return 2 + outputsPerPart() * valueParts(); }
+  /// Float products leave a sum in each of two columns.
+  int64_t outputsPerPart() const { return values.encoding.isInteger() ? 2 : 4; }
+  int64_t valueParts() const { return values.paddedDim() / 16; }
 
-  /// `last` is this token's position, `oldest` the first one that it reads if there is a window,
-  /// and `oldPieces` the number of pieces that no token appends to in this step.
   void readPositions();
-  StageRing stageRing() { return {k, ring, fullAt}; }
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
+  Value tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile);
+  StageRing stageRing() { return {k, ring, fullAt}; }
+  /// The n-th stage that this block takes; n counts from 0.
+  Value stageNumber(Value n);
+  /// Whether this block takes the newest stage, its last one then.
+  Value takesNewest() { return k.equal(split, k.rem(k.sub(stageCount, 1), splits)); }
 
-  /// Copies pieces [begin, end) of this block, by one thread, or before sm_90 by one warp.
-  Values copyPieces(Value begin, Value end, const Values &state);
-  void copyAll();
-  SmallVector<Values> loadQueries();
-  /// The element of a head that a lane's operand has in the low half of word `word` of the elements
-  /// from `d` on, a multiple of 32.
-  Value elementOf(int64_t d, int64_t word);
+  /// Copies the block's stages [begin, end), by one thread, or before sm_90 by one warp. Carried:
+  /// slot and parity of the next stage to fill and of the oldest that may be under way.
+  Values copyStages(Value begin, Value end, const Values &state);
+  LogicalResult copyAll();
+  LogicalResult appendNew();
+
+  struct Query {
+    SmallVector<Values> words; ///< operands of every 32 elements
+    Value factor;              ///< from sums of products to exponents of 2, of head t
+  };
+  /// From scores to exponents of 2.
+  double exponentScale() { return op.getScale().convertToDouble() * 1.44269504088896341; }
+  void storeQuery(Value number, const Values &elements);
+  /// Has all consuming warps make the operands of the query heads, which each of them then loads.
+  LogicalResult prepareQueries();
+  SmallVector<Query> loadQueries();
   Values consume();
-  void consumePiece(Value piece, Value stage, ArrayRef<Values> queries, State &state);
-  std::array<Value, 4> scoresOf(Value keys, ArrayRef<Values> queries);
+  void consumeTiles(Value firstTile, Value keysPlace, Value valuesPlace, ArrayRef<Query> queries,
+                    State &state);
+  /// Exponents of positions 4g .. 4g+3 of a tile for head t.
+  Values scoresOf(Value tile, const Query &query);
+  Value groupSums(const Values &products, int64_t row);
+  Values addValues(Value tiles, ArrayRef<Values> weights, ArrayRef<SmallVector<Values>> scales,
+                   Value firstPosition, Value keep, Value unit, ValueRange outputs);
   /// Whether a position is not attended to: it does not exist yet, or is behind the window.
   Value isOutside(Value position);
-  /// Masks of a lane's words of values: of positions that are not attended to, zeros.
-  std::array<Value, 2> attended(Value firstPosition);
-  /// Zeroes the values of positions that are not attended to: whatever is there, a weight of 0 must
-  /// not make it NaN.
-  void clearValues(Value values, Value firstPosition);
+  /// Masks of a lane's words of an operand of float values (two masks for an operand of bytes):
+  /// zeros at positions that are not attended to.
+  Values attended(Value firstPosition);
+  /// Values of positions that are not attended to must not make a weight of 0 NaN.
+  void clearValues(Value tile, Value firstPosition);
+  SmallVector<Values> loadScales(const CacheShape &shape, Value tile);
+  /// Four bytes of E4M3 as two pairs of f16.
+  Values widenE4M3(Value word);
+  Value turn(Value word);
+
   void shareParts(const State &state);
-  /// Adds up the warps' parts of element `index` of the group's heads.
   Values joinWarps(Value head, Value index);
   void combine();
   void storeResult(Value index, Value sum, Value rowSum);
@@ -87,57 +123,108 @@ private:
   DeviceBuilder &k;
   fused::AttentionOp op;
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
-  Value half, part, firstHead; ///< of the piece; of the block's parts; of the warp's query heads
-  Value split, head, token;
-  Value last, oldest, oldPieces; ///< see readPositions
-  Value first, end;              ///< pieces of this block
-  Value stagesAt, fullAt, emptyAt, maximaAt, sumsAt, gatheredAt, gatheredMaximaAt, gatheredSumsAt;
+  Value split, head, token, headNumber;  ///< headNumber: of all sequences' heads
+  Value last, oldest, firstTile, tiles;  ///< see readPositions
+  Value firstStage, oldStages, stageCount;
+  Value fills;                   ///< stages that this block takes
+  Value reader, part, firstHead; ///< of the stage; of the block's parts; of the warp's query heads
+  Value stagesAt, fullAt, emptyAt, appendedAt, queriesAt, queryFactorsAt, maximaAt, sumsAt;
+  Value gatheredAt, gatheredMaximaAt, gatheredSumsAt;
 };
 } // namespace
 
-void AttentionKernel::readPositions() {
-  Value pointer = kernel.interface.pointer(op.getPositions());
-  auto clamped = [&](Value place) { return k.clampIndex(k.load(k.i32(), place, 4), positions); };
-  last = clamped(k.offset(pointer, k.shl(token, 2)));
-  Value lowest = last;
-  for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
-    lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
-  oldPieces = k.div(lowest, formats::cachePiece);
-  Value pieces = k.add(k.div(last, formats::cachePiece), 1);
-  Value firstPiece = k.constI32(0);
-  if (window) {
-    oldest = k.max(k.sub(last, window - 1), k.constI32(0));
-    firstPiece = k.div(oldest, formats::cachePiece);
+AttentionKernel::Values AttentionKernel::list(const State &state) {
+  Values all;
+  for (const Pass &pass : state) {
+    all.append({pass.reference, pass.sum});
+    all.append(pass.outputs);
   }
-  Value each = k.div(k.add(k.sub(pieces, firstPiece), splits - 1), splits);
-  first = k.add(firstPiece, k.mul(split, each));
-  end = k.min(pieces, k.add(first, each));
+  return all;
 }
 
-DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const Values &state) {
-  // Carried: slot and parity of the next stage to fill and of the oldest that may be under way.
-  return k.loop(begin, end, k.constI32(1), state, [&](Value piece, ValueRange carried) {
+AttentionKernel::State AttentionKernel::stateOf(ValueRange all) const {
+  State state;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    ValueRange mine = all.slice(pass * passValues(), passValues());
+    state.push_back({mine[0], mine[1], llvm::to_vector(mine.drop_front(2))});
+  }
+  return state;
+}
+
+/// `last` is the row's position, `tiles` the number of tiles up to it, `oldest` the first position
+/// that it reads and `firstTile` the first tile that is copied, if there is a window. Of the
+/// `stageCount` stages from `firstStage` on, those from `oldStages` on hold what this step appends.
+void AttentionKernel::readPositions() {
+  Value pointer = kernel.interface.pointer(op.getPositions());
+  auto clamped = [&](Value place) {
+    return k.clampIndex(k.load(k.i32(), place, 4), keys.positions);
+  };
+  last = clamped(k.offset(pointer, k.shl(token, 2)));
+  Value lowest = last;
+  if (keys.sequences == 1)
+    for (int64_t other = 0; tokens > 1 && other < tokens; ++other)
+      lowest = k.min(lowest, clamped(k.offset(pointer, other * 4)));
+  oldStages = k.div(lowest, cacheTile * stageTiles);
+  tiles = k.add(k.div(last, cacheTile), 1);
+  stageCount = k.div(k.add(tiles, stageTiles - 1), stageTiles);
+  if (window) {
+    oldest = k.max(k.sub(last, window - 1), k.constI32(0));
+    firstTile = k.mul(k.div(oldest, warpPositions()), warpTiles);
+    firstStage = k.div(firstTile, stageTiles);
+    stageCount = k.sub(stageCount, firstStage);
+    oldStages = k.max(k.sub(oldStages, firstStage), k.constI32(0));
+  }
+  // Stages go round the cluster's blocks.
+  fills = k.div(k.add(k.sub(stageCount, split), splits - 1), splits);
+  fills = k.max(fills, k.constI32(0));
+}
+
+Value AttentionKernel::stageNumber(Value n) {
+  Value number = splits == 1 ? n : k.add(k.mul(n, splits), split);
+  return window ? k.add(firstStage, number) : number;
+}
+
+Value AttentionKernel::tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile) {
+  // A head's tiles follow each other.
+  Value number = k.add(k.mul(headNumber, shape.tiles()), tile);
+  Value byte = k.mul(k.extendUnsigned(number, k.i64()), shape.tileBytes());
+  return k.offset(kernel.interface.cachePointer(cache), byte);
+}
+
+//===----------------------------------------------------------------------===//
+// The copying warp
+//===----------------------------------------------------------------------===//
+
+DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const Values &state) {
+  return k.loop(begin, end, k.constI32(1), state, [&](Value n, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
     if (inFlight < ring)
-      stageRing().limitInFlight(k.sub(piece, first), inFlight, oldest, oldParity);
+      stageRing().limitInFlight(n, inFlight, oldest, oldParity);
     if (reuses)
       k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
-    Value barrier = k.at(fullAt, slot, 8), stage = k.at(stagesAt, slot, 2 * pieceBytes);
-    // A head's pieces follow each other.
-    Value number = k.add(k.mul(head, positions / formats::cachePiece), piece);
-    Value byte = k.mul(k.extendUnsigned(number, k.i64()), pieceBytes);
-    if (k.hasBulkCopies())
-      k.expectBytes(barrier, k.constI32(2 * pieceBytes));
-    Value to = stage;
-    for (FlatSymbolRefAttr cache : {op.getKeysAttr(), op.getValuesAttr()}) {
-      Value from = k.offset(kernel.interface.cachePointer(cache), byte);
-      if (k.hasBulkCopies())
-        k.bulkCopy(to, from, k.constI32(pieceBytes), barrier);
-      else
-        k.loop(k.shl(lane, 4), k.constI32(pieceBytes), k.constI32(kWarp * 16),
-               [&, to](Value place) { k.copy16(k.offset(to, place), k.offset(from, place)); });
-      to = k.offset(stage, pieceBytes);
+    Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
+    Value begin = k.mul(stageNumber(n), stageTiles), end = k.add(begin, stageTiles);
+    Value place = k.constI32(0);
+    if (window) {
+      place = k.max(k.sub(firstTile, begin), k.constI32(0));
+      begin = k.add(begin, place);
     }
+    // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
+    // masked.
+    Value lastEnd = k.mul(k.div(k.add(tiles, warpTiles - 1), warpTiles), warpTiles);
+    Value count = k.sub(k.min(lastEnd, end), begin);
+    if (k.hasBulkCopies())
+      k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
+    auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
+      Value from = tilePlace(shape, cache, begin), bytes = k.mul(count, shape.tileBytes());
+      Value target = k.at(k.offset(to, first), place, shape.tileBytes());
+      if (k.hasBulkCopies())
+        return k.bulkCopy(target, from, bytes, barrier);
+      k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
+             [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
+    };
+    copy(keys, op.getKeysAttr(), 0);
+    copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
     if (!k.hasBulkCopies())
       k.arriveAfterCopies(barrier);
     stageRing().advance(slot, parity, 1);
@@ -145,86 +232,289 @@ DeviceBuilder::Values AttentionKernel::copyPieces(Value begin, Value end, const 
   });
 }
 
-void AttentionKernel::copyAll() {
-  Values state(4, k.constI32(0));
-  if (!k.hasBulkCopies()) {
-    copyPieces(first, end, state);
-    return;
+LogicalResult AttentionKernel::appendNew() {
+  Head newest(kernel, op, lane, token, head, dim, keys.paddedDim());
+  Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile),
+        inStage = k.rem(tile, stageTiles);
+  Value fill = k.sub(fills, 1);
+  Value slot = reuses ? k.rem(fill, ring) : fill;
+  Value parity = reuses ? k.bitAnd(k.div(fill, ring), 1) : k.constI32(0);
+  Value stage = k.at(stagesAt, slot, stageBytes);
+  struct Target {
+    const CacheShape &shape;
+    FlatSymbolRefAttr cache;
+    Value inRing;
+    StoredVector vector;
+  };
+  // Both are asked for before either is worked on.
+  llvm::DenseMap<Value, Values> known;
+  for (BlockArgument argument : op.getPrologue().getArguments().drop_front()) {
+    FailureOr<Values> elements = newest.load(argument);
+    if (failed(elements))
+      return failure();
+    known[argument] = *elements;
   }
-  Value copier = k.equal(lane, k.constI32(0)), earlyEnd = first;
-  if (kernel.schedule.getEarly() != "none") {
-    earlyEnd = k.max(first, k.min(end, oldPieces));
-    state = k.ifElseYield(
-        copier, [&] { return copyPieces(first, earlyEnd, state); }, [&] { return state; });
+  SmallVector<Target> targets;
+  for (auto append : op.getPrologue().front().getOps<model::CacheAppendOp>()) {
+    bool isKey = append.getCacheAttr() == op.getKeysAttr();
+    if (!isKey && append.getCacheAttr() != op.getValuesAttr())
+      return append.emitOpError()
+             << "in a prologue appends to a cache that attention does not read";
+    const CacheShape &shape = isKey ? keys : values;
+    Value place = k.offset(stage, isKey ? 0 : stageTiles * keys.tileBytes());
+    FailureOr<Values> elements = newest.evaluate(append.getInput(), known);
+    if (failed(elements))
+      return failure();
+    targets.push_back({shape, append.getCacheAttr(), k.at(place, inStage, shape.tileBytes()),
+                       encodeVector(k, shape, *elements, lane)});
+  }
+  k.wait(k.at(fullAt, slot, 8), parity);
+  for (Target &target : targets)
+    storeVector(k, target.shape, target.vector, target.inRing, position, lane);
+  k.arrive(appendedAt);
+  for (Target &target : targets)
+    storeVector(k, target.shape, target.vector, tilePlace(target.shape, target.cache, tile),
+                position, lane);
+  return success();
+}
+
+LogicalResult AttentionKernel::copyAll() {
+  Values state(4, k.constI32(0));
+  Value zero = k.constI32(0);
+  LogicalResult result = success();
+  bool isEarly = k.hasBulkCopies() && kernel.schedule.getEarly() != "none";
+  auto byCopier = [&](Value begin, Value end, const Values &from) {
+    if (!k.hasBulkCopies())
+      return copyStages(begin, end, from);
+    return k.ifElseYield(
+        k.equal(lane, zero), [&] { return copyStages(begin, end, from); }, [&] { return from; });
+  };
+  if (appends) {
+    // Every position but the new one is in memory.
+    if (!isEarly)
+      k.waitForPredecessor();
+    byCopier(zero, fills, state);
+    k.syncWarp();
+    auto append = [&] {
+      if (isEarly)
+        k.waitForPredecessor();
+      result = appendNew();
+    };
+    if (splits == 1)
+      append();
+    else
+      k.ifThen(takesNewest(), append);
+    return result;
+  }
+  Value earlyEnd = zero;
+  if (isEarly) {
+    // Of this block's stages, those that hold only older positions.
+    earlyEnd = k.div(k.add(k.sub(oldStages, split), splits - 1), splits);
+    earlyEnd = k.min(k.max(earlyEnd, zero), fills);
+    state = byCopier(zero, earlyEnd, state);
   }
   k.waitForPredecessor();
-  k.ifThen(copier, [&] {
-    // The previous kernel wrote this step's keys and values by ordinary stores.
-    NVVM::FenceProxyOp::create(
-        k.b, k.loc, NVVM::ProxyKindAttr::get(k.b.getContext(), NVVM::ProxyKind::async_global),
-        NVVM::SharedSpaceAttr());
-    copyPieces(earlyEnd, end, state);
+  // The previous kernel wrote this step's keys and values by ordinary stores.
+  if (k.hasBulkCopies())
+    k.ifThen(k.equal(lane, zero), [&] { k.fenceAsync(); });
+  byCopier(earlyEnd, fills, state);
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// Queries
+//===----------------------------------------------------------------------===//
+
+/// A query head's two columns, and its factor.
+void AttentionKernel::storeQuery(Value number, const Values &elements) {
+  Value first = k.at(queriesAt, number, 2 * queryRow()), second = k.offset(first, queryRow());
+  auto placeOf = [&](Value column, size_t i, int64_t bytes) {
+    return k.offset(column, k.mul(k.add(lane, static_cast<int64_t>(i) * kWarp), bytes));
+  };
+  if (!keys.encoding.isInteger()) {
+    bool bf16 = keys.encoding.element == CacheEncoding::Element::BF16;
+    Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (auto [i, x] : llvm::enumerate(elements)) {
+      Value narrow = k.narrow(x, element);
+      k.store(narrow, placeOf(first, i, 2), 2);
+      Value rest = bf16 ? k.subF(x, k.widen(narrow)) : k.number(0.0);
+      k.store(k.narrow(rest, element), placeOf(second, i, 2), 2);
+    }
+    return;
+  }
+  FixedPointScale fixed =
+      fixedPointScale(k, elements, [&](Value greatest) { return k.greatestOfWarp(greatest); });
+  for (auto [i, x] : llvm::enumerate(elements)) {
+    // Adding 1.5 * 2^23 rounds and leaves the integer in the low bits; its low byte is byte 0, its
+    // high byte, rounded, is byte 1 of 128 more.
+    Value bits = k.bitcast(k.addF(k.mulF(x, fixed.inverse), k.number(12582912.0)), k.i32());
+    k.store(k.truncate(k.shr(k.add(bits, 128), 8), k.i8()), placeOf(first, i, 1), 1);
+    k.store(k.truncate(bits, k.i8()), placeOf(second, i, 1), 1);
+  }
+  // Nibbles are multiplied where they lie, at the top of a byte.
+  double factor = exponentScale() / (keys.encoding.bits() == 4 ? 16 : 1);
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] {
+    k.store(k.mulF(fixed.scale, k.number(factor)), floats(queryFactorsAt, number), 4);
   });
 }
 
-SmallVector<DeviceBuilder::Values> AttentionKernel::loadQueries() {
-  // Lane 4n + t has, of head n, elements 8t to 8t + 7 of every 32 (4t to 4t + 3 of the last 16), as
-  // keys have. Columns that no head needs are filled with the last one.
-  Value n = passes == 1 ? row : k.add(firstHead, row);
-  if (group % kColumns)
-    n = k.min(n, k.constI32(group - 1));
-  Value number = k.add(k.mul(head, group), n);
-  if (tokens > 1)
-    number = k.add(number, k.mul(token, heads * group));
-  Value base = k.offset(kernel.interface.pointer(op.getQuery()), k.mul(number, headDim * 2));
-  SmallVector<Values> queries;
-  if (headDim < dim) {
-    // Heads start at any word, and beyond their end are zeros.
-    for (int64_t d = 0; d < dim; d += 32) {
-      Values words;
-      for (int64_t word = 0, e = dim - d < 32 ? 2 : 4; word < e; ++word) {
-        Value place = elementOf(d, word), last = k.constI32(headDim - 2);
-        Value loaded = k.loadFresh(k.i32(), k.offset(base, k.shl(k.min(place, last), 1)), 4);
-        words.push_back(k.select(k.less(last, place), k.constI32(0), loaded));
-      }
-      queries.push_back(words);
-    }
-    return queries;
-  }
-  Value wide = k.offset(base, k.shl(column, 4));
-  for (int64_t d = 0; d + 32 <= dim; d += 32)
-    queries.push_back(k.lanes(k.loadFresh(k.vec(4, k.i32()), k.offset(wide, d * 2), 16)));
-  if (dim % 32) {
-    Value narrow = k.offset(base, k.shl(column, 3));
-    queries.push_back(k.lanes(k.loadFresh(k.vec(2, k.i32()), k.offset(narrow, dim / 32 * 64), 8)));
+LogicalResult AttentionKernel::prepareQueries() {
+  Value query = op.getQuery();
+  if (appends)
+    query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+  LogicalResult result = success();
+  k.loop(warp, k.constI32(group), k.constI32(warps), [&](Value number) {
+    Head place(kernel, op, lane, token, k.add(k.mul(head, group), number), dim, keys.paddedDim());
+    FailureOr<Values> elements = place.evaluate(query);
+    result = elements;
+    if (succeeded(result))
+      storeQuery(number, *elements);
+  });
+  k.barrier(1, warps * kWarp);
+  return result;
+}
+
+SmallVector<AttentionKernel::Query> AttentionKernel::loadQueries() {
+  SmallVector<Query> queries;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    // Columns that no head needs are filled with the last one.
+    auto numberOf = [&](Value inPass) {
+      Value number = k.add(inPass, pass * kHeads);
+      if (headParts > 1)
+        number = k.add(firstHead, number);
+      return group % (kHeads * passes) ? k.min(number, k.constI32(group - 1)) : number;
+    };
+    // The row of a lane is the operand's column.
+    Value place = k.at(queriesAt, numberOf(k.shr(row, 1)), 2 * queryRow());
+    place = k.offset(place, k.mul(k.bitAnd(row, 1), queryRow()));
+    int64_t bytes = keys.encoding.isInteger() ? 1 : 2;
+    place = k.offset(place, k.mul(column, 8 * bytes));
+    Query query;
+    for (int64_t chunk = 0; chunk < keys.paddedDim() / 32; ++chunk)
+      query.words.push_back(k.lanes(
+          k.load(k.vec(2 * bytes, k.i32()), k.offset(place, chunk * 32 * bytes), 8 * bytes)));
+    query.factor = keys.encoding.isInteger()
+                       ? k.load(k.f32(), floats(queryFactorsAt, numberOf(column)), 4)
+                       : k.number(exponentScale());
+    queries.push_back(query);
   }
   return queries;
 }
 
-Value AttentionKernel::elementOf(int64_t d, int64_t word) {
-  return k.add(k.shl(column, dim - d < 32 ? 2 : 3), d + 2 * word);
+//===----------------------------------------------------------------------===//
+// Scores
+//===----------------------------------------------------------------------===//
+
+DeviceBuilder::Values AttentionKernel::widenE4M3(Value word) {
+  // A sign, 4 bits of exponent with bias 7 and 3 of mantissa lie in an f16 as a number of 2^-8 of
+  // its value, subnormal ones too. What would be 480 is NaN.
+  Values result;
+  for (int64_t selector : {0x1404, 0x3424}) {
+    Value bytes = k.permute(word, k.constI32(0), k.constI32(selector));
+    Value magnitude = k.shr(k.bitAnd(bytes, 0x7F007F00), 1);
+    Value nan = k.bitAnd(k.add(magnitude, 0x40804080), int64_t(int32_t(0x80008000)));
+    Value number = k.bitOr(magnitude, k.sub(nan, k.shr(nan, 5)));
+    Value pair = k.bitOr(number, k.bitAnd(bytes, int64_t(int32_t(0x80008000))));
+    Type halves = k.vec(2, k.f16());
+    Value scale = arith::ConstantOp::create(
+        k.b, k.loc,
+        DenseElementsAttr::get(cast<ShapedType>(halves), APFloat(APFloat::IEEEhalf(), "256")));
+    result.push_back(k.bitcast(k.mulF(k.bitcast(pair, halves), scale), k.i32()));
+  }
+  return result;
 }
 
-std::array<Value, 4> AttentionKernel::scoresOf(Value keys, ArrayRef<Values> queries) {
-  Values sums(4, k.number(0.0));
-  for (auto [part, query] : llvm::enumerate(queries)) {
-    int64_t words = query.size();
-    Value place = k.offset(k.offset(keys, k.shl(lane, words == 4 ? 4 : 3)), part * 512);
-    auto load = [&](int64_t bytes) {
-      return k.lanes(k.load(k.vec(words, k.i32()), k.offset(place, bytes), words * 4));
-    };
-    Values low = load(0), high = load(16 * dim);
-    // Whatever is in a key's padding: a query's zero must not make it NaN.
-    for (int64_t word = 0, d = part * 32; d + words * 8 > headDim && word < words; ++word) {
-      Value exists = k.less(elementOf(d, word), k.constI32(headDim));
-      low[word] = k.select(exists, low[word], k.constI32(0));
-      high[word] = k.select(exists, high[word], k.constI32(0));
-    }
-    for (int64_t word = 0; word < words; word += 2)
-      sums = k.mmaFloat(k.f16(), sums, {low[word], high[word], low[word + 1], high[word + 1]},
-                        {query[word], query[word + 1]});
+SmallVector<DeviceBuilder::Values> AttentionKernel::loadScales(const CacheShape &shape,
+                                                               Value tile) {
+  SmallVector<Values> scales;
+  for (int64_t g = 0; g < shape.groups(); ++g) {
+    Value place = k.offset(k.offset(tile, formats::cacheScaleByte(shape, g)), k.shl(row, 3));
+    Values four;
+    for (Value pair : k.lanes(k.load(k.vec(2, k.i32()), place, 8)))
+      for (Value half : k.lanes(k.bitcast(pair, k.vec(2, k.f16()))))
+        four.push_back(k.widen(half));
+    scales.push_back(four);
   }
-  return {sums[0], sums[1], sums[2], sums[3]};
+  return scales;
+}
+
+Value AttentionKernel::groupSums(const Values &products, int64_t row) {
+  return k.toFloat(k.add(k.shl(products[2 * row], 8), products[2 * row + 1]));
+}
+
+DeviceBuilder::Values AttentionKernel::scoresOf(Value tile, const Query &query) {
+  int64_t width = keys.paddedDim(), chunks = width / 32;
+  Value mine = k.offset(tile, k.shl(lane, 4));
+  auto words = [&](int64_t place) {
+    return k.lanes(k.load(k.vec(4, k.i32()), k.offset(mine, place), 16));
+  };
+  Values scores;
+  if (!keys.encoding.isInteger()) {
+    bool bytes = keys.encoding.bits() == 8;
+    Type element =
+        keys.encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (int64_t operand = 0; operand < 2; ++operand) {
+      Values sums(4, k.number(0.0));
+      int64_t base = operand * cacheTile / 2 * width * keys.encoding.bits() / 8;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const Values &q = query.words[chunk];
+        if (bytes) {
+          Values a = words(base + chunk * 512);
+          for (int64_t half = 0; half < 2; ++half) {
+            Values low = widenE4M3(a[2 * half]), high = widenE4M3(a[2 * half + 1]);
+            sums = k.mmaFloat(element, sums, {low[0], high[0], low[1], high[1]},
+                              {q[2 * half], q[2 * half + 1]});
+          }
+          continue;
+        }
+        for (int64_t half = 0; half < 2; ++half)
+          sums = k.mmaFloat(element, sums, words(base + chunk * 1024 + half * 512),
+                            {q[2 * half], q[2 * half + 1]});
+      }
+      for (int64_t r = 0; r < 2; ++r)
+        scores.push_back(k.mulF(k.addF(sums[2 * r], sums[2 * r + 1]), query.factor));
+    }
+    return scores;
+  }
+
+  bool nibbles = keys.encoding.bits() == 4;
+  int64_t groupElements = keys.encoding.groupElements(width);
+  SmallVector<Values> scales = loadScales(keys, tile);
+  for (int64_t operand = 0; operand < 2; ++operand) {
+    int64_t base = operand * cacheTile / 2 * width * keys.encoding.bits() / 8;
+    // Products of every group: chunk after chunk, the two of a byte's nibbles one after the other.
+    SmallVector<Values> sums(keys.groups(), Values(4, k.constI32(0)));
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      // Chunks that only pad have no group.
+      int64_t g = keys.encoding.group == CacheEncoding::head ? 0 : chunk * 32 / groupElements;
+      if (g >= keys.groups())
+        continue;
+      Values a = words(base + (nibbles ? chunk / 2 : chunk) * 512);
+      if (nibbles)
+        for (Value &word : a)
+          word = k.bitAnd(chunk % 2 ? k.shl(word, 4) : word, int64_t(int32_t(0xF0F0F0F0)));
+      sums[g] = k.mmaInt8(sums[g], a, query.words[chunk]);
+    }
+    for (int64_t r = 0; r < 2; ++r) {
+      Value score;
+      for (auto [g, products] : llvm::enumerate(sums)) {
+        Value scale = scales[g][operand * 2 + r], sum = groupSums(products, r);
+        score = score ? k.fma(sum, scale, score) : k.mulF(sum, scale);
+      }
+      scores.push_back(k.mulF(score, query.factor));
+    }
+  }
+  return scores;
+}
+
+//===----------------------------------------------------------------------===//
+// Weights and values
+//===----------------------------------------------------------------------===//
+
+Value AttentionKernel::turn(Value word) {
+  return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word}, ValueRange{},
+                                   ptx::moveMatrixTransposed, Value())
+      .getResult(0);
 }
 
 Value AttentionKernel::isOutside(Value position) {
@@ -232,175 +522,316 @@ Value AttentionKernel::isOutside(Value position) {
   return window ? k.bitOr(isNew, k.less(position, oldest)) : isNew;
 }
 
-std::array<Value, 2> AttentionKernel::attended(Value firstPosition) {
-  // A lane's words are positions 2t and 2t + 1, then 8 more, of two elements each.
-  auto maskOf = [&](Value position) {
-    Value low = k.select(isOutside(position), k.constI32(0), k.constI32(0xFFFF));
-    Value high = k.select(isOutside(k.add(position, 1)), k.constI32(0), k.constI32(-0x10000));
-    return k.bitOr(low, high);
+DeviceBuilder::Values AttentionKernel::attended(Value firstPosition) {
+  // Words and bytes of a lane, as CacheLayout.h has positions 8t .. 8t+7.
+  Value first = k.add(firstPosition, k.shl(column, 3));
+  auto mask = [&](ArrayRef<int64_t> positions, int64_t bits) {
+    Value word = k.constI32(0);
+    for (auto [i, p] : llvm::enumerate(positions)) {
+      int64_t ones = ((int64_t(1) << bits) - 1) << (bits * i);
+      Value part =
+          k.select(isOutside(k.add(first, p)), k.constI32(0), k.constI32(int64_t(int32_t(ones))));
+      word = k.bitOr(word, part);
+    }
+    return word;
   };
-  Value position = k.add(firstPosition, k.shl(column, 1));
-  return {maskOf(position), maskOf(k.add(position, 8))};
+  if (values.encoding.bits() == 16)
+    return {mask({0, 4}, 16), mask({1, 5}, 16), mask({2, 6}, 16), mask({3, 7}, 16)};
+  return {mask({0, 4, 1, 5}, 8), mask({2, 6, 3, 7}, 8)};
 }
 
-void AttentionKernel::clearValues(Value values, Value firstPosition) {
-  std::array<Value, 2> masks = attended(firstPosition);
-  // A lane reads what it wrote itself, and no copy comes to this stage any more.
-  k.loop(k.constI32(0), k.constI32(dim / 16), k.constI32(1), [&](Value part) {
-    Value place = k.at(values, part, 512);
+void AttentionKernel::clearValues(Value tile, Value firstPosition) {
+  Values masks = attended(firstPosition);
+  // A lane reads what it wrote itself.
+  auto clear = [&](Value place, Value early, Value late) {
     Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
     for (int64_t word = 0; word < 4; ++word)
-      words[word] = k.bitAnd(words[word], masks[word / 2]);
+      words[word] = k.bitAnd(words[word], word < 2 ? early : late);
     k.store(k.vectorOf(words), place, 16);
+  };
+  bool halves = values.encoding.bits() == 16;
+  Value mine = k.offset(tile, k.shl(lane, 4));
+  k.loop(k.constI32(0), k.constI32(valueParts()), k.constI32(1), [&](Value part) {
+    Value place = k.at(mine, part, halves ? 1024 : 512);
+    clear(place, masks[0], masks[1]);
+    if (halves)
+      clear(k.offset(place, 512), masks[2], masks[3]);
   });
 }
 
-void AttentionKernel::consumePiece(Value piece, Value stage, ArrayRef<Values> queries,
-                                   State &state) {
-  Value mine = k.offset(stage, k.mul(half, kWarpPositions * dim * 2));
-  std::array<Value, 4> x = scoresOf(mine, queries);
-  // Scores, rows `row` and `row` + 8, in units of which exp2 gives the exponential.
-  Value firstPosition = k.add(k.mul(piece, formats::cachePiece), k.mul(half, kWarpPositions));
-  Value factor = k.number(op.getScale().convertToDouble() * 1.44269504088896341);
-  for (int64_t i = 0; i < 4; ++i) {
-    Value position = k.add(firstPosition, i < 2 ? row : k.add(row, 8));
-    x[i] = k.select(isOutside(position), k.number(-std::numeric_limits<double>::infinity()),
-                    k.mulF(x[i], factor));
+DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> weights,
+                                                 ArrayRef<SmallVector<Values>> scales,
+                                                 Value firstPosition, Value keep, Value unit,
+                                                 ValueRange outputs) {
+  Values result;
+  Value mine = k.offset(tiles, k.shl(lane, 4));
+  if (!values.encoding.isInteger()) {
+    bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
+    Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (Value output : outputs)
+      result.push_back(k.mulF(output, keep));
+    for (auto [tile, p] : llvm::enumerate(weights)) {
+      // Other warps read the same stage: it stays as it is.
+      Values masks;
+      if (headParts > 1)
+        masks = attended(k.add(firstPosition, static_cast<int64_t>(tile) * cacheTile));
+      for (int64_t operand = 0; operand < 2; ++operand) {
+        // In column 2t the weight, in column 2t + 1 what rounding it to bf16 leaves.
+        auto pairOf = [&](Value weight) {
+          Value rest = bf16 ? k.subF(weight, k.widen(k.narrow(weight, element))) : k.number(0.0);
+          return turn(k.packPair(weight, rest, element));
+        };
+        Values b = {pairOf(p[2 * operand]), pairOf(p[2 * operand + 1])};
+        for (int64_t part = 0; part < valueParts(); ++part) {
+          int64_t base = static_cast<int64_t>(tile) * values.tileBytes();
+          Values a;
+          if (values.encoding.bits() == 16) {
+            a = k.lanes(
+                k.load(k.vec(4, k.i32()), k.offset(mine, base + part * 1024 + operand * 512), 16));
+            for (int64_t word = 0; headParts > 1 && word < 4; ++word)
+              a[word] = k.bitAnd(a[word], masks[operand * 2 + word / 2]);
+          } else {
+            Values two = k.lanes(
+                k.load(k.vec(2, k.i32()), k.offset(mine, base + part * 512 + operand * 8), 8));
+            for (Value &word : two)
+              if (headParts > 1)
+                word = k.bitAnd(word, masks[operand]);
+            Values low = widenE4M3(two[0]), high = widenE4M3(two[1]);
+            a = {low[0], high[0], low[1], high[1]};
+          }
+          auto to = MutableArrayRef<Value>(result).slice(part * 4, 4);
+          llvm::copy(k.mmaFloat(element, Values(to), a, b), to.begin());
+        }
+      }
+    }
+    return result;
   }
-  std::array<Value, 2> maxima;
-  for (int64_t h = 0; h < 2; ++h) {
-    Value greatest = k.maxF(x[h], x[h + 2]);
+
+  bool nibbles = values.encoding.bits() == 4;
+  int64_t groupElements =
+      values.encoding.group == CacheEncoding::head ? values.paddedDim() : values.encoding.group;
+  result.append(outputs.begin(), outputs.end());
+  if (nibbles) // multiplied where they lie, at the top of a byte
+    unit = k.mulF(unit, k.number(1.0 / 16));
+  for (int64_t g = 0; g < values.groups(); ++g) {
+    // Weights as 16-bit fixed point: adding 1.5 * 2^23 + 128 rounds, and leaves the high byte in
+    // byte 1 and the low one, 128 more, in byte 0. Two positions' bytes, (high, high | low, low),
+    // are transposed as an 8 x 8 matrix of 16 bits.
+    SmallVector<Values> b;
+    for (auto [tile, p] : llvm::enumerate(weights)) {
+      Values fixed;
+      for (int64_t i = 0; i < 4; ++i)
+        fixed.push_back(
+            k.bitcast(k.fma(p[i], scales[tile][g][i], k.number(12582912.0 + 128)), k.i32()));
+      auto pairOf = [&](Value x, Value y) {
+        Value bytes = k.permute(x, y, k.constI32(0x4051));
+        return turn(k.bitXor(bytes, int64_t(int32_t(0x80800000))));
+      };
+      b.push_back({pairOf(fixed[0], fixed[1]), pairOf(fixed[2], fixed[3])});
+    }
+    int64_t begin = g * groupElements / 16;
+    int64_t end = std::min((g + 1) * groupElements / 16, valueParts());
+    for (int64_t part = begin; part < end; ++part) {
+      Values sums(4, k.constI32(0));
+      for (size_t tile = 0; tile < weights.size(); ++tile) {
+        int64_t place =
+            static_cast<int64_t>(tile) * values.tileBytes() + (nibbles ? part / 2 : part) * 512;
+        Values a = k.lanes(k.load(k.vec(4, k.i32()), k.offset(mine, place), 16));
+        if (nibbles)
+          for (Value &word : a)
+            word = k.bitAnd(part % 2 ? k.shl(word, 4) : word, int64_t(int32_t(0xF0F0F0F0)));
+        sums = k.mmaInt8(sums, a, b[tile]);
+      }
+      for (int64_t r = 0; r < 2; ++r) {
+        Value &output = result[part * 2 + r];
+        output = k.fma(groupSums(sums, r), unit, k.mulF(output, keep));
+      }
+    }
+  }
+  return result;
+}
+
+void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value valuesPlace,
+                                   ArrayRef<Query> queries, State &state) {
+  bool integerValues = values.encoding.isInteger();
+  Value firstPosition = k.mul(firstTile, cacheTile);
+  if (!integerValues && headParts == 1)
+    k.ifThen(
+        k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, warpPositions() - 1))),
+        [&] {
+          for (int64_t tile = 0; tile < warpTiles; ++tile)
+            clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
+                        k.add(firstPosition, tile * cacheTile));
+        });
+  SmallVector<Values> outside(warpTiles); // the lane's positions
+
+  for (int64_t tile = 0; tile < warpTiles; ++tile)
+    for (int64_t i = 0; i < 4; ++i)
+      outside[tile].push_back(
+          isOutside(k.add(k.add(firstPosition, k.shl(row, 2)), tile * cacheTile + i)));
+  SmallVector<SmallVector<Values>> scales(warpTiles);
+  SmallVector<Values> scaleExponents(warpTiles); // bounds of the logarithms of the greatest scales
+  if (integerValues)
+    for (int64_t tile = 0; tile < warpTiles; ++tile) {
+      scales[tile] = loadScales(values, k.offset(valuesPlace, tile * values.tileBytes()));
+      for (int64_t i = 0; i < 4; ++i) {
+        Value greatest;
+        for (Values &group : scales[tile]) {
+          group[i] = k.select(outside[tile][i], k.number(0.0), group[i]);
+          Value magnitude = values.encoding.hasSignedScale() ? k.absF(group[i]) : group[i];
+          greatest = greatest ? k.maxF(greatest, magnitude) : magnitude;
+        }
+        scaleExponents[tile].push_back(cacheScaleExponent(k, greatest));
+      }
+    }
+  for (auto [query, pass] : llvm::zip_equal(queries, state)) {
+    SmallVector<Values> scores;
+    Value greatest = k.number(-1e29);
+    for (int64_t tile = 0; tile < warpTiles; ++tile) {
+      Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
+      for (int64_t i = 0; i < 4; ++i) {
+        t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
+        Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];
+        greatest = k.maxF(greatest, reach);
+      }
+      scores.push_back(t);
+    }
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
       greatest = k.maxF(greatest, k.shuffleXor(greatest, distance));
-    maxima[h] = k.maxF(greatest, state.maxima[h]);
-  }
-  Value grows = k.bitOr(k.lessF(state.maxima[0], maxima[0]), k.lessF(state.maxima[1], maxima[1]));
-  Value any =
-      NVVM::VoteSyncOp::create(k.b, k.loc, k.i1(), k.constI32(-1), grows, NVVM::VoteSyncKind::any);
-  Values sums = k.ifElseYield(
-      any,
-      [&] {
-        Values scaled = {state.sums[0], state.sums[1]};
-        scaled.append(state.outputs);
-        std::array<Value, 2> ratios;
-        for (int64_t h = 0; h < 2; ++h)
-          ratios[h] = k.exp2(k.subF(state.maxima[h], maxima[h]));
-        for (auto [i, value] : llvm::enumerate(scaled))
-          value = k.mulF(value, ratios[i % 2]);
-        return scaled;
-      },
-      [&] {
-        Values same = {state.sums[0], state.sums[1]};
-        same.append(state.outputs);
-        return same;
-      });
-  state.maxima = maxima;
-  state.outputs.assign(sums.begin() + 2, sums.end());
-  for (int64_t i = 0; i < 4; ++i)
-    x[i] = k.exp2(k.subF(x[i], maxima[i % 2]));
-  for (int64_t h = 0; h < 2; ++h)
-    state.sums[h] = k.addF(sums[h], k.addF(x[h], x[h + 2]));
-
-  // From rows of positions to the operand's rows of heads.
-  auto turn = [&](Value low, Value high) {
-    Value word = k.packPair(low, high, k.f16());
-    return NVVM::InlinePtxOp::create(k.b, k.loc, TypeRange{k.i32()}, ValueRange{word}, ValueRange{},
-                                     ptx::moveMatrixTransposed, Value())
-        .getResult(0);
-  };
-  Value weights[] = {turn(x[0], x[1]), turn(x[2], x[3])};
-  Value values = k.offset(k.offset(mine, pieceBytes), k.shl(lane, 4));
-  std::array<Value, 2> masks;
-  if (passes > 1)
-    masks = attended(firstPosition); // other passes read the same stage: it stays as it is
-  else
-    k.ifThen(k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, kWarpPositions - 1))),
-             [&] { clearValues(values, firstPosition); });
-  for (int64_t part = 0; part < dim / 16; ++part) {
-    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(values, part * 512), 16));
-    for (int64_t word = 0; passes > 1 && word < 4; ++word)
-      words[word] = k.bitAnd(words[word], masks[word / 2]);
-    auto to = MutableArrayRef<Value>(state.outputs).slice(part * 4, 4);
-    Values after = k.mmaFloat(k.f16(), Values(to), words, weights);
-    llvm::copy(after, to.begin());
+    // The weights' own unit, for integer values the one in which the greatest is about 32512.
+    Value own = greatest, before = pass.reference;
+    pass.reference = k.maxF(before, own);
+    if (!integerValues)
+      own = pass.reference;
+    Value keep = k.exp2(k.subF(before, pass.reference));
+    Value unit = integerValues ? k.exp2(k.subF(own, pass.reference)) : Value();
+    Value sum;
+    for (auto [tile, t] : llvm::enumerate(scores))
+      for (int64_t i = 0; i < 4; ++i) {
+        t[i] = k.exp2(k.subF(t[i], own));
+        // A scale that is not a number must not be lost in an integer.
+        Value added = t[i];
+        for (size_t g = 0; integerValues && g < scales[tile].size(); ++g)
+          added = k.fma(scales[tile][g][i], k.number(0.0), added);
+        sum = sum ? k.addF(sum, added) : added;
+      }
+    pass.sum =
+        integerValues ? k.fma(sum, unit, k.mulF(pass.sum, keep)) : k.fma(pass.sum, keep, sum);
+    pass.outputs = addValues(valuesPlace, scores, scales, firstPosition, keep, unit, pass.outputs);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::consume() {
-  SmallVector<Values> queries = loadQueries();
+  SmallVector<Query> queries = loadQueries();
   Value warpGroup = k.div(warp, groupWarps());
-  Values carried = {warpGroup, k.constI32(0), k.number(kLowest), k.number(kLowest)};
-  carried.append(2 + dim / 4, k.number(0.0));
+  Value inStage = k.mul(reader, warpTiles);
+  Values carried = {warpGroup, k.constI32(0)};
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    carried.append({k.number(kLowest), k.number(0.0)});
+    carried.append(passValues() - 2, k.number(0.0));
+  }
   Values after =
-      k.loop(k.add(first, warpGroup), end, k.constI32(warpGroups), carried,
-             [&](Value piece, ValueRange values) {
-               Value slot = values[0], parity = values[1];
-               State state(values.drop_front(2));
-               k.wait(k.at(fullAt, slot, 8), parity);
-               consumePiece(piece, k.at(stagesAt, slot, 2 * pieceBytes), queries, state);
-               if (reuses) {
-                 k.syncWarp();
-                 k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
-               }
-               stageRing().advance(slot, parity, warpGroups);
-               Values next = {slot, parity};
-               next.append(state.list());
-               return next;
-             });
-  State state(ValueRange(after).drop_front(2));
-  for (Value &sum : state.sums)
+      k.loop(warpGroup, fills, k.constI32(warpGroups), carried, [&](Value n, ValueRange now) {
+        Value slot = now[0], parity = now[1];
+        Value mine = k.add(k.mul(stageNumber(n), stageTiles), inStage);
+        k.wait(k.at(fullAt, slot, 8), parity);
+        if (appends) {
+          Value newest = k.equal(n, k.sub(fills, 1));
+          if (splits > 1)
+            newest = k.bitAnd(newest, takesNewest());
+          k.ifThen(newest, [&] { k.wait(appendedAt, k.constI32(0)); });
+        }
+        auto consumeOne = [&] {
+          State state = stateOf(now.drop_front(2));
+          Value stage = k.at(stagesAt, slot, stageBytes);
+          Value keysPlace = k.at(stage, inStage, keys.tileBytes());
+          Value valuesPlace =
+              k.at(k.offset(stage, stageTiles * keys.tileBytes()), inStage, values.tileBytes());
+          consumeTiles(mine, keysPlace, valuesPlace, queries, state);
+          return list(state);
+        };
+        // Of the first and of the last stage some warps have nothing to read.
+        Value reads = k.less(mine, tiles);
+        if (window)
+          reads = k.bitAnd(reads, k.less(k.sub(firstTile, 1), mine));
+        Values next = readers == 1 ? consumeOne() : k.ifElseYield(reads, consumeOne, [&] {
+          return llvm::to_vector(now.drop_front(2));
+        });
+        if (reuses) {
+          k.syncWarp();
+          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+        }
+        stageRing().advance(slot, parity, warpGroups);
+        Values result = {slot, parity};
+        result.append(next);
+        return result;
+      });
+  State state = stateOf(ValueRange(after).drop_front(2));
+  for (Pass &pass : state) {
     for (int64_t distance = 4; distance < kWarp; distance *= 2)
-      sum = k.addF(sum, k.shuffleXor(sum, distance));
-  return state.list();
+      pass.sum = k.addF(pass.sum, k.shuffleXor(pass.sum, distance));
+  }
+  return list(state);
 }
 
+//===----------------------------------------------------------------------===//
+// The parts of warps and blocks
+//===----------------------------------------------------------------------===//
+
 void AttentionKernel::shareParts(const State &state) {
-  auto headOf = [&](int64_t h) {
-    Value inPass = k.add(k.shl(column, 1), h);
-    return passes == 1 ? inPass : k.add(firstHead, inPass);
-  };
-  for (int64_t h = 0; h < 2; ++h) {
-    auto storeHead = [&] {
-      Value number = k.add(k.mul(part, group), headOf(h));
-      Value to = floats(stagesAt, k.add(k.mul(number, partRow()), row));
-      for (int64_t i = 0; i < dim / 16; ++i) {
-        k.store(state.outputs[i * 4 + h], k.offset(to, i * 64), 4);
-        k.store(state.outputs[i * 4 + h + 2], k.offset(to, i * 64 + 32), 4);
-      }
+  for (auto [number, pass] : llvm::enumerate(state)) {
+    Value inGroup = k.add(column, static_cast<int64_t>(number) * kHeads);
+    if (headParts > 1)
+      inGroup = k.add(firstHead, inGroup);
+    auto storeHead = [&, &pass = pass] {
+      Value index = k.add(k.mul(part, group), inGroup);
+      Value to = floats(stagesAt, k.add(k.mul(index, partRow()), row));
+      for (int64_t i = 0; i < valueParts(); ++i)
+        for (int64_t r = 0; r < 2; ++r) {
+          Value output = values.encoding.isInteger()
+                             ? pass.outputs[i * 2 + r]
+                             : k.addF(pass.outputs[i * 4 + 2 * r], pass.outputs[i * 4 + 2 * r + 1]);
+          Value place = k.offset(to, i * 64 + r * 32);
+          int64_t first = i * 16 + r * 8;
+          if (first + 8 <= dim)
+            k.store(output, place, 4);
+          else if (first < dim)
+            k.ifThen(k.less(row, k.constI32(dim - first)), [&] { k.store(output, place, 4); });
+        }
       k.ifThen(k.equal(row, k.constI32(0)), [&] {
-        k.store(state.maxima[h], floats(maximaAt, number), 4);
-        k.store(state.sums[h], floats(sumsAt, number), 4);
+        k.store(pass.reference, floats(maximaAt, index), 4);
+        k.store(pass.sum, floats(sumsAt, index), 4);
       });
     };
-    if (group % kColumns == 0)
+    if (group % (kHeads * passes) == 0)
       storeHead();
     else
-      k.ifThen(k.less(headOf(h), k.constI32(group)), storeHead);
+      k.ifThen(k.less(inGroup, k.constI32(group)), storeHead);
   }
 }
 
 DeviceBuilder::Values AttentionKernel::joinWarps(Value head, Value index) {
-  Values parts;
+  Values maxima;
   Value greatest;
-  Value maximumPlace = floats(maximaAt, head), rowSumPlace = floats(sumsAt, head);
-  for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
-    parts.push_back(k.load(k.f32(), k.offset(maximumPlace, w * group * 4), 4));
-    greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
+  Value maximumPlace = floats(maximaAt, head), sumPlace = floats(sumsAt, head);
+  for (int64_t w = 0; w < parts(); ++w) {
+    maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, w * group * 4), 4));
+    greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
   }
-  Value from = floats(stagesAt, k.add(k.mul(head, partRow()), index));
+  Value from = floats(stagesAt, k.add(k.mul(head, dim + 4), index));
   Value sum = k.number(0.0), rowSum = k.number(0.0);
-  for (int64_t w = 0; w < AttentionPlan::parts(); ++w) {
-    Value ratio = k.exp2(k.subF(parts[w], greatest));
+  for (int64_t w = 0; w < parts(); ++w) {
+    Value ratio = k.exp2(k.subF(maxima[w], greatest));
     sum = k.fma(k.load(k.f32(), k.offset(from, w * group * partRow() * 4), 4), ratio, sum);
-    rowSum = k.fma(k.load(k.f32(), k.offset(rowSumPlace, w * group * 4), 4), ratio, rowSum);
+    rowSum = k.fma(k.load(k.f32(), k.offset(sumPlace, w * group * 4), 4), ratio, rowSum);
   }
   return {greatest, sum, rowSum};
 }
 
 void AttentionKernel::storeResult(Value index, Value sum, Value rowSum) {
-  Value place = k.add(k.mul(head, group * headDim), index);
+  Value place = k.add(k.mul(head, group * dim), index);
   if (tokens > 1)
-    place = k.add(place, k.mul(token, heads * group * headDim));
+    place = k.add(place, k.mul(token, heads * group * dim));
   k.store(k.narrow(k.divF(sum, rowSum), k.f16()),
           k.offset(kernel.interface.resultPointer(0), k.shl(place, 1)), 2);
 }
@@ -409,8 +840,8 @@ void AttentionKernel::combine() {
   int64_t threads = (warps + 1) * kWarp;
   if (splits > 1)
     k.clusterWait(); // the others run: their shared memory is there
-  k.loop(thread, k.constI32(group * headDim), k.constI32(threads), [&](Value i) {
-    Value n = k.div(i, headDim), d = k.rem(i, headDim);
+  k.loop(thread, k.constI32(group * dim), k.constI32(threads), [&](Value i) {
+    Value n = k.div(i, dim), d = k.rem(i, dim);
     Values joined = joinWarps(n, d);
     if (splits == 1)
       return storeResult(i, joined[1], joined[2]);
@@ -434,33 +865,36 @@ void AttentionKernel::combine() {
   k.loop(thread, k.constI32(own), k.constI32(threads), [&](Value i) {
     Value index = k.add(k.mul(split, own), i);
     auto finish = [&] {
-      Value n = k.div(index, headDim);
-      Value maximumPlace = floats(gatheredMaximaAt, n), rowSumPlace = floats(gatheredSumsAt, n);
+      Value n = k.div(index, dim);
+      Value maximumPlace = floats(gatheredMaximaAt, n), sumPlace = floats(gatheredSumsAt, n);
       Value from = floats(gatheredAt, i), greatest;
-      Values parts;
+      Values maxima;
       for (int64_t part = 0; part < splits; ++part) {
-        parts.push_back(k.load(k.f32(), k.offset(maximumPlace, part * group * 4), 4));
-        greatest = greatest ? k.maxF(greatest, parts.back()) : parts.back();
+        maxima.push_back(k.load(k.f32(), k.offset(maximumPlace, part * group * 4), 4));
+        greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
       }
       Value sum = k.number(0.0), rowSum = k.number(0.0);
       for (int64_t part = 0; part < splits; ++part) {
-        Value ratio = k.exp2(k.subF(parts[part], greatest));
+        Value ratio = k.exp2(k.subF(maxima[part], greatest));
         sum = k.fma(k.load(k.f32(), k.offset(from, part * own * 4), 4), ratio, sum);
-        rowSum = k.fma(k.load(k.f32(), k.offset(rowSumPlace, part * group * 4), 4), ratio, rowSum);
+        rowSum = k.fma(k.load(k.f32(), k.offset(sumPlace, part * group * 4), 4), ratio, rowSum);
       }
       storeResult(index, sum, rowSum);
     };
-    if (own * splits == group * headDim)
+    if (own * splits == group * dim)
       finish();
     else
-      k.ifThen(k.less(index, k.constI32(group * headDim)), finish);
+      k.ifThen(k.less(index, k.constI32(group * dim)), finish);
   });
 }
 
-void AttentionKernel::emit() {
+LogicalResult AttentionKernel::emit() {
   stagesAt = kernel.at(stages);
   fullAt = kernel.at(full);
   emptyAt = kernel.at(empty);
+  appendedAt = kernel.at(appended);
+  queriesAt = kernel.at(queries);
+  queryFactorsAt = kernel.at(queryFactors);
   maximaAt = kernel.at(rowMaxima);
   sumsAt = kernel.at(rowSums);
   gatheredAt = kernel.at(gatheredOutputs);
@@ -472,18 +906,16 @@ void AttentionKernel::emit() {
   lane = k.bitAnd(thread, kWarp - 1);
   row = k.shr(lane, 2);
   column = k.bitAnd(lane, 3);
-  half = k.rem(warp, kPieceWarps);
-  if (passes == 1) {
-    part = warp;
-  } else {
-    firstHead = k.mul(k.rem(k.div(warp, kPieceWarps), passes), kColumns);
-    part = k.add(k.mul(k.div(warp, groupWarps()), kPieceWarps), half);
-  }
+  reader = k.rem(warp, readers);
+  part = k.add(k.mul(k.div(warp, groupWarps()), readers), reader);
+  if (headParts > 1)
+    firstHead = k.mul(k.rem(k.div(warp, readers), headParts), kHeads * passes);
   Value block = k.block();
-  split = k.rem(block, splits);
-  Value cluster = k.div(block, splits);
+  split = splits == 1 ? k.constI32(0) : k.rem(block, splits);
+  Value cluster = splits == 1 ? block : k.div(block, splits);
   head = tokens == 1 ? cluster : k.rem(cluster, heads);
   token = tokens == 1 ? k.constI32(0) : k.div(cluster, heads);
+  headNumber = keys.sequences == 1 ? head : cluster;
 
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.
@@ -492,6 +924,8 @@ void AttentionKernel::emit() {
       if (reuses)
         k.initBarrier(k.offset(emptyAt, slot * 8), groupWarps());
     }
+    if (appends)
+      k.initBarrier(appendedAt, kWarp);
     k.fenceBarrierInit();
   });
   readPositions();
@@ -500,26 +934,36 @@ void AttentionKernel::emit() {
   if (splits > 1)
     k.clusterArrive();
 
-  Values nothing = {k.number(kLowest), k.number(kLowest)};
-  nothing.append(2 + dim / 4, k.number(0.0));
-  Values parts = k.ifElseYield(
+  LogicalResult result = success();
+  Values nothing;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    nothing.append({k.number(kLowest), k.number(0.0)});
+    nothing.append(passValues() - 2, k.number(0.0));
+  }
+  Values consumed = k.ifElseYield(
       k.less(thread, k.constI32(threads)),
       [&] {
         k.waitForPredecessor();
+        result = prepareQueries();
         if (active() == warps)
           return consume();
         return k.ifElseYield(
             k.less(warp, k.constI32(active())), [&] { return consume(); }, [&] { return nothing; });
       },
       [&] {
-        copyAll();
+        if (failed(copyAll()))
+          result = failure();
         return nothing;
       });
-  // All pieces have been read: the ring's memory is free.
+  if (failed(result))
+    return failure();
+  // All tiles have been read: the ring's memory is free.
   k.barrier();
-  k.ifThen(k.less(warp, k.constI32(active())), [&] { shareParts(State(parts)); });
+  k.ifThen(k.less(warp, k.constI32(active())), [&] { shareParts(stateOf(consumed)); });
   k.barrier();
   combine();
+
+  return success();
 }
 
 LogicalResult device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
@@ -527,6 +971,5 @@ LogicalResult device::emitAttention(Kernel &kernel, fused::AttentionOp op) {
       fused::AttentionPlan::get(op, kernel.schedule, kernel.device);
   if (failed(plan))
     return failure();
-  AttentionKernel(kernel, op, *plan).emit();
-  return success();
+  return AttentionKernel(kernel, op, *plan).emit();
 }

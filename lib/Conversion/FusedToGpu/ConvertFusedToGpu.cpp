@@ -40,7 +40,6 @@ private:
   fused::GpuDevice device;
   llvm::StringMap<GeneratedKernel> generated;
   llvm::StringMap<unsigned> counts;
-  SmallVector<Operation *> pending;
 };
 } // namespace
 
@@ -48,21 +47,11 @@ private:
 static constexpr llvm::StringLiteral kShared = "shared";
 
 /// A text that is the same for two operations exactly if one kernel serves both. Beyond what the
-/// interface tells apart: which operands earlier kernels write, and which caches hold keys.
-static std::string keyOf(Operation *op, const KernelInterface &interface) {
+/// interface tells apart: which operands earlier kernels write.
+static std::string keyOf(const KernelInterface &interface) {
   std::string key = interface.key();
   for (Value operand : interface.operands())
     key += device::isConstant(operand) ? 'c' : 'v';
-  auto function = op->getParentOfType<func::FuncOp>();
-  for (Attribute cache : interface.caches()) {
-    bool isKeys = false;
-    function.walk(
-        [&](fused::AttentionOp attention) { isKeys |= attention.getKeysAttr() == cache; });
-    key += isKeys ? 'k' : 'v';
-    auto symbol = cast<FlatSymbolRefAttr>(cache);
-    key +=
-        std::to_string(SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol).headDim());
-  }
   return key;
 }
 
@@ -135,7 +124,7 @@ LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModul
   FailureOr<KernelInterface> interface = KernelInterface::get(op, prefetched);
   if (failed(interface))
     return failure();
-  auto [entry, isNew] = generated.try_emplace(keyOf(op, *interface));
+  auto [entry, isNew] = generated.try_emplace(keyOf(*interface));
   if (isNew) {
     FailureOr<GeneratedKernel> made = generate(op, *interface, schedule, module);
     if (failed(made))
@@ -147,7 +136,7 @@ LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModul
   auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
                                       launch.cluster, launch.overlap);
   kernels::dispatchKernel(op, *interface, kernel.name, config);
-  pending.push_back(op);
+  op->erase();
   return success();
 }
 
@@ -185,12 +174,8 @@ void ConvertFusedToGpu::runOnOperation() {
   LLVM::GlobalOp::create(b, module.getLoc(), LLVM::LLVMArrayType::get(b.getI8Type(), 0),
                          /*isConstant=*/false, LLVM::Linkage::External, kShared, Attribute(),
                          /*alignment=*/128, /*addrSpace=*/3);
-  // Operations are erased at the end: a kernel may ask how attention reads a cache.
-  pending.clear();
   for (fused::KernelOp op : fusedOps)
     if (failed(convert(op, kernelModule)))
       return signalPassFailure();
-  for (Operation *op : pending)
-    op->erase();
   device::addUtilityKernels(kernelModule, arch, device.sharedBytes, kShared);
 }

@@ -49,6 +49,19 @@ Value DeviceBuilder::shuffleXor(Value x, int64_t mask) {
                               NVVM::ShflKind::bfly, UnitAttr());
 }
 
+Value DeviceBuilder::greatestOfWarp(Value x) {
+  return NVVM::ReduxOp::create(b, loc, x.getType(), x, NVVM::ReduxKind::MAX, constI32(-1));
+}
+
+Value DeviceBuilder::shuffleFrom(Value x, Value source) {
+  return NVVM::ShflOp::create(b, loc, x.getType(), constI32(-1), x, source, constI32(31),
+                              NVVM::ShflKind::idx, UnitAttr());
+}
+
+Value DeviceBuilder::permute(Value low, Value high, Value selector) {
+  return NVVM::PermuteOp::create(b, loc, i32(), low, high, selector, NVVM::PermuteMode::DEFAULT);
+}
+
 /// Pointers to the shared memory of any block of a cluster.
 static Type clusterPointer(MLIRContext *context) {
   return LLVM::LLVMPointerType::get(context,
@@ -92,6 +105,11 @@ void DeviceBuilder::bulkCopy(Value to, Value from, Value bytes, Value barrier) {
   Value target = LLVM::AddrSpaceCastOp::create(b, loc, clusterPointer(b.getContext()), to);
   NVVM::CpAsyncBulkGlobalToSharedClusterOp::create(b, loc, target, from, barrier, bytes, Value(),
                                                    Value());
+}
+
+void DeviceBuilder::fenceAsync() {
+  auto kind = NVVM::ProxyKindAttr::get(b.getContext(), NVVM::ProxyKind::async_global);
+  NVVM::FenceProxyOp::create(b, loc, kind, NVVM::SharedSpaceAttr());
 }
 
 void DeviceBuilder::copy16(Value to, Value from) {

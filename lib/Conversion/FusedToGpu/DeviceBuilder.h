@@ -68,6 +68,13 @@ public:
   void barrier(int64_t id, int64_t threads);
   void syncWarp() { mlir::NVVM::SyncWarpOp::create(b, loc, constI32(-1)); }
   Value shuffleXor(Value x, int64_t mask);
+  /// The greatest i32 of the warp, signed.
+  Value greatestOfWarp(Value x);
+  /// What lane `source` of the warp has.
+  Value shuffleFrom(Value x, Value source);
+  /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number
+  /// of byte i.
+  Value permute(Value low, Value high, Value selector);
 
   // Clusters. The barrier's arrive and wait are separate, so that there can be work between them.
   void clusterArrive() { mlir::NVVM::ClusterArriveOp::create(b, loc, b.getUnitAttr()); }
@@ -97,11 +104,13 @@ public:
   /// Since sm_90, by one thread: copies `bytes` (a multiple of 16) to shared memory and reports
   /// them to `barrier`.
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
+  /// Orders ordinary accesses of global memory before asynchronous copies that follow.
+  void fenceAsync();
   /// Since sm_90, by one thread: has `bytes` (a multiple of 16) brought into the L2 cache.
   void bulkPrefetch(Value from, Value bytes) {
     mlir::NVVM::CpAsyncBulkPrefetchOp::create(b, loc, from, bytes, Value());
   }
-  /// Before sm_90, by every thread: copies 16 bytes to shared memory.
+  /// Before sm_90: 16 bytes by each thread; the arrival counts when the thread's copies have ended.
   void copy16(Value to, Value from);
   /// Before sm_90: the thread arrives at `barrier` when its copies have completed.
   void arriveAfterCopies(Value barrier);

@@ -3,8 +3,6 @@
 
 #include "Kernels.h"
 
-#include "sluice/Formats/CacheLayout.h"
-
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -16,9 +14,11 @@ namespace {
 struct ThreadRows {
   using Builder = DeviceBuilder;
   static constexpr bool kWholeTiles = false;
+  static constexpr quantized::CacheLayout kKeys = quantized::CacheLayout::MmaKeys,
+                                          kValues = quantized::CacheLayout::MmaValues;
+  static constexpr llvm::StringLiteral kDevice = "a GPU";
 
   DeviceBuilder &k;
-  Kernel &kernel;
   Value row; ///< 0 <= r < 8
 
   RowRun run(Value first, int64_t offset, int64_t limit, int64_t step, int64_t /*count*/) {
@@ -40,54 +40,17 @@ struct ThreadRows {
     else
       storeOne();
   }
-  FailureOr<kernels::CachePlace> appendTo(model::CacheAppendOp append, RankedTensorType cache,
-                                          Value position);
+  void scatter(Value value, Type element, const RowRun &run,
+               llvm::function_ref<Value(Value)> place) {
+    store(value, element, run, place);
+  }
 };
 } // namespace
-
-FailureOr<kernels::CachePlace> ThreadRows::appendTo(model::CacheAppendOp append,
-                                                    RankedTensorType cache, Value position) {
-  if (!cache.getElementType().isF16())
-    return append.emitOpError() << "to a cache of " << cache.getElementType()
-                                << ", GPU kernels have caches of f16";
-  // How attention reads the cache says in which order it lies.
-  bool isKeys = false, isValues = false;
-  append->getParentOfType<func::FuncOp>().walk([&](fused::AttentionOp attention) {
-    isKeys |= attention.getKeysAttr() == append.getCacheAttr();
-    isValues |= attention.getValuesAttr() == append.getCacheAttr();
-  });
-  if (isKeys == isValues)
-    return append.emitOpError() << "to cache " << append.getCacheAttr()
-                                << (isKeys ? ", which attention reads as keys and as values"
-                                           : ", which no attention reads");
-  int64_t positions = cache.getDimSize(0), dim = cache.getDimSize(2);
-  if (std::optional<std::string> error = formats::checkCacheShape(positions, dim))
-    return append.emitOpError() << "to cache " << append.getCacheAttr() << ": " << *error;
-  // In the cache, heads may be padded.
-  int64_t headDim = append.getInput().getType().getDimSize(1) / cache.getDimSize(1);
-  Value base = kernel.interface.cachePointer(append.getCacheAttr());
-  return kernels::CachePlace([=, &k = k](Value row) {
-    Value head = k.div(row, headDim), d = k.rem(row, headDim);
-    auto place = isKeys ? formats::keyByte<Value> : formats::valueByte<Value>;
-    auto ops = formats::CacheArithmetic<Value>{
-        [&](Value x, Value y) { return k.add(x, y); },
-        [&](Value x, int64_t y) { return k.mul(x, y); },
-        [&](Value x, int64_t y) { return k.div(x, y); },
-        [&](Value x, int64_t y) { return k.rem(x, y); },
-        [&](Value x, int64_t limit, llvm::function_ref<Value()> below,
-            llvm::function_ref<Value()> above) {
-          return k.select(k.less(x, k.constI32(limit)), below(), above());
-        }};
-    Value byte = k.toI64(place(ops, dim, position, d));
-    Value first = k.mul(k.toI64(head), positions * dim * 2);
-    return k.offset(base, k.add(first, byte));
-  });
-}
 
 void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                              Value tile, Value row, int64_t token, bool fresh,
                              EpilogueLoads &loads) {
-  ThreadRows rows{kernel.k, kernel, row};
+  ThreadRows rows{kernel.k, row};
   kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)
       .preload(fresh, loads);
 }
@@ -95,7 +58,7 @@ void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSeg
 LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
                                    Value tile, Value row, Value low, Value high, int64_t token,
                                    const EpilogueLoads &loads) {
-  ThreadRows rows{kernel.k, kernel, row};
+  ThreadRows rows{kernel.k, row};
   return kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)
       .emit({low, high}, loads);
 }

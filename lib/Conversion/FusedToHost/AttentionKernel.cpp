@@ -1,288 +1,880 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Attention of all query heads of one key/value head: each key and value is read and widened once
-// for all of them.
+// Attention of all query heads of one key/value head, a block of 64 positions at a time: scores,
+// softmax, weighted sums. Each key and value is read once for all of them.
+//
+// Lanes are 16 positions of keys, or 16 elements of values (CacheLayout.h), so that nothing is
+// added across lanes. Integer keys and values are multiplied as 16-bit words, two at a time, by
+// queries and softmax weights that are such words; sums are exact.
 
+#include "../FusedKernels/RegionEvaluator.h"
 #include "Products.h"
 
+#include "sluice/Formats/Activations.h"
+#include "sluice/Formats/CacheLayout.h"
+
+#include <cmath>
 #include <limits>
 
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::host;
+using formats::cacheBlock;
+using formats::CacheEncoding;
+using formats::CacheShape;
+using formats::cacheTile;
 
-/// Positions between the key that is read and the one that is asked for.
-static constexpr int64_t kKeysAhead = 32;
+static constexpr int64_t kLine = 64;
+/// Queries whose softmax is computed together.
+static constexpr int64_t kSoftmaxQueries = 4;
+/// What E4M3 numbers are divided by when they are loaded.
+static constexpr double kE4M3Divisor = 256;
 
 namespace {
-class AttentionKernel {
+/// A place of the prologue: one head of a token, padded with zeros.
+class Head {
 public:
-  AttentionKernel(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface)
-      : k(k), op(op), interface(interface) {
-    RankedTensorType keys = interface.cacheType(op.getKeysAttr());
-    positions = keys.getDimSize(0);
-    keyHeads = keys.getDimSize(1);
-    head = keys.getDimSize(2);
-    width = op.getQuery().getType().getDimSize(1);
-    group = width / head / keyHeads;
-    // Scores are computed for as many positions at a time as a register has lanes.
-    lanes = k.isa == Isa::Avx2 ? 8 : 16;
-    padded = llvm::alignTo(head, lanes);
-    block = llvm::alignTo(
-        std::max<int64_t>(cast<fused::HostScheduleAttr>(*op.getSchedule()).getPositions(), 1),
-        lanes);
-    vector = k.vec(lanes, k.f32());
+  using Builder = KernelBuilder;
+  static constexpr llvm::StringLiteral kRegion = "a prologue";
+
+  /// Head `number` of token `token`: `dim` elements, `padded` with the padding.
+  Head(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface, Value token,
+       Value number, int64_t dim, int64_t padded)
+      : k(k), op(op), interface(interface), token(token), number(number), dim(dim), padded(padded) {
   }
 
-  void emit(Value begin, Value end);
-  int64_t items() { return op.getQuery().getType().getDimSize(0) * keyHeads; }
+  /// Zeros instead of what is not the head's in lanes of register `i`.
+  Value clearPadding(size_t i, Value x) {
+    Value lanes = mask(static_cast<int64_t>(i) * kLanes);
+    return lanes ? k.select(lanes, x, k.number(x.getType(), 0.0)) : x;
+  }
+
+  // The place (see RegionEvaluator.h).
+  KernelBuilder &k;
+  FailureOr<kernels::Values> load(Value value);
+  FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
+    return rotary.emitOpError() << "in a prologue cannot be converted to host code";
+  }
+  kernels::Values rotateHead(model::HadamardOp rotation, const kernels::Values &x);
 
 private:
-  /// Calls `body` with the columns of a head, `lanes` at a time, and a mask for the last ones if
-  /// not all exist.
-  void forColumns(llvm::function_ref<void(Value column, Value mask)> body);
-  /// The first element of a cached row of this head.
-  Value cached(FlatSymbolRefAttr cache, Value position);
-  Value widened(Value row, Value column, Value mask) {
-    return k.widen(k.load(k.vec(lanes, k.f16()), k.offset(row, k.mul(column, 2)), 2, mask));
+  /// The lanes from element `d` on that are the head's; null if all are.
+  Value mask(int64_t d) {
+    if (d + kLanes <= dim)
+      return Value();
+    return k.firstLanes(kLanes, k.index(std::max<int64_t>(dim - d, 0)));
   }
-  Value place(Value base, Value row, int64_t stride, Value column) {
-    return k.offset(base, k.mul(k.add(k.mul(row, stride), column), 4));
-  }
-  unsigned alignment() const { return lanes * 4; }
 
-  void start(Value token);
-  /// Scores of `count` positions from `first` on, `start` places into the block.
-  void scoresOf(Value first, Value start, Value count);
-  Value transposeAndSum(SmallVector<Value> vectors);
-  /// Turns a block's scores to weights and rescales what was summed with an older maximum.
-  void softmax(Value query, Value count);
-  void addValues(Value first, Value count);
-  void finish(Value token);
+  fused::AttentionOp op;
+  const KernelInterface &interface;
+  Value token, number;
+  int64_t dim, padded;
+};
+
+class AttentionKernel {
+public:
+  using Values = SmallVector<Value>;
+
+  AttentionKernel(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface)
+      : k(k), op(op), interface(interface), f32s(k.vec(kLanes, k.f32())),
+        i32s(k.vec(kLanes, k.i32())) {}
+
+  LogicalResult plan();
+  LogicalResult emit(Value begin, Value end);
+  int64_t items() const { return tokens * heads; }
+
+private:
+  /// Query heads whose sums stay in registers together.
+  int64_t queryTile() const { return std::min<int64_t>(group, k.isa == Isa::Avx2 ? 4 : 8); }
+  Value at(Value base, Value index, int64_t bytes) { return k.offset(base, k.mul(index, bytes)); }
+  Value splat(Value scalar) { return k.splat(scalar, kLanes); }
+  Value zeros() { return k.number(f32s, 0.0); }
+
+  /// Writes a head of `value`, float32 and padded with zeros to `padded`, to `row`.
+  LogicalResult evaluate(Value value, Value number, int64_t padded);
+  /// The greatest magnitude of elements [begin, end) of `row` (multiples of 16) as bits.
+  Value greatestMagnitude(int64_t begin, int64_t end);
+  /// The greatest of them, or the greatest negated one, as bits; 0 if none is positive.
+  Value greatestWithSign(int64_t begin, int64_t end, bool negated);
+  /// Rounds `row` and stores it as the step's key or value.
+  void store(const CacheShape &shape, Value headBase);
+  void prepareQuery(Value query);
+
+  /// Asks for what lies a block after `bytes` bytes at `place`. A block of values is read in
+  /// several passes, so that nearer ones would be needed too soon.
+  void prefetchNext(const CacheShape &shape, Value place, int64_t bytes) {
+    int64_t ahead = cacheBlock / cacheTile * shape.tileBytes();
+    for (int64_t byte = 0; byte < bytes; byte += kLine)
+      k.prefetch(k.outside(place, k.index(ahead + byte)), /*locality=*/3);
+  }
+  /// `count` times 16 neighbouring elements of a float cache as float32, those of E4M3 divided by
+  /// 256.
+  Values loadElements(const CacheShape &shape, Value place, int64_t count);
+  /// The operands in `lanes` lanes of a line of an integer cache, 2 or 4.
+  Values loadWords(const CacheShape &shape, Value place, int64_t lanes);
+  /// Into how many sums the terms of each of `sums` sums go in turn, so that the multiply-adds that
+  /// wait for each other do not set the pace.
+  int64_t chains(int64_t sums, bool integers) const;
+  /// Which of 16 positions from `lane` of the block that begins at `first` are attended to.
+  Value attended(Value first, Value lane);
+  void scoresOf(Value tileBase, Value tile);
+  void readScales(Value tileBase, Value tile, Value first);
+  void softmax(int64_t firstQuery, int64_t count);
+  void addIntegers(Value tilesBase, Value firstTile, Value tileCount, int64_t firstQuery,
+                   int64_t queries);
+  void addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery, int64_t queries);
+  void finish();
 
   KernelBuilder &k;
   fused::AttentionOp op;
   const KernelInterface &interface;
-  int64_t positions, keyHeads, head, width, group, lanes, padded, block;
-  VectorType vector;
-  /// Stack memory, float32: queries and outputs [group][padded], scores [group][block], keys
-  /// [lanes][padded], maxima and sums [group].
-  Value queries, outputs, scores, keys, maxima, sums;
-  Value keyHead;
+  VectorType f32s, i32s;
+  CacheShape keys, values;
+  bool appends = false;
+  int64_t tokens = 0, dim = 0, heads = 0, group = 0;
+  Value token, head, last;
+  Value oldest; ///< the first position of the window, if there is one
+  /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
+  /// or [group][padded] float32. Float32: row [padded]; exponents [group][64]; of values outputs
+  /// [group][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
+  /// points, sums of weights, what older outputs and this block's are multiplied by [group].
+  /// Weights: [groups] [group][64] int16, or exponents' place.
+  Value queries, factors, row, exponents, outputs, scales, bounds, poisons, weights, references,
+      sums, keeps, units;
 };
 } // namespace
 
-void AttentionKernel::forColumns(llvm::function_ref<void(Value, Value)> body) {
-  int64_t full = head / lanes * lanes;
-  if (full)
-    k.loop(k.index(0), k.index(full), lanes, [&](Value column) { body(column, Value()); });
-  if (full < head)
-    body(k.index(full), k.firstLanes(lanes, k.index(head - full)));
-}
-
-Value AttentionKernel::cached(FlatSymbolRefAttr cache, Value position) {
-  Value row = k.add(k.mul(position, keyHeads), keyHead);
-  return k.offset(interface.cachePointer(cache), k.mul(row, head * 2));
-}
-
-void AttentionKernel::start(Value token) {
-  k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-    Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(keyHead, group), query), head));
-    Value row = k.offset(interface.pointer(op.getQuery()), k.mul(first, 2));
-    forColumns([&](Value column, Value mask) {
-      k.store(widened(row, column, mask), place(queries, query, padded, column), alignment());
-      k.store(k.number(vector, 0.0), place(outputs, query, padded, column), alignment());
-    });
-    Value state = k.mul(query, 4);
-    k.store(k.number(k.f32(), -std::numeric_limits<double>::infinity()), k.offset(maxima, state),
-            4);
-    k.store(k.number(k.f32(), 0.0), k.offset(sums, state), 4);
-  });
-}
-
-/// Lane i of the result is the sum of the lanes of vector i: halves are added while vectors are
-/// joined pairwise.
-Value AttentionKernel::transposeAndSum(SmallVector<Value> vectors) {
-  for (int64_t run = lanes; run > 1; run /= 2) {
-    SmallVector<int64_t> low, high;
-    for (int64_t first = 0; first < 2 * lanes; first += run)
-      for (int64_t lane = 0; lane < run / 2; ++lane) {
-        low.push_back(first + lane);
-        high.push_back(first + run / 2 + lane);
-      }
-    SmallVector<Value> joined;
-    for (size_t i = 0; i < vectors.size(); i += 2)
-      joined.push_back(k.addF(k.shuffle(vectors[i], vectors[i + 1], low),
-                              k.shuffle(vectors[i], vectors[i + 1], high)));
-    vectors = std::move(joined);
+LogicalResult AttentionKernel::plan() {
+  quantized::CacheType keyType = interface.cacheType(op.getKeysAttr());
+  quantized::CacheType valueType = interface.cacheType(op.getValuesAttr());
+  keys = keyType.getShapeInfo();
+  values = valueType.getShapeInfo();
+  for (auto [symbol, type, layout] :
+       {std::tuple(op.getKeysAttr(), keyType, quantized::CacheLayout::LanesKeys),
+        {op.getValuesAttr(), valueType, quantized::CacheLayout::LanesValues}}) {
+    if (type.getLayout() != layout)
+      return op.emitOpError() << "reads cache " << symbol << " as " << stringifyCacheLayout(layout)
+                              << ", but it is " << type;
+    if (type.getElement().isF32())
+      return op.emitOpError() << "reads cache " << symbol << ": host kernels have no caches of f32";
   }
-  return vectors.front();
+  appends = !op.getPrologue().empty();
+  dim = keys.dim;
+  heads = keys.heads;
+  tokens = op.getTokens();
+  group = op.getQuery().getType().getDimSize(1) / dim / heads;
+  if (appends && keys.sequences != tokens)
+    return op.emitOpError() << "appends " << tokens << " rows to caches of " << keys.sequences
+                            << " sequences";
+  return success();
 }
 
-void AttentionKernel::scoresOf(Value first, Value start, Value count) {
-  k.loop(k.index(0), count, 1, [&](Value i) {
-    Value position = k.add(first, i);
-    Value row = cached(op.getKeysAttr(), position);
-    // A head's rows lie apart, which the hardware does not foresee. The block's values are next.
-    Value valueRow = cached(op.getValuesAttr(), position);
-    for (int64_t byte = 0; byte < head * 2; byte += 64) {
-      int64_t ahead = kKeysAhead * keyHeads * head * 2;
-      k.prefetch(k.outside(row, k.index(ahead + byte)), /*locality=*/3);
-      k.prefetch(k.outside(valueRow, k.index(byte)), /*locality=*/3);
+//===----------------------------------------------------------------------===//
+// Prologue
+//===----------------------------------------------------------------------===//
+
+FailureOr<kernels::Values> Head::load(Value value) {
+  Value pointer = interface.pointer(op.getSource(value));
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
+    return op.emitOpError() << "prologue reads a value of type " << value.getType()
+                            << " in a way that cannot be converted to host code";
+  Type element = type.getElementType();
+  int64_t bytes = bytesOf(element);
+  Value first = k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim));
+  Value base = k.at(pointer, first, bytes);
+  kernels::Values x;
+  for (int64_t d = 0; d < padded; d += kLanes)
+    x.push_back(k.loadFloats(kLanes, element, k.offset(base, d * bytes), bytes, mask(d)));
+  return x;
+}
+
+kernels::Values Head::rotateHead(model::HadamardOp rotation, const kernels::Values &head) {
+  VectorType words = k.vec(kLanes, k.i32());
+  kernels::Values x = head;
+  for (int64_t distance = 1; distance < rotation.getBlock(); distance *= 2) {
+    kernels::Values next;
+    for (auto [i, own] : llvm::enumerate(x)) {
+      if (distance < kLanes) {
+        SmallVector<int64_t> partners;
+        for (int64_t lane = 0; lane < kLanes; ++lane)
+          partners.push_back(lane ^ distance);
+        Value other = k.shuffle(own, own, partners);
+        Value bit = k.bitAnd(k.laneNumbers(kLanes), k.integer(words, distance));
+        next.push_back(
+            k.select(k.less(k.integer(words, 0), bit), k.subF(other, own), k.addF(own, other)));
+        continue;
+      }
+      int64_t step = distance / kLanes;
+      next.push_back(i & step ? k.subF(x[i ^ step], own) : k.addF(own, x[i ^ step]));
     }
-    forColumns([&](Value column, Value mask) {
-      k.store(widened(row, column, mask), place(keys, i, padded, column), alignment());
+    x = std::move(next);
+  }
+  for (Value &element : x)
+    element = k.mulF(
+        element, k.constantLike(element, 1 / std::sqrt(static_cast<double>(rotation.getBlock()))));
+  return x;
+}
+
+LogicalResult AttentionKernel::evaluate(Value value, Value number, int64_t padded) {
+  Head place(k, op, interface, token, number, dim, padded);
+  kernels::NormFactors none;
+  FailureOr<kernels::Values> x =
+      kernels::RegionEvaluator<Head>(place, interface, none).evaluate(value);
+  if (failed(x))
+    return failure();
+  for (auto [i, element] : llvm::enumerate(*x))
+    k.store(place.clearPadding(i, k.widen(element)),
+            k.offset(row, static_cast<int64_t>(i) * kLanes * 4), 64);
+  return success();
+}
+
+Value AttentionKernel::greatestMagnitude(int64_t begin, int64_t end) {
+  // Magnitudes compare as integers, infinity and NaN above all numbers.
+  Value greatest;
+  for (int64_t d = begin; d < end; d += kLanes) {
+    Value x = k.load(f32s, k.offset(row, d * 4), 64);
+    Value magnitude = k.bitcast(math::AbsFOp::create(k.b, k.loc, x), i32s);
+    greatest = greatest ? k.max(greatest, magnitude) : magnitude;
+  }
+  return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
+}
+
+Value AttentionKernel::greatestWithSign(int64_t begin, int64_t end, bool negated) {
+  Value greatest = k.integer(i32s, 0);
+  for (int64_t d = begin; d < end; d += kLanes) {
+    Value x = k.load(f32s, k.offset(row, d * 4), 64);
+    greatest = k.max(greatest, k.bitcast(negated ? k.negF(x) : x, i32s));
+  }
+  return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
+}
+
+void AttentionKernel::store(const CacheShape &shape, Value headBase) {
+  CacheEncoding encoding = shape.encoding;
+  int64_t padded = shape.paddedDim();
+  Value position = k.rem(last, cacheTile);
+  Value base = at(headBase, k.div(last, cacheTile), shape.tileBytes());
+  formats::CacheArithmetic<Value> arithmetic = {[&](Value x, Value y) { return k.add(x, y); },
+                                                [&](Value x, int64_t y) { return k.mul(x, y); },
+                                                [&](Value x, int64_t y) { return k.div(x, y); },
+                                                [&](Value x, int64_t y) { return k.rem(x, y); }};
+  auto placeOf = [&](Value d) {
+    return k.offset(base, formats::cacheCodeByte<Value>(arithmetic, shape, position, d));
+  };
+  auto element = [&](Value d) { return k.load(k.f32(), at(row, d, 4), 4); };
+  if (!encoding.isInteger()) {
+    Type type =
+        encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    k.loop(k.index(0), k.index(padded), 1, [&](Value d) {
+      if (encoding.element == CacheEncoding::Element::E4M3)
+        k.store(k.encodeE4M3(element(d)), placeOf(d), 1);
+      else
+        k.store(k.bitcast(k.narrow(element(d), type), k.i16()), placeOf(d), 2);
     });
-  });
-  Value valid = k.firstLanes(lanes, count);
-  k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-    SmallVector<Value> zeros(lanes, k.number(vector, 0.0));
-    SmallVector<Value> products =
-        k.loop(k.index(0), k.index(padded), lanes, zeros, [&](Value column, ValueRange carried) {
-          Value q = k.load(vector, place(queries, query, padded, column), alignment());
-          SmallVector<Value> next;
-          Value base = k.offset(keys, k.mul(column, 4));
-          for (auto [i, sum] : llvm::enumerate(carried))
-            next.push_back(k.fma(
-                q, k.load(vector, k.offset(base, int64_t(i) * padded * 4), alignment()), sum));
-          return next;
-        });
-    Value score =
-        k.mulF(transposeAndSum(products), k.number(vector, op.getScale().convertToDouble()));
-    score = k.select(valid, score, k.number(vector, -std::numeric_limits<double>::infinity()));
-    k.store(score, place(scores, query, block, start), alignment());
-  });
-}
-
-void AttentionKernel::softmax(Value query, Value count) {
-  Value state = k.mul(query, 4), zero = k.index(0);
-  Value lowest = k.number(vector, -std::numeric_limits<double>::infinity());
-  Value greatest = k.loop(zero, count, lanes, lowest, [&](Value start, ValueRange carried) {
-    Value score = k.load(vector, place(scores, query, block, start), alignment());
-    return SmallVector<Value>{k.maxF(score, carried[0])};
-  })[0];
-  Value blockMaximum = k.reduce(greatest, [&](Value x, Value y) { return k.maxF(x, y); });
-  Value oldMaximum = k.load(k.f32(), k.offset(maxima, state), 4);
-  Value maximum = k.maxF(blockMaximum, oldMaximum);
-  Value correction = k.exp(k.subF(oldMaximum, maximum));
-  Value maximumLanes = k.splat(maximum, lanes);
-  Value total =
-      k.loop(zero, count, lanes, k.number(vector, 0.0), [&](Value start, ValueRange carried) {
-        Value slot = place(scores, query, block, start);
-        Value weight = k.exp(k.subF(k.load(vector, slot, alignment()), maximumLanes));
-        k.store(k.widen(k.narrow(weight, k.f16())), slot, alignment());
-        return SmallVector<Value>{k.addF(carried[0], weight)};
-      })[0];
-  Value oldSum = k.load(k.f32(), k.offset(sums, state), 4);
-  k.store(k.fma(oldSum, correction, k.sumLanes(total)), k.offset(sums, state), 4);
-  k.store(maximum, k.offset(maxima, state), 4);
-  Value correctionLanes = k.splat(correction, lanes);
-  k.loop(zero, k.index(padded), lanes, [&](Value column) {
-    Value slot = place(outputs, query, padded, column);
-    k.store(k.mulF(k.load(vector, slot, alignment()), correctionLanes), slot, alignment());
-  });
-}
-
-void AttentionKernel::addValues(Value first, Value count) {
-  // Queries times column vectors whose sums stay in registers together.
-  int64_t registers = lanes == 16 ? 16 : 8;
-  int64_t queryTile = std::min(group, registers / 2), columnTile = registers / queryTile;
-  int64_t columns = padded / lanes;
-  for (int64_t query = 0; query < group; query += queryTile)
-    for (int64_t column = 0; column < columns; column += columnTile) {
-      int64_t queryCount = std::min(queryTile, group - query),
-              columnCount = std::min(columnTile, columns - column);
-      auto slot = [&](int64_t q, int64_t c) {
-        return k.offset(outputs, ((query + q) * padded + (column + c) * lanes) * 4);
-      };
-      SmallVector<Value> loaded;
-      for (int64_t q = 0; q < queryCount; ++q)
-        for (int64_t c = 0; c < columnCount; ++c)
-          loaded.push_back(k.load(vector, slot(q, c), alignment()));
-      Value mask;
-      if (column + columnCount == columns && head % lanes)
-        mask = k.firstLanes(lanes, k.index(head % lanes));
-      SmallVector<Value> added =
-          k.loop(k.index(0), count, 1, loaded, [&](Value i, ValueRange carried) {
-            Value row = cached(op.getValuesAttr(), k.add(first, i));
-            SmallVector<Value> values, next;
-            for (int64_t c = 0; c < columnCount; ++c)
-              values.push_back(widened(row, k.index((column + c) * lanes),
-                                       column + c + 1 == columns ? mask : Value()));
-            for (int64_t q = 0; q < queryCount; ++q) {
-              Value weight = k.load(k.f32(), place(scores, k.index(query + q), block, i), 4);
-              Value weights = k.splat(weight, lanes);
-              for (int64_t c = 0; c < columnCount; ++c)
-                next.push_back(k.fma(weights, values[c], carried[q * columnCount + c]));
-            }
-            return next;
-          });
-      for (int64_t q = 0; q < queryCount; ++q)
-        for (int64_t c = 0; c < columnCount; ++c)
-          k.store(added[q * columnCount + c], slot(q, c), alignment());
+    return;
+  }
+  int64_t groupElements =
+      encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
+  for (int64_t g = 0; g < shape.groups(); ++g) {
+    int64_t begin = g * groupElements, end = std::min(begin + groupElements, padded);
+    Value greatest, isNegative;
+    if (encoding.hasSignedScale()) {
+      Value positive = greatestWithSign(begin, end, false);
+      Value negative = greatestWithSign(begin, end, true);
+      greatest = k.max(positive, negative);
+      isNegative = k.less(negative, positive);
+    } else {
+      greatest = greatestMagnitude(begin, end);
     }
-}
-
-void AttentionKernel::finish(Value token) {
-  k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-    Value sum = k.splat(k.load(k.f32(), k.offset(sums, k.mul(query, 4)), 4), lanes);
-    Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(keyHead, group), query), head));
-    forColumns([&](Value column, Value mask) {
-      Value output =
-          k.divF(k.load(vector, place(outputs, query, padded, column), alignment()), sum);
-      k.store(k.narrow(output, k.f16()),
-              k.offset(interface.resultPointer(0), k.mul(k.add(first, column), 2)), 2, mask);
-    });
-  });
-}
-
-void AttentionKernel::emit(Value begin, Value end) {
-  queries = k.scratch(group * padded * 4);
-  outputs = k.scratch(group * padded * 4);
-  scores = k.scratch(group * block * 4);
-  keys = k.scratch(lanes * padded * 4);
-  maxima = k.scratch(group * 4);
-  sums = k.scratch(group * 4);
-  // Positions that do not exist are computed like the others before their scores are replaced.
-  k.loop(k.index(0), k.index(lanes * padded), lanes, [&](Value i) {
-    k.store(k.number(vector, 0.0), k.offset(keys, k.mul(i, 4)), alignment());
-  });
-  k.loop(k.index(0), k.index(group * padded), lanes, [&](Value i) {
-    k.store(k.number(vector, 0.0), k.offset(queries, k.mul(i, 4)), alignment());
-    k.store(k.number(vector, 0.0), k.offset(outputs, k.mul(i, 4)), alignment());
-  });
-  k.loop(begin, end, 1, [&](Value item) {
-    Value token = k.div(item, keyHeads);
-    keyHead = k.rem(item, keyHeads);
-    Value last =
-        k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
-    Value context = k.add(k.toIndex(k.clampIndex(last, positions)), 1);
-    start(token);
-    Value oldest = k.index(0);
-    if (std::optional<uint64_t> window = op.getWindow())
-      oldest = k.sub(context, k.min(context, k.index(static_cast<int64_t>(*window))));
-    k.loop(oldest, context, block, [&](Value first) {
-      Value count = k.min(k.sub(context, first), k.index(block));
-      k.loop(k.index(0), count, lanes, [&](Value start) {
-        scoresOf(k.add(first, start), start, k.min(k.sub(count, start), k.index(lanes)));
+    Value m = k.divF(k.bitcast(greatest, k.f32()), k.number(k.f32(), -encoding.codeMin()));
+    Value scale = k.narrow(k.maxF(m, k.number(k.f32(), formats::cacheScaleFloor)), k.f16());
+    // Neither infinity nor NaN, nor what f16 cannot hold.
+    Value bits = arith::ExtUIOp::create(k.b, k.loc, k.i32(), k.bitcast(scale, k.i16()));
+    Value finite =
+        arith::AndIOp::create(k.b, k.loc, k.less(greatest, k.integer(k.i32(), 0x7F800000)),
+                              k.less(bits, k.integer(k.i32(), 0x7C00)));
+    if (isNegative)
+      scale = k.select(isNegative, k.negF(scale), scale);
+    Value nan = k.number(k.f16(), std::numeric_limits<double>::quiet_NaN());
+    k.store(k.select(finite, scale, nan),
+            k.offset(base, k.add(k.mul(position, 2), formats::cacheScaleByte(shape, g))), 2);
+    Value inverse = k.divF(k.number(k.f32(), 1.0), k.widen(scale));
+    auto codeOf = [&](Value d) {
+      Value x = k.select(finite, element(d), k.number(k.f32(), 0.0));
+      Value code = k.roundToInt(k.mulF(x, inverse));
+      Value limit = k.integer(k.i32(), encoding.codeMax());
+      return k.max(k.min(code, limit), k.integer(k.i32(), encoding.codeMin()));
+    };
+    if (encoding.bits() == 8) {
+      k.loop(k.index(begin), k.index(end), 1,
+             [&](Value d) { k.store(k.truncate(codeOf(d), k.i8()), placeOf(d), 1); });
+      continue;
+    }
+    // Both nibbles of a byte belong to this position and to one group.
+    int64_t distance = formats::cacheNibbleDistance(shape);
+    k.loop(k.index(begin), k.index(end), 2 * distance, [&](Value first) {
+      k.loop(k.index(0), k.index(distance), 1, [&](Value i) {
+        Value d = k.add(first, i);
+        Value low = arith::AndIOp::create(k.b, k.loc, codeOf(d), k.integer(k.i32(), 15));
+        Value high = k.shl(codeOf(k.add(d, distance)), 4);
+        Value both = arith::OrIOp::create(k.b, k.loc, low, high);
+        k.store(k.truncate(both, k.i8()), placeOf(d), 1);
       });
-      k.loop(k.index(0), k.index(group), 1, [&](Value query) { softmax(query, count); });
-      addValues(first, count);
     });
-    finish(token);
+  }
+}
+
+void AttentionKernel::prepareQuery(Value query) {
+  double scale = op.getScale().convertToDouble() * 1.44269504088896341;
+  int64_t padded = keys.paddedDim();
+  CacheEncoding encoding = keys.encoding;
+  Value to = at(queries, query, padded * (encoding.isInteger() ? 2 : 4));
+  if (!encoding.isInteger()) {
+    Type element =
+        encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    for (int64_t d = 0; d < padded; d += kLanes) {
+      Value x = k.load(f32s, k.offset(row, d * 4), 64);
+      Value rounded = k.widen(k.narrow(x, element));
+      if (encoding.element == CacheEncoding::Element::BF16) // a sum of two
+        rounded = k.addF(rounded, k.widen(k.narrow(k.subF(x, rounded), element)));
+      k.store(rounded, k.offset(to, d * 4), 4);
+    }
+    double divisor = encoding.element == CacheEncoding::Element::E4M3 ? kE4M3Divisor : 1;
+    k.store(k.number(k.f32(), scale * divisor), at(factors, query, 4), 4);
+    return;
+  }
+  Value bits = greatestMagnitude(0, padded);
+  Value finite = k.less(bits, k.integer(k.i32(), 0x7F800000));
+  Value m = k.bitcast(bits, k.f32());
+  Value usable = arith::AndIOp::create(k.b, k.loc, finite,
+                                       k.lessF(k.number(k.f32(), formats::activationFloor), m));
+  Value limit = k.number(k.f32(), formats::activationLimit), one = k.number(k.f32(), 1.0);
+  Value inverse = k.select(usable, k.divF(limit, k.select(usable, m, one)), k.number(k.f32(), 0.0));
+  Value step = k.select(finite, k.divF(m, limit),
+                        k.number(k.f32(), std::numeric_limits<double>::quiet_NaN()));
+  k.store(k.mulF(step, k.number(k.f32(), scale)), at(factors, query, 4), 4);
+  for (int64_t d = 0; d < padded; d += kLanes) {
+    Value x = k.load(f32s, k.offset(row, d * 4), 64);
+    x = k.select(splat(usable), x, zeros());
+    Value rounded = k.roundToInt(k.mulF(x, splat(inverse)));
+    k.store(k.truncate(rounded, k.i16()), k.offset(to, d * 2), 2);
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// Scores
+//===----------------------------------------------------------------------===//
+
+SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value place,
+                                                 int64_t count) {
+  Values result;
+  for (int64_t i = 0; i < count;) {
+    if (shape.encoding.element != CacheEncoding::Element::E4M3) {
+      bool bf16 = shape.encoding.element == CacheEncoding::Element::BF16;
+      result.push_back(k.loadFloats(kLanes, bf16 ? Type(k.b.getBF16Type()) : k.f16(),
+                                    k.offset(place, i * kLanes * 2), 32));
+      ++i;
+      continue;
+    }
+    // 32 codes are one register of 16-bit words.
+    int64_t together = std::min<int64_t>(2, count - i);
+    Value halves =
+        k.decodeE4M3(k.load(k.vec(together * kLanes, k.i8()), k.offset(place, i * kLanes), 16));
+    for (int64_t part = 0; part < together; ++part)
+      result.push_back(k.widen(k.slice(halves, part * kLanes, kLanes)));
+    i += together;
+  }
+  return result;
+}
+
+SmallVector<Value> AttentionKernel::loadWords(const CacheShape &shape, Value place, int64_t lanes) {
+  int64_t bits = shape.encoding.bits();
+  Value words = k.load(k.vec(2 * lanes, k.i16()), place, 4 * lanes);
+  Values result;
+  for (int64_t shift = 16 - bits; shift > 0; shift -= bits)
+    result.push_back(k.sar(k.shl(words, shift), 16 - bits));
+  result.push_back(k.sar(words, 16 - bits));
+  return result;
+}
+
+int64_t AttentionKernel::chains(int64_t sums, bool integers) const {
+  // Where products and sums are two instructions, only the fast one is in the chain.
+  if (integers && k.isa != Isa::Avx512Vnni)
+    return 1;
+  int64_t registers = k.isa == Isa::Avx2 ? 4 : 16;
+  return std::clamp<int64_t>(llvm::bit_floor<uint64_t>(registers / sums), 1, 4);
+}
+
+/// Exponents of 2 of the 32 positions of a tile, number `tile` (0 or 1) of the block.
+void AttentionKernel::scoresOf(Value tileBase, Value tile) {
+  CacheEncoding encoding = keys.encoding;
+  int64_t padded = keys.paddedDim(), halfBytes = keys.tileCodeBytes() / 2;
+  // Vectors of 16 positions that are computed together, so that they share the query's loads.
+  int64_t halves = k.isa == Isa::Avx2 ? 1 : 2;
+  k.loop(k.index(0), k.index(2), halves, [&](Value half) {
+    Value base = at(tileBase, half, halfBytes);
+    for (int64_t begin = 0; begin < group; begin += queryTile()) {
+      int64_t count = std::min(queryTile(), group - begin), sums = count * halves;
+      int64_t parts = chains(sums, encoding.isInteger());
+      auto prefetch = [&](Value place, int64_t bytes) {
+        for (int64_t h = 0; begin == 0 && h < halves; ++h)
+          prefetchNext(keys, k.offset(place, h * halfBytes), bytes);
+      };
+      // Of the sums, those of one chain lie together, in them those of a query.
+      auto addChains = [&](Values all) {
+        Values total(all.begin(), all.begin() + sums);
+        for (int64_t i = sums; i < sums * parts; ++i)
+          total[i % sums] = encoding.isInteger() ? k.add(total[i % sums], all[i])
+                                                 : k.addF(total[i % sums], all[i]);
+        return total;
+      };
+      Values scores(sums, zeros());
+      if (!encoding.isInteger()) {
+        int64_t bytes = encoding.bits() / 8, unroll = 4;
+        SmallVector<Value> start(sums * parts, zeros());
+        scores = addChains(
+            k.loop(k.index(0), k.index(padded), unroll, start, [&](Value d, ValueRange carried) {
+              Values next(carried);
+              Value place = at(base, d, kLanes * bytes);
+              prefetch(place, unroll * kLanes * bytes);
+              SmallVector<Values> x;
+              for (int64_t h = 0; h < halves; ++h)
+                x.push_back(loadElements(keys, k.offset(place, h * halfBytes), unroll));
+              for (int64_t i = 0; i < unroll; ++i)
+                for (int64_t q = 0; q < count; ++q) {
+                  Value from = k.offset(queries, ((begin + q) * padded + i) * 4);
+                  Value y = splat(k.load(k.f32(), at(from, d, 4), 4));
+                  for (int64_t h = 0; h < halves; ++h) {
+                    Value &sum = next[i % parts * sums + q * halves + h];
+                    sum = k.fma(x[h][i], y, sum);
+                  }
+                }
+              return next;
+            }));
+      } else {
+        int64_t lineElements = 32 / encoding.bits(), unroll = 16;
+        int64_t groupElements =
+            encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
+        for (int64_t g = 0; g < keys.groups(); ++g) {
+          int64_t first = g * groupElements, last = std::min(first + groupElements, padded);
+          SmallVector<Value> start(sums * parts, k.integer(i32s, 0));
+          Values products = addChains(k.loop(
+              k.index(first), k.index(last), unroll, start, [&](Value d, ValueRange carried) {
+                Values next(carried);
+                Value place = k.offset(base, k.mul(k.div(d, lineElements), kLine));
+                prefetch(place, unroll / lineElements * kLine);
+                for (int64_t line = 0; line < unroll / lineElements; ++line) {
+                  SmallVector<Values> words;
+                  for (int64_t h = 0; h < halves; ++h)
+                    words.push_back(
+                        loadWords(keys, k.offset(place, line * kLine + h * halfBytes), kLanes));
+                  for (int64_t i = 0; i < lineElements / 2; ++i)
+                    for (int64_t q = 0; q < count; ++q) {
+                      int64_t element = line * lineElements + 2 * i;
+                      Value from = k.offset(queries, ((begin + q) * padded + element) * 2);
+                      Value pair = k.load(k.i32(), at(from, d, 2), 4);
+                      for (int64_t h = 0; h < halves; ++h) {
+                        Value &sum = next[element / 2 % parts * sums + q * halves + h];
+                        sum = k.multiplyAddPairs(sum, words[h][i], pair);
+                      }
+                    }
+                }
+                return next;
+              }));
+          Value place =
+              k.offset(tileBase, k.add(k.mul(half, kLanes * 2), formats::cacheScaleByte(keys, g)));
+          if (begin == 0)
+            prefetchNext(keys, place, halves * kLanes * 2);
+          for (int64_t h = 0; h < halves; ++h) {
+            Value scale =
+                k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(place, h * kLanes * 2), 32));
+            for (int64_t q = 0; q < count; ++q) {
+              Value &score = scores[q * halves + h];
+              score = k.fma(k.toFloat(products[q * halves + h]), scale, score);
+            }
+          }
+        }
+      }
+      Value lane = k.add(k.mul(tile, cacheTile), k.mul(half, int64_t(kLanes)));
+      for (int64_t q = 0; q < count; ++q) {
+        Value factor = splat(k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4));
+        Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), lane, 4);
+        for (int64_t h = 0; h < halves; ++h)
+          k.store(k.mulF(scores[q * halves + h], factor), k.offset(to, h * kLanes * 4), 64);
+      }
+    }
   });
+}
+
+//===----------------------------------------------------------------------===//
+// Weights
+//===----------------------------------------------------------------------===//
+
+Value AttentionKernel::attended(Value first, Value lane) {
+  Value number = k.add(first, lane);
+  auto before = [&](Value position) {
+    return k.firstLanes(kLanes, k.max(k.sub(position, number), k.index(0)));
+  };
+  Value exist = before(k.add(last, 1));
+  if (!op.getWindow())
+    return exist;
+  Value ones = k.firstLanes(kLanes, k.index(kLanes));
+  return arith::AndIOp::create(k.b, k.loc, exist,
+                               arith::XOrIOp::create(k.b, k.loc, before(oldest), ones));
+}
+
+/// Scales of a tile's values, 0 for positions that are not attended to, bounds of their logarithms,
+/// and what must not be lost in an integer: NaN of positions with a scale that is not a number.
+void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
+  for (int64_t half = 0; half < 2; ++half) {
+    Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
+    Value mask = attended(first, lane);
+    Value greatest, poison = zeros();
+    for (int64_t g = 0; g < values.groups(); ++g) {
+      int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
+      if (half == 0)
+        prefetchNext(values, k.offset(tileBase, place), cacheTile * 2);
+      Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
+      scale = k.select(mask, scale, zeros());
+      k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
+      Value magnitude = values.encoding.hasSignedScale() ? k.absF(scale) : scale;
+      greatest = greatest ? k.maxF(greatest, magnitude) : magnitude;
+      poison = k.fma(scale, zeros(), poison);
+    }
+    k.store(poison, at(poisons, lane, 4), 64);
+    Value bound = k.fma(k.toFloat(k.bitcast(greatest, i32s)), k.number(f32s, 0x1p-23),
+                        k.number(f32s, formats::cacheScaleExponentOffset));
+    k.store(bound, at(bounds, lane, 4), 64);
+  }
+}
+
+/// Queries are computed together, because each is a chain of instructions that wait for each other;
+/// what there is one of a query is a lane.
+void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
+  bool integers = values.encoding.isInteger();
+  VectorType lanes = k.vec(count, k.f32());
+  auto gather = [&](ArrayRef<Value> scalars) -> Value {
+    return vector::FromElementsOp::create(k.b, k.loc, lanes, scalars);
+  };
+  auto exponent = [&](int64_t q, int64_t lane) {
+    return k.offset(exponents, ((firstQuery + q) * cacheBlock + lane) * 4);
+  };
+  auto state = [&](Value array) { return k.offset(array, firstQuery * 4); };
+  Values own;
+  for (int64_t q = 0; q < count; ++q) {
+    Value greatest = k.number(f32s, -1e29);
+    for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+      Value reach = k.load(f32s, exponent(q, lane), 64);
+      if (integers)
+        reach = k.addF(reach, k.load(f32s, k.offset(bounds, lane * 4), 64));
+      greatest = k.maxF(reach, greatest);
+    }
+    own.push_back(k.reduce(greatest, [&](Value x, Value y) { return k.maxF(x, y); }));
+  }
+  Value reach = gather(own), before = k.load(lanes, state(references), 4);
+  Value reference = k.maxF(reach, before);
+  k.store(reference, state(references), 4);
+  Value keep = k.exp2(k.subF(before, reference));
+  k.store(keep, state(keeps), 4);
+  Value unit;
+  if (integers) {
+    unit = k.exp2(k.subF(reach, reference));
+    k.store(unit, state(units), 4);
+  }
+  Values sum(count, zeros());
+  for (int64_t q = 0; q < count; ++q) {
+    Value origin = splat(vector::ExtractOp::create(k.b, k.loc, integers ? reach : reference, q));
+    for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+      Value p = k.exp2(k.subF(k.load(f32s, exponent(q, lane), 64), origin));
+      Value added = integers ? k.addF(p, k.load(f32s, k.offset(poisons, lane * 4), 64)) : p;
+      if (!integers) {
+        bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
+        Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
+        Value rounded = k.widen(k.narrow(p, element));
+        if (bf16) // a sum of two
+          rounded = k.addF(rounded, k.widen(k.narrow(k.subF(p, rounded), element)));
+        k.store(rounded, exponent(q, lane), 64);
+      }
+      for (int64_t g = 0; integers && g < values.groups(); ++g) {
+        Value scale = k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64);
+        // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
+        Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
+        int64_t place = ((g * group + firstQuery + q) * cacheBlock + lane) * 2;
+        k.store(k.truncate(fixed, k.i16()), k.offset(weights, place), 32);
+      }
+      sum[q] = k.addF(sum[q], added);
+    }
+  }
+  Values totals = llvm::map_to_vector(sum, [&](Value lanesOf) { return k.sumLanes(lanesOf); });
+  Value total = gather(totals), older = k.mulF(k.load(lanes, state(sums), 4), keep);
+  k.store(integers ? k.fma(total, unit, older) : k.addF(older, total), state(sums), 4);
+}
+
+//===----------------------------------------------------------------------===//
+// Values
+//===----------------------------------------------------------------------===//
+
+void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount,
+                                  int64_t firstQuery, int64_t count) {
+  constexpr int64_t linePositions = 4, unroll = 1;
+  int64_t padded = values.paddedDim(), bits = values.encoding.bits();
+  int64_t lineBlocks = bits == 8 ? 1 : 2; // blocks of 16 elements that a line has
+  int64_t blocks = padded / kLanes, stride = linePositions * padded * bits / 8;
+  int64_t groupElements =
+      values.encoding.group == CacheEncoding::head ? padded : values.encoding.groupElements(dim);
+  // The lanes of a line's operands that are one register.
+  int64_t lanes = k.isa == Isa::Avx2 ? kLanes / 2 : kLanes;
+  VectorType integers = k.vec(lanes, k.i32()), floats = k.vec(lanes, k.f32());
+  for (int64_t block = 0; block < blocks; block += 2)
+    for (int64_t lane = 0; lane < kLanes; lane += lanes) {
+      int64_t together = std::min<int64_t>(2, blocks - block), lines = together / lineBlocks;
+      int64_t g = block * kLanes / groupElements, sums = count * together;
+      if (g >= values.groups())
+        continue; // elements that only pad
+      int64_t parts = std::min<int64_t>(2, chains(sums, true));
+      SmallVector<Value> start(sums * parts, k.integer(integers, 0));
+      Values added = k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
+        Value base = k.offset(at(tilesBase, tile, values.tileBytes()),
+                              block / lineBlocks * kLine + lane * 4);
+        Value weightBase =
+            k.offset(at(weights, tile, cacheTile * 2), (g * group + firstQuery) * cacheBlock * 2);
+        return k.loop(
+            k.index(0), k.index(cacheTile / linePositions), unroll, outer,
+            [&](Value number, ValueRange carried) {
+              Values next(carried);
+              for (int64_t u = 0; u < unroll; ++u) {
+                Value place = k.offset(at(base, number, stride), u * stride);
+                // words[block of elements][pair of positions]
+                SmallVector<Values> words(together);
+                for (int64_t line = 0; line < lines; ++line) {
+                  Value from = k.offset(place, line * kLine);
+                  if (firstQuery == 0 && lane == 0)
+                    prefetchNext(values, from, kLine);
+                  for (auto [i, operand] : llvm::enumerate(loadWords(values, from, lanes)))
+                    words[line * lineBlocks + static_cast<int64_t>(i) % lineBlocks].push_back(
+                        operand);
+                }
+                for (int64_t pair = 0; pair < linePositions / 2; ++pair)
+                  for (int64_t q = 0; q < count; ++q) {
+                    int64_t position = u * linePositions + 2 * pair;
+                    Value from = k.offset(at(weightBase, number, linePositions * 2),
+                                          (q * cacheBlock + position) * 2);
+                    Value two = k.load(k.i32(), from, 4);
+                    for (int64_t i = 0; i < together; ++i) {
+                      Value &sum = next[pair % parts * sums + q * together + i];
+                      sum = k.multiplyAddPairs(sum, words[i][pair], two);
+                    }
+                  }
+              }
+              return next;
+            });
+      });
+      for (int64_t q = 0; q < count; ++q) {
+        auto factor = [&](Value array) {
+          return k.splat(k.load(k.f32(), k.offset(array, (firstQuery + q) * 4), 4), lanes);
+        };
+        Value keep = factor(keeps), unit = factor(units);
+        for (int64_t i = 0; i < together; ++i) {
+          Value sum = added[q * together + i];
+          for (int64_t part = 1; part < parts; ++part)
+            sum = k.add(sum, added[part * sums + q * together + i]);
+          Value place =
+              k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes + lane) * 4);
+          Value older = k.mulF(k.load(floats, place, lanes * 4), keep);
+          k.store(k.fma(k.toFloat(sum), unit, older), place, lanes * 4);
+        }
+      }
+    }
+}
+
+void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery,
+                                int64_t count) {
+  int64_t padded = values.paddedDim(), bytes = values.encoding.bits() / 8;
+  int64_t blocks = padded / kLanes;
+  int64_t registers = k.isa == Isa::Avx2 ? 4 : 16;
+  int64_t together = std::max<int64_t>(1, registers / count);
+  for (int64_t block = 0; block < blocks; block += together) {
+    int64_t n = std::min(together, blocks - block);
+    k.emptyRegisters(); // of the constants of softmax
+    auto slot = [&](int64_t q, int64_t i) {
+      return k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes) * 4);
+    };
+    SmallVector<Value> start;
+    for (int64_t q = 0; q < count; ++q) {
+      Value keep = splat(k.load(k.f32(), k.offset(keeps, (firstQuery + q) * 4), 4));
+      for (int64_t i = 0; i < n; ++i)
+        start.push_back(k.mulF(k.load(f32s, slot(q, i), 64), keep));
+    }
+    // Other positions are not read: whatever is there, it may be NaN.
+    SmallVector<Value> after = k.loop(begin, end, 1, start, [&](Value number, ValueRange carried) {
+      // `number` counts positions; tiles follow each other with scales between them.
+      Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
+      Value place =
+          k.offset(at(tile, k.rem(number, cacheTile), padded * bytes), block * kLanes * bytes);
+      SmallVector<Value> next(carried);
+      if (firstQuery == 0)
+        prefetchNext(values, place, n * kLanes * bytes);
+      Values elements = loadElements(values, place, n);
+      for (int64_t q = 0; q < count; ++q) {
+        Value weight = k.load(
+            k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);
+        for (int64_t i = 0; i < n; ++i)
+          next[q * n + i] = k.fma(elements[i], splat(weight), next[q * n + i]);
+      }
+      return next;
+    });
+    for (int64_t q = 0; q < count; ++q)
+      for (int64_t i = 0; i < n; ++i)
+        k.store(after[q * n + i], slot(q, i), 64);
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// The kernel
+//===----------------------------------------------------------------------===//
+
+void AttentionKernel::finish() {
+  int64_t padded = values.paddedDim(), width = heads * group * dim;
+  k.loop(k.index(0), k.index(group), 1, [&](Value query) {
+    Value sum = splat(k.load(k.f32(), at(sums, query, 4), 4));
+    if (values.encoding.element == CacheEncoding::Element::E4M3)
+      sum = k.mulF(sum, k.number(f32s, 1 / kE4M3Divisor));
+    Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(head, group), query), dim));
+    Value to = at(interface.resultPointer(0), first, 2), from = at(outputs, query, padded * 4);
+    for (int64_t d = 0; d < dim; d += kLanes) {
+      Value mask = d + kLanes <= dim ? Value() : k.firstLanes(kLanes, k.index(dim - d));
+      Value y = k.divF(k.load(f32s, k.offset(from, d * 4), 64), sum);
+      k.store(k.narrow(y, k.f16()), k.offset(to, d * 2), 2, mask);
+    }
+  });
+}
+
+LogicalResult AttentionKernel::emit(Value begin, Value end) {
+  int64_t keyPadded = keys.paddedDim(), valuePadded = values.paddedDim();
+  queries = k.scratch(group * keyPadded * (keys.encoding.isInteger() ? 2 : 4));
+  factors = k.scratch(group * 4);
+  row = k.scratch(std::max(keyPadded, valuePadded) * 4);
+  exponents = k.scratch(group * cacheBlock * 4);
+  outputs = k.scratch(group * valuePadded * 4);
+  for (Value *array : {&references, &sums, &keeps, &units})
+    *array = k.scratch(group * 4);
+  if (values.encoding.isInteger()) {
+    scales = k.scratch(values.groups() * cacheBlock * 4);
+    bounds = k.scratch(cacheBlock * 4);
+    poisons = k.scratch(cacheBlock * 4);
+    weights = k.scratch(values.groups() * group * cacheBlock * 2);
+  }
+  LogicalResult result = success();
+  k.loop(begin, end, 1, [&](Value item) {
+    token = k.div(item, heads);
+    head = k.rem(item, heads);
+    // The runtime checks positions; a wrong one must not reach memory outside the cache.
+    Value position =
+        k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
+    position =
+        k.max(k.min(position, k.integer(k.i32(), keys.positions - 1)), k.integer(k.i32(), 0));
+    last = k.extend(position, k.i64());
+    Value firstBlock = k.index(0);
+    if (std::optional<uint64_t> window = op.getWindow()) {
+      oldest = k.max(k.sub(last, static_cast<int64_t>(*window) - 1), k.index(0));
+      firstBlock = k.sub(oldest, k.rem(oldest, cacheBlock));
+    }
+    Value number = keys.sequences == 1 ? head : item;
+    Value keyBase = at(interface.cachePointer(op.getKeysAttr()), number, keys.headBytes());
+    Value valueBase = at(interface.cachePointer(op.getValuesAttr()), number, values.headBytes());
+
+    Value query = op.getQuery();
+    if (appends) {
+      Block &prologue = op.getPrologue().front();
+      query = cast<fused::YieldOp>(prologue.getTerminator()).getValues().front();
+      for (auto append : prologue.getOps<model::CacheAppendOp>()) {
+        bool isKey = append.getCacheAttr() == op.getKeysAttr();
+        if (!isKey && append.getCacheAttr() != op.getValuesAttr())
+          result = append.emitOpError()
+                   << "in a prologue appends to a cache that attention does not read";
+        const CacheShape &shape = isKey ? keys : values;
+        if (failed(result) || failed(evaluate(append.getInput(), head, shape.paddedDim()))) {
+          result = failure();
+          return;
+        }
+        store(shape, isKey ? keyBase : valueBase);
+      }
+    }
+    k.loop(k.index(0), k.index(group), 1, [&](Value q) {
+      if (failed(result) || failed(evaluate(query, k.add(k.mul(head, group), q), keyPadded))) {
+        result = failure();
+        return;
+      }
+      prepareQuery(q);
+      k.store(k.number(k.f32(), -1e30), at(references, q, 4), 4);
+      k.store(k.number(k.f32(), 0.0), at(sums, q, 4), 4);
+      for (int64_t d = 0; d < valuePadded; d += kLanes)
+        k.store(zeros(), k.offset(at(outputs, q, valuePadded * 4), d * 4), 64);
+    });
+    if (failed(result))
+      return;
+
+    Value lowest = k.number(f32s, -std::numeric_limits<double>::infinity());
+    k.loop(firstBlock, k.add(last, 1), cacheBlock, [&](Value first) {
+      Value firstTile = k.div(first, cacheTile);
+      Value count = k.min(k.sub(k.add(last, 1), first), k.index(cacheBlock));
+      Value tiles = k.div(k.add(count, cacheTile - 1), cacheTile);
+      Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
+      Value valueTiles = at(valueBase, firstTile, values.tileBytes());
+      Value behind = oldest ? k.max(k.sub(oldest, first), k.index(0)) : k.index(0);
+      Value firstOfTiles = oldest ? k.div(behind, cacheTile) : behind;
+      k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
+        scoresOf(at(keyTiles, tile, keys.tileBytes()), tile);
+        if (values.encoding.isInteger())
+          readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
+      });
+      // The block's positions that are not attended to, if there are any.
+      Value isPartial = k.less(count, k.index(cacheBlock));
+      if (oldest)
+        isPartial = arith::OrIOp::create(k.b, k.loc, isPartial, k.less(first, oldest));
+      k.ifElse(
+          isPartial,
+          [&] {
+            for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+              Value mask = attended(first, k.index(lane));
+              k.loop(k.index(0), k.index(group), 1, [&](Value q) {
+                Value place = k.offset(at(exponents, q, cacheBlock * 4), lane * 4);
+                k.store(k.select(mask, k.load(f32s, place, 64), lowest), place, 64);
+              });
+              if (!values.encoding.isInteger())
+                continue;
+              for (Value array : {bounds, poisons}) {
+                Value place = k.offset(array, lane * 4);
+                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              }
+              for (int64_t g = 0; g < values.groups(); ++g) {
+                Value place = k.offset(scales, (g * cacheBlock + lane) * 4);
+                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+              }
+            }
+          },
+          [] {});
+      for (int64_t q = 0; q < group; q += kSoftmaxQueries)
+        softmax(q, std::min(kSoftmaxQueries, group - q));
+      for (int64_t q = 0; q < group; q += queryTile()) {
+        int64_t n = std::min(queryTile(), group - q);
+        if (values.encoding.isInteger())
+          addIntegers(valueTiles, firstOfTiles, tiles, q, n);
+        else
+          addFloats(valueTiles, behind, count, q, n);
+      }
+    });
+    finish();
+  });
+  return result;
 }
 
 FailureOr<int64_t> sluice::host::emitAttention(KernelBuilder &k, fused::AttentionOp op,
                                                const KernelInterface &interface, Value begin,
                                                Value end) {
-  for (FlatSymbolRefAttr cache : {op.getKeysAttr(), op.getValuesAttr()})
-    if (!interface.cacheType(cache).getElementType().isF16())
-      return op.emitOpError() << "reads cache " << cache << " of "
-                              << interface.cacheType(cache).getElementType()
-                              << ", host kernels read caches of f16";
   AttentionKernel kernel(k, op, interface);
-  kernel.emit(begin, end);
+  if (failed(kernel.plan()) || failed(kernel.emit(begin, end)))
+    return failure();
   return kernel.items();
 }

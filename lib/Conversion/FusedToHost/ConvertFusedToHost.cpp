@@ -123,11 +123,6 @@ void ConvertFusedToHost::runOnOperation() {
     return;
   if (failed(kernels::checkKernelsModule(module)))
     return signalPassFailure();
-  for (auto cache : module.getOps<model::CacheOp>())
-    if (cache.headDim() != cache.getTensorType().getDimSize(2)) {
-      cache.emitOpError() << "has padded heads, as GPU kernels read them; host kernels do not";
-      return signalPassFailure();
-    }
   OpBuilder b = OpBuilder::atBlockEnd(module.getBody());
   auto kernelModule = ModuleOp::create(b, module.getLoc(), kKernelsModule);
   for (fused::KernelOp op : fusedOps)

@@ -14,9 +14,11 @@ namespace {
 struct HostRows {
   using Builder = KernelBuilder;
   static constexpr bool kWholeTiles = true;
+  static constexpr quantized::CacheLayout kKeys = quantized::CacheLayout::LanesKeys,
+                                          kValues = quantized::CacheLayout::LanesValues;
+  static constexpr llvm::StringLiteral kDevice = "a host";
 
   KernelBuilder &k;
-  const KernelInterface &interface;
 
   RowRun run(Value first, int64_t offset, int64_t limit, int64_t step, int64_t count) {
     first = k.add(first, offset);
@@ -29,17 +31,19 @@ struct HostRows {
   void store(Value value, Type element, const RowRun &run, llvm::function_ref<Value(Value)> place) {
     k.storeFloats(k.widen(value), element, place(run.first), bytesOf(element), run.exists);
   }
-  FailureOr<kernels::CachePlace> appendTo(model::CacheAppendOp append, RankedTensorType cache,
-                                          Value position) {
-    Type element = cache.getElementType();
-    if (!isa<FloatType>(element) || element.getIntOrFloatBitWidth() > 32)
-      return append.emitOpError() << "to a cache of " << element
-                                  << " cannot be converted to host code";
-    Value first = k.mul(position, cache.getDimSize(1) * cache.getDimSize(2));
-    Value base = interface.cachePointer(append.getCacheAttr());
-    return kernels::CachePlace([this, first, base, bytes = bytesOf(element)](Value row) {
-      return k.offset(base, k.mul(k.add(first, row), bytes));
-    });
+  void scatter(Value value, Type element, const RowRun &run,
+               llvm::function_ref<Value(Value)> place) {
+    Value bits = k.bitcast(k.narrow(k.widen(value), element), k.like(value.getType(), k.i16()));
+    for (int64_t lane = 0; lane < run.count; ++lane) {
+      auto storeOne = [&] {
+        k.store(vector::ExtractOp::create(k.b, k.loc, bits, lane), place(k.add(run.first, lane)),
+                bytesOf(element));
+      };
+      if (run.exists)
+        k.ifThen(vector::ExtractOp::create(k.b, k.loc, run.exists, lane), storeOne);
+      else
+        storeOne();
+    }
   }
 };
 } // namespace
@@ -48,7 +52,7 @@ LogicalResult sluice::host::emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
                                          const KernelInterface &interface,
                                          const PackedSegment &segment, Value tile, Value sums,
                                          int64_t token) {
-  HostRows rows{k, interface};
+  HostRows rows{k};
   constexpr int64_t half = kLanes / 2;
   kernels::Values parts = {sums};
   if (!segment.order.isNatural())

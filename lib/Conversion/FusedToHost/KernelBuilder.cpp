@@ -3,6 +3,9 @@
 
 #include "KernelBuilder.h"
 
+#include <cmath>
+#include <numbers>
+
 using namespace mlir;
 using namespace sluice::host;
 
@@ -52,22 +55,93 @@ Value KernelBuilder::narrow(Value x, Type element) {
 // Reduction by Cody and Waite: exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln(2) / 2; the
 // polynomial is that of the Cephes library's expf (S. Moshier), whose error is below 1 ulp there.
 // 2^n is applied in two steps, so that results beyond the range become infinity and zero.
+static Value expReduced(KernelBuilder &k, Value n, Value r) {
+  Type type = r.getType(), words = k.like(type, k.i32());
+  auto number = [&](Type numberType, double value) { return k.number(numberType, value); };
+  auto fma = [&](Value x, Value y, Value z) { return k.fma(x, y, z); };
+  Value p = number(type, 1.9875691500e-4);
+  for (double coefficient :
+       {1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1})
+    p = fma(p, r, number(type, coefficient));
+  p = fma(k.mulF(r, r), p, k.addF(r, number(type, 1.0)));
+  Value power = arith::FPToSIOp::create(k.b, k.loc, words, n);
+  Value half = k.sar(power, 1);
+  auto powerOfTwo = [&](Value exponent) {
+    return k.bitcast(k.shl(k.add(exponent, 127), 23), type);
+  };
+  return k.mulF(k.mulF(p, powerOfTwo(half)), powerOfTwo(k.sub(power, half)));
+}
+
 Value KernelBuilder::exp(Value x) {
-  Type type = x.getType(), words = like(type, i32());
+  Type type = x.getType();
   x = select(lessF(x, number(type, -104.0)), number(type, -104.0), x);
   x = select(lessF(number(type, 89.0), x), number(type, 89.0), x);
   Value n = math::RoundEvenOp::create(b, loc, mulF(x, number(type, 1.44269504088896341)));
   Value r = fma(n, number(type, -0.693359375), x);
   r = fma(n, number(type, 2.12194440e-4), r);
-  Value p = number(type, 1.9875691500e-4);
+  return expReduced(*this, n, r);
+}
+
+Value KernelBuilder::exp2(Value x) {
+  Type type = x.getType(), words = like(type, i32());
+  x = select(lessF(x, number(type, -127.0)), number(type, -127.0), x);
+  Value n = math::RoundEvenOp::create(b, loc, x), r = subF(x, n);
+  // The polynomial of expReduced, of r ln 2.
+  Value p = number(type, 1.9875691500e-4 * std::pow(std::numbers::ln2, 7));
+  int power = 7;
   for (double coefficient :
        {1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1})
-    p = fma(p, r, number(type, coefficient));
-  p = fma(mulF(r, r), p, addF(r, number(type, 1.0)));
-  Value power = arith::FPToSIOp::create(b, loc, words, n);
-  Value half = sar(power, 1);
-  auto powerOfTwo = [&](Value exponent) { return bitcast(shl(add(exponent, 127), 23), type); };
-  return mulF(mulF(p, powerOfTwo(half)), powerOfTwo(sub(power, half)));
+    p = fma(p, r, number(type, coefficient * std::pow(std::numbers::ln2, --power)));
+  p = fma(mulF(r, r), p, fma(r, number(type, std::numbers::ln2), number(type, 1.0)));
+  Value exponent = arith::FPToSIOp::create(b, loc, words, n);
+  return bitcast(add(bitcast(p, words), shl(exponent, 23)), type);
+}
+
+Value KernelBuilder::multiplyAddPairs(Value sums, Value words, Value pair) {
+  int64_t lanes = cast<VectorType>(sums.getType()).getDimSize(0);
+  if (isa == Isa::Avx2 && lanes > 8) {
+    // Halves are registers of their own.
+    Value low = multiplyAddPairs(slice(sums, 0, lanes / 2), slice(words, 0, lanes), pair);
+    Value high =
+        multiplyAddPairs(slice(sums, lanes / 2, lanes / 2), slice(words, lanes, lanes), pair);
+    return concat(low, high);
+  }
+  Value pairs = bitcast(splat(pair, lanes), words.getType());
+  if (isa == Isa::Avx512Vnni)
+    return intrinsic("llvm.x86.avx512.vpdpwssd.512", sums.getType(), {sums, words, pairs});
+  StringRef multiply =
+      isa == Isa::Avx512 ? "llvm.x86.avx512.pmaddw.d.512" : "llvm.x86.avx2.pmadd.wd";
+  return add(sums, intrinsic(multiply, sums.getType(), {words, pairs}));
+}
+
+Value KernelBuilder::encodeE4M3(Value x) {
+  Type words = like(x.getType(), i32());
+  auto word = [&](int64_t value) { return integer(words, value); };
+  auto both = [&](Value y, int64_t mask) -> Value {
+    return arith::AndIOp::create(b, loc, y, word(mask));
+  };
+  Value bits = bitcast(x, words), magnitude = both(bits, 0x7FFFFFFF);
+  Value clamped = min(magnitude, word(0x43E00000)); // 448
+  // To nearest even at the last of three bits of mantissa; the exponent's bias becomes 7.
+  Value odd = both(shr(clamped, 20), 1);
+  Value normal = sub(shr(add(add(clamped, 0x7FFFF), odd), 20), word(120 << 3));
+  // Below 2^-6 codes are multiples of 2^-9, as the last bit of numbers around 2^14 is.
+  Value shifted = addF(bitcast(clamped, x.getType()), number(x.getType(), 16384.0));
+  Value subnormal = sub(bitcast(shifted, words), word(0x46800000));
+  Value code = select(less(clamped, word(0x3C800000)), subnormal, normal);
+  code = select(less(word(0x7F800000), magnitude), word(0x7F), code);
+  code = arith::OrIOp::create(b, loc, code, both(shr(bits, 24), 0x80));
+  return truncate(code, i8());
+}
+
+Value KernelBuilder::decodeE4M3(Value codes) {
+  Type words = like(codes.getType(), i16());
+  // Exponent and mantissa move to those of an f16, whose bias is greater by 8. One more than the
+  // magnitude of NaN carries into the exponent's highest bit, which no other code sets.
+  Value shifted = shl(extend(codes, i16()), 7);
+  Value next = add(bitAnd(shifted, integer(words, 0x3F80)), 0x80);
+  Value bits = bitXor(bitAnd(bitXor(shifted, next), integer(words, 0x4000)), shifted);
+  return bitcast(bits, like(codes.getType(), f16()));
 }
 
 Value KernelBuilder::splat(Value scalar, int64_t lanes) {
@@ -95,6 +169,16 @@ Value KernelBuilder::reduce(Value x, llvm::function_ref<Value(Value, Value)> com
 Value KernelBuilder::firstLanes(int64_t lanes, Value count) {
   Value limit = truncate(min(count, index(lanes)), i32());
   return less(laneNumbers(lanes), splat(limit, lanes));
+}
+
+void KernelBuilder::emptyRegisters() {
+  std::string clobbers;
+  for (int i = 0; i < (isa == Isa::Avx2 ? 16 : 32); ++i)
+    clobbers += (i ? ",~{xmm" : "~{xmm") + std::to_string(i) + "}";
+  LLVM::InlineAsmOp::create(b, loc, TypeRange{}, ValueRange{}, "", clobbers,
+                            /*has_side_effects=*/true, /*is_align_stack=*/false,
+                            LLVM::tailcallkind::TailCallKind::None, LLVM::AsmDialectAttr(),
+                            ArrayAttr());
 }
 
 Value KernelBuilder::load(VectorType type, Value pointer, unsigned alignment, Value mask) {

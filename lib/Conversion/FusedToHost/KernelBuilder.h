@@ -37,6 +37,13 @@ public:
   // Arithmetic.
   /// The greater of the two, or `y` if `x` is NaN.
   Value maxF(Value x, Value y);
+  /// Lanes of i32 plus the products of two words each: lane i of `words` (twice as many i16) and of
+  /// the two words in `pair` (i32).
+  Value multiplyAddPairs(Value sums, Value words, Value pair);
+  /// The E4M3 number (formats::floatToE4M3) nearest to an f32, i8.
+  Value encodeE4M3(Value x);
+  /// E4M3 numbers, i8, divided by 256: an f16, exact.
+  Value decodeE4M3(Value codes);
   /// Rounds to nearest even, result i32.
   Value roundToInt(Value x);
   /// Converts f16, bf16 or f32 to f32.
@@ -45,6 +52,8 @@ public:
   Value narrow(Value x, mlir::Type element);
   /// exp(x), within 2e-7 relative; infinity and zero where it leaves float32's range.
   Value exp(Value x);
+  /// 2^x for x below 127, within 2e-7 relative or 2^-125; NaN stays NaN, and 0 is exact.
+  Value exp2(Value x);
 
   // Vectors.
   Value splat(Value scalar, int64_t lanes);
@@ -60,6 +69,11 @@ public:
   }
   /// The mask of lanes below `count` (i64).
   Value firstLanes(int64_t lanes, Value count);
+
+  /// Lets no vector stay in a register from here on. For a loop that needs all of them, behind code
+  /// with many constants: LLVM moves those to the function's start and keeps them, and the loop's
+  /// sums go to the stack instead.
+  void emptyRegisters();
 
   // Memory.
   using ComputeBuilder::load;

@@ -50,6 +50,10 @@ static json typeJson(mlir::Type type, json &shape) {
     shape = quantized.getShape().vec();
     return quantized.getEncoding().getName();
   }
+  if (auto cache = dyn_cast<quantized::CacheType>(type)) {
+    shape = cache.getShape().vec();
+    return cache.getEncoding().name();
+  }
   auto tensor = cast<RankedTensorType>(type);
   shape = tensor.getShape().vec();
   std::string name;
@@ -65,6 +69,8 @@ static json bufferJson(plan::BufferOp buffer) {
   object["shape"] = shape;
   if (buffer.getOffset())
     object["offset"] = *buffer.getOffset();
+  if (buffer.getFedBy())
+    object["fed_by"] = buffer.getFedBy()->str();
   if (buffer.getKind() == plan::BufferKind::Weights)
     object["tensor"] = buffer.getSymName().str();
   return object;
@@ -129,8 +135,13 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
                {"decisions", json::array()},
                {"arena_bytes", 0}};
   auto options = module->getAttrOfType<DictionaryAttr>("sluice.options");
-  model["weights"] =
-      options && options.get("weights") ? attributeJson(options.get("weights")) : "keep";
+  auto option = [&](StringRef name, StringRef otherwise) -> json {
+    auto text = options ? options.getAs<StringAttr>(name) : StringAttr();
+    return (text ? text.getValue() : otherwise).str();
+  };
+  model["weights"] = option("weights", "keep");
+  model["k_cache"] = option("k-cache", "auto");
+  model["v_cache"] = option("v-cache", "auto");
   model["synthetic"] = false;
   for (const ArtifactFile &file : files) {
     auto contents = mapFile(directory.pathOf(file.name));
@@ -143,6 +154,15 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   }
   SymbolTable symbols(module);
   Error failed = Error::success();
+  // What was decided of `source`, if anything was, is an attribute of `op`.
+  auto addDecision = [&](Operation *op, StringRef source) {
+    auto decision = op->getAttrOfType<StringAttr>("sluice.decision");
+    auto reason = op->getAttrOfType<StringAttr>("sluice.reason");
+    if (decision)
+      plan["decisions"].push_back({{"what", source.str()},
+                                   {"decision", decision.getValue().str()},
+                                   {"reason", reason ? reason.getValue().str() : ""}});
+  };
   module.walk([&](Operation *op) {
     if (auto buffer = dyn_cast<plan::BufferOp>(op)) {
       json object = bufferJson(buffer);
@@ -157,6 +177,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
           object["synthetic"] = patternJson(**pattern);
       }
       plan["buffers"].push_back(std::move(object));
+      if (buffer.getKind() == plan::BufferKind::Cache)
+        addDecision(buffer, buffer.getSymName());
     } else if (auto utility = op->getAttrOfType<DictionaryAttr>(kUtilityAttr)) {
       plan["utilities"][SymbolTable::getSymbolName(op).str()] = attributeJson(utility);
     } else if (auto step = dyn_cast<plan::StepOp>(op)) {
@@ -167,14 +189,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       plan["arena_bytes"] =
           std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
-      auto decision = packed->getAttrOfType<StringAttr>("sluice.decision");
-      auto reason = packed->getAttrOfType<StringAttr>("sluice.reason");
       // Of each weight of the model, whatever it was packed together with.
-      if (decision)
-        for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>())
-          plan["decisions"].push_back({{"what", source.getValue().str()},
-                                       {"decision", decision.getValue().str()},
-                                       {"reason", reason ? reason.getValue().str() : ""}});
+      for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>())
+        addDecision(packed, source.getValue());
     } else if (auto weight = dyn_cast<model::WeightOp>(op)) {
       if (weight.isSynthetic())
         model["synthetic"] = true;

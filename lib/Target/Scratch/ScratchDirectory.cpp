@@ -124,6 +124,24 @@ static void installHandlers() {
   }
 }
 
+namespace {
+/// Holds signals back from when a directory is made until their handler knows of it.
+class SignalsHeldBack {
+public:
+  SignalsHeldBack() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (int signal : handledSignals)
+      sigaddset(&signals, signal);
+    pthread_sigmask(SIG_BLOCK, &signals, &former);
+  }
+  ~SignalsHeldBack() { pthread_sigmask(SIG_SETMASK, &former, nullptr); }
+
+private:
+  sigset_t former;
+};
+} // namespace
+
 ScratchDirectory::ScratchDirectory(std::string path) : directory(std::move(path)) {
   static std::once_flag installed;
   std::call_once(installed, installHandlers);
@@ -141,12 +159,14 @@ ScratchDirectory::ScratchDirectory(std::string path) : directory(std::move(path)
 }
 
 Expected<ScratchDirectory> ScratchDirectory::create(StringRef path) {
+  SignalsHeldBack held;
   if (std::error_code code = fs::create_directory(path, /*IgnoreExisting=*/false, fs::all_all))
     return createStringError(code, path + ": " + code.message());
   return ScratchDirectory(path.str());
 }
 
 Expected<ScratchDirectory> ScratchDirectory::createTemporary(StringRef prefix) {
+  SignalsHeldBack held;
   SmallString<128> path;
   if (std::error_code code = fs::createUniqueDirectory(prefix, path)) {
     SmallString<128> folder;

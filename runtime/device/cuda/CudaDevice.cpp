@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "runtime/device/MemoryNeeds.h"
 #include "runtime/device/cuda/CudaDeviceImpl.h"
 #include "sluice-support/Text.h"
 
@@ -29,50 +30,41 @@ void CudaDevice::layOut() {
   const Plan &plan = artifact->plan();
   layout = {};
   layout.offsets.resize(plan.buffers.size());
-  uint64_t inputs = 0, outputs = 0;
+  auto place = [&](size_t i, uint64_t &end) {
+    layout.offsets[i] = end;
+    end += alignUp(plan.buffers[i].bytes);
+  };
+  for (size_t i = 0; i < plan.buffers.size(); ++i)
+    if (plan.buffers[i].fedBy)
+      place(i, layout.inputs);
+  layout.fed = layout.inputs;
   for (size_t i = 0; i < plan.buffers.size(); ++i) {
     const Buffer &buffer = plan.buffers[i];
-    auto place = [&](uint64_t &end) {
-      layout.offsets[i] = end;
-      end += alignUp(buffer.bytes);
-    };
     switch (buffer.kind) {
     case BufferKind::Weights:
-      place(layout.weights);
+      place(i, layout.weights);
       break;
     case BufferKind::Cache:
-      place(layout.caches);
+      place(i, layout.caches);
       break;
     case BufferKind::Input:
-      place(inputs);
+      if (!buffer.fedBy)
+        place(i, layout.inputs);
       break;
     case BufferKind::Output:
-      place(outputs);
+      place(i, layout.outputs);
       break;
     case BufferKind::Arena:
       layout.offsets[i] = buffer.offset;
       break;
     }
   }
-  // The allocation is | inputs | outputs | arena |, so that one copy transfers all inputs.
-  for (size_t i = 0; i < plan.buffers.size(); ++i) {
-    if (plan.buffers[i].kind == BufferKind::Output)
-      layout.offsets[i] += inputs;
-    else if (plan.buffers[i].kind == BufferKind::Arena)
-      layout.offsets[i] += inputs + outputs;
-  }
-  layout.inputs = inputs;
-  layout.outputs = outputs;
-  layout.work = inputs + outputs + alignUp(plan.arenaBytes);
+  layout.arena = alignUp(plan.arenaBytes);
 }
 
-void CudaDevice::checkMemory(uint64_t available, const char *what) const {
-  if (layout.total() > available)
-    throw Error(artifact->planName() + ": a session needs " + std::to_string(layout.total()) +
-                " bytes of GPU memory (weights " + std::to_string(layout.weights) + ", caches " +
-                std::to_string(layout.caches) + ", the rest " + std::to_string(layout.work) +
-                "), " + gpu.name + " has " + std::to_string(available) + what +
-                "; compile the model with smaller weights or a shorter context");
+void CudaDevice::checkMemory(uint64_t present, const char *what) const {
+  requireMemory(*artifact, {layout.weights, layout.caches, layout.work()}, present, "GPU memory",
+                gpu.name + " has " + std::to_string(present) + what);
 }
 
 void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
@@ -109,8 +101,9 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
   findKernels(file);
   allocate();
   fillWeights();
-  for (uint32_t step = 0; step < artifact->plan().steps.size(); ++step)
-    capture(step);
+  for (Slot &slot : loaded->slots)
+    for (uint32_t step = 0; step < artifact->plan().steps.size(); ++step)
+      capture(slot, step);
   synchronize("cannot prepare the artifact's steps");
   rollback.done = true;
 }
@@ -155,18 +148,32 @@ void CudaDevice::allocate() {
   // 15% slower.
   loaded->weights = DeviceMemory(*driver, layout.weights, "weights");
   loaded->caches = DeviceMemory(*driver, layout.caches, "caches");
-  loaded->work = DeviceMemory(*driver, layout.work, "intermediate results");
-  loaded->inputs = PinnedMemory(*driver, layout.inputs);
-  loaded->outputs = PinnedMemory(*driver, layout.outputs);
-  copied.assign(plan.buffers.size(), true); // both copies are zeros
-  pointers.assign(plan.buffers.size(), 0);
-  for (size_t i = 0; i < plan.buffers.size(); ++i) {
-    BufferKind kind = plan.buffers[i].kind;
-    const DeviceMemory &memory = kind == BufferKind::Weights ? loaded->weights
-                                 : kind == BufferKind::Cache ? loaded->caches
-                                                             : loaded->work;
-    pointers[i] = memory.address() + layout.offsets[i];
+  loaded->work = DeviceMemory(*driver, layout.work(), "intermediate results");
+  inputs.resize(layout.inputs);
+  const uint64_t slotBytes = layout.inputs + layout.outputs;
+  for (size_t s = 0; s < loaded->slots.size(); ++s) {
+    Slot &slot = loaded->slots[s];
+    slot.inputs = PinnedMemory(*driver, layout.inputs);
+    slot.outputs = PinnedMemory(*driver, layout.outputs);
+    slot.copied.assign(plan.buffers.size(), true); // both copies are zeros
+    for (auto *event : {&slot.uploaded, &slot.computed, &slot.downloaded})
+      event->emplace(*driver, eventDisableTiming);
+    slot.memory = loaded->work.address() + s * slotBytes;
+    const std::map<BufferKind, DevicePointer> bases = {
+        {BufferKind::Weights, loaded->weights.address()},
+        {BufferKind::Cache, loaded->caches.address()},
+        {BufferKind::Input, slot.memory},
+        {BufferKind::Output, slot.memory + layout.inputs},
+        {BufferKind::Arena, loaded->work.address() + loaded->slots.size() * slotBytes}};
+    for (size_t i = 0; i < plan.buffers.size(); ++i)
+      slot.pointers.push_back(bases.at(plan.buffers[i].kind) + layout.offsets[i]);
   }
+  // A step leaves an output that feeds an input in the place where the next step, which has the
+  // other slot, looks for that input. So the host has nothing to do between the two.
+  for (size_t i = 0; i < plan.buffers.size(); ++i)
+    if (std::optional<uint32_t> output = plan.buffers[i].fedBy)
+      for (size_t s = 0; s < loaded->slots.size(); ++s)
+        loaded->slots[s].pointers[*output] = loaded->slots[1 - s].pointers[i];
   for (const DeviceMemory *memory : {&loaded->caches, &loaded->work})
     if (memory->bytes())
       driver->check(driver->cuMemsetD8Async(memory->address(), 0, memory->bytes(), loaded->stream),
@@ -184,7 +191,7 @@ void CudaDevice::launchUtility(Function function, const Utility &utility, void *
                 std::string("cannot launch ") + name);
 }
 
-void CudaDevice::launch(uint32_t stepIndex, size_t index, bool overlap) {
+void CudaDevice::launch(Slot &slot, uint32_t stepIndex, size_t index, bool overlap) {
   const Step &step = artifact->plan().steps[stepIndex];
   const Launch &launch = step.launches[index];
   std::array<LaunchAttribute, 2> attributes{};
@@ -207,14 +214,14 @@ void CudaDevice::launch(uint32_t stepIndex, size_t index, bool overlap) {
   // The driver copies the values during the call.
   std::vector<void *> parameters;
   for (uint32_t argument : launch.arguments)
-    parameters.push_back(&pointers[argument]);
+    parameters.push_back(&slot.pointers[argument]);
   driver->check(driver->cuLaunchKernelEx(&config, loaded->functions[stepIndex][index],
                                          parameters.data(), nullptr),
                 "cannot launch kernel \"" + printable(launch.kernel) + "\" (\"" +
                     printable(launch.label) + "\")");
 }
 
-void CudaDevice::capture(uint32_t stepIndex) {
+void CudaDevice::capture(Slot &slot, uint32_t stepIndex) {
   const Step &step = artifact->plan().steps[stepIndex];
   const std::string what = "cannot capture step \"" + printable(step.name) + "\" as a graph";
   struct GraphHandle {
@@ -229,7 +236,7 @@ void CudaDevice::capture(uint32_t stepIndex) {
   try {
     // The first launch has no launch before it in the graph to overlap with.
     for (size_t i = 0; i < step.launches.size(); ++i)
-      launch(stepIndex, i, i > 0 && step.launches[i].overlap);
+      launch(slot, stepIndex, i, i > 0 && step.launches[i].overlap);
   } catch (const Error &) {
     driver->cuStreamEndCapture(loaded->stream, &captured.graph);
     throw;
@@ -237,7 +244,7 @@ void CudaDevice::capture(uint32_t stepIndex) {
   driver->check(driver->cuStreamEndCapture(loaded->stream, &captured.graph), what);
   GraphExec executable = nullptr;
   driver->check(driver->cuGraphInstantiateWithFlags(&executable, captured.graph, 0), what);
-  loaded->steps.push_back(executable);
+  slot.graphs.push_back(executable);
   driver->check(driver->cuGraphUpload(executable, loaded->stream), what);
 }
 
@@ -246,33 +253,64 @@ void CudaDevice::requireLoaded() const {
     throw Error("the cuda device has loaded no artifact");
 }
 
-void CudaDevice::copyInputs() {
-  if (!inputsChanged || layout.inputs == 0)
-    return;
-  driver->check(driver->cuMemcpyHtoDAsync_v2(loaded->work.address(), loaded->inputs.data(),
-                                             layout.inputs, loaded->stream),
+Slot &CudaDevice::copyInputs(bool fed) {
+  Slot &slot = loaded->slots[next], &before = loaded->slots[1 - next];
+  slot.copied.assign(slot.copied.size(), false);
+  slot.downloading = false;
+  // The step before leaves what it feeds among these inputs. Copy it from there before the host's
+  // take its place.
+  if (!fed && inFlight > 0 && layout.fed > 0) {
+    copySmallOutputs(before);
+    loaded->stream.waitFor(*before.downloaded);
+  }
+  const uint64_t begin = fed ? layout.fed : 0;
+  if (begin == layout.inputs)
+    return slot;
+  // The slot's last step has ended, so nothing reads these now.
+  std::memcpy(slot.inputs.data(), inputs.data(), inputs.size());
+  driver->check(driver->cuMemcpyHtoDAsync_v2(slot.memory + begin, slot.inputs.data() + begin,
+                                             layout.inputs - begin,
+                                             fed ? loaded->copies : loaded->stream),
                 "cannot copy inputs to the GPU");
-  inputsChanged = false;
+  if (fed) {
+    slot.uploaded->record(loaded->copies);
+    loaded->stream.waitFor(*slot.uploaded);
+  }
+  return slot;
 }
 
-void CudaDevice::copyOutput(uint32_t index) {
-  driver->check(
-      driver->cuMemcpyDtoHAsync_v2(loaded->outputs.data() + (layout.offsets[index] - layout.inputs),
-                                   pointers[index], bufferAt(index).bytes, loaded->stream),
-      "cannot copy outputs from the GPU");
-  copied[index] = true;
+void CudaDevice::copyOutput(Slot &slot, uint32_t index) {
+  driver->check(driver->cuMemcpyDtoHAsync_v2(slot.outputs.data() + layout.offsets[index],
+                                             slot.pointers[index], bufferAt(index).bytes,
+                                             loaded->copies),
+                "cannot copy outputs from the GPU");
+  slot.copied[index] = true;
 }
 
-void CudaDevice::beginStep() {
-  copied.assign(copied.size(), false);
-  copyInputs();
-}
-
-void CudaDevice::copySmallOutputs() {
+void CudaDevice::copySmallOutputs(Slot &slot) {
+  if (slot.downloading)
+    return;
+  slot.downloading = true;
+  loaded->copies.waitFor(*slot.computed);
   const std::vector<Buffer> &buffers = artifact->plan().buffers;
+  // An output that feeds an input does not stay where it is, whatever its size.
+  auto feeds = [&](uint32_t i) {
+    return std::any_of(buffers.begin(), buffers.end(),
+                       [&](const Buffer &input) { return input.fedBy == i; });
+  };
   for (uint32_t i = 0; i < buffers.size(); ++i)
-    if (buffers[i].kind == BufferKind::Output && buffers[i].bytes <= smallOutput)
-      copyOutput(i);
+    if (buffers[i].kind == BufferKind::Output && (buffers[i].bytes <= smallOutput || feeds(i)))
+      copyOutput(slot, i);
+  slot.downloaded->record(loaded->copies);
+}
+
+Slot &CudaDevice::beginAlone() {
+  if (inFlight > 0)
+    throw Error("a step of the cuda device is in flight, which has to be finished first");
+  Slot &slot = copyInputs(/*fed=*/false);
+  finished = next;
+  next = 1 - next;
+  return slot;
 }
 
 void CudaDevice::synchronize(const std::string &what) {
@@ -284,22 +322,49 @@ static std::string stepFailed(const Step &step) {
 }
 
 void CudaDevice::run(uint32_t index) {
+  start(index, /*fed=*/false);
+  finish();
+}
+
+void CudaDevice::start(uint32_t index, bool fed) {
   requireLoaded();
   const Step &step = artifact->plan().steps.at(index);
+  if (inFlight == 2)
+    throw Error("two steps of the cuda device are in flight, one has to be finished first");
   CurrentContext current(*driver, *context);
-  beginStep();
-  driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
-  copySmallOutputs();
-  synchronize(stepFailed(step));
+  Slot &slot = copyInputs(fed);
+  driver->check(driver->cuGraphLaunch(slot.graphs[index], loaded->stream), stepFailed(step));
+  slot.computed->record(loaded->stream);
+  slot.step = index;
+  next = 1 - next;
+  ++inFlight;
+}
+
+void CudaDevice::finish() {
+  if (inFlight == 0)
+    throw Error("no step of the cuda device is in flight");
+  const size_t oldest = inFlight == 2 ? next : 1 - next;
+  try {
+    CurrentContext current(*driver, *context);
+    Slot &slot = loaded->slots[oldest];
+    // Only now, so that the inputs of a step that was started ahead did not queue behind them.
+    copySmallOutputs(slot);
+    slot.downloaded->wait(stepFailed(artifact->plan().steps[slot.step]));
+  } catch (const Error &) {
+    inFlight = 0;
+    throw;
+  }
+  finished = oldest;
+  --inFlight;
 }
 
 void CudaDevice::trace(uint32_t index, const std::function<bool(size_t)> &afterLaunch) {
   requireLoaded();
   const Step &step = artifact->plan().steps.at(index);
   CurrentContext current(*driver, *context);
-  beginStep();
+  Slot &slot = beginAlone();
   for (size_t i = 0; i < step.launches.size(); ++i) {
-    launch(index, i, /*overlap=*/false);
+    launch(slot, index, i, /*overlap=*/false);
     synchronize(stepFailed(step));
     if (!afterLaunch(i))
       return;
@@ -319,16 +384,15 @@ std::vector<double> CudaDevice::profile(uint32_t index) {
   events.reserve(step.launches.size() + 1);
   for (size_t i = 0; i <= step.launches.size(); ++i)
     events.emplace_back(*driver);
-  beginStep();
+  Slot &slot = beginAlone();
   // A whole step runs first. Meanwhile the host queues the launches to be measured, so that these
   // do not wait for the host. Two runs of a step have the same effect as one.
-  driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
+  driver->check(driver->cuGraphLaunch(slot.graphs[index], loaded->stream), stepFailed(step));
   events[0].record(loaded->stream);
   for (size_t i = 0; i < step.launches.size(); ++i) {
-    launch(index, i, /*overlap=*/false);
+    launch(slot, index, i, /*overlap=*/false);
     events[i + 1].record(loaded->stream);
   }
-  copySmallOutputs();
   synchronize(stepFailed(step));
   std::vector<double> seconds(step.launches.size());
   for (size_t i = 0; i < seconds.size(); ++i)
@@ -341,12 +405,11 @@ std::optional<double> CudaDevice::measureStep(uint32_t index, int64_t count) {
   const Step &step = artifact->plan().steps.at(index);
   CurrentContext current(*driver, *context);
   EventHandle start(*driver), end(*driver);
-  beginStep();
+  Slot &slot = beginAlone();
   start.record(loaded->stream);
   for (int64_t i = 0; i < count; ++i)
-    driver->check(driver->cuGraphLaunch(loaded->steps[index], loaded->stream), stepFailed(step));
+    driver->check(driver->cuGraphLaunch(slot.graphs[index], loaded->stream), stepFailed(step));
   end.record(loaded->stream);
-  copySmallOutputs();
   synchronize(stepFailed(step));
   return end.secondsSince(start) / static_cast<double>(std::max<int64_t>(count, 1));
 }
@@ -355,35 +418,33 @@ void CudaDevice::write(uint32_t index, uint64_t offset, std::span<const std::byt
   requireLoaded();
   const Buffer &buffer = artifact->plan().writableBufferPart(index, offset, bytes.size());
   if (buffer.kind == BufferKind::Input) {
-    // Nothing reads it now: run() returns only after its step has ended.
-    std::memcpy(loaded->inputs.data() + layout.offsets[index] + offset, bytes.data(), bytes.size());
-    inputsChanged = true;
+    std::copy(bytes.begin(), bytes.end(), inputs.begin() + layout.offsets[index] + offset);
     return;
   }
   if (bytes.empty())
     return;
   CurrentContext current(*driver, *context);
+  Slot &slot = finishedSlot();
   const std::string what = "cannot write buffer \"" + printable(buffer.name) + "\"";
-  driver->check(driver->cuMemcpyHtoDAsync_v2(pointers[index] + offset, bytes.data(), bytes.size(),
-                                             loaded->stream),
+  driver->check(driver->cuMemcpyHtoDAsync_v2(slot.pointers[index] + offset, bytes.data(),
+                                             bytes.size(), loaded->stream),
                 what);
   synchronize(what);
   if (buffer.kind == BufferKind::Output)
-    std::memcpy(loaded->outputs.data() + (layout.offsets[index] - layout.inputs) + offset,
-                bytes.data(), bytes.size());
+    std::memcpy(slot.outputs.data() + layout.offsets[index] + offset, bytes.data(), bytes.size());
 }
 
 void CudaDevice::read(uint32_t index, uint64_t offset, std::span<std::byte> bytes) {
   requireLoaded();
   const Buffer &buffer = artifact->plan().bufferPart(index, offset, bytes.size());
-  if (bytes.empty())
+  if (buffer.kind == BufferKind::Input)
+    std::copy_n(inputs.begin() + layout.offsets[index] + offset, bytes.size(), bytes.begin());
+  if (bytes.empty() || buffer.kind == BufferKind::Input)
     return;
   CurrentContext current(*driver, *context);
   const std::string what = "cannot read buffer \"" + printable(buffer.name) + "\"";
-  if (buffer.kind == BufferKind::Input)
-    copyInputs();
-  driver->check(driver->cuMemcpyDtoHAsync_v2(bytes.data(), pointers[index] + offset, bytes.size(),
-                                             loaded->stream),
+  driver->check(driver->cuMemcpyDtoHAsync_v2(bytes.data(), finishedSlot().pointers[index] + offset,
+                                             bytes.size(), loaded->stream),
                 what);
   synchronize(what);
 }
@@ -393,12 +454,13 @@ const void *CudaDevice::output(uint32_t index) {
   const Buffer &buffer = bufferAt(index);
   if (buffer.kind != BufferKind::Output)
     throw Error("buffer \"" + buffer.name + "\" is no output");
-  if (!copied[index]) {
+  Slot &slot = finishedSlot();
+  if (!slot.copied[index]) {
     CurrentContext current(*driver, *context);
-    copyOutput(index);
-    synchronize("cannot copy outputs from the GPU");
+    copyOutput(slot, index);
+    driver->check(driver->cuStreamSynchronize(loaded->copies), "cannot copy outputs from the GPU");
   }
-  return loaded->outputs.data() + (layout.offsets[index] - layout.inputs);
+  return slot.outputs.data() + layout.offsets[index];
 }
 
 void CudaDevice::clearCaches() {

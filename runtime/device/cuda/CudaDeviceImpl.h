@@ -11,6 +11,7 @@
 #include "runtime/device/cuda/Handles.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <optional>
 #include <span>
@@ -22,19 +23,39 @@ namespace sluice::runtime::cuda {
 constexpr uint64_t alignment = 256;
 inline uint64_t alignUp(uint64_t value) { return (value + alignment - 1) / alignment * alignment; }
 
+/// What one of two steps in flight has of its own: the inputs and outputs, here and on the GPU, and
+/// graphs whose kernels use these. So the inputs of a step are copied while the one before it runs,
+/// and its results are intact while the next one runs.
+struct Slot {
+  PinnedMemory inputs, outputs;
+  /// On the GPU: all inputs, then all outputs.
+  DevicePointer memory = 0;
+  /// By buffer: its address on the GPU, the kernels' argument.
+  std::vector<DevicePointer> pointers;
+  /// By step.
+  std::vector<GraphExec> graphs;
+  std::optional<EventHandle> uploaded, computed, downloaded;
+  /// Which one of the plan this slot's last one is.
+  uint32_t step = 0;
+  /// Whether the copies to the host that end it were asked for.
+  bool downloading = false;
+  /// By buffer: whether `outputs` has what the last step of this slot left.
+  std::vector<bool> copied;
+};
+
 /// Everything that a loaded artifact has on a GPU; destroyed in the reverse order of its members,
 /// while the context is current.
 struct Loaded {
-  explicit Loaded(std::shared_ptr<const Driver> theDriver) : driver(std::move(theDriver)) {
-    driver->check(driver->cuStreamCreate(&stream, streamNonBlocking), "cannot create a stream");
-  }
+  explicit Loaded(std::shared_ptr<const Driver> theDriver)
+      : driver(std::move(theDriver)), stream(*driver), copies(*driver) {}
   ~Loaded() {
-    // Memory must not be freed while a kernel uses it. Errors were reported or are of no use now.
+    // Memory must not be freed while a kernel or a copy uses it. Errors were reported or are of no
+    // use now.
     driver->cuStreamSynchronize(stream);
-    for (GraphExec step : steps)
-      if (step)
-        driver->cuGraphExecDestroy(step);
-    driver->cuStreamDestroy_v2(stream);
+    driver->cuStreamSynchronize(copies);
+    for (Slot &slot : slots)
+      for (GraphExec graph : slot.graphs)
+        driver->cuGraphExecDestroy(graph);
   }
   Loaded(const Loaded &) = delete;
   Loaded &operator=(const Loaded &) = delete;
@@ -45,12 +66,12 @@ struct Loaded {
   std::vector<std::vector<Function>> functions;
   Function readCeiling = nullptr, synthesize = nullptr;
   DeviceMemory weights, caches, work, bandwidthBuffer, bandwidthScratch;
-  PinnedMemory inputs, outputs;
-  Stream stream = nullptr;
-  std::vector<GraphExec> steps;
+  std::array<Slot, 2> slots;
+  /// Of kernels, and of copies that need not wait for the kernels before them.
+  StreamHandle stream, copies;
 };
 
-class CudaDevice final : public Device {
+class CudaDevice final : public Device, private StepQueue {
 public:
   explicit CudaDevice(const DeviceOptions &options) : options(options) {}
   ~CudaDevice() override {
@@ -68,6 +89,7 @@ public:
 
   void load(std::shared_ptr<const Artifact> artifact) override;
   void run(uint32_t step) override;
+  StepQueue *queue() override { return this; }
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
   std::vector<double> profile(uint32_t step) override;
   std::string profileRemark() const override;
@@ -79,15 +101,20 @@ public:
   Bandwidth measureReadBandwidth() override;
 
 private:
-  /// Sizes of the three allocations, and the offset of each buffer in its allocation.
+  void start(uint32_t step, bool fed) override;
+  void finish() override;
+
+  /// Sizes of the three allocations, and the offset of each buffer in its allocation or, of inputs
+  /// and outputs, among all of its kind. Inputs that outputs feed come first.
   struct Layout {
-    uint64_t weights = 0, caches = 0, work = 0, inputs = 0, outputs = 0;
+    uint64_t weights = 0, caches = 0, inputs = 0, outputs = 0, fed = 0, arena = 0;
     std::vector<uint64_t> offsets;
-    uint64_t total() const { return weights + caches + work; }
+    /// The third allocation is | inputs | outputs | of each slot, then the arena |.
+    uint64_t work() const { return 2 * (inputs + outputs) + arena; }
   };
 
   void layOut();
-  void checkMemory(uint64_t available, const char *what) const;
+  void checkMemory(uint64_t present, const char *what) const;
   void findKernels(const KernelFile &file);
   void allocate();
   void fillWeights();
@@ -96,18 +123,21 @@ private:
   void upload(DevicePointer to, uint64_t bytes,
               const std::function<void(uint64_t offset, std::span<std::byte>)> &fill,
               const std::function<void(uint64_t)> &onDone);
-  void launch(uint32_t step, size_t index, bool overlap);
+  void launch(Slot &slot, uint32_t step, size_t index, bool overlap);
   void launchUtility(Function function, const Utility &utility, void **parameters,
                      const char *name);
-  void capture(uint32_t step);
-  void copyInputs();
-  /// Copies what steps leave for the host: small outputs along with a step, large ones (logits)
-  /// when they are asked for.
-  void copyOutput(uint32_t buffer);
-  void copySmallOutputs();
-  /// Before the launches of a step: copies inputs to the GPU and marks the host's copies of outputs
-  /// as outdated.
-  void beginStep();
+  void capture(Slot &slot, uint32_t step);
+  /// Before the launches of a step: copies its inputs to the GPU and marks the host's copies of
+  /// outputs as outdated. Returns the step's slot, the next one.
+  Slot &copyInputs(bool fed);
+  /// The same for launches that run while no step is in flight, and which finish by themselves.
+  Slot &beginAlone();
+  /// After the launches: copies small outputs; large ones (logits) are copied when they are asked
+  /// for.
+  void copySmallOutputs(Slot &slot);
+  void copyOutput(Slot &slot, uint32_t buffer);
+  /// Of the step that was finished last.
+  Slot &finishedSlot() const { return loaded->slots[finished]; }
   void synchronize(const std::string &what);
   void requireLoaded() const;
   const Buffer &bufferAt(uint32_t index) const { return artifact->plan().buffers.at(index); }
@@ -124,11 +154,11 @@ private:
   std::string kernelsName;
   std::unique_ptr<PrimaryContext> context;
   std::unique_ptr<Loaded> loaded;
-  /// By buffer: its address on the GPU, the kernels' argument.
-  std::vector<DevicePointer> pointers;
-  bool inputsChanged = true;
-  /// By buffer: whether the host's copy of an output is that of the last step.
-  std::vector<bool> copied;
+  /// All inputs as they were written last.
+  std::vector<std::byte> inputs;
+  /// Slots of the next step to be started and of the last one finished; steps take turns.
+  size_t next = 0, finished = 1;
+  int inFlight = 0;
 };
 
 } // namespace sluice::runtime::cuda

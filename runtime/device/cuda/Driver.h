@@ -55,6 +55,8 @@ enum JitOption : int {
 };
 
 constexpr unsigned streamNonBlocking = 1;
+/// Of events that only order work, which are cheaper.
+constexpr unsigned eventDisableTiming = 2;
 constexpr int captureModeThreadLocal = 1;
 
 /// CUlaunchAttributeID.
@@ -121,6 +123,7 @@ static_assert(sizeof(LaunchConfig) == 56 && offsetof(LaunchConfig, stream) == 32
   X(cuStreamCreate, (Stream *, unsigned))                                                          \
   X(cuStreamDestroy_v2, (Stream))                                                                  \
   X(cuStreamSynchronize, (Stream))                                                                 \
+  X(cuStreamWaitEvent, (Stream, Event, unsigned))                                                  \
   X(cuStreamBeginCapture_v2, (Stream, int))                                                        \
   X(cuStreamEndCapture, (Stream, Graph *))                                                         \
   X(cuGraphInstantiateWithFlags, (GraphExec *, Graph, unsigned long long))                         \

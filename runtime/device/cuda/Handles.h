@@ -116,10 +116,31 @@ private:
   uint64_t size = 0;
 };
 
+class StreamHandle {
+public:
+  explicit StreamHandle(const Driver &driver) : driver(driver) {
+    driver.check(driver.cuStreamCreate(&stream, streamNonBlocking), "cannot create a stream");
+  }
+  StreamHandle(const StreamHandle &) = delete;
+  StreamHandle &operator=(const StreamHandle &) = delete;
+  ~StreamHandle() { driver.cuStreamDestroy_v2(stream); }
+
+  operator Stream() const { return stream; }
+  /// Work from here on waits for what was recorded.
+  void waitFor(Event event) const {
+    driver.check(driver.cuStreamWaitEvent(stream, event, 0), "cannot wait for an event");
+  }
+
+private:
+  const Driver &driver;
+  Stream stream = nullptr;
+};
+
 class EventHandle {
 public:
-  explicit EventHandle(const Driver &driver) : driver(&driver) {
-    driver.check(driver.cuEventCreate(&event, 0), "cannot create an event");
+  /// `flags` of cuEventCreate.
+  explicit EventHandle(const Driver &driver, unsigned flags = 0) : driver(&driver) {
+    driver.check(driver.cuEventCreate(&event, flags), "cannot create an event");
   }
   EventHandle(EventHandle &&other) noexcept
       : driver(other.driver), event(std::exchange(other.event, nullptr)) {}
@@ -128,6 +149,7 @@ public:
     if (event)
       driver->cuEventDestroy_v2(event);
   }
+  operator Event() const { return event; }
   void record(Stream stream) const {
     driver->check(driver->cuEventRecord(event, stream), "cannot record an event");
   }

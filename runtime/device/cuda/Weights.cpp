@@ -127,7 +127,7 @@ void CudaDevice::synthesizeOnGpu(const std::vector<uint32_t> &buffers,
       [](uint64_t) {});
   for (size_t i = 0; i < buffers.size(); ++i) {
     DevicePointer pattern = memory.address() + starts[i];
-    void *parameters[] = {&pattern, &pointers[buffers[i]]};
+    void *parameters[] = {&pattern, &loaded->slots[0].pointers[buffers[i]]};
     launchUtility(loaded->synthesize, utility, parameters, synthesizeKernel);
     onDone(bufferAt(buffers[i]).bytes);
   }

@@ -1,18 +1,18 @@
 // RUN: sluice-opt %s --convert-fused-to-gpu=target=h200 --canonicalize --cse --split-input-file | FileCheck %s
 // RUN: not sluice-opt %s --convert-fused-to-gpu=target=a100 --canonicalize --cse --split-input-file 2>&1 | FileCheck %s --check-prefix=SM80
 
-// A cluster of two blocks per head; 12 pieces per block, a ring of 3 stages of which 2 groups of 2 warps use 2.
+// A cluster of two blocks per head; 6 stages of 64 positions per block, a ring of 3 of which 2 groups of 2 warps use 2.
 
-model.cache @cache.k.0 : tensor<768x2x48xf16>
-model.cache @cache.v.0 : tensor<768x2x48xf16>
+model.cache @cache.k.0 : !quantized.cache<1x768x2x48xf16, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x768x2x48xf16, layout = mma_values>
 
 // CHECK-LABEL: func.func @clusters
 // CHECK: plan.dispatch @kernels::@attention_0(%{{.*}}, %{{.*}}) caches [@cache.k.0, @cache.v.0]
-// CHECK-SAME: launch <grid = 4, block = 160, shared = 13048, cluster = 2, overlap = true> label "attention over cache.k.0, cache.v.0"
+// CHECK-SAME: launch <grid = 4, block = 160, shared = 34696, cluster = 2, overlap = true> label "attention over cache.k.0, cache.v.0"
 // SM80: splits = 2, early = "cache">: sm_80 has no clusters, splits must be 1
 func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf16> {
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.125
-      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 3, in_flight = 1, columns = 32, splits = 2, early = "cache">)
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 3, in_flight = 1, columns = 64, splits = 2, early = "cache">)
       : tensor<1x288xf16>, tensor<1xi32> -> tensor<1x288xf16>
   return %y : tensor<1x288xf16>
 }
@@ -37,27 +37,30 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 // CHECK-NEXT: nvvm.griddepcontrol launch_dependents
 // CHECK-NEXT: nvvm.cluster.arrive {aligned}
 // CHECK: nvvm.griddepcontrol wait
-// CHECK: llvm.load volatile {{.*}} : !llvm.ptr<1> -> vector<4xi32>
-// CHECK: llvm.load volatile {{.*}} : !llvm.ptr<1> -> vector<2xi32>
+// Each warp makes the operands of a query head, all warps read all of them.
+// CHECK: llvm.load volatile {{.*}} : !llvm.ptr<1> -> f16
+// CHECK: llvm.store {{.*}} : f16, !llvm.ptr<3>
+// CHECK: llvm.nvvm.barrier.cta.sync.aligned.count
 
-// A piece: one and a half operands of 32 elements for the scores, three for the values.
+// A warp's tile: keys of 48 elements are padded to 64, which are 4 operands for 16 positions each; values are 4 operands
+// of 16 elements for 16 positions each.
 // CHECK: scf.for
 // CHECK: nvvm.mbarrier.try_wait.parity
-// CHECK-COUNT-3: nvvm.mma.sync
-// CHECK-COUNT-4: arith.select
-// CHECK: nvvm.shfl.sync bfly
-// CHECK: nvvm.vote.sync any
-// CHECK: llvm.intr.exp2
-// CHECK-COUNT-2: nvvm.inline_ptx "movmatrix.sync.aligned.m8n8.trans.b16 {$w0}, {$r0};"
-// Values of positions that do not exist are zeroed, in the last piece only.
+// Values of positions that do not exist are zeroed, in the last tile only.
 // CHECK: scf.if
 // CHECK: llvm.store {{.*}} : vector<4xi32>, !llvm.ptr<3>
-// CHECK-COUNT-3: nvvm.mma.sync
+// CHECK-COUNT-8: nvvm.mma.sync
+// CHECK-COUNT-3: nvvm.shfl.sync bfly
+// CHECK: llvm.intr.exp2
+// CHECK-COUNT-2: nvvm.inline_ptx "movmatrix.sync.aligned.m8n8.trans.b16 {$w0}, {$r0};"
+// CHECK-COUNT-4: nvvm.mma.sync
+// CHECK-COUNT-2: nvvm.inline_ptx "movmatrix.sync.aligned.m8n8.trans.b16 {$w0}, {$r0};"
+// CHECK-COUNT-4: nvvm.mma.sync
 // CHECK-NOT: nvvm.mma.sync
 // CHECK: nvvm.bar.warp.sync
 // CHECK: nvvm.mbarrier.arrive
 
-// Pieces of earlier steps do not wait for the previous kernel, the last one does.
+// Stages of earlier steps do not wait for the previous kernel, the last one does.
 // CHECK: nvvm.cp.async.bulk.shared.cluster.global
 // CHECK: nvvm.cp.async.bulk.shared.cluster.global
 // CHECK: nvvm.griddepcontrol wait
@@ -81,11 +84,11 @@ func.func @clusters(%q: tensor<1x288xf16>, %p: tensor<1xi32>) -> tensor<1x288xf1
 // One block a head and no stage used twice: no barriers for empty stages, no cluster. Two tokens: the oldest position
 // of both says which pieces are old.
 
-model.cache @cache.k.0 : tensor<64x2x16xf16>
-model.cache @cache.v.0 : tensor<64x2x16xf16>
+model.cache @cache.k.0 : !quantized.cache<1x128x2x16xf16, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x128x2x16xf16, layout = mma_values>
 
 // CHECK-LABEL: func.func @single
-// CHECK: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = true>
+// CHECK: launch <grid = 4, block = 160, shared = 16992, cluster = 1, overlap = true>
 // CHECK: llvm.func @attention_0
 // CHECK-NOT: nvvm.cluster
 // CHECK-COUNT-2: nvvm.mbarrier.init
@@ -96,7 +99,7 @@ model.cache @cache.v.0 : tensor<64x2x16xf16>
 // CHECK-NOT: nvvm.cluster
 
 // SM80-LABEL: func.func @single
-// SM80: launch <grid = 4, block = 160, shared = 4176, cluster = 1, overlap = false>
+// SM80: launch <grid = 4, block = 160, shared = 16992, cluster = 1, overlap = false>
 // SM80: llvm.func @attention_0
 // SM80-NOT: griddepcontrol
 // SM80: nvvm.mbarrier.test.wait
@@ -105,7 +108,57 @@ model.cache @cache.v.0 : tensor<64x2x16xf16>
 // SM80-NOT: griddepcontrol
 func.func @single(%q: tensor<2x64xf16>, %p: tensor<2xi32>) -> tensor<2x64xf16> {
   %y = fused.attention %q, @cache.k.0, @cache.v.0 at %p scale 0.25
-      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 2, in_flight = 2, columns = 32, splits = 1, early = "cache">)
+      schedule (#fused.gpu_schedule<blocks = 4, warps = 4, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
       : tensor<2x64xf16>, tensor<2xi32> -> tensor<2x64xf16>
   return %y : tensor<2x64xf16>
+}
+
+// -----
+
+// Attention appends: all stages are asked for before the previous kernel has ended. Then the copying warp rotates and
+// rounds the step's key, rounds its value, and puts both into the newest tile and into the cache.
+
+model.cache @cache.k.0 : !quantized.cache<1x512x2x64xi4, group = head, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x512x2x64xi8, group = 32, layout = mma_values>
+
+// CHECK-LABEL: func.func @appends
+// CHECK: llvm.func @attention_0(%[[Q:.*]]: !llvm.ptr<1>, %[[NEWK:.*]]: !llvm.ptr<1>, %[[NEWV:.*]]: !llvm.ptr<1>, %{{.*}}: !llvm.ptr<1>, %[[K:.*]]: !llvm.ptr<1>, %[[V:.*]]: !llvm.ptr<1>, %{{.*}}: !llvm.ptr<1>)
+// The queries are rotated (6 steps for 2 elements a lane, of which one needs no shuffle) and rounded to 16 bits.
+// CHECK: nvvm.griddepcontrol wait
+// CHECK-COUNT-10: nvvm.shfl.sync bfly
+// CHECK: nvvm.redux.sync max
+// CHECK: llvm.store {{.*}} : i8, !llvm.ptr<3>
+// CHECK: llvm.nvvm.barrier.cta.sync.aligned.count
+// Products of nibbles, of bytes of a group of 32, all exact.
+// CHECK-COUNT-8: nvvm.mma.sync {{.*}}s8
+// CHECK-COUNT-8: nvvm.mma.sync {{.*}}s8
+// CHECK-NOT: nvvm.mma.sync
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK-NOT: nvvm.cp.async.bulk
+// CHECK: nvvm.griddepcontrol wait
+// CHECK: llvm.load volatile
+// CHECK: nvvm.redux.sync max
+// CHECK: nvvm.redux.sync max
+// CHECK: nvvm.redux.sync max
+// CHECK: nvvm.mbarrier.try_wait.parity
+// CHECK: llvm.store {{.*}} : i8, !llvm.ptr<3>
+// CHECK: llvm.store {{.*}} : f16, !llvm.ptr<3>
+// CHECK: nvvm.mbarrier.arrive
+// CHECK: llvm.store {{.*}} : i8, !llvm.ptr<1>
+// CHECK: llvm.store {{.*}} : f16, !llvm.ptr<1>
+// SM80-LABEL: func.func @appends
+func.func @appends(%q: tensor<1x256xf32>, %k: tensor<1x128xf32>, %v: tensor<1x128xf32>, %p: tensor<1xi32>) -> tensor<1x256xf16> {
+  %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %p scale 0.125
+      schedule (#fused.gpu_schedule<blocks = 2, warps = 4, stages = 4, in_flight = 4, columns = 64, splits = 1, early = "cache">)
+      : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+    %q1 = model.hadamard %q0 head_dim 64 : tensor<1x256xf32>
+    %k1 = model.hadamard %k0 head_dim 64 : tensor<1x128xf32>
+    model.cache_append @cache.k.0, %k1 at %p : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @cache.v.0, %v0 at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield %q1 : tensor<1x256xf32>
+  }
+  return %y : tensor<1x256xf16>
 }

@@ -2,10 +2,10 @@
 // RUN: not sluice-opt %s --convert-fused-to-gpu=target=host-avx2 2>&1 | FileCheck %s --check-prefix=CPU
 // CPU: error: GPU kernels need a target of sm_80 or newer, host-avx2 is a CPU
 
-model.cache @k : tensor<64x1x32xf16>
-model.cache @v : tensor<64x1x32xf16>
-model.cache @k.1 : tensor<64x1x32xf16>
-model.cache @v.1 : tensor<64x1x32xf16>
+model.cache @k : !quantized.cache<1x64x1x32xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x1x32xf16, layout = mma_values>
+model.cache @k.1 : !quantized.cache<1x64x1x32xf16, layout = mma_keys>
+model.cache @v.1 : !quantized.cache<1x64x1x32xf16, layout = mma_values>
 
 // CHECK-LABEL: func.func @decode
 // 6 tiles of 2 chunks on 2 blocks, through a ring of 2 stages.
@@ -26,7 +26,7 @@ func.func @decode(%x: tensor<1x1024xf32>, %w: !quantized.tensor<96x1024xi8, grou
     %r = arith.truncf %a : tensor<1x32xf32> to tensor<1x32xf16>
     fused.yield %r : tensor<1x32xf16>
   }
-  %y = fused.attention %q, @k, @v at %position scale 0.25 schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 2, early = "cache">)
+  %y = fused.attention %q, @k, @v at %position scale 0.25 schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 64, splits = 2, early = "cache">)
       : tensor<1x32xf16>, tensor<1xi32> -> tensor<1x32xf16>
   %q1 = fused.matvec %x weights(%w) segments [32, 32, 32] order [natural(0), natural(1), natural(2)]
       schedule(#fused.gpu_schedule<blocks = 2, warps = 16, stages = 2, in_flight = 1, columns = 512, splits = 1, early = "weights">)
@@ -38,7 +38,7 @@ func.func @decode(%x: tensor<1x1024xf32>, %w: !quantized.tensor<96x1024xi8, grou
     %r = arith.truncf %a : tensor<1x32xf32> to tensor<1x32xf16>
     fused.yield %r : tensor<1x32xf16>
   }
-  %y1 = fused.attention %q1, @k.1, @v.1 at %position scale 0.25 schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 32, splits = 2, early = "cache">)
+  %y1 = fused.attention %q1, @k.1, @v.1 at %position scale 0.25 schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 64, splits = 2, early = "cache">)
       : tensor<1x32xf16>, tensor<1xi32> -> tensor<1x32xf16>
   return %y, %y1 : tensor<1x32xf16>, tensor<1x32xf16>
 }

@@ -53,14 +53,14 @@ func.func @tokens(%x: tensor<5x256xf32>, %w: !quantized.tensor<16x256xi8, group 
 
 // -----
 
-model.cache @k : tensor<50x1x32xf16>
-model.cache @v : tensor<50x1x32xf16>
+model.cache @k : !quantized.cache<1x50x1x32xf16>
+model.cache @v : !quantized.cache<1x50x1x32xf16>
 func.func @cache(%x: tensor<1x256xf32>, %q: tensor<1x32xf16>, %w: !quantized.tensor<32x256xi8, group = 128, layout = mma, columns = 256>, %position: tensor<1xi32>) -> tensor<1x32xf16> {
   fused.matvec %x weights(%w) segments [32] schedule(#fused.gpu_schedule<blocks = 2, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
       : tensor<1x256xf32>, !quantized.tensor<32x256xi8, group = 128, layout = mma, columns = 256>
   epilogue {
   ^bb0(%b: tensor<1x32xf32>):
-    // expected-error@+1 {{to cache @k: a GPU's cache needs a multiple of 32 positions, found 50}}
+    // expected-error@+1 {{to cache @k of type '!quantized.cache<1x50x1x32xf16>', an epilogue on a GPU stores f16 or bf16 in layout mma_keys or mma_values}}
     model.cache_append @k, %b at %position : tensor<1x32xf32>, tensor<1xi32>
     fused.yield
   }

@@ -3,10 +3,10 @@
 // Two layers: the same kernels on other weights and caches. Operands are the input, the weight and what the regions
 // capture, in the order of first use; then come caches and results.
 
-model.cache @cache.k.0 : tensor<128x2x16xf16>
-model.cache @cache.v.0 : tensor<128x2x16xf16>
-model.cache @cache.k.1 : tensor<128x2x16xf16>
-model.cache @cache.v.1 : tensor<128x2x16xf16>
+model.cache @cache.k.0 : !quantized.cache<1x128x2x16xf16, layout = lanes_keys>
+model.cache @cache.v.0 : !quantized.cache<1x128x2x16xf16, layout = lanes_values>
+model.cache @cache.k.1 : !quantized.cache<1x128x2x16xf16, layout = lanes_keys>
+model.cache @cache.v.1 : !quantized.cache<1x128x2x16xf16, layout = lanes_values>
 model.weight @blk.0.attn_qkv : !quantized.tensor<128x256xi8, group = 128, layout = lanes>
 model.weight @blk.1.attn_qkv : !quantized.tensor<128x256xi8, group = 128, layout = lanes>
 

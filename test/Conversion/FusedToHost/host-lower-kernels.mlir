@@ -83,8 +83,8 @@ func.func @floats(%x: tensor<1x32xf32>, %w: !quantized.tensor<16x32xf16, layout 
 
 // Attention: scores with a running maximum, weights rounded to f16.
 
-model.cache @k : tensor<64x2x32xf16>
-model.cache @v : tensor<64x2x32xf16>
+model.cache @k : !quantized.cache<1x64x2x32xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x2x32xf16, layout = lanes_values>
 // CHECK-LABEL: func.func @attention
 func.func @attention(%q: tensor<1x128xf16>, %p: tensor<1xi32>) -> tensor<1x128xf16> {
   %y = fused.attention %q, @k, @v at %p scale 0.25 schedule (#fused.host_schedule<isa = "avx512", accumulators = 1, positions = 32>)

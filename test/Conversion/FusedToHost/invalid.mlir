@@ -138,10 +138,10 @@ func.func @f(%x: tensor<1x32xf32>, %w: !quantized.tensor<32x32xf16, layout = lan
 
 // -----
 
-// expected-error @+1 {{has padded heads, as GPU kernels read them; host kernels do not}}
-model.cache @k head_dim 20 : tensor<64x1x32xf16>
-model.cache @v head_dim 20 : tensor<64x1x32xf16>
+model.cache @k : !quantized.cache<1x64x1x20xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x1x20xf16, layout = mma_values>
 func.func @f(%q: tensor<1x20xf16>, %p: tensor<1xi32>) -> tensor<1x20xf16> {
+  // expected-error @+1 {{reads cache @k as lanes_keys, but it is '!quantized.cache<1x64x1x20xf16, layout = mma_keys>'}}
   %y = fused.attention %q, @k, @v at %p scale 0.25 schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
       : tensor<1x20xf16>, tensor<1xi32> -> tensor<1x20xf16>
   return %y : tensor<1x20xf16>
@@ -157,6 +157,24 @@ func.func @rounding(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, grou
     // expected-error@+1 {{'arith.truncf' op in an epilogue cannot be converted to host code}}
     %r = arith.truncf %a downward : tensor<1x16xf32> to tensor<1x16xf16>
     fused.yield %r : tensor<1x16xf16>
+  }
+  return %y : tensor<1x16xf16>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x1x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x1x16xf16, layout = lanes_values>
+func.func @f(%q: tensor<1x16xf32>, %r: tensor<1x16xf32>, %p: tensor<1xi32>) -> tensor<1x16xf16> {
+  %y = fused.attention %q new(%r, %r), @k, @v at %p scale 0.25 schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
+      : tensor<1x16xf32> new(tensor<1x16xf32>, tensor<1x16xf32>), tensor<1xi32> -> tensor<1x16xf16>
+  prologue {
+  ^bb0(%a: tensor<1x16xf32>, %b: tensor<1x16xf32>, %c: tensor<1x16xf32>):
+    // expected-error @+1 {{'math.absf' op in a prologue cannot be converted to host code}}
+    %d = math.absf %b : tensor<1x16xf32>
+    model.cache_append @k, %d at %p : tensor<1x16xf32>, tensor<1xi32>
+    model.cache_append @v, %c at %p : tensor<1x16xf32>, tensor<1xi32>
+    fused.yield %a : tensor<1x16xf32>
   }
   return %y : tensor<1x16xf16>
 }

@@ -1,6 +1,6 @@
 // RUN: sluice-opt --canonicalize %s | FileCheck %s
 
-model.cache @cache.k : tensor<16x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x16x2x64xf16>
 
 // CHECK-LABEL: func.func @identity_regions
 func.func @identity_regions(%x: tensor<1x256xf32>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {

@@ -61,9 +61,9 @@ func.func @f(%t: tensor<1xi32>, %w: tensor<8x4xf16>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf16>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{query and result differ in type}}
+  // expected-error @+1 {{query and result differ in shape}}
   %y = fused.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf16>, tensor<1xi32> -> tensor<1x256xf16>
   return
 }

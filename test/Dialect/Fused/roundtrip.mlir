@@ -1,7 +1,7 @@
 // RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
 
-model.cache @cache.k : tensor<16x2x64xf16>
-model.cache @cache.v : tensor<16x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x16x2x64xf16>
+model.cache @cache.v : !quantized.cache<1x16x2x64xf16>
 
 model.weight @source : tensor<64x256xf16>
 quantized.packed @packed of [@source] : !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256>

@@ -1,8 +1,8 @@
 // RUN: sluice-opt --canonicalize --cse %s | FileCheck %s
 
 model.weight @w : tensor<256x256xf16>
-model.cache @cache.k : tensor<16x2x64xf16>
-model.cache @cache.v : tensor<16x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x16x2x64xf16>
+model.cache @cache.v : !quantized.cache<1x16x2x64xf16>
 
 // What nobody reads is dropped, and a parameter is named once.
 // CHECK-LABEL: func.func @unread

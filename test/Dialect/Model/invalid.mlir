@@ -55,8 +55,8 @@ model.rope_table @t <theta = 1.0, factors = [1.0]> : tensor<4x4xf32>
 
 // -----
 
-// expected-error @+1 {{type must be a float tensor [positions, heads, head size], found 'tensor<4x0x64xf16>'}}
-model.cache @c : tensor<4x0x64xf16>
+// expected-error @+1 {{a cache has four positive dimensions: sequences, positions, heads, head size}}
+model.cache @c : !quantized.cache<1x4x0x64xf16>
 
 // -----
 
@@ -68,7 +68,7 @@ func.func @f() {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f() {
   // expected-error @+1 {{@c is not a weight}}
   %w = model.parameter @c : tensor<4x2x64xf16>
@@ -94,7 +94,7 @@ func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{stores 64 numbers but a position of @c has 128}}
   model.cache_append @c, %x at %p : tensor<1x64xf32>, tensor<1xi32>
@@ -103,7 +103,7 @@ func.func @f(%x: tensor<1x64xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{'model.cache_append' op needs one position per row}}
   model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<1xi32>
@@ -112,7 +112,7 @@ func.func @f(%x: tensor<2x128xf32>, %p: tensor<1xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
   // expected-error @+1 {{'model.attention' op attribute 'window' failed to satisfy constraint: 64-bit signless integer attribute whose value is positive}}
   %z = model.attention %q, @c, @c at %p scale 1.0 window 0 : tensor<1x128xf32>, tensor<2xi32>
@@ -121,7 +121,7 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
   // expected-error @+1 {{'model.attention' op needs one position per row}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x128xf32>, tensor<2xi32>
@@ -130,17 +130,17 @@ func.func @f(%q: tensor<1x128xf32>, %p: tensor<2xi32>) {
 
 // -----
 
-model.cache @k : tensor<4x2x64xf16>
-model.cache @v : tensor<8x2x64xf16>
+model.cache @k : !quantized.cache<1x4x2x64xf16>
+model.cache @v : !quantized.cache<1x8x2x64xf16>
 func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{keys and values differ in shape: 'tensor<4x2x64xf16>' and 'tensor<8x2x64xf16>'}}
+  // expected-error @+1 {{keys and values differ in shape: '!quantized.cache<1x4x2x64xf16>' and '!quantized.cache<1x8x2x64xf16>'}}
   %y = model.attention %q, @k, @v at %p scale 1.0 : tensor<1x128xf32>, tensor<1xi32>
   return
 }
 
 // -----
 
-model.cache @c : tensor<4x2x64xf16>
+model.cache @c : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x192xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{query width 192 must be a multiple of the keys' width 128}}
   %y = model.attention %q, @c, @c at %p scale 1.0 : tensor<1x192xf32>, tensor<1xi32>
@@ -237,22 +237,8 @@ func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>, %t: tensor<16x8xf32>) {
 
 // -----
 
-// expected-error @+1 {{head_dim must be 1 to 64, found 65}}
-model.cache @c head_dim 65 : tensor<4x2x64xf16>
-
-// -----
-
-model.cache @c head_dim 60 : tensor<4x2x64xf16>
-func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
-  // expected-error @+1 {{stores 128 numbers but a position of @c has 120}}
-  model.cache_append @c, %x at %p : tensor<1x128xf32>, tensor<1xi32>
-  return
-}
-
-// -----
-
-model.cache @k head_dim 60 : tensor<4x2x64xf16>
-model.cache @v : tensor<4x2x64xf16>
+model.cache @k : !quantized.cache<1x4x2x60xf16>
+model.cache @v : !quantized.cache<1x4x2x64xf16>
 func.func @f(%q: tensor<1x120xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{keys and values differ in shape}}
   %a = model.attention %q, @k, @v at %p scale 0.125 : tensor<1x120xf32>, tensor<1xi32>

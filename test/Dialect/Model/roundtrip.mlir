@@ -12,9 +12,9 @@ model.weight @bias : tensor<256xbf16>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
 // CHECK: model.rope_table @rope.factors <theta = 1.000000e+04, factors = [1.000000e+00, 2.000000e+00]> : tensor<8x4xf32>
 model.rope_table @rope.factors <theta = 10000.0, factors = [1.0, 2.0]> : tensor<8x4xf32>
-// CHECK: model.cache @cache.k : tensor<2048x2x64xf16>
-model.cache @cache.k : tensor<2048x2x64xf16>
-model.cache @cache.v : tensor<2048x2x64xf16>
+// CHECK: model.cache @cache.k : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.k : !quantized.cache<1x2048x2x64xf16>
+model.cache @cache.v : !quantized.cache<1x2048x2x64xf16>
 
 // CHECK-LABEL: func.func @every_operation
 func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: tensor<1x128xf32>) -> tensor<1x256xf32> {

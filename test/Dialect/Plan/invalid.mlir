@@ -72,6 +72,23 @@ plan.buffer @b input : tensor<1xi32> bytes 4 offset 0 alive 0 to 1
 
 // -----
 
+// expected-error @+1 {{only an input can be fed by an output}}
+plan.buffer @b cache : tensor<1xi32> bytes 4 fed_by @b
+
+// -----
+
+// expected-error @+1 {{is fed by @c, which is no output}}
+plan.buffer @b input : tensor<1xi32> bytes 4 fed_by @c
+plan.buffer @c input : tensor<1xi32> bytes 4
+
+// -----
+
+// expected-error @+1 {{is fed by @c of type 'tensor<2xi32>' and 8 bytes, expected 'tensor<1xi32>' and 4}}
+plan.buffer @b input : tensor<1xi32> bytes 4 fed_by @c
+plan.buffer @c output : tensor<2xi32> bytes 8
+
+// -----
+
 // expected-error @+1 {{offset and lifetime are out of order}}
 plan.buffer @b arena : tensor<1xi32> bytes 4 offset 0 alive 2 to 1
 

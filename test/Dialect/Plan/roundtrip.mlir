@@ -1,19 +1,21 @@
 // RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
 
-model.cache @cache.k.0 : tensor<16x2x64xf16>
-model.cache @cache.v.0 : tensor<16x2x64xf16>
+model.cache @cache.k.0 : !quantized.cache<1x16x2x64xf16>
+model.cache @cache.v.0 : !quantized.cache<1x16x2x64xf16>
 module @kernels {
   func.func private @matvec_0()
 }
 
-// CHECK: plan.buffer @token input : tensor<1xi32> bytes 4
-plan.buffer @token input : tensor<1xi32> bytes 4
+// CHECK: plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+plan.buffer @token input : tensor<1xi32> bytes 4 fed_by @next
+// CHECK: plan.buffer @next output : tensor<1xi32> bytes 4
+plan.buffer @next output : tensor<1xi32> bytes 4
 // CHECK: plan.buffer @x.0 arena : tensor<1x256xf32> bytes 1024 offset 64 alive 0 to 3
 plan.buffer @x.0 arena : tensor<1x256xf32> bytes 1024 offset 64 alive 0 to 3
 // CHECK: plan.buffer @qkv weights : !quantized.tensor<512x256xi8, group = 128, layout = lanes> bytes 135168
 plan.buffer @qkv weights : !quantized.tensor<512x256xi8, group = 128, layout = lanes> bytes 135168
-// CHECK: plan.buffer @k cache : tensor<16x2x64xf16> bytes 4096
-plan.buffer @k cache : tensor<16x2x64xf16> bytes 4096
+// CHECK: plan.buffer @k cache : !quantized.cache<1x16x2x64xf16> bytes 4096
+plan.buffer @k cache : !quantized.cache<1x16x2x64xf16> bytes 4096
 // CHECK: plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
 plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
 

@@ -17,5 +17,13 @@ for name in sorted(launched):
     for key in ("stack_bytes", "spill_store_bytes", "spill_load_bytes"):
         if kernel[key] != 0:
             sys.exit(f"{name}: {key} is {kernel[key]}")
-    if not 0 < kernel["registers"] <= 128:
+    if kernel["registers"] <= 0:
         sys.exit(f"{name}: {kernel['registers']} registers")
+
+# Attention and the product after it are on a multiprocessor together: 65536 registers, given to a warp in units of 256.
+for step in plan["steps"].values():
+    for launch, following in zip(step["launches"], step["launches"][1:]):
+        if launch["kernel"].startswith("attention_"):
+            taken = sum(-(-kernels[l["kernel"]]["registers"] * 32 // 256) * 256 * (l["block"] // 32) for l in (launch, following))
+            if taken > 65536:
+                sys.exit(f"{launch['kernel']} and {following['kernel']} take {taken} registers together")

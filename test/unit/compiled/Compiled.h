@@ -23,12 +23,15 @@ struct Compiled {
   std::string stage(llvm::StringRef name) const { return folder / ("ir/" + name.str() + ".mlir"); }
 
   void compile(const std::string &model, const std::string &weights, int64_t context,
-               const std::string &target) {
+               const std::string &target, const std::string &keyCache = "",
+               const std::string &valueCache = "") {
     CompileOptions options;
     options.model = model;
     options.weights = weights;
     options.context = context;
     options.target = target;
+    options.keyCache = keyCache;
+    options.valueCache = valueCache;
     options.output = artifact();
     options.emitIr = folder / "ir";
     llvm::Error error = sluice::compile(options);

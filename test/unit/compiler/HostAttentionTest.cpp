@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "HostKernels.h"
+#include "CachedAttention.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
@@ -11,124 +11,151 @@ using namespace sluice::test;
 
 namespace {
 
-struct Shape {
-  int64_t head, keyHeads, group, tokens, positions;
-  int64_t window = 0;
+class HostAttention : public testing::TestWithParam<host::Isa> {
+protected:
+  /// Runs a step with its tokens at `positions` and compares.
+  static void run(const CachedAttention &attention, HostKernels &kernels,
+                  const CachedAttention::Data &data, const std::vector<int32_t> &positions,
+                  double tolerance) {
+    SCOPED_TRACE("position " + std::to_string(positions.front()));
+    CachedAttention::Step step = attention.step(data, positions, /*isGpu=*/false);
+    kernels.run(0, step.arguments());
+    attention.check(step, tolerance);
+  }
 
-  int64_t oldest(int64_t last) const {
-    return window ? std::max<int64_t>(0, last - window + 1) : 0;
+  void runAll(const CachedAttention &attention, double tolerance) {
+    std::unique_ptr<HostKernels> kernels =
+        HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
+    ASSERT_TRUE(kernels);
+    EXPECT_EQ(kernels->dispatches[0].grid, attention.heads * attention.tokens);
+    Random random(1);
+    CachedAttention::Data data = attention.data(random);
+    for (int64_t last : {int64_t(0), int64_t(15), int64_t(16), int64_t(31), int64_t(32),
+                         int64_t(63), int64_t(64), attention.positions - 1}) {
+      std::vector<int32_t> positions;
+      for (int64_t token = 0; token < attention.tokens; ++token)
+        positions.push_back(static_cast<int32_t>(std::max<int64_t>(0, last - 5 * token)));
+      if (last < attention.positions)
+        run(attention, *kernels, data, positions, tolerance);
+      if (testing::Test::HasFailure())
+        return;
+    }
   }
 };
 
-class HostAttention : public testing::TestWithParam<host::Isa> {};
-
-constexpr int64_t kContext = 301;
-
-/// Softmax attention in double precision.
-std::vector<double> reference(const Shape &shape, const std::vector<uint16_t> &q,
-                              const std::vector<uint16_t> &k, const std::vector<uint16_t> &v,
-                              const std::vector<int32_t> &at, double scale) {
-  std::vector<double> result;
-  for (int64_t token = 0; token < shape.tokens; ++token)
-    for (int64_t query = 0; query < shape.keyHeads * shape.group; ++query) {
-      int64_t keyHead = query / shape.group;
-      auto cached = [&](const std::vector<uint16_t> &cache, int64_t position, int64_t i) {
-        return double(
-            formats::f16ToFloat(cache[(position * shape.keyHeads + keyHead) * shape.head + i]));
-      };
-      std::vector<double> weights, output(shape.head);
-      double maximum = -INFINITY, sum = 0;
-      for (int64_t position = shape.oldest(at[token]); position <= at[token]; ++position) {
-        double score = 0;
-        for (int64_t i = 0; i < shape.head; ++i)
-          score += formats::f16ToFloat(
-                       q[(token * shape.keyHeads * shape.group + query) * shape.head + i]) *
-                   cached(k, position, i);
-        weights.push_back(score * scale);
-        maximum = std::max(maximum, weights.back());
-      }
-      for (double &weight : weights)
-        sum += weight = std::exp(weight - maximum);
-      for (auto [number, weight] : llvm::enumerate(weights))
-        for (int64_t i = 0; i < shape.head; ++i)
-          output[i] += weight / sum * cached(v, shape.oldest(at[token]) + number, i);
-      result.insert(result.end(), output.begin(), output.end());
-    }
-  return result;
-}
+/// About twice what is measured: the result is rounded to f16, 2e-4; weights of values that are
+/// floats are, too.
+constexpr double tolerance = 6e-4;
 
 } // namespace
 
 TEST_P(HostAttention, HeadsGroupsAndContexts) {
-  const std::vector<Shape> shapes = {
-      {16, 1, 1, 1, 32},    {32, 2, 4, 1, 16},     {64, 2, 2, 2, 32},     {80, 2, 3, 1, 32},
-      {128, 1, 8, 1, 64},   {20, 3, 1, 1, 32},     {72, 1, 12, 1, 17},    {96, 1, 2, 3, 1024},
-      {32, 2, 2, 1, 32, 1}, {64, 1, 4, 2, 16, 50}, {32, 1, 1, 1, 64, 300}};
-  std::string text;
-  for (auto [number, shape] : llvm::enumerate(shapes)) {
-    std::string n = std::to_string(number), head = std::to_string(shape.head),
-                cache = "tensor<301x" + std::to_string(shape.keyHeads) + "x" + head + "xf16>",
-                type = "tensor<" + std::to_string(shape.tokens) + "x" +
-                       std::to_string(shape.keyHeads * shape.group * shape.head) + "xf16>",
-                at = "tensor<" + std::to_string(shape.tokens) + "xi32>";
-    text += "model.cache @k" + n + " : " + cache + "\nmodel.cache @v" + n + " : " + cache +
-            "\nfunc.func @f" + n + "(%q: " + type + ", %p: " + at + ") -> " + type +
-            " {\n  %y = fused.attention %q, @k" + n + ", @v" + n + " at %p scale 0.125 " +
-            (shape.window ? "window " + std::to_string(shape.window) + " " : "") +
-            schedule(GetParam(), 4, shape.positions) + " : " + type + ", " + at + " -> " + type +
-            "\n  return %y : " + type + "\n}\n";
-  }
-  std::unique_ptr<HostKernels> kernels = HostKernels::compile(text);
-  ASSERT_TRUE(kernels);
-  Random random(1);
-  for (auto [number, shape] : llvm::enumerate(shapes)) {
-    int64_t width = shape.keyHeads * shape.group * shape.head,
-            rowWidth = shape.keyHeads * shape.head;
-    EXPECT_EQ(kernels->dispatches[number].grid, shape.keyHeads * shape.tokens);
-    std::vector<uint16_t> q = random.normalF16(shape.tokens * width, 2.0f),
-                          k = random.normalF16(kContext * rowWidth),
-                          v = random.normalF16(kContext * rowWidth);
-    for (int32_t position : {0, 14, 15, 16, 31, 32, 299, 300}) {
-      SCOPED_TRACE("head of " + std::to_string(shape.head) + ", group of " +
-                   std::to_string(shape.group) + ", position " + std::to_string(position));
-      std::vector<int32_t> at;
-      for (int32_t token = 0; token < shape.tokens; ++token)
-        at.push_back(std::max(0, position - 5 * token));
-      // What lies beyond the position must not be read, or at least not matter.
-      std::vector<uint16_t> keysNow = k, valuesNow = v;
-      std::fill(keysNow.begin() + (position + 1) * rowWidth, keysNow.end(), 0x7E00);
-      std::fill(valuesNow.begin() + (position + 1) * rowWidth, valuesNow.end(), 0x7E00);
-      // Nor what is behind the window.
-      int64_t behind = shape.oldest(at.back()) * rowWidth;
-      std::fill_n(keysNow.begin(), behind, 0x7E00);
-      std::fill_n(valuesNow.begin(), behind, 0x7E00);
-      Buffer query(q), keys(keysNow), values(valuesNow), positions(at), output(q.size() * 2);
-      kernels->run(number, {&query, &positions, &keys, &values, &output});
-      std::vector<float> y(q.size());
-      formats::f16ToFloat(output.copy<uint16_t>(), y);
-      // Weights and results are rounded to f16, 2^-12 relative on average each.
-      EXPECT_LE(relativeError(y, reference(shape, q, k, v, at, 0.125)), 5e-4);
-    }
+  struct Shape {
+    int64_t dim, heads, group, tokens, sequences;
+  };
+  for (Shape shape : {Shape{16, 1, 1, 1, 1},
+                      {32, 2, 4, 1, 1},
+                      {64, 2, 2, 2, 1},
+                      {80, 2, 3, 1, 1},
+                      {128, 1, 8, 1, 1},
+                      {20, 3, 1, 1, 1},
+                      {72, 1, 12, 1, 1},
+                      {96, 1, 2, 3, 3},
+                      {256, 1, 16, 1, 1}}) {
+    SCOPED_TRACE("heads of " + std::to_string(shape.dim) + ", group of " +
+                 std::to_string(shape.group));
+    CachedAttention attention{shape.dim,    shape.heads,     shape.group,
+                              shape.tokens, shape.sequences, 320};
+    runAll(attention.caches("f16", "f16"), tolerance);
+    attention.appends = shape.sequences == shape.tokens;
+    runAll(attention.caches("int8", "int4-h32"), tolerance);
   }
 }
 
+// Every encoding with every other, of a key and of a value that attention itself appends.
+TEST_P(HostAttention, Formats) {
+  for (const char *keys : {"f16", "bf16", "fp8", "int8", "int8-h32-rot", "int4", "int4-h64-rot"})
+    for (const char *values : {"f16", "bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"}) {
+      SCOPED_TRACE(std::string(keys) + " " + values);
+      CachedAttention attention{64, 1, 2, 1, 1, 320};
+      attention.appends = true;
+      attention.caches(keys, values);
+      std::unique_ptr<HostKernels> kernels =
+          HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
+      ASSERT_TRUE(kernels);
+      Random random(2);
+      CachedAttention::Data data = attention.data(random);
+      for (int32_t last : {0, 30, 31, 32, 299})
+        run(attention, *kernels, data, {last}, tolerance);
+      if (testing::Test::HasFailure())
+        return;
+    }
+}
+
+// Positions behind the window are NaN in the caches and must not be attended to.
+TEST_P(HostAttention, Windows) {
+  struct Shape {
+    int64_t window, tokens, sequences;
+  };
+  for (auto [keys, values] : {std::pair("f16", "f16"), {"int8", "int4-h32"}})
+    for (Shape shape : {Shape{1, 1, 1}, // the newest position alone
+                        {7, 1, 1},      // in one tile or two
+                        {32, 2, 1},     // as long as a tile; tokens whose windows differ
+                        {100, 1, 1},    // three blocks, the first and the last in part
+                        {100, 3, 3},
+                        {320, 1, 1}, // the whole cache
+                        {1000, 2, 1}}) {
+      SCOPED_TRACE(std::string(keys) + " " + values + ", window of " +
+                   std::to_string(shape.window));
+      CachedAttention attention{64, 2, 3, shape.tokens, shape.sequences, 320};
+      attention.window = shape.window;
+      attention.appends = shape.sequences == shape.tokens;
+      runAll(attention.caches(keys, values), tolerance);
+      if (testing::Test::HasFailure())
+        return;
+    }
+}
+
 TEST_P(HostAttention, PositionsOutsideTheCacheAreClamped) {
-  std::unique_ptr<HostKernels> kernels = HostKernels::compile(
-      "model.cache @k : tensor<301x1x16xf16>\nmodel.cache @v : tensor<301x1x16xf16>\n"
-      "func.func @f(%q: tensor<2x16xf16>, %p: tensor<2xi32>) -> tensor<2x16xf16> {\n"
-      "  %y = fused.attention %q, @k, @v at %p scale 0.25 " +
-      schedule(GetParam(), 4, 32) +
-      " : tensor<2x16xf16>, tensor<2xi32> -> tensor<2x16xf16>\n  return %y : "
-      "tensor<2x16xf16>\n}\n");
+  CachedAttention attention{16, 1, 1, 2, 1, 320};
+  attention.caches("f16", "f16");
+  std::unique_ptr<HostKernels> kernels =
+      HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
   ASSERT_TRUE(kernels);
   Random random(2);
-  std::vector<uint16_t> q = random.normalF16(32), k = random.normalF16(kContext * 16),
-                        v = random.normalF16(kContext * 16);
-  Buffer query(q), keys(k), values(v), positions(std::vector<int32_t>{-7, 1000000}), output(64);
-  kernels->run(0, {&query, &positions, &keys, &values, &output});
-  std::vector<float> y(32);
-  formats::f16ToFloat(output.copy<uint16_t>(), y);
-  EXPECT_LE(relativeError(y, reference({16, 1, 1, 2, 32}, q, k, v, {0, 300}, 0.25)), 5e-4);
+  CachedAttention::Data data = attention.data(random);
+  CachedAttention::Step step = attention.step(data, {0, 319}, false);
+  step.buffers[1].as<int32_t>()[0] = -7;
+  step.buffers[1].as<int32_t>()[1] = 1000000;
+  kernels->run(0, step.arguments());
+  attention.check(step, tolerance);
+}
+
+// What is not finite must not become a plausible number.
+TEST_P(HostAttention, NotANumberStaysOne) {
+  for (bool inKeys : {true, false})
+    for (const char *format : {"f16", "bf16", "fp8", "int8-h32", "int4"}) {
+      SCOPED_TRACE(std::string(format) + (inKeys ? " keys" : " values"));
+      CachedAttention attention{64, 1, 1, 1, 1, 128};
+      attention.appends = true;
+      attention.caches(format, format);
+      std::unique_ptr<HostKernels> kernels =
+          HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
+      ASSERT_TRUE(kernels);
+      Random random(4);
+      CachedAttention::Data data = attention.data(random);
+      for (int64_t position : {100, 70}) { // the new one, and one that is there already
+        std::vector<float> &all = inKeys ? data.keys : data.values;
+        float before = all[position * 64 + 40];
+        all[position * 64 + 40] = NAN;
+        CachedAttention::Step step = attention.step(data, {100}, false);
+        kernels->run(0, step.arguments());
+        std::vector<float> y(64);
+        formats::f16ToFloat(step.buffers.back().copy<uint16_t>(), y);
+        EXPECT_TRUE(std::isnan(y[40])) << "position " << position;
+        all[position * 64 + 40] = before;
+      }
+    }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, HostAttention, testing::ValuesIn(runnableIsas()),

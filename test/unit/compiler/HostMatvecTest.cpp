@@ -6,6 +6,7 @@
 
 #include "HostKernels.h"
 
+#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/RowOrder.h"
 
 #include <cmath>
@@ -251,23 +252,24 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
   using Segment = formats::RowSegment;
   for (int64_t head : {16, 64, 80, 20}) {
     SCOPED_TRACE("head of " + std::to_string(head));
-    constexpr int64_t tokens = 2, columns = 96, context = 40, queryHeads = 3, keyHeads = 2;
+    constexpr int64_t tokens = 2, columns = 96, context = 64, queryHeads = 3, keyHeads = 2;
     int64_t q = queryHeads * head, kv = keyHeads * head;
     Encoding format{Encoding::Element::I8, 32, Encoding::Offset::ZeroPoint};
     std::string weightType = tensorType(format, q + 2 * kv, columns, "lanes"),
                 in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
                 kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
-                d = std::to_string(head), cache = "tensor<40x2x" + d + "xf16>",
-                table = "tensor<40x" + d + "xf32>";
+                d = std::to_string(head),
+                cache = "!quantized.cache<1x64x2x" + d + "xf16, layout = lanes_",
+                table = "tensor<64x" + d + "xf32>";
     auto rotary = [&](const std::string &name, const std::string &type) {
       return "    %" + name + "r = model.rotary %" + name + " at %p head_dim " + d +
              " <theta = 10000.0> table %t : " + type + ", tensor<2xi32>, " + table + "\n";
     };
     std::unique_ptr<HostKernels> kernels = HostKernels::compile(
-        "model.cache @k : " + cache + "\nmodel.cache @v : " + cache + "\nfunc.func @f(%x: " + in +
-        ", %w: " + weightType + ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" +
-        std::to_string(q) + "xbf16>) -> " + out +
-        " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(q) + ", " +
+        "model.cache @k : " + cache + "keys>\nmodel.cache @v : " + cache +
+        "values>\nfunc.func @f(%x: " + in + ", %w: " + weightType +
+        ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" + std::to_string(q) + "xbf16>) -> " +
+        out + " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(q) + ", " +
         std::to_string(kv) + ", " + std::to_string(kv) + "] order [pairs(0, " + d + "), pairs(1, " +
         d + "), natural(2)] " + schedule(GetParam(), 4, 0) + " : " + in + ", " + weightType +
         " -> " + out + "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs + ", %v: " + kvs +
@@ -292,7 +294,11 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
     std::vector<uint16_t> bias(q);
     formats::floatToBf16(biasValues, bias);
     const std::vector<int32_t> at = {39, 7};
-    std::vector<uint16_t> empty(context * kv, 0x1234);
+    using formats::CacheOrder;
+    formats::CacheShape keyShape{1, context, keyHeads, head, {}, CacheOrder::LanesKeys};
+    formats::CacheShape valueShape{1, context, keyHeads, head, {}, CacheOrder::LanesValues};
+    std::vector<uint16_t> empty(keyShape.bytes() / 2, 0x1234);
+    ASSERT_EQ(valueShape.bytes(), keyShape.bytes());
     Buffer input(x), positions(at), tables(turns), biases(bias), keys(empty), values(empty),
         output(tokens * q * 2),
         packed = packOrdered(weight,
@@ -324,19 +330,28 @@ TEST_P(HostMatvec, QueriesKeysAndValues) {
       turned(q, kv, false, expectedK);
       for (int64_t i = 0; i < kv; ++i) {
         expectedV.push_back(weight.product(q + kv + i, row));
-        keyRows.push_back(formats::f16ToFloat(keys.as<uint16_t>()[at[token] * kv + i]));
-        valueRows.push_back(formats::f16ToFloat(values.as<uint16_t>()[at[token] * kv + i]));
+      }
+      for (int64_t h = 0; h < keyHeads; ++h) {
+        auto stored = [&](const formats::CacheShape &shape, Buffer &cache) {
+          std::vector<float> vector(head);
+          llvm::ArrayRef<uint8_t> bytes(cache.as<uint8_t>() + h * shape.headBytes(),
+                                        shape.headBytes());
+          formats::loadCacheVector(shape, bytes, at[token], vector);
+          return vector;
+        };
+        llvm::append_range(keyRows, stored(keyShape, keys));
+        llvm::append_range(valueRows, stored(valueShape, values));
       }
     }
     EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expectedQ), 3e-4);
     EXPECT_LE(relativeError(keyRows, expectedK), 3e-4);
     EXPECT_LE(relativeError(valueRows, expectedV), 3e-4);
     // Other positions are as they were.
-    for (int64_t position = 0; position < context; ++position)
-      for (int64_t i = 0; i < kv && position != 39 && position != 7; ++i) {
-        ASSERT_EQ(keys.as<uint16_t>()[position * kv + i], 0x1234);
-        ASSERT_EQ(values.as<uint16_t>()[position * kv + i], 0x1234);
-      }
+    for (auto [shape, cache] : {std::pair(&keyShape, &keys), {&valueShape, &values}}) {
+      std::vector<uint16_t> bytes = cache->copy<uint16_t>();
+      EXPECT_EQ(llvm::count_if(bytes, [](uint16_t x) { return x != 0x1234; }), tokens * kv)
+          << "of " << shape->bytes() / 2;
+    }
   }
 }
 

@@ -15,7 +15,8 @@ using namespace sluice;
 using namespace sluice::test;
 
 static std::string attentionText(host::Isa isa) {
-  return "model.cache @k : tensor<64x2x64xf16>\nmodel.cache @v : tensor<64x2x64xf16>\n"
+  return "model.cache @k : !quantized.cache<1x64x2x64xf16, layout = lanes_keys>\n"
+         "model.cache @v : !quantized.cache<1x64x2x64xf16, layout = lanes_values>\n"
          "func.func @f(%q: tensor<1x256xf16>, %p: tensor<1xi32>) -> tensor<1x256xf16> {\n"
          "  %y = fused.attention %q, @k, @v at %p scale 0.125 " +
          schedule(isa, 4, 32) +

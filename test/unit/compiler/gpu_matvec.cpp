@@ -113,12 +113,20 @@ std::string activation(int64_t tokens, int64_t width, const std::string &element
   return "tensor<" + std::to_string(tokens) + "x" + std::to_string(width) + "x" + element + ">";
 }
 
-/// What follows a cache's symbol, as fused-pad-caches leaves it.
-std::string paddedCache(int64_t positions, int64_t heads, int64_t head) {
-  int64_t dim = llvm::alignTo(head, formats::cacheHeadUnit);
-  std::string text = dim == head ? "" : "head_dim " + std::to_string(head) + " ";
-  return text + ": tensor<" + std::to_string(positions) + "x" + std::to_string(heads) + "x" +
-         std::to_string(dim) + "xf16>";
+formats::CacheShape cacheShape(int64_t positions, int64_t heads, int64_t head, bool keys) {
+  return {1,
+          positions,
+          heads,
+          head,
+          {formats::CacheEncoding::Element::F16},
+          keys ? formats::CacheOrder::MmaKeys : formats::CacheOrder::MmaValues};
+}
+
+std::string cacheText(const formats::CacheShape &shape) {
+  bool keys = shape.areKeys();
+  return std::string("model.cache @") + (keys ? "k" : "v") + " : !quantized.cache<1x" +
+         std::to_string(shape.positions) + "x" + std::to_string(shape.heads) + "x" +
+         std::to_string(shape.dim) + "xf16, layout = mma_" + (keys ? "keys" : "values") + ">\n";
 }
 
 std::string mmaType(Encoding format, int64_t rows, int64_t columns, int64_t chunk) {
@@ -450,32 +458,33 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
                       keyHeads = 1;
     int64_t q = queryHeads * head, kv = keyHeads * head;
     Encoding format{Encoding::Element::I8, 32, Encoding::Offset::ZeroPoint};
+    formats::CacheShape keyShape = cacheShape(context, keyHeads, head, true),
+                        valueShape = cacheShape(context, keyHeads, head, false);
     std::string type = mmaType(format, q + 2 * kv, columns, chunk),
                 in = activation(tokens, columns, "f32"), qs = activation(tokens, q, "f32"),
                 kvs = activation(tokens, kv, "f32"), out = activation(tokens, q, "f16"),
-                d = std::to_string(head), cache = paddedCache(context, keyHeads, head),
-                table = "tensor<64x" + d + "xf32>";
+                d = std::to_string(head), table = "tensor<64x" + d + "xf32>";
     auto rotary = [&](const std::string &name, const std::string &values) {
       return "    %" + name + "r = model.rotary %" + name + " at %p head_dim " + d +
              " <theta = 10000.0> table %t : " + values + ", tensor<2xi32>, " + table + "\n";
     };
     GpuKernels kernels(
-        "model.cache @k " + cache + "\nmodel.cache @v " + cache + "\nfunc.func @f(%x: " + in +
-            ", %w: " + type + ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" +
-            std::to_string(q) + "xbf16>) -> " + out +
-            " {\n  %y = fused.matvec %x weights(%w) segments [" + std::to_string(q) + ", " +
-            std::to_string(kv) + ", " + std::to_string(kv) + "] order [pairs(0, " + d +
-            "), pairs(1, " + d + "), natural(2)] " + gpuSchedule(3, 2, 2, chunk) + " : " + in +
-            ", " + type + " -> " + out + "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs +
-            ", %v: " + kvs + "):\n    %q = model.add_bias %q0, %b : " + qs + ", tensor<" +
-            std::to_string(q) + "xbf16>\n" + rotary("q", qs) + rotary("k", kvs) +
+        cacheText(keyShape) + cacheText(valueShape) + "func.func @f(%x: " + in + ", %w: " + type +
+            ", %p: tensor<2xi32>, %t: " + table + ", %b: tensor<" + std::to_string(q) +
+            "xbf16>) -> " + out + " {\n  %y = fused.matvec %x weights(%w) segments [" +
+            std::to_string(q) + ", " + std::to_string(kv) + ", " + std::to_string(kv) +
+            "] order [pairs(0, " + d + "), pairs(1, " + d + "), natural(2)] " +
+            gpuSchedule(3, 2, 2, chunk) + " : " + in + ", " + type + " -> " + out +
+            "\n  epilogue {\n  ^bb0(%q0: " + qs + ", %k: " + kvs + ", %v: " + kvs +
+            "):\n    %q = model.add_bias %q0, %b : " + qs + ", tensor<" + std::to_string(q) +
+            "xbf16>\n" + rotary("q", qs) + rotary("k", kvs) +
             "    model.cache_append @k, %kr at %p : " + kvs +
             ", tensor<2xi32>\n    model.cache_append @v, %v at %p : " + kvs +
             ", tensor<2xi32>\n    %r = arith.truncf %qr : " + qs + " to " + out +
             "\n    fused.yield %r : " + out +
             "\n  }\n  %a = fused.attention %y, @k, @v at %p scale 0.25 "
             "schedule(#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, "
-            "columns = 32, splits = 1, early = \"cache\">) : " +
+            "columns = 64, splits = 1, early = \"cache\">) : " +
             out + ", tensor<2xi32> -> " + out + "\n  return %a : " + out + "\n}\n",
         GetParam());
     ASSERT_TRUE(kernels.emulator);
@@ -493,8 +502,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
     std::vector<uint16_t> bias(q);
     formats::floatToBf16(biasValues, bias);
     const std::vector<int32_t> at = {39, 7};
-    int64_t dim = llvm::alignTo(head, formats::cacheHeadUnit);
-    std::vector<uint16_t> empty(context * keyHeads * dim, 0x1234);
+    std::vector<uint16_t> empty(keyShape.bytes() / 2, 0x1234);
     Buffer input(x), positions(at), tables(turns), biases(bias), keys(empty), values(empty),
         output(tokens * q * 2),
         packed = packOrdered(weight,
@@ -507,7 +515,7 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
 
     std::vector<double> expectedQ, expectedK, expectedV;
     std::vector<float> keyRows, valueRows;
-    int64_t untouched = 2 * context * keyHeads * dim;
+    int64_t untouched = 2 * static_cast<int64_t>(empty.size());
     for (int64_t token = 0; token < tokens; ++token) {
       std::vector<float> row(x.begin() + token * columns, x.begin() + (token + 1) * columns);
       auto turned = [&](int64_t first, int64_t count, bool withBias, std::vector<double> &result) {
@@ -526,14 +534,18 @@ TEST_P(GpuMatvec, QueriesKeysAndValues) {
       turned(q, kv, false, expectedK);
       for (int64_t i = 0; i < kv; ++i) {
         expectedV.push_back(weight.product(q + kv + i, row));
+        auto tokenByte = [](const formats::CacheShape &shape, int64_t position, int64_t d) {
+          return position / formats::cacheTile * shape.tileBytes() +
+                 formats::cacheCodeByte(shape, position % formats::cacheTile, d);
+        };
         auto element = [&](Buffer &cache, int64_t byte) {
           uint16_t &half = cache.as<uint16_t>()[byte / 2];
           float value = formats::f16ToFloat(half);
           half = 0x1234;
           return value;
         };
-        keyRows.push_back(element(keys, formats::keyByte(dim, at[token], i)));
-        valueRows.push_back(element(values, formats::valueByte(dim, at[token], i)));
+        keyRows.push_back(element(keys, tokenByte(keyShape, at[token], i)));
+        valueRows.push_back(element(values, tokenByte(valueShape, at[token], i)));
       }
     }
     EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expectedQ), 3e-4);

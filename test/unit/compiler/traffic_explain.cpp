@@ -28,7 +28,7 @@ class ModelText {
 public:
   explicit ModelText(const Shape &shape) : s(shape) {
     weight("token_embd", matrix(s.vocab, s.width));
-    symbols += "model.cache @unused : tensor<1x1x2xf16>\n";
+    symbols += "model.cache @unused : !quantized.cache<1x1x1x2xf16>\n";
     std::string x = op("model.embedding %token, " + load("token_embd", matrix(s.vocab, s.width)) +
                        " : tensor<1xi32>, " + matrix(s.vocab, s.width) + " -> " + vector(s.width));
     for (int64_t i = 0; i < s.layers; ++i)
@@ -77,7 +77,8 @@ private:
       caches[j] = (j ? "@cache.v." : "@cache.k.") + std::to_string(i);
       symbols +=
           "model.cache " + caches[j] +
-          llvm::formatv(" : tensor<{0}x{1}x{2}xf16>\n", s.context, s.kvHeads, s.headDim).str();
+          llvm::formatv(" : !quantized.cache<1x{0}x{1}x{2}xf16>\n", s.context, s.kvHeads, s.headDim)
+              .str();
     }
     std::string n = norm(x, blk + "attn_norm");
     std::string rotary =

@@ -60,16 +60,19 @@ std::unique_ptr<GpuKernels> GpuKernels::compile(const std::string &text,
   return result;
 }
 
-void GpuKernels::run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed) {
+void GpuKernels::run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed,
+                     size_t caches) {
   ASSERT_LT(dispatch, dispatches.size());
   emulator::Options options;
   options.seed = seed;
   auto machine = emulator::Emulator::create(text, "kernels.mlir", options);
   ASSERT_TRUE(bool(machine)) << llvm::toString(machine.takeError());
   emulator::Launch launch = dispatches[dispatch];
-  for (Buffer *argument : arguments) {
-    auto kind = argument == arguments.back() ? emulator::MemoryKind::Scratch
-                                             : emulator::MemoryKind::Constant;
+  for (auto [number, argument] : llvm::enumerate(arguments)) {
+    size_t behind = arguments.size() - 1 - number;
+    auto kind = behind == 0        ? emulator::MemoryKind::Scratch
+                : behind <= caches ? emulator::MemoryKind::Persistent
+                                   : emulator::MemoryKind::Constant;
     std::string name = "argument " + std::to_string(launch.buffers.size());
     uint32_t memory = (*machine)->addMemory(name, argument->as<void>(), argument->size(), kind);
     launch.buffers.push_back((*machine)->addBuffer(name, memory, 0, argument->size()));

@@ -25,9 +25,10 @@ public:
   /// The dispatches in the module, in order; without buffers.
   std::vector<emulator::Launch> dispatches;
 
-  /// Runs a dispatch on its buffers, of which the last is the only one written. A fault, or a write
-  /// beyond a buffer, is a failure of the test.
-  void run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed);
+  /// Runs a dispatch on its buffers, of which the last is written, and the `caches` before it. A
+  /// fault, or a write beyond a buffer, is a failure of the test.
+  void run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed,
+           size_t caches = 0);
 
 private:
   std::string text;

@@ -74,7 +74,8 @@ TEST_F(EvaluatorTest, ReadsWeightsOnce) {
 
 TEST_F(EvaluatorTest, KeepsCachesFromStepToStep) {
   // The mean of all values so far: all scores are equal.
-  loadFunction("model.cache @k : tensor<4x1x1xf16>\nmodel.cache @v : tensor<4x1x1xf16>",
+  loadFunction("model.cache @k : !quantized.cache<1x4x1x1xf16>\nmodel.cache @v : "
+               "!quantized.cache<1x4x1x1xf16>",
                "(%x: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf32>", R"(
     %zero = arith.constant dense<0.0> : tensor<1x1xf32>
     model.cache_append @k, %zero at %p : tensor<1x1xf32>, tensor<1xi32>
@@ -89,7 +90,7 @@ TEST_F(EvaluatorTest, KeepsCachesFromStepToStep) {
 }
 
 TEST_F(EvaluatorTest, HookSeesEveryOperation) {
-  loadFunction("model.weight @w : tensor<1x1xf32>\nmodel.cache @k : tensor<4x1x1xf16>",
+  loadFunction("model.weight @w : tensor<1x1xf32>\nmodel.cache @k : !quantized.cache<1x4x1x1xf16>",
                "(%x: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf16>", R"(
     %w = model.parameter @w : tensor<1x1xf32>
     %r = fused.matvec %x weights(%w) segments [1] : tensor<1x1xf32>, tensor<1x1xf32> -> tensor<1x1xf16>
@@ -119,7 +120,7 @@ TEST_F(EvaluatorTest, HookSeesEveryOperation) {
                                        "fused.matvec 30.000000 of 5.000000"};
   call({floats({1, 1}, {5}), ints({3})});
   EXPECT_EQ(seen, expected);
-  EXPECT_EQ(evaluator->cache("k")->values, (Floats{0, 0, 0, 30}));
+  EXPECT_EQ(evaluator->cache("k")->values.values, (Floats{0, 0, 0, 30}));
   // Weights that are known are still seen.
   seen.clear();
   call({floats({1, 1}, {5}), ints({3})});

@@ -275,7 +275,7 @@ TEST_F(FusedTest, PackedWeightsWithWrongRecipes) {
           quantized.packed @columns of [@a, @n] : !quantized.tensor<4x32xi8, group = 32>
           quantized.packed @shape of [@a] : tensor<2x31xf32>
           quantized.packed @nested of [@rows] : !quantized.tensor<3x32xi8, group = 32>
-          model.cache @k : tensor<1x1x1xf16>
+          model.cache @k : !quantized.cache<1x1x1x1xf16>
           quantized.packed @infinite of [@bad] : !quantized.tensor<1x32xf16>)");
   weights.set("a", floats({2, 32}, Floats(64, 1)));
   weights.set("n", floats({2, 64}, Floats(128, 1)));
@@ -300,7 +300,8 @@ TEST_F(FusedTest, PackedWeightsWithWrongRecipes) {
 }
 
 TEST_F(FusedTest, AttentionRoundsWeightsAndResult) {
-  loadFunction("model.cache @k : tensor<2x1x1xf16>\nmodel.cache @v : tensor<2x1x1xf16>",
+  loadFunction("model.cache @k : !quantized.cache<1x2x1x1xf16>\nmodel.cache @v : "
+               "!quantized.cache<1x2x1x1xf16>",
                "(%q: tensor<1x1xf16>, %p: tensor<1xi32>) -> tensor<1x1xf16>", R"(
     %r = fused.attention %q, @k, @v at %p scale 1.0 : tensor<1x1xf16>, tensor<1xi32> -> tensor<1x1xf16>
     return %r : tensor<1x1xf16>)");
@@ -308,8 +309,8 @@ TEST_F(FusedTest, AttentionRoundsWeightsAndResult) {
   // while the sum that divides has it unrounded. 2048 * 0.518555 / 1.518793 = 699.239, among halves
   // (multiples of 0.5 here) 699; without the rounding it were 699.561, with the rounding in the sum
   // too 699.349, both 699.5.
-  evaluator->cache("k")->values = {0, -0.65625f};
-  evaluator->cache("v")->values = {0, 2048};
+  evaluator->cache("k")->values.values = {0, -0.65625f};
+  evaluator->cache("v")->values.values = {0, 2048};
   EXPECT_EQ(call({floats({1, 1}, {1}), ints({1})}).values, Floats{699});
   EXPECT_EQ(error({floats({1, 1}, {1}), ints({2})}),
             "fused.attention: position 2 is outside the cache of 2");

@@ -163,9 +163,9 @@ TEST_F(OpsTest, RopeTable) {
 }
 
 TEST_F(OpsTest, CacheAppendRoundsToTheCachesType) {
-  loadFunction(R"(model.cache @f16 : tensor<4x1x2xf16>
-                  model.cache @bf16 : tensor<4x1x2xbf16>
-                  model.cache @f32 : tensor<4x1x2xf32>)",
+  loadFunction(R"(model.cache @f16 : !quantized.cache<1x4x1x2xf16>
+                  model.cache @bf16 : !quantized.cache<1x4x1x2xbf16>
+                  model.cache @f32 : !quantized.cache<1x4x1x2xf32>)",
                "(%x: tensor<2x2xf32>, %p: tensor<2xi32>)", R"(
     model.cache_append @f16, %x at %p : tensor<2x2xf32>, tensor<2xi32>
     model.cache_append @bf16, %x at %p : tensor<2x2xf32>, tensor<2xi32>
@@ -175,25 +175,27 @@ TEST_F(OpsTest, CacheAppendRoundsToTheCachesType) {
   call({x, ints({2, 0})});
   // 1/3 is 0x1.555556p-2; halves have 10 bits after the point, bfloats 7. 2049 and 2051 are ties in
   // f16.
-  EXPECT_EQ(evaluator->cache("f16")->values,
+  EXPECT_EQ(evaluator->cache("f16")->values.values,
             (Floats{-0x1.554p-2f, 2052, 0, 0, 0x1.554p-2f, 2048, 0, 0}));
-  EXPECT_EQ(evaluator->cache("bf16")->values,
+  EXPECT_EQ(evaluator->cache("bf16")->values.values,
             (Floats{-0x1.56p-2f, 2048, 0, 0, 0x1.56p-2f, 2048, 0, 0}));
-  EXPECT_EQ(evaluator->cache("f32")->values, (Floats{-1.0f / 3, 2051, 0, 0, 1.0f / 3, 2049, 0, 0}));
+  EXPECT_EQ(evaluator->cache("f32")->values.values,
+            (Floats{-1.0f / 3, 2051, 0, 0, 1.0f / 3, 2049, 0, 0}));
   evaluator->resetCaches();
-  EXPECT_EQ(evaluator->cache("f16")->values, Floats(8, 0.0f));
+  EXPECT_EQ(evaluator->cache("f16")->values.values, Floats(8, 0.0f));
   EXPECT_EQ(evaluator->cache("none"), nullptr);
   EXPECT_EQ(error({x, ints({0, 4})}), "model.cache_append: position 4 is outside the cache of 4");
 }
 
 TEST_F(OpsTest, AttentionMixesValues) {
   // Scores 0 and ln 3 at positions 0 and 1: weights 1/4 and 3/4. Position 2 is in the future.
-  loadFunction("model.cache @k : tensor<3x1x2xf32>\nmodel.cache @v : tensor<3x1x2xf32>",
+  loadFunction("model.cache @k : !quantized.cache<1x3x1x2xf32>\nmodel.cache @v : "
+               "!quantized.cache<1x3x1x2xf32>",
                "(%q: tensor<1x2xf32>, %p: tensor<1xi32>) -> tensor<1x2xf32>", R"(
     %r = model.attention %q, @k, @v at %p scale 0.5 : tensor<1x2xf32>, tensor<1xi32>
     return %r : tensor<1x2xf32>)");
-  evaluator->cache("k")->values = {1, 0, 0, 1, 9, 9};
-  evaluator->cache("v")->values = {4, 0, 0, 8, 100, 100};
+  evaluator->cache("k")->values.values = {1, 0, 0, 1, 9, 9};
+  evaluator->cache("v")->values.values = {4, 0, 0, 8, 100, 100};
   Tensor q = floats({1, 2}, {0, static_cast<float>(2 * std::log(3.0))});
   expectNear(call({q, ints({1})}).values, {1, 6});
   expectNear(call({q, ints({0})}).values, {4, 0});
@@ -202,37 +204,40 @@ TEST_F(OpsTest, AttentionMixesValues) {
 
 TEST_F(OpsTest, AttentionOverAWindow) {
   // All scores are equal: a result is the mean of the values of the last two positions.
-  loadFunction("model.cache @k : tensor<4x1x1xf32>\nmodel.cache @v : tensor<4x1x1xf32>",
+  loadFunction("model.cache @k : !quantized.cache<1x4x1x1xf32>\nmodel.cache @v : "
+               "!quantized.cache<1x4x1x1xf32>",
                "(%q: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf32>", R"(
     %r = model.attention %q, @k, @v at %p scale 1.0 window 2 : tensor<1x1xf32>, tensor<1xi32>
     return %r : tensor<1x1xf32>)");
   float nan = std::numeric_limits<float>::quiet_NaN();
-  evaluator->cache("k")->values = {1, 1, 1, 1};
-  evaluator->cache("v")->values = {2, 4, 8, 16};
+  evaluator->cache("k")->values.values = {1, 1, 1, 1};
+  evaluator->cache("v")->values.values = {2, 4, 8, 16};
   expectNear(call({floats({1, 1}, {1}), ints({0})}).values, {2});
   expectNear(call({floats({1, 1}, {1}), ints({1})}).values, {3});
   expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
   // What is behind the window does not count, whatever it is.
-  evaluator->cache("k")->values = {nan, nan, 1, 1};
-  evaluator->cache("v")->values = {nan, nan, 8, 16};
+  evaluator->cache("k")->values.values = {nan, nan, 1, 1};
+  evaluator->cache("v")->values.values = {nan, nan, 8, 16};
   expectNear(call({floats({1, 1}, {1}), ints({3})}).values, {12});
 }
 
 TEST_F(OpsTest, AttentionOfLargeScores) {
   // exp(1000) is no double: the greatest score has to be taken off first.
-  loadFunction("model.cache @k : tensor<2x1x1xf32>\nmodel.cache @v : tensor<2x1x1xf32>",
+  loadFunction("model.cache @k : !quantized.cache<1x2x1x1xf32>\nmodel.cache @v : "
+               "!quantized.cache<1x2x1x1xf32>",
                "(%q: tensor<1x1xf32>, %p: tensor<1xi32>) -> tensor<1x1xf32>", R"(
     %r = model.attention %q, @k, @v at %p scale 1.0 : tensor<1x1xf32>, tensor<1xi32>
     return %r : tensor<1x1xf32>)");
-  evaluator->cache("k")->values = {1000, 1000};
-  evaluator->cache("v")->values = {2, 4};
+  evaluator->cache("k")->values.values = {1000, 1000};
+  evaluator->cache("v")->values.values = {2, 4};
   expectNear(call({floats({1, 1}, {1}), ints({1})}).values, {3});
 }
 
 TEST_F(OpsTest, AttentionGroupsQueriesAndRows) {
   // Two key/value heads of one number, four query heads, two rows at positions 0 and 1. All scores
   // are equal, so that a result is the mean of its head's values up to its row's position.
-  loadFunction("model.cache @k : tensor<2x2x1xf16>\nmodel.cache @v : tensor<2x2x1xf16>",
+  loadFunction("model.cache @k : !quantized.cache<1x2x2x1xf16>\nmodel.cache @v : "
+               "!quantized.cache<1x2x2x1xf16>",
                "(%q: tensor<2x4xf32>, %k: tensor<2x2xf32>, %v: tensor<2x2xf32>, %p: tensor<2xi32>) "
                "-> tensor<2x4xf32>",
                R"(

@@ -230,6 +230,9 @@ TEST_F(SluiceRun, BenchSaysHowTokensWereChosen) {
   json result = bench("");
   EXPECT_EQ(result["sampling"], "greedy");
   EXPECT_EQ(result["sampled_in_step"], false);
+  EXPECT_EQ(result["starts_ahead"], false);
+  EXPECT_EQ(result["memory"]["keys_and_values"], TestArtifact::context * TestArtifact::hidden * 4);
+  EXPECT_EQ(result["memory"]["intermediate_results"], 384);
   // Other options are those of `run`, with its defaults.
   EXPECT_EQ(bench("--temp 0.8")["sampling"], "temperature 0.8, top-k 40, top-p 0.95, min-p 0.05");
   EXPECT_EQ(bench("--temp 2 --top-k 0 --top-p 1 --min-p 0 --seed 3")["sampling"], "temperature 2");
@@ -241,8 +244,13 @@ TEST_F(SluiceRun, BenchSaysHowTokensWereChosen) {
   EXPECT_EQ(bench("--repeat-penalty 1.5")["sampled_in_step"], false);
   EXPECT_EQ(bench("--repeat-penalty 1.5 --repeat-window 0")["sampled_in_step"], true);
   Outcome outcome = run("bench {} -n 5 --repeat 1 --temp 1.5 --min-p 0");
-  EXPECT_NE(outcome.out.find(
-                "\nsampling        temperature 1.5, top-k 40, top-p 0.95, in the step\nspeed "),
+  EXPECT_NE(
+      outcome.out.find("\nsampling        temperature 1.5, top-k 40, top-p 0.95, in the step\n"
+                       "steps           each starts when the host knows its token\nspeed "),
+      std::string::npos)
+      << outcome.out;
+  EXPECT_NE(outcome.out.find("\nmemory          weights 38.0 kB, keys and values of 48 positions "
+                             "6.14 kB, intermediate results 384 B\n"),
             std::string::npos)
       << outcome.out;
 }

@@ -139,7 +139,10 @@ const std::vector<Corruption> corruptions = {
     {"ArenaTooLarge",
      [](A &a) { a.plan["arena_bytes"] = int64_t(1) << 46; },
      {},
-     {"plan.json", "bytes of memory, this machine has"}},
+     {"plan.json",
+      "a session needs 70368744185088 bytes of memory (weights 0, keys and values of 48 positions "
+      "6144, the rest 70368744178944), this machine has ",
+      " free; compile the model with smaller weights or a shorter context"}},
     {"ArenaBuffersCollide",
      [](A &a) { buffer(a, "pong")["offset"] = 192; },
      {},
@@ -163,7 +166,8 @@ const std::vector<Corruption> corruptions = {
     {"HugeCache",
      [](A &a) { buffer(a, "cache")["bytes"] = int64_t(1) << 47; },
      {},
-     {"plan.json", "bytes of memory, this machine has"}},
+     {"plan.json", "keys and values of 48 positions 140737488355328, the rest 1",
+      "this machine has "}},
     {"ShapeLargerThanBytes",
      [](A &a) { buffer(a, "cache")["shape"] = {480, 32}; },
      {},
@@ -230,6 +234,35 @@ const std::vector<Corruption> corruptions = {
      },
      {},
      {"plan.json", "\"next\" is output, 2 x i32", "expected output, 1 x i32"}},
+    {"FedByNothing",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "token")["fed_by"] = "prev";
+     },
+     {},
+     {"plan.json", "buffers[0].fed_by is 'prev'", "expected the name of an output"}},
+    {"FedByAnInput",
+     [](A &a) { buffer(a, "token")["fed_by"] = "position"; },
+     {},
+     {"plan.json", "buffers[0].fed_by is 'position'", "expected the name of an output"}},
+    {"FedByAnotherType",
+     [](A &a) { buffer(a, "token")["fed_by"] = "logits"; },
+     {},
+     {"plan.json", "buffers[0].fed_by names \"logits\"", "is not that of \"token\""}},
+    {"TwoAreFed",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "position")["fed_by"] = "next";
+     },
+     {},
+     {"plan.json", "buffers[1].fed_by names \"next\"", "feeds \"token\" already"}},
+    {"AnOutputIsFed",
+     [](A &a) {
+       a.addSampling();
+       buffer(a, "logits")["fed_by"] = "next";
+     },
+     {},
+     {"plan.json", "fed_by is for inputs only", "\"logits\" is output"}},
     {"SamplingTooShort",
      [](A &a) {
        a.addSampling();

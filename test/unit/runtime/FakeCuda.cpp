@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <set>
@@ -18,6 +19,7 @@
 using namespace sluice::runtime::cuda;
 using sluice::runtime::test::FakeCuda;
 using sluice::runtime::test::FakeLaunch;
+using sluice::runtime::test::WorkOrder;
 
 extern "C" {
 void embed(void *const *args, int64_t begin, int64_t end);
@@ -25,6 +27,9 @@ void attend(void *const *args, int64_t begin, int64_t end);
 void rotate(void *const *args, int64_t begin, int64_t end);
 void head(void *const *args, int64_t begin, int64_t end);
 void choose(void *const *args, int64_t begin, int64_t end);
+void draw(void *const *args, int64_t begin, int64_t end);
+void spoil(void *const *args, int64_t begin, int64_t end);
+void spoil_late(void *const *args, int64_t begin, int64_t end);
 }
 
 #define FAKE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -42,18 +47,34 @@ struct Kernel {
   std::function<void(const std::vector<uint64_t> &, unsigned grid)> run;
 };
 
+using Action = std::function<void()>;
+
+/// What a stream has to do: an action, or waiting until an event's record of this number is done.
 struct Work {
-  std::function<void()> action;
+  Action action;
+  void *event = nullptr;
+  uint64_t record = 0;
+};
+
+struct FakeEvent {
+  /// How many records were asked for, and how many are done.
+  uint64_t recorded = 0, done = 0;
+  /// Where the last one was asked for.
+  void *stream = nullptr;
+  /// Time of the last record that is done.
+  double time = 0;
 };
 
 FakeCuda state;
 std::map<uint64_t, size_t> memory; // address (with the bit) to bytes
-std::set<void *> contexts, modules, streams, pinnedMemory;
-std::map<void *, double> events; // time of the last record, or negative
-std::map<void *, std::vector<Work>> graphs, graphExecs;
+std::set<void *> contexts, modules, pinnedMemory;
+std::map<void *, std::deque<Work>> streams;
+std::set<void *> graphStreams;
+std::map<void *, FakeEvent> events;
+std::map<void *, std::vector<Action>> graphs, graphExecs;
 std::vector<void *> contextStack;
 bool capturing = false;
-std::vector<Work> captured;
+std::vector<Action> captured;
 std::map<std::string, int> callCounts;
 double fakeClock = 0;
 
@@ -88,6 +109,9 @@ std::vector<Kernel> kernels = {
     hostKernel("rotate", 2, rotate),
     hostKernel("head", 4, head),
     hostKernel("choose", 3, choose),
+    hostKernel("draw", 3, draw),
+    hostKernel("spoil", 1, spoil),
+    hostKernel("spoil_late", 2, spoil_late),
     {"sluice_read_ceiling", 3,
      [](const std::vector<uint64_t> &values, unsigned grid) {
        auto *bytes = reinterpret_cast<const uint64_t *>(hostAddress(values[1], 8));
@@ -153,15 +177,43 @@ template <typename Handle> Handle newHandle() {
   return reinterpret_cast<Handle>(all.back().get());
 }
 
-Result enqueue(Stream stream, std::function<void()> action) {
+/// Does the stream's work, and what it waits for on other streams, until `done` says so or nothing
+/// is left.
+void work(void *stream, const std::function<bool()> &done) {
+  while (!done() && !streams[stream].empty()) {
+    Work next = streams[stream].front();
+    if (next.event && events[next.event].done < next.record) {
+      void *other = events[next.event].stream;
+      work(other, [&] { return events[next.event].done >= next.record; });
+      if (events[next.event].done < next.record)
+        return complain("a stream waits for what never comes");
+      continue;
+    }
+    streams[stream].pop_front();
+    if (next.action)
+      next.action();
+  }
+}
+
+void workAll(void *stream) {
+  work(stream, [] { return false; });
+}
+
+Result enqueue(Stream stream, Work item) {
   if (!isHandle(streams, stream))
     return invalidHandle;
-  if (capturing)
-    captured.push_back({std::move(action)});
-  else
-    action();
+  if (capturing && item.action) {
+    captured.push_back(std::move(item.action));
+    return success;
+  }
+  streams[stream].push_back(std::move(item));
+  if (state.order == WorkOrder::Early ||
+      (state.order == WorkOrder::GraphsEarly && graphStreams.count(stream)))
+    workAll(stream);
   return success;
 }
+
+Result enqueue(Stream stream, Action action) { return enqueue(stream, Work{std::move(action)}); }
 
 } // namespace
 
@@ -337,6 +389,9 @@ FAKE_EXPORT Result cuMemAlloc_v2(DevicePointer *pointer, size_t bytes) {
 FAKE_EXPORT Result cuMemFree_v2(DevicePointer pointer) {
   BEGIN();
   auto found = memory.find(pointer);
+  for (auto &[stream, items] : streams)
+    if (!items.empty())
+      complain("memory is freed while a stream has work to do");
   if (found == memory.end()) {
     complain("memory is freed that is not allocated");
     return invalidValue;
@@ -402,24 +457,37 @@ FAKE_EXPORT Result cuMemsetD8Async(DevicePointer to, unsigned char value, size_t
 FAKE_EXPORT Result cuStreamCreate(Stream *stream, unsigned) {
   BEGIN();
   *stream = newHandle<Stream>();
-  streams.insert(*stream);
+  streams[*stream] = {};
   ++state.streams;
   return success;
 }
 FAKE_EXPORT Result cuStreamDestroy_v2(Stream stream) {
   BEGIN();
+  if (streams.count(stream) && !streams[stream].empty())
+    complain("a stream is destroyed that has work to do");
   if (!streams.erase(stream))
     return invalidHandle;
   --state.streams;
   return success;
 }
 FAKE_EXPORT Result cuStreamSynchronize(Stream stream) {
-  BEGIN();
   if (capturing) {
     complain("synchronized while capturing");
     return invalidHandle;
   }
-  return isHandle(streams, stream) ? success : invalidHandle;
+  if (!isHandle(streams, stream))
+    return invalidHandle;
+  // A failure is one of the work, after which none is left.
+  workAll(stream);
+  BEGIN();
+  return success;
+}
+FAKE_EXPORT Result cuStreamWaitEvent(Stream stream, Event event, unsigned) {
+  BEGIN();
+  if (!isHandle(events, event) || capturing)
+    return invalidHandle;
+  // As the driver has it: only records that were asked for before count, and none is no wait.
+  return enqueue(stream, Work{{}, event, events[event].recorded});
 }
 FAKE_EXPORT Result cuStreamBeginCapture_v2(Stream stream, int) {
   BEGIN();
@@ -453,13 +521,15 @@ FAKE_EXPORT Result cuGraphUpload(GraphExec exec, Stream) {
   BEGIN();
   return isHandle(graphExecs, exec) ? success : invalidHandle;
 }
-FAKE_EXPORT Result cuGraphLaunch(GraphExec exec, Stream) {
+FAKE_EXPORT Result cuGraphLaunch(GraphExec exec, Stream stream) {
   BEGIN();
   if (!isHandle(graphExecs, exec))
     return invalidHandle;
-  for (Work &work : graphExecs[exec])
-    work.action();
-  return success;
+  graphStreams.insert(stream);
+  return enqueue(stream, [actions = graphExecs[exec]] {
+    for (const Action &action : actions)
+      action();
+  });
 }
 FAKE_EXPORT Result cuGraphExecDestroy(GraphExec exec) {
   BEGIN();
@@ -478,7 +548,7 @@ FAKE_EXPORT Result cuGraphDestroy(Graph graph) {
 FAKE_EXPORT Result cuEventCreate(Event *event, unsigned) {
   BEGIN(false);
   *event = newHandle<Event>();
-  events[*event] = -1;
+  events[*event] = {};
   ++state.events;
   return success;
 }
@@ -493,19 +563,35 @@ FAKE_EXPORT Result cuEventRecord(Event event, Stream stream) {
   BEGIN();
   if (!isHandle(events, event))
     return invalidHandle;
-  return enqueue(stream, [=] { events[event] = fakeClock; });
+  if (capturing)
+    return invalidHandle;
+  FakeEvent &recorded = events[event];
+  recorded.stream = stream;
+  return enqueue(stream, [event, number = ++recorded.recorded] {
+    // It may be gone.
+    if (auto found = events.find(event); found != events.end()) {
+      found->second.done = number;
+      found->second.time = fakeClock;
+    }
+  });
 }
 FAKE_EXPORT Result cuEventSynchronize(Event event) {
+  if (!isHandle(events, event))
+    return invalidHandle;
+  FakeEvent &awaited = events[event];
+  if (awaited.recorded)
+    work(awaited.stream, [&] { return awaited.done == awaited.recorded; });
   BEGIN();
-  if (!isHandle(events, event) || events[event] < 0)
-    complain("waits for an event that was not recorded");
   return success;
 }
 FAKE_EXPORT Result cuEventElapsedTime(float *milliseconds, Event start, Event end) {
   BEGIN(false);
-  if (!isHandle(events, start) || !isHandle(events, end) || events[start] < 0 || events[end] < 0)
+  if (!isHandle(events, start) || !isHandle(events, end))
     return invalidHandle;
-  *milliseconds = static_cast<float>((events[end] - events[start]) * 1e3);
+  for (Event event : {start, end})
+    if (events[event].recorded == 0 || events[event].done != events[event].recorded)
+      return invalidHandle;
+  *milliseconds = static_cast<float>((events[end].time - events[start].time) * 1e3);
   return success;
 }
 FAKE_EXPORT Result cuLaunchKernelEx(const LaunchConfig *config, Function function,
@@ -535,6 +621,7 @@ FAKE_EXPORT Result cuLaunchKernelEx(const LaunchConfig *config, Function functio
     complain(kernel.name + " has more shared memory than was allowed");
   state.launches.push_back(launch);
   return enqueue(config->stream, [run = kernel.run, launch] {
+    state.executed.push_back(launch.kernel);
     run(launch.arguments, launch.grid);
     fakeClock += 1e-6 * launch.grid;
   });

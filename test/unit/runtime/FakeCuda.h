@@ -3,7 +3,9 @@
 
 // A CUDA driver without a GPU, for tests: a library with the driver API's entry points that the
 // runtime uses, whose device memory is host memory and whose kernels are host functions. It records
-// what it is asked for, and complains about what a driver would not forgive.
+// what it is asked for, and complains about what a driver would not forgive. Streams hold their
+// work back until somebody waits for it, so that whoever does not wait finds old bytes; or they do
+// it as soon as they may, so that whoever does not keep them back finds bytes that are too new.
 
 #ifndef SLUICE_TEST_UNIT_RUNTIME_FAKECUDA_H
 #define SLUICE_TEST_UNIT_RUNTIME_FAKECUDA_H
@@ -23,6 +25,10 @@ struct FakeLaunch {
   std::vector<uint64_t> arguments = {};
 };
 
+/// When streams do their work: as late as they can, as early as events allow, or early only on
+/// streams that graphs were launched on, whose work the others' does not keep up with.
+enum class WorkOrder { Late, Early, GraphsEarly };
+
 struct FakeCuda {
   // What the driver and the GPU are.
   int version = 12040, devices = 1, major = 9, minor = 0, multiprocessors = 4;
@@ -34,6 +40,7 @@ struct FakeCuda {
   int failAfter = 0, failure = 719;
   /// What the driver's compiler says; empty compiles everything.
   std::string jitLog;
+  WorkOrder order = WorkOrder::Late;
 
   // What happened. Calls in order, without queries.
   std::vector<std::string> calls;
@@ -47,6 +54,8 @@ struct FakeCuda {
   size_t uploadedBytes = 0, largestUpload = 0;
   /// Bytes of each copy to the host.
   std::vector<size_t> downloads;
+  /// Kernels that have run, in order; graphs' ones included.
+  std::vector<std::string> executed;
   /// Things that are alive.
   int contexts = 0, modules = 0, streams = 0, events = 0, graphs = 0, graphExecs = 0, pinned = 0,
       current = 0;

@@ -227,6 +227,10 @@ TEST_F(Next, TheDeviceChoosesFromTheSamplersWords) {
               10 + TestArtifact::bias(TestArtifact::next(token)));
   }
   EXPECT_EQ(session.position(), 3);
+  // A step that is measured chooses as the last one did.
+  sampling::SamplingWords words = wordsIn(session);
+  session.profile(7);
+  expectEqual(wordsIn(session), words);
   // Greedy sends zeros, and the words of the step before are not left there.
   options.temperature = 0;
   Sampler greedy(options);

@@ -19,7 +19,10 @@ TEST(Plan, SamplesIfItHasTheInputForIt) {
   TestArtifact artifact;
   EXPECT_FALSE(Plan::parse(artifact.planText(), "plan.json").samples());
   artifact.addSampling();
-  EXPECT_TRUE(Plan::parse(artifact.planText(), "plan.json").samples());
+  Plan plan = Plan::parse(artifact.planText(), "plan.json");
+  EXPECT_TRUE(plan.samples());
+  EXPECT_EQ(plan.buffers[plan.bufferIndex("token")].fedBy, plan.bufferIndex("next"));
+  EXPECT_FALSE(plan.buffers[plan.bufferIndex("position")].fedBy);
 }
 
 /// Intermediate results are called by what they are of.

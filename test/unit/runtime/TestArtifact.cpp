@@ -251,7 +251,7 @@ void TestArtifact::setBias(int32_t token, uint8_t steps) {
   weights[weights.size() - vocab + token] = static_cast<char>(steps);
 }
 
-void TestArtifact::addSampling() {
+void TestArtifact::addSampling(const std::string &kernel) {
   json &launches = plan["steps"]["decode"]["launches"];
   // The weights of this name make way; their tensor keeps it.
   for (json &buffer : plan["buffers"])
@@ -265,9 +265,10 @@ void TestArtifact::addSampling() {
       {{"name", "sampling"}, {"kind", "input"}, {"type", "i32"}, {"shape", {1, 8}}, {"bytes", 32}});
   plan["buffers"].push_back(
       {{"name", "next"}, {"kind", "output"}, {"type", "i32"}, {"shape", {1}}, {"bytes", 4}});
+  plan["buffers"][0]["fed_by"] = "next";
   json choose = launches.back();
   choose.erase("traffic");
-  choose["kernel"] = choose["label"] = "choose";
+  choose["kernel"] = choose["label"] = kernel;
   choose["grid"] = 1;
   choose["arguments"] = {"logits", "sampling", "next"};
   launches.push_back(choose);

@@ -66,8 +66,9 @@ public:
   /// Makes the model predict another token after `token`, and changes the bias of another.
   void setNext(int32_t token, int32_t following);
   void setBias(int32_t token, uint8_t steps);
-  /// Makes the step choose the next token, by kernels.c's "choose": buffers "sampling" and "next".
-  void addSampling();
+  /// Makes the step choose the next token, by kernels.c's "choose" or "draw": buffers "sampling"
+  /// and "next", which feeds "token".
+  void addSampling(const std::string &kernel = "choose");
 
   nlohmann::json plan;
   std::string kernels, weights, tokenizer;

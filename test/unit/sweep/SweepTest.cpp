@@ -119,9 +119,13 @@ std::vector<Shape> shapesOf(const Model &m) {
   return shapes;
 }
 
+std::string cacheType(const Shape &s, int64_t context) {
+  return "!quantized.cache<1x" + std::to_string(context) + "x" + std::to_string(s.keyHeads) + "x" +
+         std::to_string(s.headDim) + "xf16>";
+}
+
 std::string attentionText(const Shape &s) {
-  std::string cache = tensor({s.context, s.keyHeads, s.headDim}, "f16"),
-              query = tensor({1, s.heads * s.headDim}, "f16");
+  std::string cache = cacheType(s, s.context), query = tensor({1, s.heads * s.headDim}, "f16");
   return "model.cache @k : " + cache + "\nmodel.cache @v : " + cache +
          "\nfunc.func @f(%q: " + query + ", %p: tensor<1xi32>) -> " + query +
          " {\n  %y = fused.attention %q, @k, @v at %p scale 0.125 : " + query +
@@ -167,9 +171,8 @@ std::string productText(const Shape &s, const Format &format) {
                "\n    %m = arith.mulf %a, %s1 : " + sum + "\n    %r = arith.truncf %m : " + sum +
                " to " + half + "\n    fused.yield %r : " + half + "\n  }";
   } else if (s.kind == Kind::QueryKeyValue) {
-    std::string cache = tensor({2048, s.keyHeads, s.headDim}, "f16"),
-                kv = tensor({1, s.rows[1]}, "f32"), d = std::to_string(s.headDim),
-                table = tensor({2048, s.headDim}, "f32");
+    std::string cache = cacheType(s, 2048), kv = tensor({1, s.rows[1]}, "f32"),
+                d = std::to_string(s.headDim), table = tensor({2048, s.headDim}, "f32");
     globals += "model.cache @k : " + cache + "\nmodel.cache @v : " + cache + "\n";
     arguments += ", %at: tensor<1xi32>, %t: " + table;
     auto rotary = [&](const char *to, const char *from, const std::string &type) {
@@ -206,7 +209,7 @@ std::string compile(const std::string &text, const TargetDescription &target,
     return "cannot parse: " + error + "\n" + text;
   mlir::PassManager pm(&context);
   pm.addPass(createFusedPackWeights({target.name}));
-  pm.addPass(createFusedPadCaches({target.name}));
+  pm.addPass(createFusedTileCaches({target.name}));
   pm.addPass(createFusedAssignSchedules({target.name}));
   if (target.isGpu())
     pm.addPass(createConvertFusedToGpu({target.name}));

@@ -96,8 +96,8 @@ TEST_F(ModelBuilderTest, BuildsTheWholeLlamaGraph) {
        "size 131072\n",
        "model.weight @blk.0.attn_k : tensor<128x256xf16>",
        "model.weight @blk.0.attn_v : tensor<128x256xf16>",
-       "model.cache @cache.k.0 : tensor<2048x2x64xf16>",
-       "model.cache @cache.v.0 : tensor<2048x2x64xf16>",
+       "model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>",
+       "model.cache @cache.v.0 : !quantized.cache<1x2048x2x64xf16>",
        "model.weight @blk.0.attn_output : tensor<256x256xf16>",
        "model.weight @blk.0.ffn_norm : tensor<256xf16>",
        "model.weight @blk.0.ffn_gate : tensor<768x256xf16>",
@@ -297,10 +297,10 @@ TEST_F(ModelBuilderTest, ChoosesTheContext) {
     auto cache = module->lookupSymbol<model::CacheOp>("cache.v.0");
     return std::string(StringRef(text(*module))
                                .contains("context_length = " +
-                                         std::to_string(cache.getTensorType().getDimSize(0)) + " :")
+                                         std::to_string(cache.getCacheType().getPositions()) + " :")
                            ? ""
                            : "config differs ") +
-           std::to_string(cache.getTensorType().getDimSize(0));
+           std::to_string(cache.getCacheType().getPositions());
   };
   EXPECT_EQ(caches({}), "4096");
   EXPECT_EQ(caches({.context = 131072}), "131072");

@@ -1,0 +1,178 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "CachedAttention.h"
+
+#include "dialects/Quantized/Quantized.h"
+
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using formats::CacheOrder;
+using formats::CacheShape;
+using reference::Tensor;
+
+CachedAttention &CachedAttention::caches(llvm::StringRef keys, llvm::StringRef values) {
+  keyChoice = llvm::cantFail(formats::CacheScheme::parse(keys, true)).common;
+  valueChoice = llvm::cantFail(formats::CacheScheme::parse(values, false)).common;
+  return *this;
+}
+
+CacheShape CachedAttention::shape(bool keys, bool isGpu) const {
+  CacheOrder order = isGpu  ? keys ? CacheOrder::MmaKeys : CacheOrder::MmaValues
+                     : keys ? CacheOrder::LanesKeys
+                            : CacheOrder::LanesValues;
+  return {sequences, positions, heads, dim, (keys ? keyChoice : valueChoice).encoding, order};
+}
+
+std::string CachedAttention::text(const std::string &schedule, bool isGpu) const {
+  mlir::MLIRContext context;
+  context.loadDialect<quantized::QuantizedDialect>();
+  auto cacheType = [&](bool keys) {
+    using quantized::CacheLayout;
+    CacheLayout layout = isGpu  ? keys ? CacheLayout::MmaKeys : CacheLayout::MmaValues
+                         : keys ? CacheLayout::LanesKeys
+                                : CacheLayout::LanesValues;
+    std::string result;
+    llvm::raw_string_ostream(result) << quantized::CacheType::get(
+        &context, {sequences, positions, heads, dim}, shape(keys, isGpu).encoding, layout);
+    return result;
+  };
+  auto tensor = [&](int64_t columns, const char *element) {
+    return "tensor<" + std::to_string(tokens) + "x" + std::to_string(columns) + "x" + element + ">";
+  };
+  std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
+              at = "tensor<" + std::to_string(tokens) + "xi32>", result = tensor(width(), "f16");
+  std::string number = std::to_string(scale), headDim = std::to_string(dim);
+  std::string module =
+      "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " + cacheType(false) +
+      "\nfunc.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
+      ", %p: " + at + ") -> " + result + " {\n  %y = fused.attention %q" +
+      (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " +
+      (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
+      (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+  if (appends) {
+    std::string q = "%q0", k = "%k0";
+    module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
+    if (keyChoice.rotated) {
+      module += "  %q1 = model.hadamard %q0 head_dim " + headDim + " : " + query +
+                "\n  %k1 = model.hadamard %k0 head_dim " + headDim + " : " + row + "\n";
+      q = "%q1";
+      k = "%k1";
+    }
+    module += "  model.cache_append @k, " + k + " at %p : " + row + ", " + at +
+              "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n  fused.yield " + q +
+              " : " + query + "\n}";
+  }
+  return module + "\n  return %y : " + result + "\n}\n";
+}
+
+CachedAttention::Data CachedAttention::data(Random &random) const {
+  int64_t count = sequences * positions * heads * dim;
+  Data data{random.normal(tokens * width(), 2.0f), random.normal(count), random.normal(count)};
+  // Channels that stand out, as keys have them, and positions of different size.
+  for (int64_t i = 0; i < count; ++i) {
+    if (i % dim % 37 == 5)
+      data.keys[i] += 4.0f;
+    data.values[i] *= i / (heads * dim) == 0 ? 0.05f : static_cast<float>(1 + i / dim % 5);
+  }
+  return data;
+}
+
+std::vector<Buffer *> CachedAttention::Step::arguments() {
+  std::vector<Buffer *> result;
+  for (Buffer &buffer : buffers)
+    result.push_back(&buffer);
+  return result;
+}
+
+CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<int32_t> &at,
+                                            bool isGpu) const {
+  Step step;
+  int64_t row = heads * dim;
+  auto sequenceOf = [&](int64_t token) { return sequences == 1 ? 0 : token; };
+  // What is appended, rotated where it is.
+  auto vectorOf = [&](const std::vector<float> &all, bool keys, int64_t sequence, int64_t position,
+                      int64_t head) {
+    Tensor x = Tensor::zeros({1, dim});
+    const float *from = all.data() + (sequence * positions + position) * row + head * dim;
+    x.values.assign(from, from + dim);
+    bool rotates = keys && keyChoice.rotated;
+    return rotates ? reference::hadamard(x, dim & -dim).values : x.values;
+  };
+  Buffer caches[2] = {Buffer(shape(true, isGpu).bytes()), Buffer(shape(false, isGpu).bytes())};
+  reference::Cache read[2];
+  for (int part = 0; part < 2; ++part) {
+    CacheShape layout = shape(part == 0, isGpu);
+    read[part] = reference::Cache(sequences, positions, heads, dim, layout.encoding);
+    std::memset(caches[part].as<void>(), 0xFF, caches[part].size());
+    std::vector<uint8_t> after(layout.bytes(), 0xFF);
+    for (int64_t sequence = 0; sequence < sequences; ++sequence) {
+      int64_t last = sequences == 1 ? *std::max_element(at.begin(), at.end()) : at[sequence];
+      int64_t first = sequences == 1 ? *std::min_element(at.begin(), at.end()) : last;
+      int64_t oldest = window ? std::max<int64_t>(0, first - *window + 1) : 0;
+      for (int64_t head = 0; head < heads; ++head)
+        for (int64_t position = oldest; position <= last; ++position) {
+          std::vector<float> x =
+              vectorOf(part ? data.values : data.keys, part == 0, sequence, position, head);
+          auto headOf = [&](uint8_t *bytes) {
+            return llvm::MutableArrayRef<uint8_t>(
+                bytes + (sequence * heads + head) * layout.headBytes(), layout.headBytes());
+          };
+          formats::storeCacheVector(layout, headOf(after.data()), position, x);
+          if (!appends || position < last)
+            formats::storeCacheVector(layout, headOf(caches[part].as<uint8_t>()), position, x);
+          int64_t place = sequence * positions + position, groups = layout.groups();
+          llvm::MutableArrayRef<float> scales =
+              llvm::MutableArrayRef<float>(read[part].scales.values)
+                  .slice((place * heads + head) * groups, groups);
+          formats::loadCacheVector(layout, headOf(after.data()), position,
+                                   llvm::MutableArrayRef<float>(read[part].values.values)
+                                       .slice((place * heads + head) * dim, dim),
+                                   scales);
+        }
+    }
+    (part ? step.valuesAfter : step.keysAfter) = after;
+  }
+  Tensor query = Tensor::floats({tokens, width()}, data.query);
+  Tensor attended = keyChoice.rotated ? reference::hadamard(query, dim & -dim) : query;
+  Tensor expected = llvm::cantFail(reference::fusedAttention(
+      attended, read[0], read[1], Tensor::ints({tokens}, at), scale, window));
+  step.expected.assign(expected.values.begin(), expected.values.end());
+
+  step.buffers.push_back(Buffer(data.query));
+  if (appends)
+    for (const std::vector<float> *all : {&data.keys, &data.values}) {
+      std::vector<float> rows;
+      for (int64_t token = 0; token < tokens; ++token) {
+        const float *from = all->data() + (sequenceOf(token) * positions + at[token]) * row;
+        rows.insert(rows.end(), from, from + row);
+      }
+      step.buffers.push_back(Buffer(rows));
+    }
+  step.buffers.push_back(Buffer(at));
+  step.buffers.push_back(std::move(caches[0]));
+  step.buffers.push_back(std::move(caches[1]));
+  step.buffers.push_back(Buffer(tokens * width() * 2));
+  return step;
+}
+
+void CachedAttention::check(Step &step, double tolerance) const {
+  std::vector<float> y(step.expected.size());
+  formats::f16ToFloat(step.buffers.back().copy<uint16_t>(), y);
+  double error = relativeError(y, step.expected);
+  EXPECT_LE(error, tolerance);
+  // Of a single position the result is its value, which may be an f16.
+  bool isExact = llvm::all_of(step.expected, [](double x) {
+    auto narrow = static_cast<float>(x);
+    return formats::f16ToFloat(formats::floatToF16(narrow)) == narrow;
+  });
+  if (!isExact)
+    EXPECT_GT(error, 0) << "the result is rounded";
+  if (!appends)
+    return;
+  size_t count = step.buffers.size();
+  EXPECT_EQ(step.buffers[count - 3].copy<uint8_t>(), step.keysAfter) << "appended keys";
+  EXPECT_EQ(step.buffers[count - 2].copy<uint8_t>(), step.valuesAfter) << "appended values";
+}

@@ -1,0 +1,58 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Attention over random keys and values: its text, its buffers, and what the definition makes of
+// them. For kernels of hosts and GPUs alike.
+
+#ifndef SLUICE_TEST_UNIT_COMPILER_CACHEDATTENTION_H
+#define SLUICE_TEST_UNIT_COMPILER_CACHEDATTENTION_H
+
+#include "HostKernels.h"
+
+#include "sluice/Formats/CacheLayout.h"
+#include "sluice/Formats/CacheScheme.h"
+#include "sluice/Reference/Ops.h"
+
+namespace sluice::test {
+
+struct CachedAttention {
+  int64_t dim = 64, heads = 2, group = 2, tokens = 1, sequences = 1, positions = 320;
+  formats::CacheChoice keyChoice = {}, valueChoice = {};
+  /// Whether the operation appends the step's key and value, as it must where they are rounded by
+  /// heads.
+  bool appends = false;
+  double scale = 0.125;
+  std::optional<int64_t> window = std::nullopt;
+
+  /// `keys` and `values` name formats; "int4-rot" rotates keys.
+  CachedAttention &caches(llvm::StringRef keys, llvm::StringRef values);
+
+  formats::CacheShape shape(bool keys, bool isGpu) const;
+  int64_t width() const { return heads * group * dim; }
+  /// The module: one function with one attention. Arguments of its kernel are the query, new keys
+  /// and values if it appends, positions, keys, values and the result.
+  std::string text(const std::string &schedule, bool isGpu) const;
+
+  /// Keys and values of all positions, the query of every token.
+  struct Data {
+    std::vector<float> query, keys, values;
+  };
+  Data data(Random &random) const;
+
+  /// A step with the tokens at `positions`.
+  struct Step {
+    std::vector<Buffer> buffers; ///< in the order of the kernel's arguments, the result last
+    std::vector<double> expected;
+    std::vector<uint8_t> keysAfter, valuesAfter; ///< the bytes of the caches after the step
+    std::vector<Buffer *> arguments();
+  };
+  /// What no position has yet, and what is behind the window, is there as 0xFF, which is NaN in
+  /// every format.
+  Step step(const Data &data, const std::vector<int32_t> &positions, bool isGpu) const;
+  /// Compares the result with the definition and, if the step appends, the caches bit for bit.
+  void check(Step &step, double tolerance) const;
+};
+
+} // namespace sluice::test
+
+#endif // SLUICE_TEST_UNIT_COMPILER_CACHEDATTENTION_H
