@@ -149,9 +149,10 @@ LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (!packed)
     return emitOpError() << "prefetches " << ahead->getWeight() << ", which is no packed weight";
   auto type = dyn_cast<quantized::QuantizedTensorType>(packed.getType());
-  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
+  if (!type || !type.getLayout().isForGpu())
     return emitOpError() << "prefetches " << ahead->getWeight()
-                         << ", expected a weight of layout mma, found " << packed.getType();
+                         << ", expected a weight of layout mma or records, found "
+                         << packed.getType();
   SmallVector<int64_t> rows;
   for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>()) {
     auto weight = symbols.lookupNearestSymbolFrom<model::WeightOp>(*this, source);

@@ -8,6 +8,8 @@
 #include "sluice-runtime/SamplingWords.h"
 #include "sluice/Formats/Activations.h"
 
+#include <cmath>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::fused;
@@ -47,11 +49,15 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
     return op.emitOpError() << "has " << op.getWeights().size()
                             << " weights, expected one packed weight";
   quantized::QuantizedTensorType type = op.getPackedType();
-  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
-    return op.emitOpError() << "weight must be packed in layout mma, found "
+  if (!type || !type.getLayout().isForGpu())
+    return op.emitOpError() << "weight must be packed in layout mma or records, found "
                             << op.getWeights().front().getType();
-  // Of the tensor cores' 8 columns an integer product uses two per token.
-  int64_t most = type.getEncoding().isInteger() ? 4 : 8;
+  // Of the tensor cores' 8 columns an integer product uses two per token. With weights in records
+  // all are used, and registers hold the inputs of two tokens, or of one beside a table's words.
+  formats::Encoding encoding = type.getEncoding().getValue();
+  int64_t most = encoding.isInteger() ? 4 : 8;
+  if (type.getLayout().getKind() == quantized::LayoutKind::Records)
+    most = encoding.code() == formats::Encoding::Code::Table ? 1 : 2;
   if (op.getTokens() > most)
     return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
                             << type.getEncoding().getName() << " weights take at most " << most;
@@ -81,7 +87,10 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << "products are not split";
   if (schedule.getColumns() != chunk)
     return reject(op, schedule) << "its weight is packed in chunks of " << chunk << " columns";
-  plan.sliceColumns = shape->format().isInteger() ? formats::activationGroup : 64;
+  bool records = shape->layout().kind == formats::Layout::Kind::Records;
+  plan.sliceColumns = records                       ? formats::RecordShape::columns
+                      : shape->format().isInteger() ? formats::activationGroup
+                                                    : 64;
   if (plan.chunks > 1 && chunk % plan.sliceColumns)
     return reject(op, schedule) << "chunks of " << chunk << " columns are no multiple of "
                                 << plan.sliceColumns;
@@ -116,9 +125,23 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   input.format = shape->format();
   input.tokens = op.getTokens();
   input.columns = op.getColumns();
-  input.padded = llvm::alignTo(input.columns, formats::activationGroup);
-  input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
-  if (input.isInteger()) {
+  input.padded = llvm::alignTo(input.columns,
+                               records ? formats::RecordShape::columns : formats::activationGroup);
+  if (records) {
+    formats::RecordShape record(shape->format());
+    input.diagonal = true;
+    input.hasSums = shape->format().hasOffset();
+    input.sumColumns = record.unit();
+    for (unsigned group : {0, 1})
+      input.stepFactors[group] = std::ldexp(1.0f, -static_cast<int>(record.fraction(4 * group)));
+    // Lanes that have nothing in the operand read zeros, as far as the others read.
+    input.fragments = ranges.take(input.tokens * input.padded * 2);
+    input.zeros = ranges.take(InputPlan::kZeroBytes);
+    input.scales = ranges.take(input.tokens * input.padded / 64 * input.unitFloats() * 4);
+  } else {
+    input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
+  }
+  if (input.isInteger() && !records) {
     input.accumulationColumns = accumulationColumns(input.format);
     input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
     if (input.format.hasZeroPoint())

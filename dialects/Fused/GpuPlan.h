@@ -47,6 +47,12 @@ private:
 /// columns (for int4 weights a 16th of it, as they are multiplied as 16 * q); for zero points an
 /// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
 /// every 16 columns: [token][lane % 4][8 bytes].
+///
+/// Weights in records (Formats/Records.h), whose operand is block diagonal: for each token and 32
+/// columns the high bytes, then the low bytes, which the lanes of the diagonal read; the others
+/// read zeros. For each token, record and sub-block s, `unitFloats` float32: the scales of the
+/// inputs of groups 0 and 1 times `stepFactors`; if `hasSums`, group by group, for units of 16
+/// unit by unit, the sum of the inputs of the sub-block's units.
 struct InputPlan {
   formats::Encoding format;
   int64_t tokens = 1;
@@ -55,6 +61,17 @@ struct InputPlan {
   /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
   int64_t accumulationColumns = 0;
   SharedRange fragments, scales, inputSums;
+  // Of weights in records.
+  bool diagonal = false;
+  bool hasSums = false;
+  int64_t sumColumns = 0; ///< columns of a sum
+  float stepFactors[2] = {1, 1};
+  SharedRange zeros;
+  /// What a lane reads of a record's inputs spans two groups.
+  static constexpr int64_t kZeroBytes = 320;
+  int64_t sumsPerGroup() const { return sumColumns == 16 ? 2 : 1; }
+  /// 2, 4 or 8.
+  int64_t unitFloats() const { return !hasSums ? 2 : sumsPerGroup() == 1 ? 4 : 8; }
   /// One float32 per warp, for sums over all threads; products with a prologue only.
   SharedRange warpSums;
 

@@ -237,7 +237,7 @@ static FailureOr<LayoutKind> parseLayoutKind(AsmParser &parser) {
   if (std::optional<LayoutKind> kind = symbolizeLayoutKind(keyword))
     return *kind;
   return parser.emitError(loc, "unknown layout '")
-         << keyword << "': expected rows, blocks, lanes or mma";
+         << keyword << "': expected rows, blocks, lanes, mma or records";
 }
 
 Attribute LayoutAttr::parse(AsmParser &parser, Type) {
@@ -266,7 +266,10 @@ LogicalResult LayoutAttr::verify(function_ref<InFlightDiagnostic()> emitError, L
                                  int64_t columns) {
   if (kind == LayoutKind::Mma && (columns <= 0 || columns % 128 != 0))
     return emitError() << "layout mma needs columns, a positive multiple of 128, found " << columns;
-  if (kind != LayoutKind::Mma && columns != 0)
+  if (kind == LayoutKind::Records && (columns <= 0 || columns % 256 != 0))
+    return emitError() << "layout records needs columns, a positive multiple of 256, found "
+                       << columns;
+  if (kind != LayoutKind::Mma && kind != LayoutKind::Records && columns != 0)
     return emitError() << "layout " << stringifyLayoutKind(kind) << " has no columns";
   return success();
 }
@@ -282,6 +285,8 @@ sluice::formats::Layout LayoutAttr::toLayout() const {
     return {Kind::Lanes, 0};
   case LayoutKind::Mma:
     return {Kind::Mma, getColumns()};
+  case LayoutKind::Records:
+    return {Kind::Records, getColumns()};
   }
   llvm_unreachable("unknown layout");
 }

@@ -56,7 +56,8 @@ def Quantized_LayoutKind : I32EnumAttr<"LayoutKind", "order of a matrix's bytes"
     I32EnumAttrCase<"Rows", 0, "rows">,
     I32EnumAttrCase<"Blocks", 1, "blocks">,
     I32EnumAttrCase<"Lanes", 2, "lanes">,
-    I32EnumAttrCase<"Mma", 3, "mma">]> {
+    I32EnumAttrCase<"Mma", 3, "mma">,
+    I32EnumAttrCase<"Records", 4, "records">]> {
   let cppNamespace = "::sluice::quantized";
   let genSpecializedAttr = 0;
 }
@@ -71,6 +72,8 @@ def Quantized_LayoutAttr : AttrDef<QuantizedDialect, "Layout"> {
       columns of all 16 rows; a tile's scales and zero points follow its elements. For the host.
     - `mma`: tiles of 16 rows cut into chunks of `columns` columns; a chunk is its elements in the operand order of
       the tensor cores' 16-row operand, its scales and its zero points. For GPUs.
+    - `records`: tiles of 16 rows cut into records of 256 columns, for every encoding of integers without zero points
+      (`include/sluice/Formats/Records.h`). For GPUs, whose kernels copy `columns` columns at a time.
 
     `columns` is 0 where the layout has no chunks. The exact position of every element is defined once,
     in `include/sluice/Formats/Packing.h`.
@@ -81,7 +84,9 @@ def Quantized_LayoutAttr : AttrDef<QuantizedDialect, "Layout"> {
   let extraClassDeclaration = [{
     /// Rows of a tile of the tiled layouts.
     static constexpr int64_t kTileRows = 16;
-    bool isTiled() const { return getKind() == LayoutKind::Lanes || getKind() == LayoutKind::Mma; }
+    bool isTiled() const { return getKind() == LayoutKind::Lanes || isForGpu(); }
+    /// Whether products on GPUs read it.
+    bool isForGpu() const { return getKind() == LayoutKind::Mma || getKind() == LayoutKind::Records; }
     ::sluice::formats::Layout toLayout() const;
   }];
 }

@@ -127,7 +127,7 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
                       llvm::Twine(shape.getK()) + "." + (a ? NVVM::stringifyMMATypes(*a) : "?") +
                       "." + (b ? NVVM::stringifyMMATypes(*b) : "?"))
                          .str();
-  if (shape.getM() != 16 || shape.getN() != 8 || !a || a != b || !result ||
+  if (shape.getM() != 16 || shape.getN() != 8 || !a || !b || !result ||
       result.getBody().size() != 4 || op.getOperandC().size() != 4 ||
       op.getLayoutA() != NVVM::MMALayout::row || op.getLayoutB() != NVVM::MMALayout::col)
     return unsupported(op, form);
@@ -135,7 +135,12 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
                NVVM::MMAIntOverflow::wrapped;
   std::optional<MmaKind> kind;
   Type sum = result.getBody()[0];
-  if (*a == NVVM::MMATypes::s8 && sum.isInteger(32))
+  if (*a == NVVM::MMATypes::u8 && *b == NVVM::MMATypes::s8 && sum.isInteger(32) &&
+      shape.getK() == 32)
+    kind = MmaKind::U8S8K32;
+  else if (*a != *b)
+    return unsupported(op, form);
+  else if (*a == NVVM::MMATypes::s8 && sum.isInteger(32))
     kind = shape.getK() == 32   ? std::optional(MmaKind::S8K32)
            : shape.getK() == 16 ? std::optional(MmaKind::S8K16)
                                 : std::nullopt;

@@ -212,8 +212,9 @@ uint32_t redux(Thread *thread, uint32_t location, uint32_t mask, uint32_t value,
 
 /// Rows of A are lane/4 and 8 more; a register holds four bytes or two halves of consecutive
 /// columns; odd registers are the lower rows, the second pair is half of K further.
-template <typename A, typename Sum, uint32_t perRegister, uint32_t registersA, typename Unpack>
-void product(Thread *thread, Unpack unpack) {
+template <typename A, typename Sum, uint32_t perRegister, uint32_t registersA, typename Unpack,
+          typename UnpackB = Unpack>
+void product(Thread *thread, Unpack unpack, UnpackB unpackB) {
   constexpr uint32_t half = 4 * perRegister, depth = half * registersA / 2;
   A a[16][depth], b[8][depth];
   for (uint32_t index = 0; index < warpSize; ++index) {
@@ -224,7 +225,7 @@ void product(Thread *thread, Unpack unpack) {
         a[group + r % 2 * 8][r / 2 * half + column + i] = unpack(in[r], i);
     for (uint32_t r = 0; r < registersA / 2; ++r)
       for (uint32_t i = 0; i < perRegister; ++i)
-        b[group][r * half + column + i] = unpack(in[registersA + r], i);
+        b[group][r * half + column + i] = unpackB(in[registersA + r], i);
   }
   for (uint32_t index = 0; index < warpSize; ++index) {
     Thread &to = lane(thread, index);
@@ -247,6 +248,11 @@ void product(Thread *thread, Unpack unpack) {
   }
 }
 
+template <typename A, typename Sum, uint32_t perRegister, uint32_t registersA, typename Unpack>
+void product(Thread *thread, Unpack unpack) {
+  product<A, Sum, perRegister, registersA>(thread, unpack, unpack);
+}
+
 void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *operands,
          uint32_t *results) {
   bool small = MmaKind(kind) == MmaKind::F16K8 || MmaKind(kind) == MmaKind::Bf16K8 ||
@@ -263,6 +269,9 @@ void mma(Thread *thread, uint32_t location, uint32_t kind, const uint32_t *opera
       break;
     case MmaKind::U8K32:
       product<uint8_t, int32_t, 4, 4>(thread, u8);
+      break;
+    case MmaKind::U8S8K32:
+      product<int16_t, int32_t, 4, 4>(thread, u8, s8);
       break;
     case MmaKind::S8K16:
       product<int8_t, int32_t, 4, 2>(thread, s8);

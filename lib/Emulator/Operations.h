@@ -42,7 +42,7 @@ enum class Register : uint32_t {
   LanesGreaterEqual,
 };
 
-enum class MmaKind : uint32_t { S8K32, U8K32, F16K16, Bf16K16, F16K8, Bf16K8, S8K16 };
+enum class MmaKind : uint32_t { S8K32, U8K32, F16K16, Bf16K16, F16K8, Bf16K8, S8K16, U8S8K32 };
 
 } // namespace sluice::emulator
 

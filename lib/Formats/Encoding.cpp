@@ -220,6 +220,14 @@ std::optional<Encoding> Encoding::fromName(StringRef name) {
   return std::nullopt;
 }
 
+std::string sluice::formats::encodingNames() {
+  std::string text = "f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and "
+                     "optionally -zp";
+  for (const auto &[name, encoding] : namedEncodings)
+    text += (&name == &std::prev(std::end(namedEncodings))->first ? " or " : ", ") + name.str();
+  return text;
+}
+
 hash_code sluice::formats::hash_value(const Encoding &encoding) {
   return hash_combine(encoding.element, encoding.group, encoding.offset, encoding.scale);
 }

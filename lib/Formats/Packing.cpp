@@ -31,6 +31,8 @@ StringRef Layout::name() const {
     return "lanes";
   case Kind::Mma:
     return "mma";
+  case Kind::Records:
+    return "records";
   }
   llvm_unreachable("not a layout");
 }
@@ -66,7 +68,7 @@ Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t r
   shape.lay = layout;
   shape.numRows = rows;
   shape.numColumns = shape.padded = columns;
-  if (layout.kind != Kind::Mma && layout.columns != 0)
+  if (!layout.hasChunks() && layout.columns != 0)
     return fail("the layout has no chunks, found chunks of " + Twine(layout.columns) + " columns");
   switch (layout.kind) {
   case Kind::Rows:
@@ -105,17 +107,29 @@ Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t r
     shape.tile = last * shape.chunkStride + bytesOf(last);
     break;
   }
+  case Kind::Records: {
+    if (std::string problem = RecordShape::problem(format); !problem.empty())
+      return fail(problem);
+    constexpr int64_t width = RecordShape::columns;
+    if (layout.columns < width || layout.columns > maxExtent || layout.columns % width)
+      return fail("chunk columns are " + Twine(layout.columns) + ", expected a multiple of " +
+                  Twine(width));
+    shape.padded = alignTo(columns, width);
+    int64_t bytes = RecordShape(format).bytes();
+    shape.tile = shape.padded / width * bytes;
+    shape.chunkStride = std::min(layout.columns / width * bytes, shape.tile);
+    break;
+  }
   }
   return shape;
 }
 
 int64_t PackedShape::chunks() const {
-  return lay.kind == Kind::Mma ? (numColumns + lay.columns - 1) / lay.columns : 1;
+  return lay.hasChunks() ? (numColumns + lay.columns - 1) / lay.columns : 1;
 }
 
 int64_t PackedShape::chunkColumns(int64_t chunk) const {
-  return lay.kind == Kind::Mma ? std::min(lay.columns, numColumns - chunk * lay.columns)
-                               : numColumns;
+  return lay.hasChunks() ? std::min(lay.columns, numColumns - chunk * lay.columns) : numColumns;
 }
 
 int64_t PackedShape::groupInChunk(int64_t column) const {
@@ -129,6 +143,7 @@ int64_t PackedShape::chunkGroups(int64_t chunk) const {
 int64_t PackedShape::chunkElements(int64_t chunk) const {
   switch (lay.kind) {
   case Kind::Blocks:
+  case Kind::Records:
     return tile;
   case Kind::Rows: {
     if (!fmt.isInteger())
@@ -210,6 +225,7 @@ Position PackedShape::elementPosition(int64_t row, int64_t column, size_t plane)
   }
   switch (lay.kind) {
   case Kind::Blocks:
+  case Kind::Records:
     break;
   case Kind::Rows:
     if (!fmt.isInteger())
@@ -234,7 +250,7 @@ Position PackedShape::elementPosition(int64_t row, int64_t column, size_t plane)
     return {base + k / columns * fragmentBytes + fragmentByte(fmt.element, r, k % columns), 0};
   }
   }
-  llvm_unreachable("blocks have no positions");
+  llvm_unreachable("blocks and records have no planes of elements");
 }
 
 /// A row's place among the 16 scales (or offsets) of a group.
@@ -263,7 +279,64 @@ Position PackedShape::offsetPosition(int64_t row, int64_t column) const {
   return {start + (group * rowsPerTile() + r) * (fmt.offsetBits() / 8), 0};
 }
 
+int64_t PackedShape::recordStart(int64_t row, int64_t column) const {
+  assert(row >= 0 && row < tiles() * tileRows && column >= 0 && column < numColumns);
+  return row / tileRows * tile + column / RecordShape::columns * RecordShape(fmt).bytes();
+}
+
+/// Fields of a record, from the start of the matrix.
+static BitFields inRecord(int64_t start, BitFields fields) {
+  for (BitField &field : fields)
+    field.byte += start;
+  return fields;
+}
+
+BitFields PackedShape::elementBits(int64_t row, int64_t column) const {
+  if (lay.kind == Kind::Records)
+    return inRecord(recordStart(row, column),
+                    RecordShape(fmt).element(row % tileRows, column % RecordShape::columns));
+  if (!fmt.isInteger())
+    return {{elementPosition(row, column).byte, 0, fmt.bits(), 0}};
+  BitFields fields;
+  for (auto [number, plane] : enumerate(fmt.planes())) {
+    Position at = elementPosition(row, column, number);
+    fields.push_back({at.byte, at.shift, plane.width, plane.low});
+  }
+  return fields;
+}
+
+BitFields PackedShape::scaleBits(int64_t row, int64_t column) const {
+  if (lay.kind == Kind::Records)
+    return inRecord(recordStart(row, column),
+                    RecordShape(fmt).scale(row % tileRows, column % RecordShape::columns));
+  int64_t low = scalePosition(row, column);
+  if (!fmt.hasFields())
+    return {{low, 0, fmt.scaleBits(), 0}};
+  BitFields fields = {{low, 0, 4, 0}};
+  if (fmt.scale == Encoding::Scale::U6) {
+    Position high = offsetPosition(row, column);
+    fields.push_back({high.byte, high.shift, 2, 4});
+  }
+  return fields;
+}
+
+BitFields PackedShape::offsetBits(int64_t row, int64_t column) const {
+  if (lay.kind == Kind::Records)
+    return inRecord(recordStart(row, column),
+                    RecordShape(fmt).offset(row % tileRows, column % RecordShape::columns));
+  if (!fmt.hasFields())
+    return {{offsetPosition(row, column).byte, 0, fmt.offsetBits(), 0}};
+  BitFields fields = {{scalePosition(row, column), 4, 4, 0}};
+  if (fmt.scale == Encoding::Scale::U6) {
+    Position high = offsetPosition(row, column);
+    fields.push_back({high.byte, high.shift + 2, 2, 4});
+  }
+  return fields;
+}
+
 int64_t PackedShape::superPosition(int64_t row, int64_t column, int64_t number) const {
+  if (lay.kind == Kind::Records)
+    return recordStart(row, column) + RecordShape(fmt).super(row % tileRows, number);
   int64_t super = column / Encoding::superColumns * fmt.superNumbers() + number;
   return chunkStart(row, column) + chunkSupers(chunkOf(column)) +
          (super * rowsPerTile() + row % rowsPerTile()) * 2;
@@ -460,6 +533,68 @@ static void packScales(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t
   }
 }
 
+/// ORs the bits of a number where they belong; what is there is 0.
+static void writeBits(uint8_t *out, ArrayRef<BitField> fields, unsigned number) {
+  for (BitField field : fields) {
+    unsigned bits = number >> field.low & ((1u << field.width) - 1);
+    out[field.byte] = static_cast<uint8_t>(out[field.byte] | bits << field.shift);
+    if (field.width > 8)
+      out[field.byte + 1] = static_cast<uint8_t>(bits >> 8);
+  }
+}
+
+static unsigned readBits(const uint8_t *packed, ArrayRef<BitField> fields) {
+  unsigned number = 0;
+  for (BitField field : fields) {
+    unsigned bits = packed[field.byte];
+    if (field.width > 8)
+      bits |= unsigned(packed[field.byte + 1]) << 8;
+    number |= (bits >> field.shift & ((1u << field.width) - 1)) << field.low;
+  }
+  return number;
+}
+
+static void packRecords(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t *out) {
+  const Encoding &format = shape.format();
+  RecordShape record(format);
+  // Elements of row 0, one column after the other; another row's are `stride` bytes further.
+  SmallVector<BitField, 0> elements;
+  for (int64_t c = 0; c < RecordShape::columns; ++c)
+    llvm::append_range(elements, record.element(0, c));
+  SmallVector<unsigned, 0> counts;
+  for (int64_t c = 0; c < RecordShape::columns; ++c)
+    counts.push_back(record.element(0, c).size());
+  for (int64_t r = 0; r < static_cast<int64_t>(rows.size()); ++r) {
+    const PackRow &row = rows[r];
+    if (!row.elements)
+      continue;
+    const int8_t *q = static_cast<const int8_t *>(row.elements);
+    int64_t stride = record.element(r, 0).front().byte - record.element(0, 0).front().byte;
+    for (int64_t first = 0; first < shape.columns(); first += RecordShape::columns) {
+      uint8_t *to = out + first / RecordShape::columns * record.bytes();
+      int64_t width = std::min(RecordShape::columns, shape.columns() - first);
+      const BitField *field = elements.data();
+      for (int64_t c = 0; c < width; ++c) {
+        unsigned number = static_cast<uint8_t>(q[first + c]);
+        for (const BitField *end = field + counts[c]; field != end; ++field) {
+          unsigned bits = number >> field->low & ((1u << field->width) - 1);
+          uint8_t &byte = to[field->byte + stride];
+          byte = static_cast<uint8_t>(byte | bits << field->shift);
+        }
+      }
+      for (int64_t c = 0; c < width; c += record.unit()) {
+        int64_t group = shape.groupOf(first + c);
+        writeBits(to, record.scale(r, c), row.scales[group]);
+        if (format.hasOffset())
+          writeBits(to, record.offset(r, c), row.offsets[group]);
+      }
+      for (int64_t i = 0; i < format.superNumbers(); ++i)
+        save(to + record.super(r, i),
+             row.supers[first / RecordShape::columns * format.superNumbers() + i]);
+    }
+  }
+}
+
 static void packRow(const PackedShape &shape, const PackRow &row, uint8_t *out) {
   size_t columns = static_cast<size_t>(shape.columns());
   const Encoding &format = shape.format();
@@ -515,25 +650,15 @@ void sluice::formats::packTile(const PackedShape &shape, ArrayRef<PackRow> rows,
       packScales(shape, rows, chunk, to);
     }
     return;
+  case Kind::Records:
+    packRecords(shape, rows, out.data());
+    return;
   }
 }
 
 //===----------------------------------------------------------------------===//
 // Unpacking
 //===----------------------------------------------------------------------===//
-
-/// An element, put together from its planes.
-static int8_t readElement(const PackedShape &shape, ArrayRef<uint8_t> packed, int64_t row,
-                          int64_t column) {
-  const Encoding &format = shape.format();
-  unsigned q = 0;
-  for (auto [number, plane] : enumerate(format.planes())) {
-    Position at = shape.elementPosition(row, column, number);
-    q |= (packed[at.byte] >> at.shift & ((1u << plane.width) - 1)) << plane.low;
-  }
-  unsigned sign = format.code() == Encoding::Code::Signed ? 1u << (format.bits() - 1) : 0;
-  return static_cast<int8_t>((q ^ sign) - sign);
-}
 
 EncodedRows sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> packed,
                                        int64_t row) {
@@ -546,34 +671,29 @@ EncodedRows sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_
                                 result.numbers(0));
     return result;
   }
-  auto read16 = [&](int64_t at) { return llvm::support::endian::read16le(packed.data() + at); };
-  for (int64_t column = 0; column < shape.columns(); ++column)
-    result.q[column] = readElement(shape, packed, row, column);
+  unsigned sign = format.code() == Encoding::Code::Signed ? 1u << (format.bits() - 1) : 0;
+  for (int64_t column = 0; column < shape.columns(); ++column) {
+    unsigned q = readBits(packed.data(), shape.elementBits(row, column));
+    result.q[column] = static_cast<int8_t>((q ^ sign) - sign);
+  }
   int64_t group = format.groupColumns(shape.columns());
   for (int64_t g = 0; g < shape.groups(); ++g) {
-    int64_t at = shape.scalePosition(row, g * group);
-    uint16_t scale = format.scaleBits() == 16 ? read16(at) : packed[at];
-    if (format.hasFields()) {
-      uint16_t offset = scale >> 4;
-      scale &= 15;
-      if (format.scale == Encoding::Scale::U6) {
-        Position high = shape.offsetPosition(row, g * group);
-        unsigned bits = packed[high.byte] >> high.shift;
-        scale |= (bits & 3) << 4;
-        offset |= (bits >> 2 & 3) << 4;
-      }
-      result.offsets[g] = offset;
-    } else if (format.hasZeroPoint()) {
-      result.zeros[g] = static_cast<int8_t>(packed[shape.offsetPosition(row, g * group).byte]);
-    } else if (format.offset == Offset::F16) {
-      result.offsets[g] = read16(shape.offsetPosition(row, g * group).byte);
-    }
-    result.scales[g] = scale;
+    int64_t column = g * group;
+    result.scales[g] = static_cast<uint16_t>(readBits(packed.data(), shape.scaleBits(row, column)));
+    if (format.offset == Offset::None)
+      continue;
+    unsigned offset = readBits(packed.data(), shape.offsetBits(row, column));
+    if (format.hasZeroPoint())
+      result.zeros[g] = static_cast<int8_t>(offset);
+    else
+      result.offsets[g] = static_cast<uint16_t>(offset);
   }
   for (size_t i = 0; i < result.supers.size(); ++i)
-    result.supers[i] = read16(shape.superPosition(
-        row, static_cast<int64_t>(i) / format.superNumbers() * Encoding::superColumns,
-        static_cast<int64_t>(i) % format.superNumbers()));
+    result.supers[i] = llvm::support::endian::read16le(
+        packed.data() + shape.superPosition(row,
+                                            static_cast<int64_t>(i) / format.superNumbers() *
+                                                Encoding::superColumns,
+                                            static_cast<int64_t>(i) % format.superNumbers()));
   return result;
 }
 

@@ -38,7 +38,21 @@ SyntheticTensor::SyntheticTensor(const PackedShape &shape, uint64_t seed) : pack
   setRegions();
 }
 
+namespace {
+/// Moments of a uniform distribution over the numbers that were added.
+struct Moments {
+  double mean = 0, square = 0;
+  int count = 0;
+  void add(double x) {
+    ++count;
+    mean += (x - mean) / count;
+    square += (x * x - square) / count;
+  }
+};
+} // namespace
+
 void SyntheticTensor::setMasks() {
+  using Scale = Encoding::Scale;
   Encoding format = packed.format();
   double deviation = 1 / std::sqrt(static_cast<double>(packed.columns()));
   // +-2^e [1, 2), uniform, has a mean square of 7/3 * 4^e.
@@ -47,38 +61,110 @@ void SyntheticTensor::setMasks() {
     elementMasks = floatMasks(format.element, exponent);
     return;
   }
-  assert(format.isPlainInteger() && "only what the quantizer makes is generated");
-  double square = 0;
-  int count = 0;
-  for (int q = format.qMin(); q <= format.qMax(); ++q)
-    for (int zero : {-2, -1}) {
-      int value = q - (format.hasZeroPoint() ? zero : 0);
-      square += value * value;
-      ++count;
+  constexpr uint64_t all = ~uint64_t(0);
+  auto repeat8 = [](uint64_t byte) { return byte * 0x0101010101010101u; };
+  auto half = [](double value) {
+    return repeat16(std::max<uint16_t>(floatToF16(static_cast<float>(value)), 1));
+  };
+  elementMasks = {all, 0};
+  Moments integers, codes;
+  for (int q = 0; q < 1 << format.bits(); ++q) {
+    int sign = format.code() == Encoding::Code::Signed ? 1 << (format.bits() - 1) : 0;
+    for (int zero : {-2, -1})
+      integers.add(format.integerOf(static_cast<int8_t>((q ^ sign) - sign)) -
+                   (format.hasZeroPoint() ? zero : 0));
+  }
+  double mean = integers.mean, square = integers.square;
+  switch (format.scale) {
+  case Scale::F16:
+    if (format.hasOffset()) {
+      double scale = deviation / std::sqrt(square - mean * mean);
+      scaleMasks = {0, half(scale)};
+      offsetMasks = {0, half(-scale * mean)};
+    } else {
+      scaleMasks = {repeat16(0x8000), half(deviation / std::sqrt(square))};
     }
-  elementMasks = {~uint64_t(0), 0};
-  uint16_t scale = floatToF16(static_cast<float>(deviation / std::sqrt(square / count)));
-  scaleMasks = {repeat16(0x8000), repeat16(std::max<uint16_t>(scale, 1))};
+    break;
+  case Scale::I8:
+    for (int code = 64; code < 72; ++code)
+      codes.add(code);
+    scaleMasks = {repeat8(0x87), repeat8(0x40)};
+    superMasks[0] = {0, half(deviation / std::sqrt(codes.square * square))};
+    break;
+  case Scale::E8M0:
+  case Scale::E4M3: {
+    uint16_t code = 1;
+    while (code < 126 && format.scaleOf(code, 0) < deviation / std::sqrt(square))
+      ++code;
+    scaleMasks = {0, repeat8(code)};
+    break;
+  }
+  case Scale::U6:
+  case Scale::U4: {
+    for (int code = 0; code < 1 << format.scaleBits(); ++code)
+      codes.add(code);
+    scaleMasks = offsetMasks = {all, 0};
+    // The mean square of s q - mean m, where fields s and m are distributed alike.
+    double all2 = codes.square * (square + mean * mean) - 2 * std::pow(mean * codes.mean, 2);
+    double scale = deviation / std::sqrt(all2);
+    superMasks[0] = {0, half(scale)};
+    superMasks[1] = {0, half(scale * mean)};
+    break;
+  }
+  }
+  if (format.hasZeroPoint())
+    offsetMasks = zeros();
+}
+
+/// Of every 2 * `bits` bits the lower half by one pair of masks, the upper half by the other.
+static SyntheticMasks alternate(SyntheticMasks low, SyntheticMasks high, uint64_t bits) {
+  uint64_t mask = bits == 32 ? 0xFFFFFFFFu : 0x0000FFFF0000FFFFu;
+  return {(low.keep & mask) | (high.keep & ~mask), (low.set & mask) | (high.set & ~mask)};
+}
+
+SyntheticPattern SyntheticTensor::recordRegions() const {
+  const Encoding &format = packed.format();
+  RecordShape record(format);
+  SyntheticPattern pattern;
+  pattern.append(record.unitsAt(), elementMasks);
+  pattern.append(record.supersAt() - record.unitsAt(), format.offset == Encoding::Offset::F16
+                                                           ? alternate(scaleMasks, offsetMasks, 32)
+                                                           : scaleMasks);
+  pattern.append(record.bytes() - record.supersAt(),
+                 format.superNumbers() == 2 ? alternate(superMasks[0], superMasks[1], 16)
+                                            : superMasks[0]);
+  return pattern;
 }
 
 void SyntheticTensor::setRegions() {
+  const Encoding &format = packed.format();
   Layout::Kind kind = packed.layout().kind;
+  if (kind == Layout::Kind::Records) {
+    regions.regions = recordRegions().regions;
+    return;
+  }
   if (kind == Layout::Kind::Blocks) {
     regions.append(2, scaleMasks);
-    regions.append(GgufBlock::of(packed.format())->bytes - 2, elementMasks);
+    regions.append(GgufBlock::of(format)->bytes - 2, elementMasks);
     return;
   }
   auto appendChunk = [&](SyntheticPattern &to, int64_t chunk) {
     int64_t elements = packed.chunkElements(chunk), scales = packed.chunkScales(chunk),
-            zeroPoints = packed.chunkOffsets(chunk);
-    int64_t zerosEnd =
-        zeroPoints +
-        (packed.format().hasZeroPoint() ? packed.chunkGroups(chunk) * packed.rowsPerTile() : 0);
+            offsets = packed.chunkOffsets(chunk), supers = packed.chunkSupers(chunk);
+    int64_t units = packed.chunkGroups(chunk) * packed.rowsPerTile(), offsetBytes = 0;
+    if (format.hasFields())
+      offsetBytes = format.scale == Encoding::Scale::U6 ? units / 2 : 0;
+    else
+      offsetBytes = units * format.offsetBits() / 8;
+    int64_t numbers = format.supersPerRow(packed.chunkColumns(chunk)) * format.superNumbers();
     to.append(elements, elementMasks);
     to.append(scales - elements, {});
-    to.append(zeroPoints - scales, scaleMasks);
-    to.append(zerosEnd - zeroPoints, zeros());
-    to.append(packed.chunkBytes(chunk) - zerosEnd, {});
+    to.append(offsets - scales, scaleMasks);
+    to.append(offsetBytes, offsetMasks);
+    to.append(supers - offsets - offsetBytes, {});
+    for (int64_t i = 0; i < numbers; ++i)
+      to.append(packed.rowsPerTile() * 2, superMasks[i % format.superNumbers()]);
+    to.append(packed.chunkBytes(chunk) - supers - numbers * packed.rowsPerTile() * 2, {});
   };
   SyntheticPattern first, last;
   appendChunk(first, 0);

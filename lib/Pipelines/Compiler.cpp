@@ -11,6 +11,7 @@
 #include "sluice/Conversion/Passes.h"
 #include "sluice/Formats/CacheScheme.h"
 #include "sluice/Formats/Encoding.h"
+#include "sluice/Formats/WeightScheme.h"
 #include "sluice/Import/Expected.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
@@ -169,11 +170,8 @@ static StringRef automaticFormat(ModuleOp module) {
 Error Compilation::chooseWeights(StringRef name) {
   if (name.empty() || name == "auto")
     name = automaticFormat(*module);
-  else if (std::optional<formats::Encoding> encoding = formats::Encoding::fromName(name);
-           name != "keep" && (!encoding || (encoding->isInteger() && !encoding->isPlainInteger())))
-    return createStringError("unknown number format --weights " + name +
-                             ": expected auto, keep, f16, bf16, f32, or int8 or int4 with -g32, "
-                             "-g64, -g128, -g256 or -channel, and optionally -zp");
+  else if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(name); !scheme)
+    return createStringError("--weights: " + toString(scheme.takeError()));
   setOption("weights", name);
   return Error::success();
 }

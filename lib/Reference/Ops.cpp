@@ -365,16 +365,9 @@ Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Encoding form
       value = rounded(format.element, value);
     return result;
   }
-  int64_t groups = result.groups();
-  for (int64_t row = 0; row < result.rows; ++row) {
-    MutableArrayRef<int8_t> zeros = result.zeros;
-    if (Error error = formats::quantizeRow(
-            input.row(row), format,
-            MutableArrayRef(result.q).slice(row * result.columns, result.columns),
-            MutableArrayRef(result.scales).slice(row * groups, groups),
-            format.hasZeroPoint() ? zeros.slice(row * groups, groups) : zeros, row))
+  for (int64_t row = 0; row < result.rows; ++row)
+    if (Error error = formats::quantizeRow(input.row(row), format, result.numbers(row), row))
       return error;
-  }
   return result;
 }
 

@@ -58,7 +58,7 @@ private:
 FailureOr<Choice> FusedAssignSchedules::chooseHost(Operation *op) {
   if (auto matvec = dyn_cast<fused::MatvecOp>(op))
     if (quantized::QuantizedTensorType type = matvec.getPackedType();
-        type && type.getLayout().getKind() == LayoutKind::Mma)
+        type && type.getLayout().isForGpu())
       return op->emitOpError() << "reads weights packed for a GPU (" << type << "), target "
                                << description.name << " is a CPU";
   if (isa<fused::SampleOp>(op))
@@ -83,7 +83,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   quantized::QuantizedTensorType type = op.getPackedType();
-  if (!type || type.getLayout().getKind() != LayoutKind::Mma || op.getWeights().size() != 1)
+  if (!type || !type.getLayout().isForGpu() || op.getWeights().size() != 1)
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";

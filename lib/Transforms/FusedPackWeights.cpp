@@ -59,8 +59,6 @@ private:
   /// already. Emits an error at `reader` if there is none.
   FailureOr<Source> trace(Value value, Operation *reader);
   FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, Operation *reader);
-  /// Emits an error if GPU products cannot read the format.
-  LogicalResult checkGpu(EncodingAttr format, Operation *reader);
   LogicalResult pack(fused::MatvecOp op);
   LogicalResult pack(fused::EmbeddingOp op);
   LogicalResult packVector(model::ParameterOp parameter);
@@ -117,27 +115,24 @@ FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
   return reader->emitOpError() << "reads a weight that is computed, which cannot be packed";
 }
 
-LogicalResult FusedPackWeights::checkGpu(EncodingAttr format, Operation *reader) {
-  if (!format.isInteger() || format.getValue().isPlainInteger())
-    return success();
-  return reader->emitOpError()
-         << "reads weights in " << format.getName()
-         << ", which GPU products cannot read yet: compile for target cpu, or "
-            "choose another format with --weights";
-}
-
 FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,
                                                      Operation *reader) {
   if (!gpu)
     return LayoutAttr::get(&getContext(), LayoutKind::Lanes, 0);
-  if (failed(checkGpu(format, reader)))
-    return failure();
+  LayoutKind kind = format.isInteger() && !format.getValue().isPlainInteger() ? LayoutKind::Records
+                                                                              : LayoutKind::Mma;
   // A stage of about 16 KB: smaller bulk copies do not reach the memory's speed, larger ones make
   // every small access wait longer. 16 rows of 8 bits are 1024 columns.
   constexpr int64_t stageBits = 16 * 1024 * 8;
   int64_t multiple = std::max<int64_t>(128, format.getGroup());
   int64_t chunk = columns;
-  if (!chunk) {
+  if (!chunk && kind == LayoutKind::Records) {
+    // Warps take records in turn: as many as fit, but a power of two, so that no warp is left over.
+    constexpr int64_t record = formats::RecordShape::columns;
+    int64_t most = stageBits * 5 / 4 / LayoutAttr::kTileRows / format.getBits();
+    chunk = std::min<int64_t>(llvm::bit_floor(static_cast<uint64_t>(most)),
+                              llvm::alignTo(width, record));
+  } else if (!chunk) {
     int64_t most = stageBits / LayoutAttr::kTileRows / format.getBits();
     // Chunks of equal size, so that the last one of a tile is no stub.
     int64_t chunks = llvm::divideCeil(width, most);
@@ -146,7 +141,7 @@ FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_
   auto error = [&] {
     return reader->emitOpError() << "cannot be packed with columns = " << chunk << ": ";
   };
-  LayoutAttr layout = LayoutAttr::getChecked(error, &getContext(), LayoutKind::Mma, chunk);
+  LayoutAttr layout = LayoutAttr::getChecked(error, &getContext(), kind, chunk);
   if (!layout)
     return failure();
   return layout;

@@ -3,6 +3,8 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "sluice/Formats/WeightScheme.h"
+
 #include "mlir/IR/Remarks.h"
 #include "llvm/Support/DebugLog.h"
 
@@ -78,6 +80,11 @@ Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
     return weight;
   }
 
+  if (asked.getValue().superNumbers() && type.getDimSize(1) % formats::Encoding::superColumns) {
+    leave(weight, asked, present, "because its rows are no multiple of 256 columns");
+    return weight;
+  }
+
   OpBuilder builder(&getContext());
   builder.setInsertionPointAfterValue(weight);
   auto rows = LayoutAttr::get(&getContext(), LayoutKind::Rows, 0);
@@ -92,23 +99,22 @@ Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
 }
 
 void QuantizedQuantizeWeights::runOnOperation() {
-  if (scheme == "keep")
-    return markAllAnalysesPreserved();
-  EncodingAttr asked = EncodingAttr::fromName(&getContext(), scheme);
-  if (!asked || (asked.isInteger() && !asked.getValue().isPlainInteger())) {
-    emitError(getOperation().getLoc()) << "unknown weight scheme '" << scheme
-                                       << "': expected keep, f16, bf16, f32, or int8 or int4 with "
-                                          "-g32, -g64, -g128, -g256 or -channel, and "
-                                          "optionally -zp";
+  llvm::Expected<formats::WeightScheme> parsed = formats::WeightScheme::parse(scheme);
+  if (!parsed) {
+    emitError(getOperation().getLoc()) << "scheme: " << llvm::toString(parsed.takeError());
     return signalPassFailure();
   }
+  if (parsed->keepsAll())
+    return markAllAnalysesPreserved();
   left.clear();
   DenseMap<Value, Value> replacements;
   getOperation().walk([&](model::LinearOp linear) {
     Value weight = linear.getWeight();
     auto [entry, isNew] = replacements.try_emplace(weight);
-    if (isNew)
-      entry->second = quantize(weight, asked);
+    if (isNew) {
+      std::optional<formats::Encoding> asked = parsed->formatOf(nameOf(weight));
+      entry->second = asked ? quantize(weight, EncodingAttr::get(&getContext(), *asked)) : weight;
+    }
     linear.getWeightMutable().assign(entry->second);
   });
   if (left.empty())

@@ -6,7 +6,7 @@
 // RUN: not sluice-opt %s --quantized-quantize-weights=scheme=int8-g48 2>&1 | FileCheck %s --check-prefix=ERROR
 
 // KEEP-NOT: quantized.quantize
-// ERROR: error: unknown weight scheme 'int8-g48': expected keep, f16, bf16, f32, or int8 or int4 with -g32, -g64, -g128, -g256 or -channel, and optionally -zp
+// ERROR: error: scheme: unknown number format 'int8-g48': expected keep, f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and optionally -zp, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 or nvfp4
 
 model.weight @w : tensor<8x256xf16>
 model.weight @b : tensor<8xf16>

@@ -26,9 +26,10 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option(
           "--weights", options.weights,
-          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, or int8 or "
-          "int4 with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points: int4-g64-zp "
-          "(default: auto)")
+          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int8 or int4 "
+          "with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points (int4-g64-zp), or a "
+          "GGUF type (q4_k). WEIGHT=FORMAT is for those whose names match: "
+          "q4_k,blk.*.ffn_down=q6_k,output=keep (default: auto)")
       ->type_name("FORMAT");
   command
       .add_option(

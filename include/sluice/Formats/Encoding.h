@@ -131,6 +131,9 @@ struct Encoding {
   static std::optional<Encoding> fromName(llvm::StringRef name);
 };
 
+/// The names that Encoding::fromName takes, for messages: "f16, ..., or q4_1, ...".
+std::string encodingNames();
+
 /// So that an attribute can hold one.
 llvm::hash_code hash_value(const Encoding &encoding);
 

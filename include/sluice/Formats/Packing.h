@@ -71,6 +71,12 @@
 //
 //   It holds floats of 16 bits and Encoding::isPlainInteger() formats.
 //
+// records
+// -------
+//   For the tensor cores, too, and for every encoding of integers: tiles of 16 rows, cut into records
+//   of 256 columns (Records.h). A chunk, which a kernel copies at a time, is any number of records:
+//   the bytes do not depend on it.
+//
 //   A fragment is 512 bytes: 16 rows x 32 columns (int8), x 64 columns (int4) or x 16 columns (f16,
 //   bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
 //
@@ -119,22 +125,24 @@
 #ifndef SLUICE_FORMATS_PACKING_H
 #define SLUICE_FORMATS_PACKING_H
 
-#include "sluice/Formats/Encoding.h"
+#include "sluice/Formats/Records.h"
 
 #include "llvm/Support/Error.h"
 
 namespace sluice::formats {
 
 struct Layout {
-  enum class Kind : uint8_t { Rows, Blocks, Lanes, Mma };
+  enum class Kind : uint8_t { Rows, Blocks, Lanes, Mma, Records };
 
   Kind kind = Kind::Rows;
-  /// Columns of a chunk, Mma only: a multiple of 64, and of the group or a divisor of it.
+  /// Columns of a chunk. Mma: a multiple of 64, and of the group or a divisor of it. Records: a
+  /// multiple of 256. Others: 0.
   int64_t columns = 0;
 
   bool operator==(const Layout &) const = default;
-  bool isTiled() const { return kind == Kind::Lanes || kind == Kind::Mma; }
-  /// "rows", "blocks", "lanes", "mma".
+  bool hasChunks() const { return kind == Kind::Mma || kind == Kind::Records; }
+  bool isTiled() const { return kind == Kind::Lanes || hasChunks(); }
+  /// "rows", "blocks", "lanes", "mma", "records".
   llvm::StringRef name() const;
 };
 
@@ -158,9 +166,9 @@ struct Position {
 class PackedShape {
 public:
   /// Errors say what is wrong with the combination: an extent below 1 or above maxExtent, more than
-  /// maxElements, an impossible encoding (Encoding::problem), one that mma has not, bad chunk
-  /// columns, blocks of an encoding that GGUF lacks, columns that are no whole number of blocks or
-  /// super-blocks.
+  /// maxElements, an impossible encoding (Encoding::problem), one that the layout has not, bad
+  /// chunk columns, blocks of an encoding that GGUF lacks, columns that are no whole number of
+  /// blocks or super-blocks.
   static llvm::Expected<PackedShape> get(Encoding format, Layout layout, int64_t rows,
                                          int64_t columns);
 
@@ -176,7 +184,7 @@ public:
   int64_t rowsPerTile() const { return lay.isTiled() ? tileRows : 1; }
   int64_t tileBytes() const { return tile; }
   /// Columns with padding: a multiple of 32 (lanes), of what a fragment or pair of fragments holds
-  /// (mma), else columns().
+  /// (mma), of 256 (records), else columns().
   int64_t paddedColumns() const { return padded; }
   int64_t groups() const { return fmt.groupsPerRow(numColumns); }
   /// The group of a column.
@@ -184,7 +192,7 @@ public:
     return fmt.group == Encoding::channel ? 0 : column / fmt.group;
   }
 
-  /// Chunks of a tile; 1 in all layouts but mma.
+  /// Chunks of a tile; 1 in the layouts that have none.
   int64_t chunks() const;
   /// The first byte of a chunk in its tile.
   int64_t chunkOffset(int64_t chunk) const { return chunk * chunkStride; }
@@ -194,6 +202,8 @@ public:
   }
   /// Columns of a chunk that hold elements (the last chunk may have fewer).
   int64_t chunkColumns(int64_t chunk) const;
+  // What follows is of all layouts but records and blocks.
+
   /// Bytes of a chunk's elements: its scales start there (rows: at the next even byte, see
   /// chunkScales).
   int64_t chunkElements(int64_t chunk) const;
@@ -205,7 +215,7 @@ public:
   int64_t chunkSupers(int64_t chunk) const;
 
   /// Element (row, column), 0 <= row < tiles() * rowsPerTile(), 0 <= column < columns(), and of it
-  /// one plane. Layout `blocks` has no positions.
+  /// one plane.
   Position elementPosition(int64_t row, int64_t column, size_t plane = 0) const;
   /// The scale, and the offset, that apply to element (row, column). Where an mma chunk repeats
   /// a scale, the one in the element's own chunk. Integer formats only; offsets only if the format
@@ -214,6 +224,13 @@ public:
   int64_t scalePosition(int64_t row, int64_t column) const;
   Position offsetPosition(int64_t row, int64_t column) const;
   /// A number of the super-block of (row, column).
+
+  // Where the numbers that belong to element (row, column) are, bit by bit; of all layouts but
+  // blocks.
+  BitFields elementBits(int64_t row, int64_t column) const;
+  BitFields scaleBits(int64_t row, int64_t column) const;
+  BitFields offsetBits(int64_t row, int64_t column) const;
+  /// An f16 of the super-block.
   int64_t superPosition(int64_t row, int64_t column, int64_t number) const;
 
 private:
@@ -225,6 +242,8 @@ private:
   int64_t chunkOf(int64_t column) const {
     return lay.kind == Layout::Kind::Mma ? column / lay.columns : 0;
   }
+  /// The first byte of the record of (row, column).
+  int64_t recordStart(int64_t row, int64_t column) const;
   /// The end of a chunk's last numbers, before padding.
   int64_t scalesEnd(int64_t chunk) const;
 

@@ -9,16 +9,21 @@
 //   int elements FFFF...               0                        q uniform over the element's range
 //   scales       8000 8000 8000 8000   S S S S                  +S or -S
 //   zero points  01 x 8                FE x 8                   -2 or -1
+//   scales that come with offsets, of bytes, of super-blocks:
+//     f16        0                     S S S S                  S; offset Z = -S * mean(q)
+//     int8       87 x 8                40 x 8                   +-(64 to 71) times the
+//     super-block's S E8M0, E4M3 0                     S x 8                    S fields FFFF... 0
+//     uniform, times S; offsets times Z
 //   f16          83FF x 4              E << 10 x 4              +-2^e * [1, 2), uniform
 //   bf16         807F x 4              E << 7 x 4
 //   f32          807FFFFF x 2          E << 23 x 2
 //   padding      0                     0
 //
-// S = f16(1 / (sqrt(K) * rms(q - zero))) and 2^e = 1 / (sqrt(K) * sqrt(7/3)) rounded to a power of
-// two, so that a row's product with an input of unit variance has about unit variance. Elements of
-// columns and rows that pad a tile are generated like all others: nothing reads their results, and
-// the inputs that they are multiplied by are zeros. In lanes and mma every region starts at a
-// multiple of 16 bytes, so a word has one pair of masks.
+// S = f16(1 / (sqrt(K) * rms(what S is a factor of))) and 2^e = 1 / (sqrt(K) * sqrt(7/3)) rounded
+// to a power of two, so that a row's product with an input of unit variance has about unit
+// variance. Elements of columns and rows that pad a tile are generated like all others: nothing
+// reads their results, and the inputs that they are multiplied by are zeros. In lanes, mma and
+// records every region starts at a multiple of 16 bytes, so a word has one pair of masks.
 
 #ifndef SLUICE_FORMATS_SYNTHETIC_H
 #define SLUICE_FORMATS_SYNTHETIC_H
@@ -39,7 +44,8 @@ SyntheticPattern syntheticVector(Encoding::Element element, uint64_t seed);
 
 class SyntheticTensor {
 public:
-  /// `seed` should differ from tensor to tensor, for instance a hash of the name.
+  /// In blocks, Q8_0 and Q4_0 only. `seed` should differ from tensor to tensor, for instance a hash
+  /// of the name.
   SyntheticTensor(const PackedShape &shape, uint64_t seed);
 
   const PackedShape &shape() const { return packed; }
@@ -58,9 +64,11 @@ public:
 private:
   void setMasks();
   void setRegions();
+  /// The regions of a record.
+  SyntheticPattern recordRegions() const;
 
   PackedShape packed;
-  SyntheticMasks elementMasks, scaleMasks;
+  SyntheticMasks elementMasks, scaleMasks, offsetMasks, superMasks[2];
   SyntheticPattern regions;
 };
 

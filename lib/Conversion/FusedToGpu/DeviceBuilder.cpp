@@ -138,12 +138,13 @@ static DeviceBuilder::Values fieldsOf(DeviceBuilder &k, Value result) {
 }
 
 DeviceBuilder::Values DeviceBuilder::mmaInt8(const Values &accumulators, ArrayRef<Value> aOperand,
-                                             ArrayRef<Value> bOperand) {
+                                             ArrayRef<Value> bOperand, bool unsignedA) {
   Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32(), i32(), i32()});
   Value product = NVVM::MmaOp::create(
       b, loc, result, aOperand, bOperand, accumulators, {16, 8, 32}, std::nullopt,
       NVVM::MMAIntOverflow::wrapped,
-      std::array<NVVM::MMATypes, 2>{NVVM::MMATypes::s8, NVVM::MMATypes::s8},
+      std::array<NVVM::MMATypes, 2>{unsignedA ? NVVM::MMATypes::u8 : NVVM::MMATypes::s8,
+                                    NVVM::MMATypes::s8},
       std::array<NVVM::MMALayout, 2>{NVVM::MMALayout::row, NVVM::MMALayout::col});
   return fieldsOf(*this, product);
 }

@@ -73,7 +73,7 @@ public:
   /// What lane `source` of the warp has.
   Value shuffleFrom(Value x, Value source);
   /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number
-  /// of byte i.
+  /// of byte i; plus 8, the byte is all ones if that one is negative, else 0.
   Value permute(Value low, Value high, Value selector);
 
   // Clusters. The barrier's arrive and wait are separate, so that there can be work between them.
@@ -121,7 +121,9 @@ public:
   void launchDependents();
 
   // Tensor cores. Operands are i32 registers; accumulators are four i32 or f32.
-  Values mmaInt8(const Values &accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b);
+  /// `unsignedA`: the first operand's bytes are unsigned.
+  Values mmaInt8(const Values &accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b,
+                 bool unsignedA = false);
   Values mmaFloat(mlir::Type element, const Values &accumulators, llvm::ArrayRef<Value> a,
                   llvm::ArrayRef<Value> b);
 

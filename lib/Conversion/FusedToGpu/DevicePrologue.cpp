@@ -83,7 +83,13 @@ DeviceBuilder::Values Prologue::loadVector(Value pointer, RankedTensorType type,
 
 FailureOr<PreparedInput> Prologue::preload() {
   PreparedInput input{plan, kernel.at(plan.fragments), kernel.at(plan.scales),
-                      kernel.at(plan.inputSums)};
+                      kernel.at(plan.inputSums), kernel.at(plan.zeros)};
+  if (input.zerosAt)
+    k.ifThen(k.less(thread, k.constI32(plan.zeros.bytes / 16)), [&] {
+      auto zeros = DenseElementsAttr::get(k.vec(4, k.i32()), APInt(32, 0));
+      k.store(arith::ConstantOp::create(k.b, k.loc, zeros),
+              k.offset(input.zerosAt, k.shl(thread, 4)), 16);
+    });
   if (op.getPrologue().empty())
     return input;
   scratch = kernel.at(plan.warpSums);
@@ -205,7 +211,7 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
   auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
-  if (input.format.element == formats::Encoding::Element::I4)
+  if (!input.diagonal && input.format.element == formats::Encoding::Element::I4)
     scale = k.mulF(scale, k.number(1.0 / 16));
 
   Values fixed;
@@ -225,6 +231,10 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
   };
   auto low = [](Value q) { return q; };
   auto high = [&](Value q) { return k.shr(k.add(q, 128), 8); };
+  if (input.diagonal)
+    return emitDiagonal(
+        input, row, n, fixed, scale, [&](int64_t first) { return bytes(high, first); },
+        [&](int64_t first) { return bytes(low, first); });
   Value sum;
   if (input.inputSumsAt) {
     for (Value q : fixed)
@@ -258,6 +268,55 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     if (sum)
       storeFirst(input.accumulationColumns / kVector, sum, input.inputSumsAt,
                  padded / input.accumulationColumns);
+  };
+  if (Value exists = vectorExists(n, padded))
+    k.ifThen(exists, storeAll);
+  else
+    storeAll();
+}
+
+void Prologue::emitDiagonal(PreparedInput &input, Value row, int64_t n, const Values &fixed,
+                            Value scale, llvm::function_ref<Value(int64_t)> highBytes,
+                            llvm::function_ref<Value(int64_t)> lowBytes) {
+  Value sum;
+  if (input.hasSums) {
+    for (Value q : fixed)
+      sum = sum ? k.add(sum, q) : q;
+    for (int64_t distance = 1; distance < input.sumColumns / kVector; distance *= 2)
+      sum = k.add(sum, k.shuffleXor(sum, distance));
+  }
+  auto storeAll = [&] {
+    // Columns 8 * vector on: a quarter of a sub-block of 32, of which 4 are in a group, 8 in a
+    // record.
+    Value vector = vectorIndex(n), quarter = k.bitAnd(vector, 3), subBlock = k.shr(vector, 2);
+    Value place = k.add(k.shl(subBlock, 6), k.shl(quarter, 3));
+    if (input.tokens > 1)
+      place = k.add(place, k.mul(row, input.padded * 2));
+    Value to = k.offset(input.fragmentsAt, place);
+    k.store(k.vectorOf({highBytes(0), highBytes(4)}), to, 8);
+    k.store(k.vectorOf({lowBytes(0), lowBytes(4)}), k.offset(to, 32), 8);
+    Value group = k.bitAnd(k.shr(subBlock, 2), 1);
+    Value entry = k.add(k.shl(k.shr(subBlock, 3), 2), k.bitAnd(subBlock, 3));
+    if (input.tokens > 1)
+      entry = k.add(entry, k.mul(row, input.padded / 64));
+    Value units = k.offset(input.scalesAt, k.mul(entry, input.unitFloats() * 4));
+    k.ifThen(k.equal(quarter, k.constI32(0)), [&] {
+      bool first = input.stepFactors[0] != 1, second = input.stepFactors[1] != 1;
+      Value step = scale;
+      if (first || second)
+        step = k.mulF(scale, k.select(k.equal(group, k.constI32(0)), k.number(input.stepFactors[0]),
+                                      k.number(input.stepFactors[1])));
+      k.store(step, k.offset(units, k.shl(group, 2)), 4);
+    });
+    if (sum) {
+      int64_t perGroup = input.sumsPerGroup();
+      Value number = k.mul(group, perGroup);
+      if (perGroup == 2)
+        number = k.add(number, k.shr(quarter, 1));
+      k.ifThen(k.equal(k.bitAnd(quarter, 4 / perGroup - 1), k.constI32(0)), [&] {
+        k.store(k.mulF(k.toFloat(sum), scale), k.offset(units, k.add(k.shl(number, 2), 8)), 4);
+      });
+    }
   };
   if (Value exists = vectorExists(n, padded))
     k.ifThen(exists, storeAll);

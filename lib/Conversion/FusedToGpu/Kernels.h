@@ -38,7 +38,7 @@ struct Kernel {
 
 /// The input of a product in shared memory: its order (fused::InputPlan) and its addresses.
 struct PreparedInput : fused::InputPlan {
-  mlir::Value fragmentsAt, scalesAt, inputSumsAt;
+  mlir::Value fragmentsAt, scalesAt, inputSumsAt, zerosAt;
 };
 
 /// Computes the prologue with `threads` threads: `preload` emits what may run before the previous
@@ -78,6 +78,11 @@ private:
                     bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
   void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
+  /// The rest of emitFixedPoint for weights in records; the functions give 4 bytes from an element
+  /// on.
+  void emitDiagonal(PreparedInput &input, mlir::Value row, int64_t n, const Values &fixed,
+                    mlir::Value scale, llvm::function_ref<mlir::Value(int64_t)> highBytes,
+                    llvm::function_ref<mlir::Value(int64_t)> lowBytes);
   void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
 
   Kernel &kernel;

@@ -12,6 +12,7 @@
 // for rows r and r + 8 of a tile.
 
 #include "Kernels.h"
+#include "RecordProduct.h"
 #include "StageRing.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -46,11 +47,23 @@ private:
   /// may be under way, at most `mostUnderWay` are.
   void prefetchNext(Value copies, int64_t mostUnderWay, Value oldest, Value parity);
   LogicalResult multiply(Value thread, PreparedInput &input);
-  /// The warp's part of the input, as operands.
-  SmallVector<Values> loadInput(PreparedInput &input, Value chunk);
-  /// What a warp adds to the sums of its rows r and r + 8 from one chunk.
-  Values multiplyChunk(PreparedInput &input, ArrayRef<Values> x, Value chunk, Value stage,
-                       Values sums);
+  /// What a warp needs of the input for its part of a chunk.
+  struct Operands {
+    SmallVector<Values> fragments;               ///< layout mma
+    SmallVector<RecordProduct::Input> ofRecords; ///< layout records
+  };
+  bool hasRecords() const { return shape.layout().kind == formats::Layout::Kind::Records; }
+  /// Sums that a lane carries.
+  int64_t sumCount() {
+    return hasRecords() ? 2 * op.getTokens() : shape.format().isInteger() ? 2 : 4;
+  }
+  Operands loadInput(PreparedInput &input, Value chunk);
+  /// What a warp adds to the sums of its rows r and r + 8 from one chunk, whose stage is released
+  /// as soon as nothing more is read of it.
+  Values multiplyChunk(PreparedInput &input, const Operands &x, Value chunk, Value stage,
+                       Values sums, llvm::function_ref<void()> release);
+  /// Writes a tile's sums to where threads add them up.
+  void storeSums(ValueRange sums, Value to);
   LogicalResult finish(Value thread, Value firstTile, Value held);
   /// Whether a thread has at most one pair of rows in the whole kernel, so that it can read early
   /// what their epilogue needs.
@@ -130,23 +143,35 @@ void MatvecKernel::prefetchNext(Value copies, int64_t mostUnderWay, Value oldest
     prefetch();
 }
 
-SmallVector<DeviceBuilder::Values> MatvecKernel::loadInput(PreparedInput &input, Value chunk) {
+MatvecKernel::Operands MatvecKernel::loadInput(PreparedInput &input, Value chunk) {
+  Value number = k.add(k.mul(chunk, slices), slice);
+  Operands x;
+  if (hasRecords()) {
+    x.ofRecords = RecordProduct(k, shape.format(), lane).loadInput(input, number);
+    return x;
+  }
   int64_t fragments = sliceColumns / input.fragmentColumns();
   Value myLane = lane;
   if (input.fragmentLanes() < kWarp) // other lanes' columns are not used
     myLane = k.min(lane, k.constI32(input.fragmentLanes() - 1));
-  Value number = k.add(k.mul(chunk, slices), slice);
   Value from =
       k.offset(k.offset(input.fragmentsAt, k.mul(number, fragments * input.fragmentBytes())),
                k.shl(myLane, 3));
-  SmallVector<Values> x;
   for (int64_t f = 0; f < fragments; ++f)
-    x.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
+    x.fragments.push_back(
+        k.lanes(k.load(k.vec(2, k.i32()), k.offset(from, f * input.fragmentBytes()), 8)));
   return x;
 }
 
-DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef<Values> x,
-                                                  Value chunk, Value stage, Values sums) {
+DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Operands &operands,
+                                                  Value chunk, Value stage, Values sums,
+                                                  llvm::function_ref<void()> release) {
+  if (hasRecords()) {
+    Value record = k.at(stage, slice, formats::RecordShape(shape.format()).bytes());
+    return RecordProduct(k, shape.format(), lane)
+        .multiply(input, operands.ofRecords, record, sums, release);
+  }
+  ArrayRef<Values> x = operands.fragments;
   Encoding format = shape.format();
   bool isInteger = format.isInteger(), int4 = format.element == Encoding::Element::I4;
   int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
@@ -204,6 +229,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
     Values result;
     for (auto [sum, product] : llvm::zip_equal(sums, products))
       result.push_back(k.addF(sum, product));
+    release();
     return result;
   }
 
@@ -262,12 +288,43 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, ArrayRef
       sums[row] = k.fma(k.toFloat(sum), factor, sums[row]);
     }
   }
+  release();
   return sums;
+}
+
+void MatvecKernel::storeSums(ValueRange sums, Value to) {
+  int64_t tokens = op.getTokens(), perToken = warpGroups * slices * 64;
+  Value column = k.bitAnd(lane, 3);
+  if (hasRecords()) {
+    // Lanes 4r and 4r + 1 have rows r and r + 8.
+    for (int64_t token = 0; token < tokens; ++token) {
+      Value sum =
+          RecordProduct(k, shape.format(), lane).addSubBlocks(sums[2 * token], sums[2 * token + 1]);
+      k.ifThen(k.less(column, k.constI32(2)), [&] {
+        k.store(sum, k.offset(k.offset(to, token * perToken), k.shl(column, 2)), 4);
+      });
+    }
+    return;
+  }
+  // Integer products: lane 4r + s has rows r and r + 8 of token s. Float products: of
+  // tokens 2s and 2s + 1.
+  auto storePair = [&](Value token, Value low, Value high) {
+    k.store(k.vectorOf({low, high}), k.offset(to, k.mul(token, perToken)), 8);
+  };
+  if (shape.format().isInteger()) {
+    k.ifThen(k.less(column, k.constI32(tokens)), [&] { storePair(column, sums[0], sums[1]); });
+    return;
+  }
+  Value first = k.shl(column, 1);
+  k.ifThen(k.less(first, k.constI32(tokens)), [&] { storePair(first, sums[0], sums[2]); });
+  if (tokens > 1) {
+    Value second = k.add(first, 1);
+    k.ifThen(k.less(second, k.constI32(tokens)), [&] { storePair(second, sums[1], sums[3]); });
+  }
 }
 
 LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   int64_t active = warpGroups * slices;
-  bool isInteger = shape.format().isInteger();
   Value zero = k.constI32(0), one = k.constI32(1);
   Value number = k.div(thread, kWarp);
   lane = k.bitAnd(thread, kWarp - 1);
@@ -277,63 +334,56 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   Value mine = k.offset(sumsAt, k.add(k.mul(number, 64), k.shl(k.shr(lane, 2), 3)));
   Value count = tileCount();
 
+  // The last chunk may have fewer slices.
+  int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
+  // A warp whose part of every tile are the same columns keeps their input in registers.
+  bool keepsInput =
+      hasRecords() && op.getTokens() == 1 && chunks == warpGroups && lastSlices == slices;
+  Operands kept;
+  if (keepsInput) // warps that take no part read some place that exists
+    kept = loadInput(input, takesPart ? k.min(warpGroup, k.constI32(warpGroups - 1)) : warpGroup);
+
   // Carried from tile to tile: slot and parity of the warp group's next stage, and the first chunk
   // of the next tile that is its turn.
   auto multiplyTile = [&](Value heldNumber, ValueRange carried) {
     Values inner = {carried[0], carried[1]};
-    inner.append(isInteger ? 2 : 4, k.number(0.0));
-    Values after = k.loop(
-        carried[2], k.constI32(chunks), k.constI32(warpGroups), inner,
-        [&](Value chunk, ValueRange values) {
-          Value slot = values[0], parity = values[1];
-          Values partial = llvm::to_vector(values.drop_front(2));
-          // The last chunk may have fewer slices.
-          int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
-          Value stage = k.at(stagesAt, slot, shape.chunkBytes(0));
-          if (lastSlices < slices) {
-            k.wait(k.at(fullAt, slot, 8), parity);
-            Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
-                                                  k.constI32(lastSlices), k.constI32(slices)));
-            partial = k.ifElseYield(
-                exists,
-                [&] {
-                  return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial);
-                },
-                [&] { return partial; });
-          } else {
-            SmallVector<Values> x = loadInput(input, chunk); // while the weights are on their way
-            k.wait(k.at(fullAt, slot, 8), parity);
-            partial = multiplyChunk(input, x, chunk, stage, partial);
-          }
-          if (reuses) {
-            k.syncWarp();
-            k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
-          }
-          stageRing().advance(slot, parity, warpGroups);
-          Values next = {slot, parity};
-          next.append(partial);
-          return next;
-        });
-    // Integer products: lane 4r + s has rows r and r + 8 of token s. Float products: of
-    // tokens 2s and 2s + 1.
-    int64_t tokens = op.getTokens();
-    Value column = k.bitAnd(lane, 3);
-    Value to = k.offset(mine, k.mul(heldNumber, heldBytes));
-    auto storePair = [&](Value token, Value low, Value high) {
-      Value place = k.offset(to, k.mul(token, active * 64));
-      k.store(k.vectorOf({low, high}), place, 8);
-    };
-    if (isInteger) {
-      k.ifThen(k.less(column, k.constI32(tokens)), [&] { storePair(column, after[2], after[3]); });
-    } else {
-      Value first = k.shl(column, 1);
-      k.ifThen(k.less(first, k.constI32(tokens)), [&] { storePair(first, after[2], after[4]); });
-      if (tokens > 1) {
-        Value second = k.add(first, 1);
-        k.ifThen(k.less(second, k.constI32(tokens)),
-                 [&] { storePair(second, after[3], after[5]); });
+    inner.append(sumCount(), k.number(0.0));
+    auto multiplyOne = [&](Value chunk, ValueRange values) {
+      Value slot = values[0], parity = values[1];
+      Values partial = llvm::to_vector(values.drop_front(2));
+      Value stage = k.at(stagesAt, slot, shape.chunkBytes(0));
+      auto release = [&] {
+        if (!reuses)
+          return;
+        k.syncWarp();
+        k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+      };
+      if (lastSlices < slices) {
+        k.wait(k.at(fullAt, slot, 8), parity);
+        Value exists = k.less(slice, k.select(k.equal(chunk, k.constI32(chunks - 1)),
+                                              k.constI32(lastSlices), k.constI32(slices)));
+        partial = k.ifElseYield(
+            exists,
+            [&] {
+              return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial, [] {});
+            },
+            [&] { return partial; });
+        release();
+      } else {
+        // While the weights are on their way.
+        Operands x = keepsInput ? kept : loadInput(input, chunk);
+        k.wait(k.at(fullAt, slot, 8), parity);
+        partial = multiplyChunk(input, x, chunk, stage, partial, release);
       }
-    }
+      stageRing().advance(slot, parity, warpGroups);
+      Values next = {slot, parity};
+      next.append(partial);
+      return next;
+    };
+    Values after = keepsInput ? multiplyOne(carried[2], inner)
+                              : k.loop(carried[2], k.constI32(chunks), k.constI32(warpGroups),
+                                       inner, multiplyOne);
+    storeSums(ValueRange(after).drop_front(2), k.offset(mine, k.mul(heldNumber, heldBytes)));
     Value first = carried[2];
     if (int64_t shift = (warpGroups - chunks % warpGroups) % warpGroups) {
       first = k.add(first, shift);

@@ -188,11 +188,7 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
         return prefixed(source.name, std::move(error));
     } else {
       source.reader.readRow(fileRow, values);
-      formats::RowNumbers to = tile.numbers.numbers(i);
-      size_t groups = shape.groups();
-      if (Error error = formats::quantizeRow(
-              values, format, {to.q, static_cast<size_t>(columns)}, {to.scales, groups},
-              {to.zeros, format.hasZeroPoint() ? groups : 0}, fileRow))
+      if (Error error = formats::quantizeRow(values, format, tile.numbers.numbers(i), fileRow))
         return prefixed(source.name, std::move(error));
     }
     rows[i] = tile.numbers.row(i);

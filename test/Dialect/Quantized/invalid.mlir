@@ -65,7 +65,7 @@ func.func private @f(!quantized.tensor<4x256xi8, group = 48>)
 
 // -----
 
-// expected-error @+1 {{unknown layout 'columns': expected rows, blocks, lanes or mma}}
+// expected-error @+1 {{unknown layout 'columns': expected rows, blocks, lanes, mma or records}}
 func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = columns>)
 
 // -----

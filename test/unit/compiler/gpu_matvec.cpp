@@ -129,8 +129,19 @@ std::string cacheText(const formats::CacheShape &shape) {
          std::to_string(shape.dim) + "xf16, layout = mma_" + (keys ? "keys" : "values") + ">\n";
 }
 
+/// The layout that fused-pack-weights gives an encoding.
+formats::Layout gpuLayout(Encoding format, int64_t chunk) {
+  using Kind = formats::Layout::Kind;
+  return {format.isInteger() && !format.isPlainInteger() ? Kind::Records : Kind::Mma, chunk};
+}
+
+std::string packedType(Encoding format, int64_t rows, int64_t columns, formats::Layout layout) {
+  return tensorType(format, rows, columns,
+                    layout.name().str() + ", columns = " + std::to_string(layout.columns));
+}
+
 std::string mmaType(Encoding format, int64_t rows, int64_t columns, int64_t chunk) {
-  return tensorType(format, rows, columns, "mma, columns = " + std::to_string(chunk));
+  return packedType(format, rows, columns, gpuLayout(format, chunk));
 }
 
 std::string gpuSchedule(int64_t blocks, int64_t stages, int64_t inFlight, int64_t chunk,
@@ -153,9 +164,9 @@ std::string productText(size_t number, int64_t tokens, int64_t rows, int64_t col
 }
 
 /// Packs rows, -1 for an empty place.
-Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t chunk) {
-  formats::PackedShape shape = llvm::cantFail(formats::PackedShape::get(
-      weight.format, {formats::Layout::Kind::Mma, chunk}, rows.size(), weight.columns));
+Buffer packGpu(const Weight &weight, const std::vector<int64_t> &rows, formats::Layout layout) {
+  formats::PackedShape shape =
+      llvm::cantFail(formats::PackedShape::get(weight.format, layout, rows.size(), weight.columns));
   Buffer packed(shape.bytes());
   for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
     std::vector<formats::PackRow> tileRows;
@@ -165,6 +176,10 @@ Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t c
                       {packed.as<uint8_t>() + tile * shape.tileBytes(), size_t(shape.tileBytes())});
   }
   return packed;
+}
+
+Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t chunk) {
+  return packGpu(weight, rows, gpuLayout(weight.format, chunk));
 }
 
 Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
@@ -263,6 +278,66 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
       std::vector<float> row(x.begin() + token * product.columns,
                              x.begin() + (token + 1) * product.columns);
       for (int64_t i = 0; i < product.rows; ++i)
+        expected.push_back(weight.product(i, row));
+    }
+    EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);
+  }
+  kernels.checkResources();
+}
+
+/// Every encoding that records hold: those of GGUF's blocks, and the integers of layout mma.
+std::vector<Encoding> recordFormats() {
+  std::vector<Encoding> result;
+  for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+                           "iq4_xs", "mxfp4", "nvfp4"})
+    result.push_back(*Encoding::fromName(name));
+  for (Encoding format : allFormats())
+    if (formats::RecordShape::problem(format).empty())
+      result.push_back(format);
+  return result;
+}
+
+TEST_P(GpuMatvec, Records) {
+  struct Case {
+    Encoding format;
+    int64_t rows, columns, chunk, tokens, blocks, stages, inFlight, warps;
+  };
+  std::vector<Case> cases;
+  for (auto [number, format] : llvm::enumerate(recordFormats())) {
+    int64_t tokens = format.code() == Encoding::Code::Table ? 1 : 1 + number % 2;
+    bool super = format.superNumbers();
+    // One tile, partly empty.
+    cases.push_back({format, 3, super ? 256 : 40, 256, 1, 1, 1, 1, 16});
+    // Warps that always have the same columns, a ring that is used again.
+    cases.push_back({format, 70, 1024, 512, 1, 2, 4, 3, 4});
+    // Several tokens, a last chunk that is shorter and, but for super-blocks, a record that is.
+    cases.push_back({format, 40, super ? 1280 : 1300, 512, tokens, 2, 3, 2, 16});
+  }
+  std::string text;
+  for (auto [number, c] : llvm::enumerate(cases))
+    text += productText(
+        number, c.tokens, c.rows, c.columns,
+        packedType(c.format, c.rows, c.columns, {formats::Layout::Kind::Records, c.chunk}),
+        gpuSchedule(c.blocks, c.stages, c.inFlight, c.chunk, c.warps));
+  GpuKernels kernels(text, GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  ASSERT_EQ(kernels.launches.size(), cases.size());
+  Random random(11);
+  for (auto [number, c] : llvm::enumerate(cases)) {
+    SCOPED_TRACE(c.format.name() + " " + std::to_string(c.rows) + "x" + std::to_string(c.columns) +
+                 " x" + std::to_string(c.tokens));
+    Weight weight(c.format, c.rows, c.columns, random);
+    std::vector<float> x = random.normal(c.tokens * c.columns);
+    Buffer input(x),
+        packed = packGpu(weight, naturalRows(c.rows), {formats::Layout::Kind::Records, c.chunk}),
+        output(c.tokens * c.rows * sizeof(float));
+    kernels.run(number, {&input, &packed, &output});
+    if (HasFailure())
+      return;
+    std::vector<double> expected;
+    for (int64_t token = 0; token < c.tokens; ++token) {
+      std::vector<float> row(x.begin() + token * c.columns, x.begin() + (token + 1) * c.columns);
+      for (int64_t i = 0; i < c.rows; ++i)
         expected.push_back(weight.product(i, row));
     }
     EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);

@@ -147,34 +147,35 @@ void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t colu
       used[i] |= mask;
     }
   };
-  int64_t chunkColumns = layout.kind == Kind::Mma ? layout.columns : columns;
+  auto useAll = [&](BitFields fields) {
+    for (BitField field : fields)
+      if (field.width > 8)
+        use(field.byte, field.width / 8, 0xFF);
+      else
+        use(field.byte, 1, ((1u << field.width) - 1) << field.shift);
+  };
+  // Chunks of mma, and units of records, have scales of their own.
   int64_t group = format.isInteger() ? format.groupColumns(columns) : columns;
-  bool hasHighFields = format.scale == Encoding::Scale::U6;
+  int64_t chunkColumns = layout.kind == Kind::Mma ? layout.columns : columns;
+  if (layout.kind == Kind::Records)
+    group = std::min(group, RecordShape(format).unit());
   for (int64_t r = 0; r < shape.tiles() * shape.rowsPerTile() && layout.kind != Kind::Blocks; ++r)
     for (int64_t c = 0; c < columns; ++c) {
-      if (!format.isInteger()) {
-        use(shape.elementPosition(r, c).byte, format.bits() / 8, 0xFF);
+      useAll(shape.elementBits(r, c));
+      if (!format.isInteger())
         continue;
-      }
-      for (size_t plane = 0; plane < format.planes().size(); ++plane) {
-        Position at = shape.elementPosition(r, c, plane);
-        use(at.byte, 1, ((1u << format.planes()[plane].width) - 1) << at.shift);
-      }
       // A chunk's and a group's first column introduces a scale; other columns share it.
       int64_t inChunk = c % chunkColumns;
       int64_t lead = c - inChunk + inChunk / group * group;
-      bool hasOffsets =
-          format.offset != Encoding::Offset::None && format.scale != Encoding::Scale::U4;
+      bool hasOffsets = format.offset != Encoding::Offset::None;
       if (lead == c) {
-        use(shape.scalePosition(r, c), format.scaleBits() == 16 ? 2 : 1, 0xFF);
-        if (hasOffsets) {
-          Position at = shape.offsetPosition(r, c);
-          use(at.byte, format.offsetBits() == 16 ? 2 : 1, hasHighFields ? 15u << at.shift : 0xFF);
-        }
+        useAll(shape.scaleBits(r, c));
+        if (hasOffsets)
+          useAll(shape.offsetBits(r, c));
       } else {
-        ASSERT_EQ(shape.scalePosition(r, c), shape.scalePosition(r, lead));
+        ASSERT_EQ(shape.scaleBits(r, c), shape.scaleBits(r, lead));
         if (hasOffsets) {
-          ASSERT_EQ(shape.offsetPosition(r, c), shape.offsetPosition(r, lead));
+          ASSERT_EQ(shape.offsetBits(r, c), shape.offsetBits(r, lead));
         }
       }
       if (c % Encoding::superColumns == 0)
@@ -199,11 +200,11 @@ void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t colu
       // Repeated scales and zero points agree too.
       for (int64_t c = 0; c < columns && format.isPlainInteger() && layout.kind != Kind::Blocks;
            ++c) {
-        int64_t at = shape.scalePosition(r, c);
-        ASSERT_EQ(packed[at] | packed[at + 1] << 8, found.scales[c / group]);
+        int64_t at = shape.scaleBits(r, c).front().byte;
+        ASSERT_EQ(packed[at] | packed[at + 1] << 8, found.scales[c / format.groupColumns(columns)]);
         if (format.hasZeroPoint()) {
-          ASSERT_EQ(static_cast<int8_t>(packed[shape.offsetPosition(r, c).byte]),
-                    found.zeros[c / group]);
+          ASSERT_EQ(static_cast<int8_t>(packed[shape.offsetBits(r, c).front().byte]),
+                    found.zeros[c / format.groupColumns(columns)]);
         }
       }
     } else if (!matrix.empty[r]) {
@@ -259,6 +260,80 @@ TEST(Packing, RoundTripOfGgufEncodings) {
       for (int64_t columns : {256, 768})
         for (Kind kind : {Kind::Rows, Kind::Lanes})
           roundTrip(format, {kind, 0}, rows, columns);
+}
+
+TEST(Packing, RoundTripRecords) {
+  for (const Encoding &format : allFormats()) {
+    if (!RecordShape::problem(format).empty())
+      continue;
+    for (int64_t rows : {1, 7, 8, 16, 19})
+      for (int64_t columns : {1, 31, 40, 127, 256, 300})
+        roundTrip(format, {Kind::Records, 256}, rows, columns);
+    roundTrip(format, {Kind::Records, 512}, 17, 1300);
+  }
+  for (const Encoding &format : blockFormats())
+    for (int64_t rows : {1, 7, 8, 16, 19})
+      for (int64_t columns : {256, 768})
+        roundTrip(format, {Kind::Records, 512}, rows, columns);
+}
+
+TEST(Packing, SizesOfRecords) {
+  // GGUF's sizes, but for the 6-bit scales that are bytes here.
+  for (auto [name, bytes] : {std::pair("q4_1", 160),
+                             {"q5_0", 176},
+                             {"q5_1", 192},
+                             {"q2_k", 84},
+                             {"q3_k", 114},
+                             {"q4_k", 144},
+                             {"q5_k", 176},
+                             {"q6_k", 210},
+                             {"iq4_nl", 144},
+                             {"iq4_xs", 138},
+                             {"mxfp4", 136},
+                             {"nvfp4", 144},
+                             {"int4-g32", 144},
+                             {"int8-g32", 272}})
+    EXPECT_EQ(*packedBytes(*Encoding::fromName(name), {Kind::Records, 512}, 32, 1024),
+              int64_t(32) * 4 * bytes)
+        << name;
+}
+
+TEST(Packing, RecordsOfPieces) {
+  // Every bit of every plane belongs to one operand.
+  for (const char *name :
+       {"q2_k", "q3_k", "q4_k", "int4-g32", "q5_k", "q5_0", "q6_k", "int8-g32"}) {
+    RecordShape shape(*Encoding::fromName(name));
+    unsigned bits = shape.encoding().bits(), used[8] = {};
+    for (unsigned operand = 0; operand < RecordShape::operands; ++operand) {
+      unsigned covered = 0;
+      for (RecordShape::Piece piece : shape.pieces(operand)) {
+        ASSERT_LT(piece.plane, bits) << name;
+        unsigned ones = (1u << piece.width) - 1;
+        EXPECT_EQ(used[piece.plane] & ones << piece.from, 0u) << name;
+        EXPECT_EQ(covered & ones << piece.to, 0u) << name;
+        used[piece.plane] |= ones << piece.from;
+        covered |= ones << piece.to;
+      }
+      EXPECT_EQ(covered, ((1u << bits) - 1) << shape.fraction(operand)) << name;
+      // What only needs a mask.
+      if (operand < bits) {
+        EXPECT_EQ(shape.pieces(operand).size(), 1u) << name;
+      }
+    }
+    for (unsigned plane = 0; plane < bits; ++plane)
+      EXPECT_EQ(used[plane], 0xFFu) << name;
+  }
+}
+
+TEST(Packing, LookupTables) {
+  for (const char *name : {"iq4_nl", "mxfp4"}) {
+    Encoding encoding = *Encoding::fromName(name);
+    LookupTable table = LookupTable::of(encoding);
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_EQ(table.a[i] - (table.b[i] < 0), encoding.table()[i]) << name;
+      EXPECT_EQ(table.b[i] - (table.a[i] < 0), encoding.table()[8 + i]) << name;
+    }
+  }
 }
 
 TEST(Packing, SizesOfGgufEncodings) {

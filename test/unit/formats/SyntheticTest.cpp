@@ -133,6 +133,35 @@ TEST(Synthetic, UnitVariance) {
       }
 }
 
+TEST(Synthetic, UnitVarianceOfEveryEncoding) {
+  for (const char *format : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+                             "iq4_nl", "iq4_xs", "mxfp4", "nvfp4", "int4-g32", "int8-channel"})
+    for (Layout layout :
+         {Layout{Kind::Rows, 0}, Layout{Kind::Lanes, 0}, Layout{Kind::Records, 512}})
+      for (int64_t columns : {256, 4096}) {
+        SyntheticTensor tensor(shapeOf(format, layout, 64, columns), 42);
+        std::vector<uint8_t> bytes = all(tensor);
+        std::vector<float> values(static_cast<size_t>(columns));
+        double squares = 0, sum = 0;
+        for (int64_t row = 0; row < 64; ++row) {
+          unpackRow(tensor.shape(), bytes, row, values);
+          for (float v : values) {
+            squares += double(v) * v;
+            sum += v;
+          }
+        }
+        squares /= 64;
+        // Scales that are powers of two, or have three bits, are up to twice too large; fields are
+        // few, so that one large one counts.
+        bool coarse =
+            !llvm::StringRef(format).ends_with("_k") && tensor.shape().format().scaleBits() == 8;
+        EXPECT_GT(squares, 0.8) << format << " " << columns << " " << layout.name().str();
+        EXPECT_LT(squares, coarse ? 4.4 : 1.25) << format << " " << columns;
+        EXPECT_LT(std::fabs(sum) / static_cast<double>(64 * columns),
+                  0.5 / std::sqrt(double(columns)));
+      }
+}
+
 TEST(Synthetic, ZeroPoints) {
   SyntheticTensor tensor(shapeOf("int4-g32-zp", {Kind::Lanes, 0}, 64, 256), 3);
   std::vector<uint8_t> bytes = all(tensor);

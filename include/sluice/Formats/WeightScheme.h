@@ -1,0 +1,37 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// What is asked for the weights of a model: a number format for all, and others for some.
+
+#ifndef SLUICE_FORMATS_WEIGHTSCHEME_H
+#define SLUICE_FORMATS_WEIGHTSCHEME_H
+
+#include "sluice/Formats/Encoding.h"
+
+#include "llvm/Support/Error.h"
+#include "llvm/Support/GlobPattern.h"
+
+namespace sluice::formats {
+
+/// FORMAT[,PATTERN=FORMAT...]: the first for all weights, the others for those whose names match
+/// the pattern (`*`, `?`, `[...]`; the last one that matches counts). FORMAT is `keep`, as the
+/// model's file has the weight, or a name that Encoding::fromName takes. For example
+/// `q4_k,blk.*.ffn_down=q6_k,output=q6_k`.
+class WeightScheme {
+public:
+  /// Errors: a name that is no format, a pattern that is none.
+  static llvm::Expected<WeightScheme> parse(llvm::StringRef text);
+
+  /// What is asked for a weight; nothing: it stays as it is.
+  std::optional<Encoding> formatOf(llvm::StringRef weight) const;
+  /// Whether all weights stay as they are.
+  bool keepsAll() const;
+
+private:
+  std::optional<Encoding> all;
+  std::vector<std::pair<llvm::GlobPattern, std::optional<Encoding>>> others;
+};
+
+} // namespace sluice::formats
+
+#endif // SLUICE_FORMATS_WEIGHTSCHEME_H

@@ -1,0 +1,315 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Quantizing to the encodings that are not plain integers: unit by unit, that is group by group.
+//
+// 1. Each unit gets the float scale (and offset) of the least squared error that a search finds:
+//    scales that put the unit's greatest weight near the range's ends, each fitted to the integers
+//    that it gives (least squares), for tables of either sign.
+// 2. A super-block's f16 is chosen so that its greatest scale (offset) is the greatest code; codes
+//    are the nearest ones, and of codes next to it the best is taken. E8M0 and E4M3 scales are the
+//    best codes near the float scale.
+// 3. Integers are chosen again for the scale and offset that the codes stand for.
+//
+// Plain loops of floats without contraction: the result does not depend on the machine.
+
+#include "sluice/Formats/Quantizer.h"
+
+#include "sluice-support/NumberText.h"
+
+#include "llvm/ADT/SmallVector.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <limits>
+
+using namespace llvm;
+using namespace sluice::formats;
+using sluice::support::numberText;
+
+namespace {
+/// A float scale and offset of a unit, and what they cost.
+struct Fit {
+  float scale = 0, offset = 0;
+  float error = std::numeric_limits<float>::infinity();
+};
+
+class UnitQuantizer {
+public:
+  explicit UnitQuantizer(const Encoding &format);
+
+  /// Chooses q for a scale and an offset; returns the squared error.
+  float choose(ArrayRef<float> x, float scale, float offset, int8_t *q) const;
+  /// The best float scale, for encodings without offsets; it may be negative if `eitherSign`.
+  Fit fitScale(ArrayRef<float> x, bool eitherSign) const;
+  /// The best float scale and offset; the offset is at most 0 if `belowZero`.
+  Fit fitBoth(ArrayRef<float> x, bool belowZero) const;
+
+private:
+  int nearest(float v) const;
+  /// Least squares for integers that are chosen already.
+  void refit(ArrayRef<float> x, ArrayRef<int8_t> q, Fit &fit, bool withOffset,
+             bool belowZero) const;
+
+  Encoding format;
+  bool isTable;
+  int least, most;
+  /// Of a table, in order: its integers and their indices.
+  SmallVector<std::pair<int, int8_t>, 16> sorted;
+};
+} // namespace
+
+UnitQuantizer::UnitQuantizer(const Encoding &format)
+    : format(format), isTable(format.code() == Encoding::Code::Table) {
+  if (isTable) {
+    for (int i = 0; i < 16; ++i)
+      sorted.push_back({format.table()[i], static_cast<int8_t>(i)});
+    llvm::sort(sorted);
+    least = sorted.front().first;
+    most = sorted.back().first;
+  } else {
+    least = format.qMin();
+    most = format.qMax();
+  }
+}
+
+int UnitQuantizer::nearest(float v) const {
+  if (!isTable) {
+    v = std::clamp(v, static_cast<float>(least), static_cast<float>(most));
+    return static_cast<int>(std::nearbyint(v));
+  }
+  // The first entry that is not below, or the one before.
+  size_t high = 0;
+  while (high + 1 < sorted.size() && static_cast<float>(sorted[high].first) < v)
+    ++high;
+  if (high &&
+      v - static_cast<float>(sorted[high - 1].first) <= static_cast<float>(sorted[high].first) - v)
+    --high;
+  return sorted[high].second;
+}
+
+float UnitQuantizer::choose(ArrayRef<float> x, float scale, float offset, int8_t *q) const {
+  float inverse = scale != 0 ? 1 / scale : 0, error = 0;
+  if (!std::isfinite(inverse))
+    inverse = 0;
+  for (auto [i, value] : enumerate(x)) {
+    q[i] = static_cast<int8_t>(nearest((value - offset) * inverse));
+    float difference = value - (static_cast<float>(format.integerOf(q[i])) * scale + offset);
+    error += difference * difference;
+  }
+  return error;
+}
+
+void UnitQuantizer::refit(ArrayRef<float> x, ArrayRef<int8_t> q, Fit &fit, bool withOffset,
+                          bool belowZero) const {
+  double n = static_cast<double>(x.size()), sumQ = 0, sumX = 0, sumQQ = 0, sumQX = 0;
+  for (auto [value, index] : zip_equal(x, q)) {
+    double integer = format.integerOf(index);
+    sumQ += integer;
+    sumX += value;
+    sumQQ += integer * integer;
+    sumQX += integer * value;
+  }
+  double offset = 0;
+  if (withOffset) {
+    double determinant = n * sumQQ - sumQ * sumQ;
+    if (determinant > 0)
+      offset = (sumX * sumQQ - sumQ * sumQX) / determinant;
+    if (belowZero)
+      offset = std::min(offset, 0.0);
+  }
+  if (sumQQ > 0) {
+    fit.scale = static_cast<float>((sumQX - offset * sumQ) / sumQQ);
+    fit.offset = static_cast<float>(offset);
+  }
+}
+
+Fit UnitQuantizer::fitScale(ArrayRef<float> x, bool eitherSign) const {
+  float greatest = 0, lowest = 0;
+  for (float value : x) {
+    greatest = std::max(greatest, value);
+    lowest = std::min(lowest, value);
+  }
+  Fit best;
+  if (greatest == lowest)
+    return {0, 0, 0};
+  SmallVector<int8_t, 256> q(x.size());
+  for (int sign : {1, -1}) {
+    if (sign < 0 && !eitherSign)
+      break;
+    float high = sign > 0 ? greatest : -lowest, low = sign > 0 ? lowest : -greatest;
+    // The scale that covers the unit, and smaller ones, which clip it.
+    float cover = std::max(high / static_cast<float>(most), low / static_cast<float>(least));
+    for (int step = -2; step <= 8; ++step) {
+      Fit fit;
+      fit.scale = static_cast<float>(sign) * cover * (1 - 0.045f * static_cast<float>(step));
+      for (int round = 0; round < 2; ++round) {
+        choose(x, fit.scale, 0, q.data());
+        refit(x, q, fit, /*withOffset=*/false, false);
+      }
+      if (!eitherSign && fit.scale <= 0)
+        continue;
+      fit.error = choose(x, fit.scale, 0, q.data());
+      if (fit.error < best.error)
+        best = fit;
+    }
+  }
+  return best;
+}
+
+Fit UnitQuantizer::fitBoth(ArrayRef<float> x, bool belowZero) const {
+  float lowest = x.front(), greatest = x.front();
+  for (float value : x) {
+    greatest = std::max(greatest, value);
+    lowest = std::min(lowest, value);
+  }
+  if (belowZero)
+    lowest = std::min(lowest, 0.0f);
+  if (greatest == lowest)
+    return {0, lowest, 0};
+  Fit best;
+  SmallVector<int8_t, 256> q(x.size());
+  for (int step = -2; step <= 10; ++step) {
+    Fit fit;
+    fit.offset = lowest;
+    fit.scale = (greatest - lowest) / (static_cast<float>(most) + 0.1f * static_cast<float>(step));
+    for (int round = 0; round < 2; ++round) {
+      choose(x, fit.scale, fit.offset, q.data());
+      refit(x, q, fit, /*withOffset=*/true, belowZero);
+    }
+    if (fit.scale <= 0)
+      continue;
+    fit.error = choose(x, fit.scale, fit.offset, q.data());
+    if (fit.error < best.error)
+      best = fit;
+  }
+  if (!std::isfinite(best.error))
+    best = {(greatest - lowest) / static_cast<float>(most), lowest, 0};
+  return best;
+}
+
+/// The f16 that makes `greatest` the code `most`; 0 if there is none.
+static uint16_t superOf(float greatest, float most) { return floatToF16(greatest / most); }
+
+Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, RowNumbers to,
+                                   int64_t rowIndex) {
+  using Scale = Encoding::Scale;
+  assert(format.isInteger() && "floats are converted");
+  int64_t columns = static_cast<int64_t>(row.size()), groups = format.groupsPerRow(columns);
+  if (format.isPlainInteger())
+    return quantizeRow(row, format, {to.q, row.size()}, {to.scales, static_cast<size_t>(groups)},
+                       {to.zeros, format.hasZeroPoint() ? static_cast<size_t>(groups) : 0},
+                       rowIndex);
+  assert(!format.hasZeroPoint() && "zero points are of plain integers");
+  if (Error error = checkFinite(row, rowIndex))
+    return error;
+  UnitQuantizer quantizer(format);
+  int64_t group = format.groupColumns(columns);
+  auto unit = [&](int64_t g) { return row.slice(g * group, std::min(group, columns - g * group)); };
+  std::vector<Fit> fits(groups);
+  for (int64_t g = 0; g < groups; ++g)
+    fits[g] = format.hasOffset() ? quantizer.fitBoth(unit(g), /*belowZero=*/format.hasFields())
+                                 : quantizer.fitScale(unit(g), format.scale == Scale::F16 ||
+                                                                   format.scale == Scale::I8);
+
+  int64_t perSuper = format.superNumbers() ? Encoding::superColumns / group : 0;
+  std::vector<int8_t> trial(group);
+  for (int64_t g = 0; g < groups; ++g) {
+    uint16_t supers[2] = {0, 0};
+    if (perSuper) {
+      uint16_t *own = to.supers + g / perSuper * format.superNumbers();
+      if (g % perSuper == 0) {
+        float scale = 0, offset = 0;
+        for (const Fit &fit : ArrayRef(fits).slice(g, perSuper)) {
+          if (std::fabs(fit.scale) > std::fabs(scale))
+            scale = fit.scale;
+          offset = std::max(offset, -fit.offset);
+        }
+        // An int8 has one code more below zero: the greatest scale takes it.
+        float most =
+            format.scale == Scale::I8 ? -128.0f : static_cast<float>((1 << format.scaleBits()) - 1);
+        own[0] = superOf(scale, most);
+        if (format.superNumbers() == 2)
+          own[1] = superOf(offset, most);
+      }
+      std::copy_n(own, format.superNumbers(), supers);
+    }
+    // Codes near the float scale and offset.
+    int scaleLeast = 0, scaleMost = (1 << format.scaleBits()) - 1, offsetMost = 0;
+    auto scaleOf = [&](int code) { return format.scaleOf(static_cast<uint16_t>(code), supers[0]); };
+    auto offsetOf = [&](int code) {
+      return format.offsetOf(static_cast<uint16_t>(code), supers[1]);
+    };
+    const Fit &fit = fits[g];
+    int scale = 0, offset = 0, reach = 1;
+    switch (format.scale) {
+    case Scale::F16:
+      scale = floatToF16(fit.scale);
+      scaleLeast = scaleMost = scale;
+      if (format.offset == Encoding::Offset::F16)
+        offset = floatToF16(fit.offset);
+      break;
+    case Scale::I8: {
+      float d = f16ToFloat(supers[0]);
+      scaleLeast = -128;
+      scaleMost = 127;
+      scale =
+          d != 0 ? static_cast<int>(std::nearbyint(std::clamp(fit.scale / d, -128.0f, 127.0f))) : 0;
+      break;
+    }
+    case Scale::E8M0:
+      scaleMost = 254; // 255 is NaN
+      scale = fit.scale > 0 ? std::clamp(std::ilogb(fit.scale) + 128, 0, scaleMost) : 0;
+      break;
+    case Scale::E4M3:
+      scaleMost = 126; // 127 is NaN
+      while (scale < scaleMost && scaleOf(scale) < fit.scale)
+        ++scale;
+      break;
+    case Scale::U6:
+    case Scale::U4: {
+      float d = f16ToFloat(supers[0]), m = f16ToFloat(supers[1]);
+      offsetMost = scaleMost;
+      auto code = [&](float value, float step) {
+        return step != 0 ? static_cast<int>(std::nearbyint(
+                               std::clamp(value / step, 0.0f, static_cast<float>(scaleMost))))
+                         : 0;
+      };
+      scale = code(fit.scale, d);
+      offset = code(-fit.offset, m);
+      break;
+    }
+    }
+    ArrayRef<float> x = unit(g);
+    int8_t *q = to.q + g * group;
+    float best = std::numeric_limits<float>::infinity();
+    int bestScale = scale, bestOffset = offset;
+    bool isF16 = format.scale == Scale::F16;
+    for (int s = isF16 ? scale : std::max(scale - reach, scaleLeast);
+         s <= (isF16 ? scale : std::min(scale + reach, scaleMost)); ++s)
+      for (int o = offsetMost ? std::max(offset - reach, 0) : offset;
+           o <= (offsetMost ? std::min(offset + reach, offsetMost) : offset); ++o) {
+        float error = quantizer.choose(x, scaleOf(s), offsetOf(o), trial.data());
+        if (error < best) {
+          best = error;
+          bestScale = s;
+          bestOffset = o;
+        }
+      }
+    uint16_t mask = static_cast<uint16_t>((1u << format.scaleBits()) - 1);
+    to.scales[g] = static_cast<uint16_t>(bestScale) & mask;
+    if (format.hasOffset())
+      to.offsets[g] = static_cast<uint16_t>(bestOffset);
+    float finalScale = scaleOf(to.scales[g]), finalOffset = offsetOf(bestOffset);
+    if (!std::isfinite(finalScale) || !std::isfinite(finalOffset)) {
+      const float *greatest =
+          llvm::max_element(x, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+      return createStringError("row " + Twine(rowIndex) + ", column " +
+                               Twine(greatest - row.begin()) + ": weight is " +
+                               numberText(*greatest) + ", too great for " + format.name());
+    }
+    quantizer.choose(x, finalScale, finalOffset, q);
+  }
+  return Error::success();
+}
