@@ -195,7 +195,11 @@ static std::string weightLabel(Value weight) {
 }
 
 std::string EmbeddingOp::getLabel() { return weightLabel(getTable()); }
-std::string MatvecOp::getLabel() { return weightLabel(getWeights().front()); }
+std::string MatvecOp::getLabel() {
+  SmallVector<std::string> labels = llvm::map_to_vector(getWeights(), weightLabel);
+  llvm::erase_if(labels, [](const std::string &label) { return label.empty(); });
+  return llvm::join(labels, " + ");
+}
 std::string AttentionOp::getLabel() {
   std::string label = ("attention over " + getKeys() + ", " + getValues()).str();
   if (std::optional<uint64_t> window = getWindow())

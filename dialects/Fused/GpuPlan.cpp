@@ -45,41 +45,34 @@ LogicalResult fused::checkShared(Operation *op, GpuScheduleAttr schedule, int64_
 
 FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
                                         const GpuDevice &device) {
-  if (op.getWeights().size() != 1)
-    return op.emitOpError() << "has " << op.getWeights().size()
-                            << " weights, expected one packed weight";
-  quantized::QuantizedTensorType type = op.getPackedType();
-  if (!type || !type.getLayout().isForGpu())
-    return op.emitOpError() << "weight must be packed in layout mma or records, found "
-                            << op.getWeights().front().getType();
+  FailureOr<SmallVector<PackedPart, 1>> parts = packedParts(op);
+  if (failed(parts))
+    return failure();
+  ProductPlan plan(std::move(*parts));
+  formats::PackedShape shape = plan.shape;
+  bool records = shape.layout().kind == formats::Layout::Kind::Records;
   // Of the tensor cores' 8 columns an integer product uses two per token. With weights in records
   // all are used, and registers hold the inputs of two tokens, or of one beside a table's words.
-  formats::Encoding encoding = type.getEncoding().getValue();
-  int64_t most = encoding.isInteger() ? 4 : 8;
-  if (type.getLayout().getKind() == quantized::LayoutKind::Records)
-    most = encoding.code() == formats::Encoding::Code::Table ? 1 : 2;
+  int64_t most = shape.format().isInteger() ? 4 : 8;
+  formats::Encoding encoding = shape.format();
+  for (const PackedPart &part : plan.parts)
+    if (records && most > (part.shape.format().code() == formats::Encoding::Code::Table ? 1 : 2)) {
+      encoding = part.shape.format();
+      most = encoding.code() == formats::Encoding::Code::Table ? 1 : 2;
+    }
   if (op.getTokens() > most)
     return op.emitOpError() << "has " << op.getTokens() << " tokens, GPU kernels of "
-                            << type.getEncoding().getName() << " weights take at most " << most;
-  llvm::Expected<formats::RowOrder> order = quantized::expandRowOrder(
-      op.getOrder().value_or(ArrayAttr::get(op.getContext(), {})), op.getSegments());
-  if (!order)
-    return op.emitOpError() << "has a row order that does not fit: "
-                            << llvm::toString(order.takeError());
-  llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
-      type.getEncoding().getValue(), type.getLayout().toLayout(), order->rows(), op.getColumns());
-  if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
-
-  ProductPlan plan(*shape);
+                            << encoding.name() << " weights take at most " << most;
   plan.grid = schedule.getBlocks();
   plan.warps = schedule.getWarps();
   plan.ring = schedule.getStages();
   plan.inFlight = schedule.getInFlight();
   plan.overlap = device.bulkCopies && schedule.getEarly() != "none";
-  plan.tiles = shape->tiles();
-  plan.chunks = shape->chunks();
-  int64_t chunk = shape->layout().columns;
+  plan.tiles = plan.parts.back().endTile();
+  plan.chunks = shape.chunks();
+  for (const PackedPart &part : plan.parts)
+    plan.stageBytes = std::max(plan.stageBytes, part.shape.chunkBytes(0));
+  int64_t chunk = shape.layout().columns;
   if (plan.grid > plan.tiles)
     return reject(op, schedule) << "its weight has " << plan.tiles
                                 << " tiles of 16 rows, one for each block at most";
@@ -87,14 +80,13 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << "products are not split";
   if (schedule.getColumns() != chunk)
     return reject(op, schedule) << "its weight is packed in chunks of " << chunk << " columns";
-  bool records = shape->layout().kind == formats::Layout::Kind::Records;
-  plan.sliceColumns = records                       ? formats::RecordShape::columns
-                      : shape->format().isInteger() ? formats::activationGroup
-                                                    : 64;
+  plan.sliceColumns = records                      ? formats::RecordShape::columns
+                      : shape.format().isInteger() ? formats::activationGroup
+                                                   : 64;
   if (plan.chunks > 1 && chunk % plan.sliceColumns)
     return reject(op, schedule) << "chunks of " << chunk << " columns are no multiple of "
                                 << plan.sliceColumns;
-  int64_t widest = std::min(chunk, shape->columns());
+  int64_t widest = std::min(chunk, shape.columns());
   plan.slices = llvm::divideCeil(widest, plan.sliceColumns);
   if (plan.slices > plan.warps)
     return reject(op, schedule) << "a chunk of " << widest << " columns needs " << plan.slices
@@ -115,23 +107,27 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   plan.heldBytes += plan.heldBytes % 128 == 0 ? 64 : 0;
 
   SharedRanges ranges;
-  plan.stages = ranges.take(plan.ring * shape->chunkBytes(0), 128);
+  plan.stages = ranges.take(plan.ring * plan.stageBytes, 128);
   plan.full = ranges.take(plan.ring * 8, 8);
   if (plan.reuses)
     plan.empty = ranges.take(plan.ring * 8, 8);
   plan.sums = ranges.take(plan.held * plan.heldBytes);
 
   InputPlan &input = plan.input;
-  input.format = shape->format();
+  input.format = shape.format();
   input.tokens = op.getTokens();
   input.columns = op.getColumns();
   input.padded = llvm::alignTo(input.columns,
                                records ? formats::RecordShape::columns : formats::activationGroup);
   if (records) {
-    formats::RecordShape record(shape->format());
+    formats::RecordShape record(shape.format());
     input.diagonal = true;
-    input.hasSums = shape->format().hasOffset();
-    input.sumColumns = record.unit();
+    for (const PackedPart &part : plan.parts)
+      if (part.shape.format().hasOffset()) {
+        int64_t unit = formats::RecordShape(part.shape.format()).unit();
+        input.sumColumns = input.hasSums ? std::min(input.sumColumns, unit) : unit;
+        input.hasSums = true;
+      }
     for (unsigned group : {0, 1})
       input.stepFactors[group] = std::ldexp(1.0f, -static_cast<int>(record.fraction(4 * group)));
     // Lanes that have nothing in the operand read zeros, as far as the others read.

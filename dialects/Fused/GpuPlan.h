@@ -8,7 +8,7 @@
 #ifndef SLUICE_DIALECTS_FUSED_GPUPLAN_H
 #define SLUICE_DIALECTS_FUSED_GPUPLAN_H
 
-#include "dialects/Fused/Fused.h"
+#include "dialects/Fused/Weights.h"
 
 #include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/Packing.h"
@@ -64,8 +64,8 @@ struct InputPlan {
   // Of weights in records.
   bool diagonal = false;
   bool hasSums = false;
-  int64_t sumColumns = 0; ///< columns of a sum
-  float stepFactors[2] = {1, 1};
+  int64_t sumColumns = 0;        ///< columns of a sum
+  float stepFactors[2] = {1, 1}; ///< 2^-fraction of the first weight's operands
   SharedRange zeros;
   /// What a lane reads of a record's inputs spans two groups.
   static constexpr int64_t kZeroBytes = 320;
@@ -93,7 +93,10 @@ struct ProductPlan {
                                           const GpuDevice &device);
   GpuLaunch launch() const;
 
+  /// The packed weights, and the first one's shape: all have as many columns and chunks.
+  llvm::SmallVector<PackedPart, 1> parts;
   formats::PackedShape shape;
+  int64_t stageBytes = 0; ///< of the largest chunk
   int64_t grid = 0, warps = 0, ring = 0, inFlight = 0, tiles = 0, tilesPerBlock = 0, chunks = 0;
   int64_t sliceColumns = 0; ///< columns of a warp's part of a chunk
   int64_t slices = 0;       ///< slices of a full chunk
@@ -109,7 +112,8 @@ struct ProductPlan {
   int64_t shared = 0; ///< bytes in all
 
 private:
-  explicit ProductPlan(formats::PackedShape shape) : shape(shape) {}
+  explicit ProductPlan(llvm::SmallVector<PackedPart, 1> parts)
+      : parts(std::move(parts)), shape(this->parts.front().shape) {}
 };
 
 /// Attention of the query heads of one key/value head, by a cluster of blocks that divide the

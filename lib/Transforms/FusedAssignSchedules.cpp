@@ -83,7 +83,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   quantized::QuantizedTensorType type = op.getPackedType();
-  if (!type || !type.getLayout().isForGpu() || op.getWeights().size() != 1)
+  if (!type || !type.getLayout().isForGpu())
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";
@@ -98,7 +98,7 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   FailureOr<fused::ProductPlan> least = planOf(/*blocks=*/1, /*stages=*/1, /*held=*/1).second;
   if (failed(least))
     return failure();
-  int64_t tiles = least->tiles, stageBytes = least->shape.chunkBytes(0);
+  int64_t tiles = least->tiles, stageBytes = least->stageBytes;
   int64_t blocks = std::min(description.multiprocessors.value, tiles);
   int64_t perBlock = llvm::divideCeil(tiles, blocks), read = perBlock * least->chunks;
   int64_t held = std::min(perBlock, tuning.productHeldTiles.value);
@@ -279,8 +279,10 @@ void FusedAssignSchedules::prefetch(fused::MatvecOp op, fused::MatvecOp next) {
     return;
   // Tiles are multiples of 16 bytes.
   int64_t stride = plan->shape.tileBytes(), bytes = std::min(most - most % 16, stride);
-  op.setPrefetchAttr(fused::PrefetchAttr::get(&getContext(), parameter.getWeightAttr(), plan->grid,
-                                              stride, bytes));
+  // Blocks whose first tile is the first weight's.
+  int64_t blocks = std::min(plan->grid, plan->shape.tiles());
+  op.setPrefetchAttr(
+      fused::PrefetchAttr::get(&getContext(), parameter.getWeightAttr(), blocks, stride, bytes));
   // Names no weight, so that layers still share their kernels.
   std::string reason =
       formatv("{0} of the {1} bytes of a block's first tile in the next product, for the time "

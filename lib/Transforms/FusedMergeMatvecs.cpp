@@ -4,6 +4,10 @@
 #include "Hoist.h"
 #include "sluice/Transforms/Passes.h"
 
+#include "dialects/Model/Semantics.h"
+#include "sluice/Formats/Records.h"
+#include "sluice/Target/TargetDescription.h"
+
 #include "mlir/IR/Remarks.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/Support/DebugLog.h"
@@ -32,13 +36,71 @@ bool isBare(MatvecOp op) {
          !op.getTraffic() && !op.getSchedule();
 }
 
+/// Products whose weights are stored alike.
+using Group = SmallVector<MatvecOp>;
+
+/// Whether a kernel for GPUs reads this weight beside others of other formats.
+bool isInRecords(Value weight) {
+  auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+  return type && formats::RecordShape::problem(type.getEncoding().getValue()).empty();
+}
+
+/// What elementwise operations make of a product's results.
+llvm::SmallPtrSet<Value, 16> derivedFrom(MatvecOp op) {
+  llvm::SmallPtrSet<Value, 16> derived(llvm::from_range, op.getResults());
+  SmallVector<Value> open(op.getResults());
+  while (!open.empty())
+    for (Operation *user : open.pop_back_val().getUsers())
+      if (model::isElementwise(user))
+        for (Value result : user->getResults())
+          if (derived.insert(result).second)
+            open.push_back(result);
+  return derived;
+}
+
+/// Whether rows of products of two groups are combined one by one.
+bool areCombined(ArrayRef<MatvecOp> group, ArrayRef<MatvecOp> other) {
+  for (MatvecOp op : group)
+    for (MatvecOp otherOp : other) {
+      llvm::SmallPtrSet<Value, 16> first = derivedFrom(op);
+      if (llvm::any_of(derivedFrom(otherOp), [&](Value value) { return first.contains(value); }))
+        return true;
+    }
+  return false;
+}
+
 struct FusedMergeMatvecs : impl::FusedMergeMatvecsBase<FusedMergeMatvecs> {
+  using FusedMergeMatvecsBase::FusedMergeMatvecsBase;
   void runOnOperation() override;
 
 private:
   /// Merges `ops`, which read the same input in one block, in program order.
   void merge(ArrayRef<MatvecOp> ops);
+  /// Joins groups of different formats that one kernel can read.
+  void joinGroups(SmallVectorImpl<Group> &groups);
+
+  bool gpu = false;
 };
+
+void FusedMergeMatvecs::joinGroups(SmallVectorImpl<Group> &groups) {
+  if (!gpu)
+    return;
+  auto fits = [](const Group &group) {
+    return llvm::all_of(group, [](MatvecOp op) {
+      return op.getWeights().size() == 1 && isInRecords(op.getWeights().front());
+    });
+  };
+  for (size_t first = 0; first < groups.size(); ++first)
+    for (size_t other = first + 1; other < groups.size();) {
+      if (fits(groups[first]) && fits(groups[other]) &&
+          !areCombined(groups[first], groups[other])) {
+        groups[first].append(groups[other]);
+        groups.erase(groups.begin() + other);
+      } else {
+        ++other;
+      }
+    }
+}
 
 void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
   MatvecOp first = ops.front();
@@ -47,21 +109,24 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
     remark::missed(op.getLoc(), remark::RemarkOpts::name("not-merged").category(DEBUG_TYPE))
         << remark::reason("{0}", reason);
   };
-  llvm::MapVector<std::pair<Attribute, Attribute>, SmallVector<MatvecOp>> groups;
+  llvm::MapVector<std::pair<Attribute, Attribute>, Group> byStorage;
   for (MatvecOp op : ops) {
     auto key = storage(op.getWeights().front());
     if (!llvm::all_of(op.getWeights(), [&](Value weight) { return storage(weight) == key; }))
       missed(op, "its own weights differ in format");
     else
-      groups[key].push_back(op);
+      byStorage[key].push_back(op);
   }
+  SmallVector<Group> groups = llvm::to_vector(llvm::make_second_range(byStorage));
+  joinGroups(groups);
   if (groups.size() > 1)
-    for (auto &[key, group] : llvm::drop_begin(groups))
+    for (Group &group : llvm::drop_begin(groups))
       missed(group.front(),
              "its weight differs in format from those of other readers of the same input");
 
-  for (auto &[key, group] : groups) {
-    first = group.front();
+  for (Group &group : groups) {
+    first = *llvm::min_element(
+        group, [](MatvecOp op, MatvecOp other) { return op->isBeforeInBlock(other); });
     SmallVector<MatvecOp> mergeable;
     for (MatvecOp op : group) {
       if (llvm::all_of(op.getWeights(),
@@ -98,6 +163,12 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
 }
 
 void FusedMergeMatvecs::runOnOperation() {
+  llvm::Expected<TargetDescription> description = loadTarget(target);
+  if (!description) {
+    emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+    return signalPassFailure();
+  }
+  gpu = description->isGpu();
   llvm::MapVector<std::pair<Value, Block *>, SmallVector<MatvecOp>> readers;
   getOperation().walk([&](MatvecOp op) {
     if (isBare(op))

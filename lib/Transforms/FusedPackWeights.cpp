@@ -58,7 +58,15 @@ private:
   /// The weight behind `value` through quantize and dequantize; a null weight if it is packed
   /// already. Emits an error at `reader` if there is none.
   FailureOr<Source> trace(Value value, Operation *reader);
-  FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, Operation *reader);
+  /// The layout that kernels for GPUs read a format in fastest.
+  LayoutKind gpuLayout(EncodingAttr format);
+  /// With the layout `kind` for a GPU.
+  FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, LayoutKind kind,
+                                     Operation *reader);
+  /// Packs weights of one format; without a layout in the one that suits it.
+  FailureOr<Value> packTogether(fused::MatvecOp op, ArrayRef<Source> sources,
+                                ArrayRef<int64_t> rows, ArrayRef<Attribute> order,
+                                LayoutAttr layout);
   LogicalResult pack(fused::MatvecOp op);
   LogicalResult pack(fused::EmbeddingOp op);
   LogicalResult packVector(model::ParameterOp parameter);
@@ -115,12 +123,15 @@ FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
   return reader->emitOpError() << "reads a weight that is computed, which cannot be packed";
 }
 
+LayoutKind FusedPackWeights::gpuLayout(EncodingAttr format) {
+  return format.isInteger() && !format.getValue().isPlainInteger() ? LayoutKind::Records
+                                                                   : LayoutKind::Mma;
+}
+
 FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,
-                                                     Operation *reader) {
+                                                     LayoutKind kind, Operation *reader) {
   if (!gpu)
     return LayoutAttr::get(&getContext(), LayoutKind::Lanes, 0);
-  LayoutKind kind = format.isInteger() && !format.getValue().isPlainInteger() ? LayoutKind::Records
-                                                                              : LayoutKind::Mma;
   // A stage of about 16 KB: smaller bulk copies do not reach the memory's speed, larger ones make
   // every small access wait longer. 16 rows of 8 bits are 1024 columns.
   constexpr int64_t stageBits = 16 * 1024 * 8;
@@ -248,17 +259,20 @@ LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
     return success(); // by an earlier run
   if (packed)
     return op.emitOpError() << "reads packed and unpacked weights";
-  EncodingAttr format = sources.front().format;
-  for (const Source &source : sources)
-    if (source.format != format)
-      return op.emitOpError() << "reads weights of different formats, " << format.getName()
-                              << " and " << source.format.getName()
-                              << ", which cannot be packed together";
+  // Weights of different formats are packed apart, for one kernel that reads them one after the
+  // other.
+  bool mixed = llvm::any_of(
+      sources, [&](const Source &source) { return source.format != sources.front().format; });
+  if (mixed && !gpu)
+    return op.emitOpError() << "reads weights of different formats, which only kernels for GPUs do";
 
   SmallVector<Attribute> order = chooseOrder(op), sourceOrder = order;
   if (!llvm::equal(rows, op.getSegments())) {
     // A weight that holds several segments has its rows one after the other; every segment must
     // start a tile.
+    if (mixed)
+      return op.emitOpError() << "reads weights of different formats, of which one has several "
+                                 "segments";
     order.clear();
     sourceOrder.clear();
     for (int64_t i = 0, e = op.getSegments().size(); i < e; ++i) {
@@ -275,36 +289,87 @@ LogicalResult FusedPackWeights::pack(fused::MatvecOp op) {
   if (op.getColumns() < 1)
     return op.emitOpError() << "has an input of type " << op.getInput().getType()
                             << ", expected a positive width";
-  FailureOr<LayoutAttr> layout = chooseLayout(format, op.getColumns(), op);
-  if (failed(layout))
-    return failure();
+  LayoutAttr layout;
+  if (mixed) {
+    // Of the widest elements' size; all have as many columns in a chunk.
+    EncodingAttr widest = sources.front().format;
+    for (const Source &source : sources) {
+      if (std::string problem = formats::RecordShape::problem(source.format.getValue());
+          !problem.empty())
+        return op.emitOpError() << "reads weights of different formats, one of them "
+                                << source.format.getName()
+                                << ", which needs its own kernel: " << problem;
+      if (source.format.getBits() > widest.getBits())
+        widest = source.format;
+    }
+    FailureOr<LayoutAttr> chosen = chooseLayout(widest, op.getColumns(), LayoutKind::Records, op);
+    if (failed(chosen))
+      return failure();
+    layout = *chosen;
+  }
+  SmallVector<Value> packedWeights;
+  for (size_t first = 0, end; first < sources.size(); first = end) {
+    for (end = first + 1; end < sources.size() && sources[end].format == sources[first].format;)
+      ++end;
+    // The row orders of these weights, counted from the first of them.
+    SmallVector<Attribute> own;
+    auto isOwn = [&](int64_t source) { return source >= int64_t(first) && source < int64_t(end); };
+    for (auto segment : llvm::map_range(sourceOrder, llvm::CastTo<RowOrderAttr>)) {
+      int64_t shift = static_cast<int64_t>(first);
+      if (segment.isZip() && isOwn(segment.getFirst()) != isOwn(segment.getSecond()))
+        return op.emitOpError() << "combines rows of weights of different formats, "
+                                << sources[segment.getFirst()].format.getName() << " and "
+                                << sources[segment.getSecond()].format.getName();
+      if (isOwn(segment.getFirst()))
+        own.push_back(RowOrderAttr::get(&getContext(), segment.getKind(),
+                                        segment.getFirst() - shift,
+                                        segment.getSecond() - (segment.isZip() ? shift : 0)));
+    }
+    ArrayRef<int64_t> ownRows = ArrayRef(rows).slice(first, end - first);
+    FailureOr<Value> value =
+        packTogether(op, ArrayRef(sources).slice(first, end - first), ownRows, own, layout);
+    if (failed(value))
+      return failure();
+    packedWeights.push_back(*value);
+  }
+  op.getWeightsMutable().assign(packedWeights);
+  op.setOrderAttr(ArrayAttr::get(&getContext(), order));
+  return success();
+}
+
+FailureOr<Value> FusedPackWeights::packTogether(fused::MatvecOp op, ArrayRef<Source> sources,
+                                                ArrayRef<int64_t> rows,
+                                                ArrayRef<Attribute> sourceOrder,
+                                                LayoutAttr layout) {
+  EncodingAttr format = sources.front().format;
+  if (!layout) {
+    FailureOr<LayoutAttr> chosen = chooseLayout(format, op.getColumns(), gpuLayout(format), op);
+    if (failed(chosen))
+      return failure();
+    layout = *chosen;
+  }
   ArrayAttr sourceOrders = ArrayAttr::get(&getContext(), sourceOrder);
   llvm::Expected<formats::RowOrder> places = quantized::expandRowOrder(sourceOrders, rows);
   if (!places)
     return op.emitOpError() << "cannot be packed: " << llvm::toString(places.takeError());
   llvm::Expected<int64_t> bytes =
-      formats::packedBytes(format.getValue(), layout->toLayout(), places->rows(), op.getColumns());
+      formats::packedBytes(format.getValue(), layout.toLayout(), places->rows(), op.getColumns());
   if (!bytes)
     return op.emitOpError() << "cannot be packed for target " << target << ": "
                             << llvm::toString(bytes.takeError());
-  SmallVector<StringRef> names =
-      llvm::map_to_vector(sources, [](Source &source) { return source.weight.getSymName(); });
+  SmallVector<StringRef> names = llvm::map_to_vector(
+      sources, [](Source source) { return StringRef(source.weight.getSymName()); });
   std::string name = names.size() == 1 ? (names[0] + ".packed").str() : jointName(names);
-  int64_t total = 0;
-  for (int64_t segment : op.getSegments())
-    total += segment;
-  int64_t shape[] = {total, op.getColumns()};
+  int64_t shape[] = {llvm::sum_of(rows), op.getColumns()};
   auto type =
       QuantizedTensorType::getChecked([&] { return op.emitOpError() << "cannot be packed: "; },
-                                      &getContext(), ArrayRef<int64_t>(shape), format, *layout);
+                                      &getContext(), ArrayRef<int64_t>(shape), format, layout);
   if (!type)
     return failure();
   Value value = load(sources, sourceOrders, type, name, op);
-  op.getWeightsMutable().assign(value);
-  op.setOrderAttr(ArrayAttr::get(&getContext(), order));
   remark::passed(op.getLoc(), remark::RemarkOpts::name("packed").category(DEBUG_TYPE))
       << remark::reason("{0} of {1} weights, {2} bytes", name, sources.size(), *bytes);
-  return success();
+  return value;
 }
 
 LogicalResult FusedPackWeights::pack(fused::EmbeddingOp op) {

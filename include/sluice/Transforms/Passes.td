@@ -94,8 +94,10 @@ def FusedMergeMatvecs : Pass<"fused-merge-matvecs", "::mlir::ModuleOp"> {
   let summary = "Make one kernel of products that read the same input";
   let description = [{
     Products of one input with several weights (query, key and value; gate and up) become one `fused.matvec` with several
-    weights, at the place of the first: one launch, and one read of the input. Weights of different formats or layouts, and weights that
-    are not known at that place, stay apart, with a remark.
+    weights, at the place of the first: one launch, and one read of the input. Weights that are not known at that place stay apart, with a remark.
+
+    Weights of different formats stay apart, too; but for GPUs those that layout `records` holds are merged (a Q6_K value weight with Q4_K ones of query
+    and key), the weights of one format side by side. They stay apart if rows of two formats are combined later, as gate and up are: those would have to lie in one tile.
 
     ```mlir
     %g = fused.matvec %x weights(%gate) segments [768] : tensor<1x256xf32>, tensor<768x256xf16> -> tensor<1x768xf32>
@@ -107,6 +109,7 @@ def FusedMergeMatvecs : Pass<"fused-merge-matvecs", "::mlir::ModuleOp"> {
         : tensor<1x256xf32>, tensor<768x256xf16>, tensor<768x256xf16> -> tensor<1x768xf32>, tensor<1x768xf32>
     ```
   }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 

@@ -38,6 +38,8 @@ public:
   LogicalResult emit();
 
 private:
+  /// A number of the weight that a tile is in.
+  Value ofPart(Value tile, llvm::function_ref<Value(const fused::PackedPart &, size_t)> number);
   /// The tiles that this block has.
   Value tileCount() { return k.add(k.div(k.sub(k.constI32(tiles - 1), block), grid), 1); }
   StageRing stageRing() { return {k, ring, fullAt}; }
@@ -60,8 +62,8 @@ private:
   Operands loadInput(PreparedInput &input, Value chunk);
   /// What a warp adds to the sums of its rows r and r + 8 from one chunk, whose stage is released
   /// as soon as nothing more is read of it.
-  Values multiplyChunk(PreparedInput &input, const Operands &x, Value chunk, Value stage,
-                       Values sums, llvm::function_ref<void()> release);
+  Values multiplyChunk(PreparedInput &input, const Operands &x, Value tile, Value chunk,
+                       Value stage, Values sums, llvm::function_ref<void()> release);
   /// Writes a tile's sums to where threads add them up.
   void storeSums(ValueRange sums, Value to);
   LogicalResult finish(Value thread, Value firstTile, Value held);
@@ -81,16 +83,27 @@ private:
 } // namespace
 
 void MatvecKernel::copyWeights(Value lane) {
-  int64_t lastBytes = shape.chunkBytes(chunks - 1), bytes = shape.chunkBytes(0);
-  Value weights = kernel.interface.pointer(op.getWeights().front());
+  bool hasShortChunk = llvm::any_of(parts, [&](const fused::PackedPart &part) {
+    return part.shape.chunkBytes(chunks - 1) != part.shape.chunkBytes(0);
+  });
   bool bounded = (inFlight < ring || reuses) && inFlight < tilesPerBlock * chunks;
   Value zero = k.constI32(0), one = k.constI32(1);
   // Carried: the number of stages so far; slot and parity of the next stage to fill and of the
   // oldest that may be under way.
   Values start = {zero, zero, zero, zero, zero};
   Values end = k.loop(zero, tileCount(), one, start, [&](Value number, ValueRange carriedTile) {
-    Value tile = k.extendUnsigned(k.add(block, k.mul(number, grid)), k.i64());
-    Value from = k.offset(weights, k.mul(tile, shape.tileBytes()));
+    Value tile = k.add(block, k.mul(number, grid));
+    Value from = ofPart(tile, [&](const fused::PackedPart &part, size_t n) {
+      Value inPart = k.extendUnsigned(part.firstTile ? k.sub(tile, part.firstTile) : tile, k.i64());
+      return k.offset(kernel.interface.pointer(op.getWeights()[n]),
+                      k.mul(inPart, part.shape.tileBytes()));
+    });
+    auto bytesOf = [&](int64_t chunk) {
+      return ofPart(tile, [&](const fused::PackedPart &part, size_t) {
+        return k.constI32(part.shape.chunkBytes(chunk));
+      });
+    };
+    Value bytes = bytesOf(0), lastBytes = hasShortChunk ? bytesOf(chunks - 1) : Value();
     return k.loop(zero, k.constI32(chunks), one, carriedTile, [&](Value chunk, ValueRange carried) {
       Value count = carried[0], slot = carried[1], parity = carried[2];
       Value oldest = carried[3], oldParity = carried[4];
@@ -98,11 +111,12 @@ void MatvecKernel::copyWeights(Value lane) {
         stageRing().limitInFlight(count, inFlight, oldest, oldParity);
       if (reuses)
         k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
-      Value size = k.constI32(bytes);
-      if (lastBytes != bytes)
-        size = k.select(k.equal(chunk, k.constI32(chunks - 1)), k.constI32(lastBytes), size);
-      Value place = k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), bytes));
-      Value to = k.at(stagesAt, slot, bytes), barrier = k.at(fullAt, slot, 8);
+      Value size = bytes;
+      if (hasShortChunk)
+        size = k.select(k.equal(chunk, k.constI32(chunks - 1)), lastBytes, size);
+      Value place =
+          k.offset(from, k.mul(k.extendUnsigned(chunk, k.i64()), k.extendUnsigned(bytes, k.i64())));
+      Value to = k.at(stagesAt, slot, stageBytes), barrier = k.at(fullAt, slot, 8);
       if (k.hasBulkCopies()) {
         k.expectBytes(barrier, size);
         k.bulkCopy(to, place, size, barrier);
@@ -117,6 +131,14 @@ void MatvecKernel::copyWeights(Value lane) {
   });
   if (kernel.interface.prefetchedPointer())
     prefetchNext(end[0], bounded ? inFlight : tilesPerBlock * chunks, end[3], end[4]);
+}
+
+Value MatvecKernel::ofPart(Value tile,
+                           llvm::function_ref<Value(const fused::PackedPart &, size_t)> number) {
+  Value result = number(parts.back(), parts.size() - 1);
+  for (size_t n = parts.size() - 1; n-- > 0;)
+    result = k.select(k.less(tile, k.constI32(parts[n].endTile())), number(parts[n], n), result);
+  return result;
 }
 
 void MatvecKernel::prefetchNext(Value copies, int64_t mostUnderWay, Value oldest, Value parity) {
@@ -164,12 +186,22 @@ MatvecKernel::Operands MatvecKernel::loadInput(PreparedInput &input, Value chunk
 }
 
 DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Operands &operands,
-                                                  Value chunk, Value stage, Values sums,
+                                                  Value tile, Value chunk, Value stage, Values sums,
                                                   llvm::function_ref<void()> release) {
   if (hasRecords()) {
-    Value record = k.at(stage, slice, formats::RecordShape(shape.format()).bytes());
-    return RecordProduct(k, shape.format(), lane)
-        .multiply(input, operands.ofRecords, record, sums, release);
+    std::function<Values(size_t)> multiplyFrom = [&](size_t n) -> Values {
+      const formats::Encoding &encoding = parts[n].shape.format();
+      auto here = [&] {
+        Value record = k.at(stage, slice, formats::RecordShape(encoding).bytes());
+        return RecordProduct(k, encoding, lane)
+            .multiply(input, operands.ofRecords, record, sums, release);
+      };
+      if (n + 1 == parts.size())
+        return here();
+      return k.ifElseYield(k.less(tile, k.constI32(parts[n].endTile())), here,
+                           [&] { return multiplyFrom(n + 1); });
+    };
+    return multiplyFrom(0);
   }
   ArrayRef<Values> x = operands.fragments;
   Encoding format = shape.format();
@@ -345,13 +377,13 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
 
   // Carried from tile to tile: slot and parity of the warp group's next stage, and the first chunk
   // of the next tile that is its turn.
-  auto multiplyTile = [&](Value heldNumber, ValueRange carried) {
+  auto multiplyTile = [&](Value tile, Value heldNumber, ValueRange carried) {
     Values inner = {carried[0], carried[1]};
     inner.append(sumCount(), k.number(0.0));
     auto multiplyOne = [&](Value chunk, ValueRange values) {
       Value slot = values[0], parity = values[1];
       Values partial = llvm::to_vector(values.drop_front(2));
-      Value stage = k.at(stagesAt, slot, shape.chunkBytes(0));
+      Value stage = k.at(stagesAt, slot, stageBytes);
       auto release = [&] {
         if (!reuses)
           return;
@@ -365,7 +397,8 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
         partial = k.ifElseYield(
             exists,
             [&] {
-              return multiplyChunk(input, loadInput(input, chunk), chunk, stage, partial, [] {});
+              return multiplyChunk(input, loadInput(input, chunk), tile, chunk, stage, partial,
+                                   [] {});
             },
             [&] { return partial; });
         release();
@@ -373,7 +406,7 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
         // While the weights are on their way.
         Operands x = keepsInput ? kept : loadInput(input, chunk);
         k.wait(k.at(fullAt, slot, 8), parity);
-        partial = multiplyChunk(input, x, chunk, stage, partial, release);
+        partial = multiplyChunk(input, x, tile, chunk, stage, partial, release);
       }
       stageRing().advance(slot, parity, warpGroups);
       Values next = {slot, parity};
@@ -394,8 +427,10 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   LogicalResult result = success();
   auto batch = [&](Value base, Value heldNow, ValueRange carried) {
     auto products = [&] {
-      return k.loop(zero, heldNow, one, carried,
-                    [&](Value number, ValueRange values) { return multiplyTile(number, values); });
+      return k.loop(zero, heldNow, one, carried, [&](Value number, ValueRange values) {
+        Value tile = k.add(block, k.mul(k.add(base, number), grid));
+        return multiplyTile(tile, number, values);
+      });
     };
     Values next = takesPart
                       ? k.ifElseYield(takesPart, products, [&] { return llvm::to_vector(carried); })

@@ -3,6 +3,8 @@
 
 #include "RecordProduct.h"
 
+#include <cmath>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -252,7 +254,11 @@ RecordProduct::Values RecordProduct::multiply(const PreparedInput &plan, ArrayRe
           const Values &registers = products[token][g][h];
           return k.toFloat(k.add(k.shl(registers[2 * r], 8), registers[2 * r + 1]));
         };
+        // The steps are for the first weight's operands.
+        float factor = std::ldexp(1.0f, -static_cast<int>(shape.fraction(4 * g)));
         Value step = input.units[g];
+        if (factor != plan.stepFactors[g])
+          step = k.mulF(step, k.number(factor / plan.stepFactors[g]));
         if (halves() == 1) {
           sum = k.fma(exact(0), k.mulF(units.scale[g][0][r], step), sum);
         } else {
