@@ -23,8 +23,8 @@ std::optional<Value> Namespace::attribute(Interpreter &, std::string_view name) 
 /// depend on what the body does.
 class Interpreter::LoopObject : public ScriptObject {
 public:
-  LoopObject(Values items, int64_t depth, std::function<bool(const Value &)> accepts)
-      : items(std::move(items)), depth(depth), accepts(std::move(accepts)) {}
+  LoopObject(Values items, std::function<bool(const Value &)> accepts)
+      : items(std::move(items)), accepts(std::move(accepts)) {}
 
   std::string typeName() const override { return "LoopContext"; }
   void release() override {
@@ -64,10 +64,11 @@ public:
       return Value(length() - index);
     if (name == "revindex0")
       return Value(length() - index - 1);
+    // Which only loops that call themselves count.
     if (name == "depth")
-      return Value(depth);
+      return Value(int64_t(1));
     if (name == "depth0")
-      return Value(depth - 1);
+      return Value(int64_t(0));
     if (name == "previtem")
       return neighbour(index - 1, "there is no previous item");
     if (name == "nextitem")
@@ -113,7 +114,6 @@ private:
   }
 
   Values items;
-  int64_t depth;
   std::function<bool(const Value &)> accepts;
   /// The next of the items to look at, and those that were accepted.
   size_t next = 0;
@@ -791,11 +791,7 @@ Interpreter::Flow Interpreter::executeNode(const For &node) {
         return evaluate(node.condition).isTrue();
       });
     };
-  int64_t loopDepth = 1;
-  for (const Scope *s = scope.get(); s; s = s->parent.get())
-    if (s->variables.contains("loop"))
-      ++loopDepth;
-  auto loop = makeObject<LoopObject>(std::move(items), loopDepth, std::move(accepts));
+  auto loop = makeObject<LoopObject>(std::move(items), std::move(accepts));
   bool any = false;
   Flow flow = Flow::Next;
   while (flow != Flow::Break) {

@@ -125,6 +125,24 @@ bool isSpace(uint32_t c) {
          c == 0x205F || c == 0x3000;
 }
 
+bool isPrintable(uint32_t c) {
+  if (c == ' ')
+    return true;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+  case UTF8PROC_CATEGORY_CC:
+  case UTF8PROC_CATEGORY_CF:
+  case UTF8PROC_CATEGORY_CS:
+  case UTF8PROC_CATEGORY_CO:
+  case UTF8PROC_CATEGORY_CN:
+  case UTF8PROC_CATEGORY_ZL:
+  case UTF8PROC_CATEGORY_ZP:
+  case UTF8PROC_CATEGORY_ZS:
+    return false;
+  default:
+    return true;
+  }
+}
+
 bool isAllSpace(std::string_view text) {
   return all(text, [](uint32_t c) { return isSpace(c); });
 }
@@ -278,7 +296,7 @@ void appendUtf8(std::string &out, uint32_t c) {
     return;
   }
   int rest = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-  out += static_cast<char>((0xF00 >> rest & 0xFF) | c >> (6 * rest));
+  out += static_cast<char>((0xFF << (7 - rest) & 0xFF) | c >> (6 * rest));
   while (rest-- > 0)
     out += static_cast<char>(0x80 | (c >> (6 * rest) & 0x3F));
 }

@@ -16,6 +16,8 @@ namespace sluice::runtime::jinja {
 
 /// str.isspace of one character.
 bool isSpace(uint32_t codePoint);
+/// str.isprintable of one character.
+bool isPrintable(uint32_t codePoint);
 /// Whether the text has characters, and all are white space, digits, letters, or either of the
 /// last two.
 bool isAllSpace(std::string_view text);

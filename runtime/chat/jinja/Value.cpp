@@ -216,20 +216,27 @@ static void appendQuoted(std::string &out, std::string_view text) {
                    ? '"'
                    : '\'';
   out += quote;
-  for (char c : text) {
-    auto byte = static_cast<unsigned char>(c);
-    if (c == quote || c == '\\')
-      (out += '\\') += c;
-    else if (c == '\n')
+  while (!text.empty()) {
+    support::Utf8Char c = support::decodeUtf8(text);
+    char byte = text.front();
+    bool isCharacter = c.status == support::Utf8Status::Valid;
+    if (byte == quote || byte == '\\')
+      (out += '\\') += byte;
+    else if (byte == '\n')
       out += "\\n";
-    else if (c == '\r')
+    else if (byte == '\r')
       out += "\\r";
-    else if (c == '\t')
+    else if (byte == '\t')
       out += "\\t";
-    else if (byte < 0x20 || byte == 0x7F)
-      (out += "\\x") += support::hexDigits(byte).substr(14);
+    else if (!isCharacter || isPrintable(c.codePoint))
+      out += text.substr(0, c.length);
+    else if (c.codePoint < 0x100)
+      (out += "\\x") += support::hexDigits(c.codePoint).substr(14);
+    else if (c.codePoint < 0x10000)
+      (out += "\\u") += support::hexDigits(c.codePoint).substr(12);
     else
-      out += c;
+      (out += "\\U") += support::hexDigits(c.codePoint).substr(8);
+    text.remove_prefix(c.length);
   }
   out += quote;
 }

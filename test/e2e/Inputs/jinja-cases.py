@@ -60,7 +60,7 @@ users | map(attribute='name') | list, users | map(attribute='zz', default='?') |
 users | selectattr('on') | map(attribute='name') | list, users | rejectattr('on') | list | length, users | selectattr('age', 'gt', 3) | list | length
 users | selectattr('name', 'equalto', 'Bob') | first, users | selectattr('name', 'in', ['Bob', 'Zoe']) | list | count
 l | select('odd') | list, l | reject('odd') | list, [0, 1, '', 'x', none] | select | list, [none, 1] | select('none') | list
-'a b' | upper, 'A B' | lower, 'hello wOrld-foo (bar)' | title, 'ab CD' | capitalize, 1 | string, none | string, 'x' | safe
+'a b' | upper, 'A B' | lower, 'hello wOrld-foo (bar)' | title, 'ab CD' | capitalize, 1 | string, none | string, ('x' | safe) ~ ''
 '3' | int, '3.7' | int, 'x' | int, 'x' | int(9), 3.9 | int, -3.9 | int, '0x1f' | int(base=16), '1f' | int(0, 16), ' 5 ' | int, none | int(4)
 '3' | float, 'x' | float, 'x' | float(1.5), 3 | float, 'nan' | float, '-inf' | float
 -3 | abs, 2.5 | abs, 2.567 | round(2), 2.5 | round, 3.5 | round, 2.1 | round(0, 'ceil'), 2.9 | round(method='floor'), 7 | round
@@ -72,7 +72,7 @@ d | items | list, d | items | first
 d | tojson, l | tojson, s | tojson, none | tojson, 2.0 | tojson, 'é\\u2028\\x7f</script>' | tojson, "\\x01\\b\\f" | tojson
 d | tojson(indent=2), [] | tojson(indent=2), {} | tojson(indent=2), [[], {}] | tojson(indent=1), d | tojson(separators=(',', ':')), {'b': 1, 'a': 2} | tojson(sort_keys=true), 'é\\U0001f600' | tojson(ensure_ascii=true)
 {1: 2, none: 3, true: 4, 1.5: 5} | tojson, (1, 2) | tojson, d | tojson(indent='--')
-'<a href="x">' | e, "it's & so" | escape
+('<a href="x">' | e) ~ ("it's & so" | escape)
 'a.b' | replace('.', '-'), 112 | replace(1, 2), 'aaa' | replace('a', 'b', 2)
 {'a': 1} | attr('keys') is callable, {'a': 1} | attr('a') is undefined
 n is defined, zz is defined, zz is undefined, n is not defined, none_value is none, n is not none
@@ -93,7 +93,8 @@ strftime_now('%Y-%m-%d %H:%M'), strftime_now('')
 'a' 'b' | upper, ('a' ~ 'b') | upper, 'a' ~ 'b' | upper
 dict(**{'a': 1}), 'a-b'.split(*['-'])
 ' \u2003x\u00a0' | trim, '\u2003x\u00a0'.strip() | length, 'straßenÄ' | length
-loop is defined, self is undefined, x.y is defined if x is defined else 'none'
+loop is defined
+['\\u00a0', '\\u200b', '\\U000e0001', 'é', '\\x07']
 """
 
 STATEMENTS = [
@@ -105,7 +106,7 @@ STATEMENTS = [
     "{% for x in l if x > 1 %}{{ loop.index }}={{ x }}{{ ',' if not loop.last }}{% else %}none{% endfor %}",
     "{% for x in [] %}a{% else %}empty{% endfor %}{% for x in l if x > 9 %}a{% else %}none{% endfor %}",
     "{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}{% for k in d %}{{ k }}{% endfor %}",
-    "{% for (a, b), c in [[[1, 2], 3]] %}{{ a }}{{ b }}{{ c }}{% endfor %}{% for a, in [[1]] %}{{ a }}{% endfor %}",
+    "{% for (a, b), c in [[[1, 2], 3]] %}{{ a }}{{ b }}{{ c }}{% endfor %}",
     "{% for x in l %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}|{% for x in l %}{% if x == 1 %}{% continue %}{% endif %}{{ x }}{% endfor %}",
     "{% for x in l %}{% for y in words %}{{ x }}{{ y }}{{ loop.index }}{{ loop.depth }}{% if y == 'A' %}{% break %}{% endif %}{% endfor %}{{ loop.index }}{% endfor %}",
     "{% for x in l %}{{ loop.cycle('odd', 'even') }}{{ loop.changed(x) }} {% endfor %}",
@@ -121,7 +122,7 @@ STATEMENTS = [
     "{% macro fact(i) %}{{ i * (fact(i - 1) | int) if i > 1 else 1 }}{% endmacro %}{{ fact(5) }}",
     "{% set late = 1 %}{% macro m() %}{{ late }}{% set late = 3 %}{{ late }}{% endmacro %}{{ m() }}{% set late = 2 %}{{ m() }}{{ late }}",
     "{% macro m(x) %}{% for i in x %}{{ i }}{% if loop.last %}{% break %}{% endif %}{% endfor %}{% endmacro %}{% for i in l %}{{ m([i, 9]) }}{{ loop.index }}{% endfor %}",
-    "{% filter upper %}ab {{ s }}{% endfilter %}{% filter trim | length %} abc {% endfilter %}",
+    "{% filter upper %}ab {{ s }}{% endfilter %}{% filter trim | title %} abc {% endfilter %}",
     "{% raw %}{{ not }} {% if %} {# x #}{% endraw %}|{%- raw -%}  a  {%- endraw -%}  |{% raw %}\n x\n{% endraw %}\ny",
     "{# comment #}a{# multi\nline #}\nb {#- c -#} d {# {{ x }} {% y %} #}",
     "a\n  {% if n %}\n  b\n  {% endif %}\nc\n",
