@@ -508,7 +508,8 @@ private:
   /// the end, if there are none.
   Statements parseBody(std::initializer_list<std::string_view> ends) {
     Nesting nested(*this);
-    int beginLine = current().line;
+    // Of the tag before it.
+    int beginLine = tokens[at > 0 ? at - 1 : 0].line;
     Statements body;
     while (true) {
       switch (current().kind) {
