@@ -132,7 +132,7 @@ public:
   std::optional<Value> attribute(Interpreter &, std::string_view name) override {
     return name == "name" ? std::optional(Value(macro.name)) : std::nullopt;
   }
-  Value call(Interpreter &interpreter, Arguments arguments) override;
+  Value call(Interpreter &interpreter, const Arguments &arguments) override;
 
 private:
   const Macro &macro;
@@ -306,14 +306,13 @@ bool Interpreter::contains(const Value &value, const Value &container) {
   }
 }
 
-Value Interpreter::call(const Value &function, Arguments arguments) {
+Value Interpreter::call(const Value &function, const Arguments &arguments) {
   if (function.isUndefined())
     throw Failure{function.why()};
   if (function.kind() != Value::Kind::Object || !function.asObject()->isCallable())
     throw Failure{"'" + function.typeName() + "' object is not callable"};
   Descent descent(*this);
-  std::shared_ptr<Object> object = function.asObject();
-  return object->call(*this, std::move(arguments));
+  return function.asObject()->call(*this, arguments);
 }
 
 Value Interpreter::filter(std::string_view name, const Value &operand, const Arguments &arguments) {
@@ -895,7 +894,7 @@ Interpreter::Flow Interpreter::executeNode(const Macro &node) {
   return Flow::Next;
 }
 
-Value Interpreter::MacroObject::call(Interpreter &interpreter, Arguments arguments) {
+Value Interpreter::MacroObject::call(Interpreter &interpreter, const Arguments &arguments) {
   if (!scope)
     throw Failure{"macro " + support::quote(macro.name) + " is called after the template's end"};
   auto find = [&](const std::string &name) -> const Value * {

@@ -55,7 +55,7 @@ public:
   Value attribute(const Value &value, std::string_view name);
   Value item(const Value &value, const Value &key);
   bool contains(const Value &value, const Value &container);
-  Value call(const Value &function, Arguments arguments);
+  Value call(const Value &function, const Arguments &arguments);
   Value filter(std::string_view name, const Value &operand, const Arguments &arguments);
   bool test(std::string_view name, const Value &operand, const Arguments &arguments);
   Value binary(Binary::Op op, const Value &left, const Value &right);
@@ -146,7 +146,7 @@ public:
   explicit Function(Body body) : body(std::move(body)) {}
   std::string typeName() const override { return "function"; }
   bool isCallable() const override { return true; }
-  Value call(Interpreter &interpreter, Arguments arguments) override {
+  Value call(Interpreter &interpreter, const Arguments &arguments) override {
     return body(interpreter, arguments);
   }
   void release() override { body = nullptr; }

@@ -15,7 +15,7 @@ namespace sluice::runtime::jinja {
 
 Object::~Object() = default;
 std::optional<Value> Object::attribute(Interpreter &, std::string_view) { return std::nullopt; }
-Value Object::call(Interpreter &, Arguments) {
+Value Object::call(Interpreter &, const Arguments &) {
   throw Failure{"'" + typeName() + "' object is not callable"};
 }
 

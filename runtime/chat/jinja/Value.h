@@ -44,7 +44,7 @@ public:
   virtual std::optional<Value> attribute(Interpreter &interpreter, std::string_view name);
   virtual bool isCallable() const { return false; }
   /// Only of those that are callable.
-  virtual Value call(Interpreter &interpreter, Arguments arguments);
+  virtual Value call(Interpreter &interpreter, const Arguments &arguments);
 };
 
 struct List;
