@@ -7,6 +7,7 @@
 #ifndef SLUICE_RUNTIME_COMMANDS_H
 #define SLUICE_RUNTIME_COMMANDS_H
 
+#include "sluice-runtime/Chat.h"
 #include "sluice-runtime/Session.h"
 
 #include <CLI/CLI.hpp>
@@ -41,9 +42,26 @@ struct RunOptions {
   bool parseSpecial = false;
   /// The prompt's text comes before the new text.
   bool echo = true;
+  /// The prompt is what a user says: it is rendered by this template, after `system` if that is not
+  /// empty, and only the answer is printed.
+  std::optional<ChatTemplate> chatTemplate;
+  std::string system;
 };
 void runModel(const std::filesystem::path &artifact, const RunOptions &options,
               std::FILE *out = stdout);
+
+struct ChatOptions {
+  SessionOptions session;
+  GenerateOptions generate;
+  ChatTemplate chatTemplate;
+  /// What conversations start with; empty for nothing.
+  std::string system;
+};
+/// Reads lines from `in`, each of which is a turn or a command, and writes the answers, until the
+/// input ends. Ctrl-C ends an answer, and SIGTERM the command. What a turn fails with is told on
+/// standard error; then the conversation goes on, and in the end CommandExit has status 1.
+void chat(const std::filesystem::path &artifact, const ChatOptions &options, std::FILE *in = stdin,
+          std::FILE *out = stdout);
 
 struct PerplexityCommandOptions {
   SessionOptions session;
@@ -149,6 +167,7 @@ struct CommandHooks {
 // Each adds a subcommand and returns it, so that more options can be added; parsing the command
 // line runs it.
 CLI::App *addRunCommand(CLI::App &app, const CommandHooks &hooks = {});
+CLI::App *addChatCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
@@ -159,8 +178,9 @@ CLI::Validator wholeNumber(bool isUnsigned = false);
 /// Checks that an option's text is a real number, which must be finite and fit in a float.
 CLI::Validator realNumber();
 
-/// "sluice: warning: ..." on standard error.
+/// "sluice: warning: ..." and "sluice: error: ..." on standard error.
 void printWarning(const std::string &line);
+void printError(const std::string &line);
 
 /// Parses the command line, and so runs its command. Without any arguments it prints the help.
 /// Returns the exit status: 0 only on success, 1 after an error and 2 after a wrong command line,

@@ -36,6 +36,9 @@ public:
   /// Position of the next token: how many tokens the sequence has.
   int64_t position() const { return nextPosition; }
 
+  /// The sequence: position() tokens. -1 stands for those that seek() has skipped.
+  std::span<const int32_t> tokens() const { return sequence; }
+
   /// Appends a token to the sequence. Returns the logits that predict the next one (vocabSize of
   /// them, valid until the next call). An Error, and no change, if the token is not in
   /// [0, vocabSize) or the sequence has contextLength tokens already.
@@ -82,6 +85,10 @@ public:
   /// in a sequence, or to measure a step as it is after so many tokens.
   void seek(int64_t position);
 
+  /// Goes back to where the sequence and `ids` part, or to before the last of `ids`, whose logits
+  /// are wanted. Returns how many of `ids`, of which there is at least one, the sequence then has.
+  int64_t rewind(std::span<const int32_t> ids);
+
   /// Runs decode()'s step at the present position without appending its token; returns each
   /// launch's time in seconds.
   std::vector<double> profile(int32_t token);
@@ -104,6 +111,8 @@ private:
   /// An Error if the token cannot be appended.
   Inputs checkedInputs(int32_t token) const;
   void write(const Inputs &inputs);
+  /// The token has its place in the sequence.
+  void advance(int32_t token);
   /// Starts the step, unless it is the one that was started ahead, and ends all before it.
   void start(const Inputs &inputs);
   /// Ends the step that was started ahead, whatever comes of it.
@@ -120,6 +129,7 @@ private:
   /// The device's; null if it runs one step after the other.
   StepQueue *queue = nullptr;
   int64_t nextPosition = 0;
+  std::vector<int32_t> sequence;
   /// Of the last step, and whether wait() has to wait for it.
   Inputs last;
   bool unfinished = false;
@@ -140,6 +150,9 @@ struct GenerateOptions {
   std::vector<std::string> stops;
   /// Go on after a token that ends a text.
   bool ignoreEos = false;
+  /// The new text is one of its own, so that a space which tokenizers put before a first word is
+  /// not a part of it; otherwise it goes on from the prompt's.
+  bool startsText = false;
 
   /// Throws an Error that names the first option out of its range.
   void validate() const;
@@ -158,6 +171,7 @@ enum class FinishReason : uint8_t {
   Cancelled
 };
 
+/// How a generation went.
 struct GenerateResult {
   /// New tokens; a token that ends the text is the last one of them.
   std::vector<int32_t> ids;

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -50,6 +51,10 @@ struct GgufTokenizer {
   /// tokenizer.ggml.add_bos_token, add_eos_token, add_space_prefix and remove_extra_whitespaces.
   /// The token that add_eos_token adds is the first of eosIds.
   std::optional<bool> addBos, addEos, addSpacePrefix, removeExtraWhitespaces;
+  /// tokenizer.ggml.padding_token_id.
+  std::optional<int64_t> paddingId;
+  /// tokenizer.chat_template.
+  std::string chatTemplate;
 };
 
 /// An immutable tokenizer. Copies share their tables; all members may be called from several
@@ -59,7 +64,8 @@ public:
   /// Reads a file by its content (tokenizer.model, Hugging Face's tokenizer.json or Sluice's own)
   /// or, given a directory, its tokenizer.json or else its tokenizer.model. For a directory that
   /// is a Hugging Face model, generation_config.json, config.json and tokenizer_config.json, where
-  /// present, say which ids begin and end a text.
+  /// present, say which ids begin and end a text; chat_template.jinja or else tokenizer_config.json
+  /// has the template of its chats.
   static Tokenizer fromFile(const std::filesystem::path &path);
 
   /// Reads Sluice's own form or Hugging Face's tokenizer.json. `name` stands in error messages.
@@ -101,6 +107,10 @@ public:
   /// The tokens that end a text: first those that the model names, then those that end one by their
   /// text in every model (such as <|im_end|>). Each once; may be empty.
   const std::vector<int32_t> &eosIds() const;
+  /// The model's own template of chats in Jinja (see Chat.h), not checked; empty if it has none.
+  const std::string &chatTemplate() const;
+  /// Tokens by what they are for, as templates name them: "bos_token" is "<s>", ...
+  const std::map<std::string, std::string> &namedTokens() const;
   /// Ids are in [0, vocabSize()). A model may have more rows of logits than that.
   int32_t vocabSize() const;
   /// A token as the vocabulary spells it (U+2581 for a space, or byte-level characters).

@@ -100,6 +100,12 @@ SLUICE_API sluice_status sluice_detokenize(const sluice_artifact *artifact, cons
                                            size_t count, char *text, size_t capacity,
                                            size_t *bytes);
 
+/* The same for a text in which names of control tokens, such as <|im_end|>, mean these tokens: what
+ * sluice_chat_render gives. Nothing is put before it. */
+SLUICE_API sluice_status sluice_tokenize_special(const sluice_artifact *artifact, const char *text,
+                                                 size_t bytes, int32_t *ids, size_t capacity,
+                                                 size_t *count);
+
 /* ---- Sessions ---- */
 
 typedef struct sluice_session_options {
@@ -121,6 +127,10 @@ SLUICE_API sluice_status sluice_session_reset(sluice_session *session);
 
 /* How many tokens the sequence has. */
 SLUICE_API int64_t sluice_session_position(const sluice_session *session);
+
+/* Goes back in the sequence, of which the first `position` tokens stay. An error, and no change, if
+ * it has fewer. */
+SLUICE_API sluice_status sluice_session_truncate(sluice_session *session, int64_t position);
 
 /* Appends a token to the sequence and points `logits` to the vocab_size numbers that predict the
  * next one, valid until the next call with this session. An error, and no change, when the
@@ -186,6 +196,47 @@ SLUICE_API sluice_status sluice_generate_text(sluice_session *session, const cha
                                               const sluice_generate_options *options,
                                               sluice_text_callback callback, void *user,
                                               sluice_generate_result *result);
+
+/* ---- Chat ---- */
+
+/* "system", "user" and "assistant" are the roles that every template knows. */
+typedef struct sluice_message {
+  const char *role;
+  const char *content;
+} sluice_message;
+
+/* Writes the text of a conversation to `text`, at most `capacity` bytes with the zero at its end,
+ * and its length to `bytes`. `chat_template` is Jinja; NULL takes the model's own. With
+ * `add_generation_prompt` the text ends with what an answer begins after. `text` may be NULL if
+ * `capacity` is 0, and `bytes` may be NULL. An error if there is no template, if it can not be
+ * parsed, or if it refuses the conversation. */
+SLUICE_API sluice_status sluice_chat_render(const sluice_artifact *artifact,
+                                            const char *chat_template,
+                                            const sluice_message *messages, size_t count,
+                                            int add_generation_prompt, char *text, size_t capacity,
+                                            size_t *bytes);
+
+/* A conversation in a session. */
+typedef struct sluice_chat sluice_chat;
+
+/* Begins a conversation, which uses the session alone; that has to outlive it. `chat_template` as
+ * above; `system` is what it starts with, and may be NULL. */
+SLUICE_API sluice_status sluice_chat_create(sluice_session *session, const char *chat_template,
+                                            const char *system, sluice_chat **chat);
+/* NULL is fine. */
+SLUICE_API void sluice_chat_free(sluice_chat *chat);
+
+/* Begins a new conversation with the same `system`. */
+SLUICE_API sluice_status sluice_chat_reset(sluice_chat *chat);
+
+/* Adds what the user says and generates the answer, which is added as well. Only what the session
+ * does not hold yet is evaluated; `result` counts that as the prompt's tokens. `options` (NULL:
+ * defaults), `callback` and `result` may be NULL. After an error (among others if the context has
+ * no place for the conversation) it is what it was before. */
+SLUICE_API sluice_status sluice_chat_say(sluice_chat *chat, const char *text,
+                                         const sluice_generate_options *options,
+                                         sluice_text_callback callback, void *user,
+                                         sluice_generate_result *result);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -555,11 +555,12 @@ static Expected<std::optional<GgufTokenizer>> readTokenizer(const GGUFFile &file
   for (const char *end : {"eos", "eot", "eom"})
     if (std::optional<int64_t> found = id(("tokenizer.ggml." + Twine(end) + "_token_id").str()))
       tokenizer.eosIds.push_back(*found);
-  (void)id("tokenizer.ggml.padding_token_id"); // only checked
+  tokenizer.paddingId = id("tokenizer.ggml.padding_token_id");
   flag("tokenizer.ggml.add_bos_token", tokenizer.addBos);
   flag("tokenizer.ggml.add_eos_token", tokenizer.addEos);
   flag("tokenizer.ggml.add_space_prefix", tokenizer.addSpacePrefix);
   flag("tokenizer.ggml.remove_extra_whitespaces", tokenizer.removeExtraWhitespaces);
+  string("tokenizer.chat_template", tokenizer.chatTemplate);
   if (problem)
     return problem.take();
   return std::optional(std::move(tokenizer));

@@ -3,7 +3,7 @@
 
 #include "sluice-runtime/sluice.h"
 
-#include "sluice-runtime/Session.h"
+#include "sluice-runtime/Chat.h"
 
 #include <algorithm>
 #include <cstring>
@@ -17,6 +17,10 @@ struct sluice_artifact {
 
 struct sluice_session {
   Session session;
+};
+
+struct sluice_chat {
+  Chat chat;
 };
 
 static thread_local std::string lastError;
@@ -94,6 +98,31 @@ sluice_status sluice_tokenize(const sluice_artifact *artifact, const char *text,
   });
 }
 
+sluice_status sluice_tokenize_special(const sluice_artifact *artifact, const char *text,
+                                      size_t bytes, int32_t *ids, size_t capacity, size_t *count) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    requirePointer(text, "text");
+    requirePointer(count, "count");
+    if (capacity)
+      requirePointer(ids, "ids");
+    std::vector<int32_t> result = encodeChat(artifact->artifact->tokenizer(), {text, bytes});
+    std::copy_n(result.begin(), std::min(capacity, result.size()), ids);
+    *count = result.size();
+  });
+}
+
+/// Copies a text and a zero as far as there is room.
+static void copyText(std::string_view from, char *text, size_t capacity, size_t *bytes) {
+  if (capacity) {
+    size_t length = std::min(capacity - 1, from.size());
+    std::memcpy(text, from.data(), length);
+    text[length] = 0;
+  }
+  if (bytes)
+    *bytes = from.size();
+}
+
 sluice_status sluice_detokenize(const sluice_artifact *artifact, const int32_t *ids, size_t count,
                                 char *text, size_t capacity, size_t *bytes) {
   return guarded([&] {
@@ -102,14 +131,7 @@ sluice_status sluice_detokenize(const sluice_artifact *artifact, const int32_t *
       requirePointer(ids, "ids");
     if (capacity)
       requirePointer(text, "text");
-    std::string result = artifact->artifact->tokenizer().decode({ids, count});
-    if (capacity) {
-      size_t length = std::min(capacity - 1, result.size());
-      std::memcpy(text, result.data(), length);
-      text[length] = 0;
-    }
-    if (bytes)
-      *bytes = result.size();
+    copyText(artifact->artifact->tokenizer().decode({ids, count}), text, capacity, bytes);
   });
 }
 
@@ -141,6 +163,19 @@ int64_t sluice_session_position(const sluice_session *session) {
   return session ? session->session.position() : 0;
 }
 
+sluice_status sluice_session_truncate(sluice_session *session, int64_t position) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    int64_t most = session->session.position();
+    if (position < 0 || position > most)
+      throw Error("position " + std::to_string(position) + " is not in the sequence of " +
+                  std::to_string(most) + " tokens");
+    // Not even a full context, in which there is nothing to seek, changes.
+    if (position < most)
+      session->session.seek(position);
+  });
+}
+
 sluice_status sluice_session_decode(sluice_session *session, int32_t token, const float **logits) {
   return guarded([&] {
     requirePointer(session, "session");
@@ -166,6 +201,42 @@ void sluice_generate_options_init(sluice_generate_options *options) {
               0};
 }
 
+static GenerateOptions makeOptions(const sluice_generate_options *options) {
+  GenerateOptions chosen;
+  if (!options)
+    return chosen;
+  chosen.maxTokens = options->max_tokens;
+  chosen.sampling.temperature = options->temperature;
+  chosen.sampling.topK = options->top_k;
+  chosen.sampling.topP = options->top_p;
+  chosen.sampling.minP = options->min_p;
+  chosen.sampling.repetitionPenalty = options->repetition_penalty;
+  chosen.sampling.seed = options->seed;
+  chosen.ignoreEos = options->ignore_eos != 0;
+  if (options->stop_count)
+    requirePointer(options->stops, "options->stops");
+  for (size_t i = 0; i < options->stop_count; ++i) {
+    requirePointer(options->stops[i], "options->stops[i]");
+    chosen.stops.emplace_back(options->stops[i]);
+  }
+  return chosen;
+}
+
+static GenerateCallbacks makeCallbacks(sluice_text_callback callback, void *user) {
+  GenerateCallbacks callbacks;
+  if (callback)
+    callbacks.onText = [=](std::string_view text) {
+      return callback(text.data(), text.size(), user) == 0;
+    };
+  return callbacks;
+}
+
+static sluice_generate_result makeResult(const GenerateResult &generated, int64_t promptTokens) {
+  return {static_cast<int64_t>(generated.ids.size()), promptTokens,
+          static_cast<sluice_finish_reason>(generated.reason), generated.promptSeconds,
+          generated.seconds};
+}
+
 sluice_status sluice_generate(sluice_session *session, const int32_t *prompt, size_t count,
                               const sluice_generate_options *options, sluice_text_callback callback,
                               void *user, sluice_generate_result *result) {
@@ -173,33 +244,10 @@ sluice_status sluice_generate(sluice_session *session, const int32_t *prompt, si
     requirePointer(session, "session");
     if (count)
       requirePointer(prompt, "prompt");
-    GenerateOptions chosen;
-    if (options) {
-      chosen.maxTokens = options->max_tokens;
-      chosen.sampling.temperature = options->temperature;
-      chosen.sampling.topK = options->top_k;
-      chosen.sampling.topP = options->top_p;
-      chosen.sampling.minP = options->min_p;
-      chosen.sampling.repetitionPenalty = options->repetition_penalty;
-      chosen.sampling.seed = options->seed;
-      chosen.ignoreEos = options->ignore_eos != 0;
-      if (options->stop_count)
-        requirePointer(options->stops, "options->stops");
-      for (size_t i = 0; i < options->stop_count; ++i) {
-        requirePointer(options->stops[i], "options->stops[i]");
-        chosen.stops.emplace_back(options->stops[i]);
-      }
-    }
-    GenerateCallbacks callbacks;
-    if (callback)
-      callbacks.onText = [&](std::string_view text) {
-        return callback(text.data(), text.size(), user) == 0;
-      };
-    GenerateResult generated = generate(session->session, {prompt, count}, chosen, callbacks);
+    GenerateResult generated = generate(session->session, {prompt, count}, makeOptions(options),
+                                        makeCallbacks(callback, user));
     if (result)
-      *result = {static_cast<int64_t>(generated.ids.size()), static_cast<int64_t>(count),
-                 static_cast<sluice_finish_reason>(generated.reason), generated.promptSeconds,
-                 generated.seconds};
+      *result = makeResult(generated, static_cast<int64_t>(count));
   });
 }
 
@@ -217,4 +265,64 @@ sluice_status sluice_generate_text(sluice_session *session, const char *prompt,
   return status != SLUICE_OK
              ? status
              : sluice_generate(session, ids.data(), ids.size(), options, callback, user, result);
+}
+
+static ChatTemplate makeTemplate(const Artifact &artifact, const char *source) {
+  if (source)
+    return {source, "chat template", artifact.tokenizer()};
+  return ChatTemplate::ofModel(artifact.tokenizer(), artifact.directory().string());
+}
+
+sluice_status sluice_chat_render(const sluice_artifact *artifact, const char *chat_template,
+                                 const sluice_message *messages, size_t count,
+                                 int add_generation_prompt, char *text, size_t capacity,
+                                 size_t *bytes) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    if (count)
+      requirePointer(messages, "messages");
+    if (capacity)
+      requirePointer(text, "text");
+    std::vector<ChatMessage> conversation;
+    for (size_t i = 0; i < count; ++i) {
+      requirePointer(messages[i].role, "messages[i].role");
+      requirePointer(messages[i].content, "messages[i].content");
+      conversation.push_back({messages[i].role, messages[i].content});
+    }
+    copyText(makeTemplate(*artifact->artifact, chat_template)
+                 .render(conversation, add_generation_prompt != 0),
+             text, capacity, bytes);
+  });
+}
+
+sluice_status sluice_chat_create(sluice_session *session, const char *chat_template,
+                                 const char *system, sluice_chat **chat) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    requirePointer(chat, "chat");
+    *chat = new sluice_chat{Chat(session->session,
+                                 makeTemplate(session->session.artifact(), chat_template),
+                                 system ? system : "")};
+  });
+}
+
+void sluice_chat_free(sluice_chat *chat) { delete chat; }
+
+sluice_status sluice_chat_reset(sluice_chat *chat) {
+  return guarded([&] {
+    requirePointer(chat, "chat");
+    chat->chat.reset();
+  });
+}
+
+sluice_status sluice_chat_say(sluice_chat *chat, const char *text,
+                              const sluice_generate_options *options, sluice_text_callback callback,
+                              void *user, sluice_generate_result *result) {
+  return guarded([&] {
+    requirePointer(chat, "chat");
+    requirePointer(text, "text");
+    ChatResult answer = chat->chat.say(text, makeOptions(options), makeCallbacks(callback, user));
+    if (result)
+      *result = makeResult(answer, answer.promptTokens);
+  });
 }

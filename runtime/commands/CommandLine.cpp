@@ -204,39 +204,73 @@ static void addSampling(CLI::App &command, SamplingOptions &options) {
       ->transform(wholeNumber(/*isUnsigned=*/true));
 }
 
+static void addStop(CLI::App &command, GenerateOptions &options) {
+  command.add_option("--stop", options.stops, "end before this text; may be given several times")
+      ->allow_extra_args(false);
+}
+
+/// What a chat is made of, for run and chat.
+struct ChatArguments {
+  std::string templateFile, system;
+};
+
+static void addChatArguments(CLI::App &command, ChatArguments &arguments) {
+  command.add_option("--system", arguments.system, "what the conversation starts with: who speaks");
+  command.add_option("--chat-template", arguments.templateFile,
+                     "file with a Jinja template (default: the model's own)");
+}
+
+/// Known to be right before a model is compiled.
+static ChatTemplate makeChatTemplate(const CommandHooks &hooks, const std::string &model,
+                                     const ChatArguments &arguments) {
+  Tokenizer tokenizer = resolveTokenizer(hooks, model);
+  if (arguments.templateFile.empty())
+    return ChatTemplate::ofModel(tokenizer, model);
+  return {readTextFile(arguments.templateFile), arguments.templateFile, tokenizer};
+}
+
 CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     RunOptions options;
+    ChatArguments chat;
     std::string model, file;
-    bool noBos = false, noEcho = false;
+    bool isChat = false, noBos = false, noEcho = false;
   };
   auto state = std::make_shared<State>();
   CLI::App *command =
       addCommand(app, "run", "Generate text with a model",
                  "  run llama-4m.sluice -p \"Once upon a time\"\n"
                  "  run llama-4m.sluice -p \"Alice was\" -n 60 --temp 0 --token-ids\n"
-                 "  echo \"The White Rabbit\" | run llama-4m.sluice -p - --seed 7 --stop \".\"");
+                 "  echo \"The White Rabbit\" | run llama-4m.sluice -p - --seed 7 --stop \".\"\n"
+                 "  run llama-3-8b.sluice --chat -p \"What is a sluice?\"");
   addModel(*command, state->model, hooks);
   RunOptions &options = state->options;
   auto *prompt = command->add_option("-p,--prompt", options.prompt,
                                      "text to continue; - reads standard input");
   command->add_option("-f,--file", state->file, "file with the text to continue")->excludes(prompt);
   command
-      ->add_option("-n,--tokens", options.generate.maxTokens, "new tokens at most, -1 for no limit")
+      ->add_option("-n,--tokens", options.generate.maxTokens,
+                   "new tokens at most, -1 for no limit, which --chat has if not told otherwise")
       ->capture_default_str()
       ->transform(wholeNumber());
   addSampling(*command, options.generate.sampling);
-  command
-      ->add_option("--stop", options.generate.stops,
-                   "end before this text; may be given several times")
-      ->allow_extra_args(false);
+  addStop(*command, options.generate);
+  auto *isChat =
+      command->add_flag("--chat", state->isChat,
+                        "answer the prompt as a user's message, by the model's chat template");
+  addChatArguments(*command, state->chat);
+  for (const char *option : {"--system", "--chat-template"})
+    command->get_option(option)->needs(isChat);
   command->add_flag("--ignore-eos", options.generate.ignoreEos,
                     "go on after the token that ends a text");
   command->add_flag("--token-ids", options.tokenIds,
                     "print the ids of prompt and new tokens on one line and nothing else");
-  command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token");
-  command->add_flag("--special", options.parseSpecial,
-                    "names such as <|im_end|> in the prompt are control tokens");
+  command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token")
+      ->excludes(isChat);
+  command
+      ->add_flag("--special", options.parseSpecial,
+                 "names such as <|im_end|> in the prompt are control tokens")
+      ->excludes(isChat);
   command->add_flag("--no-echo", state->noEcho, "print the new text (or ids) without the prompt");
   addSession(*command, options.session);
   command->callback([state, hooks, command] {
@@ -253,9 +287,52 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
     }
     options.addBos = !state->noBos;
     options.echo = !state->noEcho;
+    if (state->isChat) {
+      options.chatTemplate = makeChatTemplate(hooks, state->model, state->chat);
+      options.system = state->chat.system;
+      if (!command->count("--tokens"))
+        options.generate.maxTokens = -1;
+    }
     runModel(resolveModel(hooks, state->model,
                           {.device = options.session.device, .needsTokenizer = true}),
              options);
+  });
+  return command;
+}
+
+CLI::App *sluice::runtime::addChatCommand(CLI::App &app, const CommandHooks &hooks) {
+  struct State {
+    SessionOptions session;
+    GenerateOptions generate;
+    ChatArguments chat;
+    std::string model;
+  };
+  auto state = std::make_shared<State>();
+  state->generate.maxTokens = -1;
+  CLI::App *command =
+      addCommand(app, "chat", "Talk with a model, line by line",
+                 "  chat llama-3-8b.sluice\n"
+                 "  chat llama-3-8b.sluice --system \"Answer in one sentence.\" --temp 0.6\n"
+                 "/reset starts a new conversation, /quit or the end of the input ends it, Ctrl-C "
+                 "ends an answer");
+  addModel(*command, state->model, hooks);
+  addChatArguments(*command, state->chat);
+  command
+      ->add_option("-n,--tokens", state->generate.maxTokens,
+                   "tokens of an answer at most, -1 for no limit")
+      ->capture_default_str()
+      ->transform(wholeNumber());
+  addSampling(*command, state->generate.sampling);
+  addStop(*command, state->generate);
+  addSession(*command, state->session);
+  command->callback([state, hooks] {
+    checkInputs(hooks, state->model, state->session);
+    state->generate.validate();
+    ChatOptions options{state->session, state->generate,
+                        makeChatTemplate(hooks, state->model, state->chat), state->chat.system};
+    chat(resolveModel(hooks, state->model,
+                      {.device = state->session.device, .needsTokenizer = true}),
+         options);
   });
   return command;
 }
@@ -403,13 +480,14 @@ static void printMessage(const char *kind, const std::string &message) {
 }
 
 void sluice::runtime::printWarning(const std::string &line) { printMessage("warning", line); }
+void sluice::runtime::printError(const std::string &line) { printMessage("error", line); }
 
 /// An option that is given has a value, except for texts, which may be empty.
 static void requireValues(CLI::App &app) {
   for (CLI::App *command : app.get_subcommands([](CLI::App *) { return true; }))
     for (CLI::Option *option : command->get_options())
       if (option->get_expected_max() > 0 && !option->check_name("--prompt") &&
-          !option->check_name("TEXT"))
+          !option->check_name("--system") && !option->check_name("TEXT"))
         option->transform(CLI::Validator(
             [](std::string &text) { return text.empty() ? std::string("must not be empty") : ""; },
             ""));

@@ -33,9 +33,12 @@ bool sluice::runtime::isTerminal() { return isatty(STDERR_FILENO); }
 
 Progress::Progress() : enabled(isTerminal()), last(std::chrono::steady_clock::now()) {}
 
-Progress::~Progress() {
+Progress::~Progress() { clear(); }
+
+void Progress::clear() {
   if (shown)
     std::fputs("\r\033[K", stderr);
+  shown = false;
 }
 
 void Progress::show(const std::string &line) {
@@ -56,7 +59,7 @@ InterruptGuard::InterruptGuard() {
   struct sigaction action = {};
   // Once only: the second signal does what it did before.
   action.sa_handler = [](int signal) {
-    interruptSeen = 1;
+    interruptSeen = signal;
     sigaction(signal, signal == SIGINT ? &formerInterrupt : &formerTerminate, nullptr);
   };
   // No SA_RESTART: reading from a terminal must end.
@@ -70,6 +73,8 @@ InterruptGuard::~InterruptGuard() {
 }
 
 bool InterruptGuard::interrupted() { return interruptSeen; }
+
+bool InterruptGuard::terminated() { return interruptSeen == SIGTERM; }
 
 void InterruptGuard::check() {
   if (interruptSeen)

@@ -6,6 +6,8 @@
 #ifndef SLUICE_RUNTIME_COMMANDS_CONSOLE_H
 #define SLUICE_RUNTIME_COMMANDS_CONSOLE_H
 
+#include "sluice-runtime/Session.h"
+
 #include <chrono>
 #include <cstdio>
 #include <string>
@@ -25,6 +27,8 @@ public:
   Progress();
   ~Progress();
   void show(const std::string &line);
+  /// Erases the line.
+  void clear();
 
 private:
   bool enabled, shown = false;
@@ -42,9 +46,14 @@ public:
   InterruptGuard(const InterruptGuard &) = delete;
   InterruptGuard &operator=(const InterruptGuard &) = delete;
   static bool interrupted();
+  /// Whether it was SIGTERM.
+  static bool terminated();
   /// Throws CommandExit if there was a Ctrl-C.
   static void check();
 };
+
+/// ", the context is full": how a generation ended, to stand after other remarks.
+const char *finishNote(FinishReason reason);
 
 /// "8.4 MB", "4.53 TB": three digits, powers of 1000.
 std::string formatBytes(double bytes);

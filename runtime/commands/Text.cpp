@@ -16,7 +16,7 @@ static std::string joinIds(std::span<const int32_t> ids) {
   return line;
 }
 
-static const char *finishNote(FinishReason reason) {
+const char *sluice::runtime::finishNote(FinishReason reason) {
   switch (reason) {
   case FinishReason::Length:
     return "";
@@ -32,16 +32,27 @@ static const char *finishNote(FinishReason reason) {
   return "";
 }
 
+static std::vector<int32_t> encodeConversation(const RunOptions &options,
+                                               const Tokenizer &tokenizer) {
+  std::vector<ChatMessage> messages;
+  if (!options.system.empty())
+    messages.push_back({"system", options.system});
+  messages.push_back({"user", options.prompt});
+  return encodeChat(tokenizer, options.chatTemplate->render(messages, true));
+}
+
 void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptions &options,
                                std::FILE *out) {
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
   const Tokenizer &tokenizer = artifact->tokenizer();
   std::vector<int32_t> prompt =
-      tokenizer.encode(options.prompt, options.addBos && tokenizer.addsBos(), options.parseSpecial);
+      options.chatTemplate ? encodeConversation(options, tokenizer)
+                           : tokenizer.encode(options.prompt, options.addBos && tokenizer.addsBos(),
+                                              options.parseSpecial);
   Session session = openSession(artifact, options.session);
 
   InterruptGuard guard;
-  bool echo = options.echo && !options.tokenIds;
+  bool echo = options.echo && !options.tokenIds && !options.chatTemplate;
   bool started = !options.prompt.empty() && echo;
   Progress progress;
   int64_t done = 0;
@@ -59,15 +70,18 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   };
   if (!options.tokenIds)
     callbacks.onText = [&](std::string_view text) {
-      // Without the prompt before it, the space between them is not the text's.
-      if (!started && text.front() == ' ')
+      // Without the prompt before it, the space between them is not the text's; that of an answer
+      // is gone already.
+      if (!started && !options.chatTemplate && text.front() == ' ')
         text.remove_prefix(1);
       started = true;
       writeText(out, text);
       flush(out);
       return true;
     };
-  GenerateResult result = generate(session, prompt, options.generate, callbacks);
+  GenerateOptions generating = options.generate;
+  generating.startsText = options.chatTemplate.has_value();
+  GenerateResult result = generate(session, prompt, generating, callbacks);
 
   if (options.tokenIds) {
     std::vector<int32_t> ids;

@@ -26,7 +26,7 @@ public:
       : callbacks(callbacks), text(text), matcher(options.stops) {
     if (artifact.hasTokenizer()) {
       vocabSize = artifact.tokenizer().vocabSize();
-      decoder.emplace(artifact.tokenizer(), /*continuation=*/true);
+      decoder.emplace(artifact.tokenizer(), /*continuation=*/!options.startsText);
     } else if (!options.stops.empty()) {
       throw Error(artifact.planName() +
                   ": the artifact has no tokenizer, so that stop strings cannot be found");
@@ -99,7 +99,8 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   GenerateResult result;
   Sampler sampler(options.sampling);
   TextStream text(artifact, options, callbacks, result.text);
-  std::vector<int32_t> history(prompt.begin(), prompt.end());
+  std::vector<int32_t> history(session.tokens().begin(), session.tokens().end());
+  history.insert(history.end(), prompt.begin(), prompt.end());
 
   // The step of a token also chooses the next one. The step of that one can start before it is
   // known, unless it is the last of the text or has no place any more.

@@ -92,6 +92,11 @@ void Session::discardAhead() {
 
 void Session::append(int32_t token) {
   start(checkedInputs(token));
+  advance(token);
+}
+
+void Session::advance(int32_t token) {
+  sequence.push_back(token);
   ++nextPosition;
 }
 
@@ -120,7 +125,7 @@ int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> 
     }
   }
   wait();
-  ++nextPosition;
+  advance(token);
   int32_t chosen = *static_cast<const int32_t *>(theDevice->output(*nextBuffer));
   if (following) {
     following->token = chosen;
@@ -236,6 +241,7 @@ void Session::reset() {
   discardAhead();
   theDevice->clearCaches();
   nextPosition = 0;
+  sequence.clear();
 }
 
 void Session::seek(int64_t position) {
@@ -243,6 +249,15 @@ void Session::seek(int64_t position) {
     throw Error("position " + std::to_string(position) + " is not in the context of " +
                 std::to_string(theArtifact->model().contextLength));
   nextPosition = position;
+  sequence.resize(static_cast<size_t>(position), -1);
+}
+
+int64_t Session::rewind(std::span<const int32_t> ids) {
+  if (ids.empty())
+    throw Error("there are no tokens to go back to, expected at least one");
+  auto [end, ignored] = std::mismatch(sequence.begin(), sequence.end(), ids.begin(), ids.end() - 1);
+  seek(end - sequence.begin());
+  return position();
 }
 
 std::vector<std::byte> Session::readBuffer(std::string_view name) {

@@ -32,6 +32,16 @@ void setToken(Data &data, int64_t id, const std::string &content, TokenType type
   data.types[id] = type;
 }
 
+void nameTokensById(Data &data) {
+  auto name = [&](const char *purpose, int32_t id) {
+    if (id >= 0)
+      data.namedTokens.emplace(purpose, data.tokens[static_cast<size_t>(id)]);
+  };
+  name("bos_token", data.bosId);
+  name("eos_token", data.eosIds.empty() ? -1 : data.eosIds.front());
+  name("unk_token", data.unknownId);
+}
+
 std::vector<std::pair<int32_t, int32_t>>
 resolveMerges(const std::vector<std::string> &tokens,
               const std::vector<std::pair<std::string, std::string>> &merges,

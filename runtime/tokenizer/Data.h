@@ -9,6 +9,7 @@
 #include "sluice-runtime/Tokenizer.h"
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -97,6 +98,10 @@ struct Data {
   int32_t closingId = -1;
   /// Characters without a token become their bytes' tokens, <0x00> to <0xFF>.
   bool byteFallback = false;
+  /// The template of chats in Jinja, or empty.
+  std::string chatTemplate;
+  /// Texts of tokens by what they are for, "bos_token" say.
+  std::map<std::string, std::string> namedTokens;
 
   // SentencePiece only: the fields of its NormalizerSpec and TrainerSpec.
   /// By id, same length as tokens.
@@ -132,6 +137,9 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
 bool isEndByText(std::string_view text);
 /// Adds the tokens of which that is true to those that end a text.
 void addEndsByText(Data &data);
+
+/// Names the tokens that begin and end a text and the unknown one by their ids.
+void nameTokensById(Data &data);
 
 /// Writes the own form.
 std::string writeJson(const Data &data);

@@ -143,6 +143,10 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     data.unknownId = checkId("tokenizer.ggml.unknown_token_id", *gguf.unknownId);
   for (int64_t id : gguf.eosIds)
     data.eosIds.push_back(checkId("tokenizer.ggml.eos_token_id", id));
+  if (gguf.paddingId)
+    data.namedTokens["pad_token"] =
+        data.tokens[checkId("tokenizer.ggml.padding_token_id", *gguf.paddingId)];
+  data.chatTemplate = gguf.chatTemplate;
 
   auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
   if (sentencePiece && data.unknownId < 0)

@@ -133,6 +133,51 @@ static void readNamedTokens(const JsonField &root, TokenAdder &adder) {
   }
 }
 
+/// Names that templates have for tokens, as transformers hands them over: those of a fixed set, and
+/// those of extra_special_tokens if that has names. Null says that the model has no such token.
+static void readTokenNames(Data &data, const std::optional<JsonField> &root) {
+  static constexpr const char *purposes[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                             "pad_token", "cls_token", "mask_token"};
+  auto add = [&](const std::string &name, const JsonField &field) {
+    data.namedTokens[name] = (field.get().is_object() ? field.at("content") : field).asString();
+  };
+  // The ids of the model stand in for what is not said.
+  nameTokensById(data);
+  if (!root)
+    return;
+  for (const char *purpose : purposes) {
+    if (auto field = root->find(purpose))
+      add(purpose, *field);
+    else if (root->get().contains(purpose))
+      data.namedTokens.erase(purpose);
+  }
+  if (auto extra = root->find("extra_special_tokens"); extra && extra->get().is_object())
+    for (const auto &[name, token] : extra->members())
+      add(name, token);
+}
+
+/// The template of chats: a file of its own counts more than tokenizer_config.json, which has one,
+/// or several by name.
+static void readChatTemplate(Data &data, const std::filesystem::path &directory,
+                             const std::optional<JsonField> &root) {
+  std::filesystem::path file = directory / "chat_template.jinja";
+  std::error_code ec;
+  if (std::filesystem::exists(file, ec)) {
+    data.chatTemplate = support::MappedFile(file.string(), maxFileBytes).text();
+    return;
+  }
+  auto field = root ? root->find("chat_template") : std::nullopt;
+  if (!field)
+    return;
+  if (!field->get().is_array()) {
+    data.chatTemplate = field->asString();
+    return;
+  }
+  for (const JsonField &named : field->elements())
+    if (named.at("name").asString() == "default")
+      data.chatTemplate = named.at("template").asString();
+}
+
 void readModelDirectory(Data &data, const std::filesystem::path &directory, bool fromJson) {
   std::string configName = (directory / "tokenizer_config.json").string();
   std::optional<json> config = readOptional(configName);
@@ -216,6 +261,8 @@ void readModelDirectory(Data &data, const std::filesystem::path &directory, bool
   }
   if (!eosIds.empty())
     data.eosIds = std::move(eosIds);
+  readTokenNames(data, root);
+  readChatTemplate(data, directory, root);
 }
 
 } // namespace sluice::runtime::tokenizer

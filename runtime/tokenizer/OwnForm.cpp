@@ -117,6 +117,10 @@ std::string writeJson(const Data &data) {
     root["closing"] = data.closingId;
   root["unknown"] = data.unknownId < 0 ? ordered_json() : ordered_json(data.unknownId);
   root["byte_fallback"] = data.byteFallback;
+  if (!data.namedTokens.empty())
+    root["named_tokens"] = data.namedTokens;
+  if (!data.chatTemplate.empty())
+    root["chat_template"] = data.chatTemplate;
   if (data.kind == Kind::SentencePieceBpe) {
     root["add_dummy_prefix"] = data.addDummyPrefix;
     root["remove_extra_whitespaces"] = data.removeExtraWhitespaces;
@@ -238,6 +242,10 @@ Data readOwnForm(const JsonField &root) {
   if (auto unknown = root.find("unknown"))
     data.unknownId = asId(*unknown, data);
   data.byteFallback = root.at("byte_fallback").asBool();
+  if (auto named = root.find("named_tokens"))
+    for (const auto &[name, token] : named->members())
+      data.namedTokens[name] = token.asString();
+  data.chatTemplate = root.stringAt("chat_template", "");
 
   if (data.kind == Kind::SentencePieceBpe) {
     data.addDummyPrefix = root.at("add_dummy_prefix").asBool();

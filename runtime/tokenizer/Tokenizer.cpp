@@ -22,23 +22,29 @@ static std::shared_ptr<const Model> build(Data data, const std::string &name) {
   return std::make_shared<const Model>(std::move(data), name);
 }
 
+/// What a file alone does not say.
+static void finish(Data &data) {
+  tokenizer::nameTokensById(data);
+  tokenizer::addEndsByText(data);
+}
+
 Tokenizer Tokenizer::fromJson(std::string_view text, const std::string &name) {
   bool isOwn;
   Data data = tokenizer::readJson(text, name, isOwn);
   if (!isOwn)
-    tokenizer::addEndsByText(data);
+    finish(data);
   return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromSentencePiece(std::string_view bytes, const std::string &name) {
   Data data = tokenizer::readSentencePiece(bytes, name);
-  tokenizer::addEndsByText(data);
+  finish(data);
   return Tokenizer(build(std::move(data), name));
 }
 
 Tokenizer Tokenizer::fromGguf(const GgufTokenizer &gguf, const std::string &name) {
   Data data = tokenizer::readGguf(gguf, name);
-  tokenizer::addEndsByText(data);
+  finish(data);
   return Tokenizer(build(std::move(data), name));
 }
 
@@ -68,10 +74,12 @@ Tokenizer Tokenizer::fromFile(const std::filesystem::path &path) {
   bool isOwn = false;
   Data data =
       isJson ? tokenizer::readJson(bytes, name, isOwn) : tokenizer::readSentencePiece(bytes, name);
-  if (isDirectory && !isOwn)
+  if (isDirectory && !isOwn) {
     tokenizer::readModelDirectory(data, path, isJson);
-  if (!isOwn)
     tokenizer::addEndsByText(data);
+  } else if (!isOwn) {
+    finish(data);
+  }
   return Tokenizer(build(std::move(data), name));
 }
 
@@ -106,6 +114,10 @@ bool Tokenizer::addsBos() const { return model->getData().bosId >= 0 && model->g
 int32_t Tokenizer::closingId() const { return model->getData().closingId; }
 const std::vector<std::string> &Tokenizer::warnings() const { return model->getData().warnings; }
 const std::vector<int32_t> &Tokenizer::eosIds() const { return model->getData().eosIds; }
+const std::string &Tokenizer::chatTemplate() const { return model->getData().chatTemplate; }
+const std::map<std::string, std::string> &Tokenizer::namedTokens() const {
+  return model->getData().namedTokens;
+}
 int32_t Tokenizer::vocabSize() const {
   return static_cast<int32_t>(model->getData().tokens.size());
 }

@@ -13,6 +13,7 @@ int main(int argc, char **argv) {
   app.set_version_flag("--version", std::string("sluice-run ") + sluice_version());
   app.require_subcommand(1);
   addRunCommand(app);
+  addChatCommand(app);
   addPerplexityCommand(app);
   addTokenizeCommand(app);
   addBenchCommand(app);

@@ -125,6 +125,7 @@ int main(int argc, char **argv) {
   runtime::CommandHooks hooks = modelHooks(app, artifacts, options);
   addCompileCommand(app);
   addFormatOptions(*runtime::addRunCommand(app, hooks), options);
+  addFormatOptions(*runtime::addChatCommand(app, hooks), options);
   addFormatOptions(*runtime::addPerplexityCommand(app, hooks), options);
   runtime::addTokenizeCommand(app, hooks);
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);

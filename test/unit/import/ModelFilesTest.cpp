@@ -111,6 +111,7 @@ TEST(OpenModel, GGUFHasTheSameWeights) {
   EXPECT_EQ(tokenizer.addBos, true);
   EXPECT_EQ(tokenizer.addEos, false);
   EXPECT_EQ(tokenizer.addSpacePrefix, std::nullopt);
+  EXPECT_EQ(tokenizer.chatTemplate, "");
 }
 
 TEST(OpenModel, Qwen2GGUFIsNotPermuted) {

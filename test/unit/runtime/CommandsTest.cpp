@@ -78,6 +78,69 @@ TEST_F(SluiceRun, ReadsThePromptFromElsewhere) {
             "rstu\n");
 }
 
+TEST_F(SluiceRun, AnswersOnce) {
+  std::string file = (directory.path() / "t.jinja").string();
+  writeFile(file,
+            "{{ bos_token }}{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}");
+  std::string chat = "run {} --chat --temp 0 --chat-template " + file;
+  EXPECT_EQ(run(chat + " -p v").out, "wxyz\n");
+  EXPECT_EQ(run(chat + " -p v -n 2").out, "wx\n");
+  EXPECT_EQ(run(chat + " -p v -n 2 --token-ids").out, "1 24 25 26 27\n");
+  EXPECT_EQ(run(chat + " -p v -n 0 --token-ids --system ab").out, "1 22 4 5 24 25\n");
+  // What the user says may name control tokens.
+  EXPECT_EQ(run(chat + " -p \"</s>v\" -n 0 --token-ids").out, "1 24 2 25\n");
+  EXPECT_EQ(run(chat + " -p -", "echo v | ").out, "wxyz\n");
+
+  expectError(run("run {} --chat -p v"), 1, "letters.sluice: the model has no chat template");
+  expectError(run("run {} -p v --system a"), 2, "--chat");
+  expectError(run("run {} -p v --chat-template " + file), 2, "--chat");
+  expectError(run(chat + " -p v --no-bos"), 2, "--no-bos");
+  expectError(run(chat + "x -p v"), 1, "t.jinjax: cannot be read");
+  writeFile(file, "a\n{% if %}");
+  expectError(run(chat + " -p v"), 1, "t.jinja: line 2: found");
+  writeFile(file, "{{ raise_exception(1) }}");
+  expectError(run(chat + " -p v"), 1, "t.jinja: line 1: the template refuses the conversation: 1");
+}
+
+TEST_F(SluiceRun, Chats) {
+  std::string file = (directory.path() / "t.jinja").string();
+  writeFile(file,
+            "{% for m in messages %}{{ 'u' if m.role == 'user' }}{{ m.content }}{% endfor %}");
+  std::string chat = "chat {} --temp 0 --chat-template " + file;
+  EXPECT_EQ(run(chat, "printf \"v\\nw\\n\" | ").out, "wxyz\nxyz\n");
+  // No line end, other line ends, empty lines.
+  EXPECT_EQ(run(chat, "printf \"v\\r\\n\\n\\r\\nx\" | ").out, "wxyz\nyz\n");
+  EXPECT_EQ(run(chat, "printf \"v\\n/quit\\nw\\n\" | ").out, "wxyz\n");
+  EXPECT_EQ(run(chat, "printf \"\" | ").out, "");
+  EXPECT_EQ(run(chat + " -n 2 --stop x", "printf \"a\\nv\\n\" | ").out, "bc\nw\n");
+  EXPECT_EQ(run(chat, "printf \"v\\nw\\n\" | ").err, "");
+
+  // A turn that fails is told, and the others go on.
+  std::string tooLong(60, 'a');
+  Outcome outcome = run(chat, "printf \"" + tooLong + "\\nw\\n\" | ");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.out, "xyz\n");
+  EXPECT_EQ(outcome.err, "sluice: error: the conversation has 61 tokens, which is more than the "
+                         "context of 48; start a new one, or compile the model with a longer "
+                         "context (--context)\n");
+  // Three turns fill the context; /reset makes room.
+  std::string turns = "abcdefgh\\n";
+  outcome = run(chat + " -n 5", "printf \"" + turns + turns + turns + turns + turns + "\" | ");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.out, "ijklm\nijklm\nijklm\n");
+  EXPECT_EQ(run(chat + " -n 5",
+                "printf \"" + turns + turns + turns + "/reset\\n" + turns + turns + "\" | ")
+                .status,
+            0);
+  outcome = run(chat, "printf \"" + turns + turns + turns + "\" | ");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_NE(outcome.err.find("/reset starts a new conversation"), std::string::npos) << outcome.err;
+
+  expectError(run("chat {}", "echo v | "), 1, "letters.sluice: the model has no chat template");
+  expectError(run("chat /nonexistent", "echo v | "), 1, "there is no such directory");
+  expectError(run(chat + " --top-p 7", "echo v | "), 1, "top-p");
+}
+
 TEST_F(SluiceRun, Tokenizes) {
   EXPECT_EQ(run("tokenize {} abz --ids").out, "1 4 5 29\n");
   EXPECT_EQ(run("tokenize {} --ids --no-bos", "printf ab | ").out, "4 5\n");

@@ -3,6 +3,7 @@
 
 // The cuda device on a driver without a GPU.
 
+#include "sluice-runtime/Chat.h"
 #include "sluice-runtime/Commands.h"
 #include "sluice-runtime/sluice.h"
 #include "test/unit/runtime/FakeCuda.h"
@@ -840,6 +841,25 @@ TEST_P(CudaSteps, OnlyTheExpectedStepIsTaken) {
   fake->calls.clear();
   session.next(a, sampler, {}, TestArtifact::context);
   EXPECT_EQ(count("cuGraphLaunch"), 1);
+}
+
+TEST_P(CudaSteps, AConversationGoesBackToWhereTextsPart) {
+  draw();
+  Session session(open()), expected = openHost();
+  auto talk = [](Session &on) {
+    // Earlier answers are cut to one letter, so that the second turn goes back in the sequence,
+    // past what was started ahead of the first answer's end.
+    Chat chat(on, {"{% for m in messages %}{{ m.content[-1:] if m.role == 'assistant' else 'u' ~ "
+                   "m.content }}{% endfor %}",
+                   "t", on.artifact().tokenizer()});
+    std::vector<std::string> answers;
+    for (const char *text : {"v", "w", "k"})
+      answers.push_back(chat.say(text, greedy(4)).text);
+    return answers;
+  };
+  EXPECT_EQ(talk(session), (std::vector<std::string>{"wxyz", "xyz", "lmno"}));
+  EXPECT_EQ(talk(expected), (std::vector<std::string>{"wxyz", "xyz", "lmno"}));
+  expectSameState(session, expected);
 }
 
 TEST_P(CudaSteps, OfAPlanThatFeedsNothingWait) {

@@ -249,6 +249,90 @@ std::string smallTokenizer(const std::string &more = "") {
          more + "}";
 }
 
+using Names = std::map<std::string, std::string>;
+
+TEST(ChatTemplate, IsThatOfTheConfigOrOfAFileOfItsOwn) {
+  TemporaryFolder folder;
+  folder.write("tokenizer.json", smallTokenizer());
+  auto found = [&] { return Tokenizer::fromFile(folder.path).chatTemplate(); };
+  EXPECT_EQ(found(), "");
+  folder.write("tokenizer_config.json", R"({"chat_template": "one\n"})");
+  EXPECT_EQ(found(), "one\n");
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": [{"name": "tool_use", "template": "tools"},
+                                     {"name": "default", "template": "two"}]})");
+  EXPECT_EQ(found(), "two");
+  folder.write("tokenizer_config.json",
+               R"({"chat_template": [{"name": "tool_use", "template": "tools"}]})");
+  EXPECT_EQ(found(), "");
+  folder.write("chat_template.jinja", "three\n");
+  EXPECT_EQ(found(), "three\n");
+  std::filesystem::remove(folder.path / "chat_template.jinja");
+  std::string at = folder.path.string() + "/tokenizer_config.json: ";
+  folder.write("tokenizer_config.json", R"({"chat_template": 5})");
+  EXPECT_EQ(errorOf(found), at + "chat_template is 5, expected a string");
+  folder.write("tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})");
+  EXPECT_EQ(errorOf(found), at + "chat_template[0].template is missing");
+}
+
+TEST(ChatTemplate, TokensHaveTheNamesThatTransformersGivesThem) {
+  TemporaryFolder folder;
+  folder.write("tokenizer.json", smallTokenizer());
+  folder.write("generation_config.json", R"({"bos_token_id": 3, "eos_token_id": [5, 4]})");
+  auto found = [&] { return Tokenizer::fromFile(folder.path).namedTokens(); };
+  // Where nothing has names, ids do.
+  EXPECT_EQ(found(), (Names{{"bos_token", "<s>"}, {"eos_token", "<e>"}}));
+  folder.write("tokenizer_config.json",
+               R"({"bos_token": null, "eos_token": {"content": "</s>"}, "pad_token": "a",
+                   "unk_token": "b", "extra_special_tokens": {"image_token": "ab"}})");
+  EXPECT_EQ(
+      found(),
+      (Names{
+          {"eos_token", "</s>"}, {"image_token", "ab"}, {"pad_token", "a"}, {"unk_token", "b"}}));
+  folder.write("tokenizer_config.json", R"({"pad_token": 5})");
+  EXPECT_EQ(errorOf(found),
+            folder.path.string() + "/tokenizer_config.json: pad_token is 5, expected a string");
+  EXPECT_EQ(Tokenizer::fromFile(dataPath("models/llama-4m/tokenizer.model")).namedTokens(),
+            (Names{{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"}}));
+}
+
+TEST(ChatTemplate, ComesFromGguf) {
+  GgufTokenizer gguf = readGgufFixture("llama-4m.gguf.json");
+  EXPECT_EQ(Tokenizer::fromGguf(gguf, "g").chatTemplate(), "");
+  gguf.chatTemplate = "{{ x }}";
+  gguf.paddingId = 5;
+  Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+  EXPECT_EQ(tokenizer.chatTemplate(), "{{ x }}");
+  EXPECT_EQ(tokenizer.namedTokens(), (Names{{"bos_token", "<s>"},
+                                            {"eos_token", "</s>"},
+                                            {"pad_token", gguf.tokens[5]},
+                                            {"unk_token", "<unk>"}}));
+  gguf.paddingId = 5000;
+  EXPECT_EQ(errorOf([&] { Tokenizer::fromGguf(gguf, "g"); }),
+            "g: tokenizer.ggml.padding_token_id is 5000, expected 0 to 2047");
+}
+
+TEST(ChatTemplate, TravelsInTheOwnForm) {
+  GgufTokenizer gguf = readGgufFixture("qwen3-4m.gguf.json");
+  gguf.chatTemplate = "{% if x %}\n\"\u00e9\"{% endif %}";
+  Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+  std::string own = tokenizer.toJson();
+  Tokenizer again = Tokenizer::fromJson(own, "own");
+  EXPECT_EQ(again.chatTemplate(), gguf.chatTemplate);
+  EXPECT_EQ(again.namedTokens(), tokenizer.namedTokens());
+  EXPECT_FALSE(again.namedTokens().empty());
+  EXPECT_EQ(again.toJson(), own);
+
+  auto changed = [&](const char *patch) {
+    json whole = json::parse(own);
+    whole.merge_patch(json::parse(patch));
+    return errorOf([&] { Tokenizer::fromJson(whole.dump(), "t"); });
+  };
+  EXPECT_EQ(changed(R"({"chat_template": 1})"), "t: chat_template is 1, expected a string");
+  EXPECT_EQ(changed(R"({"named_tokens": {"bos_token": 1}})"),
+            "t: named_tokens.bos_token is 1, expected a string");
+}
+
 TEST(ModelDirectory, EndsAreThoseOfAllFiles) {
   TemporaryFolder folder;
   folder.write("tokenizer.json", smallTokenizer());
