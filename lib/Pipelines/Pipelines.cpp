@@ -57,6 +57,7 @@ static void buildFusedPipeline(OpPassManager &pm) {
   pm.addPass(createFusedMergeMatvecs());
   pm.addPass(createFusedFusePrologues());
   pm.addPass(createFusedFuseEpilogues());
+  pm.addPass(createFusedFuseRows());
   pm.addPass(createFusedFuseAttentionPrologues());
   pm.addPass(createCSEPass());
   pm.addPass(createFusedAnnotateTraffic());

@@ -70,6 +70,7 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
                                      ValueRange{starts[1], starts[2]}, attention.getKeysAttr(),
                                      attention.getValuesAttr(), attention.getPositions(),
                                      attention.getScaleAttr(), attention.getWindowAttr(),
+                                     attention.getSoftCapAttr(),
                                      /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(attention->getDiscardableAttrDictionary());
   SmallVector<Type> types =

@@ -84,7 +84,7 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
   auto fusedOp =
       fused::AttentionOp::create(builder, op.getLoc(), half, query, /*appended=*/ValueRange(),
                                  op.getKeysAttr(), op.getValuesAttr(), op.getPositions(),
-                                 op.getScaleAttr(), op.getWindowAttr(), /*traffic=*/nullptr,
+                                 op.getScaleAttr(), op.getWindowAttr(), op.getSoftCapAttr(), /*traffic=*/nullptr,
                                  /*schedule=*/nullptr);
   // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());

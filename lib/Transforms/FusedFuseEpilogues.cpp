@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "CacheAppends.h"
 #include "Hoist.h"
 #include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
@@ -19,15 +20,6 @@ namespace sluice {
 namespace {
 using namespace mlir;
 using fused::MatvecOp;
-
-/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
-/// a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows; fp8 elements are
-/// left to attention, too.
-bool storesElements(model::CacheAppendOp append) {
-  auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
-  return cache && cache.getCacheType().getEncoding().bits() >= 16 &&
-         !append.getInput().getDefiningOp<model::HadamardOp>();
-}
 
 /// Whether an epilogue may append. Attention's prologue appends keys and values, or neither: where
 /// one of them needs it, the other goes there, too.

@@ -136,7 +136,7 @@ def FusedFusePrologues : Pass<"fused-fuse-prologues", "::mlir::ModuleOp"> {
 def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
   let summary = "Finish results inside the kernels that compute them";
   let description = [{
-    Moves `model.add_bias`, `model.silu`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
+    Moves `model.add_bias`, activations, `model.scale`, `model.soft_cap`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
     `fused.matvec` whose results they finish, as long as their other operands are known before the matvec. Values that are
     still read elsewhere are yielded. A `model.cache_append` stays where it is, with a remark, if something between reads or writes the same cache.
 
@@ -157,6 +157,29 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
       %m = arith.mulf %s, %u : tensor<1x768xf32>
       %t = arith.truncf %m : tensor<1x768xf32> to tensor<1x768xf16>
       fused.yield %t : tensor<1x768xf16>
+    }
+    ```
+  }];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+def FusedFuseRows : Pass<"fused-fuse-rows", "::mlir::ModuleOp"> {
+  let summary = "Make kernels of the norms and element operations that no product takes";
+  let description = [{
+    A norm of a product's result needs all of it, so it can be computed at the end of no product, and where more than a product's input is made of it, at the
+    beginning of none. Each such norm, or element operation between kernels, begins a `fused.rows`, which takes what can follow with it:
+    element operations, `model.rotary`, `arith.truncf`, and the `model.cache_append` of a 16-bit cache, as long as their other operands are known before.
+
+    ```mlir
+    %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+    %h = arith.addf %x, %n : tensor<1x256xf32>
+    ```
+    ==>
+    ```mlir
+    %h = fused.rows -> tensor<1x256xf32> body {
+      %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+      %s = arith.addf %x, %n : tensor<1x256xf32>
+      fused.yield %s : tensor<1x256xf32>
     }
     ```
   }];

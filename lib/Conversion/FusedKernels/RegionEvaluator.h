@@ -25,8 +25,13 @@ struct Turn {
   Values cosines, sines;
 };
 
-/// The factors of a region's norms for the row that is being computed, float32 scalars.
-using NormFactors = llvm::DenseMap<mlir::Operation *, mlir::Value>;
+/// What a norm subtracts from every element of a row (null: nothing) and then multiplies it by,
+/// float32 scalars.
+struct NormFactor {
+  mlir::Value mean, factor;
+};
+/// Those of a region's norms for the row that is being computed.
+using NormFactors = llvm::DenseMap<mlir::Operation *, NormFactor>;
 
 template <typename P>
 concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
@@ -109,15 +114,22 @@ private:
     Values result;
     for (size_t i = 0; i < operands.front().size(); ++i) {
       Values x = llvm::map_to_vector(operands, [&](Values &all) { return all[i]; });
-      result.push_back(isNorm ? normalize(x[0], x[1], factors.lookup(op))
+      result.push_back(isNorm ? normalize(op, x)
                               : model::applyElementFunction(k, function, op, x));
     }
     return result;
   }
 
-  mlir::Value normalize(mlir::Value x, mlir::Value gain, mlir::Value factor) {
-    mlir::Value wide = k.widen(x);
-    return model::normalized(k, wide, k.broadcastLike(factor, wide), k.widen(gain));
+  /// `x` are elements of the norm's operands: input, gain and perhaps bias.
+  mlir::Value normalize(mlir::Operation *norm, llvm::ArrayRef<mlir::Value> x) {
+    NormFactor here = factors.lookup(norm);
+    mlir::Value wide = k.widen(x[0]), gain = k.widen(x[1]);
+    if (auto rms = dyn_cast<model::RmsNormOp>(norm); rms && rms.getPlusOne())
+      gain = k.addF(gain, k.constantLike(gain, 1.0));
+    if (here.mean)
+      wide = k.subF(wide, k.broadcastLike(here.mean, wide));
+    mlir::Value result = model::normalized(k, wide, k.broadcastLike(here.factor, wide), gain);
+    return x.size() > 2 ? k.addF(result, k.widen(x[2])) : result;
   }
 
   Values rotate(const Values &x, const Turn &turn) {
@@ -207,19 +219,44 @@ template <RowPlace P>
 mlir::LogicalResult evaluateNorms(P &place, const KernelInterface &interface, mlir::Region &region,
                                   NormFactors &factors) {
   factors.clear();
-  for (auto norm : region.getOps<model::RmsNormOp>()) {
+  for (mlir::Operation &norm : region.getOps()) {
+    if (!model::isNorm(&norm))
+      continue;
+    mlir::Value input = norm.getOperand(0), mean;
+    int64_t width = cast<mlir::RankedTensorType>(input.getType()).getDimSize(1);
+    auto elements = [&] { return evaluateInRow(place, interface, factors, input); };
+    if (isa<model::LayerNormOp>(norm)) {
+      auto sum = place.sumRow([&](mlir::Value sum) -> mlir::FailureOr<mlir::Value> {
+        mlir::FailureOr<Values> x = elements();
+        if (failed(x))
+          return mlir::failure();
+        for (mlir::Value element : *x)
+          sum = sum ? place.k.addF(sum, element) : element;
+        return sum;
+      });
+      if (failed(sum))
+        return mlir::failure();
+      mean = place.k.divF(*sum, place.k.constantLike(*sum, static_cast<double>(width)));
+    }
+    // The mean is known before squares are added: their difference from it may be small.
     auto sum = place.sumRow([&](mlir::Value sum) -> mlir::FailureOr<mlir::Value> {
-      mlir::FailureOr<Values> x = evaluateInRow(place, interface, factors, norm.getInput());
+      mlir::FailureOr<Values> x = elements();
       if (failed(x))
         return mlir::failure();
-      for (mlir::Value element : *x)
+      for (auto [number, element] : llvm::enumerate(*x)) {
+        if (mean)
+          element = place.clearMissing(
+              number, place.k.subF(element, place.k.broadcastLike(mean, element)));
         sum = sum ? place.k.fma(element, element, sum) : place.k.mulF(element, element);
+      }
       return sum;
     });
     if (failed(sum))
       return mlir::failure();
-    factors[norm] = model::normFactor(place.k, *sum, norm.getGain().getType().getDimSize(0),
-                                      norm.getEpsilon().convertToDouble());
+    auto rms = dyn_cast<model::RmsNormOp>(norm);
+    llvm::APFloat epsilon = rms ? rms.getEpsilon() : cast<model::LayerNormOp>(norm).getEpsilon();
+    factors[&norm] = {mean,
+                      model::normFactor(place.k, *sum, width, epsilon.convertToDouble())};
   }
   return mlir::success();
 }

@@ -689,6 +689,9 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
     Value greatest = k.number(-1e29);
     for (int64_t tile = 0; tile < warpTiles; ++tile) {
       Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
+      if (std::optional<APFloat> cap = op.getSoftCap())
+        for (Value &exponent : t)
+          exponent = model::softCapped(k, exponent, cap->convertToDouble() * 1.44269504088896341);
       for (int64_t i = 0; i < 4; ++i) {
         t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
         Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];

@@ -84,7 +84,7 @@ private:
   fused::MatvecOp op;
   const fused::InputPlan &plan;
   mlir::Value thread;
-  int64_t threads, padded, current = 0;
+  int64_t threads, padded, current = 0, sumNumber = 0;
   mlir::Value scratch, currentRow;
   llvm::DenseMap<std::pair<mlir::Value, int64_t>, Values> constants, loaded;
   kernels::NormFactors factors;
@@ -107,6 +107,7 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const Packe
 mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
+mlir::LogicalResult emitRows(Kernel &kernel, fused::RowsOp op);
 mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);
 
 /// Adds the kernels that no step launches but the runtime itself; `shared` names the block's

@@ -89,6 +89,8 @@ private:
   int64_t queryTile() const { return std::min<int64_t>(group, k.isa == Isa::Avx2 ? 4 : 8); }
   Value at(Value base, Value index, int64_t bytes) { return k.offset(base, k.mul(index, bytes)); }
   Value splat(Value scalar) { return k.splat(scalar, kLanes); }
+  /// A score as an exponent of 2, after the soft cap.
+  Value capped(Value exponent);
   Value zeros() { return k.number(f32s, 0.0); }
 
   /// Writes a head of `value`, float32 and padded with zeros to `padded`, to `row`.
@@ -501,10 +503,16 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
         Value factor = splat(k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4));
         Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), lane, 4);
         for (int64_t h = 0; h < halves; ++h)
-          k.store(k.mulF(scores[q * halves + h], factor), k.offset(to, h * kLanes * 4), 64);
+          k.store(capped(k.mulF(scores[q * halves + h], factor)), k.offset(to, h * kLanes * 4), 64);
       }
     }
   });
+}
+
+Value AttentionKernel::capped(Value exponent) {
+  std::optional<APFloat> cap = op.getSoftCap();
+  return cap ? model::softCapped(k, exponent, cap->convertToDouble() * 1.44269504088896341)
+             : exponent;
 }
 
 //===----------------------------------------------------------------------===//

@@ -62,16 +62,16 @@ TEST(RopeTable, Llama3) {
 TEST(RopeTable, Rows) {
   std::vector<float> cosines(2), sines(2);
   double pi = std::acos(-1.0);
-  ropeTableRow({pi / 2, pi / 6}, 1, cosines, sines);
+  ropeTableRow({pi / 2, pi / 6}, 1, 1, cosines, sines);
   EXPECT_NEAR(cosines[0], 0.0f, 1e-16);
   EXPECT_EQ(sines[0], 1.0f);
   EXPECT_EQ(cosines[1], static_cast<float>(std::sqrt(3.0) / 2));
   EXPECT_EQ(sines[1], 0.5f);
-  ropeTableRow({1.0, 0.25}, 0, cosines, sines);
+  ropeTableRow({1.0, 0.25}, 1, 0, cosines, sines);
   EXPECT_EQ(cosines, (std::vector<float>{1, 1}));
   EXPECT_EQ(sines, (std::vector<float>{0, 0}));
   // Far positions keep their angle: in float 131071 * 0.1 would be off by 1e-3 radians.
-  ropeTableRow({0.1, 1.0}, 131071, cosines, sines);
+  ropeTableRow({0.1, 1.0}, 1, 131071, cosines, sines);
   EXPECT_EQ(cosines[0], static_cast<float>(std::cos(13107.1)));
   EXPECT_EQ(sines[1], static_cast<float>(std::sin(131071.0)));
 }
