@@ -1,8 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "dialects/Model/Semantics.h"
 #include "dialects/Fused/GpuPlan.h"
+#include "dialects/Model/Semantics.h"
 
 #include "dialects/Fused/Weights.h"
 
@@ -126,8 +126,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
       input.inputSums = ranges.take(input.tokens * input.padded / input.accumulationColumns * 4);
   }
   if (!op.getPrologue().empty())
-    input.warpSums =
-        ranges.take(countRowSums(op.getPrologue()) * rowSumStride(plan.warps));
+    input.warpSums = ranges.take(countRowSums(op.getPrologue()) * rowSumStride(plan.warps));
   plan.shared = ranges.bytes();
   return plan;
 }

@@ -122,9 +122,9 @@ static constexpr int64_t maxHeadDim = 65536;
 
 SmallVector<double> RopeAttr::getFrequencies(int64_t headDim) const {
   // The verifiers of this attribute and of the operations that carry it exclude every error.
-  SmallVector<double> frequencies = llvm::cantFail(
-      formats::ropeFrequencies(getTheta().getValueAsDouble(), 2 * getPairs(headDim), getScaling(),
-                               getValues().asArrayRef()));
+  SmallVector<double> frequencies =
+      llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), 2 * getPairs(headDim),
+                                              getScaling(), getValues().asArrayRef()));
   frequencies.resize(headDim / 2, 0.0);
   return frequencies;
 }
@@ -154,8 +154,8 @@ Attribute ViewAttr::parse(AsmParser &parser, Type) {
     if (keyword == "rotary")
       return failure(parser.parseInteger(rotary) || parser.parseKeyword("of") ||
                      parser.parseInteger(head));
-    for (auto [name, value] : {std::pair("block", &block), std::pair("stride", &stride),
-                               std::pair("pitch", &pitch)})
+    for (auto [name, value] :
+         {std::pair("block", &block), std::pair("stride", &stride), std::pair("pitch", &pitch)})
       if (keyword == name)
         return parser.parseInteger(*value);
     return parser.emitError(at) << "expected block, stride, rotary or pitch";
@@ -228,12 +228,13 @@ LogicalResult WeightOp::verify() {
     int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
     if (getInterleaved())
       return emitOpError() << "interleaved and view exclude each other";
-    if ((view->getBlock() && rows % view->getBlock()) || (view->getHead() && rows % view->getHead()))
+    if ((view->getBlock() && rows % view->getBlock()) ||
+        (view->getHead() && rows % view->getHead()))
       return emitOpError() << "view has blocks of " << view->getBlock() << " and heads of "
                            << view->getHead() << " rows, which must divide the rows (" << rows
                            << ")";
-    if (view->getPitch() && (quantized || plain.getRank() != 2 ||
-                             view->getPitch() < view->toView().fileRows(rows)))
+    if (view->getPitch() &&
+        (quantized || plain.getRank() != 2 || view->getPitch() < view->toView().fileRows(rows)))
       return emitOpError() << "pitch needs a matrix of floats with at most so many rows, found "
                            << getType() << " and " << view->getPitch();
   }

@@ -42,8 +42,7 @@ concept Arithmetic =
 
 /// Computes an element of a result from the operands' elements, all in the type of arithmetic.
 template <typename A>
-using ElementFunction =
-    std::function<typename A::Value(A &a, llvm::ArrayRef<typename A::Value> x)>;
+using ElementFunction = std::function<typename A::Value(A &a, llvm::ArrayRef<typename A::Value> x)>;
 
 /// cap * tanh(x / cap).
 template <Arithmetic A> typename A::Value softCapped(A &a, typename A::Value x, double cap) {
@@ -107,16 +106,16 @@ template <Arithmetic A> ElementFunction<A> elementFunction(mlir::Operation *op) 
       return a.mulF(x[0], a.constantLike(x[0], factor));
     };
   if (auto softCap = dyn_cast<SoftCapOp>(op))
-    return [cap = softCap.getCap().convertToDouble()](A &a, X x) {
-      return softCapped(a, x[0], cap);
-    };
+    return
+        [cap = softCap.getCap().convertToDouble()](A &a, X x) { return softCapped(a, x[0], cap); };
   return nullptr;
 }
 
 /// An element of the result of `op`, whose formula is `function`. Arithmetic on narrow floats is
 /// that of float32, rounded once.
 template <Arithmetic A>
-typename A::Value applyElementFunction(A &a, const ElementFunction<A> &function, mlir::Operation *op,
+typename A::Value applyElementFunction(A &a, const ElementFunction<A> &function,
+                                       mlir::Operation *op,
                                        llvm::ArrayRef<typename A::Value> operands) {
   llvm::SmallVector<typename A::Value, 2> wide;
   for (const typename A::Value &operand : operands)

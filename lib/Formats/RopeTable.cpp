@@ -33,7 +33,8 @@ Expected<SmallVector<double>> sluice::formats::ropeFrequencies(double theta, int
                                           : scaling == "factors" ? pairs
                                                                  : -1;
   if (expected < 0)
-    return ropeError("scaling is '" + scaling + "', expected none, linear, llama3, factors or yarn");
+    return ropeError("scaling is '" + scaling +
+                     "', expected none, linear, llama3, factors or yarn");
   if (static_cast<int64_t>(values.size()) != expected)
     return ropeError("scaling '" + scaling + "' has " + Twine(values.size()) +
                      " values, expected " + Twine(expected));
@@ -87,8 +88,8 @@ Expected<SmallVector<double>> sluice::formats::ropeFrequencies(double theta, int
   return frequencies;
 }
 
-void sluice::formats::ropeTableRow(ArrayRef<double> frequencies, double magnitude,
-                                   int64_t position, MutableArrayRef<float> cosines, MutableArrayRef<float> sines) {
+void sluice::formats::ropeTableRow(ArrayRef<double> frequencies, double magnitude, int64_t position,
+                                   MutableArrayRef<float> cosines, MutableArrayRef<float> sines) {
   assert(cosines.size() == frequencies.size() && sines.size() == frequencies.size());
   for (size_t i = 0; i < frequencies.size(); ++i) {
     double angle = static_cast<double>(position) * frequencies[i];

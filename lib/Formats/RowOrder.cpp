@@ -133,8 +133,8 @@ int64_t sluice::formats::RowView::fileRow(int64_t row) const {
     int64_t inHead = row % head, turned = rotary / 2, rest = (head - rotary) / 2;
     bool second = inHead >= head / 2;
     int64_t i = second ? inHead - head / 2 : inHead;
-    int64_t place = i < turned ? i + (second ? turned : 0)
-                               : rotary + i - turned + (second ? rest : 0);
+    int64_t place =
+        i < turned ? i + (second ? turned : 0) : rotary + i - turned + (second ? rest : 0);
     row += place - inHead;
   }
   return block ? row / block * stride + row % block : row;

@@ -171,8 +171,8 @@ static constexpr Family table[] = {
      isStableLm},
     {ModelFamily::Granite, "granite", "GraniteForCausalLM", llamaNames, "granite", ggufInterleaved,
      isLlama},
-    {ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM", llamaNames, "smollm3",
-     ggufInterleaved, isLlama},
+    {ModelFamily::SmolLm3, "smollm3", "SmolLM3ForCausalLM", llamaNames, "smollm3", ggufInterleaved,
+     isLlama},
 };
 
 static constexpr bool tableIsInEnumOrder() {
@@ -198,11 +198,10 @@ std::string sluice::detail::familyNames(bool gguf) {
 }
 
 StringRef sluice::detail::whyUnsupported(StringRef name) {
-  constexpr StringLiteral mixtures[] = {"mixtral",   "qwen2_moe",   "qwen2moe",  "qwen3_moe",
-                                        "qwen3moe",  "gpt_oss",     "gpt-oss",   "deepseek_v2",
-                                        "deepseek2", "deepseek_v3", "phimoe",    "olmoe",
-                                        "dbrx",      "granitemoe",  "granite_moe", "llama4",
-                                        "llama4_text"};
+  constexpr StringLiteral mixtures[] = {
+      "mixtral", "qwen2_moe",   "qwen2moe",    "qwen3_moe",   "qwen3moe",   "gpt_oss",
+      "gpt-oss", "deepseek_v2", "deepseek2",   "deepseek_v3", "phimoe",     "olmoe",
+      "dbrx",    "granitemoe",  "granite_moe", "llama4",      "llama4_text"};
   if (is_contained(mixtures, name))
     return "a mixture of experts, which is not supported";
   return "";

@@ -189,7 +189,8 @@ Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain, const 
   if (config.norm != NormKind::Layer)
     return rmsNorm(name, input, gain);
   Value gains = vector(name, gain, config.hiddenSize);
-  Value biases = config.normBias ? vector((name + ".bias").str(), bias, config.hiddenSize) : Value();
+  Value biases =
+      config.normBias ? vector((name + ".bias").str(), bias, config.hiddenSize) : Value();
   return model::LayerNormOp::create(code, named(name), input.getType(), input, gains, biases,
                                     normEpsilon());
 }
@@ -208,9 +209,9 @@ Value ModelBuilder::activated(StringRef name, Value input) {
     return model::SiluOp::create(code, loc, input.getType(), input);
   case Activation::Gelu:
   case Activation::GeluTanh:
-    return model::GeluOp::create(
-        code, loc, input.getType(), input,
-        config.activation == Activation::GeluTanh ? code.getUnitAttr() : UnitAttr());
+    return model::GeluOp::create(code, loc, input.getType(), input,
+                                 config.activation == Activation::GeluTanh ? code.getUnitAttr()
+                                                                           : UnitAttr());
   }
   llvm_unreachable("all activations are known");
 }
@@ -260,8 +261,8 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
     q = rmsNorm(name("attn_q_norm"), q, get(weights, &LayerWeights::qNorm));
     k = rmsNorm(name("attn_k_norm"), k, get(weights, &LayerWeights::kNorm));
   }
-  bool rotates = !config.learnedPositions &&
-                 (config.withoutRotary.empty() || !config.withoutRotary[layer]);
+  bool rotates =
+      !config.learnedPositions && (config.withoutRotary.empty() || !config.withoutRotary[layer]);
   auto rotary = [&](StringRef part, Value value) -> Value {
     if (!rotates)
       return value;
@@ -283,16 +284,14 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
     return ref;
   };
   FlatSymbolRefAttr keys = append("k", k), values = append("v", v);
-  double scale = config.attentionScale
-                     ? config.attentionScale
-                     : 1.0 / std::sqrt(static_cast<double>(config.headDim));
+  double scale = config.attentionScale ? config.attentionScale
+                                       : 1.0 / std::sqrt(static_cast<double>(config.headDim));
   IntegerAttr window;
   if (!config.windows.empty() && config.windows[layer])
     window = code.getI64IntegerAttr(config.windows[layer]);
-  Value a = model::AttentionOp::create(code, named(name("attn")), q.getType(), q, keys, values,
-                                       steps, code.getF64FloatAttr(scale), window,
-                                       config.scoreCap ? code.getF64FloatAttr(config.scoreCap)
-                                                       : FloatAttr());
+  Value a = model::AttentionOp::create(
+      code, named(name("attn")), q.getType(), q, keys, values, steps, code.getF64FloatAttr(scale),
+      window, config.scoreCap ? code.getF64FloatAttr(config.scoreCap) : FloatAttr());
   Value o = linear(name("attn_output"), a, get(weights, &LayerWeights::o), config.hiddenSize,
                    config.oBias, get(weights, &LayerWeights::oBias));
   if (config.normPlaces != NormPlaces::Before)
@@ -312,8 +311,7 @@ Value ModelBuilder::mlp(int64_t layer, Value x, const LayerWeights *weights) {
                   config.mlpBias, get(weights, &LayerWeights::gateBias));
   Value up = linear(name("ffn_up"), n, get(weights, &LayerWeights::up), config.intermediateSize,
                     config.mlpBias, get(weights, &LayerWeights::upBias));
-  std::string activation =
-      name(config.activation == Activation::Silu ? "ffn_silu" : "ffn_gelu");
+  std::string activation = name(config.activation == Activation::Silu ? "ffn_silu" : "ffn_gelu");
   Value inner = activated(activation, config.gatedMlp ? gate : up);
   if (config.gatedMlp)
     inner = arith::MulFOp::create(code, named(name("ffn_gated")), inner, up);
@@ -326,8 +324,8 @@ Value ModelBuilder::mlp(int64_t layer, Value x, const LayerWeights *weights) {
 
 Value ModelBuilder::embedded(const Weights *weights) {
   RankedTensorType type = activation(config.hiddenSize);
-  Value table = matrix("token_embd", weights ? &weights->tokenEmbedding : nullptr,
-                       config.vocabSize, config.hiddenSize);
+  Value table = matrix("token_embd", weights ? &weights->tokenEmbedding : nullptr, config.vocabSize,
+                       config.hiddenSize);
   Value x = model::EmbeddingOp::create(code, named("token_embd"), type, tokens, table);
   x = scaled("token_embd_scale", x, config.embeddingScale);
   if (!config.learnedPositions)

@@ -12,9 +12,7 @@ using namespace sluice;
 using sluice::detail::fail;
 using namespace sluice::detail::limits;
 
-StringRef sluice::familyName(ModelFamily family) {
-  return sluice::detail::familyOf(family).name;
-}
+StringRef sluice::familyName(ModelFamily family) { return sluice::detail::familyOf(family).name; }
 
 StringRef RopeScaling::name() const {
   switch (kind) {

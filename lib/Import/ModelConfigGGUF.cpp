@@ -156,8 +156,8 @@ static void readRopeScaling(MetadataFields &fields, ModelConfig &config) {
   if (scaling.betaFast <= scaling.betaSlow)
     fields.complain("rope.scaling.yarn_beta_fast", "is " + numberText(scaling.betaFast),
                     "more than yarn_beta_slow (" + numberText(scaling.betaSlow) + ")");
-  scaling.originalContext = fields.integer("rope.scaling.original_context_length", 1, maxPositions,
-                                           config.contextLength);
+  scaling.originalContext =
+      fields.integer("rope.scaling.original_context_length", 1, maxPositions, config.contextLength);
   scaling.magnitude = fields.positive("rope.scaling.attn_factor", 1.0) *
                       (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
 }
@@ -272,8 +272,8 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
       size != config.headDim && !problem)
     fields.complain("attention.value_length", "is " + Twine(size),
                     "the head size " + Twine(config.headDim));
-  bool isPartial = is_contained({ModelFamily::GptNeoX, ModelFamily::StableLm, ModelFamily::Phi3},
-                                config.family);
+  bool isPartial =
+      is_contained({ModelFamily::GptNeoX, ModelFamily::StableLm, ModelFamily::Phi3}, config.family);
   int64_t rotated = fields.integer("rope.dimension_count", 1, maxHeadDim, config.headDim);
   if (rotated != config.headDim && isPartial)
     config.rotaryDims = rotated;
@@ -334,8 +334,8 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
     config.ropeScaling.kind = RopeScaling::Kind::LongRope;
     config.ropeScaling.factors = std::move(shortFactors);
     config.ropeScaling.longFactors = std::move(longFactors);
-    config.ropeScaling.originalContext = fields.integer(
-        "rope.scaling.original_context_length", 1, maxPositions, config.contextLength);
+    config.ropeScaling.originalContext = fields.integer("rope.scaling.original_context_length", 1,
+                                                        maxPositions, config.contextLength);
     config.ropeScaling.magnitude = fields.positive("rope.scaling.attn_factor", 1.0);
   }
 

@@ -33,12 +33,11 @@ static void readPartialRotary(const JsonField &fields, std::string_view key, Mod
   if (!field)
     return;
   double part = field->asPositive();
-  bool isPartial = is_contained({ModelFamily::GptNeoX, ModelFamily::StableLm, ModelFamily::Phi3},
-                                config.family);
+  bool isPartial =
+      is_contained({ModelFamily::GptNeoX, ModelFamily::StableLm, ModelFamily::Phi3}, config.family);
   if (part > 1 || (part != 1 && !isPartial))
     field->failWith("makes the rotary embedding cover " +
-                    std::string(part > 1 ? "more than" : "a part of") +
-                    " each head, expected 1");
+                    std::string(part > 1 ? "more than" : "a part of") + " each head, expected 1");
   config.rotaryDims = part == 1 ? 0 : static_cast<int64_t>(config.headDim * part);
   if (part != 1 && (config.rotaryDims < 2 || config.rotaryDims % 2))
     field->failWith("makes the rotary embedding cover " + std::to_string(config.rotaryDims) +
@@ -121,8 +120,7 @@ static RopeScaling readScaling(const JsonField &top, const JsonField &rope,
 static void readRope(const JsonField &top, double defaultTheta, ModelConfig &config,
                      std::vector<std::string> &warnings) {
   config.ropeTheta = top.positiveAt("rope_theta", top.positiveAt("rotary_emb_base", defaultTheta));
-  bool isPartial =
-      config.family == ModelFamily::GptNeoX || config.family == ModelFamily::StableLm;
+  bool isPartial = config.family == ModelFamily::GptNeoX || config.family == ModelFamily::StableLm;
   bool says = top.find("rotary_pct") || top.find("partial_rotary_factor");
   for (const char *key : {"rope_scaling", "rope_parameters"})
     if (std::optional<JsonField> rope = top.find(key); rope && rope->get().is_object())
@@ -315,9 +313,7 @@ static void demand(const JsonField &top, const char *key, bool expected) {
 
 /// What only some families have: biases, multipliers, caps.
 static void readGraph(const JsonField &top, ModelConfig &config) {
-  auto positive = [&](const char *key, double otherwise) {
-    return top.positiveAt(key, otherwise);
-  };
+  auto positive = [&](const char *key, double otherwise) { return top.positiveAt(key, otherwise); };
   auto attentionBias = [&](bool otherwise) {
     config.qBias = config.kBias = config.vBias = config.oBias =
         top.boolAt("attention_bias", otherwise);
@@ -353,12 +349,10 @@ static void readGraph(const JsonField &top, ModelConfig &config) {
   case ModelFamily::Gemma2:
     config.attentionScale = 1 / std::sqrt(positive("query_pre_attn_scalar", 256));
     // null is no cap; a missing key is the class's.
-    config.scoreCap = top.get().contains("attn_logit_softcapping")
-                          ? positive("attn_logit_softcapping", 0)
-                          : 50;
-    config.logitCap = top.get().contains("final_logit_softcapping")
-                          ? positive("final_logit_softcapping", 0)
-                          : 30;
+    config.scoreCap =
+        top.get().contains("attn_logit_softcapping") ? positive("attn_logit_softcapping", 0) : 50;
+    config.logitCap =
+        top.get().contains("final_logit_softcapping") ? positive("final_logit_softcapping", 0) : 30;
     [[fallthrough]];
   case ModelFamily::Gemma:
     demand(top, "use_bidirectional_attention", false);
@@ -476,8 +470,8 @@ Expected<ModelConfig> sluice::configFromJson(StringRef text, StringRef path,
   auto config = toExpected([&] { return readConfig(JsonField(*document, "", file), warnings); });
   if (!config)
     return config.takeError();
-  if (Error relation = checkRelations(*config, path, configClass(config->family).heads,
-                                      "num_key_value_heads"))
+  if (Error relation =
+          checkRelations(*config, path, configClass(config->family).heads, "num_key_value_heads"))
     return std::move(relation);
   config->name = sys::path::filename(sys::path::parent_path(path)).str();
   if (config->name.empty() || config->name == "." || config->name == "..")

@@ -246,8 +246,7 @@ Expected<Weights> WeightCollector::run() {
   Weights weights;
   weights.tokenEmbedding = matrix(names.tokenEmbedding.str(), config.vocabSize, hidden);
   if (config.learnedPositions)
-    weights.positionEmbedding =
-        matrix(names.positionEmbedding.str(), config.contextLength, hidden);
+    weights.positionEmbedding = matrix(names.positionEmbedding.str(), config.contextLength, hidden);
   for (int64_t i = 0; i < config.layers && !problem; ++i)
     weights.layers.push_back(takeLayer(names.layerPrefix.str() + std::to_string(i) + "."));
   weights.outputNorm = vector(names.outputNorm.str() + ".weight", hidden);
@@ -279,10 +278,9 @@ void WeightCollector::leave(StringRef path, const TensorRef &tensor) {
   StringRef name = tensor.name;
   if (isDerived(name) || isMask(tensor))
     return;
-  bool isForeign = 
-      any_of(gguf ? ArrayRef(ggufGraph) : ArrayRef(huggingFaceGraph),
-             [&](StringRef start) { return name.starts_with(start); }) ||
-      name.starts_with(names.layerPrefix);
+  bool isForeign = any_of(gguf ? ArrayRef(ggufGraph) : ArrayRef(huggingFaceGraph),
+                          [&](StringRef start) { return name.starts_with(start); }) ||
+                   name.starts_with(names.layerPrefix);
   StringRef rest = name;
   rest.consume_front(names.root);
   int64_t layer = 0;

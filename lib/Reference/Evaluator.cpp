@@ -193,8 +193,8 @@ llvm::Expected<EvaluatedValue> Evaluator::symbol(StringRef name) {
           .Case<quantized::PackedOp>([&](auto op) { return makePacked(op); })
           .Case<model::RopeTableOp>([&](auto op) {
             auto type = cast<RankedTensorType>(op.getType());
-            return wrap(
-                ropeTable(type.getDimSize(0), op.getRope().getFrequencies(type.getDimSize(1)),
+            return wrap(ropeTable(type.getDimSize(0),
+                                  op.getRope().getFrequencies(type.getDimSize(1)),
                                   op.getRope().getFactor()));
           })
           .Default([&](Operation *) { return makeError("'" + name + "' is not a weight"); });
@@ -331,8 +331,7 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           .Case<model::AttentionOp>([&](auto op) {
             return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
                                   caches[op.getValues()], tensor(op.getPositions()),
-                                  op.getScale().convertToDouble(), op.getWindow(),
-                                  softCapOf(op)));
+                                  op.getScale().convertToDouble(), op.getWindow(), softCapOf(op)));
           })
           .Case<model::HadamardOp>(
               [&](auto op) { return wrap(hadamard(tensor(op.getInput()), op.getBlock())); })
@@ -358,10 +357,10 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                 return made.takeError();
               query = made->front();
             }
-            llvm::Expected<Tensor> mixed = fusedAttention(
-                *query.tensor, caches[op.getKeys()], caches[op.getValues()],
-                tensor(op.getPositions()), op.getScale().convertToDouble(), op.getWindow(),
-                softCapOf(op));
+            llvm::Expected<Tensor> mixed =
+                fusedAttention(*query.tensor, caches[op.getKeys()], caches[op.getValues()],
+                               tensor(op.getPositions()), op.getScale().convertToDouble(),
+                               op.getWindow(), softCapOf(op));
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

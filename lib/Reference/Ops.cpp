@@ -142,8 +142,8 @@ static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> si
     }
 }
 
-Tensor reference::rotary(const Tensor &input, const Tensor &positions,
-                         ArrayRef<double> frequencies, double magnitude) {
+Tensor reference::rotary(const Tensor &input, const Tensor &positions, ArrayRef<double> frequencies,
+                         double magnitude) {
   Tensor result = input;
   for (auto [row, position] : enumerate(positions.integers)) {
     std::vector<double> cosines, sines;
@@ -234,10 +234,6 @@ static double capped(double score, std::optional<double> softCap) {
 /// The first position that a token at `last` attends to.
 static int64_t oldestPosition(int64_t last, std::optional<int64_t> window) {
   return window ? std::max<int64_t>(0, last - *window + 1) : 0;
-}
-
-static double capped(double score, std::optional<double> softCap) {
-  return softCap ? model::softCapped<DoubleArithmetic>(arithmetic, score, *softCap) : score;
 }
 
 /// The query of a head as the keys' encoding has it.

@@ -264,8 +264,7 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   else
     choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
                  .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::RowsOp,
-                       fused::SampleOp>(
-                     [&](auto kernel) { return chooseGpu(kernel); })
+                       fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
                  .Default([](Operation *op) -> FailureOr<Choice> {
                    return op->emitOpError() << "has no kernel for GPUs";
                  });

@@ -26,7 +26,8 @@ void FusedFusePrologues::runOnOperation() {
   llvm::SmallSetVector<Operation *, 8> norms;
   getOperation().walk([&](MatvecOp matvec) {
     Operation *norm = matvec.getInput().getDefiningOp();
-    if (!norm || !model::isNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() || matvec.getSchedule())
+    if (!norm || !model::isNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() ||
+        matvec.getSchedule())
       return;
     if (!norms.insert(norm))
       remark::analysis(matvec.getLoc(),
@@ -34,8 +35,7 @@ void FusedFusePrologues::runOnOperation() {
           << remark::reason("the norm is computed again in each product that reads it");
     Value input = norm->getOperand(0);
     OpBuilder builder(&getContext());
-    Block *block =
-        builder.createBlock(&matvec.getPrologue(), {}, input.getType(), norm->getLoc());
+    Block *block = builder.createBlock(&matvec.getPrologue(), {}, input.getType(), norm->getLoc());
     IRMapping mapping;
     mapping.map(input, block->getArgument(0));
     Operation *inside = builder.clone(*norm, mapping);

@@ -390,11 +390,10 @@ void FusedPackWeights::runOnOperation() {
     if (!symbols->lookup<model::WeightOp>(parameter.getWeight()))
       continue;
     auto type = dyn_cast<RankedTensorType>(parameter.getType());
-    bool vector =
-        type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
-        llvm::all_of(parameter->getUsers(), [](Operation *user) {
-          return model::isNorm(user) || isa<model::AddBiasOp>(user);
-        });
+    bool vector = type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
+                  llvm::all_of(parameter->getUsers(), [](Operation *user) {
+                    return model::isNorm(user) || isa<model::AddBiasOp>(user);
+                  });
     if (!vector) {
       parameter.emitOpError() << "loads @" << parameter.getWeight() << " for '"
                               << (*parameter->user_begin())->getName()

@@ -29,8 +29,8 @@ namespace sluice::formats {
 ///   by (original / wavelength - low) / (high - low). Llama 3.1's rule (`apply_scaling` in
 ///   meta-llama/llama-models, models/llama3/model.py).
 /// - "yarn", [factor, fast, slow, original]: pairs that turn more than `fast` times in `original`
-///   positions are kept, those that turn less than `slow` times divided by factor, and those between
-///   blend both; the bounds are rounded outwards to whole pairs (transformers,
+///   positions are kept, those that turn less than `slow` times divided by factor, and those
+///   between blend both; the bounds are rounded outwards to whole pairs (transformers,
 ///   modeling_rope_utils.py, _compute_yarn_parameters).
 /// - "factors", [headDim / 2 numbers]: f_i / factors[i] (GGUF's rope_freqs tensor).
 ///

@@ -160,8 +160,9 @@ llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef
 /// that config.json lacks.
 llvm::Error addGenerationConfig(llvm::StringRef text, llvm::StringRef path, ModelConfig &config);
 
-/// Reads a GGUF file of an architecture that the table of families has. Biases, a tied head and rotary factors
-/// show in GGUF only as tensors that are there or not, so the tensor list is consulted too.
+/// Reads a GGUF file of an architecture that the table of families has. Biases, a tied head and
+/// rotary factors show in GGUF only as tensors that are there or not, so the tensor list is
+/// consulted too.
 llvm::Expected<ModelConfig> configFromGGUF(const GGUFFile &file,
                                            std::vector<std::string> &warnings);
 

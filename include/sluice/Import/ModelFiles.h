@@ -33,9 +33,9 @@ struct Weight {
 
 /// Shapes [rows, columns], with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q
 /// [D, hidden], k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
-/// [hidden, intermediate]; a bias has its matrix's rows. Norms before attention and MLP and the gate
-/// are empty where the config has none. Heads of q and k that are rotated in part have their rows
-/// in the order of formats::RowView::rotary.
+/// [hidden, intermediate]; a bias has its matrix's rows. Norms before attention and MLP and the
+/// gate are empty where the config has none. Heads of q and k that are rotated in part have their
+/// rows in the order of formats::RowView::rotary.
 struct LayerWeights {
   Weight attnNorm;
   Weight q, k, v, o;

@@ -28,8 +28,7 @@ public:
   /// Checks that the cache holds numbers of 16 bits in the layout `keys` or `values`; else emits an
   /// error that says what `where` ("an epilogue on a GPU") stores.
   static mlir::FailureOr<AppendPlace> get(ComputeBuilder &k, const KernelInterface &interface,
-                                          model::CacheAppendOp append,
-                                          quantized::CacheLayout keys,
+                                          model::CacheAppendOp append, quantized::CacheLayout keys,
                                           quantized::CacheLayout values, llvm::StringRef where);
   /// Goes to the position of token `token`, an index or i64 of the builder, clamped to the cache.
   void moveTo(ComputeBuilder &k, const KernelInterface &interface, mlir::Value token);

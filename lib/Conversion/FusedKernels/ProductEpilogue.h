@@ -186,15 +186,13 @@ template <EpilogueRows R> mlir::FailureOr<Turn> ProductEpilogue<R>::turn(model::
 template <EpilogueRows R>
 mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
                                                const Values &elements) {
-  mlir::FailureOr<AppendPlace> place =
-      AppendPlace::get(k, interface, append, R::kKeys, R::kValues,
-                       ("an epilogue on " + R::kDevice).str());
+  mlir::FailureOr<AppendPlace> place = AppendPlace::get(k, interface, append, R::kKeys, R::kValues,
+                                                        ("an epilogue on " + R::kDevice).str());
   if (failed(place))
     return mlir::failure();
   place->moveTo(k, interface, k.index(token));
   for (auto [run, value] : llvm::zip_equal(runs, elements))
-    rows.scatter(value, place->element(), run,
-                 [&](mlir::Value row) { return place->of(k, row); });
+    rows.scatter(value, place->element(), run, [&](mlir::Value row) { return place->of(k, row); });
   return mlir::success();
 }
 

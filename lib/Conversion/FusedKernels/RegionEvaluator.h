@@ -114,8 +114,7 @@ private:
     Values result;
     for (size_t i = 0; i < operands.front().size(); ++i) {
       Values x = llvm::map_to_vector(operands, [&](Values &all) { return all[i]; });
-      result.push_back(isNorm ? normalize(op, x)
-                              : model::applyElementFunction(k, function, op, x));
+      result.push_back(isNorm ? normalize(op, x) : model::applyElementFunction(k, function, op, x));
     }
     return result;
   }
@@ -245,8 +244,8 @@ mlir::LogicalResult evaluateNorms(P &place, const KernelInterface &interface, ml
         return mlir::failure();
       for (auto [number, element] : llvm::enumerate(*x)) {
         if (mean)
-          element = place.clearMissing(
-              number, place.k.subF(element, place.k.broadcastLike(mean, element)));
+          element = place.clearMissing(number,
+                                       place.k.subF(element, place.k.broadcastLike(mean, element)));
         sum = sum ? place.k.fma(element, element, sum) : place.k.mulF(element, element);
       }
       return sum;
@@ -255,8 +254,7 @@ mlir::LogicalResult evaluateNorms(P &place, const KernelInterface &interface, ml
       return mlir::failure();
     auto rms = dyn_cast<model::RmsNormOp>(norm);
     llvm::APFloat epsilon = rms ? rms.getEpsilon() : cast<model::LayerNormOp>(norm).getEpsilon();
-    factors[&norm] = {mean,
-                      model::normFactor(place.k, *sum, width, epsilon.convertToDouble())};
+    factors[&norm] = {mean, model::normFactor(place.k, *sum, width, epsilon.convertToDouble())};
   }
   return mlir::success();
 }

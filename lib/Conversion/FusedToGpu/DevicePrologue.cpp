@@ -160,8 +160,7 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
   // Each of a row's sums has a place of its own, so that one barrier is enough.
   Value place = k.offset(scratch, sumNumber++ * fused::rowSumStride(threads / kWarp));
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
-  k.ifThen(k.equal(lane, k.constI32(0)),
-           [&] { k.store(sum, k.offset(place, k.shl(warp, 2)), 4); });
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.store(sum, k.offset(place, k.shl(warp, 2)), 4); });
   k.barrier(1, threads);
   Value total;
   auto add = [&](Value part) { total = total ? k.addF(total, part) : part; };

@@ -46,23 +46,22 @@ private:
 };
 } // namespace
 
-FailureOr<Value>
-RowColumns::forEachPlace(Value carried, llvm::function_ref<FailureOr<Value>(Value)> body) {
+FailureOr<Value> RowColumns::forEachPlace(Value carried,
+                                          llvm::function_ref<FailureOr<Value>(Value)> body) {
   LogicalResult result = success();
   int64_t places = head ? width / 2 : width;
-  Values after = k.loop(thread, k.constI32(places), plan.warps * kWarp, carried,
-                        [&](Value number, ValueRange now) {
-                          columns = {number};
-                          if (head) {
-                            Value first = k.add(k.mul(k.div(number, head / 2), head),
-                                                k.rem(number, head / 2));
-                            columns = {first, k.add(first, head / 2)};
-                          }
-                          FailureOr<Value> next = body(now[0]);
-                          if (failed(next))
-                            result = failure();
-                          return Values{succeeded(next) ? *next : now[0]};
-                        });
+  Values after = k.loop(
+      thread, k.constI32(places), plan.warps * kWarp, carried, [&](Value number, ValueRange now) {
+        columns = {number};
+        if (head) {
+          Value first = k.add(k.mul(k.div(number, head / 2), head), k.rem(number, head / 2));
+          columns = {first, k.add(first, head / 2)};
+        }
+        FailureOr<Value> next = body(now[0]);
+        if (failed(next))
+          result = failure();
+        return Values{succeeded(next) ? *next : now[0]};
+      });
   if (failed(result))
     return failure();
   return after[0];
@@ -98,7 +97,8 @@ FailureOr<DeviceBuilder::Values> RowColumns::load(Value value) {
   int64_t bytes = bytesOf(element);
   Values elements;
   for (Value column : columns) {
-    Value at = k.at(pointer, type.getRank() == 2 ? k.add(k.mul(row, width), column) : column, bytes);
+    Value at =
+        k.at(pointer, type.getRank() == 2 ? k.add(k.mul(row, width), column) : column, bytes);
     elements.push_back(isConstant(value) ? k.load(element, at, bytes)
                                          : k.loadFresh(element, at, bytes));
   }
@@ -108,8 +108,7 @@ FailureOr<DeviceBuilder::Values> RowColumns::load(Value value) {
 FailureOr<kernels::Turn> RowColumns::turn(model::RotaryOp rotary) {
   if (!rotary.getTable())
     return rotary.emitOpError() << "needs a table (fused-tabulate-rotary makes one)";
-  Value stored =
-      k.load(k.i32(), k.at(kernel.interface.pointer(rotary.getPositions()), row, 4), 4);
+  Value stored = k.load(k.i32(), k.at(kernel.interface.pointer(rotary.getPositions()), row, 4), 4);
   Value position = k.clampIndex(stored, rotary.getTable().getType().getDimSize(0));
   Value entry = k.add(k.mul(position, head), k.rem(columns[0], head));
   Value cosine = k.offset(kernel.interface.pointer(rotary.getTable()), k.mul(k.toI64(entry), 4));
@@ -120,9 +119,9 @@ FailureOr<kernels::Turn> RowColumns::turn(model::RotaryOp rotary) {
 LogicalResult RowColumns::emitWrites() {
   kernels::RegionEvaluator<RowColumns> evaluator(*this, kernel.interface, factors);
   auto append = [&](model::CacheAppendOp append, const Values &elements) {
-    FailureOr<kernels::AppendPlace> place = kernels::AppendPlace::get(
-        k, kernel.interface, append, quantized::CacheLayout::MmaKeys,
-        quantized::CacheLayout::MmaValues, "a kernel of rows on a GPU");
+    FailureOr<kernels::AppendPlace> place =
+        kernels::AppendPlace::get(k, kernel.interface, append, quantized::CacheLayout::MmaKeys,
+                                  quantized::CacheLayout::MmaValues, "a kernel of rows on a GPU");
     if (failed(place))
       return failure();
     place->moveTo(k, kernel.interface, row);
@@ -139,8 +138,8 @@ LogicalResult RowColumns::emitWrites() {
               k.at(base, k.add(k.mul(row, width), column), bytes), bytes);
   };
   return kernels::emitWrites<RowColumns>(
-      evaluator, op.getBody().front(),
-      [](Operation &, Value) -> FailureOr<bool> { return true; }, append, yield);
+      evaluator, op.getBody().front(), [](Operation &, Value) -> FailureOr<bool> { return true; },
+      append, yield);
 }
 
 LogicalResult RowColumns::emit() {

@@ -51,8 +51,8 @@ private:
 };
 } // namespace
 
-FailureOr<Value>
-RowColumns::forEachPlace(Value carried, llvm::function_ref<FailureOr<Value>(Value)> body) {
+FailureOr<Value> RowColumns::forEachPlace(Value carried,
+                                          llvm::function_ref<FailureOr<Value>(Value)> body) {
   LogicalResult result = success();
   auto visit = [&](Value first, int64_t lanes, Value now) {
     count = lanes;
@@ -74,10 +74,9 @@ RowColumns::forEachPlace(Value carried, llvm::function_ref<FailureOr<Value>(Valu
     return length > full ? visit(k.add(base, full), length - full, now) : now;
   };
   if (head)
-    carried =
-        k.loop(k.index(0), k.index(width), head, carried, [&](Value first, ValueRange outer) {
-          return kernels::Values{visitRun(first, head / 2, outer[0])};
-        })[0];
+    carried = k.loop(k.index(0), k.index(width), head, carried, [&](Value first, ValueRange outer) {
+      return kernels::Values{visitRun(first, head / 2, outer[0])};
+    })[0];
   else
     carried = visitRun(k.index(0), width, carried);
   if (failed(result))
@@ -113,8 +112,7 @@ FailureOr<kernels::Turn> RowColumns::turn(model::RotaryOp rotary) {
   if (!rotary.getTable())
     return rotary.emitOpError() << "needs a table (fused-tabulate-rotary makes one)";
   Value stored = k.load(k.i32(), k.at(interface.pointer(rotary.getPositions()), row, 4), 4);
-  Value position =
-      k.toIndex(k.clampIndex(stored, rotary.getTable().getType().getDimSize(0)));
+  Value position = k.toIndex(k.clampIndex(stored, rotary.getTable().getType().getDimSize(0)));
   Value entry = k.add(k.mul(position, head), k.rem(columns[0], head));
   Value cosines = k.at(interface.pointer(rotary.getTable()), entry, 4);
   auto angles = [&](Value from) { return k.loadFloats(kLanes, k.f32(), from, 4, mask()); };
@@ -148,8 +146,8 @@ LogicalResult RowColumns::emitWrites() {
                     bytes, mask());
   };
   return kernels::emitWrites<RowColumns>(
-      evaluator, op.getBody().front(),
-      [](Operation &, Value) -> FailureOr<bool> { return true; }, append, yield);
+      evaluator, op.getBody().front(), [](Operation &, Value) -> FailureOr<bool> { return true; },
+      append, yield);
 }
 
 LogicalResult RowColumns::emit(Value number) {
