@@ -1,6 +1,10 @@
 // RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
 
-// CHECK: model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
+// CHECK: // CHECK: model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
+model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
+// CHECK: model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
+model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
+model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 // CHECK: model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
 model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
@@ -46,6 +50,24 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %windowed = model.attention %d, @cache.k, @cache.v at %position scale 0.125 window 64 : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.silu %{{.*}} : tensor<1x256xf32>
   %g = model.silu %f : tensor<1x256xf32>
+  // CHECK: model.rms_norm %{{.*}}, %{{.*}} plus_one epsilon 1.000000e-06 : tensor<1x256xf32>, tensor<256xf32>
+  %gemma = model.rms_norm %x, %gain plus_one epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+  // CHECK: model.layer_norm %{{.*}}, %{{.*}} epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>
+  %centred = model.layer_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
+  // CHECK: model.layer_norm %{{.*}}, %{{.*}} bias %{{.*}} epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>, tensor<256xbf16>
+  %biased = model.layer_norm %x, %gain bias %bias epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>, tensor<256xbf16>
+  // CHECK: model.gelu %{{.*}} : tensor<1x256xf32>
+  %gelu = model.gelu %f : tensor<1x256xf32>
+  // CHECK: model.gelu %{{.*}} tanh : tensor<1x256xf32>
+  %approximate = model.gelu %f tanh : tensor<1x256xf32>
+  // CHECK: model.scale %{{.*}} by 2.500000e-01 : tensor<1x256xf32>
+  %scaled = model.scale %f by 0.25 : tensor<1x256xf32>
+  // CHECK: model.soft_cap %{{.*}} at 3.000000e+01 : tensor<1x256xf32>
+  %bounded = model.soft_cap %f at 30.0 : tensor<1x256xf32>
+  // CHECK: model.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 window 64 soft_cap 5.000000e+01 : tensor<1x256xf32>, tensor<1xi32>
+  %capped = model.attention %d, @cache.k, @cache.v at %position scale 0.125 window 64 soft_cap 50.0 : tensor<1x256xf32>, tensor<1xi32>
+  // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 1.000000e+04, dims = 16, yarn = [4.000000e+00, 3.200000e+01, 1.000000e+00, 2.048000e+03], magnitude = 1.250000e+00>
+  %partial = model.rotary %a at %position head_dim 64 <theta = 10000.0, dims = 16, yarn = [4.0, 32.0, 1.0, 2048.0], magnitude = 1.25> : tensor<1x256xf32>, tensor<1xi32>
   %h = arith.addf %e, %g : tensor<1x256xf32>
   return %h : tensor<1x256xf32>
 }

@@ -233,7 +233,7 @@ std::vector<Corruption> corruptions() {
         b.erase("general.architecture");
         b.string("general.architecture", "gemma3");
       }),
-      "general.architecture is 'gemma3', supported are llama and qwen2");
+      "general.architecture is 'gemma3', supported are llama, qwen2, gpt2, ");
   add("GGUFArchitectureMissing", gguf([](GGUFBuilder &b) { b.erase("general.architecture"); }),
       "general.architecture is missing");
   add("GGUFNotANumberEps", gguf([](GGUFBuilder &b) {
