@@ -49,6 +49,8 @@ private:
   Value matrix(StringRef name, const Weight *weight, int64_t rows, int64_t columns);
 
   Value norm(StringRef name, Value input, const Weight *gain);
+  /// The norm of every head of a row.
+  Value headNorm(StringRef name, Value input, const Weight *gain);
   /// `hasBias` is the config's word; `bias` may be null although it is set (no files).
   Value linear(StringRef name, Value input, const Weight *weight, int64_t rows, bool hasBias,
                const Weight *bias);
@@ -169,7 +171,14 @@ Value ModelBuilder::matrix(StringRef name, const Weight *weight, int64_t rows, i
 
 Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain) {
   Value values = vector(name, gain, config.hiddenSize);
-  return model::RmsNormOp::create(code, named(name), input.getType(), input, values, normEpsilon());
+  return model::RmsNormOp::create(code, named(name), input.getType(), input, values, normEpsilon(),
+                                  /*head_dim=*/IntegerAttr());
+}
+
+Value ModelBuilder::headNorm(StringRef name, Value input, const Weight *gain) {
+  Value values = vector(name, gain, config.headDim);
+  return model::RmsNormOp::create(code, named(name), input.getType(), input, values, normEpsilon(),
+                                  code.getI64IntegerAttr(config.headDim));
 }
 
 Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, int64_t rows,
@@ -179,7 +188,7 @@ Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, in
   return model::LinearOp::create(code, named(name), activation(rows), input, w, b);
 }
 
-/// The bias of `weights` that `member` selects, or null.
+/// What `member` selects of `weights`, or null.
 static const Weight *get(const LayerWeights *weights, std::optional<Weight> LayerWeights::*member) {
   return weights && weights->*member ? &*(weights->*member) : nullptr;
 }
@@ -198,9 +207,14 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
                    get(weights, &LayerWeights::kBias));
   Value v = linear(name("attn_v"), n, get(weights, &LayerWeights::v), kvWidth, config.vBias,
                    get(weights, &LayerWeights::vBias));
+  if (config.qkNorms) {
+    q = headNorm(name("attn_q_norm"), q, get(weights, &LayerWeights::qNorm));
+    k = headNorm(name("attn_k_norm"), k, get(weights, &LayerWeights::kNorm));
+  }
   auto rotary = [&](StringRef part, Value value) -> Value {
     return model::RotaryOp::create(code, named(name(part)), value.getType(), value, steps,
-                                   code.getI64IntegerAttr(config.headDim), rope, /*table=*/Value());
+                                   code.getI64IntegerAttr(config.headDim),
+                                   /*interleaved=*/UnitAttr(), rope, /*table=*/Value());
   };
   q = rotary("attn_q.rope", q);
   k = rotary("attn_k.rope", k);

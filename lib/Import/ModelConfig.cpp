@@ -19,6 +19,8 @@ StringRef sluice::familyName(ModelFamily family) {
     return "mistral";
   case ModelFamily::Qwen2:
     return "qwen2";
+  case ModelFamily::Qwen3:
+    return "qwen3";
   }
   llvm_unreachable("all families are named");
 }

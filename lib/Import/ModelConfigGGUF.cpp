@@ -160,9 +160,12 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
     config.family = ModelFamily::Llama;
   else if (*arch == "qwen2")
     config.family = ModelFamily::Qwen2;
+  else if (*arch == "qwen3")
+    config.family = ModelFamily::Qwen3;
   else
-    return fail(path,
-                "general.architecture is " + quote(*arch) + ", supported are llama and qwen2");
+    return fail(path, "general.architecture is " + quote(*arch) +
+                          ", supported are llama, qwen2 and qwen3");
+  config.qkNorms = config.family == ModelFamily::Qwen3;
 
   FirstProblem problem;
   MetadataFields fields(file, *arch, problem);
@@ -225,7 +228,7 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
         return fail(path, who + " holds " + numberText(factor) + ", expected numbers above 0");
   }
 
-  // Qwen2's converter leaves vocab_size out; the embedding has it.
+  // Qwen's converters leave vocab_size out; the embedding has it.
   const TensorRef *embedding = file.findTensor("token_embd.weight");
   std::optional<int64_t> rows;
   if (embedding && embedding->shape.size() == 2)

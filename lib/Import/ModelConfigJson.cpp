@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // config.json and generation_config.json of a Hugging Face folder. Defaults of missing keys are
-// those of transformers' LlamaConfig, MistralConfig and Qwen2Config.
+// those of transformers' LlamaConfig, MistralConfig, Qwen2Config and Qwen3Config.
 
 #include "Json.h"
 #include "ModelConfigChecks.h"
@@ -94,48 +94,70 @@ static void readTokenIds(const JsonField &top, std::string_view key, int64_t voc
   }
 }
 
-static ModelFamily readFamily(const JsonField &top) {
+namespace {
+/// What a family's config.json says, and what it stands for where it says nothing.
+struct Family {
+  ModelFamily family;
+  StringLiteral modelType;
+  /// The class of `architectures` whose graph this is.
+  StringLiteral architecture;
+  /// 0: as many as query heads.
+  int64_t kvHeads;
+  /// 0: the width over the query heads.
+  int64_t headDim;
+  int64_t contextLength;
+};
+
+constexpr Family families[] = {
+    {ModelFamily::Llama, "llama", "LlamaForCausalLM", 0, 0, 2048},
+    {ModelFamily::Mistral, "mistral", "MistralForCausalLM", 8, 0, 131072},
+    {ModelFamily::Qwen2, "qwen2", "Qwen2ForCausalLM", 32, 0, 32768},
+    {ModelFamily::Qwen3, "qwen3", "Qwen3ForCausalLM", 32, 128, 32768},
+};
+} // namespace
+
+static const Family &readFamily(const JsonField &top) {
   JsonField field = top.at("model_type");
-  std::optional<ModelFamily> family;
-  StringRef architecture;
-  if (field.get() == "llama") {
-    family = ModelFamily::Llama;
-    architecture = "LlamaForCausalLM";
-  } else if (field.get() == "mistral") {
-    family = ModelFamily::Mistral;
-    architecture = "MistralForCausalLM";
-  } else if (field.get() == "qwen2") {
-    family = ModelFamily::Qwen2;
-    architecture = "Qwen2ForCausalLM";
+  const auto *family = find_if(families, [&](const Family &candidate) {
+    return field.get().is_string() &&
+           candidate.modelType == field.get().get_ref<const std::string &>();
+  });
+  if (family == std::end(families)) {
+    std::string names = families[0].modelType.str();
+    for (const Family &other : ArrayRef(families).slice(1, std::size(families) - 2))
+      names += ", " + other.modelType.str();
+    field.failWith("is " + describeJson(field.get()) + ", supported are " + names + " and " +
+                   std::end(families)[-1].modelType.str());
   }
-  if (!family)
-    field.failWith("is " + describeJson(field.get()) + ", supported are llama, mistral and qwen2");
   // The same model_type with another head (a classifier, a reward model) is another graph. Configs
   // written before transformers had Llama spell it LLaMA; some have an empty list.
   std::optional<JsonField> list = top.find("architectures");
   if (list && !(list->get().is_array() && list->get().empty())) {
     const json &only =
         list->get().is_array() && list->get().size() == 1 ? list->get().front() : list->get();
-    if (!only.is_string() || !architecture.equals_insensitive(only.get_ref<const std::string &>()))
-      list->failWith("is " + describeJson(only) + ", expected " + architecture.str() +
-                     " for model_type " + familyName(*family).str());
+    if (!only.is_string() ||
+        !family->architecture.equals_insensitive(only.get_ref<const std::string &>()))
+      list->failWith("is " + describeJson(only) + ", expected " + family->architecture.str() +
+                     " for model_type " + family->modelType.str());
   }
   return *family;
 }
 
-static void readSizes(const JsonField &top, ModelConfig &config) {
+static void readSizes(const JsonField &top, const Family &family, ModelConfig &config) {
   config.vocabSize = top.at("vocab_size").asInt(1, maxVocab);
   config.hiddenSize = top.at("hidden_size").asInt(1, maxWidth);
   config.intermediateSize = top.at("intermediate_size").asInt(1, 4 * maxWidth);
   config.layers = top.at("num_hidden_layers").asInt(1, maxLayers);
   config.heads = top.at("num_attention_heads").asInt(1, maxHeads);
-  // null means as many as heads; a missing key does for Llama only.
+  // null means as many as heads, whatever a missing key does.
   int64_t defaultKvHeads = config.heads;
-  if (!top.get().contains("num_key_value_heads") && config.family != ModelFamily::Llama)
-    defaultKvHeads = config.family == ModelFamily::Mistral ? 8 : 32;
+  if (!top.get().contains("num_key_value_heads") && family.kvHeads)
+    defaultKvHeads = family.kvHeads;
   config.kvHeads = top.intAt("num_key_value_heads", 1, maxHeads, defaultKvHeads);
   if (std::optional<JsonField> headDim = top.find("head_dim")) {
     config.headDim = headDim->asInt(1, maxHeadDim);
+  } else if (family.headDim) {
+    config.headDim = family.headDim;
   } else {
     config.headDim = config.hiddenSize / config.heads;
     if (config.hiddenSize % config.heads != 0)
@@ -143,26 +165,24 @@ static void readSizes(const JsonField &top, ModelConfig &config) {
           .fail("a multiple of num_attention_heads (" + std::to_string(config.heads) +
                 ") where head_dim is missing");
   }
-  int64_t defaultContext = config.family == ModelFamily::Llama     ? 2048
-                           : config.family == ModelFamily::Mistral ? 131072
-                                                                   : 32768;
-  config.contextLength = top.intAt("max_position_embeddings", 1, maxPositions, defaultContext);
+  config.contextLength =
+      top.intAt("max_position_embeddings", 1, maxPositions, family.contextLength);
 }
 
 /// Sets the biases that the layers have.
 static void readBiases(const JsonField &top, ModelConfig &config) {
   if (config.family == ModelFamily::Qwen2)
     config.qBias = config.kBias = config.vBias = true;
-  if (config.family != ModelFamily::Llama)
-    return;
-  config.qBias = config.kBias = config.vBias = config.oBias = top.boolAt("attention_bias", false);
-  config.mlpBias = top.boolAt("mlp_bias", false);
+  if (config.family == ModelFamily::Llama || config.family == ModelFamily::Qwen3)
+    config.qBias = config.kBias = config.vBias = config.oBias = top.boolAt("attention_bias", false);
+  if (config.family == ModelFamily::Llama)
+    config.mlpBias = top.boolAt("mlp_bias", false);
 }
 
 static void readWindows(const JsonField &top, ModelConfig &config) {
   bool isMistral = config.family == ModelFamily::Mistral;
-  if (!isMistral &&
-      (config.family != ModelFamily::Qwen2 || !top.boolAt("use_sliding_window", false)))
+  bool isQwen = config.family == ModelFamily::Qwen2 || config.family == ModelFamily::Qwen3;
+  if (!isMistral && !(isQwen && top.boolAt("use_sliding_window", false)))
     return;
   // null is no window.
   if (top.get().contains("sliding_window") && !top.find("sliding_window"))
@@ -193,7 +213,9 @@ static void readWindows(const JsonField &top, ModelConfig &config) {
 
 static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &warnings) {
   ModelConfig config;
-  config.family = readFamily(top);
+  const Family &family = readFamily(top);
+  config.family = family.family;
+  config.qkNorms = config.family == ModelFamily::Qwen3;
   if (std::optional<JsonField> quantization = top.find("quantization_config")) {
     json method = quantization->get().is_object()
                       ? quantization->get().value("quant_method", json())
@@ -203,7 +225,7 @@ static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &wa
   }
   if (top.stringAt("hidden_act", "silu") != "silu")
     top.at("hidden_act").fail("silu");
-  readSizes(top, config);
+  readSizes(top, family, config);
   config.normEps = static_cast<float>(top.positiveAt("rms_norm_eps", 1e-6));
   if (config.normEps >= 1.0f || config.normEps <= 0.0f)
     top.at("rms_norm_eps").fail("a number between 0 and 1");

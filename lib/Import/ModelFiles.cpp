@@ -40,7 +40,7 @@ struct Names {
   StringLiteral tokenEmbedding, outputNorm, head;
   /// Before and after the layer's number.
   StringLiteral layerPrefix;
-  StringLiteral attnNorm, q, k, v, o, mlpNorm, gate, up, down;
+  StringLiteral attnNorm, q, k, v, o, qNorm, kNorm, mlpNorm, gate, up, down;
   /// Beginnings of the names of everything that the graph may compute with. A tensor with such a
   /// name that no role takes belongs to another graph.
   ArrayRef<StringLiteral> graph;
@@ -49,23 +49,15 @@ struct Names {
 constexpr StringLiteral huggingFaceGraph[] = {"model.", "lm_head."};
 constexpr StringLiteral ggufGraph[] = {"blk.", "output", "token_", "position_", "rope_"};
 
-constexpr Names huggingFaceNames = {"model.embed_tokens",
-                                    "model.norm",
-                                    "lm_head",
-                                    "model.layers.",
-                                    "input_layernorm",
-                                    "self_attn.q_proj",
-                                    "self_attn.k_proj",
-                                    "self_attn.v_proj",
-                                    "self_attn.o_proj",
-                                    "post_attention_layernorm",
-                                    "mlp.gate_proj",
-                                    "mlp.up_proj",
-                                    "mlp.down_proj",
-                                    huggingFaceGraph};
-constexpr Names ggufNames = {"token_embd", "output_norm", "output",   "blk.",        "attn_norm",
-                             "attn_q",     "attn_k",      "attn_v",   "attn_output", "ffn_norm",
-                             "ffn_gate",   "ffn_up",      "ffn_down", ggufGraph};
+constexpr Names huggingFaceNames = {
+    "model.embed_tokens", "model.norm",       "lm_head",          "model.layers.",
+    "input_layernorm",    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.o_proj",   "self_attn.q_norm", "self_attn.k_norm", "post_attention_layernorm",
+    "mlp.gate_proj",      "mlp.up_proj",      "mlp.down_proj",    huggingFaceGraph};
+constexpr Names ggufNames = {"token_embd",  "output_norm", "output",      "blk.",
+                             "attn_norm",   "attn_q",      "attn_k",      "attn_v",
+                             "attn_output", "attn_q_norm", "attn_k_norm", "ffn_norm",
+                             "ffn_gate",    "ffn_up",      "ffn_down",    ggufGraph};
 
 /// Finds a tensor by name.
 struct Inventory {
@@ -103,6 +95,11 @@ private:
     if (!present)
       return std::nullopt;
     return vector(stem + ".bias", size, permuted);
+  }
+  std::optional<Weight> headNorm(const std::string &stem) {
+    if (!config.qkNorms)
+      return std::nullopt;
+    return vector(stem + ".weight", config.headDim);
   }
   Weight take(const std::string &name, const SmallVector<int64_t, 4> &shape, bool permuted);
 
@@ -166,6 +163,8 @@ Expected<Weights> WeightCollector::run() {
     layer.kBias = bias(config.kBias, prefix + names.k.str(), kvRows, permuted);
     layer.vBias = bias(config.vBias, prefix + names.v.str(), kvRows);
     layer.oBias = bias(config.oBias, prefix + names.o.str(), hidden);
+    layer.qNorm = headNorm(prefix + names.qNorm.str());
+    layer.kNorm = headNorm(prefix + names.kNorm.str());
     layer.mlpNorm = vector(prefix + names.mlpNorm.str() + ".weight", hidden);
     layer.gate = matrix(prefix + names.gate.str(), config.intermediateSize, hidden);
     layer.up = matrix(prefix + names.up.str(), config.intermediateSize, hidden);

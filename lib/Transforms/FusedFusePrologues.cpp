@@ -25,7 +25,9 @@ void FusedFusePrologues::runOnOperation() {
   llvm::SmallSetVector<Operation *, 8> norms;
   getOperation().walk([&](MatvecOp matvec) {
     auto norm = matvec.getInput().getDefiningOp<model::RmsNormOp>();
-    if (!norm || !matvec.getPrologue().empty() || matvec.getTraffic() || matvec.getSchedule())
+    // A product's prologue has a row's factor, not one for each head.
+    if (!norm || norm.getHeadDim() || !matvec.getPrologue().empty() || matvec.getTraffic() ||
+        matvec.getSchedule())
       return;
     if (!norms.insert(norm))
       remark::analysis(matvec.getLoc(),

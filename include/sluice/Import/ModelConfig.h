@@ -20,8 +20,8 @@ namespace sluice {
 
 class GGUFFile;
 
-/// Families that share the Llama graph. GGUF calls Mistral "llama".
-enum class ModelFamily { Llama, Mistral, Qwen2 };
+/// Families that share the Llama graph, Qwen3 with norms of q and k. GGUF calls Mistral "llama".
+enum class ModelFamily { Llama, Mistral, Qwen2, Qwen3 };
 
 llvm::StringRef familyName(ModelFamily family);
 
@@ -78,6 +78,9 @@ struct ModelConfig {
   bool oBias = false;
   /// Of gate, up and down.
   bool mlpBias = false;
+  /// Whether every head of q and k is normalised before it turns, with a weight of headDim elements
+  /// for all heads of a layer's q and one for those of its k.
+  bool qkNorms = false;
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;
@@ -99,8 +102,8 @@ llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef
 /// that config.json lacks.
 llvm::Error addGenerationConfig(llvm::StringRef text, llvm::StringRef path, ModelConfig &config);
 
-/// Reads a GGUF file of architecture "llama" or "qwen2". Biases, a tied head and rotary factors
-/// show in GGUF only as tensors that are there or not, so the tensor list is consulted too.
+/// Reads a GGUF file of architecture "llama", "qwen2" or "qwen3". Biases, a tied head and rotary
+/// factors show in GGUF only as tensors that are there or not, so the tensor list is consulted too.
 llvm::Expected<ModelConfig> configFromGGUF(const GGUFFile &file,
                                            std::vector<std::string> &warnings);
 

@@ -31,11 +31,12 @@ struct Weight {
 
 /// Shapes [rows, columns], with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q
 /// [D, hidden], k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
-/// [hidden, intermediate]; a bias has its matrix's rows.
+/// [hidden, intermediate], norms of q and k [headDim]; a bias has its matrix's rows.
 struct LayerWeights {
   Weight attnNorm;
   Weight q, k, v, o;
   std::optional<Weight> qBias, kBias, vBias, oBias;
+  std::optional<Weight> qNorm, kNorm;
   Weight mlpNorm;
   Weight gate, up, down;
   std::optional<Weight> gateBias, upBias, downBias;

@@ -32,19 +32,21 @@ void roundTo(formats::Format::Element element, Tensor &tensor);
 /// tokens [S], table [V, H] -> [S, H]. Errors: a token that is not in 0 .. V-1.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const Tensor &table);
 
-/// x / sqrt(mean(x^2) + epsilon) * gain, a row at a time.
+/// x / sqrt(mean(x^2) + epsilon) * gain, as many elements at a time as the gain has: a row, or a
+/// head.
 Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon);
 
 /// input [S, K], weight [N, K], bias [N] or null -> [S, N].
 Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
 
-/// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
-/// position * frequencies[i].
-Tensor rotary(const Tensor &input, const Tensor &positions, llvm::ArrayRef<double> frequencies);
+/// Turns the elements of pair i of each head by position * frequencies[i].
+Tensor rotary(const Tensor &input, const Tensor &positions, model::RotaryPairs pairs,
+              llvm::ArrayRef<double> frequencies);
 
 /// The same with cosines and sines from a table [positions, d]: cosines, then sines.
 /// Errors: a position outside the table.
-llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions, const Tensor &table);
+llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions,
+                              model::RotaryPairs pairs, const Tensor &table);
 
 /// Row p: cos(p f_i) for all i, then sin(p f_i), rounded once.
 Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);

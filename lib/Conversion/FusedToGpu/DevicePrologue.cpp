@@ -154,8 +154,7 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
     if (rounds() > kKeptRounds)
       loaded.clear();
   }
-  for (int64_t distance = kWarp / 2; distance; distance /= 2)
-    sum = k.addF(sum, k.shuffleXor(sum, distance));
+  sum = k.sumOfWarp(sum);
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
   k.ifThen(k.equal(lane, k.constI32(0)),
            [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
