@@ -140,8 +140,9 @@ LogicalResult RowsOp::verify() {
   int64_t headDim = getHeadDim();
   ArrayRef<int64_t> shape;
   for (Operation &op : block) {
-    bool isKnown = model::isNorm(&op) || model::isElementwise(&op) ||
-                   isa<model::RotaryOp, model::CacheAppendOp, YieldOp>(op);
+    auto turned = dyn_cast<model::RotaryOp>(op);
+    bool isKnown = model::isRowNorm(&op) || model::isElementwise(&op) ||
+                   (turned && !turned.getInterleaved()) || isa<model::CacheAppendOp, YieldOp>(op);
     if (!isKnown)
       return emitOpError() << "cannot compute '" << op.getName() << "'";
     if (auto rotary = dyn_cast<model::RotaryOp>(op);
@@ -191,11 +192,33 @@ LogicalResult AttentionOp::verify() {
   return success();
 }
 
+/// The size of the heads that an operation of a prologue works on: 0 for whole rows, nothing for
+/// single elements.
+static std::optional<int64_t> headDimOf(Operation *op) {
+  return TypeSwitch<Operation *, std::optional<int64_t>>(op)
+      .Case<model::HadamardOp, model::RotaryOp>(
+          [](auto inner) { return static_cast<int64_t>(inner.getHeadDim()); })
+      .Case(
+          [](model::RmsNormOp norm) { return static_cast<int64_t>(norm.getHeadDim().value_or(0)); })
+      .Default(std::nullopt);
+}
+
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  if (failed(model::verifySoftCap(*this, getSoftCap())))
+  if (failed(model::verifySoftCap(*this, getSoftCap())) ||
+      failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
+                                    getKeysAttr(), getValuesAttr(), symbols)))
     return failure();
-  return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                getKeysAttr(), getValuesAttr(), symbols);
+  if (getPrologue().empty())
+    return success();
+  int64_t dim = symbols.lookupNearestSymbolFrom<model::CacheOp>(*this, getKeysAttr())
+                    .getCacheType()
+                    .getHeadDim();
+  for (Operation &inner : getPrologue().front())
+    if (std::optional<int64_t> other = headDimOf(&inner); other && *other != dim)
+      return emitOpError() << "prologue works on heads of " << dim << " elements, '"
+                           << inner.getName() << "' on "
+                           << (*other ? "heads of " + std::to_string(*other) : "whole rows");
+  return success();
 }
 
 LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {

@@ -354,9 +354,15 @@ LogicalResult EmbeddingOp::verify() {
 }
 
 LogicalResult RmsNormOp::verify() {
-  if (getGain().getType().getDimSize(0) != getInput().getType().getDimSize(1))
-    return emitOpError() << "gain has " << getGain().getType().getDimSize(0)
-                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
+  int64_t width = getInput().getType().getDimSize(1);
+  if (std::optional<int64_t> dim = getHeadDim()) {
+    if (*dim <= 0 || width % *dim)
+      return emitOpError() << "head_dim must divide the width " << width << ", found " << *dim;
+    if (getWidth() != *dim)
+      return emitOpError() << "gain has " << getWidth() << " elements, a head has " << *dim;
+  } else if (getWidth() != width) {
+    return emitOpError() << "gain has " << getWidth() << " elements, input is " << width << " wide";
+  }
   if (!(getEpsilon().convertToDouble() >= 0))
     return emitOpError() << "epsilon must not be negative";
   return success();

@@ -112,20 +112,26 @@ def Model_EmbeddingOp : Model_Op<"embedding", [Pure]> {
 def Model_RmsNormOp : Model_Op<"rms_norm", [Pure, AllTypesMatch<["input", "result"]>]> {
   let summary = "Root mean square normalisation";
   let description = [{
-    `result = input / sqrt(mean(input^2) + epsilon) * gain`, a row at a time (Zhang and Sennrich, 2019). With `plus_one` the factor is `gain + 1`: Gemma's
-    files hold the difference from 1.
+    `result = input / sqrt(mean(input^2) + epsilon) * gain`, a row at a time (Zhang and Sennrich, 2019). With `head_dim` each row is heads of so many
+    elements; every head has a mean of its own, and all share the gain, which has `head_dim` elements (the norms of q and k in Qwen3). With `plus_one` the
+    factor is `gain + 1`: Gemma's files hold the difference from 1.
 
     Example:
 
     ```mlir
     %y = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+    %q = model.rms_norm %x, %shared epsilon 1.0e-6 head_dim 64 : tensor<1x256xf32>, tensor<64xf16>
     %z = model.rms_norm %x, %gain plus_one epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf16>
     ```
   }];
-  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, F64Attr:$epsilon, UnitAttr:$plus_one);
+  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, F64Attr:$epsilon, UnitAttr:$plus_one, OptionalAttr<I64Attr>:$head_dim);
   let results = (outs Model_Activation:$result);
-  let assemblyFormat = "$input `,` $gain (`plus_one` $plus_one^)? `epsilon` custom<Double>($epsilon) attr-dict `:` type($input) `,` type($gain)";
+  let assemblyFormat = "$input `,` $gain (`plus_one` $plus_one^)? `epsilon` custom<Double>($epsilon) (`head_dim` $head_dim^)? attr-dict `:` type($input) `,` type($gain)";
   let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Elements of which a mean is taken: a head's, or a row's.
+    int64_t getWidth() { return getGain().getType().getDimSize(0); }
+  }];
 }
 
 def Model_LayerNormOp : Model_Op<"layer_norm", [Pure, AllTypesMatch<["input", "result"]>]> {
@@ -187,20 +193,22 @@ def Model_RotaryOp : Model_Op<"rotary", [Pure, AllTypesMatch<["input", "result"]
   let summary = "Rotary position embedding";
   let description = [{
     Each row is heads of `head_dim` elements; elements i and i + head_dim/2 of a head turn by `position * f_i`
-    (Su et al., 2021, in the order of the halves that Hugging Face models use). With `table`, cosines and sines come from a `rope_table`.
+    (Su et al., 2021, in the order of the halves that Hugging Face models use), or with `interleaved` elements 2i and 2i + 1. With `table`, cosines and
+    sines come from a `rope_table`.
 
     Example:
 
     ```mlir
     %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
+    %y = model.rotary %x at %position head_dim 64 interleaved <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
     %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> table %t : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>
     ```
   }];
-  let arguments = (ins Model_Activation:$input, Model_Positions:$positions, I64Attr:$head_dim, Model_RopeAttr:$rope,
+  let arguments = (ins Model_Activation:$input, Model_Positions:$positions, I64Attr:$head_dim, UnitAttr:$interleaved, Model_RopeAttr:$rope,
                        Optional<2DTensorOf<[F32]>>:$table);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = [{
-    $input `at` $positions `head_dim` $head_dim $rope (`table` $table^)? attr-dict
+    $input `at` $positions `head_dim` $head_dim (`interleaved` $interleaved^)? $rope (`table` $table^)? attr-dict
     `:` type($input) `,` type($positions) (`,` type($table)^)?
   }];
   let hasVerifier = 1;

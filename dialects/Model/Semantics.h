@@ -147,6 +147,28 @@ turned(A &a, typename A::Value x, typename A::Value y, typename A::Value cosine,
   return {a.subF(a.mulF(x, cosine), a.mulF(y, sine)), a.addF(a.mulF(y, cosine), a.mulF(x, sine))};
 }
 
+/// Which elements of a head of `dim` elements a rotary embedding turns together, and by which of
+/// its dim / 2 angles.
+struct RotaryPairs {
+  int64_t dim;
+  bool interleaved; ///< elements 2i and 2i + 1 instead of i and i + dim / 2
+
+  RotaryPairs(int64_t dim, bool interleaved) : dim(dim), interleaved(interleaved) {}
+  explicit RotaryPairs(RotaryOp op)
+      : RotaryPairs(static_cast<int64_t>(op.getHeadDim()), op.getInterleaved()) {}
+
+  int64_t half() const { return dim / 2; }
+  int64_t first(int64_t pair) const { return interleaved ? 2 * pair : pair; }
+  int64_t second(int64_t pair) const { return interleaved ? 2 * pair + 1 : pair + half(); }
+  bool isFirst(int64_t element) const { return interleaved ? element % 2 == 0 : element < half(); }
+  int64_t pairOf(int64_t element) const {
+    return interleaved ? element / 2 : isFirst(element) ? element : element - half();
+  }
+  int64_t partnerOf(int64_t element) const {
+    return isFirst(element) ? second(pairOf(element)) : first(pairOf(element));
+  }
+};
+
 /// The arithmetic of the reference evaluator, which rounds tensors itself.
 struct DoubleArithmetic {
   using Value = double;
@@ -168,8 +190,13 @@ inline bool isElementwise(mlir::Operation *op) {
   return static_cast<bool>(elementFunction<DoubleArithmetic>(op));
 }
 
-/// Whether the operation is a norm of whole rows.
 inline bool isNorm(mlir::Operation *op) { return mlir::isa<RmsNormOp, LayerNormOp>(op); }
+
+/// Whether the operation is a norm of whole rows, not of heads.
+inline bool isRowNorm(mlir::Operation *op) {
+  auto rms = mlir::dyn_cast<RmsNormOp>(op);
+  return rms ? !rms.getHeadDim() : mlir::isa<LayerNormOp>(op);
+}
 
 } // namespace sluice::model
 

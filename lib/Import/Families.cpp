@@ -60,6 +60,9 @@ static constexpr TensorNames ggufPostNorms = with(ggufNames, [](TensorNames &n) 
   n.qNorm = "attn_q_norm", n.kNorm = "attn_k_norm";
 });
 
+static constexpr TensorNames ggufHeadNorms = with(
+    ggufNames, [](TensorNames &n) { n.qNorm = "attn_q_norm", n.kNorm = "attn_k_norm"; });
+
 static constexpr TensorNames gpt2Names = {.tokenEmbedding = "wte",
                                           .outputNorm = "ln_f",
                                           .head = "lm_head",
@@ -97,10 +100,16 @@ static constexpr TensorNames phi3Names = with(llamaNames, [](TensorNames &n) {
   n.gate = n.up = "mlp.gate_up_proj";
 });
 
+static constexpr TensorNames qwen3Names = with(
+    llamaNames, [](TensorNames &n) { n.qNorm = "self_attn.q_norm", n.kNorm = "self_attn.k_norm"; });
+
 static constexpr TensorNames gemma2Names = with(llamaNames, [](TensorNames &n) {
   n.attnPostNorm = "post_attention_layernorm", n.mlpPostNorm = "post_feedforward_layernorm";
   n.mlpNorm = "pre_feedforward_layernorm";
 });
+
+static constexpr TensorNames gemma3Names = with(
+    gemma2Names, [](TensorNames &n) { n.qNorm = "self_attn.q_norm", n.kNorm = "self_attn.k_norm"; });
 
 static constexpr TensorNames olmo2Names = with(llamaNames, [](TensorNames &n) {
   n.attnPostNorm = "post_attention_layernorm", n.mlpPostNorm = "post_feedforward_layernorm";
@@ -114,6 +123,8 @@ static constexpr TensorNames olmo2Names = with(llamaNames, [](TensorNames &n) {
 static void isLlama(ModelConfig &) {}
 
 static void isQwen2(ModelConfig &config) { config.qBias = config.kBias = config.vBias = true; }
+
+static void isQwen3(ModelConfig &config) { config.qkNorms = true; }
 
 /// Biases everywhere, layer norms, and an MLP without gate.
 static void isGpt(ModelConfig &config) {
@@ -144,6 +155,11 @@ static void isGemma2(ModelConfig &config) {
   config.normPlaces = NormPlaces::Both;
 }
 
+static void isGemma3(ModelConfig &config) {
+  isGemma2(config);
+  config.qkNorms = true;
+}
+
 static void isOlmo2(ModelConfig &config) {
   config.normPlaces = NormPlaces::After;
   config.rowQkNorm = true;
@@ -159,6 +175,7 @@ static constexpr Family table[] = {
      isLlama},
     {ModelFamily::Mistral, "mistral", "MistralForCausalLM", llamaNames, "", ggufNames, isLlama},
     {ModelFamily::Qwen2, "qwen2", "Qwen2ForCausalLM", llamaNames, "qwen2", ggufNames, isQwen2},
+    {ModelFamily::Qwen3, "qwen3", "Qwen3ForCausalLM", qwen3Names, "qwen3", ggufHeadNorms, isQwen3},
     {ModelFamily::Gpt2, "gpt2", "GPT2LMHeadModel", gpt2Names, "gpt2", ggufGpt2, isGpt2},
     {ModelFamily::GptNeoX, "gpt_neox", "GPTNeoXForCausalLM", neoXNames, "gptneox", ggufJoined,
      isGptNeoX},
@@ -166,6 +183,8 @@ static constexpr Family table[] = {
     {ModelFamily::Gemma, "gemma", "GemmaForCausalLM", llamaNames, "gemma", ggufNames, isGemma},
     {ModelFamily::Gemma2, "gemma2", "Gemma2ForCausalLM", gemma2Names, "gemma2", ggufPostNorms,
      isGemma2},
+    {ModelFamily::Gemma3, "gemma3_text", "Gemma3ForCausalLM", gemma3Names, "gemma3", ggufPostNorms,
+     isGemma3},
     {ModelFamily::Olmo2, "olmo2", "Olmo2ForCausalLM", olmo2Names, "olmo2", ggufPostNorms, isOlmo2},
     {ModelFamily::StableLm, "stablelm", "StableLmForCausalLM", llamaNames, "stablelm", ggufNames,
      isStableLm},

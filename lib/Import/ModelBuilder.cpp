@@ -42,7 +42,7 @@ private:
     return RankedTensorType::get({rows, width}, code.getF32Type());
   }
   DictionaryAttr configAttr();
-  model::RopeAttr ropeAttr();
+  model::RopeAttr ropeAttr(int64_t layer);
   model::ViewAttr viewAttr(const formats::RowView &view);
   Type weightType(const Weight &weight);
 
@@ -53,8 +53,8 @@ private:
 
   /// `bias` may be null although the config has one (no files).
   Value norm(StringRef name, Value input, const Weight *gain, const Weight *bias);
-  /// An RMS norm of a whole row of any width.
-  Value rmsNorm(StringRef name, Value input, const Weight *gain);
+  /// An RMS norm of a whole row of any width, or of every head of a row.
+  Value rmsNorm(StringRef name, Value input, const Weight *gain, bool byHead = false);
   Value activated(StringRef name, Value input);
   Value scaled(const Twine &name, Value input, double factor);
   /// The sum of the residual stream and what attention or MLP made.
@@ -73,7 +73,6 @@ private:
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
-  model::RopeAttr rope;
   Value tokens, steps;
 };
 
@@ -110,7 +109,10 @@ DictionaryAttr ModelBuilder::configAttr() {
   return code.getDictionaryAttr(entries);
 }
 
-model::RopeAttr ModelBuilder::ropeAttr() {
+model::RopeAttr ModelBuilder::ropeAttr(int64_t layer) {
+  if (!config.localRotary.empty() && config.localRotary[layer])
+    return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.localRopeTheta),
+                                "none", code.getDenseF64ArrayAttr({}), 0, FloatAttr());
   const RopeScaling &scaling = config.ropeScaling;
   return model::RopeAttr::get(
       code.getContext(), code.getF64FloatAttr(config.ropeTheta), scaling.name(),
@@ -195,11 +197,12 @@ Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain, const 
                                     normEpsilon());
 }
 
-Value ModelBuilder::rmsNorm(StringRef name, Value input, const Weight *gain) {
-  Value gains = vector(name, gain, cast<RankedTensorType>(input.getType()).getDimSize(1));
+Value ModelBuilder::rmsNorm(StringRef name, Value input, const Weight *gain, bool byHead) {
+  int64_t width = byHead ? config.headDim : cast<RankedTensorType>(input.getType()).getDimSize(1);
+  Value gains = vector(name, gain, width);
   UnitAttr plusOne = config.norm == NormKind::RmsPlusOne ? code.getUnitAttr() : UnitAttr();
   return model::RmsNormOp::create(code, named(name), input.getType(), input, gains, normEpsilon(),
-                                  plusOne);
+                                  plusOne, byHead ? code.getI64IntegerAttr(width) : IntegerAttr());
 }
 
 Value ModelBuilder::activated(StringRef name, Value input) {
@@ -235,7 +238,7 @@ Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, in
   return model::LinearOp::create(code, named(name), activation(rows), input, w, b);
 }
 
-/// The bias of `weights` that `member` selects, or null.
+/// What `member` selects of `weights`, or null.
 static const Weight *get(const LayerWeights *weights, std::optional<Weight> LayerWeights::*member) {
   return weights && weights->*member ? &*(weights->*member) : nullptr;
 }
@@ -257,9 +260,9 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
                    get(weights, &LayerWeights::kBias));
   Value v = linear(name("attn_v"), n, get(weights, &LayerWeights::v), kvWidth, config.vBias,
                    get(weights, &LayerWeights::vBias));
-  if (config.rowQkNorm) {
-    q = rmsNorm(name("attn_q_norm"), q, get(weights, &LayerWeights::qNorm));
-    k = rmsNorm(name("attn_k_norm"), k, get(weights, &LayerWeights::kNorm));
+  if (config.rowQkNorm || config.qkNorms) {
+    q = rmsNorm(name("attn_q_norm"), q, get(weights, &LayerWeights::qNorm), config.qkNorms);
+    k = rmsNorm(name("attn_k_norm"), k, get(weights, &LayerWeights::kNorm), config.qkNorms);
   }
   bool rotates =
       !config.learnedPositions && (config.withoutRotary.empty() || !config.withoutRotary[layer]);
@@ -267,7 +270,9 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
     if (!rotates)
       return value;
     return model::RotaryOp::create(code, named(name(part)), value.getType(), value, steps,
-                                   code.getI64IntegerAttr(config.headDim), rope, /*table=*/Value());
+                                   code.getI64IntegerAttr(config.headDim),
+                                   /*interleaved=*/UnitAttr(), ropeAttr(layer),
+                                   /*table=*/Value());
   };
   q = rotary("attn_q.rope", q);
   k = rotary("attn_k.rope", k);
@@ -343,8 +348,6 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
     module.setSymName(config.name);
   module->setAttr("model.source", code.getStringAttr(files.path));
   module->setAttr("model.config", configAttr());
-  if (!config.learnedPositions)
-    rope = ropeAttr();
 
   auto perRow = RankedTensorType::get({rows}, code.getI32Type());
   code.setInsertionPointToEnd(module.getBody());

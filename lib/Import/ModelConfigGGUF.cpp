@@ -176,6 +176,7 @@ static void readGraph(MetadataFields &fields, ModelConfig &config) {
   case ModelFamily::Llama:
   case ModelFamily::Mistral:
   case ModelFamily::Qwen2:
+  case ModelFamily::Qwen3:
   case ModelFamily::Gpt2:
   case ModelFamily::Phi3:
   case ModelFamily::Olmo2:
@@ -190,13 +191,20 @@ static void readGraph(MetadataFields &fields, ModelConfig &config) {
   case ModelFamily::Gemma:
     config.embeddingScale = rootOfWidth();
     return;
-  case ModelFamily::Gemma2: {
+  case ModelFamily::Gemma2:
+  case ModelFamily::Gemma3: {
     config.embeddingScale = rootOfWidth();
-    config.scoreCap = fields.positive("attn_logit_softcapping", 50.0);
-    config.logitCap = fields.positive("final_logit_softcapping", 30.0);
-    // Files do not have the scale of scores. As llama.cpp has it: the model of 46 layers, 27B, is
-    // the one whose scale is not that of its heads.
-    int64_t scalar = config.layers == 46 ? config.hiddenSize / config.heads : config.headDim;
+    bool isGemma2 = config.family == ModelFamily::Gemma2;
+    if (isGemma2) {
+      config.scoreCap = fields.positive("attn_logit_softcapping", 50.0);
+      config.logitCap = fields.positive("final_logit_softcapping", 30.0);
+    } else {
+      config.localRopeTheta = fields.positive("rope.freq_base_swa", 10000.0);
+    }
+    // Files do not have the scale of scores. As llama.cpp has it: the models of 27B, of 46 and 62
+    // layers, are those whose scale is not that of their heads.
+    bool is27B = config.layers == (isGemma2 ? 46 : 62);
+    int64_t scalar = is27B ? config.hiddenSize / config.heads : config.headDim;
     config.attentionScale = 1 / std::sqrt(static_cast<double>(scalar));
     return;
   }
@@ -284,7 +292,8 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
     return problem.take();
   readGraph(fields, config);
 
-  config.ropeTheta = fields.positive("rope.freq_base", 10000.0);
+  config.ropeTheta = fields.positive(
+      "rope.freq_base", config.family == ModelFamily::Gemma3 ? 1000000.0 : 10000.0);
   if (!config.learnedPositions)
     readRopeScaling(fields, config);
   if (problem)
@@ -339,7 +348,7 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
     config.ropeScaling.magnitude = fields.positive("rope.scaling.attn_factor", 1.0);
   }
 
-  // Qwen2's converter leaves vocab_size out; the embedding has it.
+  // Qwen's converters leave vocab_size out; the embedding has it.
   const TensorRef *embedding = file.findTensor("token_embd.weight");
   std::optional<int64_t> rows;
   if (embedding && embedding->shape.size() == 2)
@@ -348,14 +357,17 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   if (config.vocabSize < 1 || config.vocabSize > maxVocab)
     problem.set(path, "tensor 'token_embd.weight' has " + Twine(config.vocabSize) +
                           " rows, expected 1 to " + Twine(maxVocab));
-  int64_t window = fields.integer("attention.sliding_window", 0, maxPositions,
-                                  config.family == ModelFamily::Gemma2 ? 4096 : 0);
-  if (window > 0 && window < config.contextLength) {
-    config.windows.assign(config.layers, window);
-    if (config.family == ModelFamily::Gemma2)
-      for (int64_t layer = 1; layer < config.layers; layer += 2)
-        config.windows[layer] = 0;
-  }
+  // Every how-manieth layer does not slide, as llama.cpp has it; 0: all do.
+  int64_t period = config.family == ModelFamily::Gemma2   ? 2
+                   : config.family == ModelFamily::Gemma3 ? 6
+                                                          : 0;
+  auto slides = [&](int64_t layer) { return !period || (layer + 1) % period != 0; };
+  for (int64_t layer = 0; layer < config.layers && config.family == ModelFamily::Gemma3; ++layer)
+    config.localRotary.push_back(slides(layer));
+  int64_t window =
+      fields.integer("attention.sliding_window", 0, maxPositions, period ? 4096 : 0);
+  for (int64_t layer = 0; layer < config.layers && window && window < config.contextLength; ++layer)
+    config.windows.push_back(slides(layer) ? window : 0);
   if (problem)
     return problem.take();
 

@@ -134,6 +134,15 @@ static void readRope(const JsonField &top, double defaultTheta, ModelConfig &con
     std::optional<JsonField> rope = top.find(key);
     if (!rope)
       continue;
+    if (std::optional<JsonField> full = rope->find("full_attention");
+        full && config.family == ModelFamily::Gemma3) {
+      std::optional<JsonField> local = rope->find("sliding_attention");
+      if (local && local->stringAt("rope_type", "default") != "default")
+        local->at("rope_type").fail("default");
+      if (local)
+        config.localRopeTheta = local->positiveAt("rope_theta", config.localRopeTheta);
+      rope = full;
+    }
     for (const auto &[name, member] : rope->members())
       if (member.get().is_object())
         member.failWith("is an object, expected the same rotary parameters for all layers");
@@ -224,6 +233,8 @@ static ConfigClass configClass(ModelFamily family) {
     return {.contextLength = 131072, .kvHeads = 8};
   case ModelFamily::Qwen2:
     return {.contextLength = 32768, .kvHeads = 32};
+  case ModelFamily::Qwen3:
+    return {.contextLength = 32768, .kvHeads = 32, .headDim = 128};
   case ModelFamily::Gpt2:
     return {.hidden = "n_embd",
             .layers = "n_layer",
@@ -248,6 +259,13 @@ static ConfigClass configClass(ModelFamily family) {
             .contextLength = 8192,
             .kvHeads = 4,
             .headDim = 256,
+            .tied = true};
+  case ModelFamily::Gemma3:
+    return {.activation = "hidden_activation",
+            .contextLength = 131072,
+            .kvHeads = 4,
+            .headDim = 256,
+            .theta = 1e6,
             .tied = true};
   case ModelFamily::Olmo2:
     return {.eps = 1e-5};
@@ -294,7 +312,8 @@ static void readActivation(const JsonField &top, const ConfigClass &names, Model
     return;
   std::string name = field->asString();
   // Old configurations of Gemma say gelu and mean its approximation, with which it was trained.
-  bool isGemma = config.family == ModelFamily::Gemma || config.family == ModelFamily::Gemma2;
+  bool isGemma = is_contained({ModelFamily::Gemma, ModelFamily::Gemma2, ModelFamily::Gemma3},
+                              config.family);
   if (name == "silu" || name == "swish")
     config.activation = Activation::Silu;
   else if (name == "gelu_new" || name == "gelu_pytorch_tanh" || (name == "gelu" && isGemma))
@@ -347,19 +366,26 @@ static void readGraph(const JsonField &top, ModelConfig &config) {
     config.parallelResidual = top.boolAt("use_parallel_residual", true);
     return;
   case ModelFamily::Gemma2:
+  case ModelFamily::Gemma3: {
     config.attentionScale = 1 / std::sqrt(positive("query_pre_attn_scalar", 256));
     // null is no cap; a missing key is the class's.
-    config.scoreCap =
-        top.get().contains("attn_logit_softcapping") ? positive("attn_logit_softcapping", 0) : 50;
-    config.logitCap =
-        top.get().contains("final_logit_softcapping") ? positive("final_logit_softcapping", 0) : 30;
+    bool caps = config.family == ModelFamily::Gemma2;
+    auto cap = [&](const char *key, double otherwise) {
+      return positive(key, caps && !top.get().contains(key) ? otherwise : 0);
+    };
+    config.scoreCap = cap("attn_logit_softcapping", 50);
+    config.logitCap = cap("final_logit_softcapping", 30);
+    if (!caps)
+      config.localRopeTheta = positive("rope_local_base_freq", 10000);
     [[fallthrough]];
+  }
   case ModelFamily::Gemma:
     demand(top, "use_bidirectional_attention", false);
     attentionBias(false);
     config.embeddingScale = std::sqrt(static_cast<float>(config.hiddenSize));
     return;
   case ModelFamily::Olmo2:
+  case ModelFamily::Qwen3:
     attentionBias(false);
     return;
   case ModelFamily::StableLm:
@@ -370,13 +396,51 @@ static void readGraph(const JsonField &top, ModelConfig &config) {
   }
 }
 
+/// Of each layer, whether its attention slides; `period` is every how-manieth does not where the
+/// file does not list them.
+static SmallVector<bool> readSlidingLayers(const JsonField &top, const ModelConfig &config,
+                                           int64_t period) {
+  SmallVector<bool> slides;
+  std::optional<JsonField> types = top.find("layer_types");
+  if (!types) {
+    for (int64_t layer = 0; layer < config.layers; ++layer)
+      slides.push_back((layer + 1) % period != 0);
+    return slides;
+  }
+  std::vector<JsonField> elements = types->elements(config.layers);
+  if (static_cast<int64_t>(elements.size()) != config.layers)
+    types->failWith("has " + std::to_string(elements.size()) + " entries for " +
+                    std::to_string(config.layers) + " layers");
+  for (const JsonField &type : elements) {
+    slides.push_back(type.asString() == "sliding_attention");
+    if (!slides.back() && type.asString() != "full_attention")
+      type.fail("full_attention or sliding_attention");
+  }
+  return slides;
+}
+
 static void readWindows(const JsonField &top, ModelConfig &config) {
   ModelFamily family = config.family;
-  bool isSwitched = family == ModelFamily::Qwen2 || family == ModelFamily::SmolLm3;
+  bool isSwitched = is_contained({ModelFamily::Qwen2, ModelFamily::Qwen3, ModelFamily::SmolLm3},
+                                 family);
   bool isForAll = family == ModelFamily::Mistral || family == ModelFamily::Phi3;
-  bool isAlternating = family == ModelFamily::Gemma2;
+  bool isAlternating = family == ModelFamily::Gemma2 || family == ModelFamily::Gemma3;
   if (!isForAll && !isAlternating && !(isSwitched && top.boolAt("use_sliding_window", false)))
     return;
+  SmallVector<bool> slides(config.layers, true);
+  if (isAlternating) {
+    int64_t period = family == ModelFamily::Gemma2
+                         ? 2
+                         : top.intAt("sliding_window_pattern", 1, maxLayers, 6);
+    slides = readSlidingLayers(top, config, period);
+  } else if (isSwitched && top.find("layer_types")) {
+    slides = readSlidingLayers(top, config, /*period=*/1);
+  } else if (isSwitched) {
+    int64_t full = top.intAt("max_window_layers", 0, maxPositions, 28);
+    std::fill_n(slides.begin(), std::min(full, config.layers), false);
+  }
+  if (family == ModelFamily::Gemma3)
+    config.localRotary = slides;
   // null is no window, and so is a missing key of Phi-3.
   if (!top.find("sliding_window") &&
       (top.get().contains("sliding_window") || family == ModelFamily::Phi3))
@@ -384,30 +448,8 @@ static void readWindows(const JsonField &top, ModelConfig &config) {
   int64_t window = top.intAt("sliding_window", 1, maxPositions, 4096);
   if (window >= config.contextLength)
     return;
-  config.windows.assign(config.layers, window);
-  if (isForAll)
-    return;
-  std::optional<JsonField> types = top.find("layer_types");
-  if (!types) {
-    if (isAlternating) {
-      for (int64_t layer = 1; layer < config.layers; layer += 2)
-        config.windows[layer] = 0;
-      return;
-    }
-    int64_t full = top.intAt("max_window_layers", 0, maxPositions, 28);
-    std::fill_n(config.windows.begin(), std::min(full, config.layers), 0);
-    return;
-  }
-  std::vector<JsonField> elements = types->elements(config.layers);
-  if (static_cast<int64_t>(elements.size()) != config.layers)
-    types->failWith("has " + std::to_string(elements.size()) + " entries for " +
-                    std::to_string(config.layers) + " layers");
-  for (auto [type, layer] : zip_equal(elements, config.windows)) {
-    if (type.asString() == "full_attention")
-      layer = 0;
-    else if (type.asString() != "sliding_attention")
-      type.fail("full_attention or sliding_attention");
-  }
+  for (bool slide : slides)
+    config.windows.push_back(slide ? window : 0);
 }
 
 /// Which layers are not rotated: those with a 0, or every few-th.

@@ -214,8 +214,10 @@ LayerWeights WeightCollector::takeLayer(const std::string &prefix) {
   layer.kBias = bias(config.kBias, named(names.k), kvRows, kPart);
   layer.vBias = bias(config.vBias, named(names.v), kvRows, vPart);
   layer.oBias = bias(config.oBias, named(names.o), hidden);
-  layer.qNorm = norm(config.rowQkNorm, names.qNorm, qRows);
-  layer.kNorm = norm(config.rowQkNorm, names.kNorm, kvRows);
+  // Of rows, or one for all heads.
+  bool hasQkNorms = config.rowQkNorm || config.qkNorms;
+  layer.qNorm = norm(hasQkNorms, names.qNorm, config.qkNorms ? config.headDim : qRows);
+  layer.kNorm = norm(hasQkNorms, names.kNorm, config.qkNorms ? config.headDim : kvRows);
   layer.attnPostNorm = norm(after, names.attnPostNorm, hidden);
   if (before)
     layer.mlpNorm = *norm(true, names.mlpNorm, hidden);

@@ -52,11 +52,11 @@ static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createCSEPass());
 }
 
-static void buildFusedPipeline(OpPassManager &pm) {
+static void buildFusedPipeline(OpPassManager &pm, const PipelineOptions &options) {
   pm.addPass(createFusedFuseDequantize());
   pm.addPass(createFusedMergeMatvecs());
   pm.addPass(createFusedFusePrologues());
-  pm.addPass(createFusedFuseEpilogues());
+  pm.addPass(createFusedFuseEpilogues({options.placement}));
   pm.addPass(createFusedFuseRows());
   pm.addPass(createFusedFuseAttentionPrologues());
   pm.addPass(createCSEPass());
@@ -93,7 +93,7 @@ void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOp
   case Stage::Quantized:
     return buildQuantizedPipeline(pm, options);
   case Stage::Fused:
-    return buildFusedPipeline(pm);
+    return buildFusedPipeline(pm, options);
   case Stage::Scheduled:
     return buildScheduledPipeline(pm, options);
   case Stage::Device:

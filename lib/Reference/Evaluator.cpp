@@ -323,9 +323,10 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           })
           .Case<model::RotaryOp>([&](auto op) -> Result {
             const Tensor &input = tensor(op.getInput()), &positions = tensor(op.getPositions());
+            model::RotaryPairs pairs(op);
             if (op.getTable())
-              return wrap(rotary(input, positions, tensor(op.getTable())));
-            return wrap(rotary(input, positions, op.getRope().getFrequencies(op.getHeadDim()),
+              return wrap(rotary(input, positions, pairs, tensor(op.getTable())));
+            return wrap(rotary(input, positions, pairs, op.getRope().getFrequencies(pairs.dim),
                                op.getRope().getFactor()));
           })
           .Case<model::AttentionOp>([&](auto op) {

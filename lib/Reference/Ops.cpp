@@ -88,13 +88,16 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const Tensor &table)
 
 Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne) {
   Tensor result = input;
-  for (int64_t row = 0; row < input.rows(); ++row) {
-    std::vector<double> x = toDouble(input.row(row));
-    double factor = model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()),
-                                                        static_cast<int64_t>(x.size()), epsilon);
-    for (auto [out, in, g] : zip_equal(result.row(row), x, gain.values))
-      out = static_cast<float>(model::normalized<DoubleArithmetic>(
-          arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
+  auto width = static_cast<int64_t>(gain.values.size());
+  for (int64_t begin = 0, end = static_cast<int64_t>(input.values.size()); begin < end;
+       begin += width) {
+    std::vector<double> x = toDouble(ArrayRef(input.values).slice(begin, width));
+    double factor =
+        model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()), width, epsilon);
+    for (auto [out, in, g] :
+         zip_equal(MutableArrayRef(result.values).slice(begin, width), x, gain.values))
+      out = static_cast<float>(
+          model::normalized<DoubleArithmetic>(arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
   }
   return result;
 }
@@ -130,11 +133,11 @@ Tensor reference::linear(const Tensor &input, const Tensor &weight, const Tensor
 
 /// Turns the pairs of all heads of a row by the angles whose cosines and sines are given.
 template <typename T>
-static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> sines) {
-  size_t half = cosines.size();
-  for (size_t head = 0; head < row.size(); head += 2 * half)
-    for (size_t i = 0; i < half; ++i) {
-      float &first = row[head + i], &second = row[head + half + i];
+static void turn(MutableArrayRef<float> row, model::RotaryPairs pairs, ArrayRef<T> cosines,
+                 ArrayRef<T> sines) {
+  for (size_t head = 0; head < row.size(); head += pairs.dim)
+    for (int64_t i = 0; i < pairs.half(); ++i) {
+      float &first = row[head + pairs.first(i)], &second = row[head + pairs.second(i)];
       auto [x, y] =
           model::turned<DoubleArithmetic>(arithmetic, first, second, cosines[i], sines[i]);
       first = static_cast<float>(x);
@@ -142,8 +145,8 @@ static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> si
     }
 }
 
-Tensor reference::rotary(const Tensor &input, const Tensor &positions, ArrayRef<double> frequencies,
-                         double magnitude) {
+Tensor reference::rotary(const Tensor &input, const Tensor &positions, model::RotaryPairs pairs,
+                         ArrayRef<double> frequencies, double magnitude) {
   Tensor result = input;
   for (auto [row, position] : enumerate(positions.integers)) {
     std::vector<double> cosines, sines;
@@ -151,19 +154,19 @@ Tensor reference::rotary(const Tensor &input, const Tensor &positions, ArrayRef<
       cosines.push_back(magnitude * std::cos(position * frequency));
       sines.push_back(magnitude * std::sin(position * frequency));
     }
-    turn<double>(result.row(row), cosines, sines);
+    turn<double>(result.row(row), pairs, cosines, sines);
   }
   return result;
 }
 
 Expected<Tensor> reference::rotary(const Tensor &input, const Tensor &positions,
-                                   const Tensor &table) {
+                                   model::RotaryPairs pairs, const Tensor &table) {
   if (Error error = checkIndices(positions, "position", "table", table.rows()))
     return error;
   Tensor result = input;
   for (auto [row, position] : enumerate(positions.integers)) {
     ArrayRef<float> entry = table.row(position);
-    turn<float>(result.row(row), entry.take_front(entry.size() / 2),
+    turn<float>(result.row(row), pairs, entry.take_front(entry.size() / 2),
                 entry.drop_front(entry.size() / 2));
   }
   return result;

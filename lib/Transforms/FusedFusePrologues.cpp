@@ -26,7 +26,8 @@ void FusedFusePrologues::runOnOperation() {
   llvm::SmallSetVector<Operation *, 8> norms;
   getOperation().walk([&](MatvecOp matvec) {
     Operation *norm = matvec.getInput().getDefiningOp();
-    if (!norm || !model::isNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() ||
+    // A product's prologue has a row's factor, not one for each head.
+    if (!norm || !model::isRowNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() ||
         matvec.getSchedule())
       return;
     if (!norms.insert(norm))

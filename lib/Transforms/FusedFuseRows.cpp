@@ -23,14 +23,16 @@ bool startsRows(Operation *op) {
   if (isa<arith::TruncFOp, arith::ExtFOp>(op) || op->getNumResults() != 1)
     return false;
   auto type = dyn_cast<RankedTensorType>(op->getResult(0).getType());
-  return type && type.getRank() == 2 && (model::isNorm(op) || model::isElementwise(op));
+  return type && type.getRank() == 2 && (model::isRowNorm(op) || model::isElementwise(op));
 }
 
 /// Whether `op` can follow in the same kernel.
 bool continuesRows(Operation *op) {
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
     return storesElements(append);
-  return isa<model::RotaryOp>(op) || isa<arith::TruncFOp>(op) || startsRows(op);
+  if (auto rotary = dyn_cast<model::RotaryOp>(op))
+    return !rotary.getInterleaved();
+  return isa<arith::TruncFOp>(op) || startsRows(op);
 }
 
 /// What keeps `op` out of the kernel of rows at `first`.

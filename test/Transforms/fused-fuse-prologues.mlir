@@ -70,3 +70,14 @@ func.func @layer_norm(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %b: tensor<256
   %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   return %y : tensor<1x8xf32>
 }
+
+
+// A norm of heads has more factors than a product's prologue.
+// CHECK-LABEL: func.func @heads
+func.func @heads(%x: tensor<1x256xf32>, %g: tensor<64xf16>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  // CHECK-NEXT: %[[N:.*]] = model.rms_norm
+  // CHECK-NEXT: fused.matvec %[[N]] {{.*}} -> tensor<1x8xf32>{{$}}
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 64 : tensor<1x256xf32>, tensor<64xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}

@@ -25,11 +25,13 @@ enum class ModelFamily {
   Llama,
   Mistral,
   Qwen2,
+  Qwen3,
   Gpt2,
   GptNeoX,
   Phi3,
   Gemma,
   Gemma2,
+  Gemma3,
   Olmo2,
   StableLm,
   Granite,
@@ -121,6 +123,9 @@ struct ModelConfig {
   int64_t rotaryDims = 0;
   /// Layers whose queries and keys are not rotated; no entries are none.
   llvm::SmallVector<bool> withoutRotary;
+  /// Layers that turn by `localRopeTheta` and no scaling; no entries are none.
+  llvm::SmallVector<bool> localRotary;
+  double localRopeTheta = 0.0;
   double ropeTheta = 10000.0;
   RopeScaling ropeScaling;
 
@@ -139,6 +144,9 @@ struct ModelConfig {
   bool oBias = false;
   /// Of gate (if there is one), up and down.
   bool mlpBias = false;
+  /// Whether every head of q and k is normalised before it turns, with a weight of headDim elements
+  /// for all heads of a layer's q and one for those of its k.
+  bool qkNorms = false;
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;

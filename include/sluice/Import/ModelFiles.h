@@ -44,7 +44,8 @@ struct LayerWeights {
   Weight gate, up, down;
   std::optional<Weight> gateBias, upBias, downBias;
   std::optional<Weight> attnNormBias, mlpNormBias;
-  /// Of the results of attention and MLP [hidden], and of q [D] and k [C].
+  /// Of the results of attention and MLP [hidden], and of q and k: [D] and [C], or [headDim] where
+  /// heads are normalised.
   std::optional<Weight> attnPostNorm, mlpPostNorm, qNorm, kNorm;
 };
 

@@ -32,7 +32,8 @@ void roundTo(formats::Encoding::Element element, Tensor &tensor);
 /// tokens [S], table [V, H] -> [S, H]. Errors: a token that is not in 0 .. V-1.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const Tensor &table);
 
-/// x / sqrt(mean(x^2) + epsilon) * gain, a row at a time; with `plusOne`, * (gain + 1).
+/// x / sqrt(mean(x^2) + epsilon) * gain, as many elements at a time as the gain has: a row, or a
+/// head; with `plusOne`, * (gain + 1).
 Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne = false);
 
 /// (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * gain + bias (null: 0), a row at a time.
@@ -41,14 +42,15 @@ Tensor layerNorm(const Tensor &input, const Tensor &gain, const Tensor *bias, do
 /// input [S, K], weight [N, K], bias [N] or null -> [S, N].
 Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
 
-/// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
-/// position * frequencies[i]; cosines and sines are multiplied by `magnitude`.
-Tensor rotary(const Tensor &input, const Tensor &positions, llvm::ArrayRef<double> frequencies,
-              double magnitude = 1);
+/// Turns the elements of pair i of each head by position * frequencies[i]; cosines and sines are
+/// multiplied by `magnitude`.
+Tensor rotary(const Tensor &input, const Tensor &positions, model::RotaryPairs pairs,
+              llvm::ArrayRef<double> frequencies, double magnitude = 1);
 
 /// The same with cosines and sines from a table [positions, d]: cosines, then sines.
 /// Errors: a position outside the table.
-llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions, const Tensor &table);
+llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions,
+                              model::RotaryPairs pairs, const Tensor &table);
 
 /// Row p: cos(p f_i) for all i, then sin(p f_i), times `magnitude`, rounded once.
 Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies, double magnitude = 1);

@@ -173,6 +173,9 @@ template <EpilogueRows R> Values ProductEpilogue<R>::loadTurn(model::RotaryOp ro
 
 template <EpilogueRows R> mlir::FailureOr<Turn> ProductEpilogue<R>::turn(model::RotaryOp rotary) {
   int64_t head = rotary.getHeadDim();
+  if (rotary.getInterleaved())
+    return rotary.emitOpError() << "of interleaved pairs in " << kRegion
+                                << " cannot be converted to " << Builder::kCode;
   if (!segment.order.isPairs() || segment.order.getSecond() != head)
     return rotary.emitOpError() << "needs its rows in the order pairs(" << segment.order.getFirst()
                                 << ", " << head << "), found " << segment.order;

@@ -71,6 +71,8 @@ public:
   Value shuffleXor(Value x, int64_t mask);
   /// The greatest i32 of the warp, signed.
   Value greatestOfWarp(Value x);
+  /// The sum of the warp's floats, the same in all lanes.
+  Value sumOfWarp(Value x);
   /// What lane `source` of the warp has.
   Value shuffleFrom(Value x, Value source);
   /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number

@@ -155,8 +155,7 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
     if (rounds() > kKeptRounds)
       loaded.clear();
   }
-  for (int64_t distance = kWarp / 2; distance; distance /= 2)
-    sum = k.addF(sum, k.shuffleXor(sum, distance));
+  sum = k.sumOfWarp(sum);
   // Each of a row's sums has a place of its own, so that one barrier is enough.
   Value place = k.offset(scratch, sumNumber++ * fused::rowSumStride(threads / kWarp));
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);

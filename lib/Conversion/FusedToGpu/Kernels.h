@@ -56,9 +56,6 @@ public:
   static constexpr llvm::StringLiteral kRegion = "a prologue";
   DeviceBuilder &k;
   mlir::FailureOr<Values> load(mlir::Value value);
-  mlir::FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
-    return rotary.emitOpError() << "in a prologue cannot be converted to GPU code";
-  }
   mlir::FailureOr<mlir::Value>
   sumRow(llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate);
   mlir::Value clearMissing(size_t number, mlir::Value x);

@@ -345,3 +345,72 @@ func.func @f(%q: tensor<1x128xf16>, %p: tensor<1xi32>) {
   %a = fused.attention %q, @k, @v at %p scale 0.125 soft_cap 0.0 : tensor<1x128xf16>, tensor<1xi32> -> tensor<1x128xf16>
   return
 }
+
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rms_norm' on whole rows}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rms_norm %k0, %g epsilon 1.0e-6 : tensor<1x8xf32>, tensor<8xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rms_norm' on heads of 2}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rms_norm %k0, %h epsilon 1.0e-6 head_dim 2 : tensor<1x8xf32>, tensor<2xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rotary' on heads of 8}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rotary %k0 at %p head_dim 8 <theta = 10000.0> : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.hadamard' on heads of 8}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.hadamard %k0 head_dim 8 : tensor<1x8xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}

@@ -165,6 +165,30 @@ func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
 
 // -----
 
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<3xf32>) {
+  // expected-error @+1 {{'model.rms_norm' op head_dim must divide the width 8, found 3}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 3 : tensor<1x8xf32>, tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
+  // expected-error @+1 {{'model.rms_norm' op head_dim must divide the width 8, found -4}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim -4 : tensor<1x8xf32>, tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
+  // expected-error @+1 {{gain has 8 elements, a head has 4}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 4 : tensor<1x8xf32>, tensor<8xf32>
+  return
+}
+
+// -----
+
 func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
   // expected-error @+1 {{epsilon must not be negative}}
   %y = model.rms_norm %x, %g epsilon -1.0 : tensor<1x8xf32>, tensor<8xf32>

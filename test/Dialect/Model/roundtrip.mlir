@@ -11,6 +11,7 @@ model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> fro
 // CHECK: model.weight @synthetic : tensor<2048x256xf16>{{$}}
 model.weight @synthetic : tensor<2048x256xf16>
 model.weight @gain : tensor<256xf32>
+model.weight @shared : tensor<64xf32>
 model.weight @bias : tensor<256xbf16>
 // CHECK: model.rope_table @rope <theta = 1.000000e+04> : tensor<2048x64xf32>
 model.rope_table @rope <theta = 10000.0> : tensor<2048x64xf32>
@@ -26,12 +27,15 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %table = model.parameter @synthetic : tensor<2048x256xf16>
   %w = model.parameter @q : tensor<256x256xf16>
   %gain = model.parameter @gain : tensor<256xf32>
+  %shared = model.parameter @shared : tensor<64xf32>
   %bias = model.parameter @bias : tensor<256xbf16>
   %rope = model.parameter @rope : tensor<2048x64xf32>
   // CHECK: model.embedding %{{.*}}, %{{.*}} : tensor<1xi32>, tensor<2048x256xf16> -> tensor<1x256xf32>
   %x = model.embedding %token, %table : tensor<1xi32>, tensor<2048x256xf16> -> tensor<1x256xf32>
   // CHECK: model.rms_norm %{{.*}}, %{{.*}} epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>
   %n = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
+  // CHECK: model.rms_norm %{{.*}}, %{{.*}} epsilon 1.000000e-05 head_dim 64 : tensor<1x256xf32>, tensor<64xf32>
+  %heads = model.rms_norm %x, %shared epsilon 1.0e-5 head_dim 64 : tensor<1x256xf32>, tensor<64xf32>
   // CHECK: model.linear %{{.*}}, %{{.*}} : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>
   %a = model.linear %n, %w : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>
   // CHECK: model.linear %{{.*}}, %{{.*}} bias %{{.*}} : tensor<1x256xf32>, tensor<256x256xf16>, tensor<256xbf16> -> tensor<1x256xf32>
@@ -42,6 +46,8 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %d = model.rotary %c at %position head_dim 64 <theta = 500000.0, llama3 = [8.0, 1.0, 4.0, 8192.0]> : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 1.000000e+04, linear = [2.000000e+00]> table %{{.*}} : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>
   %e = model.rotary %b at %position head_dim 64 <theta = 10000.0, linear = [2.0]> table %rope : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>
+  // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 interleaved <theta = 1.000000e+04> : tensor<1x256xf32>, tensor<1xi32>
+  %interleaved = model.rotary %heads at %position head_dim 64 interleaved <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.cache_append @cache.k, %{{.*}} at %{{.*}} : tensor<1x128xf32>, tensor<1xi32>
   model.cache_append @cache.k, %k at %position : tensor<1x128xf32>, tensor<1xi32>
   // CHECK: model.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 : tensor<1x256xf32>, tensor<1xi32>

@@ -30,6 +30,7 @@ inline const std::vector<FamilyModel> &familyModels() {
       {"llama-yarn", "YaRN", true},
       {"mistral", "sliding window", false},
       {"qwen2", "biases of q, k and v", true},
+      {"qwen3", "norms of heads of q and k", true},
       {"gpt2", "layer norms, learned positions, transposed fused weights, GELU (tanh)", true},
       {"gpt_neox", "parallel residual, partial rotary, q, k and v head by head, GELU", true},
       {"gpt_neox-serial", "the same without parallel residual, whole heads rotated", true},
@@ -38,6 +39,7 @@ inline const std::vector<FamilyModel> &familyModels() {
       {"phi3-partial", "half of each head rotated", true},
       {"gemma", "embedding scale, gains less 1, GELU (tanh)", true},
       {"gemma2", "norms before and after, soft caps, alternating windows", true},
+      {"gemma3", "norms of heads of q and k, two rotary bases", true},
       {"olmo2", "norms after, norms of whole rows of q and k", true},
       {"stablelm", "layer norms, a quarter of each head rotated, biases of q, k and v", true},
       {"granite", "multipliers, all biases", true},
@@ -122,7 +124,8 @@ inline std::string writeFamilyGGUF(const std::string &name, const Folder &folder
            kvHeads = get("num_key_value_heads", heads),
            layers = get(isGpt2 ? "n_layer" : "num_hidden_layers", 0u),
            dim = get("head_dim", hidden / heads);
-  std::string arch = isNeoX ? "gptneox" : type, prefix = arch + ".";
+  std::string arch = isNeoX ? "gptneox" : type == "gemma3_text" ? "gemma3" : type;
+  std::string prefix = arch + ".";
   bool isLayerNorm = isGpt2 || isNeoX || type == "stablelm";
   float epsilon = get(isGpt2        ? "layer_norm_epsilon"
                       : isLayerNorm ? "layer_norm_eps"
@@ -161,7 +164,10 @@ inline std::string writeFamilyGGUF(const std::string &name, const Folder &folder
   }
   std::vector<std::pair<std::string, std::vector<float>>> factors;
   if (config.contains("rope_parameters")) {
-    const nlohmann::json &rope = config["rope_parameters"];
+    nlohmann::json rope = config["rope_parameters"];
+    // What a file of Gemma 3 does not say of its local layers is the same for all models.
+    if (rope.contains("full_attention"))
+      rope = nlohmann::json(rope["full_attention"]);
     float part = rope.value("partial_rotary_factor", 1.0f);
     gguf.u32(prefix + "rope.dimension_count", static_cast<uint32_t>(dim * part));
     gguf.f32(prefix + "rope.freq_base", rope["rope_theta"].get<float>());
@@ -203,7 +209,7 @@ inline std::string writeFamilyGGUF(const std::string &name, const Folder &folder
     }
   }
 
-  bool hasPostNorms = type == "gemma2" || type == "olmo2";
+  bool hasPostNorms = arch == "gemma2" || arch == "gemma3" || type == "olmo2";
   const std::vector<std::pair<std::string, std::string>> names = {
       {"transformer.h.", "blk."},
       {"transformer.", ""},
