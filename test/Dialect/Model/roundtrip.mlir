@@ -1,10 +1,10 @@
 // RUN: sluice-opt --verify-roundtrip %s | FileCheck %s
 
-// CHECK: // CHECK: model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
+// CHECK: model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
 model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
 // CHECK: model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
 model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
-model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
+// CHECK: model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 // CHECK: model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
 model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64

@@ -6,6 +6,7 @@
 
 #include "Compiled.h"
 #include "FamilyModels.h"
+#include "sluice-runtime/Sampling.h"
 #include "sluice-runtime/Session.h"
 
 #include <gtest/gtest.h>
@@ -71,3 +72,48 @@ INSTANTIATE_TEST_SUITE_P(All, Families, testing::ValuesIn(cases()), [](const aut
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// The sample model of GPT-2: the ids that transformers continues a prompt with, and the mean
+// negative log likelihood of the first 512 ids of the sample text after the first.
+TEST(Gpt2, IsTheGoldenModel) {
+  const std::string model = SLUICE_MODELS "/gpt2-4m";
+  nlohmann::json golden = nlohmann::json::parse(std::ifstream(model + "/golden.json"));
+  Compiled compiled;
+  compiled.compile(model, "f16", 600, "host");
+  if (HasFatalFailure())
+    return;
+  auto open = [&] { return runtime::Session(runtime::Artifact::open(compiled.artifact())); };
+
+  std::vector<int32_t> prompt = golden["prompt_ids"], greedy = golden["greedy_ids"], found = prompt;
+  ASSERT_EQ(greedy.size(), prompt.size() + 60);
+  runtime::Session session = open();
+  for (size_t i = 0; found.size() < greedy.size(); ++i) {
+    std::span<const float> logits = session.decode(found[i]);
+    if (i + 1 == found.size())
+      found.push_back(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
+  EXPECT_EQ(found, greedy);
+
+  std::vector<int32_t> ids = golden["alice_first_513_ids"];
+  runtime::Session fresh = open();
+  double sum = 0;
+  for (size_t i = 0; i + 1 < ids.size(); ++i)
+    sum += runtime::negativeLogLikelihood(fresh.decode(ids[i]), ids[i + 1]);
+  EXPECT_NEAR(sum / (ids.size() - 1), golden["alice_first_512_mean_nll_fp32"].get<double>(), 0.001);
+}
+
+// The table that people read is that of the tests.
+TEST(FamiliesTable, IsThatOfTheDocs) {
+  std::ifstream file(SLUICE_DOCS "/families.md");
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  for (const FamilyModel &model : familyModels()) {
+    std::string row = "| `" + std::string(model.name) + "` | " + model.shows +
+                      " | f32, f16, int8-g32; GPU f16 | " +
+                      (model.gguf ? "f32, f16, int8-g32; GPU int8-g32 |" : "not in GGUF |");
+    EXPECT_NE(text.find(row + "\n"), std::string::npos) << row;
+  }
+  size_t rows = 0;
+  for (size_t at = 0; (at = text.find("\n| `", at)) != std::string::npos; ++at)
+    ++rows;
+  EXPECT_EQ(rows, familyModels().size());
+}

@@ -29,8 +29,8 @@ TEST(RopeTable, Yarn) {
   llvm::Expected<llvm::SmallVector<double>> yarn =
       ropeFrequencies(10000, 8, "yarn", {4, 2, 0.5, 64});
   ASSERT_TRUE(static_cast<bool>(yarn));
-  // Pairs above: 4 ln(64 / (2 * 2 pi)) / ln 10000 = 0.707 and, of 0.5, 1.309: pair 0 is kept, pair 2
-  // is divided, and pair 1 lies in the middle.
+  // Pairs above: 4 ln(64 / (2 * 2 pi)) / ln 10000 = 0.707 and, of 0.5, 1.309: pair 0 is kept, pair
+  // 2 is divided, and pair 1 lies in the middle.
   const double expected[] = {1, 0.1 * (0.5 + 0.5 / 4), 0.01 / 4, 0.001 / 4};
   for (auto [found, value] : llvm::zip_equal(*yarn, expected))
     EXPECT_NEAR(found, value, 1e-12);

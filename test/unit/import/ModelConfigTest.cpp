@@ -88,9 +88,11 @@ TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
                 fromJson(with(smallConfig(), "rope_scaling", {{"type", "linear"}, {"factor", 4}})));
   EXPECT_EQ(linear.ropeScaling.kind, RopeScaling::Kind::Linear);
   EXPECT_EQ(linear.ropeScaling.factor, 4.0);
-  EXPECT_NE(jsonError(with(smallConfig(), "rope_scaling", {{"type", "dynamic"}, {"factor", 4}}))
-                .find("rope_scaling.type is 'dynamic', expected default, linear, llama3, yarn or longrope"),
-            std::string::npos);
+  EXPECT_NE(
+      jsonError(with(smallConfig(), "rope_scaling", {{"type", "dynamic"}, {"factor", 4}}))
+          .find(
+              "rope_scaling.type is 'dynamic', expected default, linear, llama3, yarn or longrope"),
+      std::string::npos);
 }
 
 TEST(ConfigFromJson, SlidingWindows) {
@@ -185,19 +187,50 @@ TEST(ConfigFromJson, ScalingFactorWithoutTypeWarns) {
 TEST(RopeScaling, HasTheNamesAndValuesOfTheDialect) {
   RopeScaling scaling;
   EXPECT_EQ(scaling.name(), "none");
-  EXPECT_TRUE(scaling.values().empty());
+  EXPECT_TRUE(scaling.values(/*context=*/64).empty());
   scaling.kind = RopeScaling::Kind::Linear;
   scaling.factor = 4.0;
   EXPECT_EQ(scaling.name(), "linear");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0}));
   scaling.kind = RopeScaling::Kind::Llama3;
   scaling.originalContext = 8192;
   EXPECT_EQ(scaling.name(), "llama3");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0, 1.0, 4.0, 8192.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0, 1.0, 4.0, 8192.0}));
   scaling.kind = RopeScaling::Kind::Factors;
   scaling.factors = {2.0f, 3.0f};
   EXPECT_EQ(scaling.name(), "factors");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{2.0, 3.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{2.0, 3.0}));
+  scaling.kind = RopeScaling::Kind::LongRope;
+  scaling.originalContext = 64;
+  scaling.longFactors = {5.0f, 6.0f};
+  EXPECT_EQ(scaling.name(), "factors");
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{2.0, 3.0}));
+  EXPECT_EQ(scaling.values(/*context=*/65), (llvm::SmallVector<double>{5.0, 6.0}));
+  scaling.kind = RopeScaling::Kind::Yarn;
+  EXPECT_EQ(scaling.name(), "yarn");
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0, 32.0, 1.0, 64.0}));
+}
+
+TEST(ConfigFromJson, ScalesOfFamilies) {
+  json gemma = with(smallConfig(), "model_type", "gemma2");
+  gemma["architectures"] = {"Gemma2ForCausalLM"};
+  SLUICE_UNWRAP(capped, fromJson(with(gemma, "query_pre_attn_scalar", 144)));
+  EXPECT_NEAR(capped.attentionScale, 1 / 12.0, 1e-12);
+  EXPECT_EQ(capped.embeddingScale, 8.0);
+  EXPECT_EQ(capped.scoreCap, 50.0);
+  SLUICE_UNWRAP(free, fromJson(with(gemma, "attn_logit_softcapping", nullptr)));
+  EXPECT_EQ(free.scoreCap, 0.0);
+
+  json yarn = {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 64}};
+  SLUICE_UNWRAP(usual, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_NEAR(usual.ropeScaling.magnitude, 0.1 * std::log(4.0) + 1, 1e-12);
+  yarn["mscale"] = 1.0;
+  yarn["mscale_all_dim"] = 1.0;
+  SLUICE_UNWRAP(even, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_EQ(even.ropeScaling.magnitude, 1.0);
+  yarn["attention_factor"] = 1.5;
+  SLUICE_UNWRAP(given, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_EQ(given.ropeScaling.magnitude, 1.5);
 }
 
 namespace {
@@ -286,8 +319,9 @@ TEST_P(BadFamilies, AreNamedInOneLine) {
   json config = with(smallConfig(), "model_type", bad.family);
   config["architectures"] = {bad.architecture};
   config["layer_norm_eps"] = 1e-5;
-  for (auto [gpt2, other] : {std::pair("n_embd", "hidden_size"), std::pair("n_head", "num_attention_heads"),
-                             std::pair("n_layer", "num_hidden_layers")})
+  for (auto [gpt2, other] :
+       {std::pair("n_embd", "hidden_size"), std::pair("n_head", "num_attention_heads"),
+        std::pair("n_layer", "num_hidden_layers")})
     config[gpt2] = config[other];
   EXPECT_TRUE(static_cast<bool>(fromJson(config))) << jsonError(config);
   std::string error = jsonError(with(config, bad.key, bad.value));
@@ -314,14 +348,24 @@ INSTANTIATE_TEST_SUITE_P(
                   "use_bidirectional_attention is true, expected false"},
         BadFamily{"gemma2", "Gemma2ForCausalLM", "attn_logit_softcapping", -1,
                   "attn_logit_softcapping is -1, expected a number above 0"},
-        BadFamily{"gemma2", "Gemma2ForCausalLM", "layer_types", {"linear_attention"},
+        BadFamily{"gemma2",
+                  "Gemma2ForCausalLM",
+                  "layer_types",
+                  {"linear_attention"},
                   "layer_types[0] is 'linear_attention', expected full_attention or"},
-        BadFamily{"phi3", "Phi3ForCausalLM", "rope_scaling",
+        BadFamily{"phi3",
+                  "Phi3ForCausalLM",
+                  "rope_scaling",
                   {{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2}}},
                   "rope_scaling.short_factor has 2 entries for 16 rotary pairs"},
-        BadFamily{"phi3", "Phi3ForCausalLM", "rope_scaling", {{"type", "yarn"}, {"factor", 2}},
+        BadFamily{"phi3",
+                  "Phi3ForCausalLM",
+                  "rope_scaling",
+                  {{"type", "yarn"}, {"factor", 2}},
                   "rope_scaling.original_max_position_embeddings is missing"},
-        BadFamily{"olmo2", "Olmo2ForCausalLM", "rope_scaling",
+        BadFamily{"olmo2",
+                  "Olmo2ForCausalLM",
+                  "rope_scaling",
                   {{"type", "yarn"},
                    {"factor", 2},
                    {"original_max_position_embeddings", 64},
@@ -329,8 +373,8 @@ INSTANTIATE_TEST_SUITE_P(
                   "rope_scaling.truncate is false, expected true"},
         BadFamily{"granite", "GraniteForCausalLM", "logits_scaling", 0,
                   "logits_scaling is 0, expected a number above 0"},
-        BadFamily{"smollm3", "SmolLM3ForCausalLM", "no_rope_layers", {1, 0, 1},
-                  "no_rope_layers has 3 entries for 1 layers"}));
+        BadFamily{"smollm3", "SmolLM3ForCausalLM", "no_rope_layers", json::array(),
+                  "no_rope_layers has 0 entries for 1 layers"}));
 
 //===----------------------------------------------------------------------===//
 // GGUF

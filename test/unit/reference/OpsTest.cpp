@@ -79,7 +79,8 @@ TEST_F(OpsTest, Gelu) {
     return %r, %s : tensor<1x4xf32>, tensor<1x4xf32>)");
   auto results = evaluator->call("f", {});
   ASSERT_TRUE(static_cast<bool>(results));
-  expectNear((*results)[0].values, {0, 0.8413447460685429, -0.1586552539314571, 2.9959503059030473});
+  expectNear((*results)[0].values,
+             {0, 0.8413447460685429, -0.1586552539314571, 2.9959503059030473});
   auto approximation = [](double x) {
     return x / 2 * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
   };
