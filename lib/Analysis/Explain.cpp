@@ -75,7 +75,8 @@ static ModelPart partOfProduct(Operation *product) {
       return ModelPart::AttentionProjections;
     if (isa<func::ReturnOp>(op))
       return ModelPart::Head;
-    if (op->walk([](model::CacheAppendOp) { return WalkResult::interrupt(); }).wasInterrupted())
+    if (isa<fused::RowsOp>(op) &&
+        op->walk([](model::CacheAppendOp) { return WalkResult::interrupt(); }).wasInterrupted())
       return ModelPart::AttentionProjections;
     if (!isProduct(op))
       addReaders(op);
@@ -125,6 +126,9 @@ static ModelPart partOf(Operation *op) {
   for (Value operand : op->getOperands())
     if (std::optional<ModelPart> part = originOf(operand))
       return *part;
+  for (Value operand : op->getOperands())
+    if (Operation *source = operand.getDefiningOp(); source && isEmbedding(source))
+      return ModelPart::Embedding;
   // What is made of a weight belongs to its reader.
   for (Operation *user : op->getUsers())
     if (user->getBlock() == op->getBlock() && !user->hasTrait<OpTrait::IsTerminator>())

@@ -60,8 +60,8 @@ static constexpr TensorNames ggufPostNorms = with(ggufNames, [](TensorNames &n) 
   n.qNorm = "attn_q_norm", n.kNorm = "attn_k_norm";
 });
 
-static constexpr TensorNames ggufHeadNorms = with(
-    ggufNames, [](TensorNames &n) { n.qNorm = "attn_q_norm", n.kNorm = "attn_k_norm"; });
+static constexpr TensorNames ggufHeadNorms =
+    with(ggufNames, [](TensorNames &n) { n.qNorm = "attn_q_norm", n.kNorm = "attn_k_norm"; });
 
 static constexpr TensorNames gpt2Names = {.tokenEmbedding = "wte",
                                           .outputNorm = "ln_f",
@@ -108,8 +108,9 @@ static constexpr TensorNames gemma2Names = with(llamaNames, [](TensorNames &n) {
   n.mlpNorm = "pre_feedforward_layernorm";
 });
 
-static constexpr TensorNames gemma3Names = with(
-    gemma2Names, [](TensorNames &n) { n.qNorm = "self_attn.q_norm", n.kNorm = "self_attn.k_norm"; });
+static constexpr TensorNames gemma3Names = with(gemma2Names, [](TensorNames &n) {
+  n.qNorm = "self_attn.q_norm", n.kNorm = "self_attn.k_norm";
+});
 
 static constexpr TensorNames olmo2Names = with(llamaNames, [](TensorNames &n) {
   n.attnPostNorm = "post_attention_layernorm", n.mlpPostNorm = "post_feedforward_layernorm";

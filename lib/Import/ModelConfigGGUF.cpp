@@ -292,8 +292,8 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
     return problem.take();
   readGraph(fields, config);
 
-  config.ropeTheta = fields.positive(
-      "rope.freq_base", config.family == ModelFamily::Gemma3 ? 1000000.0 : 10000.0);
+  config.ropeTheta =
+      fields.positive("rope.freq_base", config.family == ModelFamily::Gemma3 ? 1000000.0 : 10000.0);
   if (!config.learnedPositions)
     readRopeScaling(fields, config);
   if (problem)
@@ -364,8 +364,7 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   auto slides = [&](int64_t layer) { return !period || (layer + 1) % period != 0; };
   for (int64_t layer = 0; layer < config.layers && config.family == ModelFamily::Gemma3; ++layer)
     config.localRotary.push_back(slides(layer));
-  int64_t window =
-      fields.integer("attention.sliding_window", 0, maxPositions, period ? 4096 : 0);
+  int64_t window = fields.integer("attention.sliding_window", 0, maxPositions, period ? 4096 : 0);
   for (int64_t layer = 0; layer < config.layers && window && window < config.contextLength; ++layer)
     config.windows.push_back(slides(layer) ? window : 0);
   if (problem)

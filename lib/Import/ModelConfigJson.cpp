@@ -312,8 +312,8 @@ static void readActivation(const JsonField &top, const ConfigClass &names, Model
     return;
   std::string name = field->asString();
   // Old configurations of Gemma say gelu and mean its approximation, with which it was trained.
-  bool isGemma = is_contained({ModelFamily::Gemma, ModelFamily::Gemma2, ModelFamily::Gemma3},
-                              config.family);
+  bool isGemma =
+      is_contained({ModelFamily::Gemma, ModelFamily::Gemma2, ModelFamily::Gemma3}, config.family);
   if (name == "silu" || name == "swish")
     config.activation = Activation::Silu;
   else if (name == "gelu_new" || name == "gelu_pytorch_tanh" || (name == "gelu" && isGemma))
@@ -421,17 +421,16 @@ static SmallVector<bool> readSlidingLayers(const JsonField &top, const ModelConf
 
 static void readWindows(const JsonField &top, ModelConfig &config) {
   ModelFamily family = config.family;
-  bool isSwitched = is_contained({ModelFamily::Qwen2, ModelFamily::Qwen3, ModelFamily::SmolLm3},
-                                 family);
+  bool isSwitched =
+      is_contained({ModelFamily::Qwen2, ModelFamily::Qwen3, ModelFamily::SmolLm3}, family);
   bool isForAll = family == ModelFamily::Mistral || family == ModelFamily::Phi3;
   bool isAlternating = family == ModelFamily::Gemma2 || family == ModelFamily::Gemma3;
   if (!isForAll && !isAlternating && !(isSwitched && top.boolAt("use_sliding_window", false)))
     return;
   SmallVector<bool> slides(config.layers, true);
   if (isAlternating) {
-    int64_t period = family == ModelFamily::Gemma2
-                         ? 2
-                         : top.intAt("sliding_window_pattern", 1, maxLayers, 6);
+    int64_t period =
+        family == ModelFamily::Gemma2 ? 2 : top.intAt("sliding_window_pattern", 1, maxLayers, 6);
     slides = readSlidingLayers(top, config, period);
   } else if (isSwitched && top.find("layer_types")) {
     slides = readSlidingLayers(top, config, /*period=*/1);

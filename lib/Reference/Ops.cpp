@@ -96,8 +96,8 @@ Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilo
         model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()), width, epsilon);
     for (auto [out, in, g] :
          zip_equal(MutableArrayRef(result.values).slice(begin, width), x, gain.values))
-      out = static_cast<float>(
-          model::normalized<DoubleArithmetic>(arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
+      out = static_cast<float>(model::normalized<DoubleArithmetic>(
+          arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
   }
   return result;
 }

@@ -131,7 +131,8 @@ private:
     Values result;
     for (size_t i = 0; i < operands.front().size(); ++i) {
       Values x = llvm::map_to_vector(operands, [&](Values &all) { return all[i]; });
-      result.push_back(isNorm ? normalize(op, x, factors.lookup(op)) : model::applyElementFunction(k, function, op, x));
+      result.push_back(isNorm ? normalize(op, x, factors.lookup(op))
+                              : model::applyElementFunction(k, function, op, x));
     }
     return result;
   }

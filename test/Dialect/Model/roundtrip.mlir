@@ -56,8 +56,8 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %windowed = model.attention %d, @cache.k, @cache.v at %position scale 0.125 window 64 : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.silu %{{.*}} : tensor<1x256xf32>
   %g = model.silu %f : tensor<1x256xf32>
-  // CHECK: model.rms_norm %{{.*}}, %{{.*}} plus_one epsilon 1.000000e-06 : tensor<1x256xf32>, tensor<256xf32>
-  %gemma = model.rms_norm %x, %gain plus_one epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+  // CHECK: model.rms_norm %{{.*}}, %{{.*}} plus_one epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>
+  %gemma = model.rms_norm %x, %gain plus_one epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
   // CHECK: model.layer_norm %{{.*}}, %{{.*}} epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>
   %centred = model.layer_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>
   // CHECK: model.layer_norm %{{.*}}, %{{.*}} bias %{{.*}} epsilon 1.000000e-05 : tensor<1x256xf32>, tensor<256xf32>, tensor<256xbf16>

@@ -642,11 +642,11 @@ TEST(BitFlips, Phi3GGUF) {
   flipBytes(path, path, 3000);
 }
 
-TEST(Truncation, Gpt2AtEveryByteOfItsHeader) {
+TEST(Truncation, Gpt2InItsHeader) {
   Folder folder;
   gpt2([](std::string &) {})(folder);
   std::string file = folder / "model.safetensors", good = readFile(file);
-  for (size_t length = 0, end = safetensorsHeader(file); length <= end; ++length) {
+  for (size_t length = 0, end = safetensorsHeader(file); length <= end; length += 7) {
     folder.write("model.safetensors", llvm::StringRef(good).take_front(length));
     std::string error = message(openModel(folder.str()));
     ASSERT_NE(error, "success") << length;
