@@ -258,3 +258,27 @@ func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %t: tensor<64x32xf32>, %w:
   }
   return %y : tensor<1x16xf32>
 }
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) -> tensor<1x8xf32> {
+  %y = fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) -> tensor<1x8xf32> body {
+    // expected-error @+1 {{'model.rotary' op needs a table (fused-tabulate-rotary makes one)}}
+    %t = model.rotary %x at %p head_dim 4 <theta = 1.0> : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %t : tensor<1x8xf32>
+  }
+  return %y : tensor<1x8xf32>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x64xf16>
+func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) body {
+    %s = model.silu %x : tensor<1x128xf32>
+    // expected-error @+1 {{a kernel of rows on a host stores f16 or bf16 in layout}}
+    model.cache_append @k, %s at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield
+  }
+  return
+}

@@ -73,6 +73,29 @@ INSTANTIATE_TEST_SUITE_P(All, Families, testing::ValuesIn(cases()), [](const aut
   return name;
 });
 
+// What is appended to caches of integers, and rotated, goes through attention's prologue; scores
+// are capped after the sums of integers.
+TEST(FamiliesCaches, MayBeIntegers) {
+  for (const char *name : {"gemma2", "gemma3", "gpt_neox", "olmo2"}) {
+    SCOPED_TRACE(name);
+    FamilyGolden golden(name);
+    Compiled compiled;
+    compiled.compile(familyFolder(name), "f16", 64, "host", "int8-rot", "int8");
+    if (HasFatalFailure())
+      return;
+    runtime::Session session(runtime::Artifact::open(compiled.artifact()));
+    double worst = 0;
+    for (auto [position, id] : llvm::enumerate(golden.ids)) {
+      std::span<const float> logits = session.decode(id);
+      if (auto found = golden.logits.find(position); found != golden.logits.end())
+        worst = worse(worst, relativeError({logits.data(), logits.size()}, found->second));
+    }
+    RecordProperty(name, std::to_string(worst));
+    EXPECT_LE(worst, 1e-2);
+    EXPECT_GT(worst, 1e-3) << "8 bits lose more than 16";
+  }
+}
+
 // The sample model of GPT-2: the ids that transformers continues a prompt with, and the mean
 // negative log likelihood of the first 512 ids of the sample text after the first.
 TEST(Gpt2, IsTheGoldenModel) {

@@ -21,6 +21,7 @@ struct Case {
   const char *weights;
   /// Of the logits, relative, L2.
   double tolerance;
+  const char *keyCache = "", *valueCache = "";
 };
 
 /// Files of both kinds give the same module but for the places of weights, so each kind runs with
@@ -31,6 +32,9 @@ std::vector<Case> cases() {
     list.push_back({model, false, "f16", 1e-3});
     if (model.gguf)
       list.push_back({model, true, "int8-g32", 2e-2});
+    // Keys that a kernel of rows turned, and scores that are capped.
+    if (llvm::is_contained({"olmo2", "gemma2"}, llvm::StringRef(model.name)))
+      list.push_back({model, false, "f16", 1e-2, "int8-rot", "int8"});
   }
   return list;
 }
@@ -46,7 +50,8 @@ TEST_P(EmulatedFamilies, LogitsAreThoseOfTransformers) {
   FamilyGolden golden(given.model.name);
   Folder folder;
   Compiled compiled;
-  compiled.compile(familySource(given.model.name, given.gguf, folder), given.weights, 64, "h200");
+  compiled.compile(familySource(given.model.name, given.gguf, folder), given.weights, 64, "h200",
+                   given.keyCache, given.valueCache);
   if (HasFatalFailure())
     return;
   runtime::Session session(runtime::Artifact::open(compiled.artifact()), {"emulator", {}});
@@ -64,7 +69,8 @@ TEST_P(EmulatedFamilies, LogitsAreThoseOfTransformers) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EmulatedFamilies, testing::ValuesIn(cases()), [](const auto &info) {
-  std::string name = std::string(info.param.model.name) + (info.param.gguf ? "_GGUF" : "");
+  std::string name = std::string(info.param.model.name) + (info.param.gguf ? "_GGUF" : "") +
+                     (*info.param.keyCache ? "_int8_caches" : "");
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
