@@ -3,6 +3,7 @@
 
 #include "dialects/Fused/Fused.h"
 
+#include "dialects/Model/Semantics.h"
 #include "sluice-runtime/SamplingWords.h"
 #include "sluice/Formats/Packing.h"
 
@@ -106,6 +107,61 @@ LogicalResult EmbeddingOp::verify() {
   return success();
 }
 
+ArrayRef<int64_t> RowsOp::getRowsShape() {
+  return cast<RankedTensorType>(getBody().front().front().getOperand(0).getType()).getShape();
+}
+
+int64_t RowsOp::getHeadDim() {
+  for (auto rotary : getBody().getOps<model::RotaryOp>())
+    return rotary.getHeadDim();
+  return 0;
+}
+
+/// The operands of an operation in a kernel's body that are rows like its result's: not gains,
+/// positions and tables.
+static ValueRange rowOperands(Operation *op) {
+  if (model::isNorm(op) || isa<model::RotaryOp, model::CacheAppendOp, model::AddBiasOp>(op))
+    return op->getOperands().take_front();
+  return op->getOperands();
+}
+
+LogicalResult RowsOp::verify() {
+  Block &block = getBody().front();
+  auto yield = dyn_cast<YieldOp>(block.back());
+  if (!yield)
+    return emitOpError() << "must end in fused.yield";
+  if (yield.getValues().getTypes() != getResultTypes())
+    return emitOpError() << "must yield (" << getResultTypes() << "), found ("
+                         << yield.getValues().getTypes() << ")";
+  if (block.getNumArguments())
+    return emitOpError() << "takes no arguments";
+  if (isa<YieldOp>(block.front()))
+    return emitOpError() << "computes nothing";
+  int64_t headDim = getHeadDim();
+  ArrayRef<int64_t> shape;
+  for (Operation &op : block) {
+    auto turned = dyn_cast<model::RotaryOp>(op);
+    bool isKnown = model::isRowNorm(&op) || model::isElementwise(&op) ||
+                   (turned && !turned.getInterleaved()) || isa<model::CacheAppendOp, YieldOp>(op);
+    if (!isKnown)
+      return emitOpError() << "cannot compute '" << op.getName() << "'";
+    if (auto rotary = dyn_cast<model::RotaryOp>(op);
+        rotary && static_cast<int64_t>(rotary.getHeadDim()) != headDim)
+      return emitOpError() << "rotates heads of " << headDim << " and of " << rotary.getHeadDim()
+                           << " elements";
+    for (Value operand : rowOperands(&op)) {
+      auto type = dyn_cast<RankedTensorType>(operand.getType());
+      if (!type || type.getRank() != 2)
+        return emitOpError() << "must compute on matrices, found " << operand.getType();
+      if (shape.empty())
+        shape = type.getShape();
+      if (type.getShape() != shape)
+        return emitOpError() << "has matrices of different shapes, found " << operand.getType();
+    }
+  }
+  return success();
+}
+
 Value AttentionOp::getSource(Value value) {
   auto argument = dyn_cast<BlockArgument>(value);
   if (!argument || argument.getParentRegion() != &getPrologue())
@@ -136,9 +192,33 @@ LogicalResult AttentionOp::verify() {
   return success();
 }
 
+/// The size of the heads that an operation of a prologue works on: 0 for whole rows, nothing for
+/// single elements.
+static std::optional<int64_t> headDimOf(Operation *op) {
+  return TypeSwitch<Operation *, std::optional<int64_t>>(op)
+      .Case<model::HadamardOp, model::RotaryOp>(
+          [](auto inner) { return static_cast<int64_t>(inner.getHeadDim()); })
+      .Case(
+          [](model::RmsNormOp norm) { return static_cast<int64_t>(norm.getHeadDim().value_or(0)); })
+      .Default(std::nullopt);
+}
+
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  return model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                getKeysAttr(), getValuesAttr(), symbols);
+  if (failed(model::verifySoftCap(*this, getSoftCap())) ||
+      failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
+                                    getKeysAttr(), getValuesAttr(), symbols)))
+    return failure();
+  if (getPrologue().empty())
+    return success();
+  int64_t dim = symbols.lookupNearestSymbolFrom<model::CacheOp>(*this, getKeysAttr())
+                    .getCacheType()
+                    .getHeadDim();
+  for (Operation &inner : getPrologue().front())
+    if (std::optional<int64_t> other = headDimOf(&inner); other && *other != dim)
+      return emitOpError() << "prologue works on heads of " << dim << " elements, '"
+                           << inner.getName() << "' on "
+                           << (*other ? "heads of " + std::to_string(*other) : "whole rows");
+  return success();
 }
 
 LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -207,6 +287,10 @@ std::string AttentionOp::getLabel() {
   return label;
 }
 std::string SampleOp::getLabel() { return "sampling"; }
+std::string RowsOp::getLabel() {
+  auto name = getBody().front().front().getLoc()->findInstanceOf<NameLoc>();
+  return name ? name.getName().str() : "rows";
+}
 
 /// Checks that `region` has one block with these argument types that ends in a yield of these
 /// types.

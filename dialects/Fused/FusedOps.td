@@ -91,8 +91,8 @@ def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock
   }];
 }
 
-def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp", "AttentionOp"]>]> {
-  let summary = "Ends a prologue or an epilogue";
+def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp", "AttentionOp", "RowsOp"]>]> {
+  let summary = "Ends a region of a kernel";
   let description = [{
     Example:
 
@@ -102,6 +102,40 @@ def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp"
   }];
   let arguments = (ins Variadic<AnyType>:$values);
   let assemblyFormat = "($values^ `:` type($values))? attr-dict";
+}
+
+def Fused_RowsOp : Fused_Kernel<"rows", [RecursiveMemoryEffects, SingleBlock]> {
+  let summary = "What is computed from whole rows, in a kernel of its own";
+  let description = [{
+    For what no product can do at its beginning or end: a norm of a product's result (Gemma 2's norms after attention and MLP, OLMo 2's of q and k), and what is
+    made of it. The body holds norms, element operations, `model.rotary` and `model.cache_append` of 16-bit caches on values from above; all matrices
+    in it have the same shape. What it yields is stored. A rotary pair lies in one head, so if there is a rotation, rows are computed a pair of half heads at a time.
+
+    Example:
+
+    ```mlir
+    %h = fused.rows -> tensor<1x256xf32> body {
+      %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+      %s = arith.addf %x, %n : tensor<1x256xf32>
+      fused.yield %s : tensor<1x256xf32>
+    }
+    ```
+  }];
+  let arguments = (ins OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Variadic<Fused_Activation>:$results);
+  let regions = (region SizedRegion<1>:$body);
+  let assemblyFormat = [{
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict (`->` type($results)^)? `body` $body
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// [tokens, width] of every matrix in the body.
+    ::llvm::ArrayRef<int64_t> getRowsShape();
+    int64_t getTokens() { return getRowsShape()[0]; }
+    int64_t getWidth() { return getRowsShape()[1]; }
+    /// The size of the heads that the body rotates; 0 if it rotates none.
+    int64_t getHeadDim();
+  }];
 }
 
 def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
@@ -131,13 +165,13 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
-                       F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<Fused_TrafficAttr>:$traffic,
-                       OptionalAttr<AnyAttr>:$schedule);
+                       F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
+                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
     $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
-    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    (`soft_cap` custom<Double>($soft_cap)^)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "dialects/Fused/GpuPlan.h"
+#include "dialects/Model/Semantics.h"
 
 #include "dialects/Fused/Weights.h"
 
@@ -144,7 +145,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
       input.inputSums = ranges.take(input.tokens * input.padded / input.accumulationColumns * 4);
   }
   if (!op.getPrologue().empty())
-    input.warpSums = ranges.take(plan.warps * 4);
+    input.warpSums = ranges.take(countRowSums(op.getPrologue()) * rowSumStride(plan.warps));
   plan.shared = ranges.bytes();
   return plan;
 }
@@ -356,6 +357,45 @@ FailureOr<GpuLaunch> SampleOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
 //===----------------------------------------------------------------------===//
 // Embedding
 //===----------------------------------------------------------------------===//
+
+int64_t fused::rowSumStride(int64_t warps) { return llvm::alignTo(warps * 4, 16); }
+
+int64_t fused::countRowSums(Region &region) {
+  int64_t sums = 0;
+  for (Operation &op : region.getOps())
+    if (model::isNorm(&op))
+      sums += isa<model::LayerNormOp>(op) ? 2 : 1;
+  return sums;
+}
+
+FailureOr<RowsPlan> RowsPlan::get(RowsOp op, GpuScheduleAttr schedule, const GpuDevice &device) {
+  RowsPlan plan;
+  plan.tokens = op.getTokens();
+  plan.warps = schedule.getWarps();
+  if (schedule.getBlocks() != plan.tokens)
+    return reject(op, schedule) << plan.tokens << " tokens need as many blocks";
+  plan.overlap = device.bulkCopies;
+  SharedRanges ranges;
+  plan.warpSums = ranges.take(countRowSums(op.getBody()) * rowSumStride(plan.warps));
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch RowsPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = tokens;
+  launch.block = warps * kWarpThreads;
+  launch.shared = shared;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> RowsOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<RowsPlan> plan = RowsPlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
 
 FailureOr<EmbeddingPlan> EmbeddingPlan::get(EmbeddingOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device) {

@@ -72,7 +72,7 @@ struct InputPlan {
   int64_t sumsPerGroup() const { return sumColumns == 16 ? 2 : 1; }
   /// 2, 4 or 8.
   int64_t unitFloats() const { return !hasSums ? 2 : sumsPerGroup() == 1 ? 4 : 8; }
-  /// One float32 per warp, for sums over all threads; products with a prologue only.
+  /// One float32 per warp for each of a row's sums over all threads; products with a prologue only.
   SharedRange warpSums;
 
   bool isInteger() const { return format.isInteger(); }
@@ -204,6 +204,25 @@ struct EmbeddingPlan {
 private:
   explicit EmbeddingPlan(formats::PackedShape shape) : shape(shape) {}
 };
+
+/// Norms and element operations on rows, a block a token. A thread has one column at a time, or the
+/// two of a rotary pair.
+struct RowsPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<RowsPlan> get(RowsOp op, GpuScheduleAttr schedule,
+                                       const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  int64_t tokens = 0, warps = 0;
+  bool overlap = false;
+  SharedRange warpSums; ///< as InputPlan's
+  int64_t shared = 0;   ///< bytes in all
+};
+
+/// Bytes between the places of one row sum and the next in `warpSums`.
+int64_t rowSumStride(int64_t warps);
+/// The sums over a whole row that the norms of a region need.
+int64_t countRowSums(mlir::Region &region);
 
 /// Fails, with an error at `op`, if a block has less than `bytes` of shared memory.
 mlir::LogicalResult checkShared(mlir::Operation *op, GpuScheduleAttr schedule, int64_t bytes,

@@ -214,4 +214,12 @@ Traffic AttentionOp::computeTraffic() {
   return traffic;
 }
 
+Traffic RowsOp::computeTraffic() {
+  Traffic traffic;
+  for (Type type : getResultTypes())
+    traffic.written += tensorBytes(type);
+  addRegions(*this, getTokens(), {}, traffic);
+  return traffic;
+}
+
 Traffic SampleOp::computeTraffic() { return elementwise(*this); }

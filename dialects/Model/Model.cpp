@@ -4,6 +4,7 @@
 #include "dialects/Model/Model.h"
 
 #include "sluice/Formats/RopeTable.h"
+#include "sluice/Formats/RowOrder.h"
 
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
@@ -35,51 +36,70 @@ void ModelDialect::initialize() {
 //===----------------------------------------------------------------------===//
 
 Attribute RopeAttr::parse(AsmParser &parser, Type) {
-  double theta;
+  double theta, magnitude = 0;
+  int64_t dims = 0;
   std::string scaling = "none";
   SmallVector<double> values;
   if (parser.parseLess() || parser.parseKeyword("theta") || parser.parseEqual() ||
       parser.parseFloat(theta))
     return {};
-  if (succeeded(parser.parseOptionalComma())) {
+  while (succeeded(parser.parseOptionalComma())) {
     StringRef keyword;
     if (parser.parseKeyword(&keyword) || parser.parseEqual())
       return {};
-    scaling = keyword.str();
-    if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square,
-                                       [&] { return parser.parseFloat(values.emplace_back()); }))
-      return {};
+    if (keyword == "dims") {
+      if (parser.parseInteger(dims))
+        return {};
+    } else if (keyword == "magnitude") {
+      if (parser.parseFloat(magnitude))
+        return {};
+    } else {
+      scaling = keyword.str();
+      if (parser.parseCommaSeparatedList(AsmParser::Delimiter::Square,
+                                         [&] { return parser.parseFloat(values.emplace_back()); }))
+        return {};
+    }
   }
   if (parser.parseGreater())
     return {};
   Builder b(parser.getContext());
   return parser.getChecked<RopeAttr>(parser.getContext(), b.getF64FloatAttr(theta), scaling,
-                                     b.getDenseF64ArrayAttr(values));
+                                     b.getDenseF64ArrayAttr(values), dims,
+                                     magnitude ? b.getF64FloatAttr(magnitude) : FloatAttr());
 }
 
 void RopeAttr::print(AsmPrinter &printer) const {
   printer << "<theta = ";
   printer.printFloat(getTheta().getValue());
+  if (getDims())
+    printer << ", dims = " << getDims();
   if (getScaling() != "none") {
     printer << ", " << getScaling() << " = [";
     llvm::interleaveComma(getValues().asArrayRef(), printer,
                           [&](double v) { printer.printFloat(APFloat(v)); });
     printer << "]";
   }
+  if (getMagnitude()) {
+    printer << ", magnitude = ";
+    printer.printFloat(getMagnitude().getValue());
+  }
   printer << ">";
 }
 
 LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, FloatAttr theta,
-                               StringRef scaling, DenseF64ArrayAttr values) {
+                               StringRef scaling, DenseF64ArrayAttr values, int64_t dims,
+                               FloatAttr magnitude) {
   if (!(theta.getValueAsDouble() > 0) || !std::isfinite(theta.getValueAsDouble()))
     return emitError() << "theta must be positive";
   std::optional<size_t> count = llvm::StringSwitch<std::optional<size_t>>(scaling)
                                     .Case("none", 0)
                                     .Case("linear", 1)
                                     .Case("llama3", 4)
+                                    .Case("yarn", 4)
                                     .Default(std::nullopt);
   if (!count && scaling != "factors")
-    return emitError() << "scaling must be linear, llama3 or factors, found '" << scaling << "'";
+    return emitError() << "scaling must be linear, llama3, factors or yarn, found '" << scaling
+                       << "'";
   if (count && values.size() != static_cast<int64_t>(*count))
     return emitError() << "scaling " << scaling << " has " << *count << " values, found "
                        << values.size();
@@ -88,9 +108,12 @@ LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, Flo
       return emitError() << "values of a scaling must be positive";
   if (scaling == "llama3" && !(values[1] < values[2]))
     return emitError() << "scaling llama3 needs its second value (low) below its third (high)";
-  if (scaling == "llama3" && values[2] <= values[1])
-    return emitError() << "scaling llama3 needs a high factor above the low one, found "
-                       << values[1] << " and " << values[2];
+  if (scaling == "yarn" && !(values[2] < values[1]))
+    return emitError() << "scaling yarn needs its third value (slow) below its second (fast)";
+  if (dims < 0 || dims % 2)
+    return emitError() << "dims must be even and not negative, found " << dims;
+  if (magnitude && !(magnitude.getValueAsDouble() > 0 && magnitude.getValue().isFinite()))
+    return emitError() << "magnitude must be positive";
   return success();
 }
 
@@ -99,8 +122,82 @@ static constexpr int64_t maxHeadDim = 65536;
 
 SmallVector<double> RopeAttr::getFrequencies(int64_t headDim) const {
   // The verifiers of this attribute and of the operations that carry it exclude every error.
-  return llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), headDim,
-                                                 getScaling(), getValues().asArrayRef()));
+  SmallVector<double> frequencies =
+      llvm::cantFail(formats::ropeFrequencies(getTheta().getValueAsDouble(), 2 * getPairs(headDim),
+                                              getScaling(), getValues().asArrayRef()));
+  frequencies.resize(headDim / 2, 0.0);
+  return frequencies;
+}
+
+/// Checks what `rope` demands of heads of `headDim` elements.
+static LogicalResult verifyRope(Operation *op, RopeAttr rope, int64_t headDim) {
+  if (rope.getDims() > headDim)
+    return op->emitOpError() << "rotates " << rope.getDims() << " elements of a head of "
+                             << headDim;
+  if (rope.getScaling() == "factors" && rope.getValues().size() != rope.getPairs(headDim))
+    return op->emitOpError() << "needs " << rope.getPairs(headDim) << " factors, found "
+                             << rope.getValues().size();
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// ViewAttr
+//===----------------------------------------------------------------------===//
+
+Attribute ViewAttr::parse(AsmParser &parser, Type) {
+  int64_t block = 0, stride = 0, rotary = 0, head = 0, pitch = 0;
+  auto parseEntry = [&]() -> ParseResult {
+    StringRef keyword;
+    SMLoc at = parser.getCurrentLocation();
+    if (parser.parseKeyword(&keyword) || parser.parseEqual())
+      return failure();
+    if (keyword == "rotary")
+      return failure(parser.parseInteger(rotary) || parser.parseKeyword("of") ||
+                     parser.parseInteger(head));
+    for (auto [name, value] :
+         {std::pair("block", &block), std::pair("stride", &stride), std::pair("pitch", &pitch)})
+      if (keyword == name)
+        return parser.parseInteger(*value);
+    return parser.emitError(at) << "expected block, stride, rotary or pitch";
+  };
+  if (parser.parseCommaSeparatedList(AsmParser::Delimiter::LessGreater, parseEntry))
+    return {};
+  return parser.getChecked<ViewAttr>(parser.getContext(), block, stride, rotary, head, pitch);
+}
+
+void ViewAttr::print(AsmPrinter &printer) const {
+  SmallVector<std::string> entries;
+  auto add = [&](const Twine &text) { entries.push_back(text.str()); };
+  if (getBlock()) {
+    add("block = " + Twine(getBlock()));
+    add("stride = " + Twine(getStride()));
+  }
+  if (getHead())
+    add("rotary = " + Twine(getRotary()) + " of " + Twine(getHead()));
+  if (getPitch())
+    add("pitch = " + Twine(getPitch()));
+  printer << "<" << llvm::join(entries, ", ") << ">";
+}
+
+LogicalResult ViewAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t block,
+                               int64_t stride, int64_t rotary, int64_t head, int64_t pitch) {
+  constexpr int64_t most = int64_t(1) << 32;
+  if (block < 0 || stride > most || (block ? stride < block : stride != 0))
+    return emitError() << "stride must be at least block, found " << stride << " and " << block;
+  if (head < 0 || head > most || head % 2 || rotary < 0 || rotary % 2 || rotary > head)
+    return emitError() << "rotary must be even and at most the head's even size, found " << rotary
+                       << " of " << head;
+  if (pitch < 0 || pitch > most)
+    return emitError() << "pitch must not be negative, found " << pitch;
+  return success();
+}
+
+formats::RowView ViewAttr::toView() const {
+  return {.block = getBlock(),
+          .stride = getStride(),
+          .rotary = getRotary(),
+          .head = getHead(),
+          .pitch = getPitch()};
 }
 
 //===----------------------------------------------------------------------===//
@@ -127,7 +224,27 @@ LogicalResult WeightOp::verify() {
       return emitOpError() << "interleaved needs an even head size that divides the rows (" << rows
                            << "), found " << *dim;
   }
+  if (std::optional<ViewAttr> view = getView()) {
+    int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
+    if (getInterleaved())
+      return emitOpError() << "interleaved and view exclude each other";
+    if ((view->getBlock() && rows % view->getBlock()) ||
+        (view->getHead() && rows % view->getHead()))
+      return emitOpError() << "view has blocks of " << view->getBlock() << " and heads of "
+                           << view->getHead() << " rows, which must divide the rows (" << rows
+                           << ")";
+    if (view->getPitch() &&
+        (quantized || plain.getRank() != 2 || view->getPitch() < view->toView().fileRows(rows)))
+      return emitOpError() << "pitch needs a matrix of floats with at most so many rows, found "
+                           << getType() << " and " << view->getPitch();
+  }
   return success();
+}
+
+formats::RowView WeightOp::getRowView() {
+  formats::RowView rows = getView() ? getView()->toView() : formats::RowView();
+  rows.interleaved = getInterleaved().value_or(0);
+  return rows;
 }
 
 LogicalResult RopeTableOp::verify() {
@@ -139,10 +256,7 @@ LogicalResult RopeTableOp::verify() {
   if (type.getDimSize(0) <= 0 || type.getDimSize(1) <= 0 || type.getDimSize(1) > maxHeadDim)
     return emitOpError() << "needs positions and a head size of at most " << maxHeadDim
                          << ", found " << type;
-  if (getRope().getScaling() == "factors" && getRope().getValues().size() != type.getDimSize(1) / 2)
-    return emitOpError() << "needs " << type.getDimSize(1) / 2 << " factors, found "
-                         << getRope().getValues().size();
-  return success();
+  return verifyRope(*this, getRope(), type.getDimSize(1));
 }
 
 LogicalResult CacheOp::verify() {
@@ -214,7 +328,15 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   return verifySequences(op, query.getDimSize(0), type);
 }
 
+LogicalResult sluice::model::verifySoftCap(Operation *op, std::optional<APFloat> cap) {
+  if (cap && !(cap->isFinite() && cap->convertToDouble() > 0))
+    return op->emitOpError() << "soft cap must be positive";
+  return success();
+}
+
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  if (failed(verifySoftCap(*this, getSoftCap())))
+    return failure();
   return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(),
                          getValuesAttr(), symbols);
 }
@@ -232,13 +354,40 @@ LogicalResult EmbeddingOp::verify() {
 }
 
 LogicalResult RmsNormOp::verify() {
-  if (getGain().getType().getDimSize(0) != getInput().getType().getDimSize(1))
-    return emitOpError() << "gain has " << getGain().getType().getDimSize(0)
-                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
+  int64_t width = getInput().getType().getDimSize(1);
+  if (std::optional<int64_t> dim = getHeadDim()) {
+    if (*dim <= 0 || width % *dim)
+      return emitOpError() << "head_dim must divide the width " << width << ", found " << *dim;
+    if (getWidth() != *dim)
+      return emitOpError() << "gain has " << getWidth() << " elements, a head has " << *dim;
+  } else if (getWidth() != width) {
+    return emitOpError() << "gain has " << getWidth() << " elements, input is " << width << " wide";
+  }
   if (!(getEpsilon().convertToDouble() >= 0))
     return emitOpError() << "epsilon must not be negative";
   return success();
 }
+
+LogicalResult LayerNormOp::verify() {
+  int64_t width = getInput().getType().getDimSize(1);
+  if (getGain().getType().getDimSize(0) != width)
+    return emitOpError() << "gain has " << getGain().getType().getDimSize(0)
+                         << " elements, input is " << width << " wide";
+  if (getBias() && getBias().getType().getDimSize(0) != width)
+    return emitOpError() << "bias has " << getBias().getType().getDimSize(0)
+                         << " elements, input is " << width << " wide";
+  if (!(getEpsilon().convertToDouble() >= 0))
+    return emitOpError() << "epsilon must not be negative";
+  return success();
+}
+
+LogicalResult ScaleOp::verify() {
+  if (!getFactor().isFinite())
+    return emitOpError() << "factor must be finite";
+  return success();
+}
+
+LogicalResult SoftCapOp::verify() { return verifySoftCap(*this, getCap()); }
 
 LogicalResult LinearOp::verify() {
   auto in = getInput().getType(), w = getWeight().getType(), out = getResult().getType();
@@ -270,9 +419,8 @@ LogicalResult RotaryOp::verify() {
     return emitOpError() << "head_dim must be at most " << maxHeadDim << ", found " << dim;
   if (getPositions().getType().getDimSize(0) != getInput().getType().getDimSize(0))
     return emitOpError() << "needs one position per row";
-  if (getRope().getScaling() == "factors" && getRope().getValues().size() != dim / 2)
-    return emitOpError() << "needs " << dim / 2 << " factors, found "
-                         << getRope().getValues().size();
+  if (failed(verifyRope(*this, getRope(), dim)))
+    return failure();
   if (getTable() && getTable().getType().getDimSize(1) != dim)
     return emitOpError() << "table is " << getTable().getType().getDimSize(1) << " wide, expected "
                          << dim;

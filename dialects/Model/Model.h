@@ -31,6 +31,8 @@ mlir::LogicalResult verifyAttention(mlir::Operation *op, mlir::RankedTensorType 
                                     mlir::RankedTensorType positions, mlir::FlatSymbolRefAttr keys,
                                     mlir::FlatSymbolRefAttr values,
                                     mlir::SymbolTableCollection &symbols);
+/// Checks that a soft cap, if there is one, is positive.
+mlir::LogicalResult verifySoftCap(mlir::Operation *op, std::optional<llvm::APFloat> cap);
 } // namespace sluice::model
 
 #define GET_OP_CLASSES

@@ -19,23 +19,30 @@ def Model_WeightOp : Model_Op<"weight", [Symbol]> {
   let description = [{
     Names the bytes of a weight: file (relative to the module's `model.source`), tensor in that file, offset and length in
     bytes. Without `from` the weight is synthetic: only its shape is known. `interleaved d` says that the file keeps each head of
-    d rows with rotary pairs side by side (GGUF's order of llama's q and k): row 2i of the file is row i, row 2i+1 is row i + d/2.
+    d rows with rotary pairs side by side (GGUF's order of llama's q and k): row 2i of the file is row i, row 2i+1 is row i + d/2. Where else the rows
+    lie otherwise than one after the other, `view` says how: length then is the bytes from the first to the last.
 
     Example:
 
     ```mlir
     model.weight @blk.0.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "model.layers.0.self_attn.q_proj.weight" at 2425856 size 131072
     model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "blk.0.attn_k.weight" at 4096 size 34816 interleaved 64
+    model.weight @blk.1.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "h.1.attn.c_attn.weight" at 4096 size 392192 view <pitch = 768>
     model.weight @output : tensor<128256x4096xf16>
     ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type, OptionalAttr<StrAttr>:$file, OptionalAttr<StrAttr>:$tensor,
-                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$length, OptionalAttr<I64Attr>:$interleaved);
+                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$length, OptionalAttr<I64Attr>:$interleaved,
+                       OptionalAttr<Model_ViewAttr>:$view);
   let assemblyFormat = [{
-    $sym_name `:` $type (`from` $file^ `tensor` $tensor `at` $offset `size` $length)? (`interleaved` $interleaved^)? attr-dict
+    $sym_name `:` $type (`from` $file^ `tensor` $tensor `at` $offset `size` $length)? (`interleaved` $interleaved^)? (`view` $view^)? attr-dict
   }];
   let hasVerifier = 1;
-  let extraClassDeclaration = [{ bool isSynthetic() { return !getFile(); } }];
+  let extraClassDeclaration = [{
+    bool isSynthetic() { return !getFile(); }
+    /// The order of the rows in the file, `interleaved` included.
+    ::sluice::formats::RowView getRowView();
+  }];
 }
 
 def Model_RopeTableOp : Model_Op<"rope_table", [Symbol]> {
@@ -105,17 +112,45 @@ def Model_EmbeddingOp : Model_Op<"embedding", [Pure]> {
 def Model_RmsNormOp : Model_Op<"rms_norm", [Pure, AllTypesMatch<["input", "result"]>]> {
   let summary = "Root mean square normalisation";
   let description = [{
-    `result = input / sqrt(mean(input^2) + epsilon) * gain`, a row at a time (Zhang and Sennrich, 2019).
+    `result = input / sqrt(mean(input^2) + epsilon) * gain`, a row at a time (Zhang and Sennrich, 2019). With `head_dim` each row is heads of so many
+    elements; every head has a mean of its own, and all share the gain, which has `head_dim` elements (the norms of q and k in Qwen3). With `plus_one` the
+    factor is `gain + 1`: Gemma's files hold the difference from 1.
 
     Example:
 
     ```mlir
     %y = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+    %q = model.rms_norm %x, %shared epsilon 1.0e-6 head_dim 64 : tensor<1x256xf32>, tensor<64xf16>
+    %z = model.rms_norm %x, %gain plus_one epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf16>
     ```
   }];
-  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, F64Attr:$epsilon);
+  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, F64Attr:$epsilon, UnitAttr:$plus_one, OptionalAttr<I64Attr>:$head_dim);
   let results = (outs Model_Activation:$result);
-  let assemblyFormat = "$input `,` $gain `epsilon` custom<Double>($epsilon) attr-dict `:` type($input) `,` type($gain)";
+  let assemblyFormat = "$input `,` $gain (`plus_one` $plus_one^)? `epsilon` custom<Double>($epsilon) (`head_dim` $head_dim^)? attr-dict `:` type($input) `,` type($gain)";
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    /// Elements of which a mean is taken: a head's, or a row's.
+    int64_t getWidth() { return getGain().getType().getDimSize(0); }
+  }];
+}
+
+def Model_LayerNormOp : Model_Op<"layer_norm", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Normalisation to mean 0 and variance 1";
+  let description = [{
+    `result = (input - mean(input)) / sqrt(mean((input - mean(input))^2) + epsilon) * gain + bias`, a row at a time (Ba et al., 2016).
+
+    Example:
+
+    ```mlir
+    %y = model.layer_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+    %z = model.layer_norm %x, %gain bias %b epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>, tensor<256xf16>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Vector:$gain, Optional<Model_Vector>:$bias, F64Attr:$epsilon);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = [{
+    $input `,` $gain (`bias` $bias^)? `epsilon` custom<Double>($epsilon) attr-dict `:` type($input) `,` type($gain) (`,` type($bias)^)?
+  }];
   let hasVerifier = 1;
 }
 
@@ -158,20 +193,22 @@ def Model_RotaryOp : Model_Op<"rotary", [Pure, AllTypesMatch<["input", "result"]
   let summary = "Rotary position embedding";
   let description = [{
     Each row is heads of `head_dim` elements; elements i and i + head_dim/2 of a head turn by `position * f_i`
-    (Su et al., 2021, in the order of the halves that Hugging Face models use). With `table`, cosines and sines come from a `rope_table`.
+    (Su et al., 2021, in the order of the halves that Hugging Face models use), or with `interleaved` elements 2i and 2i + 1. With `table`, cosines and
+    sines come from a `rope_table`.
 
     Example:
 
     ```mlir
     %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
+    %y = model.rotary %x at %position head_dim 64 interleaved <theta = 10000.0> : tensor<1x256xf32>, tensor<1xi32>
     %y = model.rotary %x at %position head_dim 64 <theta = 10000.0> table %t : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>
     ```
   }];
-  let arguments = (ins Model_Activation:$input, Model_Positions:$positions, I64Attr:$head_dim, Model_RopeAttr:$rope,
+  let arguments = (ins Model_Activation:$input, Model_Positions:$positions, I64Attr:$head_dim, UnitAttr:$interleaved, Model_RopeAttr:$rope,
                        Optional<2DTensorOf<[F32]>>:$table);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = [{
-    $input `at` $positions `head_dim` $head_dim $rope (`table` $table^)? attr-dict
+    $input `at` $positions `head_dim` $head_dim (`interleaved` $interleaved^)? $rope (`table` $table^)? attr-dict
     `:` type($input) `,` type($positions) (`,` type($table)^)?
   }];
   let hasVerifier = 1;
@@ -197,19 +234,23 @@ def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllType
   let description = [{
     For each query head h: `softmax(q_h K^T * scale) V` over positions 0 to `position`, this step's included; query head h uses key/value head
     `h / (query heads / key heads)` (grouped queries, Ainslie et al., 2023). With a `window` of W only the last W positions count, `position - W + 1` to
-    `position` (sliding window, Jiang et al., 2023).
+    `position` (sliding window, Jiang et al., 2023). With a `soft_cap` of c each scaled score s becomes `c tanh(s / c)` (Gemma 2).
 
     Example:
 
     ```mlir
     %y = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf32>, tensor<1xi32>
     %z = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 window 512 : tensor<1x256xf32>, tensor<1xi32>
+    %w = model.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 soft_cap 50.0 : tensor<1x256xf32>, tensor<1xi32>
     ```
   }];
   let arguments = (ins Model_Activation:$query, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions, F64Attr:$scale,
-                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window);
+                       OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap);
   let results = (outs Model_Activation:$result);
-  let assemblyFormat = "$query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)? attr-dict `:` type($query) `,` type($positions)";
+  let assemblyFormat = [{
+    $query `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)? (`soft_cap` custom<Double>($soft_cap)^)? attr-dict
+    `:` type($query) `,` type($positions)
+  }];
 }
 
 def Model_HadamardOp : Model_Op<"hadamard", [Pure, AllTypesMatch<["input", "result"]>]> {
@@ -247,6 +288,56 @@ def Model_SiluOp : Model_Op<"silu", [Pure, Elementwise, SameOperandsAndResultTyp
   let arguments = (ins Model_Activation:$input);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = "$input attr-dict `:` type($input)";
+}
+
+def Model_GeluOp : Model_Op<"gelu", [Pure, Elementwise, SameOperandsAndResultType]> {
+  let summary = "x times the normal distribution's cumulative function of x";
+  let description = [{
+    `x / 2 * (1 + erf(x / sqrt(2)))` (Hendrycks and Gimpel, 2016), or with `tanh` its approximation `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`,
+    with which many models were trained.
+
+    Example:
+
+    ```mlir
+    %y = model.gelu %x : tensor<1x768xf32>
+    %z = model.gelu %x tanh : tensor<1x768xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, UnitAttr:$approximate);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input (`tanh` $approximate^)? attr-dict `:` type($input)";
+}
+
+def Model_ScaleOp : Model_Op<"scale", [Pure, Elementwise, SameOperandsAndResultType]> {
+  let summary = "x times a constant";
+  let description = [{
+    Example:
+
+    ```mlir
+    %y = model.scale %x by 0.22 : tensor<1x256xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, F64Attr:$factor);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `by` custom<Double>($factor) attr-dict `:` type($input)";
+  let hasVerifier = 1;
+}
+
+def Model_SoftCapOp : Model_Op<"soft_cap", [Pure, Elementwise, SameOperandsAndResultType]> {
+  let summary = "c tanh(x / c)";
+  let description = [{
+    Keeps x between -c and c, and changes little of what is far from them (logits of Gemma 2).
+
+    Example:
+
+    ```mlir
+    %y = model.soft_cap %x at 30.0 : tensor<1x2048xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, F64Attr:$cap);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `at` custom<Double>($cap) attr-dict `:` type($input)";
+  let hasVerifier = 1;
 }
 
 #endif

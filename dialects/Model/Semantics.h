@@ -15,6 +15,8 @@
 
 #include <cmath>
 #include <concepts>
+#include <functional>
+#include <numbers>
 #include <utility>
 
 namespace sluice::model {
@@ -31,6 +33,7 @@ concept Arithmetic =
       { a.negF(x) } -> std::convertible_to<typename A::Value>;
       { a.sqrt(x) } -> std::convertible_to<typename A::Value>;
       { a.exp(x) } -> std::convertible_to<typename A::Value>;
+      { a.erf(x) } -> std::convertible_to<typename A::Value>;
       // Extends a value of any float type to the type of arithmetic (float32 or wider), and rounds
       // one of that type to `element`, to nearest even.
       { a.widen(x) } -> std::convertible_to<typename A::Value>;
@@ -39,7 +42,21 @@ concept Arithmetic =
 
 /// Computes an element of a result from the operands' elements, all in the type of arithmetic.
 template <typename A>
-using ElementFunction = typename A::Value (*)(A &a, llvm::ArrayRef<typename A::Value> x);
+using ElementFunction = std::function<typename A::Value(A &a, llvm::ArrayRef<typename A::Value> x)>;
+
+/// cap * tanh(x / cap).
+template <Arithmetic A> typename A::Value softCapped(A &a, typename A::Value x, double cap) {
+  // tanh(y) = 1 - 2 / (exp(2y) + 1), which has its limits where exp has 0 and infinity.
+  auto constant = [&](double number) { return a.constantLike(x, number); };
+  auto e = a.exp(a.mulF(x, constant(2 / cap)));
+  return a.subF(constant(cap), a.divF(constant(2 * cap), a.addF(e, constant(1))));
+}
+
+/// x / (1 + exp(-y)), x times the logistic function of y.
+template <Arithmetic A>
+typename A::Value timesLogistic(A &a, typename A::Value x, typename A::Value y) {
+  return a.divF(x, a.addF(a.constantLike(x, 1.0), a.exp(a.negF(y))));
+}
 
 /// The formula of an operation that computes each element of its result from the same element of
 /// its operands (an operand of fewer dimensions is repeated for every row); null for any other
@@ -67,16 +84,38 @@ template <Arithmetic A> ElementFunction<A> elementFunction(mlir::Operation *op) 
     return [](A &, X x) { return x[0]; };
   }
   if (isa<SiluOp>(op))
+    return [](A &a, X x) { return timesLogistic(a, x[0], x[0]); };
+  if (auto gelu = dyn_cast<GeluOp>(op)) {
+    if (!gelu.getApproximate())
+      return [](A &a, X x) {
+        auto constant = [&](double number) { return a.constantLike(x[0], number); };
+        auto phi = a.addF(constant(1), a.erf(a.mulF(x[0], constant(std::numbers::sqrt2 / 2))));
+        return a.mulF(a.mulF(x[0], constant(0.5)), phi);
+      };
+    // 1 + tanh(y) is 2 / (1 + exp(-2y)).
     return [](A &a, X x) {
-      return a.divF(x[0], a.addF(a.constantLike(x[0], 1.0), a.exp(a.negF(x[0]))));
+      auto constant = [&](double number) { return a.constantLike(x[0], number); };
+      auto square = a.mulF(x[0], x[0]);
+      auto inner = a.addF(constant(1), a.mulF(square, constant(0.044715)));
+      double factor = 2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi;
+      return timesLogistic(a, x[0], a.mulF(a.mulF(x[0], constant(factor)), inner));
     };
+  }
+  if (auto scale = dyn_cast<ScaleOp>(op))
+    return [factor = scale.getFactor().convertToDouble()](A &a, X x) {
+      return a.mulF(x[0], a.constantLike(x[0], factor));
+    };
+  if (auto softCap = dyn_cast<SoftCapOp>(op))
+    return
+        [cap = softCap.getCap().convertToDouble()](A &a, X x) { return softCapped(a, x[0], cap); };
   return nullptr;
 }
 
 /// An element of the result of `op`, whose formula is `function`. Arithmetic on narrow floats is
 /// that of float32, rounded once.
 template <Arithmetic A>
-typename A::Value applyElementFunction(A &a, ElementFunction<A> function, mlir::Operation *op,
+typename A::Value applyElementFunction(A &a, const ElementFunction<A> &function,
+                                       mlir::Operation *op,
                                        llvm::ArrayRef<typename A::Value> operands) {
   llvm::SmallVector<typename A::Value, 2> wide;
   for (const typename A::Value &operand : operands)
@@ -84,8 +123,8 @@ typename A::Value applyElementFunction(A &a, ElementFunction<A> function, mlir::
   return a.narrow(function(a, wide), mlir::getElementTypeOrSelf(op->getResult(0).getType()));
 }
 
-/// The factor by which a norm multiplies each of `width` elements: 1 / sqrt(mean of squares +
-/// epsilon).
+/// The factor by which a norm multiplies each of `width` elements (less their mean, if it is a
+/// layer norm): 1 / sqrt(mean of their squares + epsilon).
 template <Arithmetic A>
 typename A::Value normFactor(A &a, typename A::Value sumOfSquares, int64_t width, double epsilon) {
   auto constant = [&](double number) { return a.constantLike(sumOfSquares, number); };
@@ -108,6 +147,28 @@ turned(A &a, typename A::Value x, typename A::Value y, typename A::Value cosine,
   return {a.subF(a.mulF(x, cosine), a.mulF(y, sine)), a.addF(a.mulF(y, cosine), a.mulF(x, sine))};
 }
 
+/// Which elements of a head of `dim` elements a rotary embedding turns together, and by which of
+/// its dim / 2 angles.
+struct RotaryPairs {
+  int64_t dim;
+  bool interleaved; ///< elements 2i and 2i + 1 instead of i and i + dim / 2
+
+  RotaryPairs(int64_t dim, bool interleaved) : dim(dim), interleaved(interleaved) {}
+  explicit RotaryPairs(RotaryOp op)
+      : RotaryPairs(static_cast<int64_t>(op.getHeadDim()), op.getInterleaved()) {}
+
+  int64_t half() const { return dim / 2; }
+  int64_t first(int64_t pair) const { return interleaved ? 2 * pair : pair; }
+  int64_t second(int64_t pair) const { return interleaved ? 2 * pair + 1 : pair + half(); }
+  bool isFirst(int64_t element) const { return interleaved ? element % 2 == 0 : element < half(); }
+  int64_t pairOf(int64_t element) const {
+    return interleaved ? element / 2 : isFirst(element) ? element : element - half();
+  }
+  int64_t partnerOf(int64_t element) const {
+    return isFirst(element) ? second(pairOf(element)) : first(pairOf(element));
+  }
+};
+
 /// The arithmetic of the reference evaluator, which rounds tensors itself.
 struct DoubleArithmetic {
   using Value = double;
@@ -119,12 +180,23 @@ struct DoubleArithmetic {
   static double negF(double x) { return -x; }
   static double sqrt(double x) { return std::sqrt(x); }
   static double exp(double x) { return std::exp(x); }
+  static double erf(double x) { return std::erf(x); }
   static double widen(double x) { return x; }
   static double narrow(double x, mlir::Type) { return x; }
 };
 
 /// Whether the operation has an element function.
-inline bool isElementwise(mlir::Operation *op) { return elementFunction<DoubleArithmetic>(op); }
+inline bool isElementwise(mlir::Operation *op) {
+  return static_cast<bool>(elementFunction<DoubleArithmetic>(op));
+}
+
+inline bool isNorm(mlir::Operation *op) { return mlir::isa<RmsNormOp, LayerNormOp>(op); }
+
+/// Whether the operation is a norm of whole rows, not of heads.
+inline bool isRowNorm(mlir::Operation *op) {
+  auto rms = mlir::dyn_cast<RmsNormOp>(op);
+  return rms ? !rms.getHeadDim() : mlir::isa<LayerNormOp>(op);
+}
 
 } // namespace sluice::model
 

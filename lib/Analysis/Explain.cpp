@@ -3,6 +3,9 @@
 
 #include "sluice/Analysis/Explain.h"
 
+#include "dialects/Fused/GpuPlan.h"
+#include "dialects/Model/Semantics.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Transforms/RegionUtils.h"
@@ -59,18 +62,36 @@ static ModelPart partOfProduct(Operation *product) {
   if (appends)
     return ModelPart::AttentionProjections;
 
+  // A kernel reads what operations in its regions read.
   llvm::SetVector<Operation *> reached;
-  reached.insert_range(product->getUsers());
+  auto addReaders = [&](Operation *op) {
+    for (Operation *user : op->getUsers())
+      reached.insert(product->getBlock()->findAncestorOpInBlock(*user));
+  };
+  addReaders(product);
   for (size_t i = 0; i < reached.size(); ++i) {
     Operation *op = reached[i];
     if (isAttention(op) || isa<model::CacheAppendOp>(op))
       return ModelPart::AttentionProjections;
     if (isa<func::ReturnOp>(op))
       return ModelPart::Head;
-    if (!isProduct(op) && op->getBlock() == product->getBlock())
-      reached.insert_range(op->getUsers());
+    if (isa<fused::RowsOp>(op) &&
+        op->walk([](model::CacheAppendOp) { return WalkResult::interrupt(); }).wasInterrupted())
+      return ModelPart::AttentionProjections;
+    if (!isProduct(op))
+      addReaders(op);
   }
   return ModelPart::Mlp;
+}
+
+/// The part of a norm, or of a kernel of rows; nothing for anything else.
+static std::optional<ModelPart> partOfRows(Operation *op) {
+  if (model::isNorm(op))
+    return ModelPart::Norms;
+  auto rows = dyn_cast<fused::RowsOp>(op);
+  if (!rows)
+    return std::nullopt;
+  return fused::countRowSums(rows.getBody()) ? ModelPart::Norms : ModelPart::Embedding;
 }
 
 /// The part whose result `value` is, through elementwise operations; nothing for the residual
@@ -83,8 +104,8 @@ static std::optional<ModelPart> originOf(Value value) {
     return partOfProduct(op);
   if (isAttention(op))
     return ModelPart::AttentionCache;
-  if (isa<model::RmsNormOp>(op))
-    return ModelPart::Norms;
+  if (std::optional<ModelPart> part = partOfRows(op))
+    return part;
   for (Value operand : op->getOperands())
     if (std::optional<ModelPart> part = originOf(operand))
       return part;
@@ -98,13 +119,16 @@ static ModelPart partOf(Operation *op) {
     return partOfProduct(op);
   if (isAttention(op) || isa<model::CacheAppendOp>(op))
     return ModelPart::AttentionCache;
-  if (isa<model::RmsNormOp>(op))
-    return ModelPart::Norms;
+  if (std::optional<ModelPart> part = partOfRows(op))
+    return *part;
   if (isa<model::RotaryOp>(op))
     return ModelPart::AttentionProjections;
   for (Value operand : op->getOperands())
     if (std::optional<ModelPart> part = originOf(operand))
       return *part;
+  for (Value operand : op->getOperands())
+    if (Operation *source = operand.getDefiningOp(); source && isEmbedding(source))
+      return ModelPart::Embedding;
   // What is made of a weight belongs to its reader.
   for (Operation *user : op->getUsers())
     if (user->getBlock() == op->getBlock() && !user->hasTrait<OpTrait::IsTerminator>())
@@ -156,7 +180,7 @@ static PartTraffic count(func::FuncOp decode, int64_t factor, int64_t context) {
     int64_t vectors = 0, gains = 0, appended = 0;
     visitVectors(&op, [&](OpOperand &use, int64_t bytes) {
       vectors += bytes;
-      if (&op != use.getOwner() && isa<model::RmsNormOp>(use.getOwner()))
+      if (&op != use.getOwner() && model::isNorm(use.getOwner()))
         gains += bytes;
     });
     // Inside a product: norms and cache have lines of their own.

@@ -125,3 +125,21 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
   }
   return result;
 }
+
+int64_t sluice::formats::RowView::fileRow(int64_t row) const {
+  if (interleaved)
+    return ggufRotaryRow(row, interleaved);
+  if (head) {
+    int64_t inHead = row % head, turned = rotary / 2, rest = (head - rotary) / 2;
+    bool second = inHead >= head / 2;
+    int64_t i = second ? inHead - head / 2 : inHead;
+    int64_t place =
+        i < turned ? i + (second ? turned : 0) : rotary + i - turned + (second ? rest : 0);
+    row += place - inHead;
+  }
+  return block ? row / block * stride + row % block : row;
+}
+
+int64_t sluice::formats::RowView::fileRows(int64_t rows) const {
+  return block && rows ? (rows - 1) / block * stride + (rows - 1) % block + 1 : rows;
+}

@@ -42,7 +42,8 @@ private:
     return RankedTensorType::get({rows, width}, code.getF32Type());
   }
   DictionaryAttr configAttr();
-  model::RopeAttr ropeAttr();
+  model::RopeAttr ropeAttr(int64_t layer);
+  model::ViewAttr viewAttr(const formats::RowView &view);
   Type weightType(const Weight &weight);
 
   void declare(StringRef name, const Weight *weight, ArrayRef<int64_t> shape);
@@ -50,12 +51,21 @@ private:
   Value vector(StringRef name, const Weight *weight, int64_t size);
   Value matrix(StringRef name, const Weight *weight, int64_t rows, int64_t columns);
 
-  Value norm(StringRef name, Value input, const Weight *gain);
+  /// `bias` may be null although the config has one (no files).
+  Value norm(StringRef name, Value input, const Weight *gain, const Weight *bias);
+  /// An RMS norm of a whole row of any width, or of every head of a row.
+  Value rmsNorm(StringRef name, Value input, const Weight *gain, bool byHead = false);
+  Value activated(StringRef name, Value input);
+  Value scaled(const Twine &name, Value input, double factor);
+  /// The sum of the residual stream and what attention or MLP made.
+  Value residual(StringRef name, Value x, Value made);
   /// `hasBias` is the config's word; `bias` may be null although it is set (no files).
   Value linear(StringRef name, Value input, const Weight *weight, int64_t rows, bool hasBias,
                const Weight *bias);
+  /// What attention and MLP make of `x`, norms included, the residual not.
   Value attention(int64_t layer, Value x, const LayerWeights *weights);
   Value mlp(int64_t layer, Value x, const LayerWeights *weights);
+  Value embedded(const Weights *weights);
 
   const ModelConfig &config;
   const ModelFiles &files;
@@ -63,7 +73,6 @@ private:
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
-  model::RopeAttr rope;
   Value tokens, steps;
 };
 
@@ -100,10 +109,22 @@ DictionaryAttr ModelBuilder::configAttr() {
   return code.getDictionaryAttr(entries);
 }
 
-model::RopeAttr ModelBuilder::ropeAttr() {
-  return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.ropeTheta),
-                              config.ropeScaling.name(),
-                              code.getDenseF64ArrayAttr(config.ropeScaling.values()));
+model::RopeAttr ModelBuilder::ropeAttr(int64_t layer) {
+  if (!config.localRotary.empty() && config.localRotary[layer])
+    return model::RopeAttr::get(code.getContext(), code.getF64FloatAttr(config.localRopeTheta),
+                                "none", code.getDenseF64ArrayAttr({}), 0, FloatAttr());
+  const RopeScaling &scaling = config.ropeScaling;
+  return model::RopeAttr::get(
+      code.getContext(), code.getF64FloatAttr(config.ropeTheta), scaling.name(),
+      code.getDenseF64ArrayAttr(scaling.values(positions)), config.rotaryDims,
+      scaling.magnitude == 1 ? FloatAttr() : code.getF64FloatAttr(scaling.magnitude));
+}
+
+model::ViewAttr ModelBuilder::viewAttr(const formats::RowView &view) {
+  if (view.isPlain())
+    return {};
+  return model::ViewAttr::get(code.getContext(), view.block, view.stride, view.rotary, view.head,
+                              view.pitch);
 }
 
 Type ModelBuilder::weightType(const Weight &weight) {
@@ -133,6 +154,7 @@ void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_
     return;
   StringAttr file, tensor;
   IntegerAttr offset, length, interleaved;
+  model::ViewAttr view;
   if (weight) {
     file = symbols.getStringAttr(weight->tensor.file);
     tensor = symbols.getStringAttr(weight->tensor.name);
@@ -140,9 +162,10 @@ void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_
     length = symbols.getI64IntegerAttr(weight->tensor.bytes);
     if (weight->ropeInterleaved)
       interleaved = symbols.getI64IntegerAttr(config.headDim);
+    view = viewAttr(weight->tensor.view);
   }
   model::WeightOp::create(symbols, loc, symbols.getStringAttr(name), TypeAttr::get(type), file,
-                          tensor, offset, length, interleaved);
+                          tensor, offset, length, interleaved, view);
 }
 
 Value ModelBuilder::parameter(StringRef name) {
@@ -164,9 +187,48 @@ Value ModelBuilder::matrix(StringRef name, const Weight *weight, int64_t rows, i
   return value;
 }
 
-Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain) {
-  Value values = vector(name, gain, config.hiddenSize);
-  return model::RmsNormOp::create(code, named(name), input.getType(), input, values, normEpsilon());
+Value ModelBuilder::norm(StringRef name, Value input, const Weight *gain, const Weight *bias) {
+  if (config.norm != NormKind::Layer)
+    return rmsNorm(name, input, gain);
+  Value gains = vector(name, gain, config.hiddenSize);
+  Value biases =
+      config.normBias ? vector((name + ".bias").str(), bias, config.hiddenSize) : Value();
+  return model::LayerNormOp::create(code, named(name), input.getType(), input, gains, biases,
+                                    normEpsilon());
+}
+
+Value ModelBuilder::rmsNorm(StringRef name, Value input, const Weight *gain, bool byHead) {
+  int64_t width = byHead ? config.headDim : cast<RankedTensorType>(input.getType()).getDimSize(1);
+  Value gains = vector(name, gain, width);
+  UnitAttr plusOne = config.norm == NormKind::RmsPlusOne ? code.getUnitAttr() : UnitAttr();
+  return model::RmsNormOp::create(code, named(name), input.getType(), input, gains, normEpsilon(),
+                                  plusOne, byHead ? code.getI64IntegerAttr(width) : IntegerAttr());
+}
+
+Value ModelBuilder::activated(StringRef name, Value input) {
+  Location loc = named(name);
+  switch (config.activation) {
+  case Activation::Silu:
+    return model::SiluOp::create(code, loc, input.getType(), input);
+  case Activation::Gelu:
+  case Activation::GeluTanh:
+    return model::GeluOp::create(code, loc, input.getType(), input,
+                                 config.activation == Activation::GeluTanh ? code.getUnitAttr()
+                                                                           : UnitAttr());
+  }
+  llvm_unreachable("all activations are known");
+}
+
+Value ModelBuilder::scaled(const Twine &name, Value input, double factor) {
+  if (factor == 1)
+    return input;
+  return model::ScaleOp::create(code, named(name), input.getType(), input,
+                                code.getF64FloatAttr(factor));
+}
+
+Value ModelBuilder::residual(StringRef name, Value x, Value made) {
+  return arith::AddFOp::create(code, named(name), x,
+                               scaled(name + "_scale", made, config.residualScale));
 }
 
 Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, int64_t rows,
@@ -176,7 +238,7 @@ Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, in
   return model::LinearOp::create(code, named(name), activation(rows), input, w, b);
 }
 
-/// The bias of `weights` that `member` selects, or null.
+/// What `member` selects of `weights`, or null.
 static const Weight *get(const LayerWeights *weights, std::optional<Weight> LayerWeights::*member) {
   return weights && weights->*member ? &*(weights->*member) : nullptr;
 }
@@ -188,16 +250,29 @@ static const Weight *get(const LayerWeights *weights, Weight LayerWeights::*memb
 Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weights) {
   auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
   int64_t width = config.heads * config.headDim, kvWidth = config.kvHeads * config.headDim;
-  Value n = norm(name("attn_norm"), x, get(weights, &LayerWeights::attnNorm));
+  Value n = x;
+  if (config.normPlaces != NormPlaces::After)
+    n = norm(name("attn_norm"), x, get(weights, &LayerWeights::attnNorm),
+             get(weights, &LayerWeights::attnNormBias));
   Value q = linear(name("attn_q"), n, get(weights, &LayerWeights::q), width, config.qBias,
                    get(weights, &LayerWeights::qBias));
   Value k = linear(name("attn_k"), n, get(weights, &LayerWeights::k), kvWidth, config.kBias,
                    get(weights, &LayerWeights::kBias));
   Value v = linear(name("attn_v"), n, get(weights, &LayerWeights::v), kvWidth, config.vBias,
                    get(weights, &LayerWeights::vBias));
+  if (config.rowQkNorm || config.qkNorms) {
+    q = rmsNorm(name("attn_q_norm"), q, get(weights, &LayerWeights::qNorm), config.qkNorms);
+    k = rmsNorm(name("attn_k_norm"), k, get(weights, &LayerWeights::kNorm), config.qkNorms);
+  }
+  bool rotates =
+      !config.learnedPositions && (config.withoutRotary.empty() || !config.withoutRotary[layer]);
   auto rotary = [&](StringRef part, Value value) -> Value {
+    if (!rotates)
+      return value;
     return model::RotaryOp::create(code, named(name(part)), value.getType(), value, steps,
-                                   code.getI64IntegerAttr(config.headDim), rope, /*table=*/Value());
+                                   code.getI64IntegerAttr(config.headDim),
+                                   /*interleaved=*/UnitAttr(), ropeAttr(layer),
+                                   /*table=*/Value());
   };
   q = rotary("attn_q.rope", q);
   k = rotary("attn_k.rope", k);
@@ -214,30 +289,56 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
     return ref;
   };
   FlatSymbolRefAttr keys = append("k", k), values = append("v", v);
-  double scale = 1.0 / std::sqrt(static_cast<double>(config.headDim));
+  double scale = config.attentionScale ? config.attentionScale
+                                       : 1.0 / std::sqrt(static_cast<double>(config.headDim));
   IntegerAttr window;
   if (!config.windows.empty() && config.windows[layer])
     window = code.getI64IntegerAttr(config.windows[layer]);
-  Value a = model::AttentionOp::create(code, named(name("attn")), q.getType(), q, keys, values,
-                                       steps, code.getF64FloatAttr(scale), window);
+  Value a = model::AttentionOp::create(
+      code, named(name("attn")), q.getType(), q, keys, values, steps, code.getF64FloatAttr(scale),
+      window, config.scoreCap ? code.getF64FloatAttr(config.scoreCap) : FloatAttr());
   Value o = linear(name("attn_output"), a, get(weights, &LayerWeights::o), config.hiddenSize,
                    config.oBias, get(weights, &LayerWeights::oBias));
-  return arith::AddFOp::create(code, named(name("attn_residual")), x, o);
+  if (config.normPlaces != NormPlaces::Before)
+    o = rmsNorm(name("post_attention_norm"), o, get(weights, &LayerWeights::attnPostNorm));
+  return o;
 }
 
 Value ModelBuilder::mlp(int64_t layer, Value x, const LayerWeights *weights) {
   auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
-  Value n = norm(name("ffn_norm"), x, get(weights, &LayerWeights::mlpNorm));
-  Value gate =
-      linear(name("ffn_gate"), n, get(weights, &LayerWeights::gate), config.intermediateSize,
-             config.mlpBias, get(weights, &LayerWeights::gateBias));
+  Value n = x;
+  if (config.normPlaces != NormPlaces::After)
+    n = norm(name("ffn_norm"), x, get(weights, &LayerWeights::mlpNorm),
+             get(weights, &LayerWeights::mlpNormBias));
+  Value gate;
+  if (config.gatedMlp)
+    gate = linear(name("ffn_gate"), n, get(weights, &LayerWeights::gate), config.intermediateSize,
+                  config.mlpBias, get(weights, &LayerWeights::gateBias));
   Value up = linear(name("ffn_up"), n, get(weights, &LayerWeights::up), config.intermediateSize,
                     config.mlpBias, get(weights, &LayerWeights::upBias));
-  Value activated = model::SiluOp::create(code, named(name("ffn_silu")), gate.getType(), gate);
-  Value gated = arith::MulFOp::create(code, named(name("ffn_gated")), activated, up);
-  Value down = linear(name("ffn_down"), gated, get(weights, &LayerWeights::down), config.hiddenSize,
+  std::string activation = name(config.activation == Activation::Silu ? "ffn_silu" : "ffn_gelu");
+  Value inner = activated(activation, config.gatedMlp ? gate : up);
+  if (config.gatedMlp)
+    inner = arith::MulFOp::create(code, named(name("ffn_gated")), inner, up);
+  Value down = linear(name("ffn_down"), inner, get(weights, &LayerWeights::down), config.hiddenSize,
                       config.mlpBias, get(weights, &LayerWeights::downBias));
-  return arith::AddFOp::create(code, named(name("ffn_residual")), x, down);
+  if (config.normPlaces != NormPlaces::Before)
+    down = rmsNorm(name("post_ffw_norm"), down, get(weights, &LayerWeights::mlpPostNorm));
+  return down;
+}
+
+Value ModelBuilder::embedded(const Weights *weights) {
+  RankedTensorType type = activation(config.hiddenSize);
+  Value table = matrix("token_embd", weights ? &weights->tokenEmbedding : nullptr, config.vocabSize,
+                       config.hiddenSize);
+  Value x = model::EmbeddingOp::create(code, named("token_embd"), type, tokens, table);
+  x = scaled("token_embd_scale", x, config.embeddingScale);
+  if (!config.learnedPositions)
+    return x;
+  Value places = matrix("position_embd", weights ? &*weights->positionEmbedding : nullptr,
+                        config.contextLength, config.hiddenSize);
+  Value p = model::EmbeddingOp::create(code, named("position_embd"), type, steps, places);
+  return arith::AddFOp::create(code, named("embd_sum"), x, p);
 }
 
 OwningOpRef<ModuleOp> ModelBuilder::build() {
@@ -247,7 +348,6 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
     module.setSymName(config.name);
   module->setAttr("model.source", code.getStringAttr(files.path));
   module->setAttr("model.config", configAttr());
-  rope = ropeAttr();
 
   auto perRow = RankedTensorType::get({rows}, code.getI32Type());
   code.setInsertionPointToEnd(module.getBody());
@@ -263,21 +363,27 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
 
   const Weights *weights = files.weightsPresent ? &files.weights : nullptr;
   const Weight *embedding = weights ? &weights->tokenEmbedding : nullptr;
-  Value table = matrix("token_embd", embedding, config.vocabSize, config.hiddenSize);
-  Value x = model::EmbeddingOp::create(code, named("token_embd"), activation(config.hiddenSize),
-                                       tokens, table);
+  Value x = embedded(weights);
   for (int64_t layer = 0; layer < config.layers; ++layer) {
+    auto name = [&](StringRef part) { return ("blk." + Twine(layer) + "." + part).str(); };
     const LayerWeights *layerWeights = weights ? &weights->layers[layer] : nullptr;
-    x = attention(layer, x, layerWeights);
-    x = mlp(layer, x, layerWeights);
+    Value attended = attention(layer, x, layerWeights);
+    Value sum = residual(name("attn_residual"), x, attended);
+    Value made = mlp(layer, config.parallelResidual ? x : sum, layerWeights);
+    x = residual(name("ffn_residual"), sum, made);
   }
-  x = norm("output_norm", x, weights ? &weights->outputNorm : nullptr);
+  x = norm("output_norm", x, weights ? &weights->outputNorm : nullptr,
+           weights && weights->outputNormBias ? &*weights->outputNormBias : nullptr);
 
   bool tied = weights ? !weights->head : config.tiedEmbeddings;
   const Weight *head = tied ? embedding : weights ? &*weights->head : nullptr;
   Value w = matrix(tied ? "token_embd" : "output", head, config.vocabSize, config.hiddenSize);
   Value logits = model::LinearOp::create(code, named("output"), activation(config.vocabSize), x, w,
                                          /*bias=*/Value());
+  logits = scaled("output_scale", logits, config.logitScale);
+  if (config.logitCap)
+    logits = model::SoftCapOp::create(code, named("output_soft_cap"), logits.getType(), logits,
+                                      code.getF64FloatAttr(config.logitCap));
   func::ReturnOp::create(code, named("decode"), logits);
   return owner;
 }
@@ -332,6 +438,7 @@ llvm::Expected<TensorRef> sluice::weightTensor(model::WeightOp weight) {
   ref.file = weight.getFile()->str();
   ref.offset = *weight.getOffset();
   ref.bytes = *weight.getLength();
+  ref.view = weight.getRowView();
   std::optional<StorageType> storage;
   if (auto blocks = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
     ref.shape.assign(blocks.getShape().begin(), blocks.getShape().end());

@@ -4,6 +4,7 @@
 #include "sluice/Import/ModelConfig.h"
 
 #include "Diagnostics.h"
+#include "Families.h"
 #include "ModelConfigChecks.h"
 
 using namespace llvm;
@@ -11,17 +12,7 @@ using namespace sluice;
 using sluice::detail::fail;
 using namespace sluice::detail::limits;
 
-StringRef sluice::familyName(ModelFamily family) {
-  switch (family) {
-  case ModelFamily::Llama:
-    return "llama";
-  case ModelFamily::Mistral:
-    return "mistral";
-  case ModelFamily::Qwen2:
-    return "qwen2";
-  }
-  llvm_unreachable("all families are named");
-}
+StringRef sluice::familyName(ModelFamily family) { return sluice::detail::familyOf(family).name; }
 
 StringRef RopeScaling::name() const {
   switch (kind) {
@@ -32,12 +23,15 @@ StringRef RopeScaling::name() const {
   case Kind::Llama3:
     return "llama3";
   case Kind::Factors:
+  case Kind::LongRope:
     return "factors";
+  case Kind::Yarn:
+    return "yarn";
   }
   llvm_unreachable("all kinds are named");
 }
 
-SmallVector<double> RopeScaling::values() const {
+SmallVector<double> RopeScaling::values(int64_t context) const {
   switch (kind) {
   case Kind::None:
     return {};
@@ -47,6 +41,12 @@ SmallVector<double> RopeScaling::values() const {
     return {factor, lowFreqFactor, highFreqFactor, static_cast<double>(originalContext)};
   case Kind::Factors:
     return {factors.begin(), factors.end()};
+  case Kind::LongRope: {
+    const std::vector<float> &chosen = context > originalContext ? longFactors : factors;
+    return {chosen.begin(), chosen.end()};
+  }
+  case Kind::Yarn:
+    return {factor, betaFast, betaSlow, static_cast<double>(originalContext)};
   }
   llvm_unreachable("all kinds have values");
 }
@@ -59,6 +59,10 @@ Error sluice::detail::checkRelations(const ModelConfig &config, StringRef path, 
   if (config.headDim % 2 != 0)
     return fail(path, "the head size is " + Twine(config.headDim) +
                           ", expected an even number for the rotary embedding");
+  if (config.rotaryDims < 0 || config.rotaryDims % 2 || config.rotaryDims > config.headDim)
+    return fail(path, "the rotary embedding covers " + Twine(config.rotaryDims) +
+                          " elements of a head, expected an even number up to the head size " +
+                          Twine(config.headDim));
   if (config.heads * config.headDim > 4 * maxWidth)
     return fail(path, headsKey + " " + Twine(config.heads) + " times the head size " +
                           Twine(config.headDim) + " is above " + Twine(4 * maxWidth));

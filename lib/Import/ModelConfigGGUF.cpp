@@ -5,6 +5,7 @@
 // are those of llama.cpp.
 
 #include "Diagnostics.h"
+#include "Families.h"
 #include "ModelConfigChecks.h"
 
 #include "sluice-support/NumberText.h"
@@ -122,17 +123,18 @@ static Error checkWhole(const GGUFFile &file) {
 /// How positions are scaled, by the rules of llama.cpp: a factor without a type is linear, one of 0
 /// counts as 1, and `rope.scale_linear` is what the factor was called before it had a type.
 static void readRopeScaling(MetadataFields &fields, ModelConfig &config) {
-  bool isLinear = true;
+  std::string type = "linear";
   if (const GGUFValue *value = fields.find("rope.scaling.type")) {
-    std::optional<StringRef> type = value->asString();
-    isLinear = type && *type == "linear";
-    if (!isLinear && (!type || *type != "none"))
+    std::optional<StringRef> text = value->asString();
+    // The tensors of LongRoPE say all; a file that names it has them.
+    if (!text || !is_contained({"linear", "none", "yarn", "longrope"}, *text))
       fields.complain(
           "rope.scaling.type",
-          "is " + (type ? quote(*type) : "a value of type " + ggufTypeName(value->type()).str()),
-          "none or linear");
+          "is " + (text ? quote(*text) : "a value of type " + ggufTypeName(value->type()).str()),
+          "none, linear, yarn or longrope");
+    type = text.value_or("none").str();
   }
-  if (!isLinear)
+  if (type != "linear" && type != "yarn")
     return;
   StringRef key = "rope.scaling.factor";
   if (!fields.find(key) && fields.find("rope.scale_linear"))
@@ -142,8 +144,83 @@ static void readRopeScaling(MetadataFields &fields, ModelConfig &config) {
   double factor = fields.notNegative(key);
   if (factor == 0 || factor == 1)
     return;
-  config.ropeScaling.kind = RopeScaling::Kind::Linear;
-  config.ropeScaling.factor = factor;
+  RopeScaling &scaling = config.ropeScaling;
+  scaling.factor = factor;
+  if (type == "linear") {
+    scaling.kind = RopeScaling::Kind::Linear;
+    return;
+  }
+  scaling.kind = RopeScaling::Kind::Yarn;
+  scaling.betaFast = fields.positive("rope.scaling.yarn_beta_fast", 32.0);
+  scaling.betaSlow = fields.positive("rope.scaling.yarn_beta_slow", 1.0);
+  if (scaling.betaFast <= scaling.betaSlow)
+    fields.complain("rope.scaling.yarn_beta_fast", "is " + numberText(scaling.betaFast),
+                    "more than yarn_beta_slow (" + numberText(scaling.betaSlow) + ")");
+  scaling.originalContext =
+      fields.integer("rope.scaling.original_context_length", 1, maxPositions, config.contextLength);
+  scaling.magnitude = fields.positive("rope.scaling.attn_factor", 1.0) *
+                      (factor > 1 ? 0.1 * std::log(factor) + 1 : 1);
+}
+
+/// What only some families have: multipliers, caps, layers without rotation.
+static void readGraph(MetadataFields &fields, ModelConfig &config) {
+  auto isTrue = [&](StringRef key, bool otherwise) {
+    const GGUFValue *value = fields.find(key);
+    std::optional<bool> flag = value ? value->asBool() : std::nullopt;
+    if (value && !flag)
+      fields.complain(key, "is a value of type " + ggufTypeName(value->type()), "a bool");
+    return flag.value_or(otherwise);
+  };
+  auto rootOfWidth = [&] { return std::sqrt(static_cast<float>(config.hiddenSize)); };
+  switch (config.family) {
+  case ModelFamily::Llama:
+  case ModelFamily::Mistral:
+  case ModelFamily::Qwen2:
+  case ModelFamily::Qwen3:
+  case ModelFamily::Gpt2:
+  case ModelFamily::Phi3:
+  case ModelFamily::Olmo2:
+    return;
+  case ModelFamily::GptNeoX:
+    config.parallelResidual = isTrue("use_parallel_residual", true);
+    return;
+  case ModelFamily::StableLm:
+    if (isTrue("use_parallel_residual", false))
+      fields.complain("use_parallel_residual", "is true", "false");
+    return;
+  case ModelFamily::Gemma:
+    config.embeddingScale = rootOfWidth();
+    return;
+  case ModelFamily::Gemma2:
+  case ModelFamily::Gemma3: {
+    config.embeddingScale = rootOfWidth();
+    bool isGemma2 = config.family == ModelFamily::Gemma2;
+    if (isGemma2) {
+      config.scoreCap = fields.positive("attn_logit_softcapping", 50.0);
+      config.logitCap = fields.positive("final_logit_softcapping", 30.0);
+    } else {
+      config.localRopeTheta = fields.positive("rope.freq_base_swa", 10000.0);
+    }
+    // Files do not have the scale of scores. As llama.cpp has it: the models of 27B, of 46 and 62
+    // layers, are those whose scale is not that of their heads.
+    bool is27B = config.layers == (isGemma2 ? 46 : 62);
+    int64_t scalar = is27B ? config.hiddenSize / config.heads : config.headDim;
+    config.attentionScale = 1 / std::sqrt(static_cast<double>(scalar));
+    return;
+  }
+  case ModelFamily::Granite:
+    config.embeddingScale = fields.positive("embedding_scale", 1.0);
+    config.residualScale = fields.positive("residual_scale", 1.0);
+    config.attentionScale =
+        fields.positive("attention.scale", 1 / std::sqrt(static_cast<double>(config.headDim)));
+    config.logitScale = 1 / fields.positive("logit_scale", 1.0);
+    return;
+  case ModelFamily::SmolLm3:
+    // As llama.cpp has it: every fourth layer.
+    for (int64_t layer = 0; layer < config.layers; ++layer)
+      config.withoutRotary.push_back((layer + 1) % 4 == 0);
+    return;
+  }
 }
 
 Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
@@ -155,14 +232,19 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   std::optional<StringRef> arch = archValue ? archValue->asString() : std::nullopt;
   if (!arch)
     return fail(path, "general.architecture is missing, expected a string");
+  const sluice::detail::Family *family = nullptr;
+  for (const sluice::detail::Family &known : sluice::detail::families())
+    if (!known.ggufName.empty() && *arch == known.ggufName)
+      family = &known;
+  if (!family) {
+    if (StringRef why = sluice::detail::whyUnsupported(*arch); !why.empty())
+      return fail(path, "general.architecture is " + quote(*arch) + ", " + why);
+    return fail(path, "general.architecture is " + quote(*arch) + ", supported are " +
+                          sluice::detail::familyNames(/*gguf=*/true));
+  }
   ModelConfig config;
-  if (*arch == "llama")
-    config.family = ModelFamily::Llama;
-  else if (*arch == "qwen2")
-    config.family = ModelFamily::Qwen2;
-  else
-    return fail(path,
-                "general.architecture is " + quote(*arch) + ", supported are llama and qwen2");
+  config.family = family->family;
+  family->describe(config);
 
   FirstProblem problem;
   MetadataFields fields(file, *arch, problem);
@@ -175,10 +257,14 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   config.heads = fields.integer("attention.head_count", 1, maxHeads);
   config.kvHeads = fields.integer("attention.head_count_kv", 1, maxHeads, config.heads);
   config.contextLength = fields.integer("context_length", 1, maxPositions);
-  config.normEps = static_cast<float>(fields.positive("attention.layer_norm_rms_epsilon"));
+  StringRef epsilon = config.norm == NormKind::Layer ? "attention.layer_norm_epsilon"
+                                                     : "attention.layer_norm_rms_epsilon";
+  config.normEps = static_cast<float>(fields.positive(epsilon));
   if (!problem && (config.normEps >= 1.0f || config.normEps <= 0.0f))
-    fields.complain("attention.layer_norm_rms_epsilon", "is " + numberText(config.normEps),
-                    "a number between 0 and 1");
+    fields.complain(epsilon, "is " + numberText(config.normEps), "a number between 0 and 1");
+  // Converters add the 1 to the gains.
+  if (config.norm == NormKind::RmsPlusOne)
+    config.norm = NormKind::Rms;
   if (fields.find("attention.key_length")) {
     config.headDim = fields.integer("attention.key_length", 1, maxHeadDim);
   } else if (!problem) {
@@ -190,42 +276,79 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   }
   if (problem)
     return problem.take();
-  for (StringRef key : {"attention.value_length", "rope.dimension_count"})
-    if (int64_t size = fields.integer(key, 1, maxHeadDim, config.headDim);
-        size != config.headDim && !problem)
-      fields.complain(key, "is " + Twine(size), "the head size " + Twine(config.headDim));
+  if (int64_t size = fields.integer("attention.value_length", 1, maxHeadDim, config.headDim);
+      size != config.headDim && !problem)
+    fields.complain("attention.value_length", "is " + Twine(size),
+                    "the head size " + Twine(config.headDim));
+  bool isPartial =
+      is_contained({ModelFamily::GptNeoX, ModelFamily::StableLm, ModelFamily::Phi3}, config.family);
+  int64_t rotated = fields.integer("rope.dimension_count", 1, maxHeadDim, config.headDim);
+  if (rotated != config.headDim && isPartial)
+    config.rotaryDims = rotated;
+  else if (rotated != config.headDim && !problem)
+    fields.complain("rope.dimension_count", "is " + Twine(rotated),
+                    "the head size " + Twine(config.headDim));
+  if (problem)
+    return problem.take();
+  readGraph(fields, config);
 
-  config.ropeTheta = fields.positive("rope.freq_base", 10000.0);
-  readRopeScaling(fields, config);
+  config.ropeTheta =
+      fields.positive("rope.freq_base", config.family == ModelFamily::Gemma3 ? 1000000.0 : 10000.0);
+  if (!config.learnedPositions)
+    readRopeScaling(fields, config);
   if (problem)
     return problem.take();
   if (Error relation = checkRelations(config, path, fields.full("attention.head_count"),
                                       fields.full("attention.head_count_kv")))
     return std::move(relation);
 
-  // Llama 3's scaling comes as divisors, worked out by whoever wrote the file.
-  if (const TensorRef *factors = file.findTensor("rope_freqs.weight")) {
-    std::string who = "tensor 'rope_freqs.weight'";
-    if (factors->type != StorageType::F32 ||
-        ArrayRef(factors->shape) != ArrayRef(config.headDim / 2))
+  // Llama 3's scaling comes as divisors, worked out by whoever wrote the file, LongRoPE's as two
+  // lists of them.
+  int64_t pairs = (config.rotaryDims ? config.rotaryDims : config.headDim) / 2;
+  auto readFactors = [&](StringRef name, std::vector<float> &result) -> Error {
+    const TensorRef *factors = file.findTensor(name);
+    if (!factors)
+      return Error::success();
+    std::string who = "tensor " + quote(name);
+    if (factors->type != StorageType::F32 || ArrayRef(factors->shape) != ArrayRef(pairs))
       return fail(path, who + " is " + storageName(factors->type) + " " +
-                            shapeText(factors->shape) + ", expected F32 " +
-                            shapeText(config.headDim / 2));
+                            shapeText(factors->shape) + ", expected F32 " + shapeText(pairs));
     if (config.ropeScaling.kind != RopeScaling::Kind::None)
-      return fail(path, who + " and a linear scaling of positions are both there, expected one of "
-                              "them");
+      return fail(path, who + " and a " + config.ropeScaling.name() +
+                            " scaling of positions are both there, expected one of them");
     auto reader = TensorReader::open(*factors, file.sharedFile());
     if (!reader)
       return reader.takeError();
-    config.ropeScaling.kind = RopeScaling::Kind::Factors;
-    config.ropeScaling.factors.resize(config.headDim / 2);
-    reader->readRow(0, config.ropeScaling.factors);
-    for (float factor : config.ropeScaling.factors)
+    result.resize(pairs);
+    reader->readRow(0, result);
+    for (float factor : result)
       if (!std::isfinite(factor) || factor <= 0)
         return fail(path, who + " holds " + numberText(factor) + ", expected numbers above 0");
+    return Error::success();
+  };
+  std::vector<float> factors, shortFactors, longFactors;
+  for (auto [name, list] : {std::pair("rope_freqs.weight", &factors),
+                            std::pair("rope_factors_short.weight", &shortFactors),
+                            std::pair("rope_factors_long.weight", &longFactors)})
+    if (Error error = readFactors(name, *list))
+      return std::move(error);
+  if (shortFactors.empty() != longFactors.empty() || (!factors.empty() && !longFactors.empty()))
+    return fail(path, "has tensors of rotary factors that do not belong together, expected "
+                      "rope_freqs alone, or rope_factors_short and rope_factors_long");
+  if (!factors.empty()) {
+    config.ropeScaling.kind = RopeScaling::Kind::Factors;
+    config.ropeScaling.factors = std::move(factors);
+  }
+  if (!longFactors.empty()) {
+    config.ropeScaling.kind = RopeScaling::Kind::LongRope;
+    config.ropeScaling.factors = std::move(shortFactors);
+    config.ropeScaling.longFactors = std::move(longFactors);
+    config.ropeScaling.originalContext = fields.integer("rope.scaling.original_context_length", 1,
+                                                        maxPositions, config.contextLength);
+    config.ropeScaling.magnitude = fields.positive("rope.scaling.attn_factor", 1.0);
   }
 
-  // Qwen2's converter leaves vocab_size out; the embedding has it.
+  // Qwen's converters leave vocab_size out; the embedding has it.
   const TensorRef *embedding = file.findTensor("token_embd.weight");
   std::optional<int64_t> rows;
   if (embedding && embedding->shape.size() == 2)
@@ -234,19 +357,29 @@ Expected<ModelConfig> sluice::configFromGGUF(const GGUFFile &file,
   if (config.vocabSize < 1 || config.vocabSize > maxVocab)
     problem.set(path, "tensor 'token_embd.weight' has " + Twine(config.vocabSize) +
                           " rows, expected 1 to " + Twine(maxVocab));
-  int64_t window = fields.integer("attention.sliding_window", 0, maxPositions, 0);
-  if (window > 0 && window < config.contextLength)
-    config.windows.assign(config.layers, window);
+  // Every how-manieth layer does not slide, as llama.cpp has it; 0: all do.
+  int64_t period = config.family == ModelFamily::Gemma2   ? 2
+                   : config.family == ModelFamily::Gemma3 ? 6
+                                                          : 0;
+  auto slides = [&](int64_t layer) { return !period || (layer + 1) % period != 0; };
+  for (int64_t layer = 0; layer < config.layers && config.family == ModelFamily::Gemma3; ++layer)
+    config.localRotary.push_back(slides(layer));
+  int64_t window = fields.integer("attention.sliding_window", 0, maxPositions, period ? 4096 : 0);
+  for (int64_t layer = 0; layer < config.layers && window && window < config.contextLength; ++layer)
+    config.windows.push_back(slides(layer) ? window : 0);
   if (problem)
     return problem.take();
 
   config.tiedEmbeddings = !file.findTensor("output.weight");
-  config.qBias = file.findTensor("blk.0.attn_q.bias");
-  config.kBias = file.findTensor("blk.0.attn_k.bias");
-  config.vBias = file.findTensor("blk.0.attn_v.bias");
-  config.oBias = file.findTensor("blk.0.attn_output.bias");
-  config.mlpBias = file.findTensor("blk.0.ffn_gate.bias") || file.findTensor("blk.0.ffn_up.bias") ||
-                   file.findTensor("blk.0.ffn_down.bias");
+  const sluice::detail::TensorNames &names = family->gguf;
+  auto hasBias = [&](StringRef name) {
+    return !name.empty() && file.findTensor(("blk.0." + name + ".bias").str());
+  };
+  config.qBias = hasBias(names.q);
+  config.kBias = hasBias(names.k);
+  config.vBias = hasBias(names.v);
+  config.oBias = hasBias(names.o);
+  config.mlpBias = hasBias(names.gate) || hasBias(names.up) || hasBias(names.down);
 
   auto tokenId = [&](StringRef key, std::optional<int64_t> &id) -> Error {
     const GGUFValue *value = file.find(key);

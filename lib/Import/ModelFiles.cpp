@@ -4,6 +4,7 @@
 #include "sluice/Import/ModelFiles.h"
 
 #include "Diagnostics.h"
+#include "Families.h"
 
 #include "sluice/Import/GGUF.h"
 #include "sluice/Import/Safetensors.h"
@@ -14,6 +15,8 @@
 #include "llvm/ADT/StringSet.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
+
+#include <array>
 
 using namespace llvm;
 using namespace sluice;
@@ -35,37 +38,11 @@ static std::string childPath(StringRef folder, StringRef name) {
 //===----------------------------------------------------------------------===//
 
 namespace {
-/// Tensor names of one kind of file, a layer's with its number already in front.
-struct Names {
-  StringLiteral tokenEmbedding, outputNorm, head;
-  /// Before and after the layer's number.
-  StringLiteral layerPrefix;
-  StringLiteral attnNorm, q, k, v, o, mlpNorm, gate, up, down;
-  /// Beginnings of the names of everything that the graph may compute with. A tensor with such a
-  /// name that no role takes belongs to another graph.
-  ArrayRef<StringLiteral> graph;
-};
-
-constexpr StringLiteral huggingFaceGraph[] = {"model.", "lm_head."};
+/// Beginnings of the names of everything that a graph may compute with. A tensor with such a name
+/// that no role takes belongs to another graph.
+constexpr StringLiteral huggingFaceGraph[] = {"model.", "lm_head.", "transformer.", "gpt_neox.",
+                                              "embed_out."};
 constexpr StringLiteral ggufGraph[] = {"blk.", "output", "token_", "position_", "rope_"};
-
-constexpr Names huggingFaceNames = {"model.embed_tokens",
-                                    "model.norm",
-                                    "lm_head",
-                                    "model.layers.",
-                                    "input_layernorm",
-                                    "self_attn.q_proj",
-                                    "self_attn.k_proj",
-                                    "self_attn.v_proj",
-                                    "self_attn.o_proj",
-                                    "post_attention_layernorm",
-                                    "mlp.gate_proj",
-                                    "mlp.up_proj",
-                                    "mlp.down_proj",
-                                    huggingFaceGraph};
-constexpr Names ggufNames = {"token_embd", "output_norm", "output",   "blk.",        "attn_norm",
-                             "attn_q",     "attn_k",      "attn_v",   "attn_output", "ffn_norm",
-                             "ffn_gate",   "ffn_up",      "ffn_down", ggufGraph};
 
 /// Finds a tensor by name.
 struct Inventory {
@@ -76,10 +53,19 @@ struct Inventory {
   std::function<std::pair<std::string, std::string>(StringRef name)> whyMissing;
 };
 
+/// Which rows of a tensor a weight is: `total` rows in all. An empty part is all of them.
+struct Part {
+  int64_t first = 0, total = 0;
+  formats::RowView view;
+  bool interleaved = false;
+};
+
 class WeightCollector {
 public:
   WeightCollector(const ModelConfig &config, const Inventory &inventory, bool gguf)
-      : config(config), inventory(inventory), names(gguf ? ggufNames : huggingFaceNames),
+      : config(config), inventory(inventory),
+        names(gguf ? sluice::detail::familyOf(config.family).gguf
+                   : sluice::detail::familyOf(config.family).huggingFace),
         gguf(gguf) {}
 
   /// Takes the head, too, if the config says that it is the embedding but there is one.
@@ -92,36 +78,50 @@ public:
   Error finish(std::vector<std::string> &warnings);
 
 private:
-  Weight matrix(const std::string &stem, int64_t rows, int64_t columns, bool permuted = false) {
-    return take(stem + ".weight", {rows, columns}, permuted);
+  Weight matrix(const std::string &stem, int64_t rows, int64_t columns, const Part &part = {}) {
+    return take(stem + ".weight", {rows, columns}, part);
   }
-  Weight vector(const std::string &name, int64_t size, bool permuted = false) {
-    return take(name, {size}, permuted);
+  Weight vector(const std::string &name, int64_t size, const Part &part = {}) {
+    return take(name, {size}, part);
   }
   std::optional<Weight> bias(bool present, const std::string &stem, int64_t size,
-                             bool permuted = false) {
+                             const Part &part = {}) {
     if (!present)
       return std::nullopt;
-    return vector(stem + ".bias", size, permuted);
+    return vector(stem + ".bias", size, part);
   }
-  Weight take(const std::string &name, const SmallVector<int64_t, 4> &shape, bool permuted);
+  Weight take(const std::string &name, const SmallVector<int64_t, 4> &shape, const Part &part);
+  LayerWeights takeLayer(const std::string &prefix);
+  /// The parts that q, k and v are of their tensors.
+  std::array<Part, 3> projectionParts() const;
 
   const ModelConfig &config;
   const Inventory &inventory;
-  const Names &names;
+  const sluice::detail::TensorNames &names;
   bool gguf;
   StringSet<> usedNames;
   /// By file: tensors of another graph, and those that have nothing to do with any.
   MapVector<StringRef, std::vector<std::string>> foreign, ignored;
+  /// In front of every name: the names' root, if the file's have it.
+  std::string root;
   FirstProblem problem;
 };
 } // namespace
 
-Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t, 4> &shape,
-                             bool permuted) {
+Weight WeightCollector::take(const std::string &role, const SmallVector<int64_t, 4> &wanted,
+                             const Part &part) {
+  std::string name = root + role;
   Weight weight;
   if (problem)
     return weight;
+  bool isVector = wanted.size() == 1;
+  // Embeddings are not transposed.
+  bool transposed = names.transposed && !isVector && StringRef(role).starts_with(names.layerPrefix);
+  SmallVector<int64_t, 4> shape = wanted;
+  if (part.total)
+    shape[0] = part.total;
+  if (transposed)
+    std::swap(shape[0], shape[1]);
   const TensorRef *tensor = inventory.find(name);
   std::string who = "tensor " + quote(name);
   if (!tensor) {
@@ -132,54 +132,129 @@ Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t,
   }
   usedNames.insert(name);
   std::string path = inventory.fileOf(*tensor);
-  bool isVector = shape.size() == 1;
   if (ArrayRef(tensor->shape) != ArrayRef(shape))
     problem.set(path,
                 who + " has shape " + shapeText(tensor->shape) + ", expected " + shapeText(shape));
   else if (isVector ? !isPlainFloat(tensor->type) : !isUsableWeight(tensor->type))
     problem.set(path, who + " has type " + tensor->typeText() + ", expected " +
                           (isVector || !gguf ? "F32, F16 or BF16" : usableWeights()));
+  else if (transposed && !isPlainFloat(tensor->type))
+    problem.set(path, who + " has type " + tensor->typeText() + ", expected F32, F16 or BF16");
   else if (StringRef stem = name; tensor->type == StorageType::NVFP4 &&
                                   stem.consume_back(".weight") &&
                                   inventory.find((stem + ".scale").str()))
     problem.set(path, who + " has type NVFP4 with a factor of the whole tensor in " +
                           quote((stem + ".scale").str()) + ", which is not supported");
   weight.tensor = *tensor;
-  weight.ropeInterleaved = permuted;
+  weight.ropeInterleaved = part.interleaved;
+  if (problem)
+    return weight;
+  // Rows that follow each other are a tensor of their own; others are a view.
+  formats::RowView view = part.view;
+  int64_t rows = wanted[0], span = view.fileRows(rows);
+  uint64_t elementBytes = isVector || transposed ? *storageBytes(tensor->type, 1)
+                                                 : *storageBytes(tensor->type, wanted[1]);
+  weight.tensor.shape = wanted;
+  weight.tensor.offset += part.first * elementBytes;
+  weight.tensor.bytes = span * elementBytes;
+  if (transposed) {
+    view.pitch = shape[1];
+    weight.tensor.bytes = ((wanted[1] - 1) * view.pitch + span) * elementBytes;
+  }
+  weight.tensor.view = view;
   return weight;
+}
+
+std::array<Part, 3> WeightCollector::projectionParts() const {
+  int64_t qRows = config.heads * config.headDim, kvRows = config.kvHeads * config.headDim;
+  std::array<Part, 3> parts;
+  int64_t firsts[] = {0, qRows, qRows + kvRows};
+  for (auto [i, part] : enumerate(parts)) {
+    if (names.q == names.k) {
+      part.total = qRows + 2 * kvRows;
+      part.first = firsts[i];
+      if (names.qkvByHead) {
+        part.first = i * config.headDim;
+        part.view.block = config.headDim;
+        part.view.stride = 3 * config.headDim;
+      }
+    }
+    if (i < 2) {
+      part.interleaved = names.ropeInterleaved;
+      // All rotary pairs half a head apart, as the graph has them.
+      if (config.rotaryDims && config.rotaryDims != config.headDim) {
+        part.view.rotary = config.rotaryDims;
+        part.view.head = config.headDim;
+      }
+    }
+  }
+  return parts;
+}
+
+LayerWeights WeightCollector::takeLayer(const std::string &prefix) {
+  int64_t hidden = config.hiddenSize, inner = config.intermediateSize;
+  int64_t qRows = config.heads * config.headDim, kvRows = config.kvHeads * config.headDim;
+  auto named = [&](StringRef name) { return prefix + name.str(); };
+  auto norm = [&](bool present, StringRef name, int64_t size) -> std::optional<Weight> {
+    if (!present)
+      return std::nullopt;
+    return vector(named(name) + ".weight", size);
+  };
+  bool before = config.normPlaces != NormPlaces::After,
+       after = config.normPlaces != NormPlaces::Before;
+  auto [qPart, kPart, vPart] = projectionParts();
+  LayerWeights layer;
+  if (before)
+    layer.attnNorm = *norm(true, names.attnNorm, hidden);
+  layer.q = matrix(named(names.q), qRows, hidden, qPart);
+  layer.k = matrix(named(names.k), kvRows, hidden, kPart);
+  layer.v = matrix(named(names.v), kvRows, hidden, vPart);
+  layer.o = matrix(named(names.o), hidden, qRows);
+  layer.qBias = bias(config.qBias, named(names.q), qRows, qPart);
+  layer.kBias = bias(config.kBias, named(names.k), kvRows, kPart);
+  layer.vBias = bias(config.vBias, named(names.v), kvRows, vPart);
+  layer.oBias = bias(config.oBias, named(names.o), hidden);
+  // Of rows, or one for all heads.
+  bool hasQkNorms = config.rowQkNorm || config.qkNorms;
+  layer.qNorm = norm(hasQkNorms, names.qNorm, config.qkNorms ? config.headDim : qRows);
+  layer.kNorm = norm(hasQkNorms, names.kNorm, config.qkNorms ? config.headDim : kvRows);
+  layer.attnPostNorm = norm(after, names.attnPostNorm, hidden);
+  if (before)
+    layer.mlpNorm = *norm(true, names.mlpNorm, hidden);
+  layer.attnNormBias = bias(before && config.normBias, named(names.attnNorm), hidden);
+  layer.mlpNormBias = bias(before && config.normBias, named(names.mlpNorm), hidden);
+  layer.mlpPostNorm = norm(after, names.mlpPostNorm, hidden);
+  Part gatePart, upPart;
+  if (config.gatedMlp && names.gate == names.up) {
+    gatePart.total = upPart.total = 2 * inner;
+    upPart.first = inner;
+  }
+  if (config.gatedMlp)
+    layer.gate = matrix(named(names.gate), inner, hidden, gatePart);
+  layer.up = matrix(named(names.up), inner, hidden, upPart);
+  layer.down = matrix(named(names.down), hidden, inner);
+  layer.gateBias = bias(config.mlpBias && config.gatedMlp, named(names.gate), inner, gatePart);
+  layer.upBias = bias(config.mlpBias, named(names.up), inner, upPart);
+  layer.downBias = bias(config.mlpBias, named(names.down), hidden);
+  return layer;
 }
 
 Expected<Weights> WeightCollector::run() {
   int64_t hidden = config.hiddenSize;
-  int64_t qRows = config.heads * config.headDim;
-  int64_t kvRows = config.kvHeads * config.headDim;
-  // convert_hf_to_gguf.py permutes q and k (and their biases) of "llama" only.
-  bool permuted = gguf && config.family == ModelFamily::Llama;
-
+  // Models that were saved without the class around them have names without its name.
+  if (inventory.find((names.root + names.tokenEmbedding + ".weight").str()) ||
+      !inventory.find((names.tokenEmbedding + ".weight").str()))
+    root = names.root.str();
   Weights weights;
   weights.tokenEmbedding = matrix(names.tokenEmbedding.str(), config.vocabSize, hidden);
-  for (int64_t i = 0; i < config.layers && !problem; ++i) {
-    std::string prefix = names.layerPrefix.str() + std::to_string(i) + ".";
-    LayerWeights layer;
-    layer.attnNorm = vector(prefix + names.attnNorm.str() + ".weight", hidden);
-    layer.q = matrix(prefix + names.q.str(), qRows, hidden, permuted);
-    layer.k = matrix(prefix + names.k.str(), kvRows, hidden, permuted);
-    layer.v = matrix(prefix + names.v.str(), kvRows, hidden);
-    layer.o = matrix(prefix + names.o.str(), hidden, qRows);
-    layer.qBias = bias(config.qBias, prefix + names.q.str(), qRows, permuted);
-    layer.kBias = bias(config.kBias, prefix + names.k.str(), kvRows, permuted);
-    layer.vBias = bias(config.vBias, prefix + names.v.str(), kvRows);
-    layer.oBias = bias(config.oBias, prefix + names.o.str(), hidden);
-    layer.mlpNorm = vector(prefix + names.mlpNorm.str() + ".weight", hidden);
-    layer.gate = matrix(prefix + names.gate.str(), config.intermediateSize, hidden);
-    layer.up = matrix(prefix + names.up.str(), config.intermediateSize, hidden);
-    layer.down = matrix(prefix + names.down.str(), hidden, config.intermediateSize);
-    layer.gateBias = bias(config.mlpBias, prefix + names.gate.str(), config.intermediateSize);
-    layer.upBias = bias(config.mlpBias, prefix + names.up.str(), config.intermediateSize);
-    layer.downBias = bias(config.mlpBias, prefix + names.down.str(), hidden);
-    weights.layers.push_back(std::move(layer));
-  }
+  if (config.learnedPositions)
+    weights.positionEmbedding = matrix(names.positionEmbedding.str(), config.contextLength, hidden);
+  for (int64_t i = 0; i < config.layers && !problem; ++i)
+    weights.layers.push_back(takeLayer(names.layerPrefix.str() + std::to_string(i) + "."));
   weights.outputNorm = vector(names.outputNorm.str() + ".weight", hidden);
+  weights.outputNormBias = bias(config.normBias, names.outputNorm.str(), hidden);
+  // The head is no part of what the root names.
+  root.clear();
   if (!config.tiedEmbeddings || inventory.find((names.head + ".weight").str()))
     weights.head = matrix(names.head.str(), config.vocabSize, hidden);
   if (problem)
@@ -190,15 +265,26 @@ Expected<Weights> WeightCollector::run() {
 /// Buffers that old checkpoints carry and the config determines.
 static bool isDerived(StringRef name) {
   return name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn_rot_embd.weight") ||
-         name == "rope_freqs.weight"; // read with the config
+         name.ends_with("attn.masked_bias") || name.ends_with("attention.masked_bias") ||
+         name.starts_with("rope_f"); // read with the config
+}
+
+/// The lower triangle that GPT-2 and GPT-NeoX checkpoints carry as a bias of attention.
+static bool isMask(const TensorRef &tensor) {
+  StringRef name = tensor.name;
+  return tensor.shape.size() == 4 &&
+         (name.ends_with(".attn.bias") || name.ends_with(".attention.bias"));
 }
 
 void WeightCollector::leave(StringRef path, const TensorRef &tensor) {
   StringRef name = tensor.name;
-  if (isDerived(name))
+  if (isDerived(name) || isMask(tensor))
     return;
-  bool isForeign = any_of(names.graph, [&](StringRef start) { return name.starts_with(start); });
+  bool isForeign = any_of(gguf ? ArrayRef(ggufGraph) : ArrayRef(huggingFaceGraph),
+                          [&](StringRef start) { return name.starts_with(start); }) ||
+                   name.starts_with(names.layerPrefix);
   StringRef rest = name;
+  rest.consume_front(names.root);
   int64_t layer = 0;
   if (rest.consume_front(names.layerPrefix) && !rest.consumeInteger(10, layer) &&
       layer >= config.layers)

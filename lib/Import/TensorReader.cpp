@@ -27,13 +27,33 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor, FileSet &file
   return open(tensor, *file);
 }
 
+/// The bytes from the first to the last number of a tensor that is a view; nothing if that is too
+/// many, or if the type has no such views.
+static std::optional<uint64_t> viewBytes(StorageType type, ArrayRef<int64_t> shape,
+                                         const formats::RowView &view) {
+  if (view.isPlain())
+    return storageBytes(type, shape);
+  // Of a vector elements are what rows are of a matrix.
+  bool isMatrix = shape.size() == 2;
+  if (shape.empty() || shape.size() > 2 || (!isPlainFloat(type) && (!isMatrix || view.pitch)))
+    return std::nullopt;
+  int64_t rows = view.fileRows(shape[0]);
+  if (!view.pitch)
+    return isMatrix ? storageBytes(type, {rows, shape[1]}) : storageBytes(type, rows);
+  std::optional<uint64_t> before = storageBytes(type, {shape[1] - 1, view.pitch}),
+                          last = storageBytes(type, rows);
+  if (!before || !last || shape[1] < 1)
+    return std::nullopt;
+  return *before + *last;
+}
+
 Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
                                           std::shared_ptr<const MappedFile> file) {
   StringRef path = file->path();
   std::string name = "tensor " + quote(tensor.name);
   if (!isUsableWeight(tensor.type) && tensor.type != StorageType::Q8_K)
     return fail(path, name + " has type " + tensor.typeText() + ", expected " + usableWeights());
-  std::optional<uint64_t> bytes = storageBytes(tensor.type, tensor.shape);
+  std::optional<uint64_t> bytes = viewBytes(tensor.type, tensor.shape, tensor.view);
   if (!bytes || *bytes == 0 || *bytes != tensor.bytes)
     return fail(path, name + " is declared with " + Twine(tensor.bytes) +
                           " bytes, which is not what " + storageName(tensor.type) + " " +
@@ -49,33 +69,42 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
   reader.block = formats::GgufBlock::named(storageName(tensor.type));
   reader.numColumns = tensor.shape.empty() ? 1 : tensor.shape.back();
   reader.numRows = static_cast<int64_t>(*elementCount(tensor.shape)) / reader.numColumns;
-  reader.bytesPerRow = tensor.bytes / static_cast<uint64_t>(reader.numRows);
+  reader.bytesPerRow = *storageBytes(tensor.type, reader.numColumns);
+  reader.view = tensor.view;
   return reader;
 }
 
 ArrayRef<uint8_t> TensorReader::rowBytes(int64_t row) const {
   assert(row >= 0 && row < numRows && "row out of range");
-  return {data + static_cast<uint64_t>(row) * bytesPerRow, bytesPerRow};
+  return {data + static_cast<uint64_t>(fileRow(row)) * bytesPerRow, bytesPerRow};
 }
 
 void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   assert(out.size() == static_cast<size_t>(numColumns) && "one float a column");
-  const uint8_t *source = rowBytes(row).data();
-  float *target = out.data();
   int64_t count = numColumns;
+  if (isPlainFloat(storage)) {
+    // Where element i lies, in elements.
+    auto plain = [](int64_t i) { return i; };
+    auto permuted = [&](int64_t i) { return view.fileRow(i); };
+    auto transposed = [&](int64_t i) { return i * view.pitch; };
+    auto read = [&](const uint8_t *source, auto placeOf) {
+      if (storage == StorageType::F32)
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = bit_cast<float>(llvm::support::endian::read32le(source + 4 * placeOf(i)));
+      else if (storage == StorageType::F16)
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = f16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
+      else
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
+    };
+    if (view.pitch)
+      return read(data + fileRow(row) * *storageBytes(storage, 1), transposed);
+    if (numRows == 1 && !view.isPlain())
+      return read(data, permuted);
+    return read(rowBytes(row).data(), plain);
+  }
   switch (storage) {
-  case StorageType::F32:
-    for (int64_t i = 0; i < count; ++i)
-      target[i] = bit_cast<float>(llvm::support::endian::read32le(source + 4 * i));
-    return;
-  case StorageType::F16:
-    for (int64_t i = 0; i < count; ++i)
-      target[i] = f16ToFloat(llvm::support::endian::read16le(source + 2 * i));
-    return;
-  case StorageType::BF16:
-    for (int64_t i = 0; i < count; ++i)
-      target[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * i));
-    return;
   case StorageType::Q8_K:
     return formats::dequantizeQ8_K(rowBytes(row), out);
   default: {

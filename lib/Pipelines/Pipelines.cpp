@@ -56,7 +56,8 @@ static void buildFusedPipeline(OpPassManager &pm, const PipelineOptions &options
   pm.addPass(createFusedFuseDequantize());
   pm.addPass(createFusedMergeMatvecs({options.target}));
   pm.addPass(createFusedFusePrologues());
-  pm.addPass(createFusedFuseEpilogues());
+  pm.addPass(createFusedFuseEpilogues({options.placement}));
+  pm.addPass(createFusedFuseRows());
   pm.addPass(createFusedFuseAttentionPrologues());
   pm.addPass(createCSEPass());
   pm.addPass(createFusedAnnotateTraffic());

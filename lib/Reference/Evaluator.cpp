@@ -193,8 +193,9 @@ llvm::Expected<EvaluatedValue> Evaluator::symbol(StringRef name) {
           .Case<quantized::PackedOp>([&](auto op) { return makePacked(op); })
           .Case<model::RopeTableOp>([&](auto op) {
             auto type = cast<RankedTensorType>(op.getType());
-            return wrap(
-                ropeTable(type.getDimSize(0), op.getRope().getFrequencies(type.getDimSize(1))));
+            return wrap(ropeTable(type.getDimSize(0),
+                                  op.getRope().getFrequencies(type.getDimSize(1)),
+                                  op.getRope().getFactor()));
           })
           .Default([&](Operation *) { return makeError("'" + name + "' is not a weight"); });
   if (value)
@@ -285,6 +286,11 @@ llvm::Expected<EvaluatedValue> Evaluator::runElementwise(Operation *op) {
   return wrapAs(op->getResult(0).getType(), elementwise(function, operands));
 }
 
+template <typename Attention> static std::optional<double> softCapOf(Attention op) {
+  std::optional<APFloat> cap = op.getSoftCap();
+  return cap ? std::optional(cap->convertToDouble()) : std::nullopt;
+}
+
 llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   using Result = llvm::Expected<EvaluatedValue>;
   if (isa<fused::MatvecOp>(operation))
@@ -304,7 +310,12 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           })
           .Case<model::RmsNormOp>([&](auto op) {
             return wrap(rmsNorm(tensor(op.getInput()), tensor(op.getGain()),
-                                op.getEpsilon().convertToDouble()));
+                                op.getEpsilon().convertToDouble(), op.getPlusOne()));
+          })
+          .Case<model::LayerNormOp>([&](auto op) {
+            return wrap(layerNorm(tensor(op.getInput()), tensor(op.getGain()),
+                                  op.getBias() ? &tensor(op.getBias()) : nullptr,
+                                  op.getEpsilon().convertToDouble()));
           })
           .Case<model::LinearOp>([&](auto op) {
             return wrap(linear(tensor(op.getInput()), tensor(op.getWeight()),
@@ -312,14 +323,16 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           })
           .Case<model::RotaryOp>([&](auto op) -> Result {
             const Tensor &input = tensor(op.getInput()), &positions = tensor(op.getPositions());
+            model::RotaryPairs pairs(op);
             if (op.getTable())
-              return wrap(rotary(input, positions, tensor(op.getTable())));
-            return wrap(rotary(input, positions, op.getRope().getFrequencies(op.getHeadDim())));
+              return wrap(rotary(input, positions, pairs, tensor(op.getTable())));
+            return wrap(rotary(input, positions, pairs, op.getRope().getFrequencies(pairs.dim),
+                               op.getRope().getFactor()));
           })
           .Case<model::AttentionOp>([&](auto op) {
             return wrap(attention(tensor(op.getQuery()), caches[op.getKeys()],
                                   caches[op.getValues()], tensor(op.getPositions()),
-                                  op.getScale().convertToDouble(), op.getWindow()));
+                                  op.getScale().convertToDouble(), op.getWindow(), softCapOf(op)));
           })
           .Case<model::HadamardOp>(
               [&](auto op) { return wrap(hadamard(tensor(op.getInput()), op.getBlock())); })
@@ -345,9 +358,10 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                 return made.takeError();
               query = made->front();
             }
-            llvm::Expected<Tensor> mixed = fusedAttention(
-                *query.tensor, caches[op.getKeys()], caches[op.getValues()],
-                tensor(op.getPositions()), op.getScale().convertToDouble(), op.getWindow());
+            llvm::Expected<Tensor> mixed =
+                fusedAttention(*query.tensor, caches[op.getKeys()], caches[op.getValues()],
+                               tensor(op.getPositions()), op.getScale().convertToDouble(),
+                               op.getWindow(), softCapOf(op));
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

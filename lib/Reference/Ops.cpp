@@ -86,15 +86,37 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const Tensor &table)
   return result;
 }
 
-Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilon) {
+Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne) {
+  Tensor result = input;
+  auto width = static_cast<int64_t>(gain.values.size());
+  for (int64_t begin = 0, end = static_cast<int64_t>(input.values.size()); begin < end;
+       begin += width) {
+    std::vector<double> x = toDouble(ArrayRef(input.values).slice(begin, width));
+    double factor =
+        model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()), width, epsilon);
+    for (auto [out, in, g] :
+         zip_equal(MutableArrayRef(result.values).slice(begin, width), x, gain.values))
+      out = static_cast<float>(model::normalized<DoubleArithmetic>(
+          arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
+  }
+  return result;
+}
+
+Tensor reference::layerNorm(const Tensor &input, const Tensor &gain, const Tensor *bias,
+                            double epsilon) {
   Tensor result = input;
   for (int64_t row = 0; row < input.rows(); ++row) {
     std::vector<double> x = toDouble(input.row(row));
-    double factor = model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()),
-                                                        static_cast<int64_t>(x.size()), epsilon);
-    for (auto [out, in, g] : zip_equal(result.row(row), x, gain.values))
-      out = static_cast<float>(
-          model::normalized<DoubleArithmetic>(arithmetic, in, factor, static_cast<double>(g)));
+    auto width = static_cast<int64_t>(x.size());
+    double mean = std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(width);
+    for (double &element : x)
+      element -= mean;
+    double factor =
+        model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()), width, epsilon);
+    for (int64_t i = 0; i < width; ++i)
+      result.row(row)[i] = static_cast<float>(
+          model::normalized<DoubleArithmetic>(arithmetic, x[i], factor, gain.values[i]) +
+          (bias ? bias->values[i] : 0));
   }
   return result;
 }
@@ -111,11 +133,11 @@ Tensor reference::linear(const Tensor &input, const Tensor &weight, const Tensor
 
 /// Turns the pairs of all heads of a row by the angles whose cosines and sines are given.
 template <typename T>
-static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> sines) {
-  size_t half = cosines.size();
-  for (size_t head = 0; head < row.size(); head += 2 * half)
-    for (size_t i = 0; i < half; ++i) {
-      float &first = row[head + i], &second = row[head + half + i];
+static void turn(MutableArrayRef<float> row, model::RotaryPairs pairs, ArrayRef<T> cosines,
+                 ArrayRef<T> sines) {
+  for (size_t head = 0; head < row.size(); head += pairs.dim)
+    for (int64_t i = 0; i < pairs.half(); ++i) {
+      float &first = row[head + pairs.first(i)], &second = row[head + pairs.second(i)];
       auto [x, y] =
           model::turned<DoubleArithmetic>(arithmetic, first, second, cosines[i], sines[i]);
       first = static_cast<float>(x);
@@ -123,39 +145,40 @@ static void turn(MutableArrayRef<float> row, ArrayRef<T> cosines, ArrayRef<T> si
     }
 }
 
-Tensor reference::rotary(const Tensor &input, const Tensor &positions,
-                         ArrayRef<double> frequencies) {
+Tensor reference::rotary(const Tensor &input, const Tensor &positions, model::RotaryPairs pairs,
+                         ArrayRef<double> frequencies, double magnitude) {
   Tensor result = input;
   for (auto [row, position] : enumerate(positions.integers)) {
     std::vector<double> cosines, sines;
     for (double frequency : frequencies) {
-      cosines.push_back(std::cos(position * frequency));
-      sines.push_back(std::sin(position * frequency));
+      cosines.push_back(magnitude * std::cos(position * frequency));
+      sines.push_back(magnitude * std::sin(position * frequency));
     }
-    turn<double>(result.row(row), cosines, sines);
+    turn<double>(result.row(row), pairs, cosines, sines);
   }
   return result;
 }
 
 Expected<Tensor> reference::rotary(const Tensor &input, const Tensor &positions,
-                                   const Tensor &table) {
+                                   model::RotaryPairs pairs, const Tensor &table) {
   if (Error error = checkIndices(positions, "position", "table", table.rows()))
     return error;
   Tensor result = input;
   for (auto [row, position] : enumerate(positions.integers)) {
     ArrayRef<float> entry = table.row(position);
-    turn<float>(result.row(row), entry.take_front(entry.size() / 2),
+    turn<float>(result.row(row), pairs, entry.take_front(entry.size() / 2),
                 entry.drop_front(entry.size() / 2));
   }
   return result;
 }
 
-Tensor reference::ropeTable(int64_t positions, ArrayRef<double> frequencies) {
+Tensor reference::ropeTable(int64_t positions, ArrayRef<double> frequencies, double magnitude) {
   size_t half = frequencies.size();
   Tensor table = Tensor::zeros({positions, static_cast<int64_t>(2 * half)});
   for (int64_t position = 0; position < positions; ++position) {
     MutableArrayRef<float> row = table.row(position);
-    formats::ropeTableRow(frequencies, position, row.take_front(half), row.drop_front(half));
+    formats::ropeTableRow(frequencies, magnitude, position, row.take_front(half),
+                          row.drop_front(half));
   }
   return table;
 }
@@ -207,6 +230,10 @@ Error reference::cacheAppend(Cache &cache, const Tensor &input, const Tensor &po
   return Error::success();
 }
 
+static double capped(double score, std::optional<double> softCap) {
+  return softCap ? model::softCapped<DoubleArithmetic>(arithmetic, score, *softCap) : score;
+}
+
 /// The first position that a token at `last` attends to.
 static int64_t oldestPosition(int64_t last, std::optional<int64_t> window) {
   return window ? std::max<int64_t>(0, last - *window + 1) : 0;
@@ -256,7 +283,8 @@ static double roundWeight(double weight, formats::CacheEncoding values) {
 
 Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &keys,
                                            const Cache &values, const Tensor &positions,
-                                           double scale, std::optional<int64_t> window) {
+                                           double scale, std::optional<int64_t> window,
+                                           std::optional<double> softCap) {
   if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
     return error;
   int64_t dim = keys.dim(), heads = query.width() / dim, group = heads / keys.heads();
@@ -269,8 +297,10 @@ Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &key
       std::vector<double> scores; // in units of which exp2 gives weights
       int64_t oldest = oldestPosition(last, window);
       for (int64_t position = oldest; position <= last; ++position)
-        scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
-                         scale * llvm::numbers::log2e);
+        scores.push_back(
+            capped(dot(q, keys.values.row(keys.place(row, position)).data() + offset) * scale,
+                   softCap) *
+            llvm::numbers::log2e);
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
       for (int64_t block = oldest / formats::cacheBlock; block <= last / formats::cacheBlock;
@@ -315,7 +345,8 @@ Expected<Tensor> reference::fusedAttention(const Tensor &query, const Cache &key
 
 Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, const Cache &values,
                                       const Tensor &positions, double scale,
-                                      std::optional<int64_t> window) {
+                                      std::optional<int64_t> window,
+                                      std::optional<double> softCap) {
   if (Error error = checkIndices(positions, "position", "cache", keys.positions()))
     return error;
   int64_t kvHeads = keys.heads(), dim = keys.dim(), heads = query.width() / dim;
@@ -327,8 +358,8 @@ Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, co
       std::vector<double> scores;
       int64_t oldest = oldestPosition(last, window);
       for (int64_t position = oldest; position <= last; ++position)
-        scores.push_back(dot(q, keys.values.row(keys.place(row, position)).data() + offset) *
-                         scale);
+        scores.push_back(capped(
+            dot(q, keys.values.row(keys.place(row, position)).data() + offset) * scale, softCap));
       double greatest = *llvm::max_element(scores), sum = 0;
       std::vector<double> mixed(dim);
       for (auto [i, score] : enumerate(scores)) {

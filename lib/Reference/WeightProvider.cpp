@@ -25,6 +25,8 @@ llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
   llvm::Expected<TensorRef> ref = weightTensor(weight);
   if (!ref)
     return ref.takeError();
+  // The evaluator permutes these itself, also where numbers come from no file.
+  ref->view.interleaved = 0;
   llvm::Expected<TensorReader> reader = TensorReader::open(*ref, *files);
   if (!reader)
     return reader.takeError();

@@ -41,6 +41,7 @@ private:
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
   /// before and after it, which start before their predecessors have ended.
   int64_t roomBesideProducts(fused::AttentionOp op);
+  FailureOr<Choice> chooseGpu(fused::RowsOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
   void prefetch(fused::MatvecOp op, fused::MatvecOp next);
 
@@ -237,6 +238,16 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::SampleOp op) {
                 formatv("{0} logits, {1} a block", logits, share)};
 }
 
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::RowsOp op) {
+  // As many warps as have a column or a pair to start with.
+  int64_t places = op.getWidth() / (op.getHeadDim() ? 2 : 1);
+  int64_t warps = std::clamp<int64_t>(llvm::divideCeil(places, fused::kWarpThreads), 1,
+                                      description.gpuTuning.productWarps.value);
+  return Choice{gpuSchedule(op.getTokens(), warps, /*stages=*/1, /*inFlight=*/1, op.getWidth(),
+                            /*splits=*/1, "none"),
+                formatv("a row of {0} numbers a token, {1} warps", op.getWidth(), warps)};
+}
+
 LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   if (std::optional<Attribute> schedule = op.getSchedule()) {
     bool fits = description.isGpu() ? isa<fused::GpuScheduleAttr>(*schedule)
@@ -252,8 +263,8 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
     choice = chooseHost(op);
   else
     choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
-                 .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::SampleOp>(
-                     [&](auto kernel) { return chooseGpu(kernel); })
+                 .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::RowsOp,
+                       fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
                  .Default([](Operation *op) -> FailureOr<Choice> {
                    return op->emitOpError() << "has no kernel for GPUs";
                  });

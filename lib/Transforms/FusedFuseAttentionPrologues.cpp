@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "AttentionPlacement.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/IR/Remarks.h"
@@ -17,21 +18,6 @@ namespace {
 using namespace mlir;
 using fused::AttentionOp;
 
-/// What works on a head at a time, or on less.
-bool isHeadwise(Operation *op) {
-  return isa_and_nonnull<model::HadamardOp, model::RotaryOp, arith::TruncFOp>(op);
-}
-
-/// Follows `value` through headwise operations that nothing else reads; `chain` gets them, the last
-/// first. Returns what they start from.
-Value followBack(Value value, SmallVectorImpl<Operation *> &chain) {
-  while (isHeadwise(value.getDefiningOp()) && value.hasOneUse()) {
-    chain.push_back(value.getDefiningOp());
-    value = value.getDefiningOp()->getOperand(0);
-  }
-  return value;
-}
-
 struct FusedFuseAttentionPrologues
     : impl::FusedFuseAttentionProloguesBase<FusedFuseAttentionPrologues> {
   void runOnOperation() override;
@@ -41,16 +27,7 @@ private:
 };
 
 void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
-  // The step's appends, which stand before the attention in its block.
-  model::CacheAppendOp appends[2];
-  for (Operation *op = attention->getPrevNode(); op; op = op->getPrevNode()) {
-    auto append = dyn_cast<model::CacheAppendOp>(op);
-    if (append && append.getPositions() == attention.getPositions())
-      for (auto [found, cache] :
-           llvm::zip_equal(appends, ArrayRef{attention.getKeysAttr(), attention.getValuesAttr()}))
-        if (append.getCacheAttr() == cache && !found)
-          found = append;
-  }
+  std::array<model::CacheAppendOp, 2> appends = findAppends(attention);
   auto missed = [&](StringRef reason) {
     remark::missed(attention->getLoc(), remark::RemarkOpts::name("not-fused").category(DEBUG_TYPE))
         << remark::reason("{0}", reason);
@@ -61,16 +38,16 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
     return missed("keys and values are appended in different places");
 
   SmallVector<Operation *> chains[3];
-  Value query = followBack(attention.getQuery(), chains[0]);
-  Value starts[] = {query, followBack(appends[0].getInput(), chains[1]),
-                    followBack(appends[1].getInput(), chains[2])};
+  Value query = followHeads(attention.getQuery(), chains[0]);
+  Value starts[] = {query, followHeads(appends[0].getInput(), chains[1]),
+                    followHeads(appends[1].getInput(), chains[2])};
 
   OpBuilder builder(attention);
-  auto fusedOp = AttentionOp::create(builder, attention.getLoc(), attention.getType(), starts[0],
-                                     ValueRange{starts[1], starts[2]}, attention.getKeysAttr(),
-                                     attention.getValuesAttr(), attention.getPositions(),
-                                     attention.getScaleAttr(), attention.getWindowAttr(),
-                                     /*traffic=*/nullptr, /*schedule=*/nullptr);
+  auto fusedOp = AttentionOp::create(
+      builder, attention.getLoc(), attention.getType(), starts[0], ValueRange{starts[1], starts[2]},
+      attention.getKeysAttr(), attention.getValuesAttr(), attention.getPositions(),
+      attention.getScaleAttr(), attention.getWindowAttr(), attention.getSoftCapAttr(),
+      /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(attention->getDiscardableAttrDictionary());
   SmallVector<Type> types =
       llvm::map_to_vector(starts, [](Value value) { return value.getType(); });

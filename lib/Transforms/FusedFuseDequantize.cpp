@@ -81,11 +81,11 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
   Value query = op.getQuery();
   if (element == Element::F16 || element == Element::E4M3)
     query = arith::TruncFOp::create(builder, op.getLoc(), half, query);
-  auto fusedOp =
-      fused::AttentionOp::create(builder, op.getLoc(), half, query, /*appended=*/ValueRange(),
-                                 op.getKeysAttr(), op.getValuesAttr(), op.getPositions(),
-                                 op.getScaleAttr(), op.getWindowAttr(), /*traffic=*/nullptr,
-                                 /*schedule=*/nullptr);
+  auto fusedOp = fused::AttentionOp::create(
+      builder, op.getLoc(), half, query, /*appended=*/ValueRange(), op.getKeysAttr(),
+      op.getValuesAttr(), op.getPositions(), op.getScaleAttr(), op.getWindowAttr(),
+      op.getSoftCapAttr(), /*traffic=*/nullptr,
+      /*schedule=*/nullptr);
   // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());
   op.replaceAllUsesWith(wide);

@@ -1,6 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "AttentionPlacement.h"
+#include "CacheAppends.h"
 #include "Hoist.h"
 #include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
@@ -20,34 +22,6 @@ namespace {
 using namespace mlir;
 using fused::MatvecOp;
 
-/// Whether every element is stored by itself. An integer cache rounds a head to a common scale, and
-/// a rotation mixes a head's elements, of which an epilogue sees 8 or 16 rows; fp8 elements are
-/// left to attention, too.
-bool storesElements(model::CacheAppendOp append) {
-  auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(append, append.getCacheAttr());
-  return cache && cache.getCacheType().getEncoding().bits() >= 16 &&
-         !append.getInput().getDefiningOp<model::HadamardOp>();
-}
-
-/// Whether an epilogue may append. Attention's prologue appends keys and values, or neither: where
-/// one of them needs it, the other goes there, too.
-bool mayAppend(model::CacheAppendOp append) {
-  auto function = append->getParentOfType<func::FuncOp>();
-  llvm::SmallPtrSet<Attribute, 2> caches = {append.getCacheAttr()};
-  function.walk([&](fused::AttentionOp attention) {
-    Attribute keys = attention.getKeysAttr(), values = attention.getValuesAttr();
-    if (keys == append.getCacheAttr() || values == append.getCacheAttr())
-      caches.insert_range(ArrayRef{keys, values});
-  });
-  return !function
-              .walk([&](model::CacheAppendOp other) {
-                return caches.contains(other.getCacheAttr()) && !storesElements(other)
-                           ? WalkResult::interrupt()
-                           : WalkResult::advance();
-              })
-              .wasInterrupted();
-}
-
 /// Whether an epilogue can hold `op`: it works on one element, or on one rotary pair, at a time.
 bool isFinisher(Operation *op) {
   // Epilogues compute in float32 and round to 16 bits at most.
@@ -56,10 +30,11 @@ bool isFinisher(Operation *op) {
   if (isa<arith::TruncFOp>(op))
     return isa<Float16Type, BFloat16Type>(getElementTypeOrSelf(op->getResult(0)));
   if (auto append = dyn_cast<model::CacheAppendOp>(op))
-    return mayAppend(append);
+    return storesElements(append);
   if (isa<arith::ArithDialect>(op->getDialect()))
     return false;
-  return model::isElementwise(op) || isa<model::RotaryOp>(op);
+  auto rotary = dyn_cast<model::RotaryOp>(op);
+  return model::isElementwise(op) || (rotary && !rotary.getInterleaved());
 }
 
 /// Whether `op`, or something inside it, may read or write `cache`.
@@ -82,12 +57,57 @@ bool mayTouch(Operation *op, FlatSymbolRefAttr cache) {
 }
 
 struct FusedFuseEpilogues : impl::FusedFuseEpiloguesBase<FusedFuseEpilogues> {
+  using FusedFuseEpiloguesBase::FusedFuseEpiloguesBase;
   void runOnOperation() override;
 
 private:
+  /// Decides for every attention what is left to its prologue.
+  LogicalResult place();
   /// Returns the matvec that takes the place of `matvec`, or `matvec` if it stays.
   MatvecOp fuse(MatvecOp matvec);
+
+  llvm::SmallPtrSet<Operation *, 8> kept; ///< for attention's prologues
 };
+
+std::optional<PlacementOption> parsePlacement(StringRef text) {
+  return llvm::StringSwitch<std::optional<PlacementOption>>(text)
+      .Case("auto", PlacementOption::Auto)
+      .Case("epilogue", PlacementOption::Epilogue)
+      .Case("prologue", PlacementOption::Prologue)
+      .Default(std::nullopt);
+}
+
+LogicalResult FusedFuseEpilogues::place() {
+  kept.clear();
+  std::optional<PlacementOption> common = parsePlacement(placement);
+  if (!common)
+    return emitError(getOperation().getLoc())
+           << "placement must be auto, epilogue or prologue, found '" << placement << "'";
+  WalkResult walk = getOperation().walk([&](fused::AttentionOp attention) {
+    if (!attention.getPrologue().empty() || attention.getSchedule())
+      return WalkResult::advance();
+    // Decided by an earlier run or by hand.
+    auto decided = attention->getAttrOfType<StringAttr>("sluice.decision");
+    std::optional<PlacementOption> option = decided ? parsePlacement(decided) : common;
+    if (!option) {
+      attention.emitOpError() << "sluice.decision must be epilogue or prologue, found " << decided;
+      return WalkResult::interrupt();
+    }
+    std::optional<AttentionPlacement> placed = placeAttention(attention, *option);
+    if (!placed)
+      return WalkResult::advance();
+    kept.insert_range(placed->kept);
+    if (decided)
+      return WalkResult::advance();
+    StringRef where = placed->prologue ? "prologue" : "epilogue";
+    Builder builder(&getContext());
+    attention->setDiscardableAttr("sluice.decision", builder.getStringAttr(where));
+    attention->setDiscardableAttr("sluice.reason", builder.getStringAttr(placed->reason));
+    LDBG() << where << ": " << placed->reason;
+    return WalkResult::advance();
+  });
+  return failure(walk.wasInterrupted());
+}
 
 /// Why `op` cannot move into `matvec`; empty if it can. `inside` are the values that the epilogue
 /// will hold.
@@ -114,7 +134,7 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
     return source && (source == matvec || taken.contains(source));
   };
   for (Operation *op = matvec->getNextNode(); op; op = op->getNextNode()) {
-    if (!llvm::any_of(op->getOperands(), inside) || !isFinisher(op))
+    if (!llvm::any_of(op->getOperands(), inside) || kept.contains(op) || !isFinisher(op))
       continue;
     StringRef reason = whyNot(op, matvec, taken, inside, dominance);
     if (!reason.empty()) {
@@ -180,6 +200,8 @@ MatvecOp FusedFuseEpilogues::fuse(MatvecOp matvec) {
 }
 
 void FusedFuseEpilogues::runOnOperation() {
+  if (failed(place()))
+    return signalPassFailure();
   SmallVector<MatvecOp> matvecs;
   getOperation().walk<WalkOrder::PreOrder>([&](MatvecOp op) {
     if (!op.getTraffic() && !op.getSchedule())

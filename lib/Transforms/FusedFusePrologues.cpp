@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "mlir/IR/Remarks.h"
@@ -24,22 +25,24 @@ struct FusedFusePrologues : impl::FusedFuseProloguesBase<FusedFusePrologues> {
 void FusedFusePrologues::runOnOperation() {
   llvm::SmallSetVector<Operation *, 8> norms;
   getOperation().walk([&](MatvecOp matvec) {
-    auto norm = matvec.getInput().getDefiningOp<model::RmsNormOp>();
-    if (!norm || !matvec.getPrologue().empty() || matvec.getTraffic() || matvec.getSchedule())
+    Operation *norm = matvec.getInput().getDefiningOp();
+    // A product's prologue has a row's factor, not one for each head.
+    if (!norm || !model::isRowNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() ||
+        matvec.getSchedule())
       return;
     if (!norms.insert(norm))
       remark::analysis(matvec.getLoc(),
                        remark::RemarkOpts::name("norm-repeated").category(DEBUG_TYPE))
           << remark::reason("the norm is computed again in each product that reads it");
+    Value input = norm->getOperand(0);
     OpBuilder builder(&getContext());
-    Block *block =
-        builder.createBlock(&matvec.getPrologue(), {}, norm.getInput().getType(), norm.getLoc());
+    Block *block = builder.createBlock(&matvec.getPrologue(), {}, input.getType(), norm->getLoc());
     IRMapping mapping;
-    mapping.map(norm.getInput(), block->getArgument(0));
+    mapping.map(input, block->getArgument(0));
     Operation *inside = builder.clone(*norm, mapping);
-    fused::YieldOp::create(builder, norm.getLoc(), inside->getResults());
-    matvec.getInputMutable().assign(norm.getInput());
-    LDBG() << "fused " << norm;
+    fused::YieldOp::create(builder, norm->getLoc(), inside->getResults());
+    matvec.getInputMutable().assign(input);
+    LDBG() << "fused " << *norm;
   });
   for (Operation *norm : norms) {
     if (norm->use_empty()) {

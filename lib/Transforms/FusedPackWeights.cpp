@@ -3,6 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "dialects/Model/Semantics.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/TargetDescription.h"
@@ -449,9 +450,10 @@ void FusedPackWeights::runOnOperation() {
     if (!symbols->lookup<model::WeightOp>(parameter.getWeight()))
       continue;
     auto type = dyn_cast<RankedTensorType>(parameter.getType());
-    bool vector =
-        type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
-        llvm::all_of(parameter->getUsers(), llvm::IsaPred<model::RmsNormOp, model::AddBiasOp>);
+    bool vector = type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
+                  llvm::all_of(parameter->getUsers(), [](Operation *user) {
+                    return model::isNorm(user) || isa<model::AddBiasOp>(user);
+                  });
     if (!vector) {
       parameter.emitOpError() << "loads @" << parameter.getWeight() << " for '"
                               << (*parameter->user_begin())->getName()

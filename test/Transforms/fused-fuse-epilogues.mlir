@@ -143,3 +143,18 @@ func.func @half(%x: tensor<1x256xf32>, %h: tensor<1x128xf16>, %w: tensor<128x256
   %s = arith.addf %t, %h : tensor<1x128xf16>
   return %s : tensor<1x128xf16>
 }
+
+// Activations, multipliers and caps of other families.
+// CHECK-LABEL: func.func @element_operations
+// CHECK: epilogue {
+// CHECK: model.gelu {{.*}} tanh
+// CHECK: model.scale {{.*}} by
+// CHECK: model.soft_cap {{.*}} at
+// CHECK: fused.yield
+func.func @element_operations(%x: tensor<1x256xf32>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  %y = fused.matvec %x weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %a = model.gelu %y tanh : tensor<1x8xf32>
+  %b = model.scale %a by 0.5 : tensor<1x8xf32>
+  %c = model.soft_cap %b at 30.0 : tensor<1x8xf32>
+  return %c : tensor<1x8xf32>
+}

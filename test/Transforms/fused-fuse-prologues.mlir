@@ -58,3 +58,26 @@ func.func @kept(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %w: tensor<8x256xf16
   %z = fused.matvec %s weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   return %y, %z : tensor<1x8xf32>, tensor<1x8xf32>
 }
+
+// CHECK-LABEL: func.func @layer_norm
+// CHECK-NEXT: fused.matvec %arg0 weights
+// CHECK-SAME: prologue {
+// CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<1x256xf32>):
+// CHECK-NEXT: %[[N:.*]] = model.layer_norm %[[IN]], %arg1 bias %arg2 epsilon 1.000000e-05
+// CHECK-NEXT: fused.yield %[[N]] : tensor<1x256xf32>
+func.func @layer_norm(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %b: tensor<256xf16>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  %n = model.layer_norm %x, %g bias %b epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>, tensor<256xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}
+
+
+// A norm of heads has more factors than a product's prologue.
+// CHECK-LABEL: func.func @heads
+func.func @heads(%x: tensor<1x256xf32>, %g: tensor<64xf16>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  // CHECK-NEXT: %[[N:.*]] = model.rms_norm
+  // CHECK-NEXT: fused.matvec %[[N]] {{.*}} -> tensor<1x8xf32>{{$}}
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 64 : tensor<1x256xf32>, tensor<64xf16>
+  %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}

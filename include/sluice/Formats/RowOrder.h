@@ -87,6 +87,26 @@ inline int64_t rotaryRowOfGguf(int64_t row, int64_t headRows) {
   return row - r + r / 2 + (r % 2) * (headRows / 2);
 }
 
+/// Where the rows of a weight lie in a tensor of its file; by default one after the other.
+struct RowView {
+  /// The size of a head whose rotary pairs lie side by side (ggufRotaryRow); 0: none.
+  int64_t interleaved = 0;
+  /// Rows that lie together, and the rows from one such block to the next; 0: all lie together.
+  int64_t block = 0, stride = 0;
+  /// Heads of `head` rows (0: none) whose first `rotary` are rotated: file rows i and i + rotary/2
+  /// become rows i and i + head/2, the others fill the rest in their order.
+  int64_t rotary = 0, head = 0;
+  /// Not 0: the tensor is transposed, and this is the distance of its rows, in elements.
+  int64_t pitch = 0;
+
+  bool operator==(const RowView &) const = default;
+  bool isPlain() const { return *this == RowView(); }
+  /// The file's row, counted from the weight's first, that is row `row` of the weight.
+  int64_t fileRow(int64_t row) const;
+  /// How many rows lie from the first to the last of a weight of `rows` rows.
+  int64_t fileRows(int64_t rows) const;
+};
+
 } // namespace sluice::formats
 
 #endif // SLUICE_FORMATS_ROWORDER_H

@@ -20,8 +20,23 @@ namespace sluice {
 
 class GGUFFile;
 
-/// Families that share the Llama graph. GGUF calls Mistral "llama".
-enum class ModelFamily { Llama, Mistral, Qwen2 };
+/// Each is one entry of the table in lib/Import/Families.cpp. GGUF calls Mistral "llama".
+enum class ModelFamily {
+  Llama,
+  Mistral,
+  Qwen2,
+  Qwen3,
+  Gpt2,
+  GptNeoX,
+  Phi3,
+  Gemma,
+  Gemma2,
+  Gemma3,
+  Olmo2,
+  StableLm,
+  Granite,
+  SmolLm3,
+};
 
 llvm::StringRef familyName(ModelFamily family);
 
@@ -36,20 +51,42 @@ struct RopeScaling {
     Llama3,
     /// Each divided by its own entry of `factors` (GGUF's rope_freqs.weight).
     Factors,
+    /// YaRN (transformers, modeling_rope_utils.py, _compute_yarn_parameters).
+    Yarn,
+    /// Each divided by its own entry of `factors`, or of `longFactors` if the context is longer
+    /// than `originalContext` positions.
+    LongRope,
   };
   Kind kind = Kind::None;
   double factor = 1.0;
   double lowFreqFactor = 1.0;
   double highFreqFactor = 4.0;
   int64_t originalContext = 0;
-  /// headDim / 2 positive divisors.
-  std::vector<float> factors;
+  double betaFast = 32.0, betaSlow = 1.0;
+  /// Positive divisors, one for each rotated pair.
+  std::vector<float> factors, longFactors;
+  /// What cosines and sines are multiplied by.
+  double magnitude = 1.0;
 
-  /// The scaling as the model dialect and formats::ropeFrequencies() take it: "none", "linear",
-  /// "llama3" or "factors", and the values that belong to it.
+  /// The scaling for a cache of `context` positions as the model dialect and
+  /// formats::ropeFrequencies() take it: "none", "linear", "llama3", "factors" or "yarn", and the
+  /// values that belong to it.
   llvm::StringRef name() const;
-  llvm::SmallVector<double> values() const;
+  llvm::SmallVector<double> values(int64_t context) const;
 };
+
+enum class NormKind {
+  Rms,
+  /// RMS norm whose gains are stored less 1.
+  RmsPlusOne,
+  Layer,
+};
+
+/// Where a layer's norms stand: before attention and MLP, after them (before the residual is
+/// added), or both.
+enum class NormPlaces { Before, After, Both };
+
+enum class Activation { Silu, Gelu, GeluTanh };
 
 struct ModelConfig {
   ModelFamily family = ModelFamily::Llama;
@@ -65,10 +102,39 @@ struct ModelConfig {
   /// Even. heads * headDim need not be hiddenSize.
   int64_t headDim = 0;
 
-  /// RMS norm: x / sqrt(mean(x^2) + normEps) * weight.
+  NormKind norm = NormKind::Rms;
+  /// Of layer norms.
+  bool normBias = false;
+  NormPlaces normPlaces = NormPlaces::Before;
   float normEps = 1e-6f;
+  /// Whether queries and keys are normalised as whole rows, before they are rotated.
+  bool rowQkNorm = false;
+  /// Whether the MLP reads what attention reads, instead of attention's result.
+  bool parallelResidual = false;
+
+  Activation activation = Activation::Silu;
+  /// Whether the MLP is down(activation(gate x) * up x) instead of down(activation(up x)).
+  bool gatedMlp = true;
+
+  /// Whether the position is a row of a table that is added to the embedding, instead of a rotation
+  /// of queries and keys.
+  bool learnedPositions = false;
+  /// How many elements of a head are rotated, the first ones; 0 is all. Even.
+  int64_t rotaryDims = 0;
+  /// Layers whose queries and keys are not rotated; no entries are none.
+  llvm::SmallVector<bool> withoutRotary;
+  /// Layers that turn by `localRopeTheta` and no scaling; no entries are none.
+  llvm::SmallVector<bool> localRotary;
+  double localRopeTheta = 0.0;
   double ropeTheta = 10000.0;
   RopeScaling ropeScaling;
+
+  /// What embeddings, results of attention and MLP, and logits are multiplied by.
+  double embeddingScale = 1.0, residualScale = 1.0, logitScale = 1.0;
+  /// What scores are multiplied by; 0 is 1 / sqrt(headDim).
+  double attentionScale = 0.0;
+  /// c of c tanh(x / c) for scores and for logits; 0 is none.
+  double scoreCap = 0.0, logitCap = 0.0;
 
   /// Whether the head is the token embedding.
   bool tiedEmbeddings = false;
@@ -76,8 +142,11 @@ struct ModelConfig {
   bool kBias = false;
   bool vBias = false;
   bool oBias = false;
-  /// Of gate, up and down.
+  /// Of gate (if there is one), up and down.
   bool mlpBias = false;
+  /// Whether every head of q and k is normalised before it turns, with a weight of headDim elements
+  /// for all heads of a layer's q and one for those of its k.
+  bool qkNorms = false;
 
   /// Positions that the model was made for.
   int64_t contextLength = 0;
@@ -99,8 +168,9 @@ llvm::Expected<ModelConfig> configFromJson(llvm::StringRef text, llvm::StringRef
 /// that config.json lacks.
 llvm::Error addGenerationConfig(llvm::StringRef text, llvm::StringRef path, ModelConfig &config);
 
-/// Reads a GGUF file of architecture "llama" or "qwen2". Biases, a tied head and rotary factors
-/// show in GGUF only as tensors that are there or not, so the tensor list is consulted too.
+/// Reads a GGUF file of an architecture that the table of families has. Biases, a tied head and
+/// rotary factors show in GGUF only as tensors that are there or not, so the tensor list is
+/// consulted too.
 llvm::Expected<ModelConfig> configFromGGUF(const GGUFFile &file,
                                            std::vector<std::string> &warnings);
 

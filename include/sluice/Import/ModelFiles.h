@@ -22,6 +22,8 @@
 namespace sluice {
 
 struct Weight {
+  /// Part of a tensor of the file, or a view of one, where that holds more (q, k and v in one) or
+  /// has another order.
   TensorRef tensor;
   /// Rows of each head are stored as rotary pairs side by side (0, d/2, 1, d/2+1, ...), as GGUF's
   /// "llama" has q and k, instead of first halves before second halves. Reading does not
@@ -31,7 +33,9 @@ struct Weight {
 
 /// Shapes [rows, columns], with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q
 /// [D, hidden], k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down
-/// [hidden, intermediate]; a bias has its matrix's rows.
+/// [hidden, intermediate]; a bias has its matrix's rows. Norms before attention and MLP and the
+/// gate are empty where the config has none. Heads of q and k that are rotated in part have their
+/// rows in the order of formats::RowView::rotary.
 struct LayerWeights {
   Weight attnNorm;
   Weight q, k, v, o;
@@ -39,14 +43,21 @@ struct LayerWeights {
   Weight mlpNorm;
   Weight gate, up, down;
   std::optional<Weight> gateBias, upBias, downBias;
+  std::optional<Weight> attnNormBias, mlpNormBias;
+  /// Of the results of attention and MLP [hidden], and of q and k: [D] and [C], or [headDim] where
+  /// heads are normalised.
+  std::optional<Weight> attnPostNorm, mlpPostNorm, qNorm, kNorm;
 };
 
 struct Weights {
   /// [vocab, hidden].
   Weight tokenEmbedding;
+  /// [contextLength, hidden].
+  std::optional<Weight> positionEmbedding;
   std::vector<LayerWeights> layers;
   /// [hidden].
   Weight outputNorm;
+  std::optional<Weight> outputNormBias;
   /// [vocab, hidden]; absent when the embedding is the head.
   std::optional<Weight> head;
 };

@@ -18,8 +18,9 @@
 namespace sluice {
 
 /// Reads a tensor of a type that weights may have (isUsableWeight), or Q8_K. Rows are the innermost
-/// dimension; all outer dimensions together count the rows, so a vector is one row. Reading is
-/// const and may happen on many threads.
+/// dimension; all outer dimensions together count the rows, so a vector is one row. Rows (of a
+/// vector elements) are those of the tensor's view, wherever the file has them. Reading is const
+/// and may happen on many threads.
 class TensorReader {
 public:
   /// Checks type, extent and bounds once, so that the reads below cannot fail.
@@ -30,6 +31,8 @@ public:
   StorageType type() const { return storage; }
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
+  /// The file's row, counted from the tensor's first byte, that is row `row`.
+  int64_t fileRow(int64_t row) const { return numRows == 1 ? row : view.fileRow(row); }
   /// The blocks of the tensor's type; null for plain numbers and Q8_K.
   const formats::GgufBlock *blocks() const { return block; }
 
@@ -40,7 +43,7 @@ public:
   /// blocks().
   void readBlocks(int64_t row, formats::EncodedRows &rows, int64_t to) const;
 
-  /// The row as stored.
+  /// The row as stored; not of a view whose elements are not together (a transposed one, a vector).
   llvm::ArrayRef<uint8_t> rowBytes(int64_t row) const;
 
 private:
@@ -51,6 +54,7 @@ private:
   int64_t numRows = 0;
   int64_t numColumns = 0;
   uint64_t bytesPerRow = 0;
+  formats::RowView view;
 };
 
 } // namespace sluice

@@ -8,6 +8,8 @@
 
 #include "sluice/Import/StorageType.h"
 
+#include "sluice/Formats/RowOrder.h"
+
 #include "llvm/ADT/SmallVector.h"
 
 #include <string>
@@ -26,6 +28,9 @@ struct TensorRef {
   llvm::SmallVector<int64_t, 4> shape;
   /// First byte of the tensor, from the start of the file.
   uint64_t offset = 0;
+  /// How the rows lie, where the tensor is a view of another one; `bytes` then are those from the
+  /// first to the last.
+  formats::RowView view;
   /// Of a GGUF tensor of unknown type: up to the next one, or to the end of the file.
   uint64_t bytes = 0;
 

@@ -47,6 +47,11 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   Option<std::string> valueCache{*this, "v-cache",
                                  llvm::cl::desc("Number format of cached values, without -rot"),
                                  llvm::cl::init("auto")};
+  Option<std::string> placement{*this, "placement",
+                                llvm::cl::desc("Where rotary embeddings and appends go that a "
+                                               "product's epilogue can compute: auto, epilogue, "
+                                               "prologue"),
+                                llvm::cl::init("auto")};
   Option<std::string> target{*this, "target",
                              llvm::cl::desc("Name or path of a target description"),
                              llvm::cl::init("host")};

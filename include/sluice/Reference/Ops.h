@@ -32,22 +32,28 @@ void roundTo(formats::Encoding::Element element, Tensor &tensor);
 /// tokens [S], table [V, H] -> [S, H]. Errors: a token that is not in 0 .. V-1.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const Tensor &table);
 
-/// x / sqrt(mean(x^2) + epsilon) * gain, a row at a time.
-Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon);
+/// x / sqrt(mean(x^2) + epsilon) * gain, as many elements at a time as the gain has: a row, or a
+/// head; with `plusOne`, * (gain + 1).
+Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne = false);
+
+/// (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * gain + bias (null: 0), a row at a time.
+Tensor layerNorm(const Tensor &input, const Tensor &gain, const Tensor *bias, double epsilon);
 
 /// input [S, K], weight [N, K], bias [N] or null -> [S, N].
 Tensor linear(const Tensor &input, const Tensor &weight, const Tensor *bias);
 
-/// Turns elements i and i + d/2 of each head of d = 2 * frequencies.size() elements by
-/// position * frequencies[i].
-Tensor rotary(const Tensor &input, const Tensor &positions, llvm::ArrayRef<double> frequencies);
+/// Turns the elements of pair i of each head by position * frequencies[i]; cosines and sines are
+/// multiplied by `magnitude`.
+Tensor rotary(const Tensor &input, const Tensor &positions, model::RotaryPairs pairs,
+              llvm::ArrayRef<double> frequencies, double magnitude = 1);
 
 /// The same with cosines and sines from a table [positions, d]: cosines, then sines.
 /// Errors: a position outside the table.
-llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions, const Tensor &table);
+llvm::Expected<Tensor> rotary(const Tensor &input, const Tensor &positions,
+                              model::RotaryPairs pairs, const Tensor &table);
 
-/// Row p: cos(p f_i) for all i, then sin(p f_i), rounded once.
-Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies);
+/// Row p: cos(p f_i) for all i, then sin(p f_i), times `magnitude`, rounded once.
+Tensor ropeTable(int64_t positions, llvm::ArrayRef<double> frequencies, double magnitude = 1);
 
 /// Every block of `block` elements (a power of two) times the Walsh-Hadamard matrix over the square
 /// root of `block`.
@@ -58,11 +64,12 @@ Tensor hadamard(const Tensor &input, int64_t block);
 llvm::Error cacheAppend(Cache &cache, const Tensor &input, const Tensor &positions);
 
 /// softmax(q K^T * scale) V for every query head of every row over positions 0 .. its own, or the
-/// last `window` of them; query head h reads key/value head h / (query heads / key heads). Errors:
-/// a position outside the caches.
+/// last `window` of them; query head h reads key/value head h / (query heads / key heads). With a
+/// `softCap` of c each scaled score s is c tanh(s / c). Errors: a position outside the caches.
 llvm::Expected<Tensor> attention(const Tensor &query, const Cache &keys, const Cache &values,
                                  const Tensor &positions, double scale,
-                                 std::optional<int64_t> window);
+                                 std::optional<int64_t> window,
+                                 std::optional<double> softCap = std::nullopt);
 
 //===----------------------------------------------------------------------===//
 // quantized
@@ -88,7 +95,8 @@ Tensor product(const Tensor &input, const Tensor &weight, formats::Encoding::Ele
 /// encodings have it (docs/numerics.md); the sum that normalises is of unrounded weights.
 llvm::Expected<Tensor> fusedAttention(const Tensor &query, const Cache &keys, const Cache &values,
                                       const Tensor &positions, double scale,
-                                      std::optional<int64_t> window);
+                                      std::optional<int64_t> window,
+                                      std::optional<double> softCap = std::nullopt);
 
 /// Rows of a quantized table. Errors as of the float one.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const QuantizedMatrix &table);

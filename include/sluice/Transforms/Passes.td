@@ -139,9 +139,14 @@ def FusedFusePrologues : Pass<"fused-fuse-prologues", "::mlir::ModuleOp"> {
 def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
   let summary = "Finish results inside the kernels that compute them";
   let description = [{
-    Moves `model.add_bias`, `model.silu`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
+    Moves `model.add_bias`, activations, `model.scale`, `model.soft_cap`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
     `fused.matvec` whose results they finish, as long as their other operands are known before the matvec. Values that are
     still read elsewhere are yielded. A `model.cache_append` stays where it is, with a remark, if something between reads or writes the same cache.
+
+    What needs whole heads (norms of q and k, Hadamard rotations, caches that are not of 16 bits) or interleaved pairs is left to attention's prologue, and
+    so the appends of that layer are. Where an epilogue can do all, `placement` decides; `auto` compares costs: appending in a prologue delays an H100
+    as much as reading 1 MiB does (measured: 0.1 to 0.35 us a layer), an epilogue delays nothing, but halves of heads whose size is no multiple of 16 are rows of
+    tiles that are not full, so the weights grow. Each `fused.attention` gets `sluice.decision`, which a later run keeps to, and `sluice.reason`.
 
     ```mlir
     %g, %u = fused.matvec %x weights(%gate, %up) segments [768, 768]
@@ -163,6 +168,31 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
     }
     ```
   }];
+  let options = [Option<"placement", "placement", "std::string", /*default=*/"\"auto\"",
+                        "where rotary embeddings and appends go that an epilogue can compute: auto, epilogue or prologue">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
+def FusedFuseRows : Pass<"fused-fuse-rows", "::mlir::ModuleOp"> {
+  let summary = "Make kernels of the norms and element operations that no product takes";
+  let description = [{
+    A norm of a product's result needs all of it, so it can be computed at the end of no product, and where more than a product's input is made of it, at the
+    beginning of none. Each such norm, or element operation between kernels, begins a `fused.rows`, which takes what can follow with it:
+    element operations, `model.rotary`, `arith.truncf`, and the `model.cache_append` of a 16-bit cache, as long as their other operands are known before.
+
+    ```mlir
+    %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+    %h = arith.addf %x, %n : tensor<1x256xf32>
+    ```
+    ==>
+    ```mlir
+    %h = fused.rows -> tensor<1x256xf32> body {
+      %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+      %s = arith.addf %x, %n : tensor<1x256xf32>
+      fused.yield %s : tensor<1x256xf32>
+    }
+    ```
+  }];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
@@ -170,8 +200,8 @@ def FusedFuseAttentionPrologues : Pass<"fused-fuse-attention-prologues", "::mlir
   let summary = "Append to caches, and prepare queries, inside attention";
   let description = [{
     What a product's epilogue did not take, because it needs whole heads, moves into the prologue of the `fused.attention` that follows: the
-    `model.cache_append` of its keys and values, and the `model.hadamard`, `model.rotary` and `arith.truncf` operations through which the new query, keys and
-    values come. Attention that finds its caches appended by an epilogue is left alone.
+    `model.cache_append` of its keys and values, and the `model.rms_norm` (of heads), `model.rotary`, `model.hadamard` and `arith.truncf` operations through
+    which the new query, keys and values come. Attention that finds its caches appended by an epilogue is left alone.
 
     ```mlir
     %k1 = model.hadamard %k head_dim 64 : tensor<1x128xf32>

@@ -7,6 +7,7 @@
 #define SLUICE_LIB_CONVERSION_FUSEDKERNELS_CACHEPLACES_H
 
 #include "ComputeBuilder.h"
+#include "KernelInterface.h"
 
 #include "sluice/Formats/CacheLayout.h"
 
@@ -20,6 +21,30 @@ inline formats::CacheArithmetic<mlir::Value> cacheArithmetic(ComputeBuilder &k) 
           [&k](Value x, int64_t y) { return k.div(x, y); },
           [&k](Value x, int64_t y) { return k.rem(x, y); }};
 }
+
+/// Where numbers of 16 bits go that are appended to a cache, by their number in the row.
+class AppendPlace {
+public:
+  /// Checks that the cache holds numbers of 16 bits in the layout `keys` or `values`; else emits an
+  /// error that says what `where` ("an epilogue on a GPU") stores.
+  static mlir::FailureOr<AppendPlace> get(ComputeBuilder &k, const KernelInterface &interface,
+                                          model::CacheAppendOp append, quantized::CacheLayout keys,
+                                          quantized::CacheLayout values, llvm::StringRef where);
+  /// Goes to the position of token `token`, an index or i64 of the builder, clamped to the cache.
+  void moveTo(ComputeBuilder &k, const KernelInterface &interface, mlir::Value token);
+  /// The address of number `index` (of the builder's index type) of the row.
+  mlir::Value of(ComputeBuilder &k, mlir::Value index) const;
+  mlir::Type element() const { return cache.getElement(); }
+
+private:
+  AppendPlace(model::CacheAppendOp append, quantized::CacheType cache)
+      : append(append), cache(cache), shape(cache.getShapeInfo()) {}
+
+  model::CacheAppendOp append;
+  quantized::CacheType cache;
+  formats::CacheShape shape;
+  mlir::Value base, inTile;
+};
 
 } // namespace sluice::kernels
 

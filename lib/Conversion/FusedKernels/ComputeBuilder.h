@@ -152,6 +152,19 @@ private:
 
 using Values = ComputeBuilder::Values;
 
+/// erf(x) within 3e-7, of a float32 or a vector of them (Abramowitz and Stegun, 7.1.26).
+template <typename Builder> mlir::Value erf(Builder &k, mlir::Value x) {
+  auto number = [&](double value) { return k.constantLike(x, value); };
+  mlir::Value magnitude = k.absF(x);
+  mlir::Value t = k.divF(number(1), k.fma(magnitude, number(0.3275911), number(1)));
+  mlir::Value sum = number(1.061405429);
+  for (double coefficient : {-1.453152027, 1.421413741, -0.284496736, 0.254829592})
+    sum = k.fma(sum, t, number(coefficient));
+  mlir::Value tail = k.mulF(k.mulF(sum, t), k.exp(k.negF(k.mulF(x, x))));
+  mlir::Value positive = k.subF(number(1), tail);
+  return k.select(k.lessF(x, number(0)), k.negF(positive), positive);
+}
+
 /// Bytes of a float or integer element, 1 or more.
 inline int64_t bytesOf(mlir::Type element) { return element.getIntOrFloatBitWidth() / 8; }
 

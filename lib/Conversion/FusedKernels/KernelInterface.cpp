@@ -68,7 +68,8 @@ std::string KernelInterface::key() const {
     for (Value operand : inner->getOperands())
       os << " %" << number(operand);
     for (NamedAttribute attr : inner->getAttrDictionary()) {
-      if (inner == op && attr.getName() == "traffic")
+      // Neither counts nor reasons make another kernel.
+      if (inner == op && (attr.getName() == "traffic" || attr.getName() == "sluice.reason"))
         continue;
       os << ' ' << attr.getName().getValue() << '=';
       if (auto ahead = dyn_cast<fused::PrefetchAttr>(attr.getValue())) {

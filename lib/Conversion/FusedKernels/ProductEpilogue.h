@@ -173,6 +173,9 @@ template <EpilogueRows R> Values ProductEpilogue<R>::loadTurn(model::RotaryOp ro
 
 template <EpilogueRows R> mlir::FailureOr<Turn> ProductEpilogue<R>::turn(model::RotaryOp rotary) {
   int64_t head = rotary.getHeadDim();
+  if (rotary.getInterleaved())
+    return rotary.emitOpError() << "of interleaved pairs in " << kRegion
+                                << " cannot be converted to " << Builder::kCode;
   if (!segment.order.isPairs() || segment.order.getSecond() != head)
     return rotary.emitOpError() << "needs its rows in the order pairs(" << segment.order.getFirst()
                                 << ", " << head << "), found " << segment.order;
@@ -186,27 +189,13 @@ template <EpilogueRows R> mlir::FailureOr<Turn> ProductEpilogue<R>::turn(model::
 template <EpilogueRows R>
 mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
                                                const Values &elements) {
-  quantized::CacheType cache = interface.cacheType(append.getCacheAttr());
-  formats::CacheShape shape = cache.getShapeInfo();
-  bool isPlaced = cache.getLayout() == R::kKeys || cache.getLayout() == R::kValues;
-  if (!isPlaced || shape.encoding.bits() != 16)
-    return append.emitOpError() << "to cache " << append.getCacheAttr() << " of type " << cache
-                                << ", an epilogue on " << R::kDevice
-                                << " stores f16 or bf16 in layout "
-                                << quantized::stringifyCacheLayout(R::kKeys) << " or "
-                                << quantized::stringifyCacheLayout(R::kValues);
-  mlir::Value at = position(append.getPositions(), shape.positions);
-  mlir::Value base = k.offset(interface.cachePointer(append.getCacheAttr()),
-                              shape.sequences == 1 ? 0 : token * shape.heads * shape.headBytes());
-  base = k.offset(base, k.mul(k.toI64(k.div(at, formats::cacheTile)), shape.tileBytes()));
-  mlir::Value inTile = k.rem(at, formats::cacheTile);
-  auto place = [&](mlir::Value row) {
-    mlir::Value head = k.div(row, shape.dim), d = k.rem(row, shape.dim);
-    mlir::Value byte = formats::cacheCodeByte<mlir::Value>(cacheArithmetic(k), shape, inTile, d);
-    return k.offset(base, k.add(k.mul(k.toI64(head), shape.headBytes()), k.toI64(byte)));
-  };
+  mlir::FailureOr<AppendPlace> place = AppendPlace::get(k, interface, append, R::kKeys, R::kValues,
+                                                        ("an epilogue on " + R::kDevice).str());
+  if (failed(place))
+    return mlir::failure();
+  place->moveTo(k, interface, k.index(token));
   for (auto [run, value] : llvm::zip_equal(runs, elements))
-    rows.scatter(value, cache.getElement(), run, place);
+    rows.scatter(value, place->element(), run, [&](mlir::Value row) { return place->of(k, row); });
   return mlir::success();
 }
 

@@ -25,29 +25,55 @@ struct Turn {
   Values cosines, sines;
 };
 
-/// The factors of a region's norms for the row that is being computed, float32 scalars.
-using NormFactors = llvm::DenseMap<mlir::Operation *, mlir::Value>;
+/// What a norm subtracts from every element of a row (null: nothing) and then multiplies it by,
+/// float32 scalars.
+struct NormFactor {
+  mlir::Value mean, factor;
+};
+/// Those of a region's norms for the row that is being computed.
+using NormFactors = llvm::DenseMap<mlir::Operation *, NormFactor>;
 
 template <typename P>
 concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
-                model::Arithmetic<typename P::Builder> &&
-                requires(P &place, mlir::Value value, model::RotaryOp rotary) {
+                model::Arithmetic<typename P::Builder> && requires(P &place, mlir::Value value) {
                   { place.k } -> std::convertible_to<typename P::Builder &>;
                   // Which region this is, for messages: "a prologue".
                   { P::kRegion } -> std::convertible_to<llvm::StringRef>;
                   // The elements of a region's argument, or of a tensor from outside. Fails, with
                   // a message, if they cannot be read.
                   { place.load(value) } -> std::same_as<mlir::FailureOr<Values>>;
-                  // Fails, with a message, if the registers are no rotary pairs.
-                  { place.turn(rotary) } -> std::same_as<mlir::FailureOr<Turn>>;
                 };
 
-/// A place that is a whole head.
+/// A place that has rotary pairs: in its order of rows the two elements of a pair are half of its
+/// registers apart.
 template <typename P>
-concept HeadPlace = Place<P> && requires(P &place, model::HadamardOp rotation, const Values &x) {
-  // The registers of the head, float32, rotated.
-  { place.rotateHead(rotation, x) } -> std::same_as<Values>;
+concept PairPlace = Place<P> && requires(P &place, model::RotaryOp rotary) {
+  // Fails, with a message, if the registers are no pairs of this rotation.
+  { place.turn(rotary) } -> std::same_as<mlir::FailureOr<Turn>>;
 };
+
+/// A place that is a whole head. Registers are float32; those of padding, and its lanes, may hold
+/// anything.
+template <typename P>
+concept HeadPlace = Place<P> && requires(P &place, model::HadamardOp rotation,
+                                         model::RotaryOp rotary, const Values &x) {
+  // The head times a Walsh-Hadamard matrix.
+  { place.rotateHead(rotation, x) } -> std::same_as<Values>;
+  // The head turned by its position. Fails, with a message, without a table of angles.
+  { place.turnHead(rotary, x) } -> std::same_as<mlir::FailureOr<Values>>;
+  // The sum of the squares of the head's elements, a scalar.
+  { place.sumOfSquares(x) } -> std::same_as<mlir::Value>;
+};
+
+/// The registers of rotary pairs, turned.
+template <typename B> Values turnPairs(B &k, const Values &x, const Turn &turn) {
+  size_t pairs = turn.cosines.size();
+  Values result(2 * pairs);
+  for (size_t i = 0; i < pairs; ++i)
+    std::tie(result[i], result[i + pairs]) =
+        model::turned(k, k.widen(x[i]), k.widen(x[i + pairs]), turn.cosines[i], turn.sines[i]);
+  return result;
+}
 
 /// Emits the code of a region's values at one place, each once.
 template <Place P> class RegionEvaluator {
@@ -78,55 +104,73 @@ private:
       return place.load(value);
     mlir::Operation *op = value.getDefiningOp();
     if constexpr (HeadPlace<P>)
-      if (auto rotation = dyn_cast<model::HadamardOp>(op)) {
-        mlir::FailureOr<Values> x = evaluate(rotation.getInput());
+      if (isa<model::HadamardOp, model::RotaryOp, model::RmsNormOp>(op))
+        return computeHead(op);
+    if constexpr (PairPlace<P>)
+      if (auto rotary = dyn_cast<model::RotaryOp>(op)) {
+        mlir::FailureOr<Turn> turn = place.turn(rotary);
+        if (failed(turn))
+          return mlir::failure();
+        mlir::FailureOr<Values> x = evaluate(rotary.getInput());
         if (failed(x))
           return mlir::failure();
-        for (mlir::Value &element : *x)
-          element = k.widen(element);
-        return place.rotateHead(rotation, *x);
+        return turnPairs(k, *x, *turn);
       }
     Function function = model::elementFunction<typename P::Builder>(op);
     bool isNorm = factors.contains(op);
-    auto rotary = dyn_cast<model::RotaryOp>(op);
-    if (!function && !isNorm && !rotary)
+    if (!function && !isNorm)
       return op->emitOpError() << "in " << P::kRegion << " cannot be converted to "
                                << P::Builder::kCode;
-    mlir::FailureOr<Turn> turn = Turn();
-    if (rotary && failed(turn = place.turn(rotary)))
-      return mlir::failure();
     llvm::SmallVector<Values> operands;
-    // The place reads the positions and the table of a rotation.
-    mlir::OperandRange read = rotary ? op->getOperands().take_front() : op->getOperands();
-    for (mlir::Value operand : read) {
+    for (mlir::Value operand : op->getOperands()) {
       mlir::FailureOr<Values> elements = evaluate(operand);
       if (failed(elements))
         return mlir::failure();
       operands.push_back(std::move(*elements));
     }
-    if (rotary)
-      return rotate(operands.front(), *turn);
     Values result;
     for (size_t i = 0; i < operands.front().size(); ++i) {
       Values x = llvm::map_to_vector(operands, [&](Values &all) { return all[i]; });
-      result.push_back(isNorm ? normalize(x[0], x[1], factors.lookup(op))
+      result.push_back(isNorm ? normalize(op, x, factors.lookup(op))
                               : model::applyElementFunction(k, function, op, x));
     }
     return result;
   }
 
-  mlir::Value normalize(mlir::Value x, mlir::Value gain, mlir::Value factor) {
-    mlir::Value wide = k.widen(x);
-    return model::normalized(k, wide, k.broadcastLike(factor, wide), k.widen(gain));
+  /// `x` are elements of the norm's operands: input, gain and perhaps bias.
+  mlir::Value normalize(mlir::Operation *norm, llvm::ArrayRef<mlir::Value> x,
+                        const NormFactor &here) {
+    mlir::Value wide = k.widen(x[0]), gain = k.widen(x[1]);
+    if (auto rms = dyn_cast<model::RmsNormOp>(norm); rms && rms.getPlusOne())
+      gain = k.addF(gain, k.constantLike(gain, 1.0));
+    if (here.mean)
+      wide = k.subF(wide, k.broadcastLike(here.mean, wide));
+    mlir::Value result = model::normalized(k, wide, k.broadcastLike(here.factor, wide), gain);
+    return x.size() > 2 ? k.addF(result, k.widen(x[2])) : result;
   }
 
-  Values rotate(const Values &x, const Turn &turn) {
-    size_t pairs = turn.cosines.size();
-    Values result(2 * pairs);
-    for (size_t i = 0; i < pairs; ++i)
-      std::tie(result[i], result[i + pairs]) =
-          model::turned(k, k.widen(x[i]), k.widen(x[i + pairs]), turn.cosines[i], turn.sines[i]);
-    return result;
+  /// What mixes a head's elements.
+  mlir::FailureOr<Values> computeHead(mlir::Operation *op)
+    requires HeadPlace<P>
+  {
+    mlir::FailureOr<Values> x = evaluate(op->getOperand(0));
+    if (failed(x))
+      return mlir::failure();
+    for (mlir::Value &element : *x)
+      element = k.widen(element);
+    if (auto rotation = dyn_cast<model::HadamardOp>(op))
+      return place.rotateHead(rotation, *x);
+    if (auto rotary = dyn_cast<model::RotaryOp>(op))
+      return place.turnHead(rotary, *x);
+    auto norm = cast<model::RmsNormOp>(op);
+    mlir::FailureOr<Values> gain = evaluate(norm.getGain());
+    if (failed(gain))
+      return mlir::failure();
+    mlir::Value factor = model::normFactor(k, place.sumOfSquares(*x), norm.getWidth(),
+                                           norm.getEpsilon().convertToDouble());
+    for (auto [element, g] : llvm::zip_equal(*x, *gain))
+      element = normalize(norm, {element, g}, {mlir::Value(), factor});
+    return x;
   }
 
   P &place;
@@ -207,19 +251,46 @@ template <RowPlace P>
 mlir::LogicalResult evaluateNorms(P &place, const KernelInterface &interface, mlir::Region &region,
                                   NormFactors &factors) {
   factors.clear();
-  for (auto norm : region.getOps<model::RmsNormOp>()) {
+  for (mlir::Operation &norm : region.getOps()) {
+    if (!model::isNorm(&norm))
+      continue;
+    auto rms = dyn_cast<model::RmsNormOp>(norm);
+    if (rms && rms.getHeadDim())
+      return rms.emitOpError() << "of heads in " << P::kRegion << " of rows cannot be converted to "
+                               << P::Builder::kCode;
+    mlir::Value input = norm.getOperand(0), mean;
+    int64_t width = cast<mlir::RankedTensorType>(input.getType()).getDimSize(1);
+    auto elements = [&] { return evaluateInRow(place, interface, factors, input); };
+    if (isa<model::LayerNormOp>(norm)) {
+      auto sum = place.sumRow([&](mlir::Value sum) -> mlir::FailureOr<mlir::Value> {
+        mlir::FailureOr<Values> x = elements();
+        if (failed(x))
+          return mlir::failure();
+        for (mlir::Value element : *x)
+          sum = sum ? place.k.addF(sum, element) : element;
+        return sum;
+      });
+      if (failed(sum))
+        return mlir::failure();
+      mean = place.k.divF(*sum, place.k.constantLike(*sum, static_cast<double>(width)));
+    }
+    // The mean is known before squares are added: their difference from it may be small.
     auto sum = place.sumRow([&](mlir::Value sum) -> mlir::FailureOr<mlir::Value> {
-      mlir::FailureOr<Values> x = evaluateInRow(place, interface, factors, norm.getInput());
+      mlir::FailureOr<Values> x = elements();
       if (failed(x))
         return mlir::failure();
-      for (mlir::Value element : *x)
+      for (auto [number, element] : llvm::enumerate(*x)) {
+        if (mean)
+          element = place.clearMissing(number,
+                                       place.k.subF(element, place.k.broadcastLike(mean, element)));
         sum = sum ? place.k.fma(element, element, sum) : place.k.mulF(element, element);
+      }
       return sum;
     });
     if (failed(sum))
       return mlir::failure();
-    factors[norm] = model::normFactor(place.k, *sum, norm.getGain().getType().getDimSize(0),
-                                      norm.getEpsilon().convertToDouble());
+    llvm::APFloat epsilon = rms ? rms.getEpsilon() : cast<model::LayerNormOp>(norm).getEpsilon();
+    factors[&norm] = {mean, model::normFactor(place.k, *sum, width, epsilon.convertToDouble())};
   }
   return mlir::success();
 }

@@ -82,7 +82,8 @@ private:
   /// slot and parity of the next stage to fill and of the oldest that may be under way.
   Values copyStages(Value begin, Value end, const Values &state);
   LogicalResult copyAll();
-  LogicalResult appendNew();
+  /// `newest` is the step's key and value head, whose constants have been loaded.
+  LogicalResult appendNew(Head &newest);
 
   struct Query {
     SmallVector<Values> words; ///< operands of every 32 elements
@@ -91,7 +92,8 @@ private:
   /// From scores to exponents of 2.
   double exponentScale() { return op.getScale().convertToDouble() * 1.44269504088896341; }
   void storeQuery(Value number, const Values &elements);
-  /// Has all consuming warps make the operands of the query heads, which each of them then loads.
+  /// Waits for the previous kernel and has all consuming warps make the operands of the query
+  /// heads, which each of them then loads.
   LogicalResult prepareQueries();
   SmallVector<Query> loadQueries();
   Values consume();
@@ -232,8 +234,7 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
   });
 }
 
-LogicalResult AttentionKernel::appendNew() {
-  Head newest(kernel, op, lane, token, head, dim, keys.paddedDim());
+LogicalResult AttentionKernel::appendNew(Head &newest) {
   Value tile = k.sub(tiles, 1), position = k.rem(last, cacheTile),
         inStage = k.rem(tile, stageTiles);
   Value fill = k.sub(fills, 1);
@@ -296,9 +297,16 @@ LogicalResult AttentionKernel::copyAll() {
     byCopier(zero, fills, state);
     k.syncWarp();
     auto append = [&] {
+      Head newest(kernel, op, lane, token, dim, keys.paddedDim());
+      newest.moveTo(head);
+      SmallVector<Value> newRows;
+      for (auto append : op.getPrologue().front().getOps<model::CacheAppendOp>())
+        newRows.push_back(append.getInput());
+      result = newest.preload(newRows);
       if (isEarly)
         k.waitForPredecessor();
-      result = appendNew();
+      if (succeeded(result))
+        result = appendNew(newest);
     };
     if (splits == 1)
       append();
@@ -359,12 +367,17 @@ void AttentionKernel::storeQuery(Value number, const Values &elements) {
 }
 
 LogicalResult AttentionKernel::prepareQueries() {
+  Head place(kernel, op, lane, token, dim, keys.paddedDim());
   Value query = op.getQuery();
-  if (appends)
+  if (appends) {
     query = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+    if (failed(place.preload(query)))
+      return failure();
+  }
+  k.waitForPredecessor();
   LogicalResult result = success();
   k.loop(warp, k.constI32(group), k.constI32(warps), [&](Value number) {
-    Head place(kernel, op, lane, token, k.add(k.mul(head, group), number), dim, keys.paddedDim());
+    place.moveTo(k.add(k.mul(head, group), number));
     FailureOr<Values> elements = place.evaluate(query);
     result = elements;
     if (succeeded(result))
@@ -689,6 +702,9 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
     Value greatest = k.number(-1e29);
     for (int64_t tile = 0; tile < warpTiles; ++tile) {
       Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
+      if (std::optional<APFloat> cap = op.getSoftCap())
+        for (Value &exponent : t)
+          exponent = model::softCapped(k, exponent, cap->convertToDouble() * 1.44269504088896341);
       for (int64_t i = 0; i < 4; ++i) {
         t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
         Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];
@@ -943,7 +959,6 @@ LogicalResult AttentionKernel::emit() {
   Values consumed = k.ifElseYield(
       k.less(thread, k.constI32(threads)),
       [&] {
-        k.waitForPredecessor();
         result = prepareQueries();
         if (active() == warps)
           return consume();

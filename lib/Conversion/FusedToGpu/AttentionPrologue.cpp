@@ -36,23 +36,142 @@ FailureOr<Values> Head::evaluate(Value value, const DenseMap<Value, Values> &kno
   return elements;
 }
 
+LogicalResult Head::preload(ValueRange values) {
+  Block &block = op.getPrologue().front();
+  llvm::SetVector<Operation *> needed;
+  auto need = [&](ValueRange operands) {
+    for (Value operand : operands)
+      if (Operation *source = operand.getDefiningOp(); source && source->getBlock() == &block)
+        needed.insert(source);
+  };
+  need(values);
+  for (size_t i = 0; i < needed.size(); ++i)
+    need(needed[i]->getOperands());
+  for (Operation *inner : needed) {
+    if (auto rotary = dyn_cast<model::RotaryOp>(inner)) {
+      FailureOr<kernels::Turn> turn = loadTurn(rotary);
+      if (failed(turn))
+        return failure();
+      constants.turns[rotary] = *turn;
+    } else if (auto norm = dyn_cast<model::RmsNormOp>(inner); norm && isConstant(norm.getGain())) {
+      FailureOr<Values> gain = load(norm.getGain());
+      if (failed(gain))
+        return failure();
+      constants.vectors[norm.getGain()] = *gain;
+    }
+  }
+  return success();
+}
+
 FailureOr<Values> Head::load(Value value) {
+  if (auto found = constants.vectors.find(value); found != constants.vectors.end())
+    return found->second;
   Value pointer = kernel.interface.pointer(op.getSource(value));
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
+  // A vector is for all heads.
+  bool isVector = type && type.getRank() == 1;
+  if (!pointer || !kernels::isFloatTensor(value) || (isVector && type.getDimSize(0) != dim))
     return op.emitOpError() << "prologue reads a value of type " << value.getType()
                             << " in a way that cannot be converted to GPU code";
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  Value base = k.at(pointer, k.add(k.mul(number, dim), k.mul(token, type.getDimSize(1))), bytes);
+  Value base = pointer;
+  if (!isVector)
+    base = k.at(pointer, k.add(k.mul(number, dim), k.mul(token, type.getDimSize(1))), bytes);
   Values elements;
   for (int64_t first = 0; first < padded; first += kWarp) {
     Value d = k.add(lane, first);
     if (first + kWarp > dim)
       d = k.min(d, k.constI32(dim - 1));
-    elements.push_back(k.loadFresh(element, k.at(base, d, bytes), bytes));
+    Value place = k.at(base, d, bytes);
+    elements.push_back(isConstant(value) ? k.load(element, place, bytes)
+                                         : k.loadFresh(element, place, bytes));
   }
   return elements;
+}
+
+Value Head::isFirstOfPair(const model::RotaryPairs &pairs, int64_t firstElement) {
+  return pairs.interleaved ? k.equal(k.bitAnd(lane, 1), k.constI32(0))
+                           : k.less(k.add(lane, firstElement), k.constI32(pairs.half()));
+}
+
+FailureOr<kernels::Turn> Head::loadTurn(model::RotaryOp rotary) {
+  if (auto found = constants.turns.find(rotary); found != constants.turns.end())
+    return found->second;
+  if (!rotary.getTable())
+    return rotary.emitOpError() << "needs a table (fused-tabulate-rotary makes one)";
+  model::RotaryPairs pairs(rotary);
+  int64_t rows = rotary.getTable().getType().getDimSize(0), half = pairs.half();
+  Value position = k.clampIndex(
+      k.load(k.i32(), k.at(kernel.interface.pointer(rotary.getPositions()), token, 4), 4), rows);
+  // Cosines, then sines.
+  Value entry = k.at(kernel.interface.pointer(rotary.getTable()), k.toI64(position), dim * 4);
+  kernels::Turn turn;
+  for (int64_t first = 0; first < (areRegisters(pairs) ? half : dim); first += kWarp) {
+    Value d = k.add(lane, first), pair = d;
+    if (pairs.interleaved)
+      pair = k.shr(d, 1);
+    else if (!areRegisters(pairs))
+      pair = k.select(isFirstOfPair(pairs, first), d, k.sub(d, half));
+    if (first + kWarp > dim)
+      pair = k.min(pair, k.constI32(half - 1));
+    Value place = k.at(entry, pair, 4);
+    turn.cosines.push_back(k.load(k.f32(), place, 4));
+    turn.sines.push_back(k.load(k.f32(), k.offset(place, half * 4), 4));
+  }
+  return turn;
+}
+
+Value Head::partners(const model::RotaryPairs &pairs, const Values &x, size_t i) {
+  if (pairs.interleaved)
+    return k.shuffleXor(x[i], 1);
+  auto first = static_cast<int64_t>(i) * kWarp;
+  Value d = k.add(lane, first), half = k.constI32(pairs.half());
+  Value source = k.select(isFirstOfPair(pairs, first), k.add(d, half), k.sub(d, half));
+  Value sourceLane = k.bitAnd(source, kWarp - 1), sourceRegister = k.shr(source, 5);
+  llvm::SmallSetVector<int64_t, 4> registers;
+  for (int64_t element = first; element < std::min(first + kWarp, dim); ++element)
+    registers.insert(pairs.partnerOf(element) / kWarp);
+  Value result;
+  for (int64_t number : registers) {
+    Value shuffled = k.shuffleFrom(x[number], sourceLane);
+    result =
+        result ? k.select(k.equal(sourceRegister, k.constI32(number)), shuffled, result) : shuffled;
+  }
+  return result;
+}
+
+FailureOr<Values> Head::turnHead(model::RotaryOp rotary, const Values &x) {
+  model::RotaryPairs pairs(rotary);
+  FailureOr<kernels::Turn> turn = loadTurn(rotary);
+  if (failed(turn))
+    return failure();
+  if (areRegisters(pairs))
+    return kernels::turnPairs(k, x, *turn);
+  Values result = x;
+  for (size_t i = 0; i < turn->cosines.size(); ++i) {
+    Value other = partners(pairs, x, i);
+    Value isFirst = isFirstOfPair(pairs, static_cast<int64_t>(i) * kWarp);
+    auto [first, second] =
+        model::turned(k, k.select(isFirst, x[i], other), k.select(isFirst, other, x[i]),
+                      turn->cosines[i], turn->sines[i]);
+    result[i] = k.select(isFirst, first, second);
+  }
+  return result;
+}
+
+Value Head::sumOfSquares(const Values &x) {
+  Value sum;
+  for (auto [i, element] : llvm::enumerate(x)) {
+    int64_t first = static_cast<int64_t>(i) * kWarp;
+    if (first >= dim)
+      break;
+    Value mine = element;
+    if (first + kWarp > dim)
+      mine = k.select(k.less(k.add(lane, first), k.constI32(dim)), element, k.number(0.0));
+    sum = sum ? k.fma(mine, mine, sum) : k.mulF(mine, mine);
+  }
+  return k.sumOfWarp(sum);
 }
 
 Values Head::rotateHead(model::HadamardOp rotation, const Values &x) {

@@ -13,6 +13,14 @@
 
 namespace sluice::device {
 
+/// What a prologue reads that no earlier kernel of the step writes: gains of norms, and cosines and
+/// sines of rotary embeddings, which are the same for all heads of a token.
+struct HeadConstants {
+  llvm::DenseMap<mlir::Value, kernels::Values> vectors;
+  /// Of each register of a head, or only of the first half of them where registers are pairs.
+  llvm::DenseMap<mlir::Operation *, kernels::Turn> turns;
+};
+
 /// A head as the place of a prologue's values. Lane l has elements l, 32 + l, 64 + l, ... of it.
 class Head {
 public:
@@ -20,11 +28,16 @@ public:
   using Builder = DeviceBuilder;
   static constexpr llvm::StringLiteral kRegion = "a prologue";
 
-  /// Head `number` of token `token`: `dim` elements, with padding `padded`, a multiple of 32.
-  Head(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, mlir::Value token,
-       mlir::Value number, int64_t dim, int64_t padded)
-      : k(kernel.k), kernel(kernel), op(op), lane(lane), token(token), number(number), dim(dim),
-        padded(padded) {}
+  /// A head of token `token`: `dim` elements, with padding `padded`, a multiple of 32.
+  Head(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, mlir::Value token, int64_t dim,
+       int64_t padded)
+      : k(kernel.k), kernel(kernel), op(op), lane(lane), token(token), dim(dim), padded(padded) {}
+
+  /// Emits the loads of what `values` are computed with that may be read before the previous kernel
+  /// has ended. Fails, with a message, if it cannot be read.
+  mlir::LogicalResult preload(mlir::ValueRange values);
+  /// Makes this head `head` of its token.
+  void moveTo(mlir::Value head) { number = head; }
 
   /// The elements of a value of the prologue, or of its query, as float32; zeros where the head is
   /// padded. `known` are values that have been loaded already.
@@ -35,12 +48,22 @@ public:
   // The place (see RegionEvaluator.h).
   DeviceBuilder &k;
   mlir::FailureOr<Values> load(mlir::Value value);
-  mlir::FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
-    return rotary.emitOpError() << "in a prologue cannot be converted to GPU code";
-  }
   Values rotateHead(model::HadamardOp rotation, const Values &x);
+  mlir::FailureOr<Values> turnHead(model::RotaryOp rotary, const Values &x);
+  mlir::Value sumOfSquares(const Values &x);
 
 private:
+  mlir::FailureOr<kernels::Turn> loadTurn(model::RotaryOp rotary);
+  /// Whether the elements of a pair are different registers of one lane.
+  static bool areRegisters(const model::RotaryPairs &pairs) {
+    return !pairs.interleaved && pairs.half() % kWarp == 0;
+  }
+  /// For lanes whose element is the first of its pair.
+  mlir::Value isFirstOfPair(const model::RotaryPairs &pairs, int64_t firstElement);
+  /// The other elements of the pairs that lanes have in register `i`.
+  mlir::Value partners(const model::RotaryPairs &pairs, const Values &x, size_t i);
+
+  HeadConstants constants;
   Kernel &kernel;
   fused::AttentionOp op;
   mlir::Value lane, token, number;

@@ -87,6 +87,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
           .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
           .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
           .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); })
+          .Case<fused::RowsOp>([&](auto rows) { return emitRows(body, rows); })
           .Case<fused::SampleOp>([&](auto sample) { return emitSample(body, sample); })
           .Default([](Operation *op) { return op->emitOpError() << "has no kernel for GPUs"; });
   if (failed(emitted))

@@ -53,6 +53,12 @@ Value DeviceBuilder::greatestOfWarp(Value x) {
   return NVVM::ReduxOp::create(b, loc, x.getType(), x, NVVM::ReduxKind::MAX, constI32(-1));
 }
 
+Value DeviceBuilder::sumOfWarp(Value x) {
+  for (int64_t distance = kWarp / 2; distance; distance /= 2)
+    x = addF(x, shuffleXor(x, distance));
+  return x;
+}
+
 Value DeviceBuilder::shuffleFrom(Value x, Value source) {
   return NVVM::ShflOp::create(b, loc, x.getType(), constI32(-1), x, source, constI32(31),
                               NVVM::ShflKind::idx, UnitAttr());

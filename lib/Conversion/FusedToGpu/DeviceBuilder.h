@@ -41,6 +41,7 @@ public:
   /// 2^x by ex2.approx (2 ulp); 0 for minus infinity.
   Value exp2(Value x) { return mlir::LLVM::Exp2Op::create(b, loc, x); }
   Value exp(Value x) { return exp2(mulF(x, number(1.44269504088896341))); }
+  Value erf(Value x) { return kernels::erf(*this, x); }
   /// Converts f16, bf16 or f32 to f32, and back, to nearest even.
   Value widen(Value x);
   Value narrow(Value x, mlir::Type element);
@@ -70,6 +71,8 @@ public:
   Value shuffleXor(Value x, int64_t mask);
   /// The greatest i32 of the warp, signed.
   Value greatestOfWarp(Value x);
+  /// The sum of the warp's floats, the same in all lanes.
+  Value sumOfWarp(Value x);
   /// What lane `source` of the warp has.
   Value shuffleFrom(Value x, Value source);
   /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number

@@ -127,6 +127,7 @@ LogicalResult Prologue::emit(PreparedInput &input) {
 LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
   currentRow = row;
   loaded.clear();
+  sumNumber = 0;
   if (failed(kernels::evaluateNorms(*this, kernel.interface, op.getPrologue(), factors)))
     return failure();
   Value result = op.getInput();
@@ -160,20 +161,20 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
     if (rounds() > kKeptRounds)
       loaded.clear();
   }
-  for (int64_t distance = kWarp / 2; distance; distance /= 2)
-    sum = k.addF(sum, k.shuffleXor(sum, distance));
+  sum = k.sumOfWarp(sum);
+  // Each of a row's sums has a place of its own, so that one barrier is enough.
+  Value place = k.offset(scratch, sumNumber++ * fused::rowSumStride(threads / kWarp));
   Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
-  k.ifThen(k.equal(lane, k.constI32(0)),
-           [&] { k.store(sum, k.offset(scratch, k.shl(warp, 2)), 4); });
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.store(sum, k.offset(place, k.shl(warp, 2)), 4); });
   k.barrier(1, threads);
   Value total;
   auto add = [&](Value part) { total = total ? k.addF(total, part) : part; };
   int64_t warps = threads / kWarp, part = 0;
   for (; part + 4 <= warps; part += 4)
-    for (Value one : k.lanes(k.load(k.vec(4, k.f32()), k.offset(scratch, part * 4), 16)))
+    for (Value one : k.lanes(k.load(k.vec(4, k.f32()), k.offset(place, part * 4), 16)))
       add(one);
   for (; part < warps; ++part)
-    add(k.load(k.f32(), k.offset(scratch, part * 4), 4));
+    add(k.load(k.f32(), k.offset(place, part * 4), 4));
   if (op.getTokens() > 1)
     k.barrier(1, threads); // the next row's sums come to the same place
   return total;

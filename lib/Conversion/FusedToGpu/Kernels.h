@@ -56,9 +56,6 @@ public:
   static constexpr llvm::StringLiteral kRegion = "a prologue";
   DeviceBuilder &k;
   mlir::FailureOr<Values> load(mlir::Value value);
-  mlir::FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
-    return rotary.emitOpError() << "in a prologue cannot be converted to GPU code";
-  }
   mlir::FailureOr<mlir::Value>
   sumRow(llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate);
   mlir::Value clearMissing(size_t number, mlir::Value x);
@@ -89,7 +86,7 @@ private:
   fused::MatvecOp op;
   const fused::InputPlan &plan;
   mlir::Value thread;
-  int64_t threads, padded, current = 0;
+  int64_t threads, padded, current = 0, sumNumber = 0;
   mlir::Value scratch, currentRow;
   llvm::DenseMap<std::pair<mlir::Value, int64_t>, Values> constants, loaded;
   kernels::NormFactors factors;
@@ -112,6 +109,7 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const Packe
 mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
+mlir::LogicalResult emitRows(Kernel &kernel, fused::RowsOp op);
 mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);
 
 /// Adds the kernels that no step launches but the runtime itself; `shared` names the block's

@@ -14,6 +14,9 @@
 #include "sluice/Formats/Activations.h"
 #include "sluice/Formats/CacheLayout.h"
 
+#include "llvm/ADT/SetVector.h"
+
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -53,12 +56,13 @@ public:
   // The place (see RegionEvaluator.h).
   KernelBuilder &k;
   FailureOr<kernels::Values> load(Value value);
-  FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
-    return rotary.emitOpError() << "in a prologue cannot be converted to host code";
-  }
   kernels::Values rotateHead(model::HadamardOp rotation, const kernels::Values &x);
+  FailureOr<kernels::Values> turnHead(model::RotaryOp rotary, const kernels::Values &x);
+  Value sumOfSquares(const kernels::Values &x);
 
 private:
+  /// Registers that have in the place of element e of a head what `x` has in that of source(e).
+  kernels::Values gather(const kernels::Values &x, llvm::function_ref<int64_t(int64_t)> source);
   /// The lanes from element `d` on that are the head's; null if all are.
   Value mask(int64_t d) {
     if (d + kLanes <= dim)
@@ -89,6 +93,8 @@ private:
   int64_t queryTile() const { return std::min<int64_t>(group, k.isa == Isa::Avx2 ? 4 : 8); }
   Value at(Value base, Value index, int64_t bytes) { return k.offset(base, k.mul(index, bytes)); }
   Value splat(Value scalar) { return k.splat(scalar, kLanes); }
+  /// A score as an exponent of 2, after the soft cap.
+  Value capped(Value exponent);
   Value zeros() { return k.number(f32s, 0.0); }
 
   /// Writes a head of `value`, float32 and padded with zeros to `padded`, to `row`.
@@ -177,13 +183,16 @@ LogicalResult AttentionKernel::plan() {
 FailureOr<kernels::Values> Head::load(Value value) {
   Value pointer = interface.pointer(op.getSource(value));
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  if (!pointer || !kernels::isFloatTensor(value) || type.getRank() != 2)
+  // A vector is for all heads.
+  bool isVector = type && type.getRank() == 1;
+  if (!pointer || !kernels::isFloatTensor(value) || (isVector && type.getDimSize(0) != dim))
     return op.emitOpError() << "prologue reads a value of type " << value.getType()
                             << " in a way that cannot be converted to host code";
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  Value first = k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim));
-  Value base = k.at(pointer, first, bytes);
+  Value base = pointer;
+  if (!isVector)
+    base = k.at(pointer, k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim)), bytes);
   kernels::Values x;
   for (int64_t d = 0; d < padded; d += kLanes)
     x.push_back(k.loadFloats(kLanes, element, k.offset(base, d * bytes), bytes, mask(d)));
@@ -215,6 +224,93 @@ kernels::Values Head::rotateHead(model::HadamardOp rotation, const kernels::Valu
     element = k.mulF(
         element, k.constantLike(element, 1 / std::sqrt(static_cast<double>(rotation.getBlock()))));
   return x;
+}
+
+kernels::Values Head::gather(const kernels::Values &x,
+                             llvm::function_ref<int64_t(int64_t)> source) {
+  kernels::Values result;
+  for (int64_t first = 0; first < padded; first += kLanes) {
+    // What is behind the head comes from anywhere.
+    std::array<int64_t, kLanes> from;
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      from[lane] = first + lane < dim ? source(first + lane) : from[lane - 1];
+    if (first >= dim) {
+      result.push_back(x[first / kLanes]);
+      continue;
+    }
+    Value gathered = x[from[0] / kLanes];
+    SmallVector<int64_t> order;
+    for (int64_t lane = 0; lane < kLanes; ++lane)
+      order.push_back(from[lane] % kLanes);
+    // From one register after the other.
+    llvm::SmallSetVector<int64_t, 4> registers;
+    for (int64_t element : from)
+      registers.insert(element / kLanes);
+    if (registers.size() > 1 || !llvm::equal(order, llvm::seq<int64_t>(0, kLanes)))
+      gathered = k.shuffle(gathered, gathered, order);
+    for (int64_t number : registers.getArrayRef().drop_front()) {
+      SmallVector<int64_t> lanes;
+      for (int64_t lane = 0; lane < kLanes; ++lane)
+        lanes.push_back(from[lane] / kLanes == number ? kLanes + order[lane] : lane);
+      gathered = k.shuffle(gathered, x[number], lanes);
+    }
+    result.push_back(gathered);
+  }
+  return result;
+}
+
+FailureOr<kernels::Values> Head::turnHead(model::RotaryOp rotary, const kernels::Values &x) {
+  if (!rotary.getTable())
+    return rotary.emitOpError() << "needs a table (fused-tabulate-rotary makes one)";
+  model::RotaryPairs pairs(rotary);
+  int64_t half = pairs.half();
+  Value position = k.load(k.i32(), k.at(interface.pointer(rotary.getPositions()), token, 4), 4);
+  position = k.toIndex(k.clampIndex(position, rotary.getTable().getType().getDimSize(0)));
+  // Cosines, then sines, of all pairs.
+  Value entry = k.at(interface.pointer(rotary.getTable()), position, dim * 4);
+  auto ofElements = [&](int64_t begin) {
+    kernels::Values all;
+    for (int64_t pair = 0; pair < half; pair += kLanes) {
+      Value lanes = pair + kLanes <= half ? Value() : k.firstLanes(kLanes, k.index(half - pair));
+      all.push_back(k.loadFloats(kLanes, k.f32(), k.offset(entry, (begin + pair) * 4), 4, lanes));
+    }
+    // gather() counts on a register for each of a head.
+    all.resize(x.size(), all.back());
+    return gather(all, [&](int64_t element) { return pairs.pairOf(element); });
+  };
+  kernels::Values cosines = ofElements(0), sines = ofElements(half), result = x;
+  kernels::Values others = gather(x, [&](int64_t element) { return pairs.partnerOf(element); });
+  for (int64_t begin = 0; begin < dim; begin += kLanes) {
+    auto i = static_cast<size_t>(begin / kLanes);
+    auto isFirst = [&](int64_t element) { return pairs.isFirst(element); };
+    auto elements = llvm::seq(begin, std::min<int64_t>(begin + kLanes, dim));
+    if (llvm::all_of(elements, isFirst)) {
+      result[i] = model::turned(k, x[i], others[i], cosines[i], sines[i]).first;
+    } else if (llvm::none_of(elements, isFirst)) {
+      result[i] = model::turned(k, others[i], x[i], cosines[i], sines[i]).second;
+    } else {
+      SmallVector<int64_t> own, swapped;
+      for (int64_t lane = 0; lane < kLanes; ++lane) {
+        bool first = begin + lane < dim && isFirst(begin + lane);
+        own.push_back(first ? lane : kLanes + lane);
+        swapped.push_back(first ? kLanes + lane : lane);
+      }
+      auto [first, second] =
+          model::turned(k, k.shuffle(x[i], others[i], own), k.shuffle(x[i], others[i], swapped),
+                        cosines[i], sines[i]);
+      result[i] = k.shuffle(first, second, own);
+    }
+  }
+  return result;
+}
+
+Value Head::sumOfSquares(const kernels::Values &x) {
+  Value sum;
+  for (auto [i, element] : llvm::enumerate(x)) {
+    Value mine = clearPadding(i, element);
+    sum = sum ? k.fma(mine, mine, sum) : k.mulF(mine, mine);
+  }
+  return k.sumLanes(sum);
 }
 
 LogicalResult AttentionKernel::evaluate(Value value, Value number, int64_t padded) {
@@ -501,10 +597,16 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
         Value factor = splat(k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4));
         Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), lane, 4);
         for (int64_t h = 0; h < halves; ++h)
-          k.store(k.mulF(scores[q * halves + h], factor), k.offset(to, h * kLanes * 4), 64);
+          k.store(capped(k.mulF(scores[q * halves + h], factor)), k.offset(to, h * kLanes * 4), 64);
       }
     }
   });
+}
+
+Value AttentionKernel::capped(Value exponent) {
+  std::optional<APFloat> cap = op.getSoftCap();
+  return cap ? model::softCapped(k, exponent, cap->convertToDouble() * 1.44269504088896341)
+             : exponent;
 }
 
 //===----------------------------------------------------------------------===//

@@ -83,6 +83,8 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
           .Case<fused::EmbeddingOp>([&](auto embedding) {
             return emitEmbedding(builder, embedding, interface, first, last);
           })
+          .Case<fused::RowsOp>(
+              [&](auto rows) { return emitRows(builder, rows, interface, first, last); })
           .Default([](Operation *op) { return op->emitOpError() << "has no kernel for the host"; });
   if (failed(grid))
     return failure();

@@ -52,6 +52,7 @@ public:
   Value narrow(Value x, mlir::Type element);
   /// exp(x), within 2e-7 relative; infinity and zero where it leaves float32's range.
   Value exp(Value x);
+  Value erf(Value x) { return kernels::erf(*this, x); }
   /// 2^x for x below 127, within 2e-7 relative or 2^-125; NaN stays NaN, and 0 is exact.
   Value exp2(Value x);
 

@@ -81,6 +81,9 @@ mlir::FailureOr<int64_t> emitMatvec(KernelBuilder &k, fused::MatvecOp op,
 mlir::FailureOr<int64_t> emitAttention(KernelBuilder &k, fused::AttentionOp op,
                                        const KernelInterface &interface, mlir::Value begin,
                                        mlir::Value end);
+mlir::FailureOr<int64_t> emitRows(KernelBuilder &k, fused::RowsOp op,
+                                  const KernelInterface &interface, mlir::Value begin,
+                                  mlir::Value end);
 mlir::FailureOr<int64_t> emitEmbedding(KernelBuilder &k, fused::EmbeddingOp op,
                                        const KernelInterface &interface, mlir::Value begin,
                                        mlir::Value end);

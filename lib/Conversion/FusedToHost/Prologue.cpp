@@ -33,9 +33,6 @@ public:
   // The place (see RegionEvaluator.h).
   KernelBuilder &k;
   FailureOr<kernels::Values> load(Value value);
-  FailureOr<kernels::Turn> turn(model::RotaryOp rotary) {
-    return rotary.emitOpError() << "in a prologue cannot be converted to host code";
-  }
   FailureOr<Value> sumRow(llvm::function_ref<FailureOr<Value>(Value)> accumulate);
   Value clearMissing(size_t /*number*/, Value x) {
     return count < kLanes ? k.select(mask(), x, k.number(x.getType(), 0.0)) : x;

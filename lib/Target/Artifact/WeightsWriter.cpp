@@ -27,15 +27,10 @@ namespace {
 /// Room for about this many bytes of packed tiles is filled in parallel before it is written.
 constexpr int64_t kBatchBytes = int64_t(16) << 20;
 
-/// A source of a packed weight: rows of a model file in the model's order.
+/// A source of a packed weight.
 struct Source {
   TensorReader reader;
-  int64_t interleaved = 0; ///< head size, if the file's rows keep rotary pairs side by side
   std::string name;
-
-  int64_t fileRow(int64_t row) const {
-    return interleaved ? formats::ggufRotaryRow(row, interleaved) : row;
-  }
 };
 
 /// Scratch for the rows of one tile.
@@ -150,7 +145,6 @@ Expected<Source> Writer::openSource(StringRef name) {
   if (!reader)
     return reader.takeError();
   source.reader = std::move(*reader);
-  source.interleaved = weight.getInterleaved().value_or(0);
   source.name = ref.file + ": tensor '" + ref.name + "'";
   return source;
 }
@@ -165,10 +159,11 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
     if (place.empty())
       continue;
     const Source &source = sources[place.source];
-    int64_t fileRow = source.fileRow(place.row);
+    // What errors name is the file's.
+    int64_t row = place.row, fileRow = source.reader.fileRow(row);
     MutableArrayRef<float> values = MutableArrayRef(tile.values).slice(i * columns, columns);
     if (!format.isInteger()) {
-      source.reader.readRow(fileRow, values);
+      source.reader.readRow(row, values);
       if (format.element == Encoding::Element::F32) {
         if (Error error = formats::checkFinite(values, fileRow))
           return prefixed(source.name, std::move(error));
@@ -183,11 +178,11 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
     }
     if (const formats::GgufBlock *block = source.reader.blocks();
         block && block->encoding == format) {
-      source.reader.readBlocks(fileRow, tile.numbers, i);
+      source.reader.readBlocks(row, tile.numbers, i);
       if (Error error = formats::checkFiniteScales(format, tile.numbers.row(i), columns, fileRow))
         return prefixed(source.name, std::move(error));
     } else {
-      source.reader.readRow(fileRow, values);
+      source.reader.readRow(row, values);
       if (Error error = formats::quantizeRow(values, format, tile.numbers.numbers(i), fileRow))
         return prefixed(source.name, std::move(error));
     }
@@ -267,7 +262,7 @@ Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, Safe
   SmallVector<float> values(reader.columns());
   SmallVector<uint16_t> bits(reader.columns());
   for (int64_t row = 0; row < reader.rows(); ++row) {
-    reader.readRow(source->fileRow(row), values);
+    reader.readRow(row, values);
     if (Error error = formats::checkFinite(values, row))
       return prefixed(source->name, std::move(error));
     ArrayRef<uint8_t> bytes(reinterpret_cast<const uint8_t *>(values.data()), 4 * values.size());
@@ -286,15 +281,11 @@ Error Writer::writePlain(quantized::PackedOp packed, RankedTensorType type, Safe
 Error Writer::writeRopeTable(model::RopeTableOp table, SafetensorsWriter &out, size_t index) {
   auto type = cast<RankedTensorType>(table.getType());
   int64_t half = type.getDimSize(1) / 2;
-  model::RopeAttr rope = table.getRope();
-  Expected<SmallVector<double>> frequencies =
-      formats::ropeFrequencies(rope.getTheta().getValueAsDouble(), type.getDimSize(1),
-                               rope.getScaling(), rope.getValues().asArrayRef());
-  if (!frequencies)
-    return prefixed(table.getSymName(), frequencies.takeError());
+  SmallVector<double> frequencies = table.getRope().getFrequencies(type.getDimSize(1));
   SmallVector<float> row(2 * half);
   for (int64_t position = 0; position < type.getDimSize(0); ++position) {
-    formats::ropeTableRow(*frequencies, position, MutableArrayRef(row).take_front(half),
+    formats::ropeTableRow(frequencies, table.getRope().getFactor(), position,
+                          MutableArrayRef(row).take_front(half),
                           MutableArrayRef(row).drop_front(half));
     if (Error error = append(
             out, index,

@@ -162,3 +162,58 @@ func.func @appends(%q: tensor<1x256xf32>, %k: tensor<1x128xf32>, %v: tensor<1x12
   }
   return %y : tensor<1x256xf16>
 }
+
+// -----
+
+// Norms of q and k, then rotary embedding. Gains, cosines and sines are loaded before the previous kernel has ended; a lane has both
+// elements of a pair, so only the sum of squares goes over the warp.
+
+model.cache @cache.k.0 : !quantized.cache<1x512x2x64xf16, layout = mma_keys>
+model.cache @cache.v.0 : !quantized.cache<1x512x2x64xf16, layout = mma_values>
+model.weight @q_norm : tensor<64xf32>
+model.weight @k_norm : tensor<64xf32>
+model.rope_table @rope <theta = 10000.0> : tensor<512x64xf32>
+
+// CHECK-LABEL: func.func @norms
+// CHECK: llvm.func @attention_0
+// The queries: 2 elements of the gain, a cosine and a sine.
+// CHECK: nvvm.griddepcontrol launch_dependents
+// CHECK-COUNT-4: llvm.load %{{.*}} : !llvm.ptr<1> -> f32
+// CHECK-NOT: llvm.load
+// CHECK: nvvm.griddepcontrol wait
+// CHECK-COUNT-2: llvm.load volatile
+// CHECK-COUNT-5: nvvm.shfl.sync bfly
+// CHECK-NOT: nvvm.shfl
+// CHECK: llvm.store {{.*}} : f16, !llvm.ptr<3>
+// CHECK: llvm.nvvm.barrier.cta.sync.aligned.count
+// The copying warp: the key's, then key and value.
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: nvvm.cp.async.bulk.shared.cluster.global
+// CHECK: llvm.load %{{.*}} : !llvm.ptr<1> -> f32
+// CHECK: nvvm.griddepcontrol wait
+// CHECK-COUNT-4: llvm.load volatile
+// CHECK-COUNT-5: nvvm.shfl.sync bfly
+// CHECK-NOT: nvvm.shfl
+// CHECK: nvvm.mbarrier.try_wait.parity
+// CHECK: llvm.store {{.*}} : i16, !llvm.ptr<3>
+// CHECK: nvvm.mbarrier.arrive
+// CHECK: llvm.store {{.*}} : i16, !llvm.ptr<1>
+func.func @norms(%q: tensor<1x256xf32>, %k: tensor<1x128xf32>, %v: tensor<1x128xf32>, %p: tensor<1xi32>) -> tensor<1x256xf16> {
+  %qg = model.parameter @q_norm : tensor<64xf32>
+  %kg = model.parameter @k_norm : tensor<64xf32>
+  %t = model.parameter @rope : tensor<512x64xf32>
+  %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %p scale 0.125
+      schedule (#fused.gpu_schedule<blocks = 2, warps = 4, stages = 4, in_flight = 4, columns = 64, splits = 1, early = "cache">)
+      : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x256xf32>, %k0: tensor<1x128xf32>, %v0: tensor<1x128xf32>):
+    %q1 = model.rms_norm %q0, %qg epsilon 1.0e-6 head_dim 64 : tensor<1x256xf32>, tensor<64xf32>
+    %q2 = model.rotary %q1 at %p head_dim 64 <theta = 10000.0> table %t : tensor<1x256xf32>, tensor<1xi32>, tensor<512x64xf32>
+    %k1 = model.rms_norm %k0, %kg epsilon 1.0e-6 head_dim 64 : tensor<1x128xf32>, tensor<64xf32>
+    %k2 = model.rotary %k1 at %p head_dim 64 <theta = 10000.0> table %t : tensor<1x128xf32>, tensor<1xi32>, tensor<512x64xf32>
+    model.cache_append @cache.k.0, %k2 at %p : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @cache.v.0, %v0 at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield %q2 : tensor<1x256xf32>
+  }
+  return %y : tensor<1x256xf16>
+}

@@ -129,3 +129,41 @@ func.func @f(%q: tensor<1x1024xf16>, %p: tensor<1xi32>) -> tensor<1x1024xf16> {
       : tensor<1x1024xf16>, tensor<1xi32> -> tensor<1x1024xf16>
   return %y : tensor<1x1024xf16>
 }
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x2x16xf16, layout = mma_values>
+func.func @f(%q: tensor<1x64xf32>, %n: tensor<1x32xf32>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
+      : tensor<1x64xf32> new(tensor<1x32xf32>, tensor<1x32xf32>), tensor<1xi32> -> tensor<1x64xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x64xf32>, %k0: tensor<1x32xf32>, %v0: tensor<1x32xf32>):
+    // expected-error @+1 {{'model.rotary' op needs a table (fused-tabulate-rotary makes one)}}
+    %k1 = model.rotary %k0 at %p head_dim 16 <theta = 10000.0> : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @k, %k1 at %p : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x32xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x64xf32>
+  }
+  return %y : tensor<1x64xf16>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x16xf16, layout = mma_keys>
+model.cache @v : !quantized.cache<1x64x2x16xf16, layout = mma_values>
+func.func @f(%q: tensor<1x64xf32>, %n: tensor<1x32xf32>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.25
+      schedule (#fused.gpu_schedule<blocks = 2, warps = 8, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
+      : tensor<1x64xf32> new(tensor<1x32xf32>, tensor<1x32xf32>), tensor<1xi32> -> tensor<1x64xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x64xf32>, %k0: tensor<1x32xf32>, %v0: tensor<1x32xf32>):
+    // expected-error @+1 {{'math.absf' op in a prologue cannot be converted to GPU code}}
+    %k1 = math.absf %k0 : tensor<1x32xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x32xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x64xf32>
+  }
+  return %y : tensor<1x64xf16>
+}

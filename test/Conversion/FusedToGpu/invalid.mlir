@@ -91,3 +91,25 @@ func.func @rounding(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, grou
   }
   return %y : tensor<1x16xf16>
 }
+
+// -----
+
+func.func @f(%x: tensor<2x8xf32>) -> tensor<2x8xf32> {
+  // expected-error @+1 {{2 tokens need as many blocks}}
+  %y = fused.rows schedule(#fused.gpu_schedule<blocks = 1, warps = 1, stages = 1, in_flight = 1, columns = 8, splits = 1, early = "none">) -> tensor<2x8xf32> body {
+    %s = model.silu %x : tensor<2x8xf32>
+    fused.yield %s : tensor<2x8xf32>
+  }
+  return %y : tensor<2x8xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) -> tensor<1x8xf32> {
+  %y = fused.rows schedule(#fused.gpu_schedule<blocks = 1, warps = 1, stages = 1, in_flight = 1, columns = 8, splits = 1, early = "none">) -> tensor<1x8xf32> body {
+    // expected-error @+1 {{'model.rotary' op needs a table (fused-tabulate-rotary makes one)}}
+    %t = model.rotary %x at %p head_dim 4 <theta = 1.0> : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %t : tensor<1x8xf32>
+  }
+  return %y : tensor<1x8xf32>
+}

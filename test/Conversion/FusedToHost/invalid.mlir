@@ -178,3 +178,107 @@ func.func @f(%q: tensor<1x16xf32>, %r: tensor<1x16xf32>, %p: tensor<1xi32>) -> t
   }
   return %y : tensor<1x16xf16>
 }
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x2x16xf16, layout = lanes_values>
+func.func @f(%q: tensor<1x64xf32>, %n: tensor<1x32xf32>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.25
+      schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x64xf32> new(tensor<1x32xf32>, tensor<1x32xf32>), tensor<1xi32> -> tensor<1x64xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x64xf32>, %k0: tensor<1x32xf32>, %v0: tensor<1x32xf32>):
+    // expected-error @+1 {{'model.rotary' op needs a table (fused-tabulate-rotary makes one)}}
+    %k1 = model.rotary %k0 at %p head_dim 16 <theta = 10000.0> : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @k, %k1 at %p : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x32xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x64xf32>
+  }
+  return %y : tensor<1x64xf16>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x2x16xf16, layout = lanes_values>
+func.func @f(%q: tensor<1x64xf32>, %n: tensor<1x32xf32>, %p: tensor<1xi32>) -> tensor<1x64xf16> {
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.25
+      schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x64xf32> new(tensor<1x32xf32>, tensor<1x32xf32>), tensor<1xi32> -> tensor<1x64xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x64xf32>, %k0: tensor<1x32xf32>, %v0: tensor<1x32xf32>):
+    // expected-error @+1 {{'math.absf' op in a prologue cannot be converted to host code}}
+    %k1 = math.absf %k0 : tensor<1x32xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x32xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x32xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x64xf32>
+  }
+  return %y : tensor<1x64xf16>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %t: tensor<64x16xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] order [pairs(0, 16)] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  epilogue {
+  ^bb0(%a: tensor<1x16xf32>):
+    // expected-error @+1 {{'model.rotary' op of interleaved pairs in an epilogue cannot be converted to host code}}
+    %r = model.rotary %a at %p head_dim 16 interleaved <theta = 10000.0> table %t : tensor<1x16xf32>, tensor<1xi32>, tensor<64x16xf32>
+    fused.yield %r : tensor<1x16xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %gain: tensor<16xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  prologue {
+  ^bb0(%a: tensor<1x32xf32>):
+    // expected-error @+1 {{'model.rms_norm' op of heads in a prologue of rows cannot be converted to host code}}
+    %r = model.rms_norm %a, %gain epsilon 1.0e-5 head_dim 16 : tensor<1x32xf32>, tensor<16xf32>
+    fused.yield %r : tensor<1x32xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x32xf32>, %p: tensor<1xi32>, %t: tensor<64x32xf32>, %w: !quantized.tensor<16x32xf16, layout = lanes>) -> tensor<1x16xf32> {
+  %y = fused.matvec %x weights(%w) segments [16] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<1x32xf32>, !quantized.tensor<16x32xf16, layout = lanes> -> tensor<1x16xf32>
+  prologue {
+  ^bb0(%a: tensor<1x32xf32>):
+    // expected-error @+1 {{'model.rotary' op in a prologue cannot be converted to host code}}
+    %r = model.rotary %a at %p head_dim 32 <theta = 10000.0> table %t : tensor<1x32xf32>, tensor<1xi32>, tensor<64x32xf32>
+    fused.yield %r : tensor<1x32xf32>
+  }
+  return %y : tensor<1x16xf32>
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) -> tensor<1x8xf32> {
+  %y = fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) -> tensor<1x8xf32> body {
+    // expected-error @+1 {{'model.rotary' op needs a table (fused-tabulate-rotary makes one)}}
+    %t = model.rotary %x at %p head_dim 4 <theta = 1.0> : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %t : tensor<1x8xf32>
+  }
+  return %y : tensor<1x8xf32>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x2x64xf16>
+func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) body {
+    %s = model.silu %x : tensor<1x128xf32>
+    // expected-error @+1 {{a kernel of rows on a host stores f16 or bf16 in layout}}
+    model.cache_append @k, %s at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield
+  }
+  return
+}

@@ -256,3 +256,161 @@ func.func @f(%x: tensor<1x256xf32>, %w: tensor<128x256xf16>) {
       : tensor<1x256xf32>, tensor<128x256xf16> -> tensor<1x128xf32>
   return
 }
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{'fused.rows' op must end in fused.yield}}
+  %y = "fused.rows"() ({
+    %s = model.silu %x : tensor<1x8xf32>
+    func.return
+  }) : () -> tensor<1x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{must yield ('tensor<1x8xf16>'), found ('tensor<1x8xf32>')}}
+  %y = fused.rows -> tensor<1x8xf16> body {
+    %s = model.silu %x : tensor<1x8xf32>
+    fused.yield %s : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{'fused.rows' op takes no arguments}}
+  %y = "fused.rows"() ({
+  ^bb0(%in: tensor<1x8xf32>):
+    %s = model.silu %in : tensor<1x8xf32>
+    fused.yield %s : tensor<1x8xf32>
+  }) : () -> tensor<1x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{'fused.rows' op computes nothing}}
+  %y = fused.rows -> tensor<1x8xf32> body {
+    fused.yield %x : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{cannot compute 'model.hadamard'}}
+  %y = fused.rows -> tensor<1x8xf32> body {
+    %h = model.hadamard %x head_dim 4 : tensor<1x8xf32>
+    fused.yield %h : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{rotates heads of 4 and of 8 elements}}
+  %y = fused.rows -> tensor<1x8xf32> body {
+    %a = model.rotary %x at %p head_dim 4 <theta = 1.0> : tensor<1x8xf32>, tensor<1xi32>
+    %b = model.rotary %a at %p head_dim 8 <theta = 1.0> : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %b : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %z: tensor<1x16xf32>) {
+  // expected-error @+1 {{has matrices of different shapes, found 'tensor<1x16xf32>'}}
+  %y, %w = fused.rows -> tensor<1x8xf32>, tensor<1x16xf32> body {
+    %a = model.silu %x : tensor<1x8xf32>
+    %b = model.silu %z : tensor<1x16xf32>
+    fused.yield %a, %b : tensor<1x8xf32>, tensor<1x16xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x4x2x64xf16>
+model.cache @v : !quantized.cache<1x4x2x64xf16>
+func.func @f(%q: tensor<1x128xf16>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'fused.attention' op soft cap must be positive}}
+  %a = fused.attention %q, @k, @v at %p scale 0.125 soft_cap 0.0 : tensor<1x128xf16>, tensor<1xi32> -> tensor<1x128xf16>
+  return
+}
+
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rms_norm' on whole rows}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rms_norm %k0, %g epsilon 1.0e-6 : tensor<1x8xf32>, tensor<8xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rms_norm' on heads of 2}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rms_norm %k0, %h epsilon 1.0e-6 head_dim 2 : tensor<1x8xf32>, tensor<2xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.rotary' on heads of 8}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.rotary %k0 at %p head_dim 8 <theta = 10000.0> : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x16x2x4xf16>
+model.cache @v : !quantized.cache<1x16x2x4xf16>
+func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: tensor<8xf32>, %h: tensor<2xf32>) {
+  // expected-error @+1 {{prologue works on heads of 4 elements, 'model.hadamard' on heads of 8}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p scale 0.5 : tensor<1x8xf32> new(tensor<1x8xf32>, tensor<1x8xf32>), tensor<1xi32> -> tensor<1x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<1x8xf32>, %k0: tensor<1x8xf32>, %v0: tensor<1x8xf32>):
+    %k1 = model.hadamard %k0 head_dim 8 : tensor<1x8xf32>
+    model.cache_append @k, %k1 at %p : tensor<1x8xf32>, tensor<1xi32>
+    model.cache_append @v, %v0 at %p : tensor<1x8xf32>, tensor<1xi32>
+    fused.yield %q0 : tensor<1x8xf32>
+  }
+  return
+}

@@ -82,3 +82,35 @@ func.func @sample(%logits: tensor<1x2048xf32>, %options: tensor<1x8xi32>) -> ten
       : tensor<1x2048xf32>, tensor<1x8xi32> -> tensor<1xi32>
   return %next : tensor<1xi32>
 }
+
+// CHECK-LABEL: func.func @rows
+func.func @rows(%x: tensor<1x256xf32>, %o: tensor<1x256xf32>, %gain: tensor<256xf32>) -> tensor<1x256xf32> {
+  // CHECK: fused.rows -> tensor<1x256xf32> body {
+  // CHECK-NEXT: model.rms_norm
+  // CHECK-NEXT: arith.addf
+  // CHECK-NEXT: fused.yield
+  %h = fused.rows -> tensor<1x256xf32> body {
+    %n = model.rms_norm %o, %gain epsilon 1.0e-6 : tensor<1x256xf32>, tensor<256xf32>
+    %s = arith.addf %x, %n : tensor<1x256xf32>
+    fused.yield %s : tensor<1x256xf32>
+  }
+  return %h : tensor<1x256xf32>
+}
+
+// CHECK-LABEL: func.func @rows_that_only_append
+func.func @rows_that_only_append(%k: tensor<1x128xf32>, %gain: tensor<128xf32>, %p: tensor<1xi32>) {
+  // CHECK: fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) body {
+  fused.rows schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>) body {
+    %n = model.rms_norm %k, %gain epsilon 1.0e-6 : tensor<1x128xf32>, tensor<128xf32>
+    model.cache_append @cache.k, %n at %p : tensor<1x128xf32>, tensor<1xi32>
+    fused.yield
+  }
+  return
+}
+
+// CHECK-LABEL: func.func @soft_cap
+func.func @soft_cap(%q: tensor<1x256xf16>, %p: tensor<1xi32>) -> tensor<1x256xf16> {
+  // CHECK: fused.attention %{{.*}}, @cache.k, @cache.v at %{{.*}} scale 1.250000e-01 window 8 soft_cap 5.000000e+01
+  %y = fused.attention %q, @cache.k, @cache.v at %p scale 0.125 window 8 soft_cap 50.0 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+  return %y : tensor<1x256xf16>
+}

@@ -5,8 +5,8 @@ func.func private @f() attributes {sluice.rope = #model.rope<theta = 0.0>}
 
 // -----
 
-// expected-error @+1 {{scaling must be linear, llama3 or factors, found 'yarn'}}
-func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, yarn = [1.0]>}
+// expected-error @+1 {{scaling must be linear, llama3, factors or yarn, found 'ntk'}}
+func.func private @f() attributes {sluice.rope = #model.rope<theta = 1.0, ntk = [1.0]>}
 
 // -----
 
@@ -165,6 +165,30 @@ func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
 
 // -----
 
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<3xf32>) {
+  // expected-error @+1 {{'model.rms_norm' op head_dim must divide the width 8, found 3}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 3 : tensor<1x8xf32>, tensor<3xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
+  // expected-error @+1 {{'model.rms_norm' op head_dim must divide the width 8, found -4}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim -4 : tensor<1x8xf32>, tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
+  // expected-error @+1 {{gain has 8 elements, a head has 4}}
+  %y = model.rms_norm %x, %g epsilon 1.0e-5 head_dim 4 : tensor<1x8xf32>, tensor<8xf32>
+  return
+}
+
+// -----
+
 func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
   // expected-error @+1 {{epsilon must not be negative}}
   %y = model.rms_norm %x, %g epsilon -1.0 : tensor<1x8xf32>, tensor<8xf32>
@@ -244,3 +268,113 @@ func.func @f(%q: tensor<1x120xf32>, %p: tensor<1xi32>) {
   %a = model.attention %q, @k, @v at %p scale 0.125 : tensor<1x120xf32>, tensor<1xi32>
   return
 }
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<4xf32>) {
+  // expected-error @+1 {{'model.layer_norm' op gain has 4 elements, input is 8 wide}}
+  %y = model.layer_norm %x, %g epsilon 1.0e-5 : tensor<1x8xf32>, tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>, %b: tensor<9xf32>) {
+  // expected-error @+1 {{'model.layer_norm' op bias has 9 elements, input is 8 wide}}
+  %y = model.layer_norm %x, %g bias %b epsilon 1.0e-5 : tensor<1x8xf32>, tensor<8xf32>, tensor<9xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %g: tensor<8xf32>) {
+  // expected-error @+1 {{'model.layer_norm' op epsilon must not be negative}}
+  %y = model.layer_norm %x, %g epsilon -1.0 : tensor<1x8xf32>, tensor<8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{'model.scale' op factor must be finite}}
+  %y = model.scale %x by 0x7FF0000000000000 : tensor<1x8xf32>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>) {
+  // expected-error @+1 {{'model.soft_cap' op soft cap must be positive}}
+  %y = model.soft_cap %x at 0.0 : tensor<1x8xf32>
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x4x2x64xf16>
+model.cache @v : !quantized.cache<1x4x2x64xf16>
+func.func @f(%q: tensor<1x128xf32>, %p: tensor<1xi32>) {
+  // expected-error @+1 {{'model.attention' op soft cap must be positive}}
+  %a = model.attention %q, @k, @v at %p scale 0.125 soft_cap -1.0 : tensor<1x128xf32>, tensor<1xi32>
+  return
+}
+
+// -----
+
+// expected-error @+1 {{scaling yarn needs its third value (slow) below its second (fast)}}
+model.rope_table @t <theta = 1.0, yarn = [2.0, 1.0, 1.0, 64.0]> : tensor<4x8xf32>
+
+// -----
+
+// expected-error @+1 {{dims must be even and not negative, found 3}}
+model.rope_table @t <theta = 1.0, dims = 3> : tensor<4x8xf32>
+
+// -----
+
+// expected-error @+1 {{magnitude must be positive}}
+model.rope_table @t <theta = 1.0, magnitude = -1.0> : tensor<4x8xf32>
+
+// -----
+
+// expected-error @+1 {{rotates 16 elements of a head of 8}}
+model.rope_table @t <theta = 1.0, dims = 16> : tensor<4x8xf32>
+
+// -----
+
+// expected-error @+1 {{'model.rope_table' op needs 2 factors, found 1}}
+model.rope_table @t <theta = 1.0, dims = 4, factors = [1.0]> : tensor<4x8xf32>
+
+// -----
+
+// expected-error @+1 {{expected block, stride, rotary or pitch}}
+model.weight @w : tensor<8x8xf16> view <width = 3>
+
+// -----
+
+// expected-error @+1 {{stride must be at least block, found 2 and 4}}
+model.weight @w : tensor<8x8xf16> view <block = 4, stride = 2>
+
+// -----
+
+// expected-error @+1 {{rotary must be even and at most the head's even size, found 6 of 4}}
+model.weight @w : tensor<8x8xf16> view <rotary = 6 of 4>
+
+// -----
+
+// expected-error @+1 {{pitch must not be negative, found -8}}
+model.weight @w : tensor<8x8xf16> view <pitch = -8>
+
+// -----
+
+// expected-error @+1 {{interleaved and view exclude each other}}
+model.weight @w : tensor<8x8xf16> interleaved 4 view <pitch = 8>
+
+// -----
+
+// expected-error @+1 {{view has blocks of 3 and heads of 0 rows, which must divide the rows (8)}}
+model.weight @w : tensor<8x8xf16> view <block = 3, stride = 9>
+
+// -----
+
+// expected-error @+1 {{pitch needs a matrix of floats with at most so many rows, found 'tensor<8x8xf16>' and 4}}
+model.weight @w : tensor<8x8xf16> view <pitch = 4>

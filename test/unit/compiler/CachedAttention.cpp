@@ -4,6 +4,7 @@
 #include "CachedAttention.h"
 
 #include "dialects/Quantized/Quantized.h"
+#include "sluice/Formats/RopeTable.h"
 
 #include <gtest/gtest.h>
 
@@ -45,27 +46,74 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
               at = "tensor<" + std::to_string(tokens) + "xi32>", result = tensor(width(), "f16");
   std::string number = std::to_string(scale), headDim = std::to_string(dim);
+  std::string vector = "tensor<" + headDim + "xf32>",
+              table = "tensor<" + std::to_string(positions) + "x" + headDim + "xf32>";
   std::string module =
-      "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " + cacheType(false) +
-      "\nfunc.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
-      ", %p: " + at + ") -> " + result + " {\n  %y = fused.attention %q" +
-      (appends ? " new(%k, %v)" : "") + ", @k, @v at %p scale " + number + " " +
-      (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
-      (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+      "model.cache @k : " + cacheType(true) + "\nmodel.cache @v : " + cacheType(false) + "\n";
+  // Weights, because kernels load these before the previous one has ended.
+  if (norms)
+    module += "model.weight @qg : " + vector + "\nmodel.weight @kg : " + vector + "\n";
+  if (rotary != Rotary::None)
+    module += "model.rope_table @rope <theta = 10000.0> : " + table + "\n";
+  module += "func.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
+            ", %p: " + at + ") -> " + result + " {\n";
+  if (norms)
+    module += "  %qg = model.parameter @qg : " + vector +
+              "\n  %kg = model.parameter @kg : " + vector + "\n";
+  if (rotary != Rotary::None)
+    module += "  %t = model.parameter @rope : " + table + "\n";
+  module += std::string("  %y = fused.attention %q") + (appends ? " new(%k, %v)" : "") +
+            ", @k, @v at %p scale " + number + " " +
+            (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
+            (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
   if (appends) {
-    std::string q = "%q0", k = "%k0";
     module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
-    if (keyChoice.rotated) {
-      module += "  %q1 = model.hadamard %q0 head_dim " + headDim + " : " + query +
-                "\n  %k1 = model.hadamard %k0 head_dim " + headDim + " : " + row + "\n";
-      q = "%q1";
-      k = "%k1";
+    std::string last[2];
+    for (bool isKey : {false, true}) {
+      std::string name = isKey ? "%k" : "%q", type = isKey ? row : query, value = name + "0";
+      auto step = [&](const std::string &op, const std::string &types) {
+        std::string next = name + "_" + op.substr(0, op.find(' '));
+        module += "  " + next + " = model." + op + " : " + type + types + "\n";
+        value = next;
+      };
+      if (norms)
+        step("rms_norm " + value + ", " + name + "g epsilon 1.0e-5 head_dim " + headDim,
+             ", " + vector);
+      if (rotary != Rotary::None)
+        step("rotary " + value + " at %p head_dim " + headDim +
+                 (rotary == Rotary::Interleaved ? " interleaved" : "") +
+                 " <theta = 10000.0> table %t",
+             ", " + at + ", " + table);
+      if (keyChoice.rotated)
+        step("hadamard " + value + " head_dim " + headDim, "");
+      last[isKey] = value;
     }
-    module += "  model.cache_append @k, " + k + " at %p : " + row + ", " + at +
-              "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n  fused.yield " + q +
-              " : " + query + "\n}";
+    module += "  model.cache_append @k, " + last[1] + " at %p : " + row + ", " + at +
+              "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n  fused.yield " +
+              last[0] + " : " + query + "\n}";
   }
   return module + "\n  return %y : " + result + "\n}\n";
+}
+
+std::vector<float> CachedAttention::gain(bool keys) const {
+  return Random(keys ? 11 : 12).normal(dim, 1.0f);
+}
+
+Tensor CachedAttention::ropeTable() const {
+  llvm::SmallVector<double> frequencies =
+      llvm::cantFail(formats::ropeFrequencies(theta, dim, "none", {}));
+  return reference::ropeTable(positions, frequencies);
+}
+
+Tensor CachedAttention::prepared(Tensor x, llvm::ArrayRef<float> gain,
+                                 const std::vector<int32_t> &positions) const {
+  if (norms)
+    x = reference::rmsNorm(x, Tensor::floats({dim}, gain.vec()), epsilon);
+  if (rotary != Rotary::None)
+    x = llvm::cantFail(
+        reference::rotary(x, Tensor::ints({static_cast<int64_t>(positions.size())}, positions),
+                          {dim, rotary == Rotary::Interleaved}, ropeTable()));
+  return keyChoice.rotated ? reference::hadamard(x, dim & -dim) : x;
 }
 
 CachedAttention::Data CachedAttention::data(Random &random) const {
@@ -92,20 +140,20 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
   Step step;
   int64_t row = heads * dim;
   auto sequenceOf = [&](int64_t token) { return sequences == 1 ? 0 : token; };
-  // What is appended, rotated where it is.
+  std::vector<float> keyGain = gain(true);
+  // What is appended, as the definition has it.
   auto vectorOf = [&](const std::vector<float> &all, bool keys, int64_t sequence, int64_t position,
                       int64_t head) {
     Tensor x = Tensor::zeros({1, dim});
     const float *from = all.data() + (sequence * positions + position) * row + head * dim;
     x.values.assign(from, from + dim);
-    bool rotates = keys && keyChoice.rotated;
-    return rotates ? reference::hadamard(x, dim & -dim).values : x.values;
+    return keys ? prepared(x, keyGain, {static_cast<int32_t>(position)}).values : x.values;
   };
   Buffer caches[2] = {Buffer(shape(true, isGpu).bytes()), Buffer(shape(false, isGpu).bytes())};
-  reference::Cache read[2];
+  reference::Cache *read[2] = {&step.keysRead, &step.valuesRead};
   for (int part = 0; part < 2; ++part) {
     CacheShape layout = shape(part == 0, isGpu);
-    read[part] = reference::Cache(sequences, positions, heads, dim, layout.encoding);
+    *read[part] = reference::Cache(sequences, positions, heads, dim, layout.encoding);
     std::memset(caches[part].as<void>(), 0xFF, caches[part].size());
     std::vector<uint8_t> after(layout.bytes(), 0xFF);
     for (int64_t sequence = 0; sequence < sequences; ++sequence) {
@@ -125,10 +173,10 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
             formats::storeCacheVector(layout, headOf(caches[part].as<uint8_t>()), position, x);
           int64_t place = sequence * positions + position, groups = layout.groups();
           llvm::MutableArrayRef<float> scales =
-              llvm::MutableArrayRef<float>(read[part].scales.values)
+              llvm::MutableArrayRef<float>(read[part]->scales.values)
                   .slice((place * heads + head) * groups, groups);
           formats::loadCacheVector(layout, headOf(after.data()), position,
-                                   llvm::MutableArrayRef<float>(read[part].values.values)
+                                   llvm::MutableArrayRef<float>(read[part]->values.values)
                                        .slice((place * heads + head) * dim, dim),
                                    scales);
         }
@@ -136,9 +184,11 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     (part ? step.valuesAfter : step.keysAfter) = after;
   }
   Tensor query = Tensor::floats({tokens, width()}, data.query);
-  Tensor attended = keyChoice.rotated ? reference::hadamard(query, dim & -dim) : query;
+  step.isGpu = isGpu;
+  step.positions = at;
+  step.attended = prepared(query, gain(false), at);
   Tensor expected = llvm::cantFail(reference::fusedAttention(
-      attended, read[0], read[1], Tensor::ints({tokens}, at), scale, window));
+      step.attended, step.keysRead, step.valuesRead, Tensor::ints({tokens}, at), scale, window));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
   step.buffers.push_back(Buffer(data.query));
@@ -152,6 +202,13 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
       step.buffers.push_back(Buffer(rows));
     }
   step.buffers.push_back(Buffer(at));
+  // In the order of their first use.
+  if (norms)
+    step.buffers.push_back(Buffer(gain(false)));
+  if (rotary != Rotary::None)
+    step.buffers.push_back(Buffer(ropeTable().values));
+  if (norms)
+    step.buffers.push_back(Buffer(gain(true)));
   step.buffers.push_back(std::move(caches[0]));
   step.buffers.push_back(std::move(caches[1]));
   step.buffers.push_back(Buffer(tokens * width() * 2));
@@ -159,6 +216,59 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
 }
 
 void CachedAttention::check(Step &step, double tolerance) const {
+  size_t count = step.buffers.size();
+  if (computes()) {
+    // The newest keys, which are then taken as they are.
+    formats::CacheShape layout = shape(true, step.isGpu);
+    std::vector<uint8_t> stored = step.buffers[count - 3].copy<uint8_t>();
+    int64_t groups = layout.groups();
+    double resolution = layout.encoding.isInteger()   ? 0
+                        : layout.encoding.bits() == 8 ? 0x1p-3
+                        : layout.encoding.element == formats::CacheEncoding::Element::BF16
+                            ? 0x1p-7
+                            : 0x1p-10;
+    for (int64_t token = 0; token < tokens; ++token)
+      for (int64_t head = 0; head < heads; ++head) {
+        int64_t begin = (token * heads + head) * layout.headBytes(),
+                position = step.positions[token];
+        auto headOf = [&](std::vector<uint8_t> &bytes) {
+          return llvm::MutableArrayRef<uint8_t>(bytes).slice(begin, layout.headBytes());
+        };
+        int64_t row = (token * positions + position) * heads + head;
+        std::vector<float> expected(dim);
+        auto scales =
+            llvm::MutableArrayRef<float>(step.keysRead.scales.values).slice(row * groups, groups);
+        auto found =
+            llvm::MutableArrayRef<float>(step.keysRead.values.values).slice(row * dim, dim);
+        formats::loadCacheVector(layout, headOf(step.keysAfter), position, expected, scales);
+        formats::loadCacheVector(layout, headOf(stored), position, found, scales);
+        int64_t others = 0;
+        for (int64_t d = 0; d < dim; ++d) {
+          double difference = std::abs(double(found[d]) - expected[d]), x = std::abs(expected[d]);
+          // Codes have the resolution of their scale, which may itself be a neighbour.
+          double code = groups ? std::abs(scales[d / layout.encoding.groupElements(dim)])
+                               : std::max(x * resolution, 0x1p-9);
+          others += difference > x * 0x1p-9;
+          EXPECT_LE(difference, code + x * 0x1p-9) << "key of head " << head << ", element " << d;
+        }
+        EXPECT_LE(others, 1 + dim / 32) << "codes of head " << head;
+        // Of the head's bytes, those of this position.
+        auto take = [&](int64_t byte, int64_t bytes) {
+          byte += position / formats::cacheTile * layout.tileBytes();
+          llvm::copy(headOf(stored).slice(byte, bytes),
+                     headOf(step.keysAfter).slice(byte, bytes).begin());
+        };
+        int64_t inTile = position % formats::cacheTile;
+        for (int64_t d = 0; d < dim; ++d)
+          take(formats::cacheCodeByte(layout, inTile, d), layout.encoding.bits() == 16 ? 2 : 1);
+        for (int64_t g = 0; g < groups; ++g)
+          take(formats::cacheScaleByte(layout, g) + inTile * 2, 2);
+      }
+    Tensor expected = llvm::cantFail(
+        reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
+                                  Tensor::ints({tokens}, step.positions), scale, window));
+    step.expected.assign(expected.values.begin(), expected.values.end());
+  }
   std::vector<float> y(step.expected.size());
   formats::f16ToFloat(step.buffers.back().copy<uint16_t>(), y);
   double error = relativeError(y, step.expected);
@@ -172,7 +282,6 @@ void CachedAttention::check(Step &step, double tolerance) const {
     EXPECT_GT(error, 0) << "the result is rounded";
   if (!appends)
     return;
-  size_t count = step.buffers.size();
   EXPECT_EQ(step.buffers[count - 3].copy<uint8_t>(), step.keysAfter) << "appended keys";
   EXPECT_EQ(step.buffers[count - 2].copy<uint8_t>(), step.valuesAfter) << "appended values";
 }

@@ -23,14 +23,20 @@ struct CachedAttention {
   bool appends = false;
   double scale = 0.125;
   std::optional<int64_t> window = std::nullopt;
+  /// What the operation does to queries and new keys before it rotates and rounds them.
+  bool norms = false;
+  enum class Rotary { None, Halves, Interleaved } rotary = Rotary::None;
 
   /// `keys` and `values` name formats; "int4-rot" rotates keys.
   CachedAttention &caches(llvm::StringRef keys, llvm::StringRef values);
 
   formats::CacheShape shape(bool keys, bool isGpu) const;
   int64_t width() const { return heads * group * dim; }
+  /// Whether new keys are computed with, so that a number may be rounded to the other side.
+  bool computes() const { return norms || rotary != Rotary::None; }
   /// The module: one function with one attention. Arguments of its kernel are the query, new keys
-  /// and values if it appends, positions, keys, values and the result.
+  /// and values if it appends, positions, the norms' gains and the rotary table if it has them,
+  /// keys, values and the result.
   std::string text(const std::string &schedule, bool isGpu) const;
 
   /// Keys and values of all positions, the query of every token.
@@ -44,13 +50,28 @@ struct CachedAttention {
     std::vector<Buffer> buffers; ///< in the order of the kernel's arguments, the result last
     std::vector<double> expected;
     std::vector<uint8_t> keysAfter, valuesAfter; ///< the bytes of the caches after the step
+    bool isGpu = false;
+    std::vector<int32_t> positions;
+    reference::Tensor attended;            ///< the queries that meet the keys
+    reference::Cache keysRead, valuesRead; ///< the caches after the step
     std::vector<Buffer *> arguments();
   };
   /// What no position has yet, and what is behind the window, is there as 0xFF, which is NaN in
   /// every format.
   Step step(const Data &data, const std::vector<int32_t> &positions, bool isGpu) const;
-  /// Compares the result with the definition and, if the step appends, the caches bit for bit.
+  /// Compares the result with the definition and, if the step appends, the caches: bit for bit, but
+  /// where the step computes with new keys, a few of their codes may be neighbours; the result is
+  /// then that of the keys that were stored.
   void check(Step &step, double tolerance) const;
+
+private:
+  /// Heads of `x`, of which row r is at positions[r], as they meet each other: normalised with
+  /// `gain`, turned, rotated.
+  reference::Tensor prepared(reference::Tensor x, llvm::ArrayRef<float> gain,
+                             const std::vector<int32_t> &positions) const;
+  std::vector<float> gain(bool keys) const;
+  reference::Tensor ropeTable() const;
+  static constexpr double epsilon = 1e-5, theta = 10000;
 };
 
 } // namespace sluice::test

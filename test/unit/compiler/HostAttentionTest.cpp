@@ -92,6 +92,45 @@ TEST_P(HostAttention, Formats) {
     }
 }
 
+// Norms of heads and rotary embedding before keys are rotated and rounded: registers that hold
+// pairs, and heads whose halves begin inside of one; both orders of pairs.
+TEST_P(HostAttention, NormsAndRotary) {
+  using Rotary = CachedAttention::Rotary;
+  for (int64_t dim : {64, 128, 20, 6, 80, 100})
+    for (const char *format : {"f16", "bf16", "int8", "int4-rot", "fp8"})
+      for (Rotary rotary : {Rotary::Halves, Rotary::Interleaved}) {
+        SCOPED_TRACE("heads of " + std::to_string(dim) + ", " + format +
+                     (rotary == Rotary::Halves ? ", halves" : ", interleaved"));
+        CachedAttention attention{dim, 2, 3, 1, 1, 128};
+        attention.appends = true;
+        attention.norms = true;
+        attention.rotary = rotary;
+        attention.caches(format,
+                         llvm::StringRef(format).take_until([](char c) { return c == '-'; }));
+        std::unique_ptr<HostKernels> kernels =
+            HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
+        ASSERT_TRUE(kernels);
+        Random random(5);
+        CachedAttention::Data data = attention.data(random);
+        for (int32_t last : {0, 30, 31, 32, 127})
+          run(attention, *kernels, data, {last}, tolerance);
+        if (testing::Test::HasFailure())
+          return;
+      }
+}
+
+// Each of them alone; of several sequences each at its own position.
+TEST_P(HostAttention, NormsOrRotary) {
+  using Rotary = CachedAttention::Rotary;
+  for (bool norms : {false, true}) {
+    CachedAttention attention{48, 2, 2, 3, 3, 128};
+    attention.appends = true;
+    attention.norms = norms;
+    attention.rotary = norms ? Rotary::None : Rotary::Halves;
+    runAll(attention.caches("f16", "f16"), tolerance);
+  }
+}
+
 // Positions behind the window are NaN in the caches and must not be attended to.
 TEST_P(HostAttention, Windows) {
   struct Shape {

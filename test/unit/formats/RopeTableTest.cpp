@@ -23,6 +23,26 @@ static std::string failure(double theta, int64_t headDim, llvm::StringRef scalin
   return f ? "no error" : toString(f.takeError());
 }
 
+// _compute_yarn_parameters of transformers for a head of 8, theta 10000, factor 4, 64 original
+// positions, bounds 2 and 0.5.
+TEST(RopeTable, Yarn) {
+  llvm::Expected<llvm::SmallVector<double>> yarn =
+      ropeFrequencies(10000, 8, "yarn", {4, 2, 0.5, 64});
+  ASSERT_TRUE(static_cast<bool>(yarn));
+  // Pairs above: 4 ln(64 / (2 * 2 pi)) / ln 10000 = 0.707 and, of 0.5, 1.309: pair 0 is kept, pair
+  // 2 is divided, and pair 1 lies in the middle.
+  const double expected[] = {1, 0.1 * (0.5 + 0.5 / 4), 0.01 / 4, 0.001 / 4};
+  for (auto [found, value] : llvm::zip_equal(*yarn, expected))
+    EXPECT_NEAR(found, value, 1e-12);
+}
+
+TEST(RopeTable, MultipliesByTheMagnitude) {
+  float cosine, sine;
+  ropeTableRow({0.5}, 3.0, 1, cosine, sine);
+  EXPECT_FLOAT_EQ(cosine, 3 * std::cos(0.5));
+  EXPECT_FLOAT_EQ(sine, 3 * std::sin(0.5));
+}
+
 TEST(RopeTable, Unscaled) {
   auto f = frequencies(10000, 4, "none", {});
   ASSERT_EQ(f.size(), 2u);
@@ -62,16 +82,16 @@ TEST(RopeTable, Llama3) {
 TEST(RopeTable, Rows) {
   std::vector<float> cosines(2), sines(2);
   double pi = std::acos(-1.0);
-  ropeTableRow({pi / 2, pi / 6}, 1, cosines, sines);
+  ropeTableRow({pi / 2, pi / 6}, 1, 1, cosines, sines);
   EXPECT_NEAR(cosines[0], 0.0f, 1e-16);
   EXPECT_EQ(sines[0], 1.0f);
   EXPECT_EQ(cosines[1], static_cast<float>(std::sqrt(3.0) / 2));
   EXPECT_EQ(sines[1], 0.5f);
-  ropeTableRow({1.0, 0.25}, 0, cosines, sines);
+  ropeTableRow({1.0, 0.25}, 1, 0, cosines, sines);
   EXPECT_EQ(cosines, (std::vector<float>{1, 1}));
   EXPECT_EQ(sines, (std::vector<float>{0, 0}));
   // Far positions keep their angle: in float 131071 * 0.1 would be off by 1e-3 radians.
-  ropeTableRow({0.1, 1.0}, 131071, cosines, sines);
+  ropeTableRow({0.1, 1.0}, 1, 131071, cosines, sines);
   EXPECT_EQ(cosines[0], static_cast<float>(std::cos(13107.1)));
   EXPECT_EQ(sines[1], static_cast<float>(std::sin(131071.0)));
 }
@@ -88,8 +108,10 @@ TEST(RopeTable, Errors) {
             "rotary embedding: theta is 0, expected a finite number above 0");
   EXPECT_EQ(failure(std::numeric_limits<double>::infinity(), 4, "none", {}).substr(0, 26),
             "rotary embedding: theta is");
-  EXPECT_EQ(failure(10000, 4, "yarn", {}),
-            "rotary embedding: scaling is 'yarn', expected none, linear, llama3 or factors");
+  EXPECT_EQ(failure(10000, 4, "ntk", {}),
+            "rotary embedding: scaling is 'ntk', expected none, linear, llama3, factors or yarn");
+  EXPECT_EQ(failure(10000, 4, "yarn", {2, 1, 1, 64}),
+            "rotary embedding: yarn's fast bound 1 must exceed its slow one, 1");
   EXPECT_EQ(failure(10000, 4, "linear", {}),
             "rotary embedding: scaling 'linear' has 0 values, expected 1");
   EXPECT_EQ(failure(10000, 4, "none", {1}),

@@ -160,6 +160,56 @@ INSTANTIATE_TEST_SUITE_P(Pairs, GpuAttentionFormats, testing::ValuesIn(allPairs(
                            return name;
                          });
 
+namespace {
+class GpuAttentionPrologue : public testing::TestWithParam<std::tuple<int64_t, const char *>> {};
+} // namespace
+
+// Norms of heads and rotary embedding before keys are rotated and rounded: lanes that have both
+// elements of a pair, and heads whose pairs are in different lanes; both orders of pairs.
+TEST_P(GpuAttentionPrologue, NormsAndRotary) {
+  using Rotary = CachedAttention::Rotary;
+  auto [dim, format] = GetParam();
+  for (Rotary rotary : {Rotary::Halves, Rotary::Interleaved}) {
+    SCOPED_TRACE(rotary == Rotary::Halves ? "halves" : "interleaved");
+    CachedAttention attention{dim, 2, 3, 1, 1, 128};
+    attention.appends = true;
+    attention.norms = true;
+    attention.rotary = rotary;
+    attention.caches(format, llvm::StringRef(format).take_until([](char c) { return c == '-'; }));
+    std::unique_ptr<GpuKernels> kernels =
+        GpuKernels::compile(attention.text(Schedule().text(attention), true), "h200");
+    ASSERT_TRUE(kernels);
+    Random random(5);
+    CachedAttention::Data data = attention.data(random);
+    for (int32_t last : {0, 30, 31, 32, 127})
+      run(attention, *kernels, data, {last}, tolerance);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Heads, GpuAttentionPrologue,
+                         testing::Combine(testing::Values(64, 128, 20, 6, 80, 100),
+                                          testing::Values("f16", "bf16", "int8", "int4-rot",
+                                                          "fp8")),
+                         [](const auto &info) {
+                           std::string name = std::get<1>(info.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return "dim" + std::to_string(std::get<0>(info.param)) + "_" + name;
+                         });
+
+// Each of them alone, of several sequences each at its own position; without clusters.
+TEST(GpuAttentionOf, NormsOrRotary) {
+  using Rotary = CachedAttention::Rotary;
+  for (bool norms : {false, true}) {
+    CachedAttention attention{48, 2, 2, 3, 3, 128};
+    attention.appends = true;
+    attention.norms = norms;
+    attention.rotary = norms ? Rotary::None : Rotary::Halves;
+    attention.caches("f16", "f16");
+    runAll(attention, {4, 2, 2, 64, 2}, tolerance);
+    runAll(attention, {4, 2, 2, 64, 1, "a100", "none"}, tolerance);
+  }
+}
+
 TEST(GpuAttentionOf, FormatsWithoutClusters) {
   for (const char *format : {"bf16", "fp8", "int8-h64", "int4-h32"}) {
     SCOPED_TRACE(format);

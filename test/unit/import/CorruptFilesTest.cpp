@@ -4,6 +4,7 @@
 // Files that are wrong in every way we could think of: each must end in one line that names the
 // file and what is wrong with it.
 
+#include "../compiled/FamilyModels.h"
 #include "TestFiles.h"
 
 #include "sluice/Import/GGUF.h"
@@ -87,6 +88,30 @@ std::function<std::string(const Folder &)> index(std::function<void(json &)> cha
     folder.write("model.safetensors.index.json", document.dump());
     return folder.str();
   };
+}
+
+std::string readFile(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// A folder with the small GPT-2 of test/data, whose safetensors are changed.
+std::function<std::string(const Folder &)> gpt2(std::function<void(std::string &)> change) {
+  return [=](const Folder &folder) {
+    folder.write("config.json", readFile(familyFolder("gpt2") + "/config.json"));
+    std::string bytes = readFile(familyFolder("gpt2") + "/model.safetensors");
+    change(bytes);
+    folder.write("model.safetensors", bytes);
+    return folder.str();
+  };
+}
+
+/// Every `from` as `to`, which is as long.
+void rename(std::string &bytes, llvm::StringRef from, llvm::StringRef to) {
+  size_t at = bytes.find(from.str());
+  ASSERT_NE(at, std::string::npos);
+  for (; at != std::string::npos; at = bytes.find(from.str(), at + to.size()))
+    bytes.replace(at, from.size(), to.str());
 }
 
 std::function<std::string(const Folder &)> configText(const char *text) {
@@ -231,9 +256,9 @@ std::vector<Corruption> corruptions() {
   // GGUF: the model.
   add("GGUFUnknownArchitecture", gguf([](GGUFBuilder &b) {
         b.erase("general.architecture");
-        b.string("general.architecture", "gemma3");
+        b.string("general.architecture", "mamba");
       }),
-      "general.architecture is 'gemma3', supported are llama and qwen2");
+      "general.architecture is 'mamba', supported are llama, qwen2, qwen3, gpt2, ");
   add("GGUFArchitectureMissing", gguf([](GGUFBuilder &b) { b.erase("general.architecture"); }),
       "general.architecture is missing");
   add("GGUFNotANumberEps", gguf([](GGUFBuilder &b) {
@@ -267,8 +292,27 @@ std::vector<Corruption> corruptions() {
       "llama.expert_count is above 0: a mixture of experts is not supported");
   add("GGUFPartialRotary", gguf([](GGUFBuilder &b) { b.u32("llama.rope.dimension_count", 16); }),
       "llama.rope.dimension_count is 16, expected the head size 32");
-  add("GGUFYarn", gguf([](GGUFBuilder &b) { b.string("llama.rope.scaling.type", "yarn"); }),
-      "llama.rope.scaling.type is 'yarn', expected none or linear");
+  add("GGUFDynamic", gguf([](GGUFBuilder &b) { b.string("llama.rope.scaling.type", "dynamic"); }),
+      "llama.rope.scaling.type is 'dynamic', expected none, linear, yarn or longrope");
+  add("GGUFMixture", gguf([](GGUFBuilder &b) {
+        b.erase("general.architecture");
+        b.string("general.architecture", "qwen3moe");
+      }),
+      "general.architecture is 'qwen3moe', a mixture of experts, which is not supported");
+  add("GGUFFactorsOfTwoKinds", gguf([](GGUFBuilder &b) {
+        b.f32Tensor("rope_freqs.weight", {16});
+        b.f32Tensor("rope_factors_long.weight", {16});
+        b.f32Tensor("rope_factors_short.weight", {16});
+      }),
+      "has tensors of rotary factors that do not belong together");
+  add("Gpt2WithoutPositions", gpt2([](std::string &header) { rename(header, "wpe", "wpx"); }),
+      "tensor 'transformer.wpe.weight' is missing, expected shape [64, 32]");
+  add("Gpt2WithOtherProjections",
+      gpt2([](std::string &header) { rename(header, "[32,96]", "[96,32]"); }),
+      "tensor 'transformer.h.0.attn.c_attn.weight' has shape [96, 32], expected [32, 96]");
+  add("Gpt2WithOtherTensors",
+      gpt2([](std::string &header) { rename(header, "ln_f.bias", "ln_f.what"); }),
+      "tensor 'transformer.ln_f.bias' is missing");
   add("GGUFSplit", gguf([](GGUFBuilder &b) { b.value<uint16_t>("split.count", 2, 3); }),
       "is one of the 3 parts of a split GGUF file, which are not supported");
   add("GGUFRopeFactorsOfWrongLength",
@@ -574,6 +618,40 @@ TEST(BitFlips, Safetensors) {
   folder.write("config.json", smallConfig().dump());
   flipBytes(folder.write("model.safetensors", bytes), folder.str(),
             bytes.size() - smallSafetensors().dataBytes);
+}
+
+static size_t safetensorsHeader(const std::string &path) {
+  std::string bytes = readFile(path);
+  uint64_t length;
+  std::memcpy(&length, bytes.data(), 8);
+  return 8 + length;
+}
+
+// Fused weights that are views, a table of positions.
+TEST(BitFlips, Gpt2) {
+  Folder folder;
+  gpt2([](std::string &) {})(folder);
+  std::string file = folder / "model.safetensors";
+  flipBytes(file, folder.str(), safetensorsHeader(file));
+}
+
+// Fused weights, and tensors that the configuration is read from.
+TEST(BitFlips, Phi3GGUF) {
+  Folder folder;
+  std::string path = writeFamilyGGUF("phi3-longrope", folder);
+  flipBytes(path, path, 3000);
+}
+
+TEST(Truncation, Gpt2InItsHeader) {
+  Folder folder;
+  gpt2([](std::string &) {})(folder);
+  std::string file = folder / "model.safetensors", good = readFile(file);
+  for (size_t length = 0, end = safetensorsHeader(file); length <= end; length += 7) {
+    folder.write("model.safetensors", llvm::StringRef(good).take_front(length));
+    std::string error = message(openModel(folder.str()));
+    ASSERT_NE(error, "success") << length;
+    ASSERT_EQ(error.find(folder.str()), 0u) << error;
+  }
 }
 
 TEST(Truncation, GGUFAtEveryByteOfItsHeader) {

@@ -88,9 +88,11 @@ TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
                 fromJson(with(smallConfig(), "rope_scaling", {{"type", "linear"}, {"factor", 4}})));
   EXPECT_EQ(linear.ropeScaling.kind, RopeScaling::Kind::Linear);
   EXPECT_EQ(linear.ropeScaling.factor, 4.0);
-  EXPECT_NE(jsonError(with(smallConfig(), "rope_scaling", {{"type", "yarn"}, {"factor", 4}}))
-                .find("rope_scaling.type is 'yarn', expected default, linear or llama3"),
-            std::string::npos);
+  EXPECT_NE(
+      jsonError(with(smallConfig(), "rope_scaling", {{"type", "dynamic"}, {"factor", 4}}))
+          .find(
+              "rope_scaling.type is 'dynamic', expected default, linear, llama3, yarn or longrope"),
+      std::string::npos);
 }
 
 TEST(ConfigFromJson, SlidingWindows) {
@@ -185,19 +187,50 @@ TEST(ConfigFromJson, ScalingFactorWithoutTypeWarns) {
 TEST(RopeScaling, HasTheNamesAndValuesOfTheDialect) {
   RopeScaling scaling;
   EXPECT_EQ(scaling.name(), "none");
-  EXPECT_TRUE(scaling.values().empty());
+  EXPECT_TRUE(scaling.values(/*context=*/64).empty());
   scaling.kind = RopeScaling::Kind::Linear;
   scaling.factor = 4.0;
   EXPECT_EQ(scaling.name(), "linear");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0}));
   scaling.kind = RopeScaling::Kind::Llama3;
   scaling.originalContext = 8192;
   EXPECT_EQ(scaling.name(), "llama3");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{4.0, 1.0, 4.0, 8192.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0, 1.0, 4.0, 8192.0}));
   scaling.kind = RopeScaling::Kind::Factors;
   scaling.factors = {2.0f, 3.0f};
   EXPECT_EQ(scaling.name(), "factors");
-  EXPECT_EQ(scaling.values(), (llvm::SmallVector<double>{2.0, 3.0}));
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{2.0, 3.0}));
+  scaling.kind = RopeScaling::Kind::LongRope;
+  scaling.originalContext = 64;
+  scaling.longFactors = {5.0f, 6.0f};
+  EXPECT_EQ(scaling.name(), "factors");
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{2.0, 3.0}));
+  EXPECT_EQ(scaling.values(/*context=*/65), (llvm::SmallVector<double>{5.0, 6.0}));
+  scaling.kind = RopeScaling::Kind::Yarn;
+  EXPECT_EQ(scaling.name(), "yarn");
+  EXPECT_EQ(scaling.values(/*context=*/64), (llvm::SmallVector<double>{4.0, 32.0, 1.0, 64.0}));
+}
+
+TEST(ConfigFromJson, ScalesOfFamilies) {
+  json gemma = with(smallConfig(), "model_type", "gemma2");
+  gemma["architectures"] = {"Gemma2ForCausalLM"};
+  SLUICE_UNWRAP(capped, fromJson(with(gemma, "query_pre_attn_scalar", 144)));
+  EXPECT_NEAR(capped.attentionScale, 1 / 12.0, 1e-12);
+  EXPECT_EQ(capped.embeddingScale, 8.0);
+  EXPECT_EQ(capped.scoreCap, 50.0);
+  SLUICE_UNWRAP(free, fromJson(with(gemma, "attn_logit_softcapping", nullptr)));
+  EXPECT_EQ(free.scoreCap, 0.0);
+
+  json yarn = {{"rope_type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 64}};
+  SLUICE_UNWRAP(usual, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_NEAR(usual.ropeScaling.magnitude, 0.1 * std::log(4.0) + 1, 1e-12);
+  yarn["mscale"] = 1.0;
+  yarn["mscale_all_dim"] = 1.0;
+  SLUICE_UNWRAP(even, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_EQ(even.ropeScaling.magnitude, 1.0);
+  yarn["attention_factor"] = 1.5;
+  SLUICE_UNWRAP(given, fromJson(with(smallConfig(), "rope_scaling", yarn)));
+  EXPECT_EQ(given.ropeScaling.magnitude, 1.5);
 }
 
 namespace {
@@ -222,12 +255,17 @@ INSTANTIATE_TEST_SUITE_P(
     Keys, BadConfigs,
     testing::Values(
         BadConfig{"model_type", "mamba", "model_type is 'mamba', supported are llama, mistral"},
+        BadConfig{"model_type", "mixtral",
+                  "model_type is 'mixtral', a mixture of experts, which is not supported"},
+        BadConfig{"model_type", "gpt_oss", "model_type is 'gpt_oss', a mixture of experts"},
+        BadConfig{"num_local_experts", 8, "num_local_experts is above 0: a mixture of experts"},
         BadConfig{"model_type", nullptr, "model_type is missing"},
         BadConfig{"model_type", "bad\nname", "model_type is 'bad\\x0Aname'"},
         BadConfig{"architectures",
                   {"LlamaForSequenceClassification"},
                   "architectures is 'LlamaForSequenceClassification', expected LlamaForCausalLM"},
-        BadConfig{"hidden_act", "gelu", "hidden_act is 'gelu', expected silu"},
+        BadConfig{"hidden_act", "relu",
+                  "hidden_act is 'relu', expected silu, gelu, gelu_new or gelu_pytorch_tanh"},
         BadConfig{"vocab_size", 0, "vocab_size is 0, expected an integer from 1"},
         BadConfig{"vocab_size", -7, "vocab_size is -7"},
         BadConfig{"vocab_size", 1e9, "vocab_size is 1000000000.0"},
@@ -263,6 +301,80 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"quantization_config",
                   {{"quant_method", "gptq"}},
                   "quantization_config has quant_method 'gptq'"}));
+
+namespace {
+/// A key that makes the graph of a family another one, which is refused.
+struct BadFamily {
+  const char *family, *architecture, *key;
+  json value;
+  const char *expected;
+};
+void PrintTo(const BadFamily &bad, std::ostream *os) { *os << bad.family << " " << bad.key; }
+
+class BadFamilies : public testing::TestWithParam<BadFamily> {};
+} // namespace
+
+TEST_P(BadFamilies, AreNamedInOneLine) {
+  const BadFamily &bad = GetParam();
+  json config = with(smallConfig(), "model_type", bad.family);
+  config["architectures"] = {bad.architecture};
+  config["layer_norm_eps"] = 1e-5;
+  for (auto [gpt2, other] :
+       {std::pair("n_embd", "hidden_size"), std::pair("n_head", "num_attention_heads"),
+        std::pair("n_layer", "num_hidden_layers")})
+    config[gpt2] = config[other];
+  EXPECT_TRUE(static_cast<bool>(fromJson(config))) << jsonError(config);
+  std::string error = jsonError(with(config, bad.key, bad.value));
+  EXPECT_NE(error.find(bad.expected), std::string::npos) << error;
+  EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Keys, BadFamilies,
+    testing::Values(
+        BadFamily{"gpt2", "GPT2LMHeadModel", "scale_attn_by_inverse_layer_idx", true,
+                  "scale_attn_by_inverse_layer_idx is true, expected false"},
+        BadFamily{"gpt2", "GPT2LMHeadModel", "add_cross_attention", true,
+                  "add_cross_attention is true, expected false"},
+        BadFamily{"stablelm", "StableLmForCausalLM", "qk_layernorm", true,
+                  "qk_layernorm is true, expected false"},
+        BadFamily{"stablelm", "StableLmForCausalLM", "use_parallel_residual", true,
+                  "use_parallel_residual is true, expected false"},
+        BadFamily{"gpt_neox", "GPTNeoXForCausalLM", "rotary_pct", 0.1,
+                  "rotary_pct makes the rotary embedding cover 3 of a head's 32 elements"},
+        BadFamily{"gpt_neox", "GPTNeoXForCausalLM", "rotary_pct", 1.5,
+                  "rotary_pct makes the rotary embedding cover more than each head"},
+        BadFamily{"gemma", "GemmaForCausalLM", "use_bidirectional_attention", true,
+                  "use_bidirectional_attention is true, expected false"},
+        BadFamily{"gemma2", "Gemma2ForCausalLM", "attn_logit_softcapping", -1,
+                  "attn_logit_softcapping is -1, expected a number above 0"},
+        BadFamily{"gemma2",
+                  "Gemma2ForCausalLM",
+                  "layer_types",
+                  {"linear_attention"},
+                  "layer_types[0] is 'linear_attention', expected full_attention or"},
+        BadFamily{"phi3",
+                  "Phi3ForCausalLM",
+                  "rope_scaling",
+                  {{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2}}},
+                  "rope_scaling.short_factor has 2 entries for 16 rotary pairs"},
+        BadFamily{"phi3",
+                  "Phi3ForCausalLM",
+                  "rope_scaling",
+                  {{"type", "yarn"}, {"factor", 2}},
+                  "rope_scaling.original_max_position_embeddings is missing"},
+        BadFamily{"olmo2",
+                  "Olmo2ForCausalLM",
+                  "rope_scaling",
+                  {{"type", "yarn"},
+                   {"factor", 2},
+                   {"original_max_position_embeddings", 64},
+                   {"truncate", false}},
+                  "rope_scaling.truncate is false, expected true"},
+        BadFamily{"granite", "GraniteForCausalLM", "logits_scaling", 0,
+                  "logits_scaling is 0, expected a number above 0"},
+        BadFamily{"smollm3", "SmolLM3ForCausalLM", "no_rope_layers", json::array(),
+                  "no_rope_layers has 0 entries for 1 layers"}));
 
 //===----------------------------------------------------------------------===//
 // GGUF

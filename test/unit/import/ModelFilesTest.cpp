@@ -196,7 +196,7 @@ TEST(OpenModel, Llama3ScalingFromBothFormats) {
   // What convert_hf_to_gguf.py stores: plain frequency over scaled frequency.
   auto frequencies = [](const ModelConfig &config, const RopeScaling &scaling) {
     return llvm::cantFail(formats::ropeFrequencies(config.ropeTheta, config.headDim, scaling.name(),
-                                                   scaling.values()));
+                                                   scaling.values(/*context=*/64)));
   };
   auto scaled = frequencies(hf.config, hf.config.ropeScaling),
        unscaled = frequencies(hf.config, {});

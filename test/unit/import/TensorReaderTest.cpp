@@ -91,3 +91,66 @@ TEST(TensorReader, RefusesTypesAndBoundsThatItCannotRead) {
   EXPECT_NE(message(TensorReader::open(tensor, files)).find("is not a path below"),
             std::string::npos);
 }
+
+namespace {
+/// A float32 tensor of a file of 0, 1, 2, ..., as a view.
+struct ViewCase {
+  std::vector<int64_t> shape;
+  formats::RowView view;
+  uint64_t first, elements;
+  std::vector<std::vector<float>> rows;
+};
+
+llvm::Expected<TensorReader> openView(const ViewCase &view, const Folder &folder, int count = 64) {
+  Bytes bytes;
+  for (int i = 0; i < count; ++i)
+    bytes.put(static_cast<float>(i));
+  folder.write("numbers", bytes.data);
+  TensorRef ref;
+  ref.name = "w";
+  ref.file = "numbers";
+  ref.shape.assign(view.shape.begin(), view.shape.end());
+  ref.offset = 4 * view.first;
+  ref.bytes = 4 * view.elements;
+  ref.view = view.view;
+  FileSet files(folder.str());
+  return TensorReader::open(ref, files);
+}
+
+class TensorViews : public testing::TestWithParam<ViewCase> {};
+} // namespace
+
+TEST_P(TensorViews, AreReadAsRows) {
+  Folder folder;
+  SLUICE_UNWRAP(reader, openView(GetParam(), folder));
+  ASSERT_EQ(reader.rows(), static_cast<int64_t>(GetParam().rows.size()));
+  std::vector<float> row(reader.columns());
+  for (auto [number, expected] : llvm::enumerate(GetParam().rows)) {
+    reader.readRow(number, row);
+    EXPECT_EQ(row, expected) << "row " << number;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, TensorViews,
+    testing::Values(
+        // Two of four columns of a matrix [3, 4], transposed.
+        ViewCase{{2, 3}, {.pitch = 4}, 1, 10, {{1, 5, 9}, {2, 6, 10}}},
+        // The second of three parts of two heads of two rows.
+        ViewCase{{4, 2}, {.block = 2, .stride = 6}, 4, 16, {{4, 5}, {6, 7}, {16, 17}, {18, 19}}},
+        // A vector of such.
+        ViewCase{{4}, {.block = 2, .stride = 6}, 2, 8, {{2, 3, 8, 9}}},
+        // Heads of 6 whose first 4 are rotated: pairs (0, 2), (1, 3) and (4, 5) half a head apart.
+        ViewCase{{12}, {.rotary = 4, .head = 6}, 0, 12, {{0, 1, 4, 2, 3, 5, 6, 7, 10, 8, 9, 11}}},
+        // Rotary pairs side by side, of a vector.
+        ViewCase{{4}, {.interleaved = 4}, 8, 4, {{8, 10, 9, 11}}}));
+
+TEST(TensorReader, ChecksTheExtentOfViews) {
+  Folder folder;
+  EXPECT_NE(message(openView({{2, 3}, {.pitch = 4}, 1, 11, {}}, folder))
+                .find("is declared with 44 bytes, which is not what F32"),
+            std::string::npos);
+  EXPECT_NE(message(openView({{4, 2}, {.block = 2, .stride = 6}, 50, 16, {}}, folder))
+                .find("lies at byte 200 and has 64 bytes, but the file has 256"),
+            std::string::npos);
+}

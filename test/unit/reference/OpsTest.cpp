@@ -46,6 +46,71 @@ TEST_F(OpsTest, RmsNorm) {
   expectNear(call().values, {0.6, 1.6, 1 / std::sqrt(13.0), 0});
 }
 
+TEST_F(OpsTest, RmsNormPlusOne) {
+  loadFunction("", "() -> tensor<1x2xf32>", R"(
+    %x = arith.constant dense<[[3.0, 4.0]]> : tensor<1x2xf32>
+    %g = arith.constant dense<[0.0, 1.0]> : tensor<2xf16>
+    %r = model.rms_norm %x, %g plus_one epsilon 12.5 : tensor<1x2xf32>, tensor<2xf16>
+    return %r : tensor<1x2xf32>)");
+  expectNear(call().values, {0.6, 1.6});
+}
+
+TEST_F(OpsTest, LayerNorm) {
+  // Row 0: mean 5, variance 4, sqrt(4 + 5) = 3. Row 1: variance 0, so the bias alone.
+  loadFunction("", "() -> (tensor<2x2xf32>, tensor<2x2xf32>)", R"(
+    %x = arith.constant dense<[[3.0, 7.0], [6.0, 6.0]]> : tensor<2x2xf32>
+    %g = arith.constant dense<[1.0, 2.0]> : tensor<2xf16>
+    %b = arith.constant dense<[10.0, 20.0]> : tensor<2xf32>
+    %r = model.layer_norm %x, %g bias %b epsilon 5.0 : tensor<2x2xf32>, tensor<2xf16>, tensor<2xf32>
+    %s = model.layer_norm %x, %g epsilon 5.0 : tensor<2x2xf32>, tensor<2xf16>
+    return %r, %s : tensor<2x2xf32>, tensor<2x2xf32>)");
+  auto results = evaluator->call("f", {});
+  ASSERT_TRUE(static_cast<bool>(results));
+  expectNear((*results)[0].values, {10 - 2 / 3.0, 20 + 4 / 3.0, 10, 20});
+  expectNear((*results)[1].values, {-2 / 3.0, 4 / 3.0, 0, 0});
+}
+
+TEST_F(OpsTest, Gelu) {
+  // x Phi(x), with the normal distribution's table; the approximation by hand.
+  loadFunction("", "() -> (tensor<1x4xf32>, tensor<1x4xf32>)", R"(
+    %x = arith.constant dense<[[0.0, 1.0, -1.0, 3.0]]> : tensor<1x4xf32>
+    %r = model.gelu %x : tensor<1x4xf32>
+    %s = model.gelu %x tanh : tensor<1x4xf32>
+    return %r, %s : tensor<1x4xf32>, tensor<1x4xf32>)");
+  auto results = evaluator->call("f", {});
+  ASSERT_TRUE(static_cast<bool>(results));
+  expectNear((*results)[0].values,
+             {0, 0.8413447460685429, -0.1586552539314571, 2.9959503059030473});
+  auto approximation = [](double x) {
+    return x / 2 * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+  };
+  expectNear((*results)[1].values, {0, approximation(1), approximation(-1), approximation(3)});
+}
+
+TEST_F(OpsTest, ScaleAndSoftCap) {
+  loadFunction("", "() -> (tensor<1x3xf32>, tensor<1x3xf32>)", R"(
+    %x = arith.constant dense<[[1.0, -200.0, 1000.0]]> : tensor<1x3xf32>
+    %r = model.scale %x by 0.25 : tensor<1x3xf32>
+    %s = model.soft_cap %x at 2.0 : tensor<1x3xf32>
+    return %r, %s : tensor<1x3xf32>, tensor<1x3xf32>)");
+  auto results = evaluator->call("f", {});
+  ASSERT_TRUE(static_cast<bool>(results));
+  expectNear((*results)[0].values, {0.25, -50, 250});
+  expectNear((*results)[1].values, {2 * std::tanh(0.5), -2, 2});
+}
+
+TEST_F(OpsTest, PartialRotary) {
+  // Two of four elements are rotated, as pair 0 of the head; pair 1 does not turn, but what the
+  // magnitude multiplies is both.
+  loadFunction("", "() -> tensor<1x4xf32>", R"(
+    %x = arith.constant dense<[[1.0, 2.0, 3.0, 4.0]]> : tensor<1x4xf32>
+    %p = arith.constant dense<[2]> : tensor<1xi32>
+    %r = model.rotary %x at %p head_dim 4 <theta = 100.0, dims = 2> : tensor<1x4xf32>, tensor<1xi32>
+    return %r : tensor<1x4xf32>)");
+  double c = std::cos(2.0), s = std::sin(2.0);
+  expectNear(call().values, {c - 3 * s, 2, 3 * c + s, 4});
+}
+
 TEST_F(OpsTest, Linear) {
   loadFunction("", "() -> (tensor<2x3xf32>, tensor<2x3xf32>)", R"(
     %x = arith.constant dense<[[1.0, 2.0], [3.0, 4.0]]> : tensor<2x2xf32>
