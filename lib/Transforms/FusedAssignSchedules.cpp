@@ -100,6 +100,9 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   if (failed(least))
     return failure();
   int64_t tiles = least->tiles, stageBytes = least->stageBytes;
+  // Tuned for stages of 16 KB; those of records are smaller where elements are of odd widths.
+  if (type.getLayout().getKind() == LayoutKind::Records)
+    inFlight = llvm::divideCeil(inFlight * 16384, stageBytes);
   int64_t blocks = std::min(description.multiprocessors.value, tiles);
   int64_t perBlock = llvm::divideCeil(tiles, blocks), read = perBlock * least->chunks;
   int64_t held = std::min(perBlock, tuning.productHeldTiles.value);

@@ -60,7 +60,7 @@ private:
   /// already. Emits an error at `reader` if there is none.
   FailureOr<Source> trace(Value value, Operation *reader);
   /// The layout that kernels for GPUs read a format in fastest.
-  LayoutKind gpuLayout(EncodingAttr format);
+  LayoutKind gpuLayout(EncodingAttr format, fused::MatvecOp op);
   /// With the layout `kind` for a GPU.
   FailureOr<LayoutAttr> chooseLayout(EncodingAttr format, int64_t columns, LayoutKind kind,
                                      Operation *reader);
@@ -124,9 +124,19 @@ FailureOr<Source> FusedPackWeights::trace(Value value, Operation *reader) {
   return reader->emitOpError() << "reads a weight that is computed, which cannot be packed";
 }
 
-LayoutKind FusedPackWeights::gpuLayout(EncodingAttr format) {
-  return format.isInteger() && !format.getValue().isPlainInteger() ? LayoutKind::Records
-                                                                   : LayoutKind::Mma;
+LayoutKind FusedPackWeights::gpuLayout(EncodingAttr format, fused::MatvecOp op) {
+  const formats::Encoding &encoding = format.getValue();
+  if (!encoding.isInteger() || !formats::RecordShape::problem(encoding).empty())
+    return LayoutKind::Mma;
+  if (!encoding.isPlainInteger())
+    return LayoutKind::Records;
+  // What both hold: records scale the sums of four groups of 32 at once, and wide elements cost no
+  // more in them (docs/kernels.md has the measurements); but they take one token, and pad rows.
+  constexpr int64_t record = formats::RecordShape::columns;
+  int64_t padding = llvm::alignTo(op.getColumns(), record) - op.getColumns();
+  bool faster = encoding.group == 32 || encoding.bits() == 8;
+  return faster && op.getTokens() == 1 && padding * 16 <= op.getColumns() ? LayoutKind::Records
+                                                                          : LayoutKind::Mma;
 }
 
 FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,
@@ -344,7 +354,7 @@ FailureOr<Value> FusedPackWeights::packTogether(fused::MatvecOp op, ArrayRef<Sou
                                                 LayoutAttr layout) {
   EncodingAttr format = sources.front().format;
   if (!layout) {
-    FailureOr<LayoutAttr> chosen = chooseLayout(format, op.getColumns(), gpuLayout(format), op);
+    FailureOr<LayoutAttr> chosen = chooseLayout(format, op.getColumns(), gpuLayout(format, op), op);
     if (failed(chosen))
       return failure();
     layout = *chosen;

@@ -1,5 +1,8 @@
 // RUN: sluice-opt %s --fused-merge-matvecs --remarks-filter=fused-merge-matvecs -verify-diagnostics | FileCheck %s
 // RUN: sluice-opt %s --fused-merge-matvecs --fused-merge-matvecs | FileCheck %s
+// RUN: sluice-opt %s --fused-merge-matvecs=target=h100 | FileCheck %s --check-prefixes=CHECK,GPU
+// RUN: not sluice-opt %s --fused-merge-matvecs=target=h2000 2>&1 | FileCheck %s --check-prefix=UNKNOWN
+// UNKNOWN: error: unknown target 'h2000', expected host, a100,
 
 model.weight @a : tensor<8x256xf16>
 model.weight @b : tensor<4x256xf16>
@@ -58,4 +61,40 @@ func.func @apart(%x: tensor<1x8xf32>, %w: tensor<8x8xf16>, %v: tensor<1x8xf32>, 
     fused.yield %r : tensor<1x8xf32>
   }
   return %y, %z, %u, %t : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+model.weight @q4 : !quantized.tensor<16x256xui4, group = 32, scale = u6, offset = field, layout = blocks>
+model.weight @q6 : !quantized.tensor<32x256xi6, group = 16, scale = i8, layout = blocks>
+
+// Kernels for GPUs read weights of several encodings of integers, those of one encoding side by side.
+// GPU-LABEL: func.func @mixed
+func.func @mixed(%x: tensor<1x256xf32>) -> (tensor<1x16xf32>, tensor<1x32xf32>, tensor<1x16xf32>) {
+  // GPU: %[[A:.*]] = model.parameter @q4
+  // GPU: %[[B:.*]] = model.parameter @q6
+  // GPU: %[[Y:.*]]:3 = fused.matvec %{{.*}} weights(%[[A]], %[[A]], %[[B]]) segments [16, 16, 32]
+  // GPU-NOT: fused.matvec
+  // GPU: return %[[Y]]#0, %[[Y]]#2, %[[Y]]#1
+  %a = model.parameter @q4 : !quantized.tensor<16x256xui4, group = 32, scale = u6, offset = field, layout = blocks>
+  %b = model.parameter @q6 : !quantized.tensor<32x256xi6, group = 16, scale = i8, layout = blocks>
+  %y = fused.matvec %x weights(%a) segments [16] : tensor<1x256xf32>, !quantized.tensor<16x256xui4, group = 32, scale = u6, offset = field, layout = blocks> -> tensor<1x16xf32>
+  // expected-remark @+1 {{its weight differs in format from those of other readers of the same input}}
+  %z = fused.matvec %x weights(%b) segments [32] : tensor<1x256xf32>, !quantized.tensor<32x256xi6, group = 16, scale = i8, layout = blocks> -> tensor<1x32xf32>
+  %u = fused.matvec %x weights(%a) segments [16] : tensor<1x256xf32>, !quantized.tensor<16x256xui4, group = 32, scale = u6, offset = field, layout = blocks> -> tensor<1x16xf32>
+  return %y, %z, %u : tensor<1x16xf32>, tensor<1x32xf32>, tensor<1x16xf32>
+}
+
+model.weight @gate : !quantized.tensor<32x256xui4, group = 32, scale = u6, offset = field, layout = blocks>
+
+// But not if their rows are combined: a tile has one encoding.
+// GPU-LABEL: func.func @combined
+func.func @combined(%x: tensor<1x256xf32>) -> tensor<1x32xf32> {
+  // GPU-COUNT-2: fused.matvec {{.*}} segments [32] :
+  %a = model.parameter @gate : !quantized.tensor<32x256xui4, group = 32, scale = u6, offset = field, layout = blocks>
+  %b = model.parameter @q6 : !quantized.tensor<32x256xi6, group = 16, scale = i8, layout = blocks>
+  %y = fused.matvec %x weights(%a) segments [32] : tensor<1x256xf32>, !quantized.tensor<32x256xui4, group = 32, scale = u6, offset = field, layout = blocks> -> tensor<1x32xf32>
+  // expected-remark @+1 {{its weight differs in format from those of other readers of the same input}}
+  %z = fused.matvec %x weights(%b) segments [32] : tensor<1x256xf32>, !quantized.tensor<32x256xi6, group = 16, scale = i8, layout = blocks> -> tensor<1x32xf32>
+  %s = model.silu %y : tensor<1x32xf32>
+  %m = arith.mulf %s, %z : tensor<1x32xf32>
+  return %m : tensor<1x32xf32>
 }

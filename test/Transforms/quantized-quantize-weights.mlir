@@ -5,6 +5,17 @@
 // RUN: sluice-opt %s --quantized-quantize-weights=scheme=keep | FileCheck %s --check-prefix=KEEP
 // RUN: not sluice-opt %s --quantized-quantize-weights=scheme=int8-g48 2>&1 | FileCheck %s --check-prefix=ERROR
 
+// RUN: sluice-opt %s --quantized-quantize-weights="scheme=keep,w=q4_k,odd*=int8-g32,narrow=q6_k" 2>%t.err | FileCheck %s --check-prefix=SINGLE
+// RUN: FileCheck %s --check-prefix=LEFT --input-file=%t.err
+// RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,q4_k" 2>&1 | FileCheck %s --check-prefix=ENTRY
+// RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,[=q4_k" 2>&1 | FileCheck %s --check-prefix=GLOB
+
+// The last pattern that matches a weight's name counts.
+// SINGLE: quantized.quantize {{.*}} {sluice.decision = "q4_k", sluice.reason = "asked for"} : tensor<8x256xf16> to !quantized.tensor<8x256xui4, group = 32, scale = u6, offset = field>
+// SINGLE: quantized.quantize {{.*}} {sluice.decision = "int8-g32"
+// LEFT: narrow is bf16, because its rows are no multiple of 256 columns
+// ENTRY: error: scheme: expected WEIGHT=FORMAT after the format of all weights, found 'q4_k'
+// GLOB: error: scheme: bad pattern of weights '[': {{.+}}
 // KEEP-NOT: quantized.quantize
 // ERROR: error: scheme: unknown number format 'int8-g48': expected keep, f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and optionally -zp, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 or nvfp4
 

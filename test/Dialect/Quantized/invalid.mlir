@@ -70,6 +70,11 @@ func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = columns>)
 
 // -----
 
+// expected-error @+1 {{layout records needs columns, a positive multiple of 256, found 128}}
+func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = records, columns = 128>)
+
+// -----
+
 // expected-error @+1 {{layout mma needs columns, a positive multiple of 128, found 0}}
 func.func private @f(!quantized.tensor<4x256xi8, group = 32, layout = mma>)
 

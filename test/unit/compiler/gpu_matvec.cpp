@@ -17,6 +17,7 @@
 #include "mlir/Parser/Parser.h"
 
 #include <cmath>
+#include <deque>
 #include <gtest/gtest.h>
 
 using namespace sluice;
@@ -341,6 +342,73 @@ TEST_P(GpuMatvec, Records) {
         expected.push_back(weight.product(i, row));
     }
     EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-6);
+  }
+  kernels.checkResources();
+}
+
+TEST_P(GpuMatvec, WeightsOfSeveralEncodings) {
+  // Tiles of one weight follow those of the other; a block has some of both. The first has no sums
+  // of inputs, the second those of 32 columns, the third those of 16.
+  struct Part {
+    const char *format;
+    int64_t rows;
+  };
+  const std::vector<std::vector<Part>> cases = {
+      {{"q4_k", 40}, {"q6_k", 16}},
+      {{"q6_k", 24}, {"q4_k", 33}, {"q2_k", 20}},
+      {{"q4_1", 16}, {"int8-g32", 50}},
+      {{"iq4_nl", 20}, {"q5_k", 20}}};
+  constexpr int64_t columns = 1280, chunk = 512;
+  std::string text;
+  for (auto [number, parts] : llvm::enumerate(cases)) {
+    std::string arguments, operands, types, results, segments, values;
+    for (auto [i, part] : llvm::enumerate(parts)) {
+      std::string n = std::to_string(i), separator = i ? ", " : "";
+      std::string type = packedType(*Encoding::fromName(part.format), part.rows, columns,
+                                    {formats::Layout::Kind::Records, chunk});
+      arguments += ", %w" + n + ": " + type;
+      operands += separator + "%w" + n;
+      types += ", " + type;
+      results += separator + activation(1, part.rows, "f32");
+      segments += separator + std::to_string(part.rows);
+      values += separator + "%y#" + n;
+    }
+    text += "func.func @f" + std::to_string(number) + "(%x: tensor<1x1280xf32>" + arguments +
+            ") -> (" + results + ") {\n  %y:" + std::to_string(parts.size()) +
+            " = fused.matvec %x weights(" + operands + ") segments [" + segments + "] " +
+            gpuSchedule(2, 4, 3, chunk) + " : tensor<1x1280xf32>" + types + " -> " + results +
+            "\n  return " + values + " : " + results + "\n}\n";
+  }
+  GpuKernels kernels(text, GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  ASSERT_EQ(kernels.launches.size(), cases.size());
+  Random random(17);
+  for (auto [number, parts] : llvm::enumerate(cases)) {
+    SCOPED_TRACE(parts.front().format);
+    std::vector<float> x = random.normal(columns);
+    Buffer input(x);
+    std::deque<Buffer> packed, outputs;
+    std::vector<double> expected;
+    for (const Part &part : parts) {
+      Weight weight(*Encoding::fromName(part.format), part.rows, columns, random);
+      packed.push_back(
+          packGpu(weight, naturalRows(part.rows), {formats::Layout::Kind::Records, chunk}));
+      outputs.emplace_back(part.rows * sizeof(float));
+      for (int64_t row = 0; row < part.rows; ++row)
+        expected.push_back(weight.product(row, x));
+    }
+    std::vector<Buffer *> arguments = {&input};
+    for (Buffer &buffer : packed)
+      arguments.push_back(&buffer);
+    for (Buffer &buffer : outputs)
+      arguments.push_back(&buffer);
+    kernels.run(number, arguments);
+    if (HasFailure())
+      return;
+    std::vector<float> found;
+    for (Buffer &buffer : outputs)
+      llvm::append_range(found, buffer.copy<float>());
+    EXPECT_LE(relativeError(found, expected), 1e-6);
   }
   kernels.checkResources();
 }
