@@ -52,7 +52,7 @@ LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitEr
 LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks,
                                       int64_t warps, int64_t stages, int64_t inFlight,
                                       int64_t columns, int64_t splits, StringRef early,
-                                      int64_t held) {
+                                      int64_t held, int64_t resident) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
   // What kernels compute with, and more than any shared memory holds.
@@ -66,6 +66,8 @@ LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
     return emitError() << "early must be none, weights or cache, found '" << early << "'";
   if (held < 0)
     return emitError() << "held must not be negative, found " << held;
+  if (resident < 1 || resident > 2)
+    return emitError() << "resident must be 1 or 2, found " << resident;
   return success();
 }
 

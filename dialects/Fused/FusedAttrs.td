@@ -54,6 +54,8 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
     - `splits`: blocks that share the rows of one output (of one key/value head, for attention).
     - `early`: loads that may run before the previous kernel has ended: none, weights or cache.
     - `held`: row tiles of a product whose partial sums wait in shared memory to be added. Without it, or with 0: all tiles that a block has.
+    - `resident`: blocks of a product for which a multiprocessor's registers have to suffice, 1 or 2: with 2 the assembler uses so few that a block of attention finds room
+      beside one of the product, and each of them starts while the other one still runs.
 
     Sampling reads `splits`, `blocks` and `warps` only, an embedding `blocks` and `warps`. What a schedule means in detail, shared memory included, is
     dialects/Fused/GpuPlan.h.
@@ -63,10 +65,10 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
     ```
   }];
   let parameters = (ins "int64_t":$blocks, "int64_t":$warps, "int64_t":$stages, "int64_t":$inFlight, "int64_t":$columns, "int64_t":$splits,
-                        StringRefParameter<"none, weights or cache">:$early, DefaultValuedParameter<"int64_t", "0">:$held);
+                        StringRefParameter<"none, weights or cache">:$early, DefaultValuedParameter<"int64_t", "0">:$held, DefaultValuedParameter<"int64_t", "1">:$resident);
   let assemblyFormat = [{
     `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
-    `splits` `=` $splits `,` `early` `=` $early (`,` `held` `=` $held^)? `>`
+    `splits` `=` $splits `,` `early` `=` $early (`,` `held` `=` $held^)? (`,` `resident` `=` $resident^)? `>`
   }];
   let genVerifyDecl = 1;
 }

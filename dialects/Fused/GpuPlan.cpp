@@ -69,6 +69,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   plan.ring = schedule.getStages();
   plan.inFlight = schedule.getInFlight();
   plan.overlap = device.bulkCopies && schedule.getEarly() != "none";
+  plan.resident = schedule.getResident();
   plan.tiles = plan.parts.back().endTile();
   plan.chunks = shape.chunks();
   for (const PackedPart &part : plan.parts)
@@ -155,8 +156,7 @@ GpuLaunch ProductPlan::launch() const {
   launch.grid = grid;
   launch.block = (warps + 1) * kWarpThreads;
   launch.shared = shared;
-  // Else ptxas saves registers for a second block, that shared memory has no room for.
-  launch.resident = 1;
+  launch.resident = resident;
   launch.overlap = overlap;
   return launch;
 }

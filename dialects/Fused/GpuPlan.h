@@ -105,6 +105,7 @@ struct ProductPlan {
   int64_t heldBytes = 0; ///< bytes of a tile's partial sums
   bool reuses = false;   ///< whether a stage is filled more than once
   bool overlap = false;
+  int64_t resident = 1; ///< blocks for which a multiprocessor's registers suffice
   InputPlan input;
   /// The ring; a barrier of 8 bytes per stage for "filled" and, if stages are reused, for "read";
   /// the partial sums.

@@ -36,6 +36,7 @@ private:
   LogicalResult assign(fused::KernelOp op);
   FailureOr<Choice> chooseHost(Operation *op);
   FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
+  bool standsBesideAttention(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
@@ -47,9 +48,9 @@ private:
 
   fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
                                      int64_t inFlight, int64_t columns, int64_t splits,
-                                     StringRef early, int64_t held = 0) {
+                                     StringRef early, int64_t held = 0, int64_t resident = 1) {
     return fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, inFlight, columns,
-                                       splits, early, held);
+                                       splits, early, held, resident);
   }
 
   TargetDescription description;
@@ -82,6 +83,19 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
       formatv("a row of {0} numbers a token, {1} a block", result.getDimSize(1), columns)};
 }
 
+/// Attention's kernel leaves room for a block of the product before or after it, whose copies go on
+/// (or start) meanwhile, if that has few enough registers. Products with tables or several
+/// encodings would have to spill.
+bool FusedAssignSchedules::standsBesideAttention(fused::MatvecOp op) {
+  auto isAttention = [](Operation *other) { return isa_and_nonnull<fused::AttentionOp>(other); };
+  if (!device.bulkCopies || op.getTokens() != 1 || op.getWeights().size() != 1)
+    return false;
+  bool isTable =
+      op.getPackedType().getEncoding().getValue().code() == formats::Encoding::Code::Table;
+  return !isTable &&
+         (isAttention(op.getInput().getDefiningOp()) || llvm::any_of(op->getUsers(), isAttention));
+}
+
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   quantized::QuantizedTensorType type = op.getPackedType();
   if (!type || !type.getLayout().isForGpu())
@@ -90,19 +104,17 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
                             << " is one";
   const GpuTuning &tuning = description.gpuTuning;
   int64_t inFlight = tuning.productInFlight.value;
+  int64_t resident = standsBesideAttention(op) ? 2 : 1;
   auto planOf = [&](int64_t blocks, int64_t stages, int64_t held) {
     fused::GpuScheduleAttr schedule =
         gpuSchedule(blocks, tuning.productWarps.value, stages, std::min(inFlight, stages),
-                    type.getLayout().getColumns(), /*splits=*/1, "weights", held);
+                    type.getLayout().getColumns(), /*splits=*/1, "weights", held, resident);
     return std::pair(schedule, fused::ProductPlan::get(op, schedule, device));
   };
   FailureOr<fused::ProductPlan> least = planOf(/*blocks=*/1, /*stages=*/1, /*held=*/1).second;
   if (failed(least))
     return failure();
   int64_t tiles = least->tiles, stageBytes = least->stageBytes;
-  // Tuned for stages of 16 KB; those of records are smaller where elements are of odd widths.
-  if (type.getLayout().getKind() == LayoutKind::Records)
-    inFlight = llvm::divideCeil(inFlight * 16384, stageBytes);
   int64_t blocks = std::min(description.multiprocessors.value, tiles);
   int64_t perBlock = llvm::divideCeil(tiles, blocks), read = perBlock * least->chunks;
   int64_t held = std::min(perBlock, tuning.productHeldTiles.value);

@@ -163,12 +163,15 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
 }
 
 void FusedMergeMatvecs::runOnOperation() {
-  llvm::Expected<TargetDescription> description = loadTarget(target);
-  if (!description) {
-    emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
-    return signalPassFailure();
+  // Without a target nothing is known of its kernels.
+  if (!target.empty()) {
+    llvm::Expected<TargetDescription> description = loadTarget(target);
+    if (!description) {
+      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+      return signalPassFailure();
+    }
+    gpu = description->isGpu();
   }
-  gpu = description->isGpu();
   llvm::MapVector<std::pair<Value, Block *>, SmallVector<MatvecOp>> readers;
   getOperation().walk([&](MatvecOp op) {
     if (isBare(op))

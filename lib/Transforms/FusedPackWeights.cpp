@@ -130,13 +130,13 @@ LayoutKind FusedPackWeights::gpuLayout(EncodingAttr format, fused::MatvecOp op) 
     return LayoutKind::Mma;
   if (!encoding.isPlainInteger())
     return LayoutKind::Records;
-  // What both hold: records scale the sums of four groups of 32 at once, and wide elements cost no
-  // more in them (docs/kernels.md has the measurements); but they take one token, and pad rows.
+  // What both hold: records scale the sums of four groups of 32 at once (docs/kernels.md has the
+  // measurements); but they take few tokens, and pad rows.
   constexpr int64_t record = formats::RecordShape::columns;
   int64_t padding = llvm::alignTo(op.getColumns(), record) - op.getColumns();
-  bool faster = encoding.group == 32 || encoding.bits() == 8;
-  return faster && op.getTokens() == 1 && padding * 16 <= op.getColumns() ? LayoutKind::Records
-                                                                          : LayoutKind::Mma;
+  return encoding.group == 32 && op.getTokens() == 1 && padding * 16 <= op.getColumns()
+             ? LayoutKind::Records
+             : LayoutKind::Mma;
 }
 
 FailureOr<LayoutAttr> FusedPackWeights::chooseLayout(EncodingAttr format, int64_t width,

@@ -33,7 +33,7 @@ model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
 // CHECK: quantized.packed @blk.0.attn_norm.f32 of [@blk.0.attn_norm] : tensor<256xf32>
 
 // Chunks of 16 KB for wide matrices, all columns for narrow ones.
-// MMA: quantized.packed @blk.0.attn_qkv {{.*}}!quantized.tensor<512x256xi8, group = 128, layout = records, columns = 256>
+// MMA: quantized.packed @blk.0.attn_qkv {{.*}}!quantized.tensor<512x256xi8, group = 128, layout = mma, columns = 256>
 // MMA: quantized.packed @blk.0.attn_output.packed {{.*}}!quantized.tensor<256x256xi8, group = 32, layout = records, columns = 256>
 // MMA: quantized.packed @blk.0.ffn_gate_up {{.*}}!quantized.tensor<1536x256xbf16, layout = mma, columns = 256>
 // MMA: quantized.packed @blk.0.ffn_down.packed {{.*}}!quantized.tensor<256x14336xi4, group = 32, layout = records, columns = 2048>

@@ -56,10 +56,10 @@ def main():
         return result.stdout
 
     prompt = "The capital of France is"
-    continued = run("run", str(model), "-p", prompt, "-n", "8")
+    continued = run("run", str(model), "-p", prompt, "-n", "8", "--temp", "0")
     if not continued.startswith(prompt + " Paris."):
         sys.exit(f"'{prompt}' goes on as '{continued}'")
-    answer = run("chat", str(model), typed="What is the capital of France?\n")
+    answer = run("chat", str(model), "--temp", "0", typed="What is the capital of France?\n")
     if "Paris" not in answer:
         sys.exit(f"the answer to what the capital of France is: '{answer}'")
     measured = run("perplexity", str(model), "-f", text, "--windows", str(WINDOWS)).rstrip("\n").split("\n")[-1]

@@ -369,8 +369,8 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
   // The last chunk may have fewer slices.
   int64_t lastSlices = llvm::divideCeil(shape.chunkColumns(chunks - 1), sliceColumns);
   // A warp whose part of every tile are the same columns keeps their input in registers.
-  bool keepsInput =
-      hasRecords() && op.getTokens() == 1 && chunks == warpGroups && lastSlices == slices;
+  bool keepsInput = hasRecords() && op.getTokens() == 1 && resident == 1 && chunks == warpGroups &&
+                    lastSlices == slices;
   Operands kept;
   if (keepsInput) // warps that take no part read some place that exists
     kept = loadInput(input, takesPart ? k.min(warpGroup, k.constI32(warpGroups - 1)) : warpGroup);
@@ -403,9 +403,13 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
             [&] { return partial; });
         release();
       } else {
-        // While the weights are on their way.
-        Operands x = keepsInput ? kept : loadInput(input, chunk);
+        // While the weights are on their way; where registers are few, when they have come, so that
+        // not all of the input is held at once.
+        bool late = hasRecords() && resident > 1;
+        Operands x = keepsInput ? kept : late ? Operands() : loadInput(input, chunk);
         k.wait(k.at(fullAt, slot, 8), parity);
+        if (late)
+          x = loadInput(input, chunk);
         partial = multiplyChunk(input, x, tile, chunk, stage, partial, release);
       }
       stageRing().advance(slot, parity, warpGroups);

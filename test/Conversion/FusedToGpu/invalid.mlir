@@ -9,7 +9,7 @@ func.func @unscheduled(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, g
 // -----
 
 func.func @layout(%x: tensor<1x256xf32>, %w: !quantized.tensor<16x256xi8, group = 128, layout = lanes>) -> tensor<1x16xf32> {
-  // expected-error@+1 {{weight must be packed in layout mma, found '!quantized.tensor<16x256xi8, group = 128, layout = lanes>'}}
+  // expected-error@+1 {{weight must be packed in layout mma or records, found '!quantized.tensor<16x256xi8, group = 128, layout = lanes>'}}
   %y = fused.matvec %x weights(%w) segments [16] schedule(#fused.gpu_schedule<blocks = 1, warps = 16, stages = 1, in_flight = 1, columns = 256, splits = 1, early = "weights">)
       : tensor<1x256xf32>, !quantized.tensor<16x256xi8, group = 128, layout = lanes> -> tensor<1x16xf32>
   return %y : tensor<1x16xf32>

@@ -353,11 +353,10 @@ TEST_P(GpuMatvec, WeightsOfSeveralEncodings) {
     const char *format;
     int64_t rows;
   };
-  const std::vector<std::vector<Part>> cases = {
-      {{"q4_k", 40}, {"q6_k", 16}},
-      {{"q6_k", 24}, {"q4_k", 33}, {"q2_k", 20}},
-      {{"q4_1", 16}, {"int8-g32", 50}},
-      {{"iq4_nl", 20}, {"q5_k", 20}}};
+  const std::vector<std::vector<Part>> cases = {{{"q4_k", 40}, {"q6_k", 16}},
+                                                {{"q6_k", 24}, {"q4_k", 33}, {"q2_k", 20}},
+                                                {{"q4_1", 16}, {"int8-g32", 50}},
+                                                {{"iq4_nl", 20}, {"q5_k", 20}}};
   constexpr int64_t columns = 1280, chunk = 512;
   std::string text;
   for (auto [number, parts] : llvm::enumerate(cases)) {

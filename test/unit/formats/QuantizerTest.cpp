@@ -491,8 +491,8 @@ TEST(QuantizeUnits, WhatAFormatHoldsExactlyStays) {
                                 (encoding.hasOffset() ? 3 : 0)) *
              0x1p-6f;
     }
-    EXPECT_LT(normalError(encoding, x), encoding.hasFields() || encoding.superNumbers() ? 1e-4
-                                                                                      : 1e-12)
+    EXPECT_LT(normalError(encoding, x),
+              encoding.hasFields() || encoding.superNumbers() ? 1e-4 : 1e-12)
         << name;
   }
 }
