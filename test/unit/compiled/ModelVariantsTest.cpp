@@ -255,6 +255,18 @@ static std::vector<Variant> variants() {
        {"f16"},
        101,
        101});
+  // Norms of q and k, whose heads are any part of the width.
+  list.push_back({with(shaped("Qwen3", 4, 2, 64, 128, 192, 100),
+                       [](RandomModel &m) { m.family = "qwen3", m.tied = true, m.theta = 1e6; }),
+                  {"int8-g64", "f16", "bf16"},
+                  70,
+                  40});
+  list.push_back(
+      {with(shaped("Qwen3OfBiasesAndWindows", 6, 3, 20, 96, 128),
+            [](RandomModel &m) { m.family = "qwen3", m.attentionBias = true, m.window = 33; }),
+       {"f16"},
+       70,
+       70});
   // Instruction sets.
   for (const char *isa : {"host-avx2", "host-avx512", "host-avx512-vnni"}) {
     std::string suffix = isa;
@@ -262,6 +274,12 @@ static std::vector<Variant> variants() {
     list.push_back({with(shaped("Target_" + suffix, 4, 2, 40, 160, 352, 259),
                          [](RandomModel &m) { m.family = "qwen2"; }),
                     {"int8-g32", "int4-g32-zp", "f16", "bf16", "f32"},
+                    32,
+                    8,
+                    isa});
+    list.push_back({with(shaped("Qwen3Target_" + suffix, 4, 2, 40, 160, 352, 259),
+                         [](RandomModel &m) { m.family = "qwen3"; }),
+                    {"int8-g32"},
                     32,
                     8,
                     isa});
@@ -275,6 +293,14 @@ static std::vector<Variant> variants() {
                     "host",
                     {},
                     type});
+  list.push_back({with(shaped("GgufQwen3", 4, 2, 48, 96, 160, 259),
+                       [](RandomModel &m) { m.family = "qwen3", m.tied = true; }),
+                  {"keep", "int4-g32"},
+                  32,
+                  8,
+                  "host",
+                  {},
+                  2});
   list.push_back({with(shaped("GgufQwen2", 4, 2, 32, 96, 160, 259),
                        [](RandomModel &m) { m.family = "qwen2", m.tied = true; }),
                   {"keep", "int4-g32"},

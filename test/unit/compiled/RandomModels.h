@@ -19,7 +19,7 @@ struct RandomModel {
   std::string family = "llama";
   int64_t hidden = 64, mlp = 96, layers = 2, heads = 2, kvHeads = 1, headDim = 32, vocab = 96;
   int64_t context = 128;
-  /// A sliding window, 0 for none: of all layers (mistral) or of the second half (qwen2).
+  /// A sliding window, 0 for none: of all layers (mistral) or of the second half (qwen2, qwen3).
   int64_t window = 0;
   bool tied = false, attentionBias = false, mlpBias = false;
   double theta = 10000;
@@ -68,6 +68,10 @@ inline std::vector<RandomTensor> randomTensors(const RandomModel &model) {
     linear(prefix + "self_attn.k_proj", kvWidth, model.hidden, model.qkvBias(), 1.5f);
     linear(prefix + "self_attn.v_proj", kvWidth, model.hidden, model.qkvBias());
     linear(prefix + "self_attn.o_proj", model.hidden, width, model.attentionBias);
+    if (model.family == "qwen3") {
+      add(prefix + "self_attn.q_norm.weight", {model.headDim}, 1.5f, 0.3f);
+      add(prefix + "self_attn.k_norm.weight", {model.headDim}, 1.5f, 0.3f);
+    }
     add(prefix + "post_attention_layernorm.weight", {model.hidden}, 1, 0.2f);
     linear(prefix + "mlp.gate_proj", model.mlp, model.hidden, model.mlpBias);
     linear(prefix + "mlp.up_proj", model.mlp, model.hidden, model.mlpBias);
@@ -100,7 +104,7 @@ inline void writeHuggingFace(const RandomModel &model, const Folder &folder) {
                  {"rope_theta", model.theta},
                  {"rope_scaling", model.ropeScaling},
                  {"tie_word_embeddings", model.tied}});
-  if (model.family == "llama")
+  if (model.family == "llama" || model.family == "qwen3")
     config.update({{"attention_bias", model.attentionBias}, {"mlp_bias", model.mlpBias}});
   if (model.window)
     config.update({{"sliding_window", model.window},
@@ -183,6 +187,8 @@ inline std::string writeGGUF(const RandomModel &model, uint32_t type, const Fold
                                                            {"self_attn.k_proj", "attn_k"},
                                                            {"self_attn.v_proj", "attn_v"},
                                                            {"self_attn.o_proj", "attn_output"},
+                                                           {"self_attn.q_norm", "attn_q_norm"},
+                                                           {"self_attn.k_norm", "attn_k_norm"},
                                                            {"post_attention_layernorm", "ffn_norm"},
                                                            {"mlp.gate_proj", "ffn_gate"},
                                                            {"mlp.up_proj", "ffn_up"},

@@ -479,6 +479,35 @@ std::vector<Corruption> corruptions() {
       },
       "tensor 'model.layers.0.self_attn.q_proj.bias' is missing, expected shape [64]");
 
+  // Norms of heads that a family has or has not, and their shape.
+  auto qwen3 = [](std::vector<std::pair<const char *, int64_t>> norms) {
+    return [norms](const Folder &folder) {
+      nlohmann::json config = smallConfig("qwen3");
+      config["head_dim"] = 32;
+      folder.write("config.json", config.dump());
+      SafetensorsBuilder tensors = smallSafetensors();
+      for (auto [name, size] : norms)
+        tensors.add(std::string("model.layers.0.self_attn.") + name + "_norm.weight", {size});
+      folder.write("model.safetensors", tensors.build());
+      return folder.str();
+    };
+  };
+  add("SafetensorsMissingHeadNorm", qwen3({{"q", 32}}),
+      "tensor 'model.layers.0.self_attn.k_norm.weight' is missing, expected shape [32]");
+  add("SafetensorsHeadNormOfARow", qwen3({{"q", 64}, {"k", 32}}),
+      "tensor 'model.layers.0.self_attn.q_norm.weight' has shape [64], expected [32]");
+  add(
+      "GGUFMissingHeadNorm",
+      [](const Folder &folder) {
+        GGUFBuilder builder = smallLlamaGGUF("qwen3");
+        builder.f32Tensor("blk.0.attn_q_norm.weight", {32});
+        return folder.write("m.gguf", builder.build());
+      },
+      "tensor 'blk.0.attn_k_norm.weight' is missing, expected shape [32]");
+  add("GGUFHeadNormOfAnotherFamily",
+      gguf([](GGUFBuilder &b) { b.f32Tensor("blk.0.attn_q_norm.weight", {32}); }),
+      "tensor 'blk.0.attn_q_norm.weight': a model of this family and config has no such tensors");
+
   add("SafetensorsOtherGraph", safetensors([](SafetensorsBuilder &b) {
         b.add("model.layers.0.self_attn.q_norm.weight", {32});
         for (const char *part : {"q", "k", "v"})

@@ -60,7 +60,21 @@ TEST(ConfigFromJson, BiasesOfEachFamily) {
   SLUICE_UNWRAP(qwen, fromJson(smallConfig("qwen2")));
   EXPECT_EQ(qwen.family, ModelFamily::Qwen2);
   EXPECT_TRUE(qwen.qBias && qwen.kBias && qwen.vBias);
-  EXPECT_FALSE(qwen.oBias || qwen.mlpBias);
+  EXPECT_FALSE(qwen.oBias || qwen.mlpBias || qwen.qkNorms);
+}
+
+TEST(ConfigFromJson, Qwen3) {
+  SLUICE_UNWRAP(config, fromJson(smallConfig("qwen3")));
+  EXPECT_EQ(config.family, ModelFamily::Qwen3);
+  EXPECT_TRUE(config.qkNorms);
+  EXPECT_FALSE(config.qBias || config.kBias || config.vBias || config.oBias || config.mlpBias);
+  // Its configuration class has a default, whatever the width is.
+  EXPECT_EQ(config.headDim, 128);
+  SLUICE_UNWRAP(other, fromJson(with(smallConfig("qwen3"), "head_dim", 48)));
+  EXPECT_EQ(other.headDim, 48);
+  SLUICE_UNWRAP(biased, fromJson(with(smallConfig("qwen3"), "attention_bias", true)));
+  EXPECT_TRUE(biased.qBias && biased.kBias && biased.vBias && biased.oBias);
+  EXPECT_FALSE(biased.mlpBias);
 }
 
 TEST(ConfigFromJson, RopeScalingOldAndNewSpelling) {
@@ -120,6 +134,11 @@ TEST(ConfigFromJson, SlidingWindows) {
   qwen["use_sliding_window"] = true;
   EXPECT_EQ(windows(qwen), Windows({0, 0})); // max_window_layers is 28
   EXPECT_EQ(windows(with(qwen, "max_window_layers", 1)), Windows({0, 96}));
+  nlohmann::json qwen3 =
+      with(with(smallConfig("qwen3"), "num_hidden_layers", 2), "sliding_window", 96);
+  qwen3["max_window_layers"] = 1;
+  EXPECT_EQ(windows(qwen3), Windows());
+  EXPECT_EQ(windows(with(qwen3, "use_sliding_window", true)), Windows({0, 96}));
   qwen["layer_types"] = {"sliding_attention", "full_attention"};
   EXPECT_EQ(windows(qwen), Windows({96, 0}));
   EXPECT_NE(jsonError(with(qwen, "layer_types", {"sliding_attention"}))
@@ -167,6 +186,7 @@ TEST(ConfigFromJson, MissingKeyValueHeadsAreTheFamilysDefault) {
   };
   EXPECT_EQ(kvHeads("mistral", false), 8);
   EXPECT_EQ(kvHeads("qwen2", false), 32);
+  EXPECT_EQ(kvHeads("qwen3", false), 32);
   EXPECT_EQ(kvHeads("llama", false), 32);
   EXPECT_EQ(kvHeads("mistral", true), 32);
 }
@@ -407,6 +427,23 @@ TEST(ConfigFromGGUF, Llama) {
   EXPECT_EQ(config.bosId, 1);
   EXPECT_EQ(config.eosIds, (llvm::SmallVector<int64_t, 4>{2}));
   EXPECT_FALSE(config.tiedEmbeddings || config.qBias || config.mlpBias);
+}
+
+TEST(ConfigFromGGUF, Qwen3HasNormsAndAnyHeadSize) {
+  GGUFBuilder gguf = smallLlamaGGUF("qwen3");
+  gguf.u32("qwen3.attention.key_length", 48);
+  gguf.u32("qwen3.attention.value_length", 48);
+  SLUICE_UNWRAP(config, fromGGUF(gguf));
+  EXPECT_EQ(config.family, ModelFamily::Qwen3);
+  EXPECT_TRUE(config.qkNorms);
+  EXPECT_EQ(config.headDim, 48);
+  SLUICE_UNWRAP(llama, fromGGUF(smallLlamaGGUF()));
+  EXPECT_FALSE(llama.qkNorms);
+  gguf.erase("qwen3.attention.value_length");
+  gguf.u32("qwen3.attention.value_length", 32);
+  EXPECT_NE(
+      message(fromGGUF(gguf)).find("qwen3.attention.value_length is 32, expected the head size 48"),
+      std::string::npos);
 }
 
 TEST(ConfigFromGGUF, TensorsTellTiedHeadBiasesAndFactors) {

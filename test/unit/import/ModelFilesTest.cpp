@@ -24,8 +24,8 @@ template <typename Visit> static void forEachWeight(const Weights &weights, Visi
                                  &layer.mlpNorm, &layer.gate, &layer.up, &layer.down})
       visit(*weight);
     for (const std::optional<Weight> *weight :
-         {&layer.qBias, &layer.kBias, &layer.vBias, &layer.oBias, &layer.gateBias, &layer.upBias,
-          &layer.downBias})
+         {&layer.qBias, &layer.kBias, &layer.vBias, &layer.oBias, &layer.qNorm, &layer.kNorm,
+          &layer.gateBias, &layer.upBias, &layer.downBias})
       if (*weight)
         visit(**weight);
   }
@@ -129,6 +129,30 @@ TEST(OpenModel, Qwen2GGUFIsNotPermuted) {
   SLUICE_UNWRAP(biased, openModel(folder.write("l.gguf", llama.build())));
   EXPECT_TRUE(biased.weights.layers[0].qBias->ropeInterleaved);
   EXPECT_FALSE(biased.weights.layers[0].kBias);
+}
+
+TEST(OpenModel, Qwen3FromBothFormats) {
+  SLUICE_UNWRAP(hf, openModel(SLUICE_MODELS "/qwen3-4m"));
+  EXPECT_TRUE(hf.warnings.empty());
+  EXPECT_EQ(hf.config.headDim, 128);
+  EXPECT_EQ(hf.config.hiddenSize, 256);
+  EXPECT_TRUE(hf.config.tiedEmbeddings && !hf.weights.head);
+  ASSERT_EQ(hf.weights.layers.size(), 4u);
+  for (const LayerWeights &layer : hf.weights.layers) {
+    ASSERT_TRUE(layer.qNorm && layer.kNorm);
+    EXPECT_EQ(llvm::ArrayRef(layer.qNorm->tensor.shape), llvm::ArrayRef<int64_t>(128));
+    EXPECT_EQ(llvm::ArrayRef(layer.q.tensor.shape), llvm::ArrayRef<int64_t>({512, 256}));
+  }
+  EXPECT_EQ(hf.weights.layers[2].kNorm->tensor.name, "model.layers.2.self_attn.k_norm.weight");
+
+  Folder folder;
+  GGUFBuilder gguf = smallLlamaGGUF("qwen3");
+  gguf.f32Tensor("blk.0.attn_q_norm.weight", {32});
+  gguf.f32Tensor("blk.0.attn_k_norm.weight", {32});
+  SLUICE_UNWRAP(model, openModel(folder.write("q.gguf", gguf.build())));
+  ASSERT_TRUE(model.weights.layers[0].qNorm && model.weights.layers[0].kNorm);
+  EXPECT_EQ(model.weights.layers[0].kNorm->tensor.name, "blk.0.attn_k_norm.weight");
+  forEachWeight(model.weights, [](const Weight &w) { EXPECT_FALSE(w.ropeInterleaved); });
 }
 
 TEST(OpenModel, SingleFileWithExtras) {

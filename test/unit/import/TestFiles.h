@@ -236,7 +236,8 @@ inline nlohmann::json smallConfig(const std::string &family = "llama") {
   return {{"architectures",
            {family == "llama"     ? "LlamaForCausalLM"
             : family == "mistral" ? "MistralForCausalLM"
-                                  : "Qwen2ForCausalLM"}},
+            : family == "qwen2"   ? "Qwen2ForCausalLM"
+                                  : "Qwen3ForCausalLM"}},
           {"model_type", family},
           {"hidden_act", "silu"},
           {"vocab_size", 16},
@@ -253,7 +254,7 @@ inline nlohmann::json smallConfig(const std::string &family = "llama") {
           {"tie_word_embeddings", false}};
 }
 
-/// Name and shape of each tensor that smallConfig() needs, biases aside.
+/// Name and shape of each tensor that smallConfig() needs, biases and norms of heads aside.
 inline std::vector<std::pair<std::string, std::vector<int64_t>>> smallTensors() {
   std::string layer = "model.layers.0.";
   return {{"model.embed_tokens.weight", {16, 64}},

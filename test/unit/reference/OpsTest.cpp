@@ -111,6 +111,16 @@ TEST_F(OpsTest, PartialRotary) {
   expectNear(call().values, {c - 3 * s, 2, 3 * c + s, 4});
 }
 
+TEST_F(OpsTest, RmsNormOfHeads) {
+  // The same numbers as two heads of one row, which share the gain.
+  loadFunction("", "() -> tensor<1x4xf32>", R"(
+    %x = arith.constant dense<[[3.0, 4.0, 1.0, 0.0]]> : tensor<1x4xf32>
+    %g = arith.constant dense<[1.0, 2.0]> : tensor<2xf16>
+    %r = model.rms_norm %x, %g epsilon 12.5 head_dim 2 : tensor<1x4xf32>, tensor<2xf16>
+    return %r : tensor<1x4xf32>)");
+  expectNear(call().values, {0.6, 1.6, 1 / std::sqrt(13.0), 0});
+}
+
 TEST_F(OpsTest, Linear) {
   loadFunction("", "() -> (tensor<2x3xf32>, tensor<2x3xf32>)", R"(
     %x = arith.constant dense<[[1.0, 2.0], [3.0, 4.0]]> : tensor<2x2xf32>
@@ -183,6 +193,34 @@ TEST_F(OpsTest, RotaryIsAComplexProduct) {
         }
       }
   EXPECT_EQ(error({x, ints({0, 40})}), "model.rotary: position 40 is outside the table of 40");
+}
+
+// Neighbours instead of halves turn by the same angles.
+TEST_F(OpsTest, RotaryOfInterleavedPairs) {
+  constexpr int64_t dim = 8, half = dim / 2;
+  loadFunction("model.rope_table @rope <theta = 500.0> : tensor<40x8xf32>",
+               "(%x: tensor<1x16xf32>, %y: tensor<1x16xf32>, %p: tensor<1xi32>) -> "
+               "(tensor<1x16xf32>, tensor<1x16xf32>, tensor<1x16xf32>)",
+               R"(
+    %t = model.parameter @rope : tensor<40x8xf32>
+    %a = model.rotary %x at %p head_dim 8 <theta = 500.0> : tensor<1x16xf32>, tensor<1xi32>
+    %b = model.rotary %y at %p head_dim 8 interleaved <theta = 500.0> : tensor<1x16xf32>, tensor<1xi32>
+    %c = model.rotary %y at %p head_dim 8 interleaved <theta = 500.0> table %t : tensor<1x16xf32>, tensor<1xi32>, tensor<40x8xf32>
+    return %a, %b, %c : tensor<1x16xf32>, tensor<1x16xf32>, tensor<1x16xf32>)");
+  Tensor halves = Tensor::zeros({1, 2 * dim}), pairs = halves;
+  for (int64_t head = 0; head < 2; ++head)
+    for (int64_t i = 0; i < dim; ++i) {
+      halves.values[head * dim + i] = 0.25f + std::sin(static_cast<float>(head * dim + i));
+      pairs.values[head * dim + i % half * 2 + i / half] = halves.values[head * dim + i];
+    }
+  auto results = evaluator->call("f", {halves, pairs, ints({39})});
+  ASSERT_TRUE(static_cast<bool>(results));
+  for (int64_t head = 0; head < 2; ++head)
+    for (int64_t i = 0; i < dim; ++i) {
+      float expected = (*results)[0].values[head * dim + i];
+      EXPECT_EQ((*results)[1].values[head * dim + i % half * 2 + i / half], expected);
+      EXPECT_NEAR((*results)[2].values[head * dim + i % half * 2 + i / half], expected, 1e-6);
+    }
 }
 
 TEST_F(OpsTest, RotaryScalings) {

@@ -233,6 +233,20 @@ TEST_F(ModelBuilderTest, FindsTheFolderOfTheWeights) {
             "the module has no model.source: its weights cannot be found");
 }
 
+TEST_F(ModelBuilderTest, NormalisesHeadsBeforeTheyTurn) {
+  nlohmann::json config = smallConfig("qwen3");
+  config["head_dim"] = 48;
+  OwningOpRef<ModuleOp> module = import(configOnly(config));
+  ASSERT_TRUE(module);
+  expectInOrder(text(*module),
+                {"architecture = \"qwen3\"", "model.weight @blk.0.attn_q : tensor<96x64xf16>\n",
+                 "model.weight @blk.0.attn_q_norm : tensor<48xf16>\n",
+                 "model.weight @blk.0.attn_k_norm : tensor<48xf16>\n",
+                 "%11 = model.rms_norm %5, %10 epsilon 1.000000e-05 head_dim 48 : tensor<1x96xf32>",
+                 "%13 = model.rms_norm %7, %12 epsilon 1.000000e-05 head_dim 48 : tensor<1x48xf32>",
+                 "model.rotary %11", "model.rotary %13"});
+}
+
 TEST_F(ModelBuilderTest, GivesSyntheticWeightsToAConfigAlone) {
   nlohmann::json config = smallConfig("qwen2");
   config["tie_word_embeddings"] = true;
