@@ -84,15 +84,18 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::EmbeddingOp op) {
 }
 
 /// Attention's kernel leaves room for a block of the product before or after it, whose copies go on
-/// (or start) meanwhile, if that has few enough registers. Products with tables or several
-/// encodings would have to spill.
+/// (or start) meanwhile, if that has few enough registers. Kernels of layout mma have. Of those of
+/// records, tables and several encodings would have to spill; with wide elements the product itself
+/// loses more than is gained (docs/kernels.md).
 bool FusedAssignSchedules::standsBesideAttention(fused::MatvecOp op) {
   auto isAttention = [](Operation *other) { return isa_and_nonnull<fused::AttentionOp>(other); };
-  if (!device.bulkCopies || op.getTokens() != 1 || op.getWeights().size() != 1)
+  quantized::QuantizedTensorType type = op.getPackedType();
+  if (!device.bulkCopies || op.getTokens() != 1 || op.getWeights().size() != 1 || !type ||
+      type.getLayout().getKind() != LayoutKind::Records)
     return false;
-  bool isTable =
-      op.getPackedType().getEncoding().getValue().code() == formats::Encoding::Code::Table;
-  return !isTable &&
+  constexpr unsigned mostBits = 5;
+  const formats::Encoding &encoding = type.getEncoding().getValue();
+  return encoding.bits() <= mostBits && encoding.code() != formats::Encoding::Code::Table &&
          (isAttention(op.getInput().getDefiningOp()) || llvm::any_of(op->getUsers(), isAttention));
 }
 
