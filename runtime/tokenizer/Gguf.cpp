@@ -1,104 +1,17 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// A tokenizer from the metadata of a GGUF file. What the keys mean, and which regular expressions
-// a pre-tokenizer's name stands for, is defined by llama.cpp (src/llama-vocab.cpp).
+// A tokenizer from the metadata of a GGUF file. What the keys mean is defined by llama.cpp
+// (src/llama-vocab.cpp).
 
 #include "Data.h"
+#include "GgufPreTokenizers.h"
 #include "Utf8.h"
 
 #include <algorithm>
 #include <cmath>
 
 namespace sluice::runtime::tokenizer {
-
-namespace {
-
-struct Pre {
-  /// Names that mean the same, separated by spaces.
-  std::string_view names;
-  /// Each cuts what the one before it left; the rest is null.
-  const char *patterns[4];
-  bool ignoreMerges, addBos;
-};
-
-// llama.cpp writes (?:'[sS]|'[tT]|...) for (?i:'s|'t|...): the former does not take U+017F for s.
-#define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-#define LLAMA3_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" LLAMA3_TAIL
-#define QWEN2 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" LLAMA3_TAIL
-
-constexpr Pre pres[] = {
-    {"default",
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]"},
-     false,
-     false},
-    {"gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum mpt olmo jais "
-     "exaone4 "
-     "trillion granite-docling",
-     {gpt2Pattern},
-     false,
-     false},
-    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2", {LLAMA3}, true, true},
-    {"dbrx smaug-bpe glm4 chatglm-bpe", {LLAMA3}, false, false},
-    {"qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2",
-     {QWEN2},
-     false,
-     false},
-    {"qwen35",
-     {CONTRACTIONS
-      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|"
-      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     false,
-     false},
-    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
-     {"\\p{N}", gpt2Pattern},
-     false,
-     false},
-    {"falcon", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2Pattern, "[0-9][0-9][0-9]"}, false, false},
-    {"gpt-4o llama4 kanana2 talkie minimax-m2",
-     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
-      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
-      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
-      "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     false,
-     false},
-    {"tekken",
-     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
-      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
-      "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     true,
-     true},
-};
-
-#undef CONTRACTIONS
-#undef LLAMA3_TAIL
-#undef LLAMA3
-#undef QWEN2
-
-bool hasName(std::string_view names, std::string_view name) {
-  while (!names.empty()) {
-    size_t end = std::min(names.find(' '), names.size());
-    if (names.substr(0, end) == name)
-      return true;
-    names.remove_prefix(std::min(end + 1, names.size()));
-  }
-  return false;
-}
-
-const Pre &findPre(const std::string &name, const std::string &file) {
-  std::string_view wanted = name.empty() ? std::string_view("default") : std::string_view(name);
-  std::string all;
-  for (const Pre &pre : pres) {
-    if (hasName(pre.names, wanted))
-      return pre;
-    all.append(all.empty() ? "" : " ").append(pre.names);
-  }
-  throw Error(file + ": tokenizer.ggml.pre is " + quote(name) + ", expected one of " + all);
-}
-
-} // namespace
 
 Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   Data data;
@@ -199,7 +112,7 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
                                    "'default', which may not be how the model was trained");
   if (gguf.addEos.value_or(false) && !data.eosIds.empty())
     data.closingId = data.eosIds.front();
-  const Pre &pre = findPre(gguf.pre, name);
+  const GgufPreTokenizer &pre = findGgufPreTokenizer(gguf.pre, name);
   data.addBos = gguf.addBos.value_or(pre.addBos);
   data.ignoreMerges = pre.ignoreMerges;
   for (const char *pattern : pre.patterns) {

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "PreTokenization.h"
 #include "TestData.h"
 
 #include <chrono>
@@ -568,6 +569,27 @@ TEST(Gguf, PreTokenizersCutAsTheirModelsDo) {
   EXPECT_EQ(cut("falcon", "ab.12345"), "ab|.|123|45");
   EXPECT_EQ(cut("gpt-2", "a\n\nb"), "a|\n|\n|b");
   EXPECT_EQ(cut("qwen2", "a\n\nb"), "a|\n\n|b");
+}
+
+/// Where the tokenizers library cuts (data/make-pre-tokenizers.py).
+TEST(Gguf, PreTokenizersCutAsTheTokenizersLibrary) {
+  json reference = readData("pre-tokenizers.json");
+  GgufTokenizer gguf = readGgufFixture("gpt2-4m.gguf.json");
+  for (const json &name : reference["names"]) {
+    gguf.pre = name["pre"];
+    tokenizer::Data data = tokenizer::readGguf(gguf, "g");
+    tokenizer::PreTokenization steps(data, "g");
+    for (size_t i = 0; i < reference["texts"].size(); ++i) {
+      std::string text = reference["texts"][i];
+      std::vector<size_t> cuts;
+      for (const tokenizer::Piece &piece : steps.apply({{text, true, false}}))
+        // A byte is one character, and one begins with each byte that does not continue one.
+        cuts.push_back(std::count_if(piece.text.begin(), piece.text.end(),
+                                     [](char c) { return (c & 0xC0) != 0x80; }));
+      EXPECT_EQ(cuts, name["cuts"][i].get<std::vector<size_t>>()) << gguf.pre << ": " << text;
+    }
+  }
+  EXPECT_GE(reference["names"].size(), 30u);
 }
 
 //===----------------------------------------------------------------------===//
