@@ -9,17 +9,21 @@
 #include "Utf8.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 
 namespace sluice::runtime::tokenizer {
 
 Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   Data data;
-  if (gguf.model != "llama" && gguf.model != "gpt2")
+  bool isUnigram = gguf.model == "t5";
+  bool sentencePiece = isUnigram || gguf.model == "llama";
+  if (!sentencePiece && gguf.model != "gpt2" && gguf.model != "gemma4")
     throw Error(name + ": tokenizer.ggml.model is " + quote(gguf.model) +
-                ", expected 'llama' or 'gpt2'");
-  bool sentencePiece = gguf.model == "llama";
-  data.kind = sentencePiece ? Kind::SentencePieceBpe : Kind::Bpe;
+                ", expected 'llama', 'gpt2', 'gemma4' or 't5'");
+  data.kind = !sentencePiece ? Kind::Bpe
+              : isUnigram    ? Kind::SentencePieceUnigram
+                             : Kind::SentencePieceBpe;
   size_t count = gguf.tokens.size();
   if (count == 0 || count > INT32_MAX)
     throw Error(name + ": tokenizer.ggml.tokens has " + std::to_string(count) +
@@ -57,13 +61,26 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   for (int64_t id : gguf.eosIds)
     data.eosIds.push_back(checkId("tokenizer.ggml.eos_token_id", id));
 
+  data.byteFallback =
+      std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
   auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
   if (sentencePiece && data.unknownId < 0)
-    data.unknownId =
-        unknown == data.types.end() ? 0 : static_cast<int32_t>(unknown - data.types.begin());
+    data.unknownId = unknown == data.types.end()
+                         ? (isUnigram ? 2 : 0)
+                         : static_cast<int32_t>(unknown - data.types.begin());
   if (sentencePiece && unknown == data.types.end())
     data.types[data.unknownId] = TokenType::Unknown;
 
+  // Phi-3's files do not say that its added tokens take the white space after them along; llama.cpp
+  // knows them by the model's name.
+  std::string modelName = gguf.name;
+  std::transform(modelName.begin(), modelName.end(), modelName.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  bool takesSpaceAlong =
+      modelName.find("phi-3") != std::string::npos || modelName.find("phi3") != std::string::npos;
+  auto keepsSpace = [](std::string_view text) {
+    return text == "<unk>" || text == "<s>" || text == "<|endoftext|>";
+  };
   for (size_t i = 0; i < count; ++i) {
     TokenType &type = data.types[i];
     // Converters have left such tokens among the normal ones.
@@ -78,41 +95,45 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     AddedToken token;
     token.id = static_cast<int32_t>(i);
     token.special = special;
+    token.rstrip = takesSpaceAlong && !keepsSpace(data.tokens[i]);
     data.added.push_back(token);
   }
 
   if (sentencePiece) {
     expectCount("tokenizer.ggml.scores", gguf.scores.size());
-    data.scores = gguf.scores;
+    data.scores.assign(gguf.scores.begin(), gguf.scores.end());
     for (size_t i = 0; i < count; ++i)
       if (!std::isfinite(data.scores[i]))
         throw Error(name + ": tokenizer.ggml.scores of token " + std::to_string(i) + " is " +
                     std::to_string(data.scores[i]) + ", expected a finite number");
-    // The ids that Llama's first converters took for granted.
+    // The ids that the first converters of Llama and T5 took for granted.
     auto isControl = [&](size_t id) { return id < count && data.types[id] == TokenType::Control; };
-    if (!gguf.bosId && isControl(1))
+    if (!gguf.bosId && !isUnigram && isControl(1))
       data.bosId = 1;
-    if (gguf.eosIds.empty() && isControl(2))
-      data.eosIds.push_back(2);
-    data.addBos = gguf.addBos.value_or(true);
-    data.addDummyPrefix = gguf.addSpacePrefix.value_or(true);
+    int32_t end = isUnigram ? 1 : 2;
+    if (gguf.eosIds.empty() && isControl(end))
+      data.eosIds.push_back(end);
+    data.addBos = gguf.addBos.value_or(!isUnigram);
+    data.addDummyPrefix = gguf.addSpacePrefix.value_or(!isUnigram);
     data.removeExtraWhitespaces = gguf.removeExtraWhitespaces.value_or(false);
-    data.byteFallback =
-        std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
-    if (gguf.addEos.value_or(false) && !data.eosIds.empty())
+    data.charsmap = gguf.charsmap;
+    if (gguf.addEos.value_or(isUnigram) && !data.eosIds.empty())
       data.closingId = data.eosIds.front();
     return data;
   }
 
   if (gguf.merges.empty())
-    throw Error(name + ": tokenizer.ggml.merges is missing or empty, expected the merges of the "
-                       "tokenizer 'gpt2'");
-  if (gguf.pre.empty())
+    throw Error(name +
+                ": tokenizer.ggml.merges is missing or empty, expected the merges of the "
+                "tokenizer " +
+                quote(gguf.model));
+  if (gguf.pre.empty() && gguf.model == "gpt2")
     data.warnings.push_back(name + ": tokenizer.ggml.pre is missing: text is cut into words by "
                                    "'default', which may not be how the model was trained");
   if (gguf.addEos.value_or(false) && !data.eosIds.empty())
     data.closingId = data.eosIds.front();
-  const GgufPreTokenizer &pre = findGgufPreTokenizer(gguf.pre, name);
+  const GgufPreTokenizer &pre =
+      findGgufPreTokenizer(gguf.model == "gemma4" ? gguf.model : gguf.pre, name);
   data.addBos = gguf.addBos.value_or(pre.addBos);
   data.ignoreMerges = pre.ignoreMerges;
   for (const char *pattern : pre.patterns) {
@@ -122,10 +143,23 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     split.pattern = pattern;
     data.preTokenizers.push_back(std::move(split));
   }
-  PreTokenizer bytes;
-  bytes.kind = PreTokenizer::Kind::ByteLevel;
-  data.preTokenizers.push_back(std::move(bytes));
-  data.decoder.byteLevel = true;
+  if (pre.plainText) {
+    Normalizer spaces;
+    spaces.kind = Normalizer::Kind::Replace;
+    spaces.pattern = " ";
+    spaces.content = spaceSymbol;
+    data.normalizers.push_back(std::move(spaces));
+    data.decoder.replace.emplace_back(spaceSymbol, " ");
+    // By what they are called, as llama.cpp finds them: files have them as normal tokens.
+    data.byteFallback =
+        std::find(data.tokens.begin(), data.tokens.end(), "<0x00>") != data.tokens.end();
+  } else {
+    PreTokenizer bytes;
+    bytes.kind = PreTokenizer::Kind::ByteLevel;
+    data.preTokenizers.push_back(std::move(bytes));
+    data.decoder.byteLevel = true;
+    data.byteFallback = false;
+  }
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(gguf.merges.size());
   for (size_t i = 0; i < gguf.merges.size(); ++i) {
