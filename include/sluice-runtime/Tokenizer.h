@@ -1,10 +1,10 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Converts text to token ids and back. Two families are supported: SentencePiece BPE (symbols
-// merged by score) and Hugging Face BPE (symbols merged by rank; byte-level or with byte fallback).
-// Either can come from its own file, from a GGUF file's metadata, or from Sluice's own
-// tokenizer.json.
+// Converts text to token ids and back. Two families are supported: SentencePiece, and Hugging
+// Face's tokenizers, each with BPE (symbols merged by score or by rank) and Unigram (pieces with
+// the best sum of scores). Either can come from its own file, from a GGUF file's metadata, or from
+// Sluice's own tokenizer.json.
 
 #ifndef SLUICE_RUNTIME_TOKENIZER_H
 #define SLUICE_RUNTIME_TOKENIZER_H
@@ -30,20 +30,26 @@ class Model;
 /// The tokenizer.ggml.* keys of a GGUF file, as they stand there. The reader of GGUF files fills
 /// it; a key that the file does not have stays empty.
 struct GgufTokenizer {
-  /// tokenizer.ggml.model: "llama" (SentencePiece BPE) or "gpt2" (byte-level BPE).
+  /// general.name, by which Phi-3 is known: its added tokens take the white space after them along.
+  std::string name;
+  /// tokenizer.ggml.model: "llama" (SentencePiece BPE), "t5" (SentencePiece Unigram), "gpt2"
+  /// (byte-level BPE) or "gemma4" (BPE of characters).
   std::string model;
   /// tokenizer.ggml.pre: which pre-tokenizer a "gpt2" model uses. Empty means "default", with a
   /// warning.
   std::string pre;
   /// tokenizer.ggml.tokens, in the order of their ids.
   std::vector<std::string> tokens;
-  /// tokenizer.ggml.scores: one per token, needed by "llama".
+  /// tokenizer.ggml.scores: one per token, needed by "llama" and "t5".
   std::vector<float> scores;
   /// tokenizer.ggml.token_type: one per token. 0 and 1 normal, 2 unknown, 3 control, 4 user
   /// defined, 5 unused, 6 byte. Empty means that all are normal.
   std::vector<int32_t> types;
-  /// tokenizer.ggml.merges: "left right" in the order of their ranks; "gpt2" needs at least one.
+  /// tokenizer.ggml.merges: "left right" in the order of their ranks; "gpt2" and "gemma4"
+  /// need at least one.
   std::vector<std::string> merges;
+  /// tokenizer.ggml.precompiled_charsmap of "t5": SentencePiece's bytes.
+  std::string charsmap;
   /// tokenizer.ggml.bos_token_id and unknown_token_id.
   std::optional<int64_t> bosId, unknownId;
   /// tokenizer.ggml.eos_token_id, eot_token_id and eom_token_id, those that are there.

@@ -612,6 +612,7 @@ static Expected<std::optional<GgufTokenizer>> readTokenizer(const GGUFFile &file
   // How converters write that there is none: such a model runs on ids.
   if (tokenizer.model == "no_vocab" || tokenizer.model == "none")
     return std::nullopt;
+  string("general.name", tokenizer.name);
   string("tokenizer.ggml.pre", tokenizer.pre);
   strings("tokenizer.ggml.tokens", tokenizer.tokens);
   strings("tokenizer.ggml.merges", tokenizer.merges);
@@ -620,6 +621,15 @@ static Expected<std::optional<GgufTokenizer>> readTokenizer(const GGUFFile &file
       tokenizer.scores.assign(list->begin(), list->end());
     else
       wrongType("tokenizer.ggml.scores", *value, "an array of f32");
+  }
+  if (const GGUFValue *value = file.find("tokenizer.ggml.precompiled_charsmap")) {
+    auto list = value->asIntegers();
+    // Converters write i8 as well as u8.
+    if (list && all_of(*list, [](int64_t byte) { return byte >= -128 && byte <= 255; }))
+      for (int64_t byte : *list)
+        tokenizer.charsmap.push_back(static_cast<char>(byte));
+    else
+      wrongType("tokenizer.ggml.precompiled_charsmap", *value, "an array of u8");
   }
   if (const GGUFValue *value = file.find("tokenizer.ggml.token_type")) {
     if (auto list = value->asIntegers())

@@ -29,8 +29,8 @@ Charsmap::Charsmap(std::string_view blob, const std::string &name) {
   replacements = blob.substr(4 + size);
 }
 
-std::optional<std::pair<size_t, std::string_view>>
-Charsmap::longestPrefix(std::string_view text) const {
+std::optional<std::pair<size_t, std::string_view>> Charsmap::prefix(std::string_view text,
+                                                                    bool shortest) const {
   if (units.empty())
     return std::nullopt;
   // A unit of Darts-clone: bit 31 and bits 0 to 7 are the label, bit 8 says that a value follows,
@@ -56,6 +56,8 @@ Charsmap::longestPrefix(std::string_view text) const {
       break;
     ++results;
     found = {i + 1, std::string_view(replacements.c_str() + value)};
+    if (shortest)
+      break;
   }
   return found;
 }

@@ -23,9 +23,18 @@ public:
   Charsmap(std::string_view blob, const std::string &name);
 
   /// The longest key that `text` starts with: its length and what stands for it.
-  std::optional<std::pair<size_t, std::string_view>> longestPrefix(std::string_view text) const;
+  std::optional<std::pair<size_t, std::string_view>> longestPrefix(std::string_view text) const {
+    return prefix(text, false);
+  }
+  /// The shortest.
+  std::optional<std::pair<size_t, std::string_view>> shortestPrefix(std::string_view text) const {
+    return prefix(text, true);
+  }
 
 private:
+  std::optional<std::pair<size_t, std::string_view>> prefix(std::string_view text,
+                                                            bool shortest) const;
+
   std::vector<uint32_t> units;
   std::string replacements;
 };

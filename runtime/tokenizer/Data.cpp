@@ -21,7 +21,7 @@ void setToken(Data &data, int64_t id, const std::string &content, TokenType type
   if (static_cast<size_t>(id) >= data.tokens.size()) {
     data.tokens.resize(id + 1);
     data.types.resize(id + 1, TokenType::Unused);
-    if (data.kind == Kind::SentencePieceBpe)
+    if (data.kind != Kind::Bpe)
       data.scores.resize(id + 1);
   }
   std::string &text = data.tokens[id];

@@ -42,12 +42,12 @@ struct AddedToken {
 
 /// A change of the text before it is cut. Names and meaning are those of tokenizer.json.
 struct Normalizer {
-  enum class Kind { Prepend, Replace, Strip, Nfc, Nfd, Nfkc, Nfkd };
+  enum class Kind { Prepend, Replace, Strip, Lowercase, Precompiled, Nfc, Nfd, Nfkc, Nfkd };
   Kind kind = Kind::Nfc;
   /// Replace: what is found; a regular expression or a plain string.
   std::string pattern;
   bool isRegex = false;
-  /// Prepend, Replace: what is put there.
+  /// Prepend, Replace: what is put there. Precompiled: SentencePiece's precompiled_charsmap.
   std::string content;
   /// Strip: which sides lose their white space.
   bool left = false, right = false;
@@ -72,7 +72,7 @@ struct PreTokenizer {
   bool split = true;
 };
 
-/// How ids become text. Only for Kind::Bpe; SentencePiece has one way.
+/// How ids become text in Hugging Face's kinds; SentencePiece has one way.
 struct Decoder {
   /// Tokens are spelled in byte characters.
   bool byteLevel = false;
@@ -82,7 +82,12 @@ struct Decoder {
   bool stripSpace = false;
 };
 
-enum class Kind { SentencePieceBpe, Bpe };
+/// The first two are SentencePiece's, the others Hugging Face's.
+enum class Kind { SentencePieceBpe, SentencePieceUnigram, Bpe, Unigram };
+
+inline bool isSentencePiece(Kind kind) {
+  return kind == Kind::SentencePieceBpe || kind == Kind::SentencePieceUnigram;
+}
 
 struct Data {
   Kind kind = Kind::Bpe;
@@ -103,9 +108,10 @@ struct Data {
   /// Texts of tokens by what they are for, "bos_token" say.
   std::map<std::string, std::string> namedTokens;
 
+  /// By id, same length as tokens; not for Kind::Bpe. SentencePiece's have 32 bits.
+  std::vector<double> scores;
+
   // SentencePiece only: the fields of its NormalizerSpec and TrainerSpec.
-  /// By id, same length as tokens.
-  std::vector<float> scores;
   bool addDummyPrefix = true, removeExtraWhitespaces = true, escapeWhitespaces = true,
        treatWhitespaceAsSuffix = false;
   /// SentencePiece's precompiled_charsmap; empty for the identity.
@@ -116,6 +122,8 @@ struct Data {
   /// By rank: ids of the left and right part.
   std::vector<std::pair<int32_t, int32_t>> merges;
   bool ignoreMerges = false, fuseUnknown = false;
+
+  // Bpe and Unigram.
   std::vector<Normalizer> normalizers;
   std::vector<PreTokenizer> preTokenizers;
   Decoder decoder;

@@ -1,112 +1,29 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// A tokenizer from the metadata of a GGUF file. What the keys mean, and which regular expressions
-// a pre-tokenizer's name stands for, is defined by llama.cpp (src/llama-vocab.cpp).
+// A tokenizer from the metadata of a GGUF file. What the keys mean is defined by llama.cpp
+// (src/llama-vocab.cpp).
 
 #include "Data.h"
+#include "GgufPreTokenizers.h"
 #include "Utf8.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 
 namespace sluice::runtime::tokenizer {
 
-namespace {
-
-struct Pre {
-  /// Names that mean the same, separated by spaces.
-  std::string_view names;
-  /// Each cuts what the one before it left; the rest is null.
-  const char *patterns[4];
-  bool ignoreMerges, addBos;
-};
-
-// llama.cpp writes (?:'[sS]|'[tT]|...) for (?i:'s|'t|...): the former does not take U+017F for s.
-#define CONTRACTIONS "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-#define LLAMA3_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}" LLAMA3_TAIL
-#define QWEN2 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" LLAMA3_TAIL
-
-constexpr Pre pres[] = {
-    {"default",
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]"},
-     false,
-     false},
-    {"gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum mpt olmo jais "
-     "exaone4 "
-     "trillion granite-docling",
-     {gpt2Pattern},
-     false,
-     false},
-    {"llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2", {LLAMA3}, true, true},
-    {"dbrx smaug-bpe glm4 chatglm-bpe", {LLAMA3}, false, false},
-    {"qwen2 deepseek-r1-qwen kormo stablelm2 megrez hunyuan solar-open grok-2",
-     {QWEN2},
-     false,
-     false},
-    {"qwen35",
-     {CONTRACTIONS
-      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|"
-      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     false,
-     false},
-    {"starcoder refact command-r smollm codeshell exaone minerva-7b mellum2",
-     {"\\p{N}", gpt2Pattern},
-     false,
-     false},
-    {"falcon", {"[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2Pattern, "[0-9][0-9][0-9]"}, false, false},
-    {"gpt-4o llama4 kanana2 talkie minimax-m2",
-     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
-      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
-      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
-      "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|"
-      "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     false,
-     false},
-    {"tekken",
-     {"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
-      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
-      "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
-     true,
-     true},
-};
-
-#undef CONTRACTIONS
-#undef LLAMA3_TAIL
-#undef LLAMA3
-#undef QWEN2
-
-bool hasName(std::string_view names, std::string_view name) {
-  while (!names.empty()) {
-    size_t end = std::min(names.find(' '), names.size());
-    if (names.substr(0, end) == name)
-      return true;
-    names.remove_prefix(std::min(end + 1, names.size()));
-  }
-  return false;
-}
-
-const Pre &findPre(const std::string &name, const std::string &file) {
-  std::string_view wanted = name.empty() ? std::string_view("default") : std::string_view(name);
-  std::string all;
-  for (const Pre &pre : pres) {
-    if (hasName(pre.names, wanted))
-      return pre;
-    all.append(all.empty() ? "" : " ").append(pre.names);
-  }
-  throw Error(file + ": tokenizer.ggml.pre is " + quote(name) + ", expected one of " + all);
-}
-
-} // namespace
-
 Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
   Data data;
-  if (gguf.model != "llama" && gguf.model != "gpt2")
+  bool isUnigram = gguf.model == "t5";
+  bool sentencePiece = isUnigram || gguf.model == "llama";
+  if (!sentencePiece && gguf.model != "gpt2" && gguf.model != "gemma4")
     throw Error(name + ": tokenizer.ggml.model is " + quote(gguf.model) +
-                ", expected 'llama' or 'gpt2'");
-  bool sentencePiece = gguf.model == "llama";
-  data.kind = sentencePiece ? Kind::SentencePieceBpe : Kind::Bpe;
+                ", expected 'llama', 'gpt2', 'gemma4' or 't5'");
+  data.kind = !sentencePiece ? Kind::Bpe
+              : isUnigram    ? Kind::SentencePieceUnigram
+                             : Kind::SentencePieceBpe;
   size_t count = gguf.tokens.size();
   if (count == 0 || count > INT32_MAX)
     throw Error(name + ": tokenizer.ggml.tokens has " + std::to_string(count) +
@@ -148,13 +65,26 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
         data.tokens[checkId("tokenizer.ggml.padding_token_id", *gguf.paddingId)];
   data.chatTemplate = gguf.chatTemplate;
 
+  data.byteFallback =
+      std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
   auto unknown = std::find(data.types.begin(), data.types.end(), TokenType::Unknown);
   if (sentencePiece && data.unknownId < 0)
-    data.unknownId =
-        unknown == data.types.end() ? 0 : static_cast<int32_t>(unknown - data.types.begin());
+    data.unknownId = unknown == data.types.end()
+                         ? (isUnigram ? 2 : 0)
+                         : static_cast<int32_t>(unknown - data.types.begin());
   if (sentencePiece && unknown == data.types.end())
     data.types[data.unknownId] = TokenType::Unknown;
 
+  // Phi-3's files do not say that its added tokens take the white space after them along; llama.cpp
+  // knows them by the model's name.
+  std::string modelName = gguf.name;
+  std::transform(modelName.begin(), modelName.end(), modelName.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  bool takesSpaceAlong =
+      modelName.find("phi-3") != std::string::npos || modelName.find("phi3") != std::string::npos;
+  auto keepsSpace = [](std::string_view text) {
+    return text == "<unk>" || text == "<s>" || text == "<|endoftext|>";
+  };
   for (size_t i = 0; i < count; ++i) {
     TokenType &type = data.types[i];
     // Converters have left such tokens among the normal ones.
@@ -169,41 +99,45 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     AddedToken token;
     token.id = static_cast<int32_t>(i);
     token.special = special;
+    token.rstrip = takesSpaceAlong && !keepsSpace(data.tokens[i]);
     data.added.push_back(token);
   }
 
   if (sentencePiece) {
     expectCount("tokenizer.ggml.scores", gguf.scores.size());
-    data.scores = gguf.scores;
+    data.scores.assign(gguf.scores.begin(), gguf.scores.end());
     for (size_t i = 0; i < count; ++i)
       if (!std::isfinite(data.scores[i]))
         throw Error(name + ": tokenizer.ggml.scores of token " + std::to_string(i) + " is " +
                     std::to_string(data.scores[i]) + ", expected a finite number");
-    // The ids that Llama's first converters took for granted.
+    // The ids that the first converters of Llama and T5 took for granted.
     auto isControl = [&](size_t id) { return id < count && data.types[id] == TokenType::Control; };
-    if (!gguf.bosId && isControl(1))
+    if (!gguf.bosId && !isUnigram && isControl(1))
       data.bosId = 1;
-    if (gguf.eosIds.empty() && isControl(2))
-      data.eosIds.push_back(2);
-    data.addBos = gguf.addBos.value_or(true);
-    data.addDummyPrefix = gguf.addSpacePrefix.value_or(true);
+    int32_t end = isUnigram ? 1 : 2;
+    if (gguf.eosIds.empty() && isControl(end))
+      data.eosIds.push_back(end);
+    data.addBos = gguf.addBos.value_or(!isUnigram);
+    data.addDummyPrefix = gguf.addSpacePrefix.value_or(!isUnigram);
     data.removeExtraWhitespaces = gguf.removeExtraWhitespaces.value_or(false);
-    data.byteFallback =
-        std::find(data.types.begin(), data.types.end(), TokenType::Byte) != data.types.end();
-    if (gguf.addEos.value_or(false) && !data.eosIds.empty())
+    data.charsmap = gguf.charsmap;
+    if (gguf.addEos.value_or(isUnigram) && !data.eosIds.empty())
       data.closingId = data.eosIds.front();
     return data;
   }
 
   if (gguf.merges.empty())
-    throw Error(name + ": tokenizer.ggml.merges is missing or empty, expected the merges of the "
-                       "tokenizer 'gpt2'");
-  if (gguf.pre.empty())
+    throw Error(name +
+                ": tokenizer.ggml.merges is missing or empty, expected the merges of the "
+                "tokenizer " +
+                quote(gguf.model));
+  if (gguf.pre.empty() && gguf.model == "gpt2")
     data.warnings.push_back(name + ": tokenizer.ggml.pre is missing: text is cut into words by "
                                    "'default', which may not be how the model was trained");
   if (gguf.addEos.value_or(false) && !data.eosIds.empty())
     data.closingId = data.eosIds.front();
-  const Pre &pre = findPre(gguf.pre, name);
+  const GgufPreTokenizer &pre =
+      findGgufPreTokenizer(gguf.model == "gemma4" ? gguf.model : gguf.pre, name);
   data.addBos = gguf.addBos.value_or(pre.addBos);
   data.ignoreMerges = pre.ignoreMerges;
   for (const char *pattern : pre.patterns) {
@@ -213,10 +147,23 @@ Data readGguf(const GgufTokenizer &gguf, const std::string &name) {
     split.pattern = pattern;
     data.preTokenizers.push_back(std::move(split));
   }
-  PreTokenizer bytes;
-  bytes.kind = PreTokenizer::Kind::ByteLevel;
-  data.preTokenizers.push_back(std::move(bytes));
-  data.decoder.byteLevel = true;
+  if (pre.plainText) {
+    Normalizer spaces;
+    spaces.kind = Normalizer::Kind::Replace;
+    spaces.pattern = " ";
+    spaces.content = spaceSymbol;
+    data.normalizers.push_back(std::move(spaces));
+    data.decoder.replace.emplace_back(spaceSymbol, " ");
+    // By what they are called, as llama.cpp finds them: files have them as normal tokens.
+    data.byteFallback =
+        std::find(data.tokens.begin(), data.tokens.end(), "<0x00>") != data.tokens.end();
+  } else {
+    PreTokenizer bytes;
+    bytes.kind = PreTokenizer::Kind::ByteLevel;
+    data.preTokenizers.push_back(std::move(bytes));
+    data.decoder.byteLevel = true;
+    data.byteFallback = false;
+  }
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(gguf.merges.size());
   for (size_t i = 0; i < gguf.merges.size(); ++i) {

@@ -45,8 +45,27 @@ static void readNormalizer(const JsonField &field, Data &data) {
     n.kind = Normalizer::Kind::Nfkc;
   } else if (kind == "NFKD") {
     n.kind = Normalizer::Kind::Nfkd;
+  } else if (kind == "Lowercase") {
+    n.kind = Normalizer::Kind::Lowercase;
+  } else if (kind == "Precompiled") {
+    n.kind = Normalizer::Kind::Precompiled;
+    n.content = decodeBase64(field.at("precompiled_charsmap"));
+  } else if (kind == "StripAccents") {
+    n.kind = Normalizer::Kind::Replace;
+    n.isRegex = true;
+    n.pattern = "\\p{M}";
+  } else if (kind == "Nmt") {
+    n.kind = Normalizer::Kind::Replace;
+    n.isRegex = true;
+    n.pattern = "[\\x{01}-\\x{08}\\x{0B}\\x{0E}-\\x{1F}\\x{7F}\\x{8F}\\x{9F}]";
+    data.normalizers.push_back(n);
+    n.pattern =
+        "[\\x{09}\\x{0A}\\x{0C}\\x{0D}\\x{1680}\\x{200B}-\\x{200F}\\x{2028}\\x{2029}\\x{2581}"
+        "\\x{FEFF}\\x{FFFD}]";
+    n.content = " ";
   } else {
-    type.fail("Sequence, Prepend, Replace, Strip, NFC, NFD, NFKC or NFKD");
+    type.fail("Sequence, Prepend, Replace, Strip, Lowercase, StripAccents, Precompiled, Nmt, NFC, "
+              "NFD, NFKC or NFKD");
   }
   data.normalizers.push_back(std::move(n));
 }
@@ -119,8 +138,19 @@ static void readPreTokenizer(const JsonField &field, Data &data) {
   } else if (kind == "WhitespaceSplit") {
     p.pattern = "\\s";
     p.behavior = SplitBehavior::Removed;
+  } else if (kind == "Whitespace") {
+    // \w as Rust's regex crate has it, which is not Oniguruma's.
+    constexpr const char *word = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
+    p.pattern = std::string("[") + word + "]+|[^\\s" + word + "]+";
+    p.behavior = SplitBehavior::Removed;
+    p.invert = true;
+  } else if (kind == "CharDelimiterSplit") {
+    p.isRegex = false;
+    p.pattern = field.at("delimiter").asString();
+    p.behavior = SplitBehavior::Removed;
   } else {
-    type.fail("Sequence, Split, ByteLevel, Metaspace, Digits, Punctuation or WhitespaceSplit");
+    type.fail("Sequence, Split, ByteLevel, Metaspace, Digits, Punctuation, Whitespace, "
+              "WhitespaceSplit or CharDelimiterSplit");
   }
   data.preTokenizers.push_back(std::move(p));
 }
@@ -190,13 +220,8 @@ static void readPostProcessor(const JsonField &field, Data &data) {
   }
 }
 
-Data readHuggingFace(const JsonField &root) {
-  const std::string &name = root.getFile();
-  Data data;
-  JsonField model = root.at("model");
-  if (auto type = model.find("type"); type && type->asString() != "BPE")
-    type->fail("BPE, the only one supported");
-
+static void readBpe(const JsonField &model, Data &data) {
+  const std::string &name = model.getFile();
   JsonField vocabulary = model.at("vocab");
   const auto &entries = vocabulary.asObject();
   if (entries.empty())
@@ -245,6 +270,38 @@ Data readHuggingFace(const JsonField &root) {
     }
   }
   data.merges = resolveMerges(data.tokens, merges, name);
+}
+
+/// Ids are places in the vocabulary, a list of pieces with their scores.
+static void readUnigram(const JsonField &model, Data &data) {
+  data.kind = Kind::Unigram;
+  JsonField vocabulary = model.at("vocab");
+  for (const JsonField &piece : vocabulary.elements()) {
+    std::vector<JsonField> both = piece.elements();
+    if (both.size() != 2 || !both[0].get().is_string() || both[0].asString().empty())
+      piece.fail("a piece and its score");
+    data.tokens.push_back(both[0].asString());
+    data.scores.push_back(asFinite(both[1]));
+  }
+  if (data.tokens.empty())
+    vocabulary.fail("at least one token");
+  data.types.resize(data.tokens.size(), TokenType::Normal);
+  data.unknownId = asId(model.at("unk_id"), data);
+  data.types[data.unknownId] = TokenType::Unknown;
+  data.byteFallback = model.boolAt("byte_fallback", false);
+}
+
+Data readHuggingFace(const JsonField &root) {
+  const std::string &name = root.getFile();
+  Data data;
+  JsonField model = root.at("model");
+  auto type = model.find("type");
+  if (type && type->asString() == "Unigram")
+    readUnigram(model, data);
+  else if (!type || type->asString() == "BPE")
+    readBpe(model, data);
+  else
+    type->fail("BPE or Unigram");
 
   if (auto added = root.find("added_tokens")) {
     for (const JsonField &field : added->elements()) {

@@ -18,6 +18,14 @@ using support::parseJson;
 /// The field's value, checked to be the id of a token.
 int32_t asId(const JsonField &field, const Data &data);
 
+/// The field's value, a number that is finite in 32 bits.
+double asFinite(const JsonField &field);
+
+inline constexpr std::string_view base64Digits =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/// The bytes of a string in base64.
+std::string decodeBase64(const JsonField &field);
+
 Data readOwnForm(const JsonField &root);
 Data readHuggingFace(const JsonField &root);
 

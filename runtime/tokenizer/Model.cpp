@@ -22,10 +22,10 @@ static Data withoutRepeatedEnds(Data data) {
 Model::Model(Data given, const std::string &name)
     : data(withoutRepeatedEnds(std::move(given))), vocabulary(data, name),
       normalization(data, name), added(data, normalization, name) {
-  if (data.kind == Kind::SentencePieceBpe)
+  if (isSentencePiece(data.kind))
     sentencePiece.emplace(data, vocabulary, name);
   else
-    bpe.emplace(data, vocabulary, normalization, added, name);
+    pipeline.emplace(data, vocabulary, normalization, added, name);
 }
 
 void Model::check(int32_t id) const {
@@ -39,7 +39,7 @@ void Model::encode(std::string_view text, bool parseSpecial, std::vector<int32_t
   if (text.size() > most)
     throw Error("a text of " + std::to_string(text.size()) +
                 " bytes is too long to encode, at most " + std::to_string(most) + " are expected");
-  BpeEncoder::WordCache cache;
+  PipelineEncoder::WordCache cache;
   for (const Section &s : added.split(text, parseSpecial)) {
     std::string_view part = text.substr(s.begin, s.end - s.begin);
     if (s.id >= 0)
@@ -47,7 +47,7 @@ void Model::encode(std::string_view text, bool parseSpecial, std::vector<int32_t
     else if (sentencePiece)
       sentencePiece->encode(part, ids);
     else
-      bpe->encode(part, s.begin == 0, parseSpecial, cache, ids);
+      pipeline->encode(part, s.begin == 0, parseSpecial, cache, ids);
   }
 }
 
@@ -61,7 +61,7 @@ std::string Model::textOf(int32_t id, bool &bytes) const {
   bytes = vocabulary.byteOf(id) >= 0;
   if (bytes)
     return std::string(1, static_cast<char>(vocabulary.byteOf(id)));
-  if (data.kind == Kind::SentencePieceBpe) {
+  if (isSentencePiece(data.kind)) {
     replaceString(text, spaceSymbol, " ");
     return text;
   }
@@ -81,9 +81,8 @@ std::string Model::textOf(int32_t id, bool &bytes) const {
     }
     return out;
   }
-  if (!added.contains(id))
-    for (const auto &[from, to] : data.decoder.replace)
-      replaceString(text, from, to);
+  for (const auto &[from, to] : data.decoder.replace)
+    replaceString(text, from, to);
   return text;
 }
 

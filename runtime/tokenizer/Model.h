@@ -5,7 +5,7 @@
 #define SLUICE_RUNTIME_TOKENIZER_MODEL_H
 
 #include "AddedTokens.h"
-#include "BpeEncoder.h"
+#include "PipelineEncoder.h"
 #include "SentencePieceEncoder.h"
 
 #include <optional>
@@ -43,7 +43,7 @@ private:
   AddedTokens added;
   /// The one for the data's kind.
   std::optional<SentencePieceEncoder> sentencePiece;
-  std::optional<BpeEncoder> bpe;
+  std::optional<PipelineEncoder> pipeline;
 };
 
 } // namespace sluice::runtime::tokenizer

@@ -14,11 +14,14 @@
 namespace sluice::runtime::tokenizer {
 
 Normalization::Normalization(const Data &data, const std::string &name)
-    : steps(data.normalizers), patterns(steps.size()) {
-  for (size_t i = 0; i < steps.size(); ++i)
+    : steps(data.normalizers), patterns(steps.size()), charsmaps(steps.size()) {
+  for (size_t i = 0; i < steps.size(); ++i) {
+    std::string where = name + ": normalizer " + std::to_string(i);
     if (steps[i].kind == Normalizer::Kind::Replace)
-      patterns[i].emplace(steps[i].pattern, !steps[i].isRegex,
-                          name + ": normalizer " + std::to_string(i));
+      patterns[i].emplace(steps[i].pattern, !steps[i].isRegex, where);
+    if (steps[i].kind == Normalizer::Kind::Precompiled)
+      charsmaps[i] = Charsmap(steps[i].content, where);
+  }
 }
 
 static std::string normalizeUnicode(const std::string &text, Normalizer::Kind kind) {
@@ -50,6 +53,56 @@ static std::string replaceAll(const std::string &text,
     at = end;
   }
   return out.append(text, at);
+}
+
+static std::string lowercase(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    Utf8Char c = decodeUtf8(text);
+    text.remove_prefix(c.length);
+    // The only letter that has two small ones by Unicode's SpecialCasing wherever it stands.
+    if (c.codePoint == 0x130)
+      out += "i\xCC\x87";
+    else
+      appendUtf8(
+          out, static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.codePoint))));
+  }
+  return out;
+}
+
+/// Precompiled::normalize_string of the spm_precompiled crate: a short grapheme that starts with a
+/// key is replaced as a whole by what stands for the shortest such key.
+static std::string precompiled(std::string_view text, const Charsmap &charsmap) {
+  std::string out;
+  out.reserve(text.size());
+  while (!text.empty()) {
+    Utf8Char c = decodeUtf8(text);
+    size_t length = c.length;
+    utf8proc_int32_t state = 0;
+    for (auto last = static_cast<utf8proc_int32_t>(c.codePoint); length < text.size();) {
+      Utf8Char next = decodeUtf8(text.substr(length));
+      auto codePoint = static_cast<utf8proc_int32_t>(next.codePoint);
+      if (utf8proc_grapheme_break_stateful(last, codePoint, &state))
+        break;
+      last = codePoint;
+      length += next.length;
+    }
+    std::string_view grapheme = text.substr(0, length);
+    text.remove_prefix(length);
+    auto whole = grapheme.size() < 6 ? charsmap.shortestPrefix(grapheme) : std::nullopt;
+    if (whole) {
+      out += whole->second;
+      continue;
+    }
+    while (!grapheme.empty()) {
+      std::string_view character = grapheme.substr(0, decodeUtf8(grapheme).length);
+      grapheme.remove_prefix(character.size());
+      auto found = charsmap.shortestPrefix(character);
+      out += found ? found->second : character;
+    }
+  }
+  return out;
 }
 
 std::string Normalization::apply(std::string text) const {
@@ -84,6 +137,12 @@ std::string Normalization::apply(std::string text) const {
       text = begin < end ? text.substr(begin, end - begin) : std::string();
       break;
     }
+    case Normalizer::Kind::Lowercase:
+      text = lowercase(text);
+      break;
+    case Normalizer::Kind::Precompiled:
+      text = precompiled(text, charsmaps[i]);
+      break;
     default:
       text = normalizeUnicode(text, n.kind);
     }

@@ -4,6 +4,7 @@
 #ifndef SLUICE_RUNTIME_TOKENIZER_NORMALIZATION_H
 #define SLUICE_RUNTIME_TOKENIZER_NORMALIZATION_H
 
+#include "Charsmap.h"
 #include "Data.h"
 #include "Regex.h"
 
@@ -17,7 +18,7 @@ namespace sluice::runtime::tokenizer {
 /// outlive it.
 class Normalization {
 public:
-  /// Throws Error, starting with `name`, if a pattern is wrong.
+  /// Throws Error, starting with `name`, if a pattern or a character map is wrong.
   Normalization(const Data &data, const std::string &name);
 
   bool empty() const { return steps.empty(); }
@@ -28,6 +29,8 @@ private:
   const std::vector<Normalizer> &steps;
   /// One per step; only steps that replace have one.
   std::vector<std::optional<Regex>> patterns;
+  /// One per step; empty but for those of kind Precompiled.
+  std::vector<Charsmap> charsmaps;
 };
 
 } // namespace sluice::runtime::tokenizer

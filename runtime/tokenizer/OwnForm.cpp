@@ -6,8 +6,6 @@
 #include "Json.h"
 #include "Utf8.h"
 
-#include <cmath>
-
 using nlohmann::json;
 using nlohmann::ordered_json;
 
@@ -20,16 +18,24 @@ template <typename T> struct Name {
   const char *name;
 };
 
-constexpr Name<Kind> kinds[] = {{Kind::SentencePieceBpe, "sentencepiece-bpe"}, {Kind::Bpe, "bpe"}};
+constexpr Name<Kind> kinds[] = {{Kind::SentencePieceBpe, "sentencepiece-bpe"},
+                                {Kind::SentencePieceUnigram, "sentencepiece-unigram"},
+                                {Kind::Bpe, "bpe"},
+                                {Kind::Unigram, "unigram"}};
 constexpr Name<TokenType> types[] = {{TokenType::Unknown, "unknown"},
                                      {TokenType::Control, "control"},
                                      {TokenType::UserDefined, "user_defined"},
                                      {TokenType::Unused, "unused"},
                                      {TokenType::Byte, "byte"}};
 constexpr Name<Normalizer::Kind> normalizerKinds[] = {
-    {Normalizer::Kind::Prepend, "prepend"}, {Normalizer::Kind::Replace, "replace"},
-    {Normalizer::Kind::Strip, "strip"},     {Normalizer::Kind::Nfc, "nfc"},
-    {Normalizer::Kind::Nfd, "nfd"},         {Normalizer::Kind::Nfkc, "nfkc"},
+    {Normalizer::Kind::Prepend, "prepend"},
+    {Normalizer::Kind::Replace, "replace"},
+    {Normalizer::Kind::Strip, "strip"},
+    {Normalizer::Kind::Lowercase, "lowercase"},
+    {Normalizer::Kind::Precompiled, "precompiled"},
+    {Normalizer::Kind::Nfc, "nfc"},
+    {Normalizer::Kind::Nfd, "nfd"},
+    {Normalizer::Kind::Nfkc, "nfkc"},
     {Normalizer::Kind::Nfkd, "nfkd"}};
 constexpr Name<PreTokenizer::Kind> preTokenizerKinds[] = {
     {PreTokenizer::Kind::Split, "split"},
@@ -62,9 +68,6 @@ template <typename T, size_t N> T valueOf(const Name<T> (&names)[N], const JsonF
   field.fail("one of " + all);
 }
 
-constexpr std::string_view base64Digits =
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 std::string encodeBase64(std::string_view bytes) {
   std::string out;
   for (size_t i = 0; i < bytes.size(); i += 3) {
@@ -74,30 +77,6 @@ std::string encodeBase64(std::string_view bytes) {
       group = group << 8 | (k < count ? static_cast<uint8_t>(bytes[i + k]) : 0);
     for (size_t k = 0; k < 4; ++k)
       out.push_back(k <= count ? base64Digits[group >> (18 - 6 * k) & 63] : '=');
-  }
-  return out;
-}
-
-std::string decodeBase64(const JsonField &field) {
-  std::string_view text = field.asString();
-  std::string out;
-  if (text.size() % 4 != 0)
-    field.fail("base64");
-  for (size_t i = 0; i < text.size(); i += 4) {
-    uint32_t group = 0;
-    size_t count = 3;
-    for (size_t k = 0; k < 4; ++k) {
-      size_t digit = base64Digits.find(text[i + k]);
-      if (text[i + k] == '=' && i + 4 == text.size() && k >= 2 && (k == 3 || text[i + 3] == '=')) {
-        count = std::min(count, k - 1);
-        digit = 0;
-      }
-      if (digit == std::string_view::npos)
-        field.fail("base64");
-      group = group << 6 | static_cast<uint32_t>(digit);
-    }
-    for (size_t k = 0; k < count; ++k)
-      out.push_back(static_cast<char>(group >> (16 - 8 * k)));
   }
   return out;
 }
@@ -121,7 +100,7 @@ std::string writeJson(const Data &data) {
     root["named_tokens"] = data.namedTokens;
   if (!data.chatTemplate.empty())
     root["chat_template"] = data.chatTemplate;
-  if (data.kind == Kind::SentencePieceBpe) {
+  if (isSentencePiece(data.kind)) {
     root["add_dummy_prefix"] = data.addDummyPrefix;
     root["remove_extra_whitespaces"] = data.removeExtraWhitespaces;
     root["escape_whitespaces"] = data.escapeWhitespaces;
@@ -129,8 +108,10 @@ std::string writeJson(const Data &data) {
     root["unknown_surface"] = data.unknownSurface;
     root["charsmap"] = encodeBase64(data.charsmap);
   } else {
-    root["ignore_merges"] = data.ignoreMerges;
-    root["fuse_unknown"] = data.fuseUnknown;
+    if (data.kind == Kind::Bpe) {
+      root["ignore_merges"] = data.ignoreMerges;
+      root["fuse_unknown"] = data.fuseUnknown;
+    }
     ordered_json &normalizers = root["normalizers"] = ordered_json::array();
     for (const Normalizer &n : data.normalizers) {
       ordered_json step;
@@ -141,6 +122,8 @@ std::string writeJson(const Data &data) {
         step[n.isRegex ? "regex" : "string"] = n.pattern;
         step["content"] = n.content;
       }
+      if (n.kind == Normalizer::Kind::Precompiled)
+        step["charsmap"] = encodeBase64(n.content);
       if (n.kind == Normalizer::Kind::Strip) {
         step["left"] = n.left;
         step["right"] = n.right;
@@ -194,10 +177,10 @@ std::string writeJson(const Data &data) {
       if (data.types[i] == type.value)
         typed[type.name].push_back(i);
   root["tokens"] = data.tokens;
-  if (data.kind == Kind::SentencePieceBpe)
-    root["scores"] = data.scores;
-  else
+  if (data.kind == Kind::Bpe)
     root["merges"] = data.merges;
+  else
+    root["scores"] = data.scores;
   return root.dump() + "\n";
 }
 
@@ -246,27 +229,37 @@ Data readOwnForm(const JsonField &root) {
     for (const auto &[name, token] : named->members())
       data.namedTokens[name] = token.asString();
   data.chatTemplate = root.stringAt("chat_template", "");
+  if (data.kind != Kind::Bpe) {
+    JsonField scores = root.at("scores");
+    for (const JsonField &score : scores.elements()) {
+      data.scores.push_back(asFinite(score));
+      if (isSentencePiece(data.kind))
+        data.scores.back() = static_cast<float>(data.scores.back());
+    }
+    if (data.scores.size() != data.tokens.size())
+      scores.fail("one score for each of " + std::to_string(data.tokens.size()) + " tokens");
+  }
 
-  if (data.kind == Kind::SentencePieceBpe) {
+  if (isSentencePiece(data.kind)) {
     data.addDummyPrefix = root.at("add_dummy_prefix").asBool();
     data.removeExtraWhitespaces = root.at("remove_extra_whitespaces").asBool();
     data.escapeWhitespaces = root.at("escape_whitespaces").asBool();
     data.treatWhitespaceAsSuffix = root.at("treat_whitespace_as_suffix").asBool();
     data.unknownSurface = root.at("unknown_surface").asString();
     data.charsmap = decodeBase64(root.at("charsmap"));
-    JsonField scores = root.at("scores");
-    for (const JsonField &score : scores.elements()) {
-      if (!score.get().is_number() || !std::isfinite(score.get().get<float>()))
-        score.fail("a finite number");
-      data.scores.push_back(score.get().get<float>());
-    }
-    if (data.scores.size() != data.tokens.size())
-      scores.fail("one score for each of " + std::to_string(data.tokens.size()) + " tokens");
     return data;
   }
 
-  data.ignoreMerges = root.at("ignore_merges").asBool();
-  data.fuseUnknown = root.at("fuse_unknown").asBool();
+  if (data.kind == Kind::Bpe) {
+    data.ignoreMerges = root.at("ignore_merges").asBool();
+    data.fuseUnknown = root.at("fuse_unknown").asBool();
+    for (const JsonField &merge : root.at("merges").elements()) {
+      std::vector<JsonField> both = merge.elements();
+      if (both.size() != 2)
+        merge.fail("two ids");
+      data.merges.emplace_back(asId(both[0], data), asId(both[1], data));
+    }
+  }
   auto readPattern = [](const JsonField &step, std::string &pattern, bool &isRegex) {
     auto regex = step.find("regex");
     isRegex = regex.has_value();
@@ -279,6 +272,8 @@ Data readOwnForm(const JsonField &root) {
       readPattern(step, n.pattern, n.isRegex);
     if (n.kind == Normalizer::Kind::Replace || n.kind == Normalizer::Kind::Prepend)
       n.content = step.at("content").asString();
+    if (n.kind == Normalizer::Kind::Precompiled)
+      n.content = decodeBase64(step.at("charsmap"));
     if (n.kind == Normalizer::Kind::Strip) {
       n.left = step.at("left").asBool();
       n.right = step.at("right").asBool();
@@ -311,12 +306,6 @@ Data readOwnForm(const JsonField &root) {
         !both[1].get().is_string())
       pair.fail("two strings, the first one not empty");
     data.decoder.replace.emplace_back(both[0].asString(), both[1].asString());
-  }
-  for (const JsonField &merge : root.at("merges").elements()) {
-    std::vector<JsonField> both = merge.elements();
-    if (both.size() != 2)
-      merge.fail("two ids");
-    data.merges.emplace_back(asId(both[0], data), asId(both[1], data));
   }
   return data;
 }

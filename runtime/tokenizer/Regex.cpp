@@ -11,28 +11,64 @@
 
 namespace sluice::runtime::tokenizer {
 
-/// Translates from Ruby's syntax. PCRE2 takes U+180E as white space and Unicode has not for long;
-/// && and a class inside of a class would silently be plain characters; options in (?...) have
-/// other letters, of which only `i` is the same.
+/// Whether PCRE2 compiles a pattern.
+static bool compiles(const std::string &pattern) {
+  int error;
+  PCRE2_SIZE offset;
+  pcre2_code *code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                   PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code;
+}
+
+/// Translates from Ruby's syntax as Oniguruma has it. PCRE2 takes U+180E as white space and Unicode
+/// has not for long; its words are others, and a script's name stands for the characters that the
+/// script is written with instead of those that are its own. && would silently be plain
+/// characters; options in (?...) have other letters, of which only `i` is the same.
 static std::string translate(const std::string &pattern, const std::string &where) {
   constexpr std::string_view spaces =
       "\\x{09}-\\x{0D}\\x{20}\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}"
       "\\x{205F}\\x{3000}";
+  // The superscripts and fractions are Oniguruma's own.
+  constexpr std::string_view words =
+      "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
   auto unsupported = [&](const char *what) -> Error {
     return Error(where + ": the pattern " + quote(pattern) + " uses " + what +
                  ", which is not supported");
   };
+  auto classOf = [](std::string_view members, bool inverted = false) {
+    return (inverted ? "[^" : "[") + std::string(members) + "]";
+  };
   std::string out;
-  bool inClass = false;
+  int depth = 0;
   for (size_t i = 0; i < pattern.size(); ++i) {
     char c = pattern[i];
     char next = i + 1 < pattern.size() ? pattern[i + 1] : '\0';
     if (c == '\\') {
       ++i;
-      if (next == 's') {
-        out.append(inClass ? "" : "[").append(spaces).append(inClass ? "" : "]");
-      } else if (next == 'S' && !inClass) {
-        out.append("[^").append(spaces).append("]");
+      std::string word = classOf(words);
+      if (next == 's' || next == 'w') {
+        std::string_view members = next == 's' ? spaces : words;
+        out += depth ? std::string(members) : classOf(members);
+      } else if (next == 'S' || next == 'W') {
+        if (depth)
+          throw unsupported(next == 'S' ? "\\S in a class" : "\\W in a class");
+        out += classOf(next == 'S' ? spaces : words, true);
+      } else if (!depth && next == 'b') {
+        out += "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" + word + "))";
+      } else if (!depth && next == 'B') {
+        out += "(?:(?<=" + word + ")(?=" + word + ")|(?<!" + word + ")(?!" + word + "))";
+      } else if ((next == 'p' || next == 'P') && i + 1 < pattern.size() && pattern[i + 1] == '{') {
+        size_t end = pattern.find('}', i);
+        if (end == std::string::npos)
+          throw unsupported("an unfinished \\p{");
+        std::string name = pattern.substr(i + 2, end - i - 2);
+        bool inverted = name.starts_with('^');
+        std::string bare = name.substr(inverted);
+        if (compiles("\\p{sc:" + bare + "}"))
+          name = (inverted ? "^sc:" : "sc:") + bare;
+        out.append("\\").append(1, next).append("{").append(name).append("}");
+        i = end;
       } else if (next == 'h' || next == 'H') {
         throw unsupported("\\h (a hexadecimal digit)");
       } else {
@@ -42,10 +78,8 @@ static std::string translate(const std::string &pattern, const std::string &wher
       }
       continue;
     }
-    if (inClass) {
-      if (c == '[') {
-        if (next != ':')
-          throw unsupported("a class inside of a class");
+    if (depth) {
+      if (c == '[' && next == ':') {
         size_t end = pattern.find(":]", i + 2);
         if (end == std::string::npos)
           throw unsupported("an unfinished [: class");
@@ -53,12 +87,21 @@ static std::string translate(const std::string &pattern, const std::string &wher
         i = end + 1;
         continue;
       }
+      if (c == '[') {
+        if (next == '^' || next == ']' || pattern[i - 1] == '-')
+          throw unsupported("a class inside of a class that is not just more members");
+        ++depth;
+        continue;
+      }
       if (c == '&' && next == '&')
         throw unsupported("&& in a class");
-      if (c == ']')
-        inClass = false;
+      if (c == ']' && --depth) {
+        if (next == '-')
+          throw unsupported("a class inside of a class that is not just more members");
+        continue;
+      }
     } else if (c == '[') {
-      inClass = true;
+      depth = 1;
       out.push_back(c);
       // A bracket in first place is itself, also after ^.
       if (next == '^') {

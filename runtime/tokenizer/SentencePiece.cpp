@@ -133,7 +133,6 @@ private:
 
 Data readSentencePiece(std::string_view bytes, const std::string &name) {
   Data data;
-  data.kind = Kind::SentencePieceBpe;
   // The defaults are the .proto's.
   int64_t modelType = 1;
   std::string bosPiece = "<s>", eosPiece = "</s>";
@@ -226,14 +225,12 @@ Data readSentencePiece(std::string_view bytes, const std::string &name) {
   }
   if (data.tokens.empty())
     throw Error(name + ": not a SentencePiece model: it has no pieces");
-  if (modelType != 2) {
-    const char *type = modelType == 1   ? "UNIGRAM"
-                       : modelType == 3 ? "WORD"
-                       : modelType == 4 ? "CHAR"
-                                        : "unknown";
+  if (modelType != 1 && modelType != 2) {
+    const char *type = modelType == 3 ? "WORD" : modelType == 4 ? "CHAR" : "unknown";
     throw Error(name + ": model_type is " + std::to_string(modelType) + " (" + type +
-                "), expected 2 (BPE), the only one supported");
+                "), expected 1 (UNIGRAM) or 2 (BPE)");
   }
+  data.kind = modelType == 1 ? Kind::SentencePieceUnigram : Kind::SentencePieceBpe;
   for (size_t i = 0; i < data.tokens.size(); ++i) {
     auto id = static_cast<int32_t>(i);
     bool isControl = data.types[i] == TokenType::Control;

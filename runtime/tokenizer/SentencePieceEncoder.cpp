@@ -46,6 +46,8 @@ SentencePieceEncoder::SentencePieceEncoder(const Data &data, const Vocabulary &v
     throw Error(name + ": the unknown token is " + std::to_string(data.unknownId) +
                 " and the token of that type " + std::to_string(unknown) +
                 ", expected one and the same");
+  if (data.kind == Kind::SentencePieceUnigram)
+    unigram.emplace(data, vocabulary, name);
 }
 
 /// Normalizer::Normalize of sentencepiece/src/normalizer.cc.
@@ -105,6 +107,10 @@ std::string SentencePieceEncoder::normalize(std::string_view text) const {
 /// Model::SampleEncode of sentencepiece/src/bpe_model.cc without sampling.
 void SentencePieceEncoder::encode(std::string_view text, std::vector<int32_t> &ids) const {
   std::string normalized = normalize(text);
+  if (unigram) {
+    unigram->encode(normalized, ids);
+    return;
+  }
   struct Symbol {
     int32_t previous, next;
     bool frozen;
@@ -148,7 +154,8 @@ void SentencePieceEncoder::encode(std::string_view text, std::vector<int32_t> &i
     auto it = pieces.find(piece);
     if (it == pieces.end())
       return;
-    agenda.push({data.scores[it->second], left, right, static_cast<uint32_t>(piece.size())});
+    agenda.push({static_cast<float>(data.scores[it->second]), left, right,
+                 static_cast<uint32_t>(piece.size())});
     if (data.types[it->second] == TokenType::Unused)
       unusedParts[piece] = {symbols[left].piece, symbols[right].piece};
   };

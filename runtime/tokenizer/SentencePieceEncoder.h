@@ -6,8 +6,10 @@
 
 #include "Charsmap.h"
 #include "PrefixSet.h"
+#include "Unigram.h"
 #include "Vocabulary.h"
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -15,8 +17,9 @@
 
 namespace sluice::runtime::tokenizer {
 
-/// SentencePiece's BPE: normalizes a text, then merges the neighbours whose union has the best
-/// score until none is left. Refers to data and vocabulary, which have to outlive it.
+/// SentencePiece: normalizes a text, then merges the neighbours whose union has the best score
+/// until none is left (BPE), or takes the pieces with the best sum of scores (Unigram). Refers to
+/// data and vocabulary, which have to outlive it.
 class SentencePieceEncoder {
 public:
   /// Throws Error, starting with `name`, if the character map is wrong or there is not one unknown
@@ -37,6 +40,8 @@ private:
   /// What text may become: not control, unknown and byte tokens.
   std::unordered_map<std::string_view, int32_t> pieces;
   size_t longestPiece = 0;
+  /// For Kind::SentencePieceUnigram.
+  std::optional<Unigram> unigram;
 };
 
 } // namespace sluice::runtime::tokenizer

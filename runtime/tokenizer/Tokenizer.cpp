@@ -14,7 +14,7 @@
 namespace sluice::runtime {
 
 using tokenizer::Data;
-using tokenizer::Kind;
+using tokenizer::isSentencePiece;
 using tokenizer::Model;
 using tokenizer::TokenType;
 
@@ -136,7 +136,7 @@ bool Tokenizer::isControl(int32_t id) const {
 /// each byte if bytes are the exception, as SentencePiece does.
 void StreamDecoder::flush(std::string &out, bool final) {
   const Data &data = tokenizer.model->getData();
-  bool bySubpart = data.kind == Kind::Bpe && data.decoder.byteLevel;
+  bool bySubpart = !isSentencePiece(data.kind) && data.decoder.byteLevel;
   size_t at = 0;
   while (at < pending.size()) {
     auto c = tokenizer::decodeUtf8(std::string_view(pending).substr(at));
@@ -161,7 +161,7 @@ std::string StreamDecoder::add(int32_t id) {
   bool bytes;
   std::string text = model.textOf(id, bytes);
   TokenType type = data.types[id];
-  if (data.kind == Kind::Bpe) {
+  if (!isSentencePiece(data.kind)) {
     // Control tokens are taken out before the decoder sees anything.
     if (type == TokenType::Control)
       return out;

@@ -23,7 +23,7 @@ static int byteOfSpelling(std::string_view text) {
 Vocabulary::Vocabulary(const Data &data, const std::string &name) {
   byteTokens.fill(-1);
   byteOfToken.assign(data.tokens.size(), -1);
-  bool sentencePiece = data.kind == Kind::SentencePieceBpe;
+  bool sentencePiece = isSentencePiece(data.kind);
   idOf.reserve(data.tokens.size());
   for (size_t i = 0; i < data.tokens.size(); ++i) {
     const std::string &text = data.tokens[i];

@@ -377,6 +377,11 @@ std::vector<Corruption> corruptions() {
         b.array<float>("tokenizer.ggml.scores", 6, {1.0f});
       }),
       "tokenizer.ggml.scores has 1 entries, expected one for each of 16 tokens");
+  add("GGUFCharacterMapIsNoBytes", gguf([](GGUFBuilder &b) {
+        b.array<int32_t>("tokenizer.ggml.precompiled_charsmap", 5, {256});
+      }),
+      "tokenizer.ggml.precompiled_charsmap is a value of type array of i32, expected an array of "
+      "u8");
   add("GGUFTokensAreNumbers", gguf([](GGUFBuilder &b) {
         b.erase("tokenizer.ggml.tokens");
         b.array<int32_t>("tokenizer.ggml.tokens", 5, {1});

@@ -114,6 +114,21 @@ TEST(OpenModel, GGUFHasTheSameWeights) {
   EXPECT_EQ(tokenizer.chatTemplate, "");
 }
 
+TEST(OpenModel, GGUFCharacterMapIsBytesOfEitherSign) {
+  Folder folder;
+  GGUFBuilder gguf = smallLlamaGGUF();
+  gguf.erase("general.name");
+  gguf.string("general.name", "Phi-3 mini");
+  gguf.array<uint8_t>("tokenizer.ggml.precompiled_charsmap", 0, {4, 0, 200, 255});
+  SLUICE_UNWRAP(model, openModel(folder.write("u.gguf", gguf.build())));
+  EXPECT_EQ(model.tokenizer.gguf->charsmap, std::string("\x04\x00\xC8\xFF", 4));
+  EXPECT_EQ(model.tokenizer.gguf->name, "Phi-3 mini");
+  gguf.erase("tokenizer.ggml.precompiled_charsmap");
+  gguf.array<int8_t>("tokenizer.ggml.precompiled_charsmap", 1, {4, 0, -56, -1});
+  SLUICE_UNWRAP(other, openModel(folder.write("i.gguf", gguf.build())));
+  EXPECT_EQ(other.tokenizer.gguf->charsmap, model.tokenizer.gguf->charsmap);
+}
+
 TEST(OpenModel, Qwen2GGUFIsNotPermuted) {
   Folder folder;
   GGUFBuilder gguf = smallLlamaGGUF("qwen2");

@@ -85,10 +85,10 @@ TEST(CorruptSentencePiece, EachFaultIsNamed) {
       {smallModel(piece("xx", 6)), "m: byte token 2 is 'xx', expected <0x00> to <0xFF>"},
       {smallModel(bytesField(2, numberField(35, 1))),
        "m: there is no token <0x00>, expected one for each byte as byte_fallback is on"},
-      {smallModel(bytesField(2, numberField(3, 1))),
-       "m: model_type is 1 (UNIGRAM), expected 2 (BPE), the only one supported"},
+      {smallModel(bytesField(2, numberField(3, 3))),
+       "m: model_type is 3 (WORD), expected 1 (UNIGRAM) or 2 (BPE)"},
       {smallModel(bytesField(2, numberField(3, 77))),
-       "m: model_type is 77 (unknown), expected 2 (BPE), the only one supported"},
+       "m: model_type is 77 (unknown), expected 1 (UNIGRAM) or 2 (BPE)"},
       {smallModel(bytesField(3, bytesField(2, "abc"))),
        "m: precompiled_charsmap of 3 bytes has a trie of 0 bytes, expected a multiple of 4 that "
        "leaves room for replacements"},
@@ -102,9 +102,6 @@ TEST(CorruptSentencePiece, EachFaultIsNamed) {
   };
   for (const Case &c : cases)
     EXPECT_EQ(errorOf([&] { Tokenizer::fromSentencePiece(c.bytes, "m"); }), c.message);
-  EXPECT_EQ(errorOf([&] { Tokenizer::fromFile(dataPath("sp-unigram.model")); }),
-            dataPath("sp-unigram.model").string() +
-                ": model_type is 1 (UNIGRAM), expected 2 (BPE), the only one supported");
 }
 
 /// A tokenizer.json that loads, with a merge patch on it.
@@ -124,8 +121,24 @@ TEST(CorruptHuggingFace, EachFaultIsNamed) {
   const Case cases[] = {
       {R"({"model": null})", "t: model is missing"},
       {R"({"model": 5})", "t: model is 5, expected an object"},
-      {R"({"model": {"type": "Unigram"}})",
-       "t: model.type is 'Unigram', expected BPE, the only one supported"},
+      {R"({"model": {"type": "WordPiece"}})",
+       "t: model.type is 'WordPiece', expected BPE or Unigram"},
+      {R"({"model": {"type": "Unigram", "vocab": []}})",
+       "t: model.vocab is an array of 0 elements, expected at least one token"},
+      {R"({"model": {"type": "Unigram", "vocab": [["a"]]}})",
+       "t: model.vocab[0] is an array of 1 elements, expected a piece and its score"},
+      {R"({"model": {"type": "Unigram", "vocab": [["a", "b"]]}})",
+       "t: model.vocab[0][1] is 'b', expected a finite number"},
+      {R"({"model": {"type": "Unigram", "vocab": [["a", 1e300]]}})",
+       "t: model.vocab[0][1] is 1e+300, expected a finite number"},
+      {R"({"model": {"type": "Unigram", "vocab": [["a", -1]]}})", "t: model.unk_id is missing"},
+      {R"({"model": {"type": "Unigram", "vocab": [["a", -1]], "unk_id": 1}})",
+       "t: model.unk_id is 1, expected an integer from 0 to 0"},
+      {R"({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AB"}})",
+       "t: normalizer.precompiled_charsmap is 'AB', expected base64"},
+      {R"({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}})",
+       "t: normalizer 0: precompiled_charsmap of 3 bytes has a trie of 0 bytes, expected a "
+       "multiple of 4 that leaves room for replacements"},
       {R"({"model": {"vocab": ["a"]}})",
        "t: model.vocab is an array of 1 elements, expected an object"},
       {R"({"model": {"vocab": {"a": "0"}}})",
@@ -169,23 +182,22 @@ TEST(CorruptHuggingFace, EachFaultIsNamed) {
        "t: token 'x' has the id 1000000, expected 0 to 65548"},
       {R"({"added_tokens": [{"id": 0, "content": "a"}, {"id": 0, "content": "a"}]})",
        "t: token 0 'a' is added twice"},
-      {R"({"normalizer": {"type": "Lowercase"}})",
-       "t: normalizer.type is 'Lowercase', expected Sequence, Prepend, Replace, Strip, NFC, NFD, "
-       "NFKC or NFKD"},
+      {R"({"normalizer": {"type": "BertNormalizer"}})",
+       "t: normalizer.type is 'BertNormalizer', expected Sequence, Prepend, Replace, Strip, "
+       "Lowercase, StripAccents, Precompiled, Nmt, NFC, NFD, NFKC or NFKD"},
       {R"({"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}})",
        "t: normalizer 0: the pattern is empty"},
       {R"({"pre_tokenizer": {"type": "BertPreTokenizer"}})",
        "t: pre_tokenizer.type is 'BertPreTokenizer', expected Sequence, Split, ByteLevel, "
-       "Metaspace, "
-       "Digits, Punctuation or WhitespaceSplit"},
+       "Metaspace, Digits, Punctuation, Whitespace, WhitespaceSplit or CharDelimiterSplit"},
       {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(a"}, "behavior": "Isolated"}})",
        "t: pre-tokenizer 0: the pattern '(a' is not a regular expression: missing closing "
        "parenthesis"},
       {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[a&&b]"}, "behavior": "Isolated"}})",
        "t: pre-tokenizer 0: the pattern '[a&&b]' uses && in a class, which is not supported"},
-      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[a[b]]"}, "behavior": "Isolated"}})",
-       "t: pre-tokenizer 0: the pattern '[a[b]]' uses a class inside of a class, which is not "
-       "supported"},
+      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "[a[^b]]"}, "behavior": "Isolated"}})",
+       "t: pre-tokenizer 0: the pattern '[a[^b]]' uses a class inside of a class that is not just "
+       "more members, which is not supported"},
       {R"x({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?m:a.b)"},
     "behavior" : "Isolated"
   }
@@ -234,7 +246,8 @@ TEST(CorruptJson, EachFaultIsNamed) {
       {R"({"format": "sluice-tokenizer", "version": 2})",
        "t: version is 2, expected an integer from 1 to 1"},
       {R"({"format": "sluice-tokenizer", "version": 1, "kind": "wordpiece"})",
-       "t: kind is 'wordpiece', expected one of sentencepiece-bpe, bpe"},
+       "t: kind is 'wordpiece', expected one of sentencepiece-bpe, sentencepiece-unigram, bpe, "
+       "unigram"},
   };
   for (const Case &c : cases)
     EXPECT_EQ(errorOf([&] { Tokenizer::fromJson(c.text, "t"); }), c.message);
@@ -278,7 +291,8 @@ TEST(CorruptOwnForm, EachFaultIsNamed) {
       {bpe, R"({"added": [{"id": 0, "special": 1}]})",
        "t: added[0].special is 1, expected true or false"},
       {bpe, R"({"normalizers": [{"type": "upper"}]})",
-       "t: normalizers[0].type is 'upper', expected one of prepend, replace, strip, nfc, nfd, "
+       "t: normalizers[0].type is 'upper', expected one of prepend, replace, strip, lowercase, "
+       "precompiled, nfc, nfd, "
        "nfkc, nfkd"},
       {bpe,
        R"({"pre_tokenizers": [{"type": "split", "regex": "+", "behavior": "isolated", "invert": false}]})",
@@ -317,8 +331,14 @@ TEST(CorruptGguf, EachFaultIsNamed) {
   };
   const char *llama = "llama-4m.gguf.json", *gpt2 = "gpt2-4m.gguf.json";
   const Case cases[] = {
-      {llama, [](auto &g) { g.model = "t5"; },
-       "g: tokenizer.ggml.model is 't5', expected 'llama' or 'gpt2'"},
+      {llama, [](auto &g) { g.model = "bert"; },
+       "g: tokenizer.ggml.model is 'bert', expected 'llama', 'gpt2', 'gemma4' or 't5'"},
+      {llama, [](auto &g) { g.model = "t5", g.charsmap = "abc"; },
+       "g: precompiled_charsmap of 3 bytes has a trie of 0 bytes, expected a multiple of 4 that "
+       "leaves room for replacements"},
+      {gpt2, [](auto &g) { g.model = "gemma4", g.merges.clear(); },
+       "g: tokenizer.ggml.merges is missing or empty, expected the merges of the tokenizer "
+       "'gemma4'"},
       {llama, [](auto &g) { g.tokens.clear(); },
        "g: tokenizer.ggml.tokens has 0 tokens, expected at least one"},
       {llama, [](auto &g) { g.scores.pop_back(); },
@@ -435,7 +455,9 @@ TEST(CorruptFiles, AnythingEitherLoadsAndWorksOrIsOneError) {
   std::string model = readAll(dataPath("sp-rules.model"));
   std::pair<std::string, bool> inputs[] = {
       {model, false},
+      {readAll(dataPath("sp-unigram-bytes.model")), false},
       {Tokenizer::fromSentencePiece(model, "x").toJson(), true},
+      {readAll(dataPath("hf-unigram/tokenizer.json")), true},
       {readAll(dataPath("hf-llama/tokenizer.json")), true}};
   for (const auto &[original, isJson] : inputs) {
     for (int round = 0; round < 120; ++round) {

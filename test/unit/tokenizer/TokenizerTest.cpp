@@ -1,7 +1,9 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "PreTokenization.h"
 #include "TestData.h"
+#include "Utf8.h"
 
 #include <chrono>
 #include <numeric>
@@ -652,6 +654,179 @@ TEST(Gguf, PreTokenizersCutAsTheirModelsDo) {
   EXPECT_EQ(cut("falcon", "ab.12345"), "ab|.|123|45");
   EXPECT_EQ(cut("gpt-2", "a\n\nb"), "a|\n|\n|b");
   EXPECT_EQ(cut("qwen2", "a\n\nb"), "a|\n\n|b");
+}
+
+/// Where the tokenizers library cuts (data/make-pre-tokenizers.py).
+TEST(Gguf, PreTokenizersCutAsTheTokenizersLibrary) {
+  json reference = readData("pre-tokenizers.json");
+  GgufTokenizer gguf = readGgufFixture("gpt2-4m.gguf.json");
+  for (const json &name : reference["names"]) {
+    gguf.pre = name["pre"];
+    tokenizer::Data data = tokenizer::readGguf(gguf, "g");
+    tokenizer::PreTokenization steps(data, "g");
+    for (size_t i = 0; i < reference["texts"].size(); ++i) {
+      std::string text = reference["texts"][i];
+      std::vector<size_t> cuts;
+      for (const tokenizer::Piece &piece : steps.apply({{text, true, false}}))
+        // A byte is one character, and one begins with each byte that does not continue one.
+        cuts.push_back(std::count_if(piece.text.begin(), piece.text.end(),
+                                     [](char c) { return (c & 0xC0) != 0x80; }));
+      EXPECT_EQ(cuts, name["cuts"][i].get<std::vector<size_t>>()) << gguf.pre << ": " << text;
+    }
+  }
+  EXPECT_GE(reference["names"].size(), 30u);
+}
+
+/// A tokenizer's tokens as a GGUF file has them.
+GgufTokenizer asGguf(const std::string &model, const std::string &file) {
+  json own = json::parse(Tokenizer::fromFile(dataPath(file)).toJson());
+  GgufTokenizer gguf;
+  gguf.model = model;
+  gguf.tokens = own["tokens"].get<std::vector<std::string>>();
+  gguf.types.assign(gguf.tokens.size(), 1);
+  int32_t type = 2;
+  for (const char *name : {"unknown", "control", "user_defined", "unused", "byte"}) {
+    if (own["types"].contains(name))
+      for (size_t id : own["types"][name])
+        gguf.types[id] = type;
+    ++type;
+  }
+  if (own.contains("scores"))
+    gguf.scores = own["scores"].get<std::vector<float>>();
+  if (own.contains("merges"))
+    for (const json &merge : own["merges"])
+      gguf.merges.push_back(gguf.tokens[merge[0]] + " " + gguf.tokens[merge[1]]);
+  return gguf;
+}
+
+TEST(Gguf, UnigramEqualsTheModelsOwnFile) {
+  json reference = readData("reference.json");
+  for (const char *file : {"sp-unigram.model", "sp-unigram-bytes.model"}) {
+    Tokenizer model = Tokenizer::fromFile(dataPath(file));
+    json own = json::parse(model.toJson());
+    GgufTokenizer gguf = asGguf("t5", file);
+    gguf.addSpacePrefix = own["add_dummy_prefix"];
+    gguf.removeExtraWhitespaces = own["remove_extra_whitespaces"];
+    gguf.eosIds = {2};
+    std::string bytes = readAll(dataPath(file));
+    if (!own["charsmap"].get<std::string>().empty()) {
+      // The character map begins with the length of its trie, which ends 24 bytes before its end.
+      size_t at = bytes.find(std::string("\x00\x04\x00\x00", 4));
+      ASSERT_NE(at, std::string::npos);
+      gguf.charsmap = bytes.substr(at, 1048);
+    }
+    Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "t5.gguf");
+    int cases = 0, different = 0;
+    for (const json &set : reference["sets"])
+      if (set["file"] == file)
+        for (const json &c : set["cases"]) {
+          std::string text =
+              c.contains("hex") ? bytesOfHex(c["hex"]) : c["text"].get<std::string>();
+          ++cases;
+          different += tokenizer.encode(text, false) != c["ids"].get<Ids>();
+        }
+    EXPECT_EQ(different, 0) << file;
+    EXPECT_GE(cases, 30);
+    // Texts of T5 have no beginning, and an end.
+    EXPECT_FALSE(tokenizer.addsBos());
+    EXPECT_EQ(tokenizer.encodeWhole("a").back(), 2);
+  }
+}
+
+TEST(Gguf, Gemma4IsBpeOfCharacters) {
+  GgufTokenizer gguf = asGguf("gemma4", "hf-llama");
+  Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "gemma4.gguf");
+  json reference = readData("reference.json");
+  int cases = 0;
+  for (const json &set : reference["sets"])
+    if (set["name"] == "hf-llama, gemma")
+      for (const json &c : set["cases"]) {
+        // Only tokens that the vocabulary has without those that were added there.
+        Ids ids = c["ids"];
+        if (std::any_of(ids.begin(), ids.end(), [](int32_t id) { return id >= 900 || id < 3; }))
+          continue;
+        std::string text = c["text"];
+        if (c["special"] || text.find('\n') != std::string::npos)
+          continue;
+        ++cases;
+        EXPECT_EQ(tokenizer.encode(text, false), ids) << text;
+        EXPECT_EQ(tokenizer.decode(ids), c["decoded"].get<std::string>());
+      }
+  EXPECT_GE(cases, 12);
+}
+
+/// As in the folder's tokenizer.json ("hf-llama, phi-3" of the reference).
+TEST(Gguf, AddedTokensOfPhi3TakeSpacesAlong) {
+  GgufTokenizer gguf = asGguf("llama", "sp-gemma.model");
+  gguf.bosId = 2;
+  auto encode = [&](const std::string &name, const std::string &text) {
+    gguf.name = name;
+    return Tokenizer::fromGguf(gguf, "phi.gguf").encode(text, false, true);
+  };
+  EXPECT_EQ(encode("Phi 3", "<start_of_turn> \n"), encode("", "<start_of_turn> \n"));
+  for (const char *name : {"Phi-3 mini", "my-phi3.5"}) {
+    EXPECT_EQ(encode(name, "<start_of_turn> \n "), encode("", "<start_of_turn>"));
+    EXPECT_NE(encode(name, "<s> \n"), encode(name, "<s>"));
+  }
+}
+
+/// Bytes of any kind, some of them in well-formed characters of any length.
+std::string anyBytes(uint32_t &state) {
+  auto next = [&](uint32_t n) { return (state = state * 1664525 + 1013904223) / 65536 % n; };
+  static const char *const parts[] = {"'S",           " ",
+                                      "\n",           "\r\n",
+                                      "12",           "\xE4\xBD\xA0",
+                                      "\xCC\x81",     "\xF0\x9F\x91\xA8\xE2\x80\x8D",
+                                      "\xE2\x96\x81", "<s>"};
+  std::string text;
+  for (uint32_t length = next(60); text.size() < length;) {
+    if (next(3))
+      text.push_back(static_cast<char>(next(256)));
+    else
+      text += parts[next(std::size(parts))];
+  }
+  return text;
+}
+
+TEST(AnyBytes, AreGivenBackByByteLevelTokenizers) {
+  GgufTokenizer gguf = readGgufFixture("gpt2-4m.gguf.json");
+  uint32_t state = 1;
+  json reference = readData("pre-tokenizers.json");
+  for (const json &name : reference["names"]) {
+    gguf.pre = name["pre"];
+    Tokenizer tokenizer = Tokenizer::fromGguf(gguf, "g");
+    for (int i = 0; i < 40; ++i) {
+      std::string text = anyBytes(state), given;
+      // What decodes is always UTF-8, so the tokens' own spelling is compared.
+      for (int32_t id : tokenizer.encode(text, false))
+        for (std::string_view rest = tokenizer.tokenText(id); !rest.empty();) {
+          tokenizer::Utf8Char c = tokenizer::decodeUtf8(rest);
+          given.push_back(static_cast<char>(tokenizer::byteOfCharacter(c.codePoint)));
+          rest.remove_prefix(c.length);
+        }
+      EXPECT_EQ(given, text) << gguf.pre;
+    }
+  }
+}
+
+TEST(AnyBytes, AreTokensOfTheVocabularyForAllTokenizers) {
+  uint32_t state = 2;
+  for (const char *file : {"models/llama-4m", "hf-llama", "hf-unigram", "qwen3-4m",
+                           "sp-unigram.model", "sp-unigram-bytes.model", "sp-unigram-symbols.model",
+                           "sp-gemma.model", "sp-unknown.model"}) {
+    Tokenizer tokenizer = Tokenizer::fromFile(dataPath(file));
+    for (int i = 0; i < 60; ++i) {
+      std::string given = anyBytes(state);
+      Ids ids = tokenizer.encode(given, i % 2, i % 3 == 0);
+      std::string text = tokenizer.decode(ids);
+      EXPECT_EQ(tokenizer::validUtf8Prefix(text), text.size()) << file;
+      // Nothing is lost where each byte has a token and spaces are kept.
+      if (file == std::string("sp-gemma.model")) {
+        ids = tokenizer.encode(given, false);
+        EXPECT_EQ(tokenizer.encode(tokenizer.decode(ids), false), ids);
+      }
+    }
+  }
 }
 
 //===----------------------------------------------------------------------===//

@@ -46,6 +46,10 @@ TEXTS = [
     "                                                  x" + " " * 30,
     "<l> a  <l>b<r>  c <lr>  d <n>\u65e5\u672c word sword words word's xqz xq xqzz",
 ]
+CHAT = [
+    "<|user|>\n Hi <|end|>  \n<|user|>x</s>  y", "<start_of_turn>user\n\n  a    b<end_of_turn>\n<unused0> \n\n\n\n\n\n c", "a <mask> b<mask>  c word",
+    " \n  \n\t x" + " " * 19 + "y <table></h1> \u0130\u03a3\u03a3 \u1e9e\u01c5 12345", "foo bar<sep>foofoo bar  foo", "\U0001d400\u0130z\u0301 \ufb01\u0301 e\u0301\u0327 \u1100\u1161\u11a8 \r\n x",
+]
 BYTES = [
     b"\xff",
     b"abc\xff\xfedef",
@@ -103,6 +107,17 @@ def added():
     return {"added_tokens": [{"id": i, "content": c, **{f: f in on for f in flags}} for i, c, on in tokens]}
 
 
+def added_llama(*more):
+    """Tokens from id 900 on, where hf-llama's vocabulary ends; those that it has keep theirs."""
+    flags = ["single_word", "lstrip", "rstrip", "normalized", "special"]
+    known = json.loads((here / "hf-llama/tokenizer.json").read_text())["model"]["vocab"]
+    tokens = {name: (known[name], ["special"]) for name in ("<unk>", "<s>", "</s>")}
+    new = iter(range(len(known), 1000))
+    for name, on in more:
+        tokens[name] = (known[name] if name in known else next(new), on)
+    return {"added_tokens": [{"id": i, "content": c, **{f: f in on for f in flags}} for c, (i, on) in tokens.items()]}
+
+
 def metaspace(scheme, cut):
     return {"normalizer": None,
             "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": cut}}
@@ -139,7 +154,32 @@ VARIANTS = [
     ("hf-llama", "nothing for the unknown", {**metaspace("always", True), "model": {"byte_fallback": False, "unk_token": None}}),
     ("hf-llama", "regex replaced", {"normalizer": {"type": "Sequence", "normalizers": [
         {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": "\u2581"}, {"type": "Prepend", "prepend": "\u2581"}]}}),
+    ("gpt2-4m", "lower case, no accents", {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, {"type": "Nmt"}]}}),
+    ("gpt2-4m", "whitespace", byte_level({"type": "Whitespace"})),
+    ("gpt2-4m", "delimiter", byte_level({"type": "CharDelimiterSplit", "delimiter": "e"})),
+    ("gpt2-4m", "words", byte_level(split(r"\b\w+\b|[\w ]\B", "MergedWithNext"))),
+    ("gpt2-4m", "scripts and classes in classes", byte_level(split(r"\p{Han}+|[^(\s|[.,!?])]+|\p{^Latin}|\P{Greek}"))),
+    ("hf-llama", "phi-3", added_llama(("<|user|>", ["rstrip", "special"]), ("<|end|>", ["rstrip", "special"]), ("</s>", ["rstrip", "special"]))),
+    ("hf-llama", "gemma", {**added_llama(*[("\n" * n, []) for n in range(1, 5)], *[("\u2581" * n, []) for n in range(2, 9)],
+                                         ("<start_of_turn>", ["special"]), ("<unused0>", [])),
+                           "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+                           "pre_tokenizer": split(" ", "MergedWithPrevious", kind="String"),
+                           "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                                                                        {"type": "ByteFallback"}, {"type": "Fuse"}]}}),
+    ("hf-unigram", "as it is", {}),
+    ("hf-unigram", "no normalizer, one word", {"normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never", "split": False}}),
+    ("hf-unigram", "white space split, added tokens", {
+        "normalizer": {"type": "NFKC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}]},
+        "added_tokens": [{"id": i, "content": c, "single_word": False, "lstrip": c == "<mask>", "rstrip": False, "normalized": False, "special": c != "word"}
+                         for i, c in enumerate(["<pad>", "</s>", "<unk>"])] + [
+            {"id": 290 + i, "content": c, "single_word": False, "lstrip": c == "<mask>", "rstrip": False, "normalized": False, "special": c != "word"}
+            for i, c in enumerate(["<mask>", "word"])]}),
 ]
+
+
+FIRST_WITH_CHAT = [name for _, name, _ in VARIANTS].index("lower case, no accents")
 
 
 def merged(base, patch):
@@ -163,7 +203,7 @@ for number, (base, name, patch) in enumerate(VARIANTS):
     whole["model"].setdefault("unk_token", None)
     library = tokenizers.Tokenizer.from_str(json.dumps(whole))
     cases = []
-    for text in [*TEXTS, *fuzz(number, 6)]:
+    for text in [*TEXTS, *(CHAT if number >= FIRST_WITH_CHAT else []), *fuzz(number, 6)]:
         by_special = []
         for special in (False, True):
             library.encode_special_tokens = not special
@@ -171,16 +211,19 @@ for number, (base, name, patch) in enumerate(VARIANTS):
         for special in (False, True):
             if special and by_special[0] == by_special[1]:
                 continue
+            # The library finds a special piece in plain text, too.
+            if not special and base == "hf-unigram" and any(piece in text for piece in ("<pad>", "</s>", "<unk>")):
+                continue
             ids = by_special[special]
             cases.append({"text": text, "special": special, "ids": ids,
                           "decoded": library.decode(ids, skip_special_tokens=True)})
     sets.append({"name": f"{base}, {name}", "file": f"{base}/tokenizer.json", "patch": patch, "cases": cases})
 
-files = ["sp-rules", "sp-suffix", "sp-symbols", "sp-unknown", "sp-unused"]
+files = ["sp-rules", "sp-suffix", "sp-symbols", "sp-unknown", "sp-unused", "sp-unigram", "sp-unigram-bytes", "sp-unigram-symbols", "sp-gemma"]
 for number, path in enumerate([models / "llama-4m/tokenizer.model", *(here / f"{f}.model" for f in files)]):
     library = sentencepiece.SentencePieceProcessor(model_file=str(path))
     cases = []
-    for text in [*TEXTS, *BYTES, *fuzz(100 + number, 6)]:
+    for text in [*TEXTS, *BYTES, *(CHAT if number > 5 else []), *fuzz(100 + number, 6)]:
         ids = library.encode(text)
         case = {"hex": text.hex()} if isinstance(text, bytes) else {"text": text}
         cases.append({**case, "special": False, "ids": ids, "decoded": library.decode(ids)})

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "BpeEncoder.h"
+#include "PipelineEncoder.h"
 
 #include "Utf8.h"
 
@@ -13,11 +13,15 @@ static uint64_t pairKey(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
 
-BpeEncoder::BpeEncoder(const Data &data, const Vocabulary &vocabulary,
-                       const Normalization &normalization, const AddedTokens &added,
-                       const std::string &name)
+PipelineEncoder::PipelineEncoder(const Data &data, const Vocabulary &vocabulary,
+                                 const Normalization &normalization, const AddedTokens &added,
+                                 const std::string &name)
     : data(data), vocabulary(vocabulary), normalization(normalization), added(added),
       preTokenization(data, name) {
+  if (data.kind == Kind::Unigram) {
+    unigram.emplace(data, vocabulary, name);
+    return;
+  }
   isText.resize(data.tokens.size());
   for (size_t i = 0; i < data.tokens.size(); ++i)
     isText[i] = data.types[i] != TokenType::Control && data.types[i] != TokenType::Unknown &&
@@ -43,13 +47,13 @@ BpeEncoder::BpeEncoder(const Data &data, const Vocabulary &vocabulary,
   }
 }
 
-std::optional<int32_t> BpeEncoder::findText(std::string_view text) const {
+std::optional<int32_t> PipelineEncoder::findText(std::string_view text) const {
   auto id = vocabulary.find(text);
   return id && isText[*id] ? id : std::nullopt;
 }
 
-void BpeEncoder::encode(std::string_view text, bool atStart, bool parseSpecial, WordCache &cache,
-                        std::vector<int32_t> &ids) const {
+void PipelineEncoder::encode(std::string_view text, bool atStart, bool parseSpecial,
+                             WordCache &cache, std::vector<int32_t> &ids) const {
   // What is not UTF-8 goes around all steps that look at characters.
   std::vector<Piece> pieces;
   std::string given;
@@ -113,7 +117,11 @@ void BpeEncoder::encode(std::string_view text, bool atStart, bool parseSpecial, 
 }
 
 /// BPE::tokenize_with_cache and Word::merge_all of the tokenizers library.
-void BpeEncoder::encodeWord(std::string_view word, std::vector<int32_t> &ids) const {
+void PipelineEncoder::encodeWord(std::string_view word, std::vector<int32_t> &ids) const {
+  if (unigram) {
+    unigram->encode(word, ids);
+    return;
+  }
   if (data.ignoreMerges) {
     if (auto id = findText(word)) {
       ids.push_back(*id);

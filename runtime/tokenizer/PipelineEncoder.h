@@ -1,11 +1,12 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#ifndef SLUICE_RUNTIME_TOKENIZER_BPEENCODER_H
-#define SLUICE_RUNTIME_TOKENIZER_BPEENCODER_H
+#ifndef SLUICE_RUNTIME_TOKENIZER_PIPELINEENCODER_H
+#define SLUICE_RUNTIME_TOKENIZER_PIPELINEENCODER_H
 
 #include "AddedTokens.h"
 #include "PreTokenization.h"
+#include "Unigram.h"
 #include "Vocabulary.h"
 
 #include <optional>
@@ -16,13 +17,15 @@
 
 namespace sluice::runtime::tokenizer {
 
-/// Hugging Face's BPE: normalizes a text, cuts it into words and merges inside of each by rank.
-/// Refers to what it is made of, which has to outlive it.
-class BpeEncoder {
+/// Hugging Face's pipeline: normalizes a text, cuts it into words and makes tokens of each, by
+/// merging by rank (BPE) or by the best sum of scores (Unigram). Refers to what it is made of,
+/// which has to outlive it.
+class PipelineEncoder {
 public:
   /// Throws Error, starting with `name`, if a merge makes no token or a pattern is wrong.
-  BpeEncoder(const Data &data, const Vocabulary &vocabulary, const Normalization &normalization,
-             const AddedTokens &added, const std::string &name);
+  PipelineEncoder(const Data &data, const Vocabulary &vocabulary,
+                  const Normalization &normalization, const AddedTokens &added,
+                  const std::string &name);
 
   /// The ids of words that a text has had already.
   using WordCache = std::unordered_map<std::string, std::vector<int32_t>>;
@@ -40,6 +43,8 @@ private:
   const Normalization &normalization;
   const AddedTokens &added;
   PreTokenization preTokenization;
+  /// For Kind::Unigram; what follows is for Kind::Bpe.
+  std::optional<Unigram> unigram;
   struct Merge {
     int32_t rank, id;
   };
@@ -51,4 +56,4 @@ private:
 
 } // namespace sluice::runtime::tokenizer
 
-#endif // SLUICE_RUNTIME_TOKENIZER_BPEENCODER_H
+#endif // SLUICE_RUNTIME_TOKENIZER_PIPELINEENCODER_H
