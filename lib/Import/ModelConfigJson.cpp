@@ -194,13 +194,8 @@ static void readWindows(const JsonField &top, ModelConfig &config) {
 static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &warnings) {
   ModelConfig config;
   config.family = readFamily(top);
-  if (std::optional<JsonField> quantization = top.find("quantization_config")) {
-    json method = quantization->get().is_object()
-                      ? quantization->get().value("quant_method", json())
-                      : quantization->get();
-    quantization->failWith("has quant_method " + describeJson(method) +
-                           ", expected plain F32, F16 or BF16 weights");
-  }
+  if (std::optional<JsonField> quantization = top.find("quantization_config"))
+    config.quantization = QuantizationConfig::read(*quantization);
   if (top.stringAt("hidden_act", "silu") != "silu")
     top.at("hidden_act").fail("silu");
   readSizes(top, config);
