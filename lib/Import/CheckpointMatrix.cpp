@@ -249,7 +249,8 @@ void CheckpointMatrix::chooseEncoding() {
     reason = "its columns are not in the order of their groups (act-order)";
     return;
   }
-  for (int64_t row = 0; row < numRows; row += rowsOfScale)
+  bool isF16 = scales.ref.type == StorageType::F16;
+  for (int64_t row = 0; row < numRows && !isF16; row += rowsOfScale)
     for (int64_t group = 0; group < groups; ++group) {
       float value = scale(row, group);
       // NaN and infinities are errors when rows are read.
@@ -293,58 +294,60 @@ bool CheckpointMatrix::needs(PartRole role) const {
   llvm_unreachable("not a role");
 }
 
+int CheckpointMatrix::unpack(const uint8_t *words, int64_t word, unsigned field) const {
+  int mask = (1 << elementBits) - 1;
+  return static_cast<int>(read32le(words + 4 * word) >> (field * elementBits)) & mask;
+}
+
 int CheckpointMatrix::quantized(int64_t row, int64_t column) const {
-  int64_t perWord = 32 / elementBits, word = 0;
+  // An int32 has 4 or 8 elements; shifts, as this is done for every element of a model.
+  unsigned log = elementBits == 4 ? 3 : 2, mask = (1u << log) - 1;
+  auto wordsOf = [&](int64_t count) { return (count + mask) >> log; };
+  int64_t word = 0;
   unsigned field = 0;
   switch (scheme) {
   case CheckpointScheme::Gptq:
   case CheckpointScheme::GptqV2:
-    word = column / perWord * numRows + row;
-    field = column % perWord;
+    word = (column >> log) * numRows + row;
+    field = column & mask;
     break;
   case CheckpointScheme::Awq:
-    word = column * divideCeil(numRows, perWord) + row / perWord;
-    field = awqField[row % perWord];
+    word = column * wordsOf(numRows) + (row >> log);
+    field = awqField[row & mask];
     break;
   case CheckpointScheme::PackQuantized:
-    word = row * divideCeil(numColumns, perWord) + column / perWord;
-    field = column % perWord;
+    word = row * wordsOf(numColumns) + (column >> log);
+    field = column & mask;
     break;
   case CheckpointScheme::IntQuantized:
     return static_cast<int8_t>(elements.data[row * numColumns + column]);
   case CheckpointScheme::Fp8:
     return elements.data[row * numColumns + column];
   case CheckpointScheme::Nvfp4:
-  case CheckpointScheme::Mxfp4: {
-    int64_t pairs = static_cast<int64_t>(divideCeil(numColumns, 2));
-    return elements.data[row * pairs + column / 2] >> column % 2 * 4 & 15;
-  }
+  case CheckpointScheme::Mxfp4:
+    return elements.data[row * ((numColumns + 1) >> 1) + (column >> 1)] >> (column & 1) * 4 & 15;
   case CheckpointScheme::Mxfp4Blocks:
-    return elements.data[row * groups * 16 + column / 2] >> column % 2 * 4 & 15;
+    return elements.data[row * groups * 16 + (column >> 1)] >> (column & 1) * 4 & 15;
   case CheckpointScheme::InverseFactor:
     llvm_unreachable("has no integers");
   }
-  int mask = (1 << elementBits) - 1;
-  int unsignedValue = int(read32le(elements.data + 4 * word) >> field * elementBits) & mask;
-  return unsignedValue - (1 << (elementBits - 1));
+  return unpack(elements.data, word, field) - (1 << (elementBits - 1));
 }
 
 int CheckpointMatrix::zero(int64_t row, int64_t group) const {
-  int64_t perWord = 32 / elementBits, words = divideCeil(numRows, perWord);
-  int64_t word = group * words + row / perWord;
-  unsigned field = row % perWord;
   if (zeros.ref.type == StorageType::I8)
     return static_cast<int8_t>(zeros.data[row * groups + group]);
-  if (scheme == CheckpointScheme::PackQuantized) {
-    word = row / perWord * groups + group;
-  } else if (scheme == CheckpointScheme::Awq) {
+  unsigned log = elementBits == 4 ? 3 : 2, mask = (1u << log) - 1;
+  unsigned field = row & mask;
+  int64_t word = group * ((numRows + mask) >> log) + (row >> log);
+  if (scheme == CheckpointScheme::PackQuantized)
+    word = (row >> log) * groups + group;
+  else if (scheme == CheckpointScheme::Awq)
     field = awqField[field];
-  }
-  int mask = (1 << elementBits) - 1;
-  int unsignedValue = int(read32le(zeros.data + 4 * word) >> field * elementBits) & mask;
+  int stored = unpack(zeros.data, word, field);
   if (scheme == CheckpointScheme::Gptq)
-    unsignedValue = (unsignedValue + 1) & mask;
-  return unsignedValue - (1 << (elementBits - 1));
+    stored = (stored + 1) & ((1 << elementBits) - 1);
+  return stored - (1 << (elementBits - 1));
 }
 
 float CheckpointMatrix::number(int64_t row, int64_t column) const {

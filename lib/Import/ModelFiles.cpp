@@ -219,8 +219,13 @@ Weight WeightCollector::take(const std::string &name, const SmallVector<int64_t,
   std::string who = "tensor " + quote(name);
   if (!tensor) {
     auto [where, reason] = inventory.whyMissing(name);
-    problem.set(where, who + " is missing, " +
-                           (reason.empty() ? "expected shape " + shapeText(shape) : reason));
+    std::string expected = "expected shape " + shapeText(shape);
+    if (StringRef stem = name;
+        config.quantization && shape.size() == 2 && stem.consume_back(".weight"))
+      expected +=
+          " or quantized elements in " +
+          quote((stem + "." + schemeInfo(config.quantization->schemes.front()).elements).str());
+    problem.set(where, who + " is missing, " + (reason.empty() ? expected : reason));
     return weight;
   }
   usedNames.insert(name);

@@ -63,6 +63,9 @@ private:
   llvm::Error loadZeros();
   void chooseEncoding();
 
+  /// Field `field` of a little-endian int32.
+  int unpack(const uint8_t *words, int64_t word, unsigned field) const;
+  /// q, or the code of a number of FP8 or FP4.
   int quantized(int64_t row, int64_t column) const;
   /// What an element stands for before zero point and scale.
   float number(int64_t row, int64_t column) const;
