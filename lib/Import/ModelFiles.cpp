@@ -314,10 +314,11 @@ Error WeightCollector::finish(std::vector<std::string> &warnings) {
   if (problem)
     return problem.take();
   if (expandedCount)
-    warnings.push_back(expanded + ", so its values are kept as float32 numbers" +
+    warnings.push_back(expanded + ", so it is read as float32 values" +
                        (expandedCount == 1
                             ? ""
-                            : " (and " + std::to_string(expandedCount - 1) + " more matrices)"));
+                            : ", as are " + std::to_string(expandedCount - 1) + " more matrices") +
+                       "; with --weights keep, CPUs compute with exactly these");
   for (const auto &[path, list] : foreign) {
     constexpr size_t limit = 3;
     auto quoted = [](const std::string &name) { return quote(name); };
