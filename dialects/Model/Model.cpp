@@ -117,6 +117,14 @@ LogicalResult RopeAttr::verify(function_ref<InFlightDiagnostic()> emitError, Flo
   return success();
 }
 
+LogicalResult PartAttr::verify(function_ref<InFlightDiagnostic()> emitError, StringRef, StringRef,
+                               StringRef, StringRef, ArrayRef<int64_t> shape, int64_t offset,
+                               int64_t length) {
+  if (offset < 0 || length < 0 || llvm::any_of(shape, [](int64_t size) { return size < 0; }))
+    return emitError() << "shape, offset and size of a part must not be negative";
+  return success();
+}
+
 /// The greatest head size whose rotary frequencies the formats library computes.
 static constexpr int64_t maxHeadDim = 65536;
 
@@ -218,6 +226,18 @@ LogicalResult WeightOp::verify() {
   // Accessors of signless attributes are unsigned.
   if (from && (static_cast<int64_t>(*getOffset()) < 0 || static_cast<int64_t>(*getLength()) < 0))
     return emitOpError() << "offset and length must not be negative";
+  if (getScheme().has_value() != getParts().has_value())
+    return emitOpError() << "scheme and parts come together";
+  if (getScheme()) {
+    if (!from)
+      return emitOpError() << "a scheme needs a file";
+    if (!quantized && !(plain.getRank() <= 2 && plain.getElementType().isF32()))
+      return emitOpError()
+             << "a scheme has a quantized tensor, or a float32 matrix or vector, found "
+             << getType();
+    if (std::optional<ViewAttr> view = getView(); view && (view->getBlock() || view->getPitch()))
+      return emitOpError() << "a scheme has whole matrices, a view of one only another order";
+  }
   if (std::optional<int64_t> dim = getInterleaved()) {
     int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
     if (*dim <= 0 || *dim % 2 || rows % *dim)
@@ -406,6 +426,13 @@ LogicalResult LinearOp::verify() {
 LogicalResult AddBiasOp::verify() {
   if (getBias().getType().getDimSize(0) != getInput().getType().getDimSize(1))
     return emitOpError() << "bias has " << getBias().getType().getDimSize(0)
+                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
+  return success();
+}
+
+LogicalResult ScaleChannelsOp::verify() {
+  if (getFactor().getType().getDimSize(0) != getInput().getType().getDimSize(1))
+    return emitOpError() << "factor has " << getFactor().getType().getDimSize(0)
                          << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
   return success();
 }

@@ -67,6 +67,23 @@ def Model_ViewAttr : AttrDef<ModelDialect, "View"> {
   }];
 }
 
+def Model_PartAttr : AttrDef<ModelDialect, "Part"> {
+  let mnemonic = "part";
+  let summary = "A tensor that belongs to a weight, beside the one with its elements";
+  let description = [{
+    Checkpoints of GPTQ, AWQ and the like keep scales and zero points in tensors of their own. `role` says what the tensor holds (`include/sluice/Import/CheckpointScheme.h`),
+    the element type is spelled as in the file.
+
+    ```mlir
+    #model.part<"scales" from "model.safetensors" tensor "model.layers.0.self_attn.q_proj.scales" : "F16" [2, 256] at 4096 size 1024>
+    ```
+  }];
+  let parameters = (ins StringRefParameter<>:$role, StringRefParameter<>:$file, StringRefParameter<>:$tensor, StringRefParameter<>:$element,
+                        ArrayRefParameter<"int64_t">:$shape, "int64_t":$offset, "int64_t":$length);
+  let assemblyFormat = "`<` $role `from` $file `tensor` $tensor `:` $element ` ` `[` $shape `]` `at` $offset `size` $length `>`";
+  let genVerifyDecl = 1;
+}
+
 //===----------------------------------------------------------------------===//
 // Operand kinds that the model and fused dialects share.
 //===----------------------------------------------------------------------===//

@@ -22,20 +22,28 @@ def Model_WeightOp : Model_Op<"weight", [Symbol]> {
     d rows with rotary pairs side by side (GGUF's order of llama's q and k): row 2i of the file is row i, row 2i+1 is row i + d/2. Where else the rows
     lie otherwise than one after the other, `view` says how: length then is the bytes from the first to the last.
 
+    `as` names the scheme of a checkpoint that keeps the matrix in several tensors (`include/sluice/Import/CheckpointScheme.h`): the one with the elements, and those in the list.
+    The type then says what the numbers are (or `tensor<...xf32>` that they are read as values), the scheme where they lie.
+    A view then may only have rows in another order.
+    A vector `as "inverse-factor"` has 1 / the file's number in every element.
+
     Example:
 
     ```mlir
     model.weight @blk.0.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "model.layers.0.self_attn.q_proj.weight" at 2425856 size 131072
     model.weight @blk.0.attn_k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "blk.0.attn_k.weight" at 4096 size 34816 interleaved 64
     model.weight @blk.1.attn_q : tensor<256x256xf16> from "model.safetensors" tensor "h.1.attn.c_attn.weight" at 4096 size 392192 view <pitch = 768>
+    model.weight @blk.0.attn_v : !quantized.tensor<128x256xi4, group = 128> from "m.safetensors" tensor "model.layers.0.self_attn.v_proj.qweight" at 128 size 16384
+      as "gptq" [#model.part<"scales" from "m.safetensors" tensor "model.layers.0.self_attn.v_proj.scales" : "F16" [2, 128] at 16512 size 512>]
     model.weight @output : tensor<128256x4096xf16>
     ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, TypeAttr:$type, OptionalAttr<StrAttr>:$file, OptionalAttr<StrAttr>:$tensor,
-                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$length, OptionalAttr<I64Attr>:$interleaved,
+                       OptionalAttr<I64Attr>:$offset, OptionalAttr<I64Attr>:$length, OptionalAttr<StrAttr>:$scheme,
+                       OptionalAttr<TypedArrayAttrBase<Model_PartAttr, "parts of a weight">>:$parts, OptionalAttr<I64Attr>:$interleaved,
                        OptionalAttr<Model_ViewAttr>:$view);
   let assemblyFormat = [{
-    $sym_name `:` $type (`from` $file^ `tensor` $tensor `at` $offset `size` $length)? (`interleaved` $interleaved^)? (`view` $view^)? attr-dict
+    $sym_name `:` $type (`from` $file^ `tensor` $tensor `at` $offset `size` $length)? (`as` $scheme^ $parts)? (`interleaved` $interleaved^)? (`view` $view^)? attr-dict
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
@@ -186,6 +194,23 @@ def Model_AddBiasOp : Model_Op<"add_bias", [Pure, AllTypesMatch<["input", "resul
   let arguments = (ins Model_Activation:$input, Model_Vector:$bias);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = "$input `,` $bias attr-dict `:` type($input) `,` type($bias)";
+  let hasVerifier = 1;
+}
+
+def Model_ScaleChannelsOp : Model_Op<"scale_channels", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Multiplies every row by a vector, element by element";
+  let description = [{
+    A factor of a whole weight, or of each of its rows, that the weight's encoding has no place for (NVFP4's).
+
+    Example:
+
+    ```mlir
+    %y = model.scale_channels %x, %f : tensor<1x256xf32>, tensor<256xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, Model_Vector:$factor);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `,` $factor attr-dict `:` type($input) `,` type($factor)";
   let hasVerifier = 1;
 }
 

@@ -68,7 +68,7 @@ template <Arithmetic A> ElementFunction<A> elementFunction(mlir::Operation *op) 
     return [](A &a, X x) { return a.addF(x[0], x[1]); };
   if (isa<arith::SubFOp>(op))
     return [](A &a, X x) { return a.subF(x[0], x[1]); };
-  if (isa<arith::MulFOp>(op))
+  if (isa<arith::MulFOp, ScaleChannelsOp>(op))
     return [](A &a, X x) { return a.mulF(x[0], x[1]); };
   if (isa<arith::DivFOp>(op))
     return [](A &a, X x) { return a.divF(x[0], x[1]); };

@@ -30,6 +30,10 @@ public:
     if (text.empty())
       text = (file + ": " + message).str();
   }
+  void set(std::string line) {
+    if (text.empty())
+      text = std::move(line);
+  }
   explicit operator bool() const { return !text.empty(); }
   llvm::Error take() const;
 

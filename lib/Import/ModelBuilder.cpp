@@ -62,6 +62,9 @@ private:
   /// `hasBias` is the config's word; `bias` may be null although it is set (no files).
   Value linear(StringRef name, Value input, const Weight *weight, int64_t rows, bool hasBias,
                const Weight *bias);
+  /// The linear layer with the matrix that stands for `weight`, which may be null; of a weight with
+  /// a divisor its result is divided.
+  Value product(StringRef name, Value input, Value matrix, const Weight *weight, Value bias);
   /// What attention and MLP make of `x`, norms included, the residual not.
   Value attention(int64_t layer, Value x, const LayerWeights *weights);
   Value mlp(int64_t layer, Value x, const LayerWeights *weights);
@@ -128,6 +131,17 @@ model::ViewAttr ModelBuilder::viewAttr(const formats::RowView &view) {
 }
 
 Type ModelBuilder::weightType(const Weight &weight) {
+  if (const std::optional<CheckpointParts> &parts = weight.parts) {
+    int64_t matrix[] = {parts->rows, parts->columns};
+    if (parts->scheme == CheckpointScheme::InverseFactor)
+      return RankedTensorType::get({parts->columns}, code.getF32Type());
+    if (!parts->encoding)
+      return RankedTensorType::get(matrix, code.getF32Type());
+    MLIRContext *context = code.getContext();
+    return quantized::QuantizedTensorType::get(
+        context, matrix, quantized::EncodingAttr::get(context, *parts->encoding),
+        quantized::LayoutAttr::get(context, quantized::LayoutKind::Rows, 0));
+  }
   ArrayRef<int64_t> shape = weight.tensor.shape;
   switch (weight.tensor.type) {
   case StorageType::F32:
@@ -152,7 +166,8 @@ void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_
   Type type = weight ? weightType(*weight) : RankedTensorType::get(shape, code.getF16Type());
   if (!declared.try_emplace(name, type).second)
     return;
-  StringAttr file, tensor;
+  StringAttr file, tensor, scheme;
+  ArrayAttr parts;
   IntegerAttr offset, length, interleaved;
   model::ViewAttr view;
   if (weight) {
@@ -160,12 +175,21 @@ void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_
     tensor = symbols.getStringAttr(weight->tensor.name);
     offset = symbols.getI64IntegerAttr(weight->tensor.offset);
     length = symbols.getI64IntegerAttr(weight->tensor.bytes);
+    if (weight->parts) {
+      scheme = symbols.getStringAttr(schemeName(weight->parts->scheme));
+      SmallVector<Attribute> list;
+      for (const auto &[role, part] : weight->parts->parts)
+        list.push_back(model::PartAttr::get(
+            code.getContext(), roleName(role), part.file, part.name, storageName(part.type),
+            part.shape, static_cast<int64_t>(part.offset), static_cast<int64_t>(part.bytes)));
+      parts = symbols.getArrayAttr(list);
+    }
     if (weight->ropeInterleaved)
       interleaved = symbols.getI64IntegerAttr(config.headDim);
     view = viewAttr(weight->tensor.view);
   }
   model::WeightOp::create(symbols, loc, symbols.getStringAttr(name), TypeAttr::get(type), file,
-                          tensor, offset, length, interleaved, view);
+                          tensor, offset, length, scheme, parts, interleaved, view);
 }
 
 Value ModelBuilder::parameter(StringRef name) {
@@ -235,7 +259,23 @@ Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, in
                            bool hasBias, const Weight *bias) {
   Value w = matrix(name, weight, rows, cast<RankedTensorType>(input.getType()).getDimSize(1));
   Value b = hasBias ? vector((name + ".bias").str(), bias, rows) : Value();
-  return model::LinearOp::create(code, named(name), activation(rows), input, w, b);
+  return product(name, input, w, weight, b);
+}
+
+Value ModelBuilder::product(StringRef name, Value input, Value matrix, const Weight *weight,
+                            Value bias) {
+  int64_t rows = cast<RankedTensorType>(matrix.getType()).getDimSize(0);
+  if (!weight || !weight->parts || !weight->parts->divisor)
+    return model::LinearOp::create(code, named(name), activation(rows), input, matrix, bias);
+  Weight inverse;
+  inverse.tensor = *weight->parts->divisor;
+  inverse.parts.emplace(CheckpointScheme::InverseFactor, 1, rows);
+  std::string factorName = (name + ".factor").str();
+  Value factor = vector(factorName, &inverse, rows);
+  Value unscaled = model::LinearOp::create(code, named(name), activation(rows), input, matrix,
+                                           /*bias=*/Value());
+  Value divided = model::ScaleChannelsOp::create(code, named(factorName), unscaled, factor);
+  return bias ? Value(model::AddBiasOp::create(code, named(name), divided, bias)) : divided;
 }
 
 /// What `member` selects of `weights`, or null.
@@ -378,8 +418,7 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   bool tied = weights ? !weights->head : config.tiedEmbeddings;
   const Weight *head = tied ? embedding : weights ? &*weights->head : nullptr;
   Value w = matrix(tied ? "token_embd" : "output", head, config.vocabSize, config.hiddenSize);
-  Value logits = model::LinearOp::create(code, named("output"), activation(config.vocabSize), x, w,
-                                         /*bias=*/Value());
+  Value logits = product("output", x, w, head, /*bias=*/Value());
   logits = scaled("output_scale", logits, config.logitScale);
   if (config.logitCap)
     logits = model::SoftCapOp::create(code, named("output_soft_cap"), logits.getType(), logits,
@@ -429,16 +468,70 @@ llvm::Expected<std::string> sluice::weightRoot(ModuleOp module) {
   return parent.empty() ? std::string(".") : parent.str();
 }
 
-llvm::Expected<TensorRef> sluice::weightTensor(model::WeightOp weight) {
+/// Adds the parts of a checkpoint's scheme, and what the tensor with the elements is: the scheme
+/// and the number of its bytes say it.
+static llvm::Error addParts(model::WeightOp weight, Weight &result) {
+  auto wrong = [&](const Twine &message) {
+    return makeError("weight '" + weight.getSymName() + "': " + message);
+  };
+  std::optional<CheckpointScheme> scheme = schemeFromName(*weight.getScheme());
+  if (!scheme)
+    return wrong("unknown scheme '" + *weight.getScheme() + "'");
+  CheckpointParts &parts = result.parts.emplace();
+  parts.scheme = *scheme;
+  if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
+    parts.rows = type.getRows();
+    parts.columns = type.getColumns();
+    parts.encoding = type.getEncoding().getValue();
+  } else {
+    auto plain = cast<RankedTensorType>(weight.getType());
+    parts.rows = plain.getRank() == 2 ? plain.getDimSize(0) : 1;
+    parts.columns = plain.getDimSize(plain.getRank() - 1);
+  }
+  for (auto part : weight.getParts()->getAsRange<model::PartAttr>()) {
+    std::optional<PartRole> role = roleFromName(part.getRole());
+    std::optional<StorageType> storage = storageFromSafetensors(part.getElement());
+    if (!role || !storage)
+      return wrong("unknown " + (role ? "type '" + part.getElement() : "role '" + part.getRole()) +
+                   "' of a part");
+    TensorRef ref;
+    ref.name = part.getTensor().str();
+    ref.file = part.getFile().str();
+    ref.type = *storage;
+    ref.shape.assign(part.getShape().begin(), part.getShape().end());
+    ref.offset = part.getOffset();
+    ref.bytes = part.getLength();
+    if (parts.find(*role))
+      return wrong("has two parts with the role " + part.getRole());
+    parts.parts.emplace_back(*role, std::move(ref));
+  }
+  for (const ElementForm &form : elementForms(*scheme, parts.rows, parts.columns))
+    if (storageBytes(form.type, form.shape) == result.tensor.bytes) {
+      result.tensor.type = form.type;
+      result.tensor.shape = form.shape;
+      return llvm::Error::success();
+    }
+  return wrong("no matrix of scheme " + *weight.getScheme() + " has " + Twine(result.tensor.bytes) +
+               " bytes of elements");
+}
+
+llvm::Expected<Weight> sluice::weightInFile(model::WeightOp weight) {
   if (weight.isSynthetic())
     return makeError("weight '" + weight.getSymName() +
                      "' is synthetic: there is no file to read it from");
-  TensorRef ref;
+  Weight result;
+  result.ropeInterleaved = weight.getInterleaved().has_value();
+  TensorRef &ref = result.tensor;
   ref.name = weight.getTensor()->str();
   ref.file = weight.getFile()->str();
   ref.offset = *weight.getOffset();
   ref.bytes = *weight.getLength();
   ref.view = weight.getRowView();
+  if (weight.getScheme()) {
+    if (llvm::Error error = addParts(weight, result))
+      return std::move(error);
+    return result;
+  }
   std::optional<StorageType> storage;
   if (auto blocks = dyn_cast<quantized::QuantizedTensorType>(weight.getType())) {
     ref.shape.assign(blocks.getShape().begin(), blocks.getShape().end());
@@ -461,5 +554,5 @@ llvm::Expected<TensorRef> sluice::weightTensor(model::WeightOp weight) {
     return makeError("weight '" + weight.getSymName() + "': no model file holds the type " + type);
   }
   ref.type = *storage;
-  return ref;
+  return result;
 }

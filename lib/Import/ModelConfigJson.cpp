@@ -473,13 +473,8 @@ static ModelConfig readConfig(const JsonField &top, std::vector<std::string> &wa
   config.family = readFamily(top);
   sluice::detail::familyOf(config.family).describe(config);
   ConfigClass names = configClass(config.family);
-  if (std::optional<JsonField> quantization = top.find("quantization_config")) {
-    json method = quantization->get().is_object()
-                      ? quantization->get().value("quant_method", json())
-                      : quantization->get();
-    quantization->failWith("has quant_method " + describeJson(method) +
-                           ", expected plain F32, F16 or BF16 weights");
-  }
+  if (std::optional<JsonField> quantization = top.find("quantization_config"))
+    config.quantization = QuantizationConfig::read(*quantization);
   for (const char *key : {"num_experts", "num_local_experts", "n_routed_experts"})
     if (top.intAt(key, 0, INT64_MAX, 0) > 0)
       top.at(key).failWith("is above 0: a mixture of experts is not supported");

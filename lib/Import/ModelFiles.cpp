@@ -6,6 +6,7 @@
 #include "Diagnostics.h"
 #include "Families.h"
 
+#include "sluice/Import/CheckpointMatrix.h"
 #include "sluice/Import/GGUF.h"
 #include "sluice/Import/Safetensors.h"
 
@@ -62,8 +63,8 @@ struct Part {
 
 class WeightCollector {
 public:
-  WeightCollector(const ModelConfig &config, const Inventory &inventory, bool gguf)
-      : config(config), inventory(inventory),
+  WeightCollector(const ModelConfig &config, const Inventory &inventory, FileSet &files, bool gguf)
+      : config(config), inventory(inventory), files(files),
         names(gguf ? sluice::detail::familyOf(config.family).gguf
                    : sluice::detail::familyOf(config.family).huggingFace),
         gguf(gguf) {}
@@ -79,6 +80,8 @@ public:
 
 private:
   Weight matrix(const std::string &stem, int64_t rows, int64_t columns, const Part &part = {}) {
+    if (const SchemeInfo *scheme = findScheme(root + stem))
+      return takeParts(*scheme, root + stem, rows, columns, part);
     return take(stem + ".weight", {rows, columns}, part);
   }
   Weight vector(const std::string &name, int64_t size, const Part &part = {}) {
@@ -95,8 +98,15 @@ private:
   /// The parts that q, k and v are of their tensors.
   std::array<Part, 3> projectionParts() const;
 
+  /// The scheme in which the file has a matrix, by its tensors; null: a tensor of its own. `stem`
+  /// is the whole name, with the root.
+  const SchemeInfo *findScheme(const std::string &stem) const;
+  Weight takeParts(const SchemeInfo &scheme, const std::string &stem, int64_t rows, int64_t columns,
+                   const Part &part);
+
   const ModelConfig &config;
   const Inventory &inventory;
+  FileSet &files;
   const sluice::detail::TensorNames &names;
   bool gguf;
   StringSet<> usedNames;
@@ -104,9 +114,101 @@ private:
   MapVector<StringRef, std::vector<std::string>> foreign, ignored;
   /// In front of every name: the names' root, if the file's have it.
   std::string root;
+  /// Of matrices that are read as float32 values: the first one and why, and how many there are.
+  std::string expanded;
+  int64_t expandedCount = 0;
   FirstProblem problem;
 };
 } // namespace
+
+const SchemeInfo *WeightCollector::findScheme(const std::string &stem) const {
+  if (!config.quantization)
+    return nullptr;
+  for (CheckpointScheme scheme : config.quantization->schemes) {
+    // Schemes share names of tensors, also with plain floats; their types tell them apart.
+    const SchemeInfo &info = schemeInfo(scheme);
+    const TensorRef *found = inventory.find(stem + "." + info.elements.str());
+    if (found && found->type == elementForms(scheme, 1, 1).front().type &&
+        (info.divisor.empty() || inventory.find(stem + "." + info.divisor.str())))
+      return &info;
+  }
+  return nullptr;
+}
+
+Weight WeightCollector::takeParts(const SchemeInfo &scheme, const std::string &stem, int64_t rows,
+                                  int64_t columns, const Part &matrixPart) {
+  Weight weight;
+  if (problem)
+    return weight;
+  std::string name = stem + "." + scheme.elements.str();
+  weight.tensor = *inventory.find(name);
+  usedNames.insert(name);
+  if (matrixPart.total || matrixPart.view.block) {
+    problem.set(inventory.fileOf(weight.tensor),
+                "tensor " + quote(name) +
+                    " is quantized and has the rows of several weights, which is not supported");
+    return weight;
+  }
+  weight.tensor.view = matrixPart.view;
+  weight.ropeInterleaved = matrixPart.interleaved;
+  CheckpointParts &parts = weight.parts.emplace(scheme.scheme, rows, columns);
+  for (const PartInfo &part : scheme.parts) {
+    std::string partName = stem + "." + part.suffix.str();
+    if (!part.other.empty() && !inventory.find(partName))
+      partName = stem + "." + part.other.str();
+    if (const TensorRef *tensor = inventory.find(partName)) {
+      usedNames.insert(partName);
+      parts.parts.emplace_back(part.role, *tensor);
+      continue;
+    }
+    if (part.isOptional)
+      continue;
+    auto [where, reason] = inventory.whyMissing(partName);
+    problem.set(where, "tensor " + quote(partName) + " is missing, " +
+                           (reason.empty()
+                                ? "expected the " + roleName(part.role).str() + " of " + quote(name)
+                                : reason));
+    return weight;
+  }
+  for (StringRef rest : scheme.passedOver)
+    usedNames.insert((stem + "." + rest).str());
+  if (!scheme.divisor.empty()) {
+    std::string divisor = stem + "." + scheme.divisor.str();
+    usedNames.insert(divisor);
+    parts.divisor = *inventory.find(divisor);
+    if (parts.divisor->shape.empty())
+      parts.divisor->shape = {1};
+    Weight vector;
+    vector.tensor = *parts.divisor;
+    vector.parts.emplace(CheckpointScheme::InverseFactor, 1, rows);
+    if (auto factor = CheckpointMatrix::open(vector, files); !factor)
+      problem.set(toString(factor.takeError()));
+  }
+
+  std::string path = inventory.fileOf(weight.tensor), who = "tensor " + quote(name);
+  auto matrix = CheckpointMatrix::open(weight, files);
+  if (!matrix) {
+    problem.set(toString(matrix.takeError()));
+    return weight;
+  }
+  const QuantizationConfig &quantization = *config.quantization;
+  if (quantization.bits && *quantization.bits != (*matrix)->bits())
+    problem.set(path, who + " has elements of " + Twine((*matrix)->bits()) +
+                          " bits, but config.json says " + Twine(*quantization.bits));
+  if (quantization.group && *quantization.group != (*matrix)->group() &&
+      // A group as long as a row.
+      !((*matrix)->group() == 0 && *quantization.group >= columns))
+    problem.set(path,
+                who + " has groups of " +
+                    ((*matrix)->group() ? Twine((*matrix)->group()) : Twine("all")) +
+                    " columns, but config.json says " +
+                    (*quantization.group ? Twine(*quantization.group) : Twine("a whole row")));
+  parts.encoding = (*matrix)->encoding();
+  erase_if(parts.parts, [&](const auto &part) { return !(*matrix)->needs(part.first); });
+  if (!parts.encoding && !expandedCount++)
+    expanded = path + ": " + who + ": " + (*matrix)->whyNoEncoding().str();
+  return weight;
+}
 
 Weight WeightCollector::take(const std::string &role, const SmallVector<int64_t, 4> &wanted,
                              const Part &part) {
@@ -126,8 +228,13 @@ Weight WeightCollector::take(const std::string &role, const SmallVector<int64_t,
   std::string who = "tensor " + quote(name);
   if (!tensor) {
     auto [where, reason] = inventory.whyMissing(name);
-    problem.set(where, who + " is missing, " +
-                           (reason.empty() ? "expected shape " + shapeText(shape) : reason));
+    std::string expected = "expected shape " + shapeText(shape);
+    if (StringRef stem = name;
+        config.quantization && shape.size() == 2 && stem.consume_back(".weight"))
+      expected +=
+          " or quantized elements in " +
+          quote((stem + "." + schemeInfo(config.quantization->schemes.front()).elements).str());
+    problem.set(where, who + " is missing, " + (reason.empty() ? expected : reason));
     return weight;
   }
   usedNames.insert(name);
@@ -247,6 +354,10 @@ Expected<Weights> WeightCollector::run() {
     root = names.root.str();
   Weights weights;
   weights.tokenEmbedding = matrix(names.tokenEmbedding.str(), config.vocabSize, hidden);
+  if (const auto &parts = weights.tokenEmbedding.parts; !problem && parts && parts->divisor)
+    problem.set(inventory.fileOf(weights.tokenEmbedding.tensor),
+                "tensor " + quote(weights.tokenEmbedding.tensor.name) +
+                    " is an embedding with a divisor of all values, which is not supported");
   if (config.learnedPositions)
     weights.positionEmbedding = matrix(names.positionEmbedding.str(), config.contextLength, hidden);
   for (int64_t i = 0; i < config.layers && !problem; ++i)
@@ -297,6 +408,12 @@ void WeightCollector::leave(StringRef path, const TensorRef &tensor) {
 Error WeightCollector::finish(std::vector<std::string> &warnings) {
   if (problem)
     return problem.take();
+  if (expandedCount)
+    warnings.push_back(expanded + ", so it is read as float32 values" +
+                       (expandedCount == 1
+                            ? ""
+                            : ", as are " + std::to_string(expandedCount - 1) + " more matrices") +
+                       "; with --weights keep, CPUs compute with exactly these");
   for (const auto &[path, list] : foreign) {
     constexpr size_t limit = 3;
     auto quoted = [](const std::string &name) { return quote(name); };
@@ -493,7 +610,7 @@ static Error collectHuggingFace(ModelFiles &model) {
   inventory.find = [&](StringRef name) { return shards.find(name); };
   inventory.fileOf = [&](const TensorRef &tensor) { return childPath(model.root, tensor.file); };
   inventory.whyMissing = [&](StringRef name) { return shards.whyMissing(name); };
-  WeightCollector collector(model.config, inventory, /*gguf=*/false);
+  WeightCollector collector(model.config, inventory, *model.files, /*gguf=*/false);
   auto weights = collector.run();
   if (!weights)
     return weights.takeError();
@@ -685,7 +802,7 @@ static Expected<ModelFiles> openGGUF(StringRef path) {
   inventory.find = [&](StringRef name) { return file->findTensor(name); };
   inventory.fileOf = [&](const TensorRef &) { return path.str(); };
   inventory.whyMissing = [&](StringRef) { return std::pair(path.str(), std::string()); };
-  WeightCollector collector(model.config, inventory, /*gguf=*/true);
+  WeightCollector collector(model.config, inventory, *model.files, /*gguf=*/true);
   auto weights = collector.run();
   if (!weights)
     return weights.takeError();

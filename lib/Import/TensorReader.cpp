@@ -67,10 +67,35 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
   reader.file = std::move(file);
   reader.storage = tensor.type;
   reader.block = formats::GgufBlock::named(storageName(tensor.type));
+  if (reader.block)
+    reader.numbers = reader.block->encoding;
   reader.numColumns = tensor.shape.empty() ? 1 : tensor.shape.back();
   reader.numRows = static_cast<int64_t>(*elementCount(tensor.shape)) / reader.numColumns;
   reader.bytesPerRow = *storageBytes(tensor.type, reader.numColumns);
   reader.view = tensor.view;
+  return reader;
+}
+
+Expected<TensorReader> TensorReader::open(const Weight &weight, FileSet &files) {
+  if (!weight.parts)
+    return open(weight.tensor, files);
+  auto matrix = CheckpointMatrix::open(weight, files);
+  if (!matrix)
+    return matrix.takeError();
+  TensorReader reader;
+  // What no encoding holds is read as values.
+  if (weight.parts->encoding) {
+    const std::optional<formats::Encoding> &found = (*matrix)->encoding();
+    if (found != weight.parts->encoding)
+      return fail(weight.tensor.file, "tensor " + quote(weight.tensor.name) + " is declared as " +
+                                          weight.parts->encoding->name() + ", but has " +
+                                          (found ? found->name() : "float32 values"));
+    reader.numbers = found;
+  }
+  reader.matrix = std::move(*matrix);
+  reader.numRows = reader.matrix->rows();
+  reader.numColumns = reader.matrix->columns();
+  reader.view = weight.tensor.view;
   return reader;
 }
 
@@ -81,6 +106,8 @@ ArrayRef<uint8_t> TensorReader::rowBytes(int64_t row) const {
 
 void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   assert(out.size() == static_cast<size_t>(numColumns) && "one float a column");
+  if (matrix)
+    return matrix->readRow(fileRow(row), out);
   int64_t count = numColumns;
   if (isPlainFloat(storage)) {
     // Where element i lies, in elements.
@@ -110,13 +137,15 @@ void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   default: {
     assert(block && "open() admits no other type");
     formats::EncodedRows numbers(block->encoding, 1, count);
-    readBlocks(row, numbers, 0);
+    readNumbers(row, numbers, 0);
     formats::dequantizeRow(block->encoding, numbers.row(0), out);
   }
   }
 }
 
-void TensorReader::readBlocks(int64_t row, formats::EncodedRows &rows, int64_t to) const {
-  assert(block && rows.encoding == block->encoding && rows.columns == numColumns);
+void TensorReader::readNumbers(int64_t row, formats::EncodedRows &rows, int64_t to) const {
+  assert(rows.encoding == encoding() && rows.columns == numColumns);
+  if (matrix)
+    return matrix->readNumbers(fileRow(row), rows.numbers(to));
   block->read(rowBytes(row), rows.numbers(to));
 }

@@ -459,6 +459,8 @@ Expected<std::string> Compilation::explain(bool json) {
   Expected<TargetDescription> target = loadTarget(options.target);
   if (!target)
     return target.takeError();
+  // Which products share a kernel depends on it.
+  setOption("target", options.target);
   if (Error error = runStage(Stage::Quantized))
     return error;
   OwningOpRef<ModuleOp> unfused = module->clone();

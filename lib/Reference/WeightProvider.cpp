@@ -3,7 +3,6 @@
 
 #include "sluice/Reference/WeightProvider.h"
 
-#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Formats/Quantizer.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/TensorReader.h"
@@ -22,25 +21,26 @@ llvm::Expected<FileWeights> FileWeights::open(ModuleOp module) {
 }
 
 llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
-  llvm::Expected<TensorRef> ref = weightTensor(weight);
-  if (!ref)
-    return ref.takeError();
+  llvm::Expected<Weight> located = weightInFile(weight);
+  if (!located)
+    return located.takeError();
   // The evaluator permutes these itself, also where numbers come from no file.
-  ref->view.interleaved = 0;
-  llvm::Expected<TensorReader> reader = TensorReader::open(*ref, *files);
+  located->tensor.view.interleaved = 0;
+  llvm::Expected<TensorReader> reader = TensorReader::open(*located, *files);
   if (!reader)
     return reader.takeError();
   int64_t rows = reader->rows(), columns = reader->columns();
-  if (!reader->blocks()) {
-    Tensor tensor = Tensor::zeros(ref->shape);
+  if (!reader->encoding()) {
+    Tensor tensor =
+        Tensor::zeros(llvm::to_vector(cast<RankedTensorType>(weight.getType()).getShape()));
     for (int64_t row = 0; row < rows; ++row)
       reader->readRow(row,
                       llvm::MutableArrayRef<float>(tensor.values).slice(row * columns, columns));
     return tensor;
   }
-  QuantizedMatrix matrix(reader->blocks()->encoding, rows, columns);
+  QuantizedMatrix matrix(*reader->encoding(), rows, columns);
   for (int64_t row = 0; row < rows; ++row) {
-    reader->readBlocks(row, matrix, row);
+    reader->readNumbers(row, matrix, row);
     if (llvm::Error error =
             formats::checkFiniteScales(matrix.encoding, matrix.row(row), columns, row))
       return std::move(error);

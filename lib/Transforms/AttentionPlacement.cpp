@@ -71,8 +71,8 @@ static StringRef whyWholeHeads(model::CacheAppendOp append) {
 /// epilogue the halves of a head are rows of their own tiles.
 static int64_t paddingOf(model::RotaryOp rotary) {
   Value start = rotary.getInput();
-  while (auto bias = start.getDefiningOp<model::AddBiasOp>())
-    start = bias.getInput();
+  while (isa_and_present<model::AddBiasOp, model::ScaleChannelsOp>(start.getDefiningOp()))
+    start = start.getDefiningOp()->getOperand(0);
   auto product = start.getDefiningOp<fused::MatvecOp>();
   if (!product)
     return 0;

@@ -239,11 +239,13 @@ Value FusedPackWeights::load(ArrayRef<Source> sources, ArrayAttr order, Type typ
       for (const Source &source : sources)
         if (!source.reason.empty())
           reasons.insert(source.reason);
+      std::string kept = "as the model's file has it";
+      if (model::WeightOp weight = sources.front().weight; weight.getScheme())
+        kept += (" (" + *weight.getScheme() + ")").str();
       packed->setDiscardableAttr("sluice.decision", builder.getStringAttr(format.getName()));
       packed->setDiscardableAttr(
           "sluice.reason",
-          builder.getStringAttr(reasons.empty() ? "as the model's file has it"
-                                                : llvm::join(reasons.getArrayRef(), "; ")));
+          builder.getStringAttr(reasons.empty() ? kept : llvm::join(reasons.getArrayRef(), "; ")));
     }
     LDBG() << "made " << packed;
   }
@@ -460,10 +462,11 @@ void FusedPackWeights::runOnOperation() {
     if (!symbols->lookup<model::WeightOp>(parameter.getWeight()))
       continue;
     auto type = dyn_cast<RankedTensorType>(parameter.getType());
-    bool vector = type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
-                  llvm::all_of(parameter->getUsers(), [](Operation *user) {
-                    return model::isNorm(user) || isa<model::AddBiasOp>(user);
-                  });
+    bool vector =
+        type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
+        llvm::all_of(parameter->getUsers(), [](Operation *user) {
+          return model::isNorm(user) || isa<model::AddBiasOp, model::ScaleChannelsOp>(user);
+        });
     if (!vector) {
       parameter.emitOpError() << "loads @" << parameter.getWeight() << " for '"
                               << (*parameter->user_begin())->getName()

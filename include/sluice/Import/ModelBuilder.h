@@ -58,9 +58,9 @@ importModel(mlir::MLIRContext &context, const ModelFiles &files, const ImportOpt
 llvm::Expected<std::string> weightRoot(mlir::ModuleOp module);
 
 /// Where `weight` lies, by its attributes alone: a module that was edited by hand is as good as a
-/// fresh import. An error, naming the weight, if it is synthetic or if its type is none that a
-/// model file can hold.
-llvm::Expected<TensorRef> weightTensor(model::WeightOp weight);
+/// fresh import. An error, naming the weight, if it is synthetic, if its type is none that a
+/// model file can hold, or if a scheme, a part's role or its element type is not known.
+llvm::Expected<Weight> weightInFile(model::WeightOp weight);
 
 } // namespace sluice
 

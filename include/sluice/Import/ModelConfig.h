@@ -6,6 +6,8 @@
 #ifndef SLUICE_IMPORT_MODELCONFIG_H
 #define SLUICE_IMPORT_MODELCONFIG_H
 
+#include "sluice/Import/CheckpointScheme.h"
+
 #include "llvm/ADT/SmallVector.h"
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/Error.h"
@@ -153,6 +155,9 @@ struct ModelConfig {
   /// Of each layer: how many of the latest positions, a token's own included, attention reads, less
   /// than contextLength; 0 is all. No entries are all for every layer.
   llvm::SmallVector<int64_t> windows;
+
+  /// What config.json says about quantized weights, if it does.
+  std::optional<QuantizationConfig> quantization;
 
   std::optional<int64_t> bosId;
   /// Any of them ends generation.

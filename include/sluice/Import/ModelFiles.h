@@ -10,7 +10,7 @@
 #include "sluice-runtime/Tokenizer.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/ModelConfig.h"
-#include "sluice/Import/TensorRef.h"
+#include "sluice/Import/Weight.h"
 
 #include "llvm/Support/Error.h"
 
@@ -20,16 +20,6 @@
 #include <vector>
 
 namespace sluice {
-
-struct Weight {
-  /// Part of a tensor of the file, or a view of one, where that holds more (q, k and v in one) or
-  /// has another order.
-  TensorRef tensor;
-  /// Rows of each head are stored as rotary pairs side by side (0, d/2, 1, d/2+1, ...), as GGUF's
-  /// "llama" has q and k, instead of first halves before second halves. Reading does not
-  /// permute them; the code that lays the weight out has to.
-  bool ropeInterleaved = false;
-};
 
 /// Shapes [rows, columns], with D = heads * headDim and C = kvHeads * headDim: norms [hidden], q
 /// [D, hidden], k and v [C, hidden], o [hidden, D], gate and up [intermediate, hidden], down

@@ -7,6 +7,7 @@
 #define SLUICE_IMPORT_TENSORREADER_H
 
 #include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Import/CheckpointMatrix.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/TensorRef.h"
 
@@ -17,10 +18,10 @@
 
 namespace sluice {
 
-/// Reads a tensor of a type that weights may have (isUsableWeight), or Q8_K. Rows are the innermost
-/// dimension; all outer dimensions together count the rows, so a vector is one row. Rows (of a
-/// vector elements) are those of the tensor's view, wherever the file has them. Reading is const
-/// and may happen on many threads.
+/// Reads a tensor of a type that weights may have (isUsableWeight), or Q8_K, or the tensors of a
+/// checkpoint's scheme. Rows are the innermost dimension; all outer dimensions together count the
+/// rows, so a vector is one row. Rows (of a vector elements) are those of the tensor's view,
+/// wherever the file has them. Reading is const and may happen on many threads.
 class TensorReader {
 public:
   /// Checks type, extent and bounds once, so that the reads below cannot fail.
@@ -28,22 +29,31 @@ public:
   static llvm::Expected<TensorReader> open(const TensorRef &tensor,
                                            std::shared_ptr<const MappedFile> file);
 
+  /// Also opens the parts of a checkpoint's scheme. Errors too: its file has numbers in another
+  /// encoding than `weight` says.
+  static llvm::Expected<TensorReader> open(const Weight &weight, FileSet &files);
+
+  /// Of a tensor without parts.
   StorageType type() const { return storage; }
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
-  /// The file's row, counted from the tensor's first byte, that is row `row`.
+  /// The file's row, counted from the tensor's first byte, that is row `row`; with parts, the
+  /// matrix's row in the checkpoint.
   int64_t fileRow(int64_t row) const { return numRows == 1 ? row : view.fileRow(row); }
-  /// The blocks of the tensor's type; null for plain numbers and Q8_K.
+  /// The blocks of the tensor's type; null for plain numbers, Q8_K and parts.
   const formats::GgufBlock *blocks() const { return block; }
+  /// The encoding of the numbers, where they are no plain ones: of blocks or parts.
+  const std::optional<formats::Encoding> &encoding() const { return numbers; }
 
   /// `out` has columns() entries. Blocks give the values of their encoding (Formats/Encoding.h).
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;
 
-  /// The row's numbers as its blocks have them, into row `to` of `rows`, whose encoding is that of
-  /// blocks().
-  void readBlocks(int64_t row, formats::EncodedRows &rows, int64_t to) const;
+  /// The row's numbers as the file has them, into row `to` of `rows`, whose encoding is
+  /// encoding().
+  void readNumbers(int64_t row, formats::EncodedRows &rows, int64_t to) const;
 
-  /// The row as stored; not of a view whose elements are not together (a transposed one, a vector).
+  /// The row as stored; not of parts, nor of a view whose elements are not together (a transposed
+  /// one, a vector).
   llvm::ArrayRef<uint8_t> rowBytes(int64_t row) const;
 
 private:
@@ -51,6 +61,8 @@ private:
   const uint8_t *data = nullptr;
   StorageType storage = StorageType::F32;
   const formats::GgufBlock *block = nullptr;
+  std::shared_ptr<const CheckpointMatrix> matrix;
+  std::optional<formats::Encoding> numbers;
   int64_t numRows = 0;
   int64_t numColumns = 0;
   uint64_t bytesPerRow = 0;

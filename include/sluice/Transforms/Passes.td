@@ -139,7 +139,7 @@ def FusedFusePrologues : Pass<"fused-fuse-prologues", "::mlir::ModuleOp"> {
 def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
   let summary = "Finish results inside the kernels that compute them";
   let description = [{
-    Moves `model.add_bias`, activations, `model.scale`, `model.soft_cap`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
+    Moves `model.add_bias`, activations, `model.scale`, `model.scale_channels`, `model.soft_cap`, `model.rotary`, `model.cache_append`, `arith.addf`, `arith.mulf` and `arith.truncf` into the epilogue of the
     `fused.matvec` whose results they finish, as long as their other operands are known before the matvec. Values that are
     still read elsewhere are yielded. A `model.cache_append` stays where it is, with a remark, if something between reads or writes the same cache.
 

@@ -136,12 +136,12 @@ Expected<Source> Writer::openSource(StringRef name) {
   auto weight = symbols.lookup<model::WeightOp>(name);
   if (!weight)
     return createStringError(name + ": is not a weight of a model file");
-  Expected<TensorRef> located = weightTensor(weight);
+  Expected<Weight> located = weightInFile(weight);
   if (!located)
     return located.takeError();
-  const TensorRef &ref = *located;
+  const TensorRef &ref = located->tensor;
   Source source;
-  Expected<TensorReader> reader = TensorReader::open(ref, *files);
+  Expected<TensorReader> reader = TensorReader::open(*located, *files);
   if (!reader)
     return reader.takeError();
   source.reader = std::move(*reader);
@@ -176,9 +176,8 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
       rows[i].elements = bits.data();
       continue;
     }
-    if (const formats::GgufBlock *block = source.reader.blocks();
-        block && block->encoding == format) {
-      source.reader.readBlocks(row, tile.numbers, i);
+    if (source.reader.encoding() == format) {
+      source.reader.readNumbers(row, tile.numbers, i);
       if (Error error = formats::checkFiniteScales(format, tile.numbers.row(i), columns, fileRow))
         return prefixed(source.name, std::move(error));
     } else {

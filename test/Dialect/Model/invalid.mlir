@@ -40,6 +40,31 @@ model.weight @w : tensor<4xf16> from "a" tensor "b" at -1 size 8
 
 // -----
 
+// expected-error @+1 {{scheme and parts come together}}
+"model.weight"() {sym_name = "w", type = tensor<4x4xf32>, file = "a", tensor = "b", offset = 0 : i64, length = 8 : i64, scheme = "gptq"} : () -> ()
+
+// -----
+
+// expected-error @+1 {{a scheme needs a file}}
+"model.weight"() {sym_name = "w", type = tensor<4x4xf32>, scheme = "gptq", parts = []} : () -> ()
+
+// -----
+
+// expected-error @+1 {{a scheme has a quantized tensor, or a float32 matrix or vector, found 'tensor<4x4xf16>'}}
+model.weight @w : tensor<4x4xf16> from "a" tensor "b" at 0 size 8 as "gptq" []
+
+// -----
+
+// expected-error @+1 {{a scheme has whole matrices, a view of one only another order}}
+model.weight @w : tensor<4x4xf32> from "a" tensor "b" at 0 size 8 as "fp8" [] view <block = 2, stride = 4>
+
+// -----
+
+// expected-error @+1 {{shape, offset and size of a part must not be negative}}
+func.func private @f() attributes {sluice.part = #model.part<"scales" from "a" tensor "b" : "F16" [4] at 0 size -1>}
+
+// -----
+
 // expected-error @+1 {{interleaved needs an even head size that divides the rows (4), found 3}}
 model.weight @w : tensor<4x4xf16> interleaved 3
 
@@ -224,6 +249,14 @@ func.func @f(%x: tensor<1x8xf32>, %w: tensor<4x8xf16>, %b: tensor<8xf16>) {
 func.func @f(%x: tensor<1x8xf32>, %b: tensor<4xf16>) {
   // expected-error @+1 {{bias has 4 elements, input is 8 wide}}
   %y = model.add_bias %x, %b : tensor<1x8xf32>, tensor<4xf16>
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<1x8xf32>, %b: tensor<4xf32>) {
+  // expected-error @+1 {{factor has 4 elements, input is 8 wide}}
+  %y = model.scale_channels %x, %b : tensor<1x8xf32>, tensor<4xf32>
   return
 }
 

@@ -8,6 +8,10 @@ model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rota
 model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
 // CHECK: model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
 model.weight @k : !quantized.tensor<128x256xi8, group = 32, layout = blocks> from "m.gguf" tensor "k" at 4096 size 34816 interleaved 64
+// CHECK: model.weight @parts : !quantized.tensor<128x256xi4, group = 128> from "m.safetensors" tensor "v.qweight" at 128 size 16384 as "gptq" [#model.part<"scales" from "m.safetensors" tensor "v.scales" : "F16" [2, 128] at 16512 size 512>]
+model.weight @parts : !quantized.tensor<128x256xi4, group = 128> from "m.safetensors" tensor "v.qweight" at 128 size 16384 as "gptq" [#model.part<"scales" from "m.safetensors" tensor "v.scales" : "F16" [2, 128] at 16512 size 512>]
+// CHECK: model.weight @factor : tensor<256xf32> from "m.safetensors" tensor "v.global" at 8 size 4 as "inverse-factor" []
+model.weight @factor : tensor<256xf32> from "m.safetensors" tensor "v.global" at 8 size 4 as "inverse-factor" []
 // CHECK: model.weight @synthetic : tensor<2048x256xf16>{{$}}
 model.weight @synthetic : tensor<2048x256xf16>
 model.weight @gain : tensor<256xf32>
@@ -42,6 +46,8 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %b = model.linear %n, %w bias %bias : tensor<1x256xf32>, tensor<256x256xf16>, tensor<256xbf16> -> tensor<1x256xf32>
   // CHECK: model.add_bias %{{.*}}, %{{.*}} : tensor<1x256xf32>, tensor<256xbf16>
   %c = model.add_bias %a, %bias : tensor<1x256xf32>, tensor<256xbf16>
+  // CHECK: model.scale_channels %{{.*}}, %{{.*}} : tensor<1x256xf32>, tensor<256xf32>
+  %channels = model.scale_channels %a, %gain : tensor<1x256xf32>, tensor<256xf32>
   // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 5.000000e+05, llama3 = [8.000000e+00, 1.000000e+00, 4.000000e+00, 8.192000e+03]> : tensor<1x256xf32>, tensor<1xi32>
   %d = model.rotary %c at %position head_dim 64 <theta = 500000.0, llama3 = [8.0, 1.0, 4.0, 8192.0]> : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 1.000000e+04, linear = [2.000000e+00]> table %{{.*}} : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>

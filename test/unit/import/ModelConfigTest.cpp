@@ -319,8 +319,26 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"bos_token_id", 16, "bos_token_id is 16, expected a token"},
         BadConfig{"eos_token_id", "2", "eos_token_id is '2', expected a token id"},
         BadConfig{"quantization_config",
-                  {{"quant_method", "gptq"}},
-                  "quantization_config has quant_method 'gptq'"}));
+                  {{"quant_method", "hqq"}},
+                  "quantization_config.quant_method is 'hqq', expected gptq, awq,"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "gptq"}, {"bits", 3}, {"group_size", 128}},
+                  "quantization_config.bits is 3, expected 4 or 8"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 48}},
+                  "quantization_config.group_size is 48, expected 32, 64, 128, 256 or -1"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "gptq"}, {"bits", 4}, {"checkpoint_format", "marlin"}},
+                  "quantization_config.checkpoint_format is 'marlin', expected gptq or gptq_v2"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "awq"}, {"bits", 4}, {"version", "gemv"}},
+                  "quantization_config.version is 'gemv', expected gemm"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "compressed-tensors"}, {"format", "marlin-24"}},
+                  "quantization_config.format is 'marlin-24', expected pack-quantized"},
+        BadConfig{"quantization_config",
+                  {{"quant_method", "fp8"}, {"weight_block_size", {64, 128}}},
+                  "quantization_config.weight_block_size is not [128, 128]"}));
 
 namespace {
 /// A key that makes the graph of a family another one, which is refused.

@@ -54,7 +54,7 @@ TEST(TensorReader, BlocksRebuildTheFile) {
     ASSERT_TRUE(reader.blocks());
     formats::EncodedRows numbers(reader.blocks()->encoding, reader.rows(), reader.columns());
     for (int64_t r = 0; r < reader.rows(); ++r) {
-      reader.readBlocks(r, numbers, r);
+      reader.readNumbers(r, numbers, r);
       llvm::ArrayRef<uint8_t> raw = reader.rowBytes(r);
       std::vector<uint8_t> back(raw.size());
       reader.blocks()->write(numbers.row(r), back);

@@ -203,7 +203,8 @@ TEST_F(ModelBuilderTest, RefersToTheTensorsThatTheFilesHave) {
   auto check = [&](StringRef name, const Weight &weight) {
     auto op = parsed->lookupSymbol<model::WeightOp>(name);
     ASSERT_TRUE(op);
-    SLUICE_UNWRAP(ref, weightTensor(op));
+    SLUICE_UNWRAP(located, weightInFile(op));
+    const TensorRef &ref = located.tensor;
     EXPECT_EQ(ref.name, weight.tensor.name);
     EXPECT_EQ(ref.file, weight.tensor.file);
     EXPECT_EQ(ref.type, weight.tensor.type);
@@ -269,7 +270,7 @@ TEST_F(ModelBuilderTest, GivesSyntheticWeightsToAConfigAlone) {
   EXPECT_EQ(count(whole, "@token_embd :"), 3);
   EXPECT_EQ(count(whole, "@output :"), 0);
   auto weight = module->lookupSymbol<model::WeightOp>("blk.0.attn_q");
-  EXPECT_EQ(message(weightTensor(weight)),
+  EXPECT_EQ(message(weightInFile(weight)),
             "weight 'blk.0.attn_q' is synthetic: there is no file to read it from");
 }
 
@@ -347,7 +348,7 @@ TEST_F(ModelBuilderTest, RefusesTypesThatNoFileHolds) {
       R"(model.weight @w : !quantized.tensor<2x128xi8, group = 128> from "m.gguf" tensor "w" at 0 size 260)",
       &context);
   ASSERT_TRUE(module);
-  EXPECT_EQ(message(weightTensor(module->lookupSymbol<model::WeightOp>("w"))),
+  EXPECT_EQ(message(weightInFile(module->lookupSymbol<model::WeightOp>("w"))),
             "weight 'w': no model file holds the type !quantized.tensor<2x128xi8, group = 128>");
 }
 
