@@ -395,4 +395,32 @@ TEST(CheckpointMatrix, DeclaredEncodingHasToBeTheFiles) {
       << found;
 }
 
+/// A view gives the matrix's rows another order, both as numbers and as values.
+TEST(CheckpointMatrix, IsReadInTheOrderOfItsView) {
+  constexpr int64_t rows = 12, columns = 32;
+  RandomCheckpoint file(CheckpointScheme::IntQuantized, rows, columns);
+  file.elements("w.weight", "I8", {rows, columns});
+  file.part(PartRole::Scales, "w.weight_scale", "F16", {rows, 1});
+  file.write();
+  FileSet files(file.root());
+  SLUICE_UNWRAP(plain, TensorReader::open(file.weight, files));
+  Weight weight = file.weight;
+  weight.tensor.view = {.rotary = 2, .head = 6};
+  const Encoding encoding{Encoding::Element::I8, 0};
+  weight.parts->encoding = encoding;
+  SLUICE_UNWRAP(viewed, TensorReader::open(weight, files));
+  ASSERT_EQ(viewed.encoding(), encoding);
+  formats::EncodedRows numbers(encoding, rows, columns);
+  std::vector<float> expected(columns), values(columns), kept(columns);
+  const int64_t order[] = {0, 2, 3, 1, 4, 5, 6, 8, 9, 7, 10, 11};
+  for (auto [row, fileRow] : llvm::enumerate(order)) {
+    plain.readRow(fileRow, expected);
+    viewed.readRow(row, values);
+    EXPECT_EQ(values, expected) << "row " << row;
+    viewed.readNumbers(row, numbers, row);
+    formats::dequantizeRow(encoding, numbers.row(row), kept);
+    EXPECT_EQ(kept, expected) << "row " << row;
+  }
+}
+
 } // namespace

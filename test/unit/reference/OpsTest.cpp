@@ -99,6 +99,15 @@ TEST_F(OpsTest, ScaleAndSoftCap) {
   expectNear((*results)[1].values, {2 * std::tanh(0.5), -2, 2});
 }
 
+TEST_F(OpsTest, ScaleChannels) {
+  loadFunction("", "() -> tensor<2x3xf32>", R"(
+    %x = arith.constant dense<[[1.0, -2.0, 3.0], [4.0, 5.0, 6.0]]> : tensor<2x3xf32>
+    %f = arith.constant dense<[0.5, 2.0, -1.0]> : tensor<3xf32>
+    %r = model.scale_channels %x, %f : tensor<2x3xf32>, tensor<3xf32>
+    return %r : tensor<2x3xf32>)");
+  expectNear(call().values, {0.5, -4, -3, 2, 10, -6});
+}
+
 TEST_F(OpsTest, PartialRotary) {
   // Two of four elements are rotated, as pair 0 of the head; pair 1 does not turn, but what the
   // magnitude multiplies is both.
