@@ -103,7 +103,7 @@ struct Encoding {
   float offsetOf(uint16_t code, uint16_t super) const;
 
   /// Signed integers of 4 or 8 bits with an f16 scale and perhaps a zero point for every group of
-  /// 32 or more: what the quantizer makes of floats, and what GPU kernels multiply.
+  /// 32 or more: what layout mma holds.
   bool isPlainInteger() const {
     return (element == Element::I8 || element == Element::I4) && scale == Scale::F16 &&
            !hasOffset() && group != 16;

@@ -277,27 +277,6 @@ TEST(Packing, RoundTripRecords) {
         roundTrip(format, {Kind::Records, 512}, rows, columns);
 }
 
-TEST(Packing, SizesOfRecords) {
-  // GGUF's sizes, but for the 6-bit scales that are bytes here.
-  for (auto [name, bytes] : {std::pair("q4_1", 160),
-                             {"q5_0", 176},
-                             {"q5_1", 192},
-                             {"q2_k", 84},
-                             {"q3_k", 114},
-                             {"q4_k", 144},
-                             {"q5_k", 176},
-                             {"q6_k", 210},
-                             {"iq4_nl", 144},
-                             {"iq4_xs", 138},
-                             {"mxfp4", 136},
-                             {"nvfp4", 144},
-                             {"int4-g32", 144},
-                             {"int8-g32", 272}})
-    EXPECT_EQ(*packedBytes(*Encoding::fromName(name), {Kind::Records, 512}, 32, 1024),
-              int64_t(32) * 4 * bytes)
-        << name;
-}
-
 TEST(Packing, RecordsOfPieces) {
   // Every bit of every plane belongs to one operand.
   for (const char *name :
@@ -337,7 +316,8 @@ TEST(Packing, LookupTables) {
 }
 
 TEST(Packing, SizesOfGgufEncodings) {
-  // A row of lanes takes what GGUF's blocks do, but for 6-bit scales that are bytes here.
+  // A row of lanes or records takes what GGUF's blocks do, but for 6-bit scales that are bytes
+  // here.
   for (auto [name, bytes] : {std::pair("q4_1", 160),
                              {"q5_0", 176},
                              {"q5_1", 192},
@@ -349,10 +329,14 @@ TEST(Packing, SizesOfGgufEncodings) {
                              {"iq4_nl", 144},
                              {"iq4_xs", 138},
                              {"mxfp4", 136},
-                             {"nvfp4", 144}}) {
+                             {"nvfp4", 144},
+                             {"int4-g32", 144},
+                             {"int8-g32", 272}}) {
     Encoding format = *Encoding::fromName(name);
     EXPECT_EQ(format.bytesPerRow(256), bytes) << name;
     EXPECT_EQ(*packedBytes(format, {Kind::Lanes, 0}, 16, 256), (16 * bytes + 63) / 64 * 64) << name;
+    EXPECT_EQ(*packedBytes(format, {Kind::Records, 512}, 32, 1024), int64_t(32) * 4 * bytes)
+        << name;
   }
 }
 
