@@ -8,20 +8,21 @@
 using namespace llvm;
 using namespace sluice::formats;
 
-/// A format's encoding, or nothing for `keep`.
-static Expected<std::optional<Encoding>> parseFormat(StringRef name) {
+Expected<WeightScheme::Format> WeightScheme::parseFormat(StringRef name) {
+  if (name == "auto")
+    return Format{.automatic = true, .encoding = {}};
   if (name == "keep")
-    return std::nullopt;
+    return Format{};
   if (std::optional<Encoding> encoding = Encoding::fromName(name))
-    return encoding;
-  return createStringError("unknown number format '" + name + "': expected keep, " +
+    return Format{.automatic = false, .encoding = encoding};
+  return createStringError("unknown number format '" + name + "': expected auto, keep, " +
                            encodingNames());
 }
 
 Expected<WeightScheme> WeightScheme::parse(StringRef text) {
   WeightScheme scheme;
   auto [first, rest] = text.split(',');
-  Expected<std::optional<Encoding>> all = parseFormat(first);
+  Expected<Format> all = parseFormat(first);
   if (!all)
     return all.takeError();
   scheme.all = *all;
@@ -32,7 +33,7 @@ Expected<WeightScheme> WeightScheme::parse(StringRef text) {
     if (pattern.empty() || !entry.contains('='))
       return createStringError("expected WEIGHT=FORMAT after the format of all weights, found '" +
                                entry + "'");
-    Expected<std::optional<Encoding>> format = parseFormat(name);
+    Expected<Format> format = parseFormat(name);
     if (!format)
       return format.takeError();
     Expected<GlobPattern> glob = GlobPattern::create(pattern);
@@ -44,13 +45,17 @@ Expected<WeightScheme> WeightScheme::parse(StringRef text) {
   return scheme;
 }
 
-std::optional<Encoding> WeightScheme::formatOf(StringRef weight) const {
+const WeightScheme::Format &WeightScheme::of(StringRef weight) const {
   for (const auto &[pattern, format] : reverse(others))
     if (pattern.match(weight))
       return format;
   return all;
 }
 
-bool WeightScheme::keepsAll() const {
-  return !all && none_of(others, [](const auto &other) { return other.second.has_value(); });
+bool WeightScheme::hasAutomatic() const {
+  return all.automatic || any_of(others, [](const auto &other) { return other.second.automatic; });
+}
+
+bool WeightScheme::asksForNothing() const {
+  return !all.encoding && none_of(others, [](const auto &other) { return other.second.encoding; });
 }

@@ -4,8 +4,7 @@
 #include "Hoist.h"
 #include "sluice/Transforms/Passes.h"
 
-#include "dialects/Model/Semantics.h"
-#include "sluice/Formats/Records.h"
+#include "sluice/Analysis/Merging.h"
 #include "sluice/Target/TargetDescription.h"
 
 #include "mlir/IR/Remarks.h"
@@ -42,31 +41,15 @@ using Group = SmallVector<MatvecOp>;
 /// Whether a kernel for GPUs reads this weight beside others of other formats.
 bool isInRecords(Value weight) {
   auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
-  return type && formats::RecordShape::problem(type.getEncoding().getValue()).empty();
-}
-
-/// What elementwise operations make of a product's results.
-llvm::SmallPtrSet<Value, 16> derivedFrom(MatvecOp op) {
-  llvm::SmallPtrSet<Value, 16> derived(llvm::from_range, op.getResults());
-  SmallVector<Value> open(op.getResults());
-  while (!open.empty())
-    for (Operation *user : open.pop_back_val().getUsers())
-      if (model::isElementwise(user))
-        for (Value result : user->getResults())
-          if (derived.insert(result).second)
-            open.push_back(result);
-  return derived;
+  return type && mergesWithOtherFormats(type.getEncoding().getValue());
 }
 
 /// Whether rows of products of two groups are combined one by one.
-bool areCombined(ArrayRef<MatvecOp> group, ArrayRef<MatvecOp> other) {
-  for (MatvecOp op : group)
-    for (MatvecOp otherOp : other) {
-      llvm::SmallPtrSet<Value, 16> first = derivedFrom(op);
-      if (llvm::any_of(derivedFrom(otherOp), [&](Value value) { return first.contains(value); }))
-        return true;
-    }
-  return false;
+bool areCombined(const Group &group, const Group &other) {
+  return llvm::any_of(group, [&](MatvecOp op) {
+    return llvm::any_of(other,
+                        [&](MatvecOp otherOp) { return sluice::areCombined(op, otherOp); });
+  });
 }
 
 struct FusedMergeMatvecs : impl::FusedMergeMatvecsBase<FusedMergeMatvecs> {

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "FormatDecisions.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "sluice/Formats/CacheScheme.h"
@@ -24,10 +25,6 @@ struct QuantizedQuantizeCaches : impl::QuantizedQuantizeCachesBase<QuantizedQuan
 
 private:
   FailureOr<CacheScheme> parse(StringRef option, StringRef text, bool rotates, int64_t layers);
-  /// Gives the cache its encoding, unless an earlier run or a hand has.
-  void quantize(FlatSymbolRefAttr name, const CacheChoice &choice);
-  /// Rotates the query and what is appended to its keys.
-  void rotate(model::AttentionOp attention);
 };
 
 FailureOr<CacheScheme> QuantizedQuantizeCaches::parse(StringRef option, StringRef text,
@@ -40,33 +37,6 @@ FailureOr<CacheScheme> QuantizedQuantizeCaches::parse(StringRef option, StringRe
          << "--" << option << " " << text << ": " << llvm::toString(std::move(error));
 }
 
-void QuantizedQuantizeCaches::quantize(FlatSymbolRefAttr name, const CacheChoice &choice) {
-  auto cache = getOperation().lookupSymbol<model::CacheOp>(name.getAttr());
-  cache.setType(cache.getCacheType().withEncoding(choice.encoding));
-  Builder builder(&getContext());
-  cache->setDiscardableAttr("sluice.decision", builder.getStringAttr(choice.name()));
-  cache->setDiscardableAttr("sluice.reason",
-                            builder.getStringAttr(choice.automatic ? "auto is f16" : "asked for"));
-  LDBG() << choice.name() << " for " << name;
-}
-
-void QuantizedQuantizeCaches::rotate(model::AttentionOp attention) {
-  int64_t dim = getOperation()
-                    .lookupSymbol<model::CacheOp>(attention.getKeysAttr().getAttr())
-                    .getCacheType()
-                    .getHeadDim();
-  auto rotated = [&](Operation *user, OpOperand &operand) {
-    OpBuilder builder(user);
-    operand.set(model::HadamardOp::create(builder, user->getLoc(), operand.get().getType(),
-                                          operand.get(), builder.getI64IntegerAttr(dim)));
-  };
-  rotated(attention, attention.getQueryMutable());
-  attention->getParentOfType<func::FuncOp>().walk([&](model::CacheAppendOp append) {
-    if (append.getCacheAttr() == attention.getKeysAttr())
-      rotated(append, append.getInputMutable());
-  });
-}
-
 void QuantizedQuantizeCaches::runOnOperation() {
   SmallVector<model::AttentionOp> layers;
   getOperation().walk([&](model::AttentionOp attention) { layers.push_back(attention); });
@@ -76,20 +46,29 @@ void QuantizedQuantizeCaches::runOnOperation() {
   if (failed(keyScheme) || failed(valueScheme))
     return signalPassFailure();
   for (auto [number, attention] : llvm::enumerate(layers)) {
-    auto cache = getOperation().lookupSymbol<model::CacheOp>(attention.getKeysAttr().getAttr());
-    if (cache->hasAttr("sluice.decision"))
-      continue; // Decided by an earlier run or by hand.
     CacheChoice keyChoice = keyScheme->layer(number), valueChoice = valueScheme->layer(number);
-    if (int64_t dim = cache.getCacheType().getHeadDim(); keyChoice.rotated && dim % 2) {
+    auto reason = [](const CacheChoice &choice) {
+      return choice.automatic ? "auto is f16" : "asked for";
+    };
+    auto cacheOf = [&](FlatSymbolRefAttr name) {
+      return getOperation().lookupSymbol<model::CacheOp>(name.getAttr());
+    };
+    model::CacheOp keyCache = cacheOf(attention.getKeysAttr()),
+                   valueCache = cacheOf(attention.getValuesAttr());
+    // What an earlier run, a plan or a hand has decided stays.
+    if (!isDecided(valueCache))
+      decideCache(valueCache, valueChoice, reason(valueChoice));
+    if (isDecided(keyCache))
+      continue;
+    if (int64_t dim = keyCache.getCacheType().getHeadDim(); keyChoice.rotated && dim % 2) {
       emitError(getOperation().getLoc())
           << "--" << keys.getArgStr() << " " << keys << ": heads cannot be rotated, as their size "
           << dim << " is odd";
       return signalPassFailure();
     }
-    quantize(attention.getKeysAttr(), keyChoice);
-    quantize(attention.getValuesAttr(), valueChoice);
+    decideCache(keyCache, keyChoice, reason(keyChoice));
     if (keyChoice.rotated)
-      rotate(attention);
+      rotateKeys(attention);
   }
 }
 } // namespace

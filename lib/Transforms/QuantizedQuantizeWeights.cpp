@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "FormatDecisions.h"
 #include "sluice/Transforms/Passes.h"
 
 #include "sluice/Formats/WeightScheme.h"
@@ -17,8 +18,6 @@ namespace sluice {
 namespace {
 using namespace mlir;
 using quantized::EncodingAttr;
-using quantized::LayoutAttr;
-using quantized::LayoutKind;
 using quantized::QuantizedTensorType;
 
 struct QuantizedQuantizeWeights : impl::QuantizedQuantizeWeightsBase<QuantizedQuantizeWeights> {
@@ -35,25 +34,12 @@ private:
   SmallVector<std::pair<Location, std::string>> left;
 };
 
-/// The name of a weight's symbol, if it has one.
-static std::string nameOf(Value weight) {
-  Value stored = weight;
-  while (Operation *op = stored.getDefiningOp()) {
-    if (auto parameter = dyn_cast<model::ParameterOp>(op))
-      return parameter.getWeight().str();
-    if (!isa<quantized::QuantizeOp, quantized::DequantizeOp>(op))
-      break;
-    stored = op->getOperand(0);
-  }
-  return "a weight";
-}
-
 void QuantizedQuantizeWeights::leave(Value weight, EncodingAttr asked, EncodingAttr found,
                                      StringRef reason) {
   remark::missed(weight.getLoc(), remark::RemarkOpts::name("not-as-asked").category(DEBUG_TYPE))
       << remark::reason("{0} instead of {1}: {2}", found.getName(), asked.getName(), reason.str());
   left.emplace_back(weight.getLoc(),
-                    llvm::formatv("{0} is {1}, {2}", nameOf(weight), found.getName(), reason));
+                    llvm::formatv("{0} is {1}, {2}", weightName(weight), found.getName(), reason));
 }
 
 Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
@@ -85,17 +71,8 @@ Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
     return weight;
   }
 
-  OpBuilder builder(&getContext());
-  builder.setInsertionPointAfterValue(weight);
-  auto rows = LayoutAttr::get(&getContext(), LayoutKind::Rows, 0);
-  auto quantize = quantized::QuantizeOp::create(
-      builder, weight.getLoc(),
-      QuantizedTensorType::get(&getContext(), type.getShape(), asked, rows), weight);
-  quantize->setDiscardableAttr("sluice.decision", builder.getStringAttr(asked.getName()));
-  quantize->setDiscardableAttr("sluice.reason", builder.getStringAttr("asked for"));
   LDBG() << asked.getName() << " for " << *source;
-  return quantized::DequantizeOp::create(builder, weight.getLoc(), type.clone(builder.getF32Type()),
-                                         quantize);
+  return quantizeWeight(weight, asked, "asked for");
 }
 
 void QuantizedQuantizeWeights::runOnOperation() {
@@ -104,7 +81,7 @@ void QuantizedQuantizeWeights::runOnOperation() {
     emitError(getOperation().getLoc()) << "scheme: " << llvm::toString(parsed.takeError());
     return signalPassFailure();
   }
-  if (parsed->keepsAll())
+  if (parsed->asksForNothing())
     return markAllAnalysesPreserved();
   left.clear();
   DenseMap<Value, Value> replacements;
@@ -112,7 +89,7 @@ void QuantizedQuantizeWeights::runOnOperation() {
     Value weight = linear.getWeight();
     auto [entry, isNew] = replacements.try_emplace(weight);
     if (isNew) {
-      std::optional<formats::Encoding> asked = parsed->formatOf(nameOf(weight));
+      std::optional<formats::Encoding> asked = parsed->formatOf(weightName(weight));
       entry->second = asked ? quantize(weight, EncodingAttr::get(&getContext(), *asked)) : weight;
     }
     linear.getWeightMutable().assign(entry->second);

@@ -14,22 +14,33 @@
 namespace sluice::formats {
 
 /// FORMAT[,PATTERN=FORMAT...]: the first for all weights, the others for those whose names match
-/// the pattern (`*`, `?`, `[...]`; the last one that matches counts). FORMAT is `keep`, as the
-/// model's file has the weight, or a name that Encoding::fromName takes. For example
-/// `q4_k,blk.*.ffn_down=q6_k,output=q6_k`.
+/// the pattern (`*`, `?`, `[...]`; the last one that matches counts). FORMAT is `auto`, as the
+/// planner decides; `keep`, as the model's file has the weight; or a name that Encoding::fromName
+/// takes. For example `q4_k,blk.*.ffn_down=q6_k,output=q6_k` or `auto,blk.*.attn_v=int8-g64`.
 class WeightScheme {
 public:
   /// Errors: a name that is no format, a pattern that is none.
   static llvm::Expected<WeightScheme> parse(llvm::StringRef text);
 
-  /// What is asked for a weight; nothing: it stays as it is.
-  std::optional<Encoding> formatOf(llvm::StringRef weight) const;
-  /// Whether all weights stay as they are.
-  bool keepsAll() const;
+  /// What is asked for a weight; nothing: it stays as it is, unless the planner decides.
+  std::optional<Encoding> formatOf(llvm::StringRef weight) const { return of(weight).encoding; }
+  /// Whether the planner decides about a weight.
+  bool isAutomatic(llvm::StringRef weight) const { return of(weight).automatic; }
+  /// Whether that may be so for some weight.
+  bool hasAutomatic() const;
+  /// Whether no weight is asked to have a format.
+  bool asksForNothing() const;
 
 private:
-  std::optional<Encoding> all;
-  std::vector<std::pair<llvm::GlobPattern, std::optional<Encoding>>> others;
+  struct Format {
+    bool automatic = false;
+    std::optional<Encoding> encoding;
+  };
+  static llvm::Expected<Format> parseFormat(llvm::StringRef name);
+  const Format &of(llvm::StringRef weight) const;
+
+  Format all;
+  std::vector<std::pair<llvm::GlobPattern, Format>> others;
 };
 
 } // namespace sluice::formats

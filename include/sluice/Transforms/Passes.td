@@ -12,6 +12,65 @@ include "mlir/Pass/PassBase.td"
 // Model and quantized stages
 //===----------------------------------------------------------------------===//
 
+class PlannerOptions {
+  list<Option> list = [
+    Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+    Option<"scheme", "scheme", "std::string", /*default=*/"\"auto\"", "what is asked for the weights, see quantized-quantize-weights; auto is planned">,
+    Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached keys; auto is planned">,
+    Option<"values", "v-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached values">,
+    Option<"goal", "goal", "std::string", /*default=*/"\"error-budget=1\"",
+           "error-budget=X (least time; predicted divergence at most X, in 1e-3 nats a token), or max-bits=X (a weight), max-bytes=N or max-time=X (ms a token) for the least error">,
+    Option<"context", "context", "int64_t", /*default=*/"0", "positions that attention reads; 0: half of the caches">,
+    Option<"statistics", "stats", "std::string", /*default=*/"\"\"", "a file of statistics (sluice measure), or nothing">
+  ];
+}
+
+def QuantizedPlanWeights : Pass<"quantized-plan-weights", "::mlir::ModuleOp"> {
+  let summary = "Choose the number format of every linear layer's weight by its cost";
+  let description = [{
+    For every weight, and for every layer's keys and values, each format has a predicted time (bytes over what a kernel of that size reaches on the target, and what else the
+    target's description says), a predicted error (from statistics of the model over calibration text, else from the weights alone) and a size. The pass chooses, over the whole
+    model at once, what makes one of them least while another stays within `goal`; `docs/planner.md` has the method. Products that become one kernel are chosen together.
+
+    Weights that are planned get a `quantized.quantize` as from `quantized-quantize-weights`, with `sluice.decision` and `sluice.reason`, or, where their own format is
+    best, these attributes on their parameter. Weights that have a decision, or for which something else than `auto` is asked, are counted but not chosen.
+    The module gets `sluice.plan`: what was decided, the runners-up, the sums, and the price at which error was bought, at which `quantized-plan-caches` goes on.
+
+    ```mlir
+    %w = model.parameter @blk.0.attn_q : tensor<256x256xf16>
+    %y = model.linear %x, %w : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>
+    ```
+    ==>
+    ```mlir
+    %w = model.parameter @blk.0.attn_q : tensor<256x256xf16>
+    %q = quantized.quantize %w {sluice.decision = "int6-g64", sluice.reason = "planned: error 0.031e-3 nats, 0.11 us; next int5-g64: 0.12e-3, 0.09 us"}
+        : tensor<256x256xf16> to !quantized.tensor<256x256xi6, group = 64>
+    %d = quantized.dequantize %q : !quantized.tensor<256x256xi6, group = 64> to tensor<256x256xf32>
+    %y = model.linear %x, %d : tensor<1x256xf32>, tensor<256x256xf32> -> tensor<1x256xf32>
+    ```
+  }];
+  let options = PlannerOptions<>.list;
+  let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
+}
+
+def QuantizedPlanCaches : Pass<"quantized-plan-caches", "::mlir::ModuleOp"> {
+  let summary = "Choose the number format of every layer's cached keys and values by its cost";
+  let description = [{
+    After `quantized-plan-weights` every layer's caches take what is best at the price that was found there for weights and caches together (`sluice.plan` of the module). Alone, the pass
+    plans the caches with the weights as they are. Caches stay as they are where nothing was measured of the model: how much rounded keys cost differs a hundredfold between models.
+
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xf16>
+    ```
+    ==>
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xi8, group = head> {sluice.decision = "int8", sluice.reason = "planned: error 0.01e-3 nats, 2.1 us"}
+    ```
+  }];
+  let options = PlannerOptions<>.list;
+  let dependentDialects = ["::sluice::model::ModelDialect"];
+}
+
 def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::ModuleOp"> {
   let summary = "Decide the number format of every linear layer's weight";
   let description = [{
@@ -37,7 +96,7 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
     ```
   }];
   let options = [Option<"scheme", "scheme", "std::string", /*default=*/"\"keep\"",
-                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is keep, f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and optionally -zp, or a GGUF type such as q4_k">];
+                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is auto (left to quantized-plan-weights), keep, f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and optionally -zp, or a GGUF type such as q4_k">];
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }
 
