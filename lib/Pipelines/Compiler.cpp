@@ -16,6 +16,7 @@
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/ModelFiles.h"
 #include "sluice/Pipelines/Pipelines.h"
+#include "sluice/Planner/ModelPlan.h"
 #include "sluice/Target/Artifact.h"
 #include "sluice/Target/GpuTarget.h"
 #include "sluice/Target/HostTarget.h"
@@ -68,6 +69,9 @@ private:
   ScopedDiagnosticHandler handler;
 };
 
+/// What a message quotes need not be UTF-8.
+constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+
 struct CacheOption {
   StringLiteral name;
   std::string CompileOptions::*text;
@@ -109,8 +113,11 @@ private:
   Error checkStageOptions();
   /// An error unless the weights of options.model lie where the module expects them.
   Error checkSameModel();
-  /// Sets the option "weights" of a module at stage model to what `name` means for it.
+  /// Sets the options of a module at stage model that say how numbers are stored.
+  Error chooseFormats(StringRef weights);
   Error chooseWeights(StringRef name);
+  /// Adds the decisions of options.plan to the options "weights", "k-cache" and "v-cache".
+  Error readPlan();
   /// Sets the options "k-cache" and "v-cache" of a module at stage model, if they are given.
   void chooseCaches();
   Error runStages();
@@ -155,22 +162,10 @@ void Compilation::setOption(StringRef name, StringRef value) {
   (*module)->setAttr(kOptionsAttr, list.getDictionary(&context));
 }
 
-/// What `auto` means, from what measurements say of accuracy and bytes: a quantized file keeps the
-/// blocks that its maker chose; 8 bits in groups of 128 cost no measurable perplexity
-/// (docs/numerics.md).
-static StringRef automaticFormat(ModuleOp module) {
-  bool isQuantized = false;
-  module.walk([&](model::LinearOp linear) {
-    isQuantized = linear.getWeight().getDefiningOp<quantized::DequantizeOp>() != nullptr;
-    return WalkResult::interrupt(); // The first one stands for all.
-  });
-  return isQuantized ? "keep" : "int8-g128";
-}
-
 Error Compilation::chooseWeights(StringRef name) {
-  if (name.empty() || name == "auto")
-    name = automaticFormat(*module);
-  else if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(name); !scheme)
+  if (name.empty())
+    name = options.plan.empty() ? "auto" : "keep";
+  if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(name); !scheme)
     return createStringError("--weights: " + toString(scheme.takeError()));
   setOption("weights", name);
   return Error::success();
@@ -180,6 +175,75 @@ void Compilation::chooseCaches() {
   for (const CacheOption &cache : kCacheOptions)
     if (const std::string &given = options.*cache.text; !given.empty())
       setOption(cache.name, given);
+}
+
+Error Compilation::chooseFormats(StringRef weights) {
+  chooseCaches();
+  if (Error error = chooseWeights(weights))
+    return error;
+  if (!options.goal.empty()) {
+    if (Expected<planner::Goal> goal = planner::Goal::parse(options.goal); !goal)
+      return goal.takeError();
+    setOption("goal", options.goal);
+  }
+  if (!options.stats.empty())
+    setOption("stats", options.stats);
+  if (options.planContext)
+    setOption("plan-context", std::to_string(options.planContext));
+  return options.plan.empty() ? Error::success() : readPlan();
+}
+
+Error Compilation::readPlan() {
+  auto wrong = [&](const Twine &what) { return createStringError(options.plan + ": " + what); };
+  auto file = mapFile(options.plan);
+  if (!file)
+    return file.takeError();
+  nlohmann::json plan = nlohmann::json::parse((*file)->text().begin(), (*file)->text().end(),
+                                              nullptr, /*allow_exceptions=*/false);
+  if (!plan.is_object() || !plan.contains("decisions") || !plan["decisions"].is_array())
+    return wrong("is no plan: expected a JSON object with a list \"decisions\" of objects with "
+                 "\"what\" and \"decision\"");
+  llvm::StringMap<std::string> layerOf; // of a cache, with the option that it belongs to
+  int64_t layer = 0;
+  module->walk([&](model::AttentionOp attention) {
+    std::string number = std::to_string(layer++);
+    layerOf["k-cache " + attention.getKeys().str()] = number;
+    layerOf["v-cache " + attention.getValues().str()] = number;
+  });
+  std::string weights = option("weights").str();
+  llvm::StringMap<std::string> caches;
+  for (const nlohmann::json &decision : plan["decisions"]) {
+    if (!decision.is_object() || !decision.contains("what") || !decision["what"].is_string() ||
+        !decision.contains("decision") || !decision["decision"].is_string())
+      return wrong("a decision is " + decision.dump(-1, ' ', false, kReplace) +
+                   ", expected an object with strings \"what\" and \"decision\"");
+    auto what = decision["what"].get<std::string>(), format = decision["decision"].get<std::string>();
+    if (module->lookupSymbol<model::WeightOp>(what)) {
+      weights += "," + what + "=" + format;
+      continue;
+    }
+    bool found = false;
+    for (const CacheOption &cache : kCacheOptions)
+      if (auto known = layerOf.find((cache.name + " " + what).str()); known != layerOf.end()) {
+        caches[cache.name] += "," + known->second + "=" + format;
+        found = true;
+      }
+    if (!found)
+      return wrong("decides about " + what + ", which is no weight or cache of this model");
+  }
+  if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(weights); !scheme)
+    return wrong(toString(scheme.takeError()));
+  setOption("weights", weights);
+  for (const CacheOption &cache : kCacheOptions) {
+    if (caches[cache.name].empty())
+      continue;
+    StringRef base = option(cache.name);
+    std::string text = (base.empty() ? "f16" : base.str()) + caches[cache.name];
+    if (Expected<std::string> formats = cacheFormats(cache, text); !formats)
+      return wrong(toString(formats.takeError()));
+    setOption(cache.name, text);
+  }
+  return Error::success();
 }
 
 Error Compilation::importModelFile() {
@@ -203,8 +267,7 @@ Error Compilation::importModelFile() {
     return imported.takeError();
   module = std::move(*imported);
   stage = Stage::Model;
-  chooseCaches();
-  return chooseWeights(options.weights);
+  return chooseFormats(options.weights);
 }
 
 Error Compilation::parseStageFile() {
@@ -234,8 +297,7 @@ Error Compilation::parseStageFile() {
     return error;
   if (stage != Stage::Model)
     return Error::success();
-  chooseCaches();
-  return chooseWeights(options.weights.empty() ? option("weights") : options.weights);
+  return chooseFormats(options.weights.empty() ? option("weights") : options.weights);
 }
 
 Error Compilation::checkStageOptions() {
@@ -333,6 +395,11 @@ Error Compilation::runStage(Stage next) {
     pipeline.keyCache = keys.str();
   if (StringRef values = option("v-cache"); !values.empty())
     pipeline.valueCache = values.str();
+  pipeline.stats = option("stats").str();
+  if (StringRef goal = option("goal"); !goal.empty())
+    pipeline.goal = goal.str();
+  if (StringRef context = option("plan-context"); !context.empty())
+    pipeline.planContext = std::stoll(context.str());
   pipeline.target = option("target").str();
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);

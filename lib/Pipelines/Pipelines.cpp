@@ -46,6 +46,15 @@ std::optional<Stage> sluice::stageFromName(StringRef name) {
 }
 
 static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options) {
+  // Weights first: they are planned together with the caches.
+  pm.addPass(createQuantizedPlanWeights({options.target, options.weights, options.keyCache,
+                                         options.valueCache, options.goal, options.planContext,
+                                         options.stats}));
+  // Without statistics there is nothing to plan caches by.
+  if (!options.stats.empty())
+    pm.addPass(createQuantizedPlanCaches({options.target, options.weights, options.keyCache,
+                                          options.valueCache, options.goal, options.planContext,
+                                          options.stats}));
   pm.addPass(createQuantizedQuantizeWeights({options.weights}));
   pm.addPass(createQuantizedQuantizeCaches({options.keyCache, options.valueCache}));
   pm.addPass(createCanonicalizerPass());

@@ -53,6 +53,9 @@ static void addPrices(const Group &group, SmallVectorImpl<double> &prices) {
     prices.push_back(slope(hull[i - 1], hull[i]));
 }
 
+/// With more groups than this, what the price leaves of the good is too little to look for pairs.
+static constexpr size_t kFewGroups = 64;
+
 namespace {
 /// An allocation that is being improved.
 class Exchanges {
@@ -60,11 +63,11 @@ public:
   Exchanges(ArrayRef<Group> groups, double limit, Allocation &allocation)
       : groups(groups), limit(limit), allocation(allocation) {}
 
-  /// Exchanges alternatives until no single one and no pair of them lowers the costs.
+  /// Exchanges alternatives until no single one, and of few groups no pair, lowers the costs.
   void run() {
     // Every exchange lowers the costs, so this ends; the bound is for very large problems.
     for (int round = 0; round < 64; ++round)
-      if (!improveOne() && !improveTwo())
+      if (!improveOne() && !(groups.size() <= kFewGroups && improveTwo()))
         return;
   }
 
@@ -177,8 +180,17 @@ std::optional<Allocation> sluice::planner::allocate(ArrayRef<Group> groups, doub
     else
       low = middle + 1;
   }
-  Allocation allocation = at(raised(prices[high]));
-  assert(allocation.use <= limit * (1 + 1e-9) + 1e-300 && "the greatest price did not suffice");
-  Exchanges(groups, limit, allocation).run();
-  return allocation;
+  // Exchanges may end in a worse place from this price than from a little above it: with few
+  // groups, what is left of the good is much.
+  size_t starts = groups.size() <= kFewGroups ? 32 : 1;
+  std::optional<Allocation> best;
+  for (size_t i = high; i < std::min(prices.size(), high + starts); ++i) {
+    Allocation allocation = at(raised(prices[i]));
+    if (allocation.use > limit) // by rounding
+      continue;
+    Exchanges(groups, limit, allocation).run();
+    if (!best || allocation.cost < best->cost)
+      best = std::move(allocation);
+  }
+  return best;
 }

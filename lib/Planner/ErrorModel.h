@@ -54,15 +54,17 @@ public:
 
   bool hasStatistics() const { return statistics.has_value(); }
   /// How much greater an error may be than what is predicted.
-  double margin() const { return hasStatistics() ? 1 : kMarginWithoutStatistics; }
+  double margin() const;
   /// "statistics of 4096 tokens"; "the weights alone".
   std::string basis() const;
 
 private:
-  /// Without statistics predictions were seen to miss by up to this factor (docs/planner.md).
-  static constexpr double kMarginWithoutStatistics = 3;
+  /// Without sensitivities predictions were seen to miss by up to this factor (docs/planner.md).
+  static constexpr double kMarginWithoutSensitivities = 3;
 
   mlir::ModuleOp module;
+  /// Of the model: linear layers.
+  int64_t products = 0;
   std::optional<calibration::Statistics> statistics;
 };
 

@@ -196,7 +196,7 @@ static PlannedWeight describe(model::LinearOp linear, ModuleOp module) {
   weight.columns = type.getDimSize(1);
   weight.present = quantized::EncodingAttr::of(type.getElementType()).getValue();
   weight.name = "a weight";
-  Value value = linear.getWeight();
+  mlir::Value value = linear.getWeight();
   bool first = true;
   while (Operation *op = value.getDefiningOp()) {
     if (auto stored = dyn_cast<quantized::QuantizedTensorType>(value.getType()); stored && first) {
@@ -217,7 +217,7 @@ static PlannedWeight describe(model::LinearOp linear, ModuleOp module) {
 }
 
 Error Planning::collectWeights(func::FuncOp decode) {
-  llvm::MapVector<Value, SmallVector<model::LinearOp>> readers;
+  llvm::MapVector<mlir::Value, SmallVector<model::LinearOp>> readers;
   decode.walk([&](model::LinearOp linear) { readers[linear.getInput()].push_back(linear); });
   for (auto &[input, linears] : readers) {
     Products group;

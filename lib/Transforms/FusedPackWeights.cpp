@@ -233,19 +233,23 @@ Value FusedPackWeights::load(ArrayRef<Source> sources, ArrayAttr order, Type typ
     packed =
         quantized::PackedOp::create(builder, point->getLoc(), name.str(), references, order, type);
     symbols->insert(packed);
-    if (isa<QuantizedTensorType>(type)) {
+    bool decided =
+        llvm::any_of(sources, [](const Source &source) { return !source.decision.empty(); });
+    if (isa<QuantizedTensorType>(type) || decided) {
       EncodingAttr format = sources.front().format;
-      llvm::SmallSetVector<StringRef, 3> reasons;
-      for (const Source &source : sources)
-        if (!source.reason.empty())
-          reasons.insert(source.reason);
-      std::string kept = "as the model's file has it";
-      if (model::WeightOp weight = sources.front().weight; weight.getScheme())
-        kept += (" (" + *weight.getScheme() + ")").str();
+      SmallVector<Attribute> reasons;
+      for (const Source &source : sources) {
+        std::string kept = "as the model's file has it";
+        if (model::WeightOp weight = source.weight; weight.getScheme())
+          kept += (" (" + *weight.getScheme() + ")").str();
+        reasons.push_back(
+            builder.getStringAttr(source.reason.empty() ? StringRef(kept) : source.reason));
+      }
       packed->setDiscardableAttr("sluice.decision", builder.getStringAttr(format.getName()));
-      packed->setDiscardableAttr(
-          "sluice.reason",
-          builder.getStringAttr(reasons.empty() ? kept : llvm::join(reasons.getArrayRef(), "; ")));
+      // One for all, or one for each.
+      packed->setDiscardableAttr("sluice.reason", llvm::all_equal(reasons)
+                                                      ? reasons.front()
+                                                      : builder.getArrayAttr(reasons));
     }
     LDBG() << "made " << packed;
   }

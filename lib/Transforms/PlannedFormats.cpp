@@ -75,7 +75,7 @@ static ArrayAttr attributeOf(Builder &builder, ArrayRef<Decision> decisions) {
     if (decision.next)
       attributes.set("next", attributeOf(builder, *decision.next));
     if (decision.fixed)
-      attributes.set("fixed", builder.getUnitAttr());
+      attributes.set("fixed", builder.getBoolAttr(true));
     list.push_back(attributes.getDictionary(builder.getContext()));
   }
   return builder.getArrayAttr(list);

@@ -4,6 +4,8 @@
 #include "ArtifactReport.h"
 
 #include "Commands.h"
+#include "sluice/Formats/WeightScheme.h"
+
 #include "sluice-runtime/Commands.h"
 #include "sluice-support/Json.h"
 #include "sluice-support/MappedFile.h"
@@ -49,7 +51,11 @@ static int64_t launchBytes(const json &launch, int64_t context) {
 /// How many matrices and caches have each format, and which matrices have another than the one
 /// asked for.
 static void printFormats(const json &plan, llvm::raw_ostream &os) {
-  const std::string asked = plan["model"].value("weights", std::string());
+  // Plans are made by this version, so what was asked for can be read.
+  llvm::Expected<formats::WeightScheme> asked =
+      formats::WeightScheme::parse(plan["model"].value("weights", std::string("keep")));
+  if (!asked)
+    throw Failure(asked.takeError());
   auto text = [](const json &decision, const char *key) {
     return decision.value(key, std::string());
   };
@@ -71,10 +77,11 @@ static void printFormats(const json &plan, llvm::raw_ostream &os) {
   };
   line("matrices", matrices);
   for (const json &decision : plan["decisions"])
-    if (asked != "keep" && !cacheNames.count(text(decision, "what")) &&
-        text(decision, "decision") != asked)
+    if (std::optional<formats::Encoding> format = asked->formatOf(text(decision, "what"));
+        format && !cacheNames.count(text(decision, "what")) &&
+        text(decision, "decision") != format->name())
       os << "    " << text(decision, "what") << ": " << text(decision, "decision") << " instead of "
-         << asked << " (" << text(decision, "reason") << ")\n";
+         << format->name() << " (" << text(decision, "reason") << ")\n";
   line("caches", caches);
 }
 

@@ -16,6 +16,44 @@
 using namespace sluice;
 using namespace sluice::driver;
 
+/// What the planner is to reach where formats are auto, and a plan that takes its place.
+static void addPlanOptions(CLI::App &command, CompileOptions &options) {
+  struct GoalOption {
+    const char *name, *description, *type;
+  };
+  static constexpr GoalOption kGoals[] = {
+      {"error-budget",
+       "Plan for the least time of a token, with a predicted divergence from the unquantized "
+       "model of at most X, in 1e-3 nats a token (default: 1)",
+       "X"},
+      {"max-bits", "Plan for the least error with at most B bits a weight on average, scales included",
+       "B"},
+      {"max-bytes", "Plan for the least error with at most N bytes of weights and caches", "N"},
+      {"max-time", "Plan for the least error with a predicted time of at most T ms a token", "T"}};
+  CLI::Option_group *goals = command.add_option_group("Planning");
+  goals->require_option(0, 1);
+  for (const GoalOption &goal : kGoals)
+    goals
+        ->add_option_function<std::string>(
+            std::string("--") + goal.name,
+            [&options, name = std::string(goal.name)](const std::string &value) {
+              options.goal = name + "=" + value;
+            },
+            goal.description)
+        ->type_name(goal.type);
+  command
+      .add_option("--plan-context", options.planContext,
+                  "Positions that a plan takes attention to read (default: half of the cache)")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
+      ->transform(runtime::wholeNumber())
+      ->type_name("N");
+  command
+      .add_option("--plan", options.plan,
+                  "Take the decisions of this file: the plan.json of an artifact, or one like it. "
+                  "What it does not name is kept, unless --weights or a cache option says otherwise")
+      ->type_name("FILE");
+}
+
 void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option(
@@ -28,8 +66,8 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
           "--weights", options.weights,
           "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int8 or int4 "
           "with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points (int4-g64-zp), or a "
-          "GGUF type (q4_k). WEIGHT=FORMAT is for those whose names match: "
-          "q4_k,blk.*.ffn_down=q6_k,output=keep (default: auto)")
+          "GGUF type (q4_k). auto lets the planner choose for each weight. WEIGHT=FORMAT is for "
+          "those whose names match: auto,blk.*.attn_v=int8-g64,output=keep (default: auto)")
       ->type_name("FORMAT");
   command
       .add_option(
@@ -43,6 +81,11 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
       .add_option("--v-cache", options.valueCache,
                   "Number format of cached values: as of keys, but without -rot (default: auto)")
       ->type_name("FORMAT");
+  command
+      .add_option("--stats", options.stats,
+                  "Statistics of the model (sluice measure) that rounding and planning use")
+      ->type_name("FILE");
+  addPlanOptions(command, options);
 }
 
 void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {

@@ -25,11 +25,23 @@ struct CompileOptions {
   std::string output;
   /// Name or path of a target description. Empty: "host", or what fromIr's module was compiled for.
   std::string target;
-  /// auto, keep, or a format's name. Empty: auto, or what fromIr's module was compiled for.
+  /// What is asked for the weights (formats::WeightScheme). Empty: auto, or what fromIr's module was
+  /// compiled for.
   std::string weights;
   /// Formats of cached keys and values (formats::CacheScheme). Empty: auto, or what fromIr's module
   /// was compiled for.
   std::string keyCache, valueCache;
+  /// A file of statistics (`sluice measure`) that rounding and planning use. Empty: none, or what
+  /// fromIr's module was compiled for.
+  std::string stats;
+  /// What a plan minimises within which limit (planner::Goal). Empty: the default.
+  std::string goal;
+  /// Positions that a plan takes attention to read; 0: half of the cache.
+  int64_t planContext = 0;
+  /// A file of decisions about weights and caches: a plan.json, or one written by hand. What it
+  /// does not name is as `weights`, `keyCache` and `valueCache` say; these are then keep and f16 by
+  /// default. May be empty.
+  std::string plan;
   /// Positions of the cache; 0 takes the smaller of the model's and 4096.
   int64_t context = 0;
   /// Sequences that are decoded together.

@@ -36,8 +36,8 @@ inline constexpr llvm::StringLiteral kOptionsAttr = "sluice.options";
 /// Options of all pipelines; each uses what concerns it.
 struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   Option<std::string> weights{*this, "weights",
-                              llvm::cl::desc("Number format of the weights: keep, f16, bf16, f32, "
-                                             "int8-g128, int4-g32-zp, int8-channel, ..."),
+                              llvm::cl::desc("Number format of the weights: auto, keep, f16, bf16, "
+                                             "f32, int8-g128, int4-g32-zp, int8-channel, ..."),
                               llvm::cl::init("keep")};
   Option<std::string> keyCache{*this, "k-cache",
                                llvm::cl::desc("Number format of cached keys: auto, f16, bf16, fp8, "
@@ -47,6 +47,16 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   Option<std::string> valueCache{*this, "v-cache",
                                  llvm::cl::desc("Number format of cached values, without -rot"),
                                  llvm::cl::init("auto")};
+  Option<std::string> stats{*this, "stats",
+                            llvm::cl::desc("File of statistics that formats are planned by")};
+  Option<std::string> goal{*this, "goal",
+                           llvm::cl::desc("What a plan of formats is for: error-budget=X, "
+                                          "max-bits=X, max-bytes=N or max-time=X"),
+                           llvm::cl::init("error-budget=1")};
+  Option<int64_t> planContext{*this, "plan-context",
+                              llvm::cl::desc("Positions that a plan takes attention to read; 0: "
+                                             "half of the caches"),
+                              llvm::cl::init(0)};
   Option<std::string> placement{*this, "placement",
                                 llvm::cl::desc("Where rotary embeddings and appends go that a "
                                                "product's epilogue can compute: auto, epilogue, "

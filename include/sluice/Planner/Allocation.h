@@ -8,7 +8,7 @@
 // 11, 1963): for a price p of the good, every group by itself takes the alternative of least
 // cost + p * use. The least price at which the sum of the uses is within the limit is found among
 // the prices at which some group changes its mind. What is left of the good then is spent by
-// exchanging alternatives of one group, or of two, as long as that helps.
+// exchanging alternatives of one group, or (where there are few) of two, as long as that helps.
 
 #ifndef SLUICE_PLANNER_ALLOCATION_H
 #define SLUICE_PLANNER_ALLOCATION_H

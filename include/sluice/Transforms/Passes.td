@@ -12,18 +12,16 @@ include "mlir/Pass/PassBase.td"
 // Model and quantized stages
 //===----------------------------------------------------------------------===//
 
-class PlannerOptions {
-  list<Option> list = [
-    Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
-    Option<"scheme", "scheme", "std::string", /*default=*/"\"auto\"", "what is asked for the weights, see quantized-quantize-weights; auto is planned">,
-    Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached keys; auto is planned">,
-    Option<"values", "v-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached values">,
-    Option<"goal", "goal", "std::string", /*default=*/"\"error-budget=1\"",
-           "error-budget=X (least time; predicted divergence at most X, in 1e-3 nats a token), or max-bits=X (a weight), max-bytes=N or max-time=X (ms a token) for the least error">,
-    Option<"context", "context", "int64_t", /*default=*/"0", "positions that attention reads; 0: half of the caches">,
-    Option<"statistics", "stats", "std::string", /*default=*/"\"\"", "a file of statistics (sluice measure), or nothing">
-  ];
-}
+defvar plannerOptions = [
+  Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+  Option<"scheme", "scheme", "std::string", /*default=*/"\"auto\"", "what is asked for the weights, see quantized-quantize-weights; auto is planned">,
+  Option<"keys", "k-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached keys; auto is planned">,
+  Option<"values", "v-cache", "std::string", /*default=*/"\"auto\"", "what is asked for cached values">,
+  Option<"goal", "goal", "std::string", /*default=*/"\"error-budget=1\"",
+         "error-budget=X (least time; predicted divergence at most X, in 1e-3 nats a token), or max-bits=X (a weight), max-bytes=N or max-time=X (ms a token) for the least error">,
+  Option<"context", "context", "int64_t", /*default=*/"0", "positions that attention reads; 0: half of the caches">,
+  Option<"statistics", "stats", "std::string", /*default=*/"\"\"", "a file of statistics (sluice measure), or nothing">
+];
 
 def QuantizedPlanWeights : Pass<"quantized-plan-weights", "::mlir::ModuleOp"> {
   let summary = "Choose the number format of every linear layer's weight by its cost";
@@ -49,7 +47,7 @@ def QuantizedPlanWeights : Pass<"quantized-plan-weights", "::mlir::ModuleOp"> {
     %y = model.linear %x, %d : tensor<1x256xf32>, tensor<256x256xf32> -> tensor<1x256xf32>
     ```
   }];
-  let options = PlannerOptions<>.list;
+  let options = plannerOptions;
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }
 
@@ -67,7 +65,7 @@ def QuantizedPlanCaches : Pass<"quantized-plan-caches", "::mlir::ModuleOp"> {
     model.cache @cache.k.0 : !quantized.cache<1x2048x2x64xi8, group = head> {sluice.decision = "int8", sluice.reason = "planned: error 0.01e-3 nats, 2.1 us"}
     ```
   }];
-  let options = PlannerOptions<>.list;
+  let options = plannerOptions;
   let dependentDialects = ["::sluice::model::ModelDialect"];
 }
 

@@ -143,6 +143,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   model["k_cache"] = option("k-cache", "auto");
   model["v_cache"] = option("v-cache", "auto");
   model["synthetic"] = false;
+  if (auto formats = module->getAttrOfType<DictionaryAttr>("sluice.plan"))
+    plan["plan"] = attributeJson(formats);
   for (const ArtifactFile &file : files) {
     auto contents = mapFile(directory.pathOf(file.name));
     if (!contents)
@@ -154,14 +156,18 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   }
   SymbolTable symbols(module);
   Error failed = Error::success();
-  // What was decided of `source`, if anything was, is an attribute of `op`.
-  auto addDecision = [&](Operation *op, StringRef source) {
+  // What was decided of `source`, if anything was, is an attribute of `op`; its reason may be one of
+  // several.
+  auto addDecision = [&](Operation *op, StringRef source, size_t index) {
     auto decision = op->getAttrOfType<StringAttr>("sluice.decision");
-    auto reason = op->getAttrOfType<StringAttr>("sluice.reason");
+    Attribute reason = op->getAttr("sluice.reason");
+    if (auto several = dyn_cast_if_present<ArrayAttr>(reason))
+      reason = index < several.size() ? several[index] : Attribute();
+    auto text = dyn_cast_if_present<StringAttr>(reason);
     if (decision)
       plan["decisions"].push_back({{"what", source.str()},
                                    {"decision", decision.getValue().str()},
-                                   {"reason", reason ? reason.getValue().str() : ""}});
+                                   {"reason", text ? text.getValue().str() : ""}});
   };
   module.walk([&](Operation *op) {
     if (auto buffer = dyn_cast<plan::BufferOp>(op)) {
@@ -178,7 +184,7 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       }
       plan["buffers"].push_back(std::move(object));
       if (buffer.getKind() == plan::BufferKind::Cache)
-        addDecision(buffer, buffer.getSymName());
+        addDecision(buffer, buffer.getSymName(), 0);
     } else if (auto utility = op->getAttrOfType<DictionaryAttr>(kUtilityAttr)) {
       plan["utilities"][SymbolTable::getSymbolName(op).str()] = attributeJson(utility);
     } else if (auto step = dyn_cast<plan::StepOp>(op)) {
@@ -190,8 +196,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
           std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {
       // Of each weight of the model, whatever it was packed together with.
-      for (auto source : packed.getSources().getAsRange<FlatSymbolRefAttr>())
-        addDecision(packed, source.getValue());
+      for (auto [index, source] : enumerate(packed.getSources().getAsRange<FlatSymbolRefAttr>()))
+        addDecision(packed, source.getValue(), index);
     } else if (auto weight = dyn_cast<model::WeightOp>(op)) {
       if (weight.isSynthetic())
         model["synthetic"] = true;
