@@ -444,7 +444,7 @@ LogicalResult QuantizedTensorType::verify(function_ref<InFlightDiagnostic()> emi
   if (shape[0] > (int64_t(1) << 46) / shape[1])
     return emitError() << "a quantized tensor has at most 2^46 elements";
   const Encoding &value = encoding.getValue();
-  if (value.superNumbers() && shape[1] % Encoding::superColumns)
+  if (!value.fitsColumns(shape[1]))
     return emitError() << value.name() << " needs columns in whole super-blocks of "
                        << Encoding::superColumns << ", found " << shape[1];
   if (layout.getKind() != LayoutKind::Blocks)

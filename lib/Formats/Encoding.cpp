@@ -3,6 +3,7 @@
 
 #include "sluice/Formats/Encoding.h"
 
+#include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/ErrorHandling.h"
 
 #include <bit>
@@ -32,7 +33,7 @@ static constexpr ElementInfo elementTable[] = {
     {Element::I4, Code::Signed, 4, "int4"},    {Element::I6, Code::Signed, 6, "int6"},
     {Element::I5, Code::Signed, 5, "int5"},    {Element::I3, Code::Signed, 3, "int3"},
     {Element::U5, Code::Unsigned, 5, "uint5"}, {Element::U4, Code::Unsigned, 4, "uint4"},
-    {Element::U2, Code::Unsigned, 2, "uint2"}, {Element::IQ4NL, Code::Table, 4, "iq4nl"},
+    {Element::U2, Code::Unsigned, 2, "uint2"}, {Element::IQ4NL, Code::Table, 4, "iq4"},
     {Element::E2M1, Code::Table, 4, "e2m1"},
 };
 
@@ -177,52 +178,62 @@ int64_t Encoding::scaleBytesPerRow(int64_t columns) const {
          supersPerRow(columns) * superNumbers() * 2;
 }
 
+/// The name by the general rule, also of what GGUF has a name for.
+static std::string generalName(const Encoding &encoding) {
+  std::string text = info(encoding.element).name.str();
+  if (!encoding.isInteger())
+    return text;
+  text += encoding.group == Encoding::channel ? std::string("-channel")
+                                              : "-g" + std::to_string(encoding.group);
+  static constexpr StringLiteral scales[] = {"", "-n8", "-u6", "-u4", "-e8m0", "-e4m3"};
+  static constexpr StringLiteral offsets[] = {"", "-zp", "-f16", "-field"};
+  return text + scales[static_cast<size_t>(encoding.scale)].str() +
+         offsets[static_cast<size_t>(encoding.offset)].str();
+}
+
 std::string Encoding::name() const {
   for (const auto &[name, encoding] : namedEncodings)
     if (encoding == *this)
       return name.str();
-  std::string text = info(element).name.str();
-  if (!isInteger())
-    return text;
-  text += group == channel ? std::string("-channel") : "-g" + std::to_string(group);
-  static constexpr StringLiteral scales[] = {"", "-i8", "-u6", "-u4", "-e8m0", "-e4m3"};
-  static constexpr StringLiteral offsets[] = {"", "-zp", "-f16", "-field"};
-  return text + scales[static_cast<size_t>(scale)].str() +
-         offsets[static_cast<size_t>(offset)].str();
+  return generalName(*this);
+}
+
+ArrayRef<Encoding> Encoding::all() {
+  static const std::vector<Encoding> list = [] {
+    std::vector<Encoding> list{{Element::F16}, {Element::BF16}, {Element::F32}};
+    for (Element element :
+         {Element::I8, Element::I6, Element::I5, Element::I4, Element::I3, Element::IQ4NL}) {
+      for (int64_t group :
+           {int64_t(16), int64_t(32), int64_t(64), int64_t(128), int64_t(256), channel}) {
+        list.push_back({element, group});
+        if (list.back().isPlainInteger())
+          list.push_back({element, group, Offset::ZeroPoint});
+        if (group != channel && group <= 64)
+          list.push_back({element, group, Offset::None, Scale::I8});
+      }
+    }
+    for (const auto &[name, encoding] : namedEncodings)
+      if (!is_contained(list, encoding))
+        list.push_back(encoding);
+    return list;
+  }();
+  return list;
 }
 
 std::optional<Encoding> Encoding::fromName(StringRef name) {
   for (const auto &[known, encoding] : namedEncodings)
     if (known == name)
       return encoding;
-  if (name == "f32")
-    return Encoding{Element::F32};
-  if (name == "f16")
-    return Encoding{Element::F16};
-  if (name == "bf16")
-    return Encoding{Element::BF16};
-  Encoding encoding;
-  if (name.consume_front("int8-"))
-    encoding.element = Element::I8;
-  else if (name.consume_front("int4-"))
-    encoding.element = Element::I4;
-  else
-    return std::nullopt;
-  if (name.consume_back("-zp"))
-    encoding.offset = Offset::ZeroPoint;
-  if (name == "channel")
-    return encoding;
-  for (int64_t group : {32, 64, 128, 256})
-    if (name == "g" + std::to_string(group)) {
-      encoding.group = group;
+  for (const Encoding &encoding : all())
+    if (generalName(encoding) == name)
       return encoding;
-    }
   return std::nullopt;
 }
 
 std::string sluice::formats::encodingNames() {
-  std::string text = "f16, bf16, f32, int8 or int4 with -g32, -g64, -g128, -g256 or -channel and "
-                     "optionally -zp";
+  std::string text =
+      "f16, bf16, f32, int3, int4, int5, int6, int8 or iq4 with -g16, -g32, -g64, -g128, -g256 or "
+      "-channel and optionally -zp (int4 and int8) or -n8 (nested scales, up to -g64)";
   for (const auto &[name, encoding] : namedEncodings)
     text += (&name == &std::prev(std::end(namedEncodings))->first ? " or " : ", ") + name.str();
   return text;

@@ -60,7 +60,7 @@ Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t r
     return fail("expected at most " + Twine(maxElements) + " elements");
   if (std::string problem = format.problem(); !problem.empty())
     return fail(problem);
-  if (format.superNumbers() && columns % Encoding::superColumns)
+  if (!format.fitsColumns(columns))
     return fail("columns must be a multiple of 256, a super-block");
 
   PackedShape shape;

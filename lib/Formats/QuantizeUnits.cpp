@@ -221,7 +221,7 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
       uint16_t *own = to.supers + g / perSuper * format.superNumbers();
       if (g % perSuper == 0) {
         float scale = 0, offset = 0;
-        for (const Fit &fit : ArrayRef(fits).slice(g, perSuper)) {
+        for (const Fit &fit : ArrayRef(fits).slice(g, std::min(perSuper, groups - g))) {
           if (std::fabs(fit.scale) > std::fabs(scale))
             scale = fit.scale;
           offset = std::max(offset, -fit.offset);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Formats/Quantizer.h"
+#include "VectorClones.h"
 
 #include "sluice-support/NumberText.h"
 
@@ -18,20 +19,9 @@ using namespace sluice::formats;
 using sluice::support::numberText;
 
 // The search runs on 16 candidate scales at once, one a vector lane: no reductions, no tails, and
-// sums in the same order whatever the vector unit. Where the loader can choose, the loop is
-// compiled for three generations of x86-64.
-#if defined(__x86_64__) && defined(__linux__) && defined(__clang__) &&                             \
-    !__has_feature(address_sanitizer)
-#define SLUICE_VECTOR_CLONES                                                                       \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define SLUICE_VECTOR_CLONES
-#endif
+// sums in the same order whatever the vector unit.
 
 namespace {
-
-constexpr int lanes = 16;
-typedef float Vector __attribute__((vector_size(lanes * sizeof(float))));
 
 /// 16 ways to quantize the same numbers: r = round(x / scale), held in [low, high].
 struct Candidates {

@@ -66,7 +66,7 @@ Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
     return weight;
   }
 
-  if (asked.getValue().superNumbers() && type.getDimSize(1) % formats::Encoding::superColumns) {
+  if (!asked.getValue().fitsColumns(type.getDimSize(1))) {
     leave(weight, asked, present, "because its rows are no multiple of 256 columns");
     return weight;
   }

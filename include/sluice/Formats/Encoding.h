@@ -34,7 +34,7 @@ namespace sluice::formats {
 ///   integer   q itself, or the table's entry that q names (code Table)
 ///   zero      offset ZeroPoint: a signed integer in q's range; else 0
 ///   scale     scaleOf(): an f16; a byte (E8M0, E4M3); or a byte or field times an f16 that 256
-///             columns share (a super-block)
+///             columns share (a super-block; with bytes a row's last one may be shorter)
 ///   offset    offsetOf(): offset F16: an f16; offset Field: minus an unsigned field times another
 ///             f16 of the super-block; else 0
 ///
@@ -113,6 +113,9 @@ struct Encoding {
   int64_t groupsPerRow(int64_t columns) const;
   /// Columns that share a scale in a row of `columns` elements; integer elements only.
   int64_t groupColumns(int64_t columns) const { return group == channel ? columns : group; }
+  /// Whether a row of so many columns can be stored: super-blocks whose scales are fields are
+  /// whole.
+  bool fitsColumns(int64_t columns) const { return !hasFields() || columns % superColumns == 0; }
   int64_t supersPerRow(int64_t columns) const {
     return superNumbers() ? (columns + superColumns - 1) / superColumns : 0;
   }
@@ -124,11 +127,19 @@ struct Encoding {
     return elementBytesPerRow(columns) + scaleBytesPerRow(columns);
   }
 
-  /// "f32", "f16", "bf16", "int8-g128", "int4-g64-zp", "int8-channel", "int4-channel-zp"; what is a
-  /// GGUF type and none of these has that type's name: "q4_k", "iq4_nl", "mxfp4".
+  /// "f32", "f16", "bf16", or ELEMENT-GROUP[-SCALE][-OFFSET]: "int8-g128", "int4-channel",
+  /// "int4-g64-zp", "iq4-g64" (IQ4NL), "int5-g32-n8" (nested scales: Scale::I8). What is a GGUF
+  /// type has that type's name: "q4_k", "iq4_nl" (not "iq4-g32"), "q6_k" (not "int6-g16-n8");
+  /// GGUF's Q8_0 and Q4_0 are "int8-g32" and "int4-g32".
   std::string name() const;
-  /// Parses such a name (groups of 32, 64, 128 or 256); nothing if it is not one.
+  /// The encoding that has this name, either one of those that have two; nothing if it is none of
+  /// all().
   static std::optional<Encoding> fromName(llvm::StringRef name);
+  /// Every encoding that can be asked for by name: floats; signed integers of 3, 4, 5, 6 and 8 bits
+  /// and IQ4NL's table, in groups of 16 to 256 and whole rows with f16 scales, in groups of 16, 32
+  /// and 64 with nested scales; zero points for int4 and int8 in groups of 32 or more; GGUF's
+  /// types. Each once.
+  static llvm::ArrayRef<Encoding> all();
 };
 
 /// The names that Encoding::fromName takes, for messages: "f16, ..., or q4_1, ...".

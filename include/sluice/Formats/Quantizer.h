@@ -63,8 +63,8 @@ llvm::Error quantizeRow(llvm::ArrayRef<float> row, Encoding format, llvm::Mutabl
                         int64_t rowIndex = 0);
 
 /// The same for any integer format: writes all numbers of an encoded row. Formats that are not
-/// plain are quantized unit by unit (lib/Formats/QuantizeUnits.cpp says how); with scales of
-/// super-blocks K is a multiple of 256. Errors also: a weight so great that the format has no scale
+/// plain are quantized unit by unit (lib/Formats/QuantizeUnits.cpp says how); with scales that
+/// are fields K is a multiple of 256. Errors also: a weight so great that the format has no scale
 /// for it.
 llvm::Error quantizeRow(llvm::ArrayRef<float> row, const Encoding &format, RowNumbers to,
                         int64_t rowIndex = 0);

@@ -73,8 +73,9 @@ private:
   void prefetchElements(Value group, int64_t columns);
   /// Adds the products of two columns: `weights` are their words, `pair` two words of the input.
   Value multiplyAdd(Value sum, Value weights, Value pair);
-  /// The contribution of an activation group of 128 columns, added to `sums`.
-  SmallVector<Value> addGroup(Value group, int64_t columns, ValueRange sums);
+  /// The contribution of an activation group, added to `sums`: of its `count` columns, which are
+  /// padded to a multiple of 32.
+  SmallVector<Value> addGroup(Value group, int64_t count, ValueRange sums);
 
   KernelBuilder &k;
   const formats::PackedShape &shape;
@@ -210,11 +211,13 @@ SmallVector<Value> IntegerProducts::blockSums(Value group, int64_t number, int64
   return results;
 }
 
-SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t columns, ValueRange sums) {
+SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t count, ValueRange sums) {
+  int64_t columns = llvm::alignTo(count, 32);
   int64_t width = input.sumsPerGroup() == 1 ? columns : input.accumulationColumns;
   SmallVector<Value> results(sums);
   prefetchElements(group, columns);
-  for (int64_t start = 0, number = 0; start < columns; start += width, ++number) {
+  // Padding has accumulation blocks of 16 columns of its own, but neither scales nor biases.
+  for (int64_t start = 0, number = 0; start < count; start += width, ++number) {
     SmallVector<Value> integers = blockSums(group, number, std::min(width, columns - start));
     Value weightGroup = format.group == Encoding::channel ? k.index(0)
                         : format.group >= 128 ? k.div(group, format.group / 128)
@@ -240,7 +243,7 @@ SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t columns, Value
 }
 
 SmallVector<Value> IntegerProducts::emit() {
-  int64_t full = input.padded / 128, rest = input.padded % 128;
+  int64_t full = input.columns / 128, rest = input.columns % 128;
   SmallVector<Value> sums(input.tokens, k.number(k.vec(kLanes, k.f32()), 0.0));
   if (full)
     sums = k.loop(k.index(0), k.index(full), 1, sums,

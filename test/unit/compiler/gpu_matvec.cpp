@@ -286,11 +286,13 @@ TEST_P(GpuMatvec, ProductsOfAllFormats) {
   kernels.checkResources();
 }
 
-/// Every encoding that records hold: those of GGUF's blocks, and the integers of layout mma.
+/// Encodings that records hold: those of GGUF's blocks, the integers of layout mma, and of the
+/// others at least one of each element and of each size of unit.
 std::vector<Encoding> recordFormats() {
   std::vector<Encoding> result;
   for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
-                           "iq4_xs", "mxfp4", "nvfp4"})
+                           "iq4_xs", "mxfp4", "nvfp4", "int3-g64", "int5-g128", "int6-channel",
+                           "iq4-channel", "int4-g32-n8", "int5-g64-n8", "iq4-g16-n8"})
     result.push_back(*Encoding::fromName(name));
   for (Encoding format : allFormats())
     if (formats::RecordShape::problem(format).empty())
@@ -306,7 +308,7 @@ TEST_P(GpuMatvec, Records) {
   std::vector<Case> cases;
   for (auto [number, format] : llvm::enumerate(recordFormats())) {
     int64_t tokens = format.code() == Encoding::Code::Table ? 1 : 1 + number % 2;
-    bool super = format.superNumbers();
+    bool super = !format.fitsColumns(1);
     // One tile, partly empty.
     cases.push_back({format, 3, super ? 256 : 40, 256, 1, 1, 1, 1, 16});
     // Warps that always have the same columns, a ring that is used again.

@@ -3,6 +3,8 @@
 
 #include "sluice/Formats/Encoding.h"
 
+#include "llvm/ADT/STLExtras.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -11,9 +13,28 @@
 using namespace sluice::formats;
 
 TEST(Encoding, NamesRoundTrip) {
-  for (const char *name :
-       {"f32", "f16", "bf16", "int8-g32", "int8-g64", "int8-g128", "int8-g256", "int8-channel",
-        "int4-g32", "int4-g64-zp", "int4-g256-zp", "int4-channel", "int4-channel-zp"}) {
+  for (const char *name : {"f32",
+                           "f16",
+                           "bf16",
+                           "int8-g32",
+                           "int8-g64",
+                           "int8-g128",
+                           "int8-g256",
+                           "int8-channel",
+                           "int4-g32",
+                           "int4-g64-zp",
+                           "int4-g256-zp",
+                           "int4-channel",
+                           "int4-channel-zp",
+                           "int5-g64",
+                           "int6-channel",
+                           "int3-g128",
+                           "int8-g16",
+                           "iq4-g64",
+                           "iq4-channel",
+                           "int4-g16-n8",
+                           "int5-g64-n8",
+                           "iq4-g16-n8"}) {
     std::optional<Encoding> format = Encoding::fromName(name);
     ASSERT_TRUE(format) << name;
     EXPECT_EQ(format->name(), name);
@@ -25,9 +46,28 @@ TEST(Encoding, NamesRoundTrip) {
 }
 
 TEST(Encoding, UnknownNames) {
-  for (const char *name :
-       {"", "int8", "int8-", "int8-g", "int8-g16", "int8-g512", "int8-g0128", "int8-128", "int4-zp",
-        "int2-g32", "f16-zp", "F16", "int8-g128-zp-zp", "int8-g128 ", "fp8"})
+  for (const char *name : {"",
+                           "int8",
+                           "int8-",
+                           "int8-g",
+                           "int8-g512",
+                           "int8-g0128",
+                           "int8-128",
+                           "int4-zp",
+                           "int2-g32",
+                           "f16-zp",
+                           "F16",
+                           "int8-g128-zp-zp",
+                           "int8-g128 ",
+                           "fp8",
+                           "int5-g64-zp",
+                           "int4-g16-zp",
+                           "int4-g128-n8",
+                           "int4-channel-n8",
+                           "int4-g32-zp-n8",
+                           "uint4-g32",
+                           "e2m1-g32",
+                           "q4_k-n8"})
     EXPECT_FALSE(Encoding::fromName(name)) << name;
 }
 
@@ -58,7 +98,22 @@ TEST(Encoding, NamesOfGgufTypes) {
   }
   EXPECT_EQ((Encoding{Encoding::Element::I5, 64, Encoding::Offset::ZeroPoint, Encoding::Scale::I8})
                 .name(),
-            "int5-g64-i8-zp");
+            "int5-g64-n8-zp");
+}
+
+TEST(Encoding, All) {
+  for (const Encoding &encoding : Encoding::all()) {
+    EXPECT_EQ(encoding.problem(), "") << encoding.name();
+    EXPECT_EQ(llvm::count(Encoding::all(), encoding), 1) << encoding.name();
+    EXPECT_EQ(Encoding::fromName(encoding.name()), encoding) << encoding.name();
+  }
+  // What GGUF has a name for can be called by the general rule, too.
+  for (auto [general, name] : {std::pair("int5-g32", "q5_0"),
+                               {"iq4-g32", "iq4_nl"},
+                               {"iq4-g32-n8", "iq4_xs"},
+                               {"int6-g16-n8", "q6_k"},
+                               {"int3-g16-n8", "q3_k"}})
+    EXPECT_EQ(Encoding::fromName(general)->name(), name);
 }
 
 TEST(Encoding, ValuesByHand) {

@@ -135,7 +135,8 @@ TEST(Synthetic, UnitVariance) {
 
 TEST(Synthetic, UnitVarianceOfEveryEncoding) {
   for (const char *format : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
-                             "iq4_nl", "iq4_xs", "mxfp4", "nvfp4", "int4-g32", "int8-channel"})
+                             "iq4_nl", "iq4_xs", "mxfp4", "nvfp4", "int4-g32", "int8-channel",
+                             "int3-g64", "int5-g64-n8", "iq4-g16-n8", "iq4-channel"})
     for (Layout layout :
          {Layout{Kind::Rows, 0}, Layout{Kind::Lanes, 0}, Layout{Kind::Records, 512}})
       for (int64_t columns : {256, 4096}) {

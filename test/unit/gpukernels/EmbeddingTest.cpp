@@ -34,6 +34,9 @@ TEST(GpuEmbedding, RowsOfAllFormats) {
   for (const char *name : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
                            "iq4_xs", "mxfp4", "nvfp4"})
     tables.push_back({*Encoding::fromName(name), 512});
+  // Groups and a super-block that are shorter.
+  for (const char *name : {"int5-g64", "int4-g32-n8", "iq4-g16-n8"})
+    tables.push_back({*Encoding::fromName(name), 296});
   constexpr int64_t rows = 9, count = 5;
   std::string text;
   for (auto [number, table] : llvm::enumerate(tables)) {
