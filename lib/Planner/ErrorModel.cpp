@@ -69,6 +69,10 @@ std::optional<double> ErrorModel::values(int64_t layer, const formats::CacheChoi
   return statistics ? statistics->cacheLoss(layer, /*isKey=*/false, choice.name()) : std::nullopt;
 }
 
+/// Without statistics no row is worth more than another, and so many numbers of a weight are enough:
+/// predictions are rough in any case.
+static constexpr int64_t kElementsWithoutStatistics = 4096;
+
 /// Rows that stand for a weight, one after another: spread evenly over it. Of a weight that does
 /// not exist, rows of independent numbers.
 static Expected<std::vector<float>> sampleRows(RoundingTask &task, int64_t count,
@@ -141,8 +145,9 @@ Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks, int64_t sampledRo
     SmallVector<std::vector<float>> rows;
     SmallVector<std::pair<size_t, size_t>> pairs; // of a task and one of its encodings
     for (auto [index, task] : enumerate(own)) {
-      Expected<std::vector<float>> sample =
-          sampleRows(*task, sampledRows, files ? &*files : nullptr);
+      int64_t count =
+          input ? sampledRows : std::max<int64_t>(1, kElementsWithoutStatistics / task->columns);
+      Expected<std::vector<float>> sample = sampleRows(*task, count, files ? &*files : nullptr);
       if (!sample)
         return sample.takeError();
       rows.push_back(std::move(*sample));

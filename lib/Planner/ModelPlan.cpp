@@ -110,7 +110,8 @@ struct PlannedWeight {
   std::string name;
   model::WeightOp symbol; ///< null if the weight is computed
   int64_t rows = 0, columns = 0;
-  Encoding present;
+  /// What the model's file has, and what there is before this plan.
+  Encoding source, present;
   bool fixed = false;
   std::vector<WeightOption> options;
 };
@@ -204,6 +205,12 @@ static PlannedWeight describe(model::LinearOp linear, ModuleOp module) {
       weight.present = stored.getEncoding().getValue();
       first = false;
     }
+    if (auto stored = dyn_cast<quantized::QuantizedTensorType>(value.getType()))
+      weight.source = stored.getEncoding().getValue();
+    else
+      weight.source =
+          quantized::EncodingAttr::of(cast<RankedTensorType>(value.getType()).getElementType())
+              .getValue();
     weight.fixed |= isa<quantized::QuantizeOp>(op) || op->hasAttr("sluice.decision");
     if (auto parameter = dyn_cast<model::ParameterOp>(op)) {
       weight.name = parameter.getWeight().str();
@@ -325,10 +332,20 @@ Error Planning::predict() {
   std::vector<size_t> owners;
   for (auto [index, weight] : enumerate(weights)) {
     weight.options.push_back({weight.present, 0});
-    // Without statistics nobody knows what a file's maker weighed when it was quantized.
-    if (weight.fixed || (!errors->hasStatistics() && weight.present.isInteger()))
-      continue;
     RoundingTask task{weight.symbol, weight.rows, weight.columns, {}, {}};
+    if (weight.fixed) {
+      // Its error counts. At a price that is known errors of weights do not matter.
+      if (weight.symbol && weight.present != weight.source && weight.present.isInteger() &&
+          !request.price) {
+        task.encodings.push_back(weight.present);
+        tasks.push_back(std::move(task));
+        owners.push_back(index);
+      }
+      continue;
+    }
+    // Without statistics nobody knows what a file's maker weighed when it was quantized.
+    if (!errors->hasStatistics() && weight.present.isInteger())
+      continue;
     for (StringRef name : kWeightFormats) {
       std::optional<Encoding> encoding = Encoding::fromName(name);
       assert(encoding && "a format of the planner's is none");
@@ -345,7 +362,10 @@ Error Planning::predict() {
     return error;
   for (auto [task, owner] : zip_equal(tasks, owners))
     for (auto [encoding, divergence] : zip_equal(task.encodings, task.divergences))
-      weights[owner].options.push_back({encoding, divergence});
+      if (weights[owner].fixed)
+        weights[owner].options.front().divergence = divergence;
+      else
+        weights[owner].options.push_back({encoding, divergence});
   return Error::success();
 }
 

@@ -4,7 +4,7 @@
 #include "PlannedFormats.h"
 
 #include "mlir/IR/Builders.h"
-#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/Format.h"
 
 using namespace llvm;
 using namespace mlir;
@@ -48,7 +48,10 @@ Expected<Request> sluice::plannerRequest(const PlannerOptionTexts &texts) {
 }
 
 static std::string costs(const planner::Totals &totals) {
-  return formatv("{0:g3}e-3 nats, {1:g3} us", 1e3 * totals.divergence, 1e6 * totals.seconds);
+  std::string text;
+  raw_string_ostream(text) << format("%.2ge-3 nats, %.3g us", 1e3 * totals.divergence,
+                                     1e6 * totals.seconds);
+  return text;
 }
 
 std::string sluice::plannedReason(const Decision &decision) {

@@ -41,6 +41,8 @@ void QuantizedPlanWeights::runOnOperation() {
   for (const planner::Decision &decision : plan->weights)
     if (!decision.fixed)
       decisions[decision.name] = &decision;
+  if (decisions.empty())
+    return markAllAnalysesPreserved();
   DenseMap<Value, Value> replacements;
   getOperation().walk([&](model::LinearOp linear) {
     Value weight = linear.getWeight();
