@@ -109,7 +109,7 @@ private:
   Error checkStageOptions();
   /// An error unless the weights of options.model lie where the module expects them.
   Error checkSameModel();
-  /// Sets the option "weights" of a module at stage model to what `name` means for it.
+  /// Sets the options "weights", to what `name` means, and "stats" of a module at stage model.
   Error chooseWeights(StringRef name);
   /// Sets the options "k-cache" and "v-cache" of a module at stage model, if they are given.
   void chooseCaches();
@@ -173,6 +173,8 @@ Error Compilation::chooseWeights(StringRef name) {
   else if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(name); !scheme)
     return createStringError("--weights: " + toString(scheme.takeError()));
   setOption("weights", name);
+  if (!options.stats.empty())
+    setOption("stats", options.stats);
   return Error::success();
 }
 
@@ -193,6 +195,9 @@ Error Compilation::importModelFile() {
   if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
     return createStringError(files->weightsAbsentReason +
                              "; --synthetic-weights compiles without them");
+  if (options.syntheticWeights && !options.stats.empty())
+    return createStringError("--stats " + options.stats +
+                             ": weights that do not exist are not rounded");
   warnOf(*files);
   ImportOptions importOptions;
   if (options.context)
@@ -259,6 +264,11 @@ Error Compilation::checkStageOptions() {
     return refuse("--weights " + options.weights,
                   "is past the stage that chooses formats (it was made for " + option("weights") +
                       ")");
+  if (!options.stats.empty() && stage != Stage::Model && options.stats != option("stats"))
+    return refuse(
+        "--stats " + options.stats,
+        "is past the stage that reads statistics (it was made " +
+            (option("stats").empty() ? Twine("without any)") : "with " + option("stats") + ")"));
   for (const CacheOption &cache : kCacheOptions) {
     StringRef given = options.*cache.text;
     if (given.empty() || stage == Stage::Model)
@@ -329,6 +339,7 @@ Error Compilation::emitStage(Stage emitted) {
 Error Compilation::runStage(Stage next) {
   PipelineOptions pipeline;
   pipeline.weights = option("weights").str();
+  pipeline.stats = option("stats").str();
   if (StringRef keys = option("k-cache"); !keys.empty())
     pipeline.keyCache = keys.str();
   if (StringRef values = option("v-cache"); !values.empty())

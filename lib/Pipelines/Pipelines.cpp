@@ -46,7 +46,7 @@ std::optional<Stage> sluice::stageFromName(StringRef name) {
 }
 
 static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options) {
-  pm.addPass(createQuantizedQuantizeWeights({options.weights}));
+  pm.addPass(createQuantizedQuantizeWeights({options.weights, options.stats}));
   pm.addPass(createQuantizedQuantizeCaches({options.keyCache, options.valueCache}));
   pm.addPass(createCanonicalizerPass());
   pm.addPass(createCSEPass());

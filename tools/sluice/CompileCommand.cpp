@@ -26,11 +26,17 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option(
           "--weights", options.weights,
-          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int8 or int4 "
-          "with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points (int4-g64-zp), or a "
-          "GGUF type (q4_k). WEIGHT=FORMAT is for those whose names match: "
+          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int3, int4, "
+          "int5, int6, int8 or iq4 (16 fixed values) with -g16, -g32, -g64, -g128, -g256 or "
+          "-channel, then -zp for zero points (int4-g64-zp) or -n8 for nested scales "
+          "(iq4-g32-n8), or a GGUF type (q4_k). WEIGHT=FORMAT is for those whose names match: "
           "q4_k,blk.*.ffn_down=q6_k,output=keep (default: auto)")
       ->type_name("FORMAT");
+  command
+      .add_option("--stats", options.stats,
+                  "File of statistics, written by sluice measure, or an importance matrix of "
+                  "llama.cpp (GGUF): weights are rounded so that outputs change least")
+      ->type_name("FILE");
   command
       .add_option(
           "--k-cache", options.keyCache,

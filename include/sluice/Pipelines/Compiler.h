@@ -27,6 +27,9 @@ struct CompileOptions {
   std::string target;
   /// auto, keep, or a format's name. Empty: auto, or what fromIr's module was compiled for.
   std::string weights;
+  /// A file of statistics (calibration::Statistics) that weights are rounded by. Empty: none, or
+  /// what fromIr's module was compiled with.
+  std::string stats;
   /// Formats of cached keys and values (formats::CacheScheme). Empty: auto, or what fromIr's module
   /// was compiled for.
   std::string keyCache, valueCache;

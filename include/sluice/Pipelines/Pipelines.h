@@ -39,6 +39,8 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
                               llvm::cl::desc("Number format of the weights: keep, f16, bf16, f32, "
                                              "int8-g128, int4-g32-zp, int8-channel, ..."),
                               llvm::cl::init("keep")};
+  Option<std::string> stats{*this, "stats",
+                            llvm::cl::desc("A file of statistics that weights are rounded by")};
   Option<std::string> keyCache{*this, "k-cache",
                                llvm::cl::desc("Number format of cached keys: auto, f16, bf16, fp8, "
                                               "int8, int4, with -h64, -h32 and -rot; "
