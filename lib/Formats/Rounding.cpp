@@ -378,6 +378,17 @@ Expected<Rounder> Rounder::byHessian(ArrayRef<float> lower, int64_t columns) {
 // Rounding
 //===----------------------------------------------------------------------===//
 
+/// The numbers that were written.
+static EncodedRow view(const Encoding &format, const RowNumbers &numbers, int64_t columns) {
+  size_t groups = format.groupsPerRow(columns);
+  return {
+      {numbers.q, static_cast<size_t>(columns)},
+      {numbers.scales, groups},
+      {numbers.zeros, format.hasZeroPoint() ? groups : 0},
+      {numbers.offsets, format.hasOffset() ? groups : 0},
+      {numbers.supers, static_cast<size_t>(format.supersPerRow(columns) * format.superNumbers())}};
+}
+
 /// Up to 64 rows.
 class Rounder::Block {
 public:
@@ -525,13 +536,8 @@ Error Rounder::Block::start() {
   for (const Row &row : rows)
     if (Error error = quantizeRow(row.weights, format, row.to, row.index))
       return error;
-  size_t supers = format.supersPerRow(columns) * format.superNumbers(), n = numGroups;
   forRows([&](const Row &row, int v, int lane) {
-    EncodedRow numbers{{row.to.q, row.weights.size()},
-                       {row.to.scales, n},
-                       {row.to.zeros, format.hasZeroPoint() ? n : 0},
-                       {row.to.offsets, format.hasOffset() ? n : 0},
-                       {row.to.supers, supers}};
+    EncodedRow numbers = view(format, row.to, columns);
     for (int64_t g = 0; g < numGroups; ++g) {
       GroupVectors &group = groups[g * vectors + v];
       float scale = numbers.scale(format, g), inverse = 1 / scale;
@@ -706,19 +712,12 @@ Error Rounder::round(const Encoding &format, ArrayRef<Row> rows,
   assert(format.isInteger() && "floats are converted");
   if (base == Basis::Nothing) {
     std::vector<float> values(numColumns);
-    size_t groups = format.groupsPerRow(numColumns);
     for (auto [i, row] : enumerate(rows)) {
       if (Error error = quantizeRow(row.weights, format, row.to, row.index))
         return error;
       if (errors.empty())
         continue;
-      EncodedRow numbers{{row.to.q, row.weights.size()},
-                         {row.to.scales, groups},
-                         {row.to.zeros, format.hasZeroPoint() ? groups : 0},
-                         {row.to.offsets, format.hasOffset() ? groups : 0},
-                         {row.to.supers, static_cast<size_t>(format.supersPerRow(numColumns) *
-                                                             format.superNumbers())}};
-      dequantizeRow(format, numbers, values);
+      dequantizeRow(format, view(format, row.to, numColumns), values);
       errors[i] = 0;
       for (auto [weight, value] : zip_equal(row.weights, values))
         errors[i] += (static_cast<double>(weight) - value) * (static_cast<double>(weight) - value);

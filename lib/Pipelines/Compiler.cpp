@@ -217,7 +217,8 @@ Error Compilation::readPlan() {
         !decision.contains("decision") || !decision["decision"].is_string())
       return wrong("a decision is " + decision.dump(-1, ' ', false, kReplace) +
                    ", expected an object with strings \"what\" and \"decision\"");
-    auto what = decision["what"].get<std::string>(), format = decision["decision"].get<std::string>();
+    auto what = decision["what"].get<std::string>(),
+         format = decision["decision"].get<std::string>();
     if (module->lookupSymbol<model::WeightOp>(what)) {
       weights += "," + what + "=" + format;
       continue;
@@ -257,6 +258,9 @@ Error Compilation::importModelFile() {
   if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
     return createStringError(files->weightsAbsentReason +
                              "; --synthetic-weights compiles without them");
+  if (options.syntheticWeights && !options.stats.empty())
+    return createStringError("--stats " + options.stats +
+                             ": weights that do not exist are not rounded");
   warnOf(*files);
   ImportOptions importOptions;
   if (options.context)
@@ -321,6 +325,11 @@ Error Compilation::checkStageOptions() {
     return refuse("--weights " + options.weights,
                   "is past the stage that chooses formats (it was made for " + option("weights") +
                       ")");
+  if (!options.stats.empty() && stage != Stage::Model && options.stats != option("stats"))
+    return refuse(
+        "--stats " + options.stats,
+        "is past the stage that reads statistics (it was made " +
+            (option("stats").empty() ? Twine("without any)") : "with " + option("stats") + ")"));
   for (const CacheOption &cache : kCacheOptions) {
     StringRef given = options.*cache.text;
     if (given.empty() || stage == Stage::Model)

@@ -55,7 +55,7 @@ static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &opt
     pm.addPass(createQuantizedPlanCaches({options.target, options.weights, options.keyCache,
                                           options.valueCache, options.goal, options.planContext,
                                           options.stats}));
-  pm.addPass(createQuantizedQuantizeWeights({options.weights}));
+  pm.addPass(createQuantizedQuantizeWeights({options.weights, options.stats}));
   pm.addPass(createQuantizedQuantizeCaches({options.keyCache, options.valueCache}));
   pm.addPass(createCanonicalizerPass());
   pm.addPass(createCSEPass());

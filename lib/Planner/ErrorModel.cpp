@@ -46,6 +46,7 @@ Expected<ErrorModel> ErrorModel::create(ModuleOp module, StringRef path) {
   if (!read)
     return read.takeError();
   model.statistics = std::move(*read);
+  model.statisticsPath = path.str();
   return model;
 }
 
@@ -69,14 +70,13 @@ std::optional<double> ErrorModel::values(int64_t layer, const formats::CacheChoi
   return statistics ? statistics->cacheLoss(layer, /*isKey=*/false, choice.name()) : std::nullopt;
 }
 
-/// Without statistics no row is worth more than another, and so many numbers of a weight are enough:
-/// predictions are rough in any case.
+/// Without statistics no row is worth more than another, and so many numbers of a weight are
+/// enough: predictions are rough in any case.
 static constexpr int64_t kElementsWithoutStatistics = 4096;
 
 /// Rows that stand for a weight, one after another: spread evenly over it. Of a weight that does
 /// not exist, rows of independent numbers.
-static Expected<std::vector<float>> sampleRows(RoundingTask &task, int64_t count,
-                                               FileSet *files) {
+static Expected<std::vector<float>> sampleRows(RoundingTask &task, int64_t count, FileSet *files) {
   count = std::min(count, task.rows);
   std::vector<float> values(count * task.columns);
   if (task.weight.isSynthetic()) {
@@ -114,16 +114,17 @@ Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks, int64_t sampledRo
     StringRef name = task.weight.getSymName();
     const calibration::InputStatistics *input = statistics ? statistics->inputOf(name) : nullptr;
     if (input && input->columns() != task.columns)
-      return createStringError("statistics of another model: " + name + " has " +
-                               Twine(task.columns) + " columns, there it has " +
-                               Twine(input->columns()));
-    if (statistics && !input)
-      return createStringError("statistics of another model: there are none of " + name);
+      return createStringError(statisticsPath + ": weight " + name + " has " + Twine(task.columns) +
+                               " columns, its statistics have " + Twine(input->columns()) +
+                               ": they are of another model");
     if (input)
       byInput[input].push_back(&task);
     else
       alone.push_back({&task});
   }
+  if (statistics && !tasks.empty() && byInput.empty())
+    return createStringError(statisticsPath +
+                             ": has statistics of none of the weights: they are of another model");
   std::vector<std::pair<const calibration::InputStatistics *, ArrayRef<RoundingTask *>>> jobs;
   for (auto &[input, own] : byInput)
     jobs.emplace_back(input, own);

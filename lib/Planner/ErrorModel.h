@@ -66,6 +66,7 @@ private:
   /// Of the model: linear layers.
   int64_t products = 0;
   std::optional<calibration::Statistics> statistics;
+  std::string statisticsPath;
 };
 
 } // namespace sluice::planner

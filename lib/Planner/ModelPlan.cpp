@@ -29,8 +29,8 @@ static constexpr StringLiteral kWeightFormats[] = {
     "int8-g128",   "int6-g128", "int6-g64", "int6-g32-n8", "int5-g128", "int5-g64",
     "int5-g32-n8", "iq4_nl",    "iq4_xs",   "iq4-g64",     "iq4-g128",  "iq4-channel",
     "int4-g128",   "int4-g64",  "int3-g64", "int3-g32-n8"};
-static constexpr StringLiteral kKeyFormats[] = {"f16",      "int8",     "fp8",         "int4-h32",
-                                                "int4",     "int8-rot", "int4-h32-rot", "int4-rot"};
+static constexpr StringLiteral kKeyFormats[] = {"f16",  "int8",     "fp8",          "int4-h32",
+                                                "int4", "int8-rot", "int4-h32-rot", "int4-rot"};
 static constexpr StringLiteral kValueFormats[] = {"f16", "int8", "fp8", "int4-h32", "int4"};
 
 Totals &Totals::operator+=(const Totals &other) {
@@ -270,8 +270,8 @@ Error Planning::collectCaches(func::FuncOp decode) {
     layer.load.headDim = type.getHeadDim();
     layer.load.queryHeads = attention.getQuery().getType().getDimSize(1) / type.getHeadDim();
     layer.load.window = attention.getWindow().value_or(0);
-    auto collect = [&](model::CacheOp cache, const CacheChoice &asked, ArrayRef<StringLiteral> names,
-                       auto predicted, auto &options, bool &fixed) {
+    auto collect = [&](model::CacheOp cache, const CacheChoice &asked,
+                       ArrayRef<StringLiteral> names, auto predicted, auto &options, bool &fixed) {
       CacheChoice present;
       present.encoding = cache.getCacheType().getEncoding();
       fixed = cache->hasAttr("sluice.decision") || !asked.automatic;
@@ -396,8 +396,7 @@ Group Choices::group(const Goal &goal, bool byPrice) const {
   Group group;
   group.byPrice = byPrice;
   for (const Totals &total : totals)
-    group.alternatives.push_back(
-        {quantityOf(total, goal.least), quantityOf(total, goal.limited)});
+    group.alternatives.push_back({quantityOf(total, goal.least), quantityOf(total, goal.limited)});
   return group;
 }
 
@@ -485,9 +484,9 @@ Choices Planning::choicesOf(const LayerCaches &layer) const {
       Totals total;
       total.seconds = time->attentionSeconds(load);
       total.divergence = keys.second + values.second;
-      total.bytes = static_cast<double>(layer.positions * load.kvHeads *
-                                        (load.keys.bytesPerVector(load.headDim) +
-                                         load.values.bytesPerVector(load.headDim)));
+      total.bytes = static_cast<double>(
+          layer.positions * load.kvHeads *
+          (load.keys.bytesPerVector(load.headDim) + load.values.bytesPerVector(load.headDim)));
       choices.add({static_cast<unsigned>(k), static_cast<unsigned>(v)}, total);
     }
   return choices;
@@ -593,8 +592,7 @@ static std::vector<std::pair<double, double>> frontierOf(ArrayRef<Group> groups)
   for (int i = 0; i <= kPoints; ++i) {
     double limit = low * std::pow(most / low, static_cast<double>(i) / kPoints);
     std::optional<Allocation> allocation = allocate(groups, limit * (1 + 1e-9));
-    if (allocation &&
-        (frontier.empty() || allocation->use > frontier.back().first * (1 + 1e-9)))
+    if (allocation && (frontier.empty() || allocation->use > frontier.back().first * (1 + 1e-9)))
       frontier.emplace_back(allocation->use, allocation->cost);
   }
   return frontier;
@@ -653,9 +651,8 @@ Expected<ModelPlan> Planning::solve() {
     plan.totals += choices[index].totals[chosen];
     // Runners-up are looked for among all that could be had.
     const Choices &full = all[index];
-    auto same = find_if(full.picks, [&](const auto &pick) {
-      return pick == choices[index].picks[chosen];
-    });
+    auto same =
+        find_if(full.picks, [&](const auto &pick) { return pick == choices[index].picks[chosen]; });
     unsigned place = same - full.picks.begin();
     if (index < products.size())
       decide(plan, products[index], full, place, goal);

@@ -46,7 +46,8 @@ void QuantizedPlanCaches::runOnOperation() {
     const planner::Decision *decision = decisions.lookup(name.getValue());
     if (!decision)
       return false;
-    formats::CacheChoice choice = formats::CacheScheme::parse(decision->chosen.format, true)->common;
+    formats::CacheChoice choice =
+        formats::CacheScheme::parse(decision->chosen.format, true)->common;
     std::string reason = request->statistics.empty()
                              ? "planned: without statistics caches stay as they are"
                              : plannedReason(*decision);

@@ -4,6 +4,7 @@
 #include "FormatDecisions.h"
 #include "sluice/Transforms/Passes.h"
 
+#include "sluice/Calibration/Statistics.h"
 #include "sluice/Formats/WeightScheme.h"
 
 #include "mlir/IR/Remarks.h"
@@ -25,13 +26,19 @@ struct QuantizedQuantizeWeights : impl::QuantizedQuantizeWeightsBase<QuantizedQu
   void runOnOperation() override;
 
 private:
-  /// The float matrix that takes the place of `weight`: `weight` itself if its format stays.
+  /// The float matrix that takes the place of `weight`: `weight` itself if its format stays. Null
+  /// after an error.
   Value quantize(Value weight, EncodingAttr asked);
+  /// How the packer will round a weight of so many columns; an error if the statistics do not fit.
+  FailureOr<std::string> roundingOf(Value weight, EncodingAttr asked);
   /// Notes that `weight` has another format than the one asked for.
   void leave(Value weight, EncodingAttr asked, EncodingAttr found, StringRef reason);
 
   /// Weights that do not get what was asked for: "blk.0.ffn_down is f16, as decided before".
   SmallVector<std::pair<Location, std::string>> left;
+  std::optional<calibration::Statistics> statistics;
+  /// Weights that are rounded, and those of them that the statistics know.
+  int64_t rounded = 0, known = 0;
 };
 
 void QuantizedQuantizeWeights::leave(Value weight, EncodingAttr asked, EncodingAttr found,
@@ -40,6 +47,23 @@ void QuantizedQuantizeWeights::leave(Value weight, EncodingAttr asked, EncodingA
       << remark::reason("{0} instead of {1}: {2}", found.getName(), asked.getName(), reason.str());
   left.emplace_back(weight.getLoc(),
                     llvm::formatv("{0} is {1}, {2}", weightName(weight), found.getName(), reason));
+}
+
+FailureOr<std::string> QuantizedQuantizeWeights::roundingOf(Value weight, EncodingAttr asked) {
+  if (!statistics || !asked.getValue().isInteger())
+    return std::string("asked for");
+  ++rounded;
+  const calibration::InputStatistics *input = statistics->inputOf(weightName(weight));
+  if (!input)
+    return std::string("asked for, rounded without statistics");
+  ++known;
+  int64_t columns = cast<RankedTensorType>(weight.getType()).getDimSize(1);
+  if (input->columns() != columns)
+    return emitError(weight.getLoc())
+           << stats << ": weight " << weightName(weight) << " has " << columns
+           << " columns, its statistics have " << input->columns() << ": they are of another model";
+  return std::string(input->hessian.empty() ? "asked for, rounded by its input's moments"
+                                            : "asked for, rounded by its input's Hessian");
 }
 
 Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
@@ -71,8 +95,11 @@ Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {
     return weight;
   }
 
+  FailureOr<std::string> reason = roundingOf(weight, asked);
+  if (failed(reason))
+    return Value();
   LDBG() << asked.getName() << " for " << *source;
-  return quantizeWeight(weight, asked, "asked for");
+  return quantizeWeight(weight, asked, *reason);
 }
 
 void QuantizedQuantizeWeights::runOnOperation() {
@@ -84,16 +111,36 @@ void QuantizedQuantizeWeights::runOnOperation() {
   if (parsed->asksForNothing())
     return markAllAnalysesPreserved();
   left.clear();
+  statistics.reset();
+  rounded = known = 0;
+  if (!stats.empty()) {
+    llvm::Expected<calibration::Statistics> read = calibration::Statistics::read(stats);
+    if (!read) {
+      emitError(getOperation().getLoc()) << llvm::toString(read.takeError());
+      return signalPassFailure();
+    }
+    statistics = std::move(*read);
+  }
   DenseMap<Value, Value> replacements;
-  getOperation().walk([&](model::LinearOp linear) {
+  WalkResult walked = getOperation().walk([&](model::LinearOp linear) {
     Value weight = linear.getWeight();
     auto [entry, isNew] = replacements.try_emplace(weight);
     if (isNew) {
       std::optional<formats::Encoding> asked = parsed->formatOf(weightName(weight));
       entry->second = asked ? quantize(weight, EncodingAttr::get(&getContext(), *asked)) : weight;
     }
+    if (!entry->second)
+      return WalkResult::interrupt();
     linear.getWeightMutable().assign(entry->second);
+    return WalkResult::advance();
   });
+  if (walked.wasInterrupted())
+    return signalPassFailure();
+  if (rounded && statistics && !known) {
+    emitError(getOperation().getLoc())
+        << stats << ": has statistics of none of the weights: they are of another model";
+    return signalPassFailure();
+  }
   if (left.empty())
     return;
   auto &[location, first] = left.front();

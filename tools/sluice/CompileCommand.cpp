@@ -26,8 +26,8 @@ static void addPlanOptions(CLI::App &command, CompileOptions &options) {
        "Plan for the least time of a token, with a predicted divergence from the unquantized "
        "model of at most X, in 1e-3 nats a token (default: 1)",
        "X"},
-      {"max-bits", "Plan for the least error with at most B bits a weight on average, scales included",
-       "B"},
+      {"max-bits",
+       "Plan for the least error with at most B bits a weight on average, scales included", "B"},
       {"max-bytes", "Plan for the least error with at most N bytes of weights and caches", "N"},
       {"max-time", "Plan for the least error with a predicted time of at most T ms a token", "T"}};
   CLI::Option_group *goals = command.add_option_group("Planning");
@@ -48,9 +48,10 @@ static void addPlanOptions(CLI::App &command, CompileOptions &options) {
       ->transform(runtime::wholeNumber())
       ->type_name("N");
   command
-      .add_option("--plan", options.plan,
-                  "Take the decisions of this file: the plan.json of an artifact, or one like it. "
-                  "What it does not name is kept, unless --weights or a cache option says otherwise")
+      .add_option(
+          "--plan", options.plan,
+          "Take the decisions of this file: the plan.json of an artifact, or one like it. "
+          "What it does not name is kept, unless --weights or a cache option says otherwise")
       ->type_name("FILE");
 }
 
@@ -64,11 +65,18 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
   command
       .add_option(
           "--weights", options.weights,
-          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int8 or int4 "
-          "with -g32, -g64, -g128, -g256 or -channel, and -zp for zero points (int4-g64-zp), or a "
-          "GGUF type (q4_k). auto lets the planner choose for each weight. WEIGHT=FORMAT is for "
-          "those whose names match: auto,blk.*.attn_v=int8-g64,output=keep (default: auto)")
+          "Number format of the weights: auto, keep (as in the file), f16, bf16, f32, int3, int4, "
+          "int5, int6, int8 or iq4 (16 fixed values) with -g16, -g32, -g64, -g128, -g256 or "
+          "-channel, then -zp for zero points (int4-g64-zp) or -n8 for nested scales "
+          "(iq4-g32-n8), or a GGUF type (q4_k). auto lets the planner choose. "
+          "WEIGHT=FORMAT is for those whose names match: auto,blk.*.attn_v=int8-g64,output=keep "
+          "(default: auto)")
       ->type_name("FORMAT");
+  command
+      .add_option("--stats", options.stats,
+                  "File of statistics, written by sluice measure, or an importance matrix of "
+                  "llama.cpp (GGUF): weights are rounded so that outputs change least")
+      ->type_name("FILE");
   command
       .add_option(
           "--k-cache", options.keyCache,
@@ -81,10 +89,6 @@ void driver::addFormatOptions(CLI::App &command, CompileOptions &options) {
       .add_option("--v-cache", options.valueCache,
                   "Number format of cached values: as of keys, but without -rot (default: auto)")
       ->type_name("FORMAT");
-  command
-      .add_option("--stats", options.stats,
-                  "Statistics of the model (sluice measure) that rounding and planning use")
-      ->type_name("FILE");
   addPlanOptions(command, options);
 }
 

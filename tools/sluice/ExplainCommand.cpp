@@ -31,7 +31,7 @@ void driver::addExplainCommand(CLI::App &app) {
   addSizeOptions(*command, options->compile);
   command->callback([options, command] {
     if (runtime::Artifact::isArtifact(options->compile.model)) {
-      for (const char *name : {"--weights", "--k-cache", "--v-cache", "--batch"})
+      for (const char *name : {"--weights", "--stats", "--k-cache", "--v-cache", "--batch"})
         if (command->count(name))
           throw Failure(std::string(name) + " " + command->get_option(name)->results().front() +
                         ": " + options->compile.model +

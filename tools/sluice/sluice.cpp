@@ -49,7 +49,7 @@ private:
 
 /// An artifact is what it was compiled to be.
 static void refuseCompileOptions(const CLI::App &command, const std::string &artifact) {
-  for (const char *name : {"--weights", "--target", "--k-cache", "--v-cache"})
+  for (const char *name : {"--weights", "--stats", "--target", "--k-cache", "--v-cache"})
     if (command.count(name))
       throw Failure(std::string(name) + " " + command.get_option(name)->results().front() + ": " +
                     artifact +

@@ -25,15 +25,16 @@ struct CompileOptions {
   std::string output;
   /// Name or path of a target description. Empty: "host", or what fromIr's module was compiled for.
   std::string target;
-  /// What is asked for the weights (formats::WeightScheme). Empty: auto, or what fromIr's module was
-  /// compiled for.
+  /// What is asked for the weights (formats::WeightScheme). Empty: auto, or what fromIr's module
+  /// was compiled for.
   std::string weights;
+  /// A file of statistics (calibration::Statistics) that weights are planned and rounded
+  /// by. Empty: none, or
+  /// what fromIr's module was compiled with.
+  std::string stats;
   /// Formats of cached keys and values (formats::CacheScheme). Empty: auto, or what fromIr's module
   /// was compiled for.
   std::string keyCache, valueCache;
-  /// A file of statistics (`sluice measure`) that rounding and planning use. Empty: none, or what
-  /// fromIr's module was compiled for.
-  std::string stats;
   /// What a plan minimises within which limit (planner::Goal). Empty: the default.
   std::string goal;
   /// Positions that a plan takes attention to read; 0: half of the cache.

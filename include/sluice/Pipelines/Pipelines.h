@@ -39,6 +39,9 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
                               llvm::cl::desc("Number format of the weights: auto, keep, f16, bf16, "
                                              "f32, int8-g128, int4-g32-zp, int8-channel, ..."),
                               llvm::cl::init("keep")};
+  Option<std::string> stats{
+      *this, "stats",
+      llvm::cl::desc("A file of statistics that formats are planned, and weights rounded, by")};
   Option<std::string> keyCache{*this, "k-cache",
                                llvm::cl::desc("Number format of cached keys: auto, f16, bf16, fp8, "
                                               "int8, int4, with -h64, -h32 and -rot; "
@@ -47,8 +50,6 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   Option<std::string> valueCache{*this, "v-cache",
                                  llvm::cl::desc("Number format of cached values, without -rot"),
                                  llvm::cl::init("auto")};
-  Option<std::string> stats{*this, "stats",
-                            llvm::cl::desc("File of statistics that formats are planned by")};
   Option<std::string> goal{*this, "goal",
                            llvm::cl::desc("What a plan of formats is for: error-budget=X, "
                                           "max-bits=X, max-bytes=N or max-time=X"),

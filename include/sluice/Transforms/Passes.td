@@ -80,6 +80,10 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
     `sluice.decision` (a format's name) and `sluice.reason` (a sentence); packing copies them to the `quantized.packed` operation that takes its
     place. A weight that has been through this pass, or has a `sluice.decision` written by hand, is left alone; a warning says what is not as asked.
 
+    `stats` names a file of statistics (docs/planner.md) by which the packer rounds. The reason then says what the file has of a weight:
+    `asked for, rounded by its input's Hessian`, `... by its input's moments` or `... without statistics`. A file that has other columns of a weight, or none of
+    the weights, is of another model and an error.
+
     ```mlir
     %w = model.parameter @blk.0.attn_q : tensor<256x256xf16>
     %y = model.linear %x, %w : tensor<1x256xf32>, tensor<256x256xf16> -> tensor<1x256xf32>
@@ -94,7 +98,8 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
     ```
   }];
   let options = [Option<"scheme", "scheme", "std::string", /*default=*/"\"keep\"",
-                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is auto (left to quantized-plan-weights), keep, f16, bf16, f32, int3 to int6, int8 or iq4 with -g16 to -g256 or -channel and optionally -zp or -n8, or a GGUF type such as q4_k">];
+                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is auto (left to quantized-plan-weights), keep, f16, bf16, f32, int3 to int6, int8 or iq4 with -g16 to -g256 or -channel and optionally -zp or -n8, or a GGUF type such as q4_k">,
+                 Option<"stats", "stats", "std::string", /*default=*/"\"\"", "a file of statistics to round by">];
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }
 

@@ -156,8 +156,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   }
   SymbolTable symbols(module);
   Error failed = Error::success();
-  // What was decided of `source`, if anything was, is an attribute of `op`; its reason may be one of
-  // several.
+  // What was decided of `source`, if anything was, is an attribute of `op`; its reason may be one
+  // of several.
   auto addDecision = [&](Operation *op, StringRef source, size_t index) {
     auto decision = op->getAttrOfType<StringAttr>("sluice.decision");
     Attribute reason = op->getAttr("sluice.reason");

@@ -4,8 +4,10 @@
 #include "dialects/Model/Model.h"
 #include "dialects/Plan/Plan.h"
 #include "dialects/Quantized/Quantized.h"
+#include "sluice/Calibration/Statistics.h"
 #include "sluice/Formats/Quantizer.h"
 #include "sluice/Formats/RopeTable.h"
+#include "sluice/Formats/Rounding.h"
 #include "sluice/Formats/Synthetic.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/Safetensors.h"
@@ -31,17 +33,18 @@ constexpr int64_t kBatchBytes = int64_t(16) << 20;
 struct Source {
   TensorReader reader;
   std::string name;
+  /// How its rows become integers.
+  std::shared_ptr<const formats::Rounder> rounder;
 };
 
-/// Scratch for the rows of one tile.
-struct Tile {
+/// Scratch for rows.
+struct Rows {
   SmallVector<float> values;
   SmallVector<uint16_t> bits;
   formats::EncodedRows numbers;
 
-  Tile(const formats::PackedShape &shape)
-      : values(shape.rowsPerTile() * shape.columns()),
-        numbers(shape.format(), shape.rowsPerTile(), shape.columns()) {
+  Rows(const formats::PackedShape &shape, int64_t count)
+      : values(count * shape.columns()), numbers(shape.format(), count, shape.columns()) {
     if (!shape.format().isInteger() && shape.format().element != Encoding::Element::F32)
       bits.resize(values.size());
   }
@@ -56,20 +59,28 @@ public:
 
 private:
   Expected<Source> openSource(StringRef name);
+  /// What rounds a weight: by the statistics, if there are any of it.
+  Expected<std::shared_ptr<const formats::Rounder>> rounderOf(StringRef weight, int64_t columns);
   Error writeSymbol(Operation *symbol, SafetensorsWriter &out, size_t index);
   Error writePacked(quantized::PackedOp packed, quantized::QuantizedTensorType type,
                     SafetensorsWriter &out, size_t index);
   Error writePlain(quantized::PackedOp packed, RankedTensorType type, SafetensorsWriter &out,
                    size_t index);
   Error writeRopeTable(model::RopeTableOp table, SafetensorsWriter &out, size_t index);
-  Error fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
-                 ArrayRef<Source> sources, MutableArrayRef<uint8_t> out);
+  /// Fills the tiles that `places` have the rows of.
+  Error fillTiles(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
+                  ArrayRef<Source> sources, MutableArrayRef<uint8_t> out);
   Error append(SafetensorsWriter &out, size_t index, ArrayRef<uint8_t> data);
 
   ModuleOp module;
   SymbolTable symbols;
   const std::function<void(double)> &progress;
   std::unique_ptr<FileSet> files;
+  std::string statisticsPath;
+  std::optional<calibration::Statistics> statistics;
+  /// The last rounder, and the input that it is of: weights that read one input follow each other.
+  const calibration::InputStatistics *lastInput = nullptr;
+  std::shared_ptr<const formats::Rounder> lastRounder;
   int64_t written = 0, total = 0;
 };
 
@@ -149,12 +160,35 @@ Expected<Source> Writer::openSource(StringRef name) {
   return source;
 }
 
-Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
-                       ArrayRef<Source> sources, MutableArrayRef<uint8_t> out) {
+Expected<std::shared_ptr<const formats::Rounder>> Writer::rounderOf(StringRef weight,
+                                                                    int64_t columns) {
+  using formats::Rounder;
+  const calibration::InputStatistics *input = statistics ? statistics->inputOf(weight) : nullptr;
+  if (!input)
+    return std::make_shared<const Rounder>(Rounder::plain(columns));
+  if (input->columns() != columns)
+    return createStringError(statisticsPath + ": weight " + weight + " has " + Twine(columns) +
+                             " columns, its statistics have " + Twine(input->columns()));
+  if (input == lastInput)
+    return lastRounder;
+  lastRounder.reset(); // Two Hessians of a large model may not fit.
+  Expected<Rounder> rounder = input->hessian.empty() ? Rounder::byMoments(input->moments)
+                                                     : Rounder::byHessian(input->hessian, columns);
+  if (!rounder)
+    return prefixed(statisticsPath + ": input of weight " + weight, rounder.takeError());
+  lastInput = input;
+  lastRounder = std::make_shared<const Rounder>(std::move(*rounder));
+  return lastRounder;
+}
+
+Error Writer::fillTiles(const formats::PackedShape &shape, ArrayRef<formats::RowPlace> places,
+                        ArrayRef<Source> sources, MutableArrayRef<uint8_t> out) {
   Encoding format = shape.format();
   int64_t columns = shape.columns();
-  Tile tile(shape);
+  Rows tile(shape, static_cast<int64_t>(places.size()));
   SmallVector<formats::PackRow> rows(places.size());
+  // Of each source, what has to become integers.
+  SmallVector<std::vector<formats::Rounder::Row>> toRound(sources.size());
   for (auto [i, place] : enumerate(places)) {
     if (place.empty())
       continue;
@@ -182,12 +216,19 @@ Error Writer::fillTile(const formats::PackedShape &shape, ArrayRef<formats::RowP
         return prefixed(source.name, std::move(error));
     } else {
       source.reader.readRow(row, values);
-      if (Error error = formats::quantizeRow(values, format, tile.numbers.numbers(i), fileRow))
-        return prefixed(source.name, std::move(error));
+      toRound[place.source].push_back({values, tile.numbers.numbers(i), fileRow});
     }
     rows[i] = tile.numbers.row(i);
   }
-  formats::packTile(shape, rows, out);
+  for (auto [source, sourceRows] : zip_equal(sources, toRound))
+    if (!sourceRows.empty())
+      if (Error error = source.rounder->round(format, sourceRows))
+        return prefixed(source.name, std::move(error));
+  for (size_t first = 0, at = 0; first < rows.size(); first += shape.rowsPerTile()) {
+    size_t count = std::min<size_t>(shape.rowsPerTile(), rows.size() - first);
+    formats::packTile(shape, ArrayRef(rows).slice(first, count), out.slice(at, shape.tileBytes()));
+    at += shape.tileBytes();
+  }
   return Error::success();
 }
 
@@ -204,6 +245,13 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
                                " columns, its source " + ref.getValue() + " has " +
                                Twine(source->reader.columns()));
     sourceRows.push_back(source->reader.rows());
+    if (type.getEncoding().getValue().isInteger()) {
+      Expected<std::shared_ptr<const formats::Rounder>> rounder =
+          rounderOf(ref.getValue(), type.getColumns());
+      if (!rounder)
+        return rounder.takeError();
+      source->rounder = *rounder;
+    }
     sources.push_back(std::move(*source));
   }
   if (sum_of(sourceRows) != type.getRows())
@@ -220,17 +268,27 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
   if (!shape)
     return prefixed(packed.getSymName(), shape.takeError());
 
-  int64_t batch = std::max<int64_t>(1, kBatchBytes / shape->tileBytes());
+  // Tiles that one thread fills at a time: as many rows as are rounded at full speed.
+  bool rounds = any_of(sources, [](const Source &source) {
+    return source.rounder && source.rounder->basis() != formats::Rounder::Basis::Nothing;
+  });
+  int64_t together =
+      rounds ? static_cast<int64_t>(formats::Rounder::rowsAtOnce) / shape->rowsPerTile() : 1;
+  int64_t batch = std::max<int64_t>(1, kBatchBytes / shape->tileBytes() / together) * together;
   std::vector<uint8_t> buffer(std::min(batch, shape->tiles()) * shape->tileBytes());
   std::mutex mutex;
   for (int64_t first = 0; first < shape->tiles(); first += batch) {
     int64_t count = std::min(batch, shape->tiles() - first);
     Error failed = Error::success();
-    parallelFor(0, count, [&](size_t i) {
-      int64_t row = (first + i) * shape->rowsPerTile();
-      Error error = fillTile(
-          *shape, order->places().slice(row, std::min(shape->rowsPerTile(), packedRows - row)),
-          sources, MutableArrayRef(buffer).slice(i * shape->tileBytes(), shape->tileBytes()));
+    parallelFor(0, divideCeil(count, together), [&](size_t i) {
+      int64_t begin = static_cast<int64_t>(i) * together;
+      int64_t tiles = std::min(together, count - begin);
+      int64_t row = (first + begin) * shape->rowsPerTile();
+      Error error = fillTiles(
+          *shape,
+          order->places().slice(row, std::min(tiles * shape->rowsPerTile(), packedRows - row)),
+          sources,
+          MutableArrayRef(buffer).slice(begin * shape->tileBytes(), tiles * shape->tileBytes()));
       if (!error)
         return;
       std::lock_guard lock(mutex);
@@ -326,6 +384,14 @@ Error Writer::write(StringRef path) {
         {buffer.getSymName().str(), StorageType::U8, {static_cast<int64_t>(buffer.getBytes())}});
     recipes.push_back(recipe);
     total += buffer.getBytes();
+  }
+  auto options = module->getAttrOfType<DictionaryAttr>("sluice.options");
+  if (auto stats = options ? options.getAs<StringAttr>("stats") : StringAttr()) {
+    statisticsPath = stats.str();
+    Expected<calibration::Statistics> read = calibration::Statistics::read(statisticsPath);
+    if (!read)
+      return read.takeError();
+    statistics = std::move(*read);
   }
   Expected<SafetensorsWriter> out = SafetensorsWriter::create(path, declarations);
   if (!out)
