@@ -52,6 +52,31 @@ struct CpuTuning {
   Sourced<int64_t> accumulators, positions;
 };
 
+/// What the time of kernels on a GPU is computed from (Analysis/TimeModel.h has the formulas).
+/// Times are seconds, bandwidths bytes a second.
+struct GpuTime {
+  /// What long products read weights with, and attention keys and values; what one block alone
+  /// reads with at most.
+  Sourced<double> productBandwidth, cacheBandwidth, blockBandwidth;
+  /// Products: the time in which the memory is idle between one and the next; from the end of the
+  /// kernel before to the first multiplication, and what every column of the input adds to it.
+  Sourced<double> productGap, productWait, productColumn;
+  /// What attention takes beside reading the cache, while the next product's weights may stream.
+  Sourced<double> attentionWait;
+  /// Any other kernel; choosing a token; a step, beside its kernels.
+  Sourced<double> smallKernel, sampling, step;
+  /// What a kernel takes longer that is measured alone, between two events.
+  Sourced<double> alone;
+};
+
+/// The same of a CPU: seconds that a kernel takes beside its work.
+struct CpuTime {
+  Sourced<double> launch;
+};
+
+/// Elements per second by a format's name, of the whole device.
+using FormatRates = std::map<std::string, Sourced<double>>;
+
 struct TargetDescription {
   enum class Kind { Cpu, Gpu };
 
@@ -82,6 +107,11 @@ struct TargetDescription {
   /// Only the one of `kind` is set.
   GpuTuning gpuTuning;
   CpuTuning cpuTuning;
+  GpuTime gpuTime;
+  CpuTime cpuTime;
+  /// Weights that products multiply with one input, by Encoding::name(); cached numbers that
+  /// attention multiplies with one query head, by CacheEncoding::name(). Neither is empty.
+  FormatRates productRates, attentionRates;
 
   bool isGpu() const { return kind == Kind::Gpu; }
   /// 90 for "sm_90" and "sm_90a"; 0 for a CPU.

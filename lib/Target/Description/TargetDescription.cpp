@@ -5,6 +5,7 @@
 
 #include "lib/Import/Diagnostics.h"
 #include "sluice-support/Json.h"
+#include "sluice/Formats/CacheEncoding.h"
 #include "sluice/Import/Expected.h"
 #include "sluice/Import/FileSet.h"
 
@@ -78,12 +79,14 @@ template <typename T> static Sourced<T> readNumber(const JsonField &field, T lea
 }
 
 namespace {
-/// A key of "tuning", with its least and greatest value.
-template <typename Tuning> struct TuningKey {
+/// A key of "tuning" or "time", with its least and greatest value.
+template <typename Group, typename Number> struct NumberKey {
   StringLiteral key;
-  Sourced<int64_t> Tuning::*number;
-  int64_t least, greatest;
+  Sourced<Number> Group::*number;
+  Number least, greatest;
 };
+template <typename Tuning> using TuningKey = NumberKey<Tuning, int64_t>;
+template <typename Time> using TimeKey = NumberKey<Time, double>;
 } // namespace
 
 static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
@@ -109,18 +112,65 @@ static constexpr TuningKey<CpuTuning> cpuTuningKeys[] = {
     {"positions", &CpuTuning::positions, 1, 1024},
 };
 
-template <typename Tuning>
-static Tuning readTuning(const JsonField &field, ArrayRef<TuningKey<Tuning>> keys) {
-  Tuning tuning;
-  for (const TuningKey<Tuning> &entry : keys)
-    tuning.*entry.number =
-        readNumber<int64_t>(field.at(std::string_view(entry.key)), entry.least, entry.greatest);
+static constexpr double bandwidthMin = 1e8, bandwidthMax = 1e15, rateMin = 1e6, rateMax = 1e19;
+
+static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
+    {"product_bandwidth", &GpuTime::productBandwidth, bandwidthMin, bandwidthMax},
+    {"cache_bandwidth", &GpuTime::cacheBandwidth, bandwidthMin, bandwidthMax},
+    {"block_bandwidth", &GpuTime::blockBandwidth, bandwidthMin, bandwidthMax},
+    {"product_gap", &GpuTime::productGap, 0, 1},
+    {"product_wait", &GpuTime::productWait, 0, 1},
+    {"product_column", &GpuTime::productColumn, 0, 1},
+    {"attention_wait", &GpuTime::attentionWait, 0, 1},
+    {"small_kernel", &GpuTime::smallKernel, 0, 1},
+    {"sampling", &GpuTime::sampling, 0, 1},
+    {"step", &GpuTime::step, 0, 1},
+    {"alone", &GpuTime::alone, 0, 1},
+};
+static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
+    {"launch", &CpuTime::launch, 0, 1},
+};
+
+/// `others` are keys of the object that are no numbers of the group.
+template <typename Group, typename Number>
+static Group readNumbers(const JsonField &field, ArrayRef<NumberKey<Group, Number>> keys,
+                         ArrayRef<StringRef> others = {}) {
+  Group group;
+  for (const auto &entry : keys)
+    group.*entry.number =
+        readNumber<Number>(field.at(std::string_view(entry.key)), entry.least, entry.greatest);
   for (const auto &[key, value] : field.members())
-    if (none_of(keys, [&](const TuningKey<Tuning> &entry) { return entry.key == key; }))
-      value.failWith(
-          "is unknown, expected " +
-          join(map_range(keys, [](const auto &entry) { return entry.key.str(); }), ", "));
-  return tuning;
+    if (!is_contained(others, key) &&
+        none_of(keys, [&](const auto &entry) { return entry.key == key; }))
+      value.failWith("is unknown, expected " +
+                     join(concat<const std::string>(
+                              map_to_vector(keys, [](const auto &e) { return e.key.str(); }),
+                              map_to_vector(others, [](StringRef o) { return o.str(); })),
+                          ", "));
+  return group;
+}
+
+template <typename Format>
+static FormatRates readRates(const JsonField &field, const char *expected) {
+  FormatRates rates;
+  for (const auto &[name, rate] : field.members()) {
+    if (!Format::fromName(name))
+      rate.failWith(std::string("is unknown, expected ") + expected);
+    rates[name] = readNumber<double>(rate, rateMin, rateMax);
+  }
+  if (rates.empty())
+    field.fail("the rate of at least one format");
+  return rates;
+}
+
+template <typename Time>
+static Time readTime(const JsonField &field, ArrayRef<TimeKey<Time>> keys,
+                     TargetDescription &target) {
+  target.productRates =
+      readRates<formats::Encoding>(field.at("products"), "a number format of weights");
+  target.attentionRates =
+      readRates<formats::CacheEncoding>(field.at("attention"), "a number format of caches");
+  return readNumbers<Time, double>(field, keys, {"products", "attention"});
 }
 
 static void readGpu(const JsonField &root, TargetDescription &target) {
@@ -129,7 +179,8 @@ static void readGpu(const JsonField &root, TargetDescription &target) {
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
-  target.gpuTuning = readTuning<GpuTuning>(root.at("tuning"), gpuTuningKeys);
+  target.gpuTuning = readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys);
+  target.gpuTime = readTime<GpuTime>(root.at("time"), gpuTimeKeys, target);
 }
 
 static void readCpu(const JsonField &root, TargetDescription &target) {
@@ -153,11 +204,11 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
       for (StringRef needed : known.features)
         if (!is_contained(target.features, needed))
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
-  target.cpuTuning = readTuning<CpuTuning>(root.at("tuning"), cpuTuningKeys);
+  target.cpuTuning = readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys);
+  target.cpuTime = readTime<CpuTime>(root.at("time"), cpuTimeKeys, target);
 }
 
 static TargetDescription readTarget(const JsonField &root) {
-  constexpr double bandwidthMin = 1e8, bandwidthMax = 1e15, rateMin = 1e9, rateMax = 1e19;
   TargetDescription target;
   target.name = readText(root.at("name"), isName, "letters, digits, '-' and '_'");
   target.description = readText(root.at("description"), isText, "a description");
@@ -184,11 +235,11 @@ static TargetDescription readTarget(const JsonField &root) {
     readGpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",
                     "operations", "arch", "multiprocessors", "l2_bytes", "shared_bytes_per_block",
-                    "tuning"});
+                    "tuning", "time"});
   } else {
     readCpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",
-                    "operations", "triple", "isa", "features", "tuning"});
+                    "operations", "triple", "isa", "features", "tuning", "time"});
   }
   if (target.peakBandwidth && target.readCeiling &&
       target.readCeiling->value > target.peakBandwidth->value)

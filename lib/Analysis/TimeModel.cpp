@@ -1,0 +1,252 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Analysis/TimeModel.h"
+
+#include "dialects/Fused/GpuPlan.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/MathExtras.h"
+
+#include <cmath>
+
+using namespace mlir;
+using namespace sluice;
+
+//===----------------------------------------------------------------------===//
+// Times
+//===----------------------------------------------------------------------===//
+
+KernelTime &KernelTime::operator+=(const KernelTime &other) {
+  memory += other.memory;
+  arithmetic += other.arithmetic;
+  boundary += other.boundary;
+  return *this;
+}
+
+KernelTime KernelTime::operator*(double factor) const {
+  return {memory * factor, arithmetic * factor, boundary * factor};
+}
+
+KernelTime TimeFormula::at(int64_t context) const {
+  KernelTime time = fixed;
+  time += perPosition * static_cast<double>(window ? std::min(window, context) : context);
+  return time;
+}
+
+/// A maximum that is rounded where both are alike.
+static double norm8(double a, double b) {
+  double greatest = std::max(a, b);
+  if (greatest <= 0)
+    return 0;
+  return greatest * std::pow(std::pow(a / greatest, 8) + std::pow(b / greatest, 8), 1.0 / 8);
+}
+
+/// A kernel that takes `seconds` in all, of which memory reads for `stream` and whose arithmetic
+/// would take `work` alone.
+static KernelTime divide(double seconds, double stream, double gap, double work) {
+  KernelTime time;
+  time.memory = std::min(stream, seconds);
+  time.arithmetic = std::clamp(seconds - time.memory - gap, 0.0, work);
+  time.boundary = seconds - time.memory - time.arithmetic;
+  return time;
+}
+
+//===----------------------------------------------------------------------===//
+// Rates
+//===----------------------------------------------------------------------===//
+
+static int64_t sizeOrder(int64_t group) {
+  return group ? llvm::Log2_64(static_cast<uint64_t>(group)) : 16;
+}
+
+/// How little two formats have in common, as a number whose digits are compared in order.
+static int64_t distance(const formats::Encoding &a, const formats::Encoding &b) {
+  if (a == b)
+    return -1;
+  int64_t result = a.code() != b.code();
+  result = 64 * result + std::abs(int(a.bits()) - int(b.bits()));
+  result = 2 * result + (a.scale != b.scale);
+  result = 2 * result + (a.offset != b.offset);
+  return 32 * result + std::abs(sizeOrder(a.group) - sizeOrder(b.group));
+}
+
+static int64_t distance(const formats::CacheEncoding &a, const formats::CacheEncoding &b) {
+  if (a == b)
+    return -1;
+  int64_t result = a.isInteger() != b.isInteger();
+  result = 64 * result + std::abs(int(a.bits()) - int(b.bits()));
+  return 32 * result + std::abs(sizeOrder(a.group) - sizeOrder(b.group));
+}
+
+template <typename Format>
+static double rateOf(ArrayRef<std::pair<Format, double>> rates, const Format &format) {
+  assert(!rates.empty() && "a target names at least one format");
+  auto nearest = llvm::min_element(rates, [&](const auto &a, const auto &b) {
+    return std::pair(distance(a.first, format), a.second) <
+           std::pair(distance(b.first, format), b.second);
+  });
+  return nearest->second;
+}
+
+double TimeModel::productRate(const formats::Encoding &encoding) const {
+  return rateOf<formats::Encoding>(productRates, encoding);
+}
+
+double TimeModel::attentionRate(const formats::CacheEncoding &encoding) const {
+  return rateOf<formats::CacheEncoding>(attentionRates, encoding);
+}
+
+//===----------------------------------------------------------------------===//
+// Descriptions
+//===----------------------------------------------------------------------===//
+
+TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t tokens,
+                     LaunchMode mode)
+    : description(target), positions(context), tokens(tokens) {
+  assert(mode == LaunchMode::Graph && "the only way to launch");
+  (void)mode;
+  for (const auto &[name, rate] : target.productRates)
+    productRates.emplace_back(*formats::Encoding::fromName(name), rate.value);
+  for (const auto &[name, rate] : target.attentionRates)
+    attentionRates.emplace_back(*formats::CacheEncoding::fromName(name), rate.value);
+}
+
+TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place) const {
+  TimeFormula formula;
+  double bytes = 0, work = 0;
+  int64_t tiles = 0, columns = 0;
+  for (const WeightLoad &weight : weights) {
+    double rows = static_cast<double>(weight.rows);
+    bytes += rows * static_cast<double>(weight.encoding.bytesPerRow(weight.columns));
+    work += rows * static_cast<double>(weight.columns) / productRate(weight.encoding);
+    tiles += llvm::divideCeil(weight.rows, formats::tileRows);
+    columns = std::max(columns, weight.columns);
+  }
+  work *= static_cast<double>(tokens);
+  if (!description.isGpu()) {
+    double stream = bytes / description.bandwidth();
+    double seconds = description.cpuTime.launch.value + norm8(stream, work);
+    formula.fixed = divide(seconds, stream, description.cpuTime.launch.value, work);
+    return formula;
+  }
+  const GpuTime &time = description.gpuTime;
+  // All blocks take as long as the one with most tiles.
+  int64_t blocks = std::clamp<int64_t>(tiles, 1, description.multiprocessors.value);
+  double slowest = static_cast<double>(llvm::divideCeil(tiles, blocks) * blocks) /
+                   static_cast<double>(std::max<int64_t>(tiles, 1));
+  // A block's arithmetic is a multiprocessor's.
+  double idle =
+      static_cast<double>(description.multiprocessors.value) / static_cast<double>(blocks);
+  work *= slowest * idle;
+  double whole = slowest * bytes /
+                 std::min(time.productBandwidth.value,
+                          static_cast<double>(blocks) * time.blockBandwidth.value);
+  double stream = whole;
+  if (place == ProductPlace::BehindAttention)
+    stream = std::max(0.0, stream - time.attentionWait.value);
+  double gap = time.productGap.value;
+  double chain =
+      time.productWait.value + static_cast<double>(columns) * time.productColumn.value + work;
+  double seconds = norm8(stream + gap, chain);
+  formula.fixed = divide(seconds, stream, gap, work);
+  formula.alone = time.alone.value + norm8(whole + gap, chain) - seconds;
+  return formula;
+}
+
+TimeFormula TimeModel::attention(const AttentionLoad &load) const {
+  TimeFormula formula;
+  formula.window = load.window;
+  auto kvHeads = static_cast<double>(tokens * load.kvHeads);
+  int64_t group = llvm::divideCeil(load.queryHeads, std::max<int64_t>(load.kvHeads, 1));
+  double bytes = kvHeads * static_cast<double>(load.keys.bytesPerVector(load.headDim) +
+                                               load.values.bytesPerVector(load.headDim));
+  auto workOf = [&](int64_t heads) {
+    return kvHeads * static_cast<double>(load.headDim * heads) *
+           (1 / attentionRate(load.keys) + 1 / attentionRate(load.values));
+  };
+  if (!description.isGpu()) {
+    double stream = bytes / description.bandwidth(), work = workOf(group);
+    formula.perPosition = divide(norm8(stream, work), stream, 0, work);
+    formula.fixed.boundary = description.cpuTime.launch.value;
+    return formula;
+  }
+  const GpuTime &time = description.gpuTime;
+  int64_t blocks =
+      std::max<int64_t>(1, tokens * load.kvHeads * description.gpuTuning.attentionSplits.value);
+  int64_t running = std::min(blocks, description.multiprocessors.value);
+  double stream = bytes / std::min(time.cacheBandwidth.value,
+                                   static_cast<double>(running) * time.blockBandwidth.value);
+  double work = workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads)) *
+                static_cast<double>(description.multiprocessors.value) /
+                static_cast<double>(running);
+  formula.perPosition = divide(std::max(stream, work), stream, 0, work);
+  formula.fixed.boundary = time.attentionWait.value;
+  formula.alone = time.alone.value;
+  return formula;
+}
+
+//===----------------------------------------------------------------------===//
+// Kernels
+//===----------------------------------------------------------------------===//
+
+SmallVector<WeightLoad> sluice::weightLoads(fused::MatvecOp op) {
+  return llvm::map_to_vector(op.getWeights(), [](Value weight) -> WeightLoad {
+    if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
+      return {type.getEncoding().getValue(), type.getRows(), type.getColumns()};
+    auto type = cast<RankedTensorType>(weight.getType());
+    return {quantized::EncodingAttr::of(type.getElementType()).getValue(), type.getDimSize(0),
+            type.getDimSize(1)};
+  });
+}
+
+AttentionLoad sluice::attentionLoad(fused::AttentionOp op) {
+  AttentionLoad load;
+  auto cacheOf = [&](FlatSymbolRefAttr name) {
+    return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, name);
+  };
+  load.window = op.getWindow().value_or(0);
+  model::CacheOp keys = cacheOf(op.getKeysAttr()), values = cacheOf(op.getValuesAttr());
+  if (!keys || !values)
+    return load;
+  load.keys = keys.getCacheType().getEncoding();
+  load.values = values.getCacheType().getEncoding();
+  load.kvHeads = keys.getCacheType().getHeads();
+  load.headDim = keys.getCacheType().getHeadDim();
+  load.queryHeads = op.getQuery().getType().getDimSize(1) / std::max<int64_t>(load.headDim, 1);
+  return load;
+}
+
+TimeFormula TimeModel::formula(fused::KernelOp op) const {
+  return llvm::TypeSwitch<Operation *, TimeFormula>(op)
+      .Case([&](fused::MatvecOp product) {
+        return this->product(weightLoads(product),
+                             product.getInput().getDefiningOp<fused::AttentionOp>()
+                                 ? ProductPlace::BehindAttention
+                                 : ProductPlace::BehindProduct);
+      })
+      .Case([&](fused::AttentionOp op) { return attention(attentionLoad(op)); })
+      .Default([&](Operation *other) {
+        TimeFormula formula;
+        if (!description.isGpu()) {
+          formula.fixed.boundary = description.cpuTime.launch.value;
+          return formula;
+        }
+        const GpuTime &time = description.gpuTime;
+        formula.fixed.boundary =
+            (isa<fused::SampleOp>(other) ? time.sampling : time.smallKernel).value;
+        formula.alone = time.alone.value;
+        return formula;
+      });
+}
+
+double TimeModel::stepSeconds() const {
+  return description.isGpu() ? description.gpuTime.step.value : 0;
+}
+
+KernelTime TimeModel::step(Operation *function) const {
+  KernelTime total;
+  total.boundary = stepSeconds();
+  function->walk([&](fused::KernelOp op) { total += kernel(op); });
+  return total;
+}
