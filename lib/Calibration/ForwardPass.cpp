@@ -4,6 +4,7 @@
 #include "sluice/Calibration/ForwardPass.h"
 
 #include "Gemm.h"
+#include "Parallel.h"
 
 #include "dialects/Model/Semantics.h"
 #include "sluice/Import/ModelBuilder.h"
@@ -11,13 +12,13 @@
 
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/TypeSwitch.h"
-#include "llvm/Support/Parallel.h"
 
 #include <unsupported/Eigen/SpecialFunctions>
 
 #include <Eigen/Core>
 
 #include <mutex>
+#include <numeric>
 
 using namespace mlir;
 using namespace sluice;
@@ -338,7 +339,8 @@ model::WeightOp ForwardPass::State::weightOf(Value value) const {
   if (auto dequantize = value.getDefiningOp<quantized::DequantizeOp>())
     value = dequantize.getInput();
   auto parameter = value.getDefiningOp<model::ParameterOp>();
-  return parameter ? ModuleOp(module).lookupSymbol<model::WeightOp>(parameter.getWeight()) : nullptr;
+  return parameter ? ModuleOp(module).lookupSymbol<model::WeightOp>(parameter.getWeight())
+                   : nullptr;
 }
 
 /// Whether `run` knows the operation.
@@ -441,24 +443,12 @@ ArrayRef<Operation *> ForwardPass::operations(size_t segment) const {
   return state->segments[segment].operations;
 }
 double ForwardPass::work(size_t segment) const { return state->segments[segment].work; }
+double ForwardPass::squaredNorm(model::LinearOp product) const {
+  return state->matrices.at(product).squares();
+}
 bool ForwardPass::isByRow(size_t segment) const { return state->segments[segment].byRow; }
 model::WeightOp ForwardPass::weightOf(model::LinearOp product) const {
   return state->weightOf(product.getWeight());
-}
-
-/// Runs tasks 0 to count - 1 on all cores; the first error (of the least task) is what it returns.
-static llvm::Error parallelTasks(size_t count, llvm::function_ref<llvm::Error(size_t)> task) {
-  std::mutex mutex;
-  std::optional<std::pair<size_t, std::string>> first;
-  llvm::parallelFor(0, count, [&](size_t i) {
-    if (llvm::Error error = task(i)) {
-      std::lock_guard lock(mutex);
-      std::string message = llvm::toString(std::move(error));
-      if (!first || i < first->first)
-        first = {i, message};
-    }
-  });
-  return first ? makeError(first->second) : llvm::Error::success();
 }
 
 llvm::Error ForwardPass::State::readMatrix(model::WeightOp weight, PackedMatrix &matrix) {

@@ -126,6 +126,13 @@ void PackedMatrix::pack(const MatrixView &part, int64_t first) {
     packPanel(part, row, panelRows(), 0, numColumns, elements.data() + (first + row) * numColumns);
 }
 
+double PackedMatrix::squares() const {
+  double sum = 0;
+  for (float x : elements)
+    sum += static_cast<double>(x) * x;
+  return sum;
+}
+
 void sluice::calibration::multiply(const MatrixView &a, const PackedMatrix &b, float *c,
                                    int64_t cStride, const GemmOptions &options) {
   const Kernel &chosen = kernel();

@@ -51,6 +51,8 @@ public:
   void pack(const MatrixView &part, int64_t first);
   static int64_t panelRows();
 
+  /// The sum of the squares of all elements.
+  double squares() const;
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
   const float *panel(int64_t index) const {

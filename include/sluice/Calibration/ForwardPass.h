@@ -88,6 +88,9 @@ public:
   /// The weight that a product multiplies by.
   model::WeightOp weightOf(model::LinearOp product) const;
 
+  /// The sum of the squares of its elements; of a product of the loaded segment.
+  double squaredNorm(model::LinearOp product) const;
+
   /// Makes a segment the one that run() runs: reads its weights (on all cores), drops those of the
   /// one before. `tokens`: all that will be asked for, of which the embedding needs the rows.
   /// Errors: of reading; a token outside the vocabulary.
