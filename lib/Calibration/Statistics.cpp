@@ -233,14 +233,26 @@ static bool areMoments(ArrayRef<float> numbers) {
   return all_of(numbers, [](float x) { return std::isfinite(x) && x >= 0; });
 }
 
+/// The text of a key, or an empty one.
+static StringRef metadataOf(const SafetensorsFile &file, StringRef key) {
+  for (const auto &[name, value] : file.metadata())
+    if (name == key)
+      return value;
+  return "";
+}
+
+bool Statistics::isStatistics(StringRef path) {
+  Expected<SafetensorsFile> file = SafetensorsFile::open(path);
+  if (!file) {
+    consumeError(file.takeError());
+    return false;
+  }
+  return metadataOf(*file, "format") == formatName;
+}
+
 Expected<Statistics> Statistics::readOwn(const SafetensorsFile &file) {
   StringRef path = file.file().path();
-  auto text = [&](StringRef key) -> StringRef {
-    for (const auto &[name, value] : file.metadata())
-      if (name == key)
-        return value;
-    return "";
-  };
+  auto text = [&](StringRef key) { return metadataOf(file, key); };
   if (text("format") != formatName)
     return fail(path, "is no file of statistics: it lacks the format '" + formatName + "'");
   if (text("version") != formatVersion)

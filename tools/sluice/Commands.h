@@ -11,6 +11,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <chrono>
+
 namespace sluice::driver {
 
 /// Thrown for a failure that is to be shown as `sluice: error: ...`.
@@ -27,12 +29,30 @@ void addSizeOptions(CLI::App &command, CompileOptions &options);
 void addCompileCommand(CLI::App &app);
 void addExplainCommand(CLI::App &app);
 void addInspectCommand(CLI::App &app);
+void addMeasureCommand(CLI::App &app);
 
 /// Writes a command's result to standard output, all of it or throws.
 void printResult(llvm::StringRef text);
 
 /// "sluice: warning: ..." on standard error.
 void printWarning(llvm::StringRef line);
+
+/// A line on standard error, if that is a terminal, that says what is done and how much of it.
+/// Short work stays silent: a line that flashes by tells nobody anything.
+class ProgressLine {
+public:
+  ProgressLine();
+  ~ProgressLine() { clear(); }
+  ProgressLine(const ProgressLine &) = delete;
+  ProgressLine &operator=(const ProgressLine &) = delete;
+  void show(llvm::StringRef what, double done);
+  /// Before anything else is written.
+  void clear();
+
+private:
+  bool isTerminal, visible = false;
+  std::chrono::steady_clock::time_point start, shown;
+};
 
 /// Compiles and, on a terminal, shows how far it is.
 void compileWithProgress(CompileOptions options);

@@ -6,7 +6,6 @@
 #include "sluice-runtime/Commands.h"
 
 #include <cerrno>
-#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -115,31 +114,34 @@ void driver::printResult(llvm::StringRef text) {
 
 void driver::printWarning(llvm::StringRef line) { runtime::printWarning(line.str()); }
 
-void driver::compileWithProgress(CompileOptions options) {
-  using clock = std::chrono::steady_clock;
-  bool terminal = isatty(STDERR_FILENO);
-  clock::time_point start = clock::now(), shown = start;
-  bool visible = false;
-  // Short work stays silent: a line that flashes by tells nobody anything.
-  if (terminal)
-    options.progress = [&](llvm::StringRef what, double done) {
-      clock::time_point now = clock::now();
-      if (now - start < std::chrono::seconds(2) || now - shown < std::chrono::milliseconds(100))
-        return;
-      shown = now;
-      visible = true;
-      fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(),
-              100 * done);
-    };
-  options.warn = [&](llvm::StringRef line) {
-    if (visible)
-      fputs("\r\033[K", stderr);
-    visible = false;
-    printWarning(line);
-  };
-  llvm::Error error = compile(options);
+ProgressLine::ProgressLine()
+    : isTerminal(isatty(STDERR_FILENO)), start(std::chrono::steady_clock::now()), shown(start) {}
+
+void ProgressLine::show(llvm::StringRef what, double done) {
+  auto now = std::chrono::steady_clock::now();
+  if (!isTerminal || now - start < std::chrono::seconds(2) ||
+      now - shown < std::chrono::milliseconds(100))
+    return;
+  shown = now;
+  visible = true;
+  fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(), 100 * done);
+}
+
+void ProgressLine::clear() {
   if (visible)
     fputs("\r\033[K", stderr);
+  visible = false;
+}
+
+void driver::compileWithProgress(CompileOptions options) {
+  ProgressLine line;
+  options.progress = [&](llvm::StringRef what, double done) { line.show(what, done); };
+  options.warn = [&](llvm::StringRef text) {
+    line.clear();
+    printWarning(text);
+  };
+  llvm::Error error = compile(options);
+  line.clear();
   if (error)
     throw Failure(std::move(error));
 }

@@ -129,6 +129,7 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addPerplexityCommand(app, hooks), options);
   runtime::addTokenizeCommand(app, hooks);
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
+  addMeasureCommand(app);
   addExplainCommand(app);
   addInspectCommand(app);
   return runtime::runCommandLine(

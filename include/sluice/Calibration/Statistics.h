@@ -99,6 +99,8 @@ public:
   /// another version; an array is missing, has another size, or holds a number that is not finite
   /// or, of moments, negative.
   static llvm::Expected<Statistics> read(llvm::StringRef path);
+  /// Whether the file is one that `write` or StatisticsWriter wrote, of any version.
+  static bool isStatistics(llvm::StringRef path);
   /// Writes a file of them; errors of the file system.
   llvm::Error write(llvm::StringRef path) const;
 
