@@ -120,6 +120,7 @@ struct PlannedWeight {
 /// one kernel on any device: gate and up; a lone product is a part of its own.
 struct Products {
   SmallVector<SmallVector<size_t, 2>, 4> parts; ///< indices of weights
+  ProductPlace place = ProductPlace::BehindProduct;
 };
 
 /// The caches of a layer.
@@ -229,6 +230,8 @@ Error Planning::collectWeights(func::FuncOp decode) {
   decode.walk([&](model::LinearOp linear) { readers[linear.getInput()].push_back(linear); });
   for (auto &[input, linears] : readers) {
     Products group;
+    if (input.getDefiningOp<model::AttentionOp>())
+      group.place = ProductPlace::BehindAttention;
     SmallVector<SmallVector<model::LinearOp, 2>> parts;
     for (model::LinearOp linear : linears) {
       PlannedWeight weight = describe(linear, module);
@@ -420,7 +423,7 @@ double Planning::secondsOf(const Products &products, ArrayRef<unsigned> pick) co
         kernel = &kernels.emplace_back();
       kernel->push_back({encoding, weight.rows, weight.columns});
     }
-  std::string key;
+  std::string key = products.place == ProductPlace::BehindAttention ? "attention " : "";
   for (ArrayRef<WeightLoad> kernel : kernels) {
     for (const WeightLoad &load : kernel)
       key += formatv("{0}:{1}x{2} ", load.encoding.name(), load.rows, load.columns);
@@ -429,7 +432,7 @@ double Planning::secondsOf(const Products &products, ArrayRef<unsigned> pick) co
   auto [known, isNew] = knownSeconds.try_emplace(key, 0.0);
   if (isNew)
     for (ArrayRef<WeightLoad> kernel : kernels)
-      known->second += time->productSeconds(kernel);
+      known->second += time->productSeconds(kernel, products.place);
   return known->second;
 }
 
