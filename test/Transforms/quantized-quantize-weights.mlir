@@ -5,7 +5,7 @@
 // RUN: sluice-opt %s --quantized-quantize-weights=scheme=keep | FileCheck %s --check-prefix=KEEP
 // RUN: not sluice-opt %s --quantized-quantize-weights=scheme=int8-g48 2>&1 | FileCheck %s --check-prefix=ERROR
 
-// RUN: sluice-opt %s --quantized-quantize-weights="scheme=keep,w=q4_k,odd*=int8-g32,narrow=q6_k" 2>%t.err | FileCheck %s --check-prefix=SINGLE
+// RUN: sluice-opt %s --quantized-quantize-weights="scheme=keep,w=q4_k,odd*=int8-g32,narrow=q4_k" 2>%t.err | FileCheck %s --check-prefix=SINGLE
 // RUN: FileCheck %s --check-prefix=LEFT --input-file=%t.err
 // RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,q4_k" 2>&1 | FileCheck %s --check-prefix=ENTRY
 // RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,[=q4_k" 2>&1 | FileCheck %s --check-prefix=GLOB

@@ -55,8 +55,8 @@ func.func private @f(!quantized.tensor<4x256xi6, group = channel, scale = i8>)
 
 // -----
 
-// expected-error @+1 {{q6_k needs columns in whole super-blocks of 256, found 128}}
-func.func private @f(!quantized.tensor<4x128xi6, group = 16, scale = i8>)
+// expected-error @+1 {{q4_k needs columns in whole super-blocks of 256, found 128}}
+func.func private @f(!quantized.tensor<4x128xui4, group = 32, scale = u6, offset = field>)
 
 // -----
 
