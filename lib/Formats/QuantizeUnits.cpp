@@ -13,6 +13,7 @@
 //
 // Plain loops of floats without contraction: the result does not depend on the machine.
 
+#include "VectorClones.h"
 #include "sluice/Formats/Quantizer.h"
 
 #include "sluice-support/NumberText.h"
@@ -22,6 +23,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 using namespace llvm;
@@ -33,6 +35,28 @@ namespace {
 struct Fit {
   float scale = 0, offset = 0;
   float error = std::numeric_limits<float>::infinity();
+};
+
+/// Integers in order, and above which number each is followed by the next: what is nearest to v is
+/// found by comparisons alone.
+struct NearestInteger {
+  explicit NearestInteger(const Encoding &format);
+
+  SmallVector<float, 16> integers;
+  /// Their elements.
+  SmallVector<int8_t, 16> elements;
+  /// The greatest v to which integer i is nearer than i + 1, or as near.
+  SmallVector<float, 16> last;
+};
+
+/// Ways to scale one unit, one a vector lane.
+struct Candidates {
+  alignas(64) float scale[lanes] = {}, offset[lanes] = {}, error[lanes] = {};
+};
+
+/// Sums over a unit of a lane's integers q and the numbers x.
+struct Sums {
+  double q[lanes], qq[lanes], qx[lanes];
 };
 
 class UnitQuantizer {
@@ -47,82 +71,149 @@ public:
   Fit fitBoth(ArrayRef<float> x, bool belowZero) const;
 
 private:
-  int nearest(float v) const;
-  /// Least squares for integers that are chosen already.
-  void refit(ArrayRef<float> x, ArrayRef<int8_t> q, Fit &fit, bool withOffset,
-             bool belowZero) const;
+  /// Fits the candidates twice by least squares to the integers that they give, and finds their
+  /// errors.
+  void fit(ArrayRef<float> x, Candidates &candidates, bool withOffset, bool belowZero) const;
 
   Encoding format;
   bool isTable;
   int least, most;
-  /// Of a table, in order: its integers and their indices.
-  SmallVector<std::pair<int, int8_t>, 16> sorted;
+  NearestInteger nearest;
 };
 } // namespace
 
-UnitQuantizer::UnitQuantizer(const Encoding &format)
-    : format(format), isTable(format.code() == Encoding::Code::Table) {
-  if (isTable) {
-    for (int i = 0; i < 16; ++i)
-      sorted.push_back({format.table()[i], static_cast<int8_t>(i)});
-    llvm::sort(sorted);
-    least = sorted.front().first;
-    most = sorted.back().first;
-  } else {
-    least = format.qMin();
-    most = format.qMax();
+NearestInteger::NearestInteger(const Encoding &format) {
+  if (format.code() != Encoding::Code::Table)
+    return;
+  SmallVector<std::pair<int8_t, int8_t>, 16> sorted;
+  for (auto [q, integer] : enumerate(format.table()))
+    sorted.push_back({integer, static_cast<int8_t>(q)});
+  llvm::sort(sorted);
+  for (auto [integer, q] : sorted) {
+    integers.push_back(integer);
+    elements.push_back(q);
+  }
+  for (size_t i = 1; i < integers.size(); ++i) {
+    // The differences are floats, whose roundings may make a tie of what is none.
+    float low = integers[i - 1], high = integers[i];
+    auto isLow = [&](float v) { return v - integers[i - 1] <= integers[i] - v; };
+    while (std::nextafter(low, high) < high) {
+      float middle = low + (high - low) / 2;
+      if (middle == low || middle == high)
+        middle = std::nextafter(low, high);
+      (isLow(middle) ? low : high) = middle;
+    }
+    last.push_back(low);
   }
 }
 
-int UnitQuantizer::nearest(float v) const {
-  if (!isTable) {
-    v = std::clamp(v, static_cast<float>(least), static_cast<float>(most));
-    return static_cast<int>(std::nearbyint(v));
+UnitQuantizer::UnitQuantizer(const Encoding &format)
+    : format(format), isTable(format.code() == Encoding::Code::Table), nearest(format) {
+  least = isTable ? static_cast<int>(nearest.integers.front()) : format.qMin();
+  most = isTable ? static_cast<int>(nearest.integers.back()) : format.qMax();
+}
+
+/// The integers nearest to v.
+__attribute__((always_inline)) static inline void toNearest(const NearestInteger &nearest,
+                                                            float least, float most, Vector &v) {
+  if (nearest.integers.empty()) {
+    v = v < least ? Vector{} + least : v;
+    v = v > most ? Vector{} + most : v;
+    v = (v + 0x1.8p23f) - 0x1.8p23f; // to nearest even: |v| is far below 2^22
+    return;
   }
-  // The first entry that is not below, or the one before.
-  size_t high = 0;
-  while (high + 1 < sorted.size() && static_cast<float>(sorted[high].first) < v)
-    ++high;
-  if (high &&
-      v - static_cast<float>(sorted[high - 1].first) <= static_cast<float>(sorted[high].first) - v)
-    --high;
-  return sorted[high].second;
+  Vector integer = Vector{} + nearest.integers[0];
+  for (size_t i = 0; i < nearest.last.size(); ++i)
+    integer = v > nearest.last[i] ? Vector{} + nearest.integers[i + 1] : integer;
+  v = integer;
+}
+
+/// The candidates' errors and sums.
+SLUICE_VECTOR_CLONES static void measure(const NearestInteger &nearest, float least, float most,
+                                         const float *x, size_t n, Candidates &candidates,
+                                         Sums *sums) {
+  typedef double Doubles __attribute__((vector_size(lanes * sizeof(double))));
+  Vector scale, offset, error = {};
+  std::memcpy(&scale, candidates.scale, sizeof(scale));
+  std::memcpy(&offset, candidates.offset, sizeof(offset));
+  Vector inverse = 1.0f / scale;
+  // Of scales that are 0, or too small.
+  inverse = (inverse < 0.0f ? -inverse : inverse) < std::numeric_limits<float>::infinity()
+                ? inverse
+                : Vector{};
+  Doubles q = {}, qq = {}, qx = {};
+  for (size_t i = 0; i < n; ++i) {
+    Vector integer = (x[i] - offset) * inverse;
+    toNearest(nearest, least, most, integer);
+    if (sums) {
+      Doubles wide = __builtin_convertvector(integer, Doubles);
+      q += wide;
+      qq += wide * wide;
+      qx += wide * static_cast<double>(x[i]);
+    } else {
+      Vector difference = x[i] - (integer * scale + offset);
+      error += difference * difference;
+    }
+  }
+  std::memcpy(candidates.error, &error, sizeof(error));
+  if (sums) {
+    std::memcpy(sums->q, &q, sizeof(q));
+    std::memcpy(sums->qq, &qq, sizeof(qq));
+    std::memcpy(sums->qx, &qx, sizeof(qx));
+  }
 }
 
 float UnitQuantizer::choose(ArrayRef<float> x, float scale, float offset, int8_t *q) const {
   float inverse = scale != 0 ? 1 / scale : 0, error = 0;
   if (!std::isfinite(inverse))
     inverse = 0;
-  for (auto [i, value] : enumerate(x)) {
-    q[i] = static_cast<int8_t>(nearest((value - offset) * inverse));
-    float difference = value - (static_cast<float>(format.integerOf(q[i])) * scale + offset);
-    error += difference * difference;
+  for (size_t first = 0; first < x.size(); first += lanes) {
+    // Elements in the lanes.
+    size_t count = std::min<size_t>(lanes, x.size() - first);
+    Vector values = {};
+    std::memcpy(&values, x.data() + first, count * sizeof(float));
+    Vector scaled = (values - offset) * inverse, integers = scaled, places = {};
+    toNearest(nearest, static_cast<float>(least), static_cast<float>(most), integers);
+    for (float last : nearest.last)
+      places += scaled > last ? Vector{} + 1.0f : Vector{};
+    Vector differences = values - (integers * scale + offset);
+    for (size_t i = 0; i < count; ++i) {
+      q[first + i] = isTable ? nearest.elements[static_cast<size_t>(places[i])]
+                             : static_cast<int8_t>(integers[i]);
+      error += differences[i] * differences[i];
+    }
   }
   return error;
 }
 
-void UnitQuantizer::refit(ArrayRef<float> x, ArrayRef<int8_t> q, Fit &fit, bool withOffset,
-                          bool belowZero) const {
-  double n = static_cast<double>(x.size()), sumQ = 0, sumX = 0, sumQQ = 0, sumQX = 0;
-  for (auto [value, index] : zip_equal(x, q)) {
-    double integer = format.integerOf(index);
-    sumQ += integer;
+void UnitQuantizer::fit(ArrayRef<float> x, Candidates &candidates, bool withOffset,
+                        bool belowZero) const {
+  double n = static_cast<double>(x.size()), sumX = 0;
+  for (float value : x)
     sumX += value;
-    sumQQ += integer * integer;
-    sumQX += integer * value;
+  auto measureAll = [&](Sums *sums) {
+    measure(nearest, static_cast<float>(least), static_cast<float>(most), x.data(), x.size(),
+            candidates, sums);
+  };
+  for (int round = 0; round < 2; ++round) {
+    Sums sums;
+    measureAll(&sums);
+    for (int i = 0; i < lanes; ++i) {
+      double sumQ = sums.q[i], sumQQ = sums.qq[i], sumQX = sums.qx[i], offset = 0;
+      if (withOffset) {
+        double determinant = n * sumQQ - sumQ * sumQ;
+        if (determinant > 0)
+          offset = (sumX * sumQQ - sumQ * sumQX) / determinant;
+        if (belowZero)
+          offset = std::min(offset, 0.0);
+      }
+      if (sumQQ > 0) {
+        candidates.scale[i] = static_cast<float>((sumQX - offset * sumQ) / sumQQ);
+        candidates.offset[i] = static_cast<float>(offset);
+      }
+    }
   }
-  double offset = 0;
-  if (withOffset) {
-    double determinant = n * sumQQ - sumQ * sumQ;
-    if (determinant > 0)
-      offset = (sumX * sumQQ - sumQ * sumQX) / determinant;
-    if (belowZero)
-      offset = std::min(offset, 0.0);
-  }
-  if (sumQQ > 0) {
-    fit.scale = static_cast<float>((sumQX - offset * sumQ) / sumQQ);
-    fit.offset = static_cast<float>(offset);
-  }
+  measureAll(nullptr);
 }
 
 Fit UnitQuantizer::fitScale(ArrayRef<float> x, bool eitherSign) const {
@@ -134,26 +225,21 @@ Fit UnitQuantizer::fitScale(ArrayRef<float> x, bool eitherSign) const {
   Fit best;
   if (greatest == lowest)
     return {0, 0, 0};
-  SmallVector<int8_t, 256> q(x.size());
   for (int sign : {1, -1}) {
     if (sign < 0 && !eitherSign)
       break;
     float high = sign > 0 ? greatest : -lowest, low = sign > 0 ? lowest : -greatest;
     // The scale that covers the unit, and smaller ones, which clip it.
     float cover = std::max(high / static_cast<float>(most), low / static_cast<float>(least));
-    for (int step = -2; step <= 8; ++step) {
-      Fit fit;
-      fit.scale = static_cast<float>(sign) * cover * (1 - 0.045f * static_cast<float>(step));
-      for (int round = 0; round < 2; ++round) {
-        choose(x, fit.scale, 0, q.data());
-        refit(x, q, fit, /*withOffset=*/false, false);
-      }
-      if (!eitherSign && fit.scale <= 0)
-        continue;
-      fit.error = choose(x, fit.scale, 0, q.data());
-      if (fit.error < best.error)
-        best = fit;
-    }
+    constexpr int first = -2, steps = 11;
+    Candidates candidates;
+    for (int i = 0; i < steps; ++i)
+      candidates.scale[i] =
+          static_cast<float>(sign) * cover * (1 - 0.045f * static_cast<float>(first + i));
+    fit(x, candidates, /*withOffset=*/false, false);
+    for (int i = 0; i < steps; ++i)
+      if ((eitherSign || candidates.scale[i] > 0) && candidates.error[i] < best.error)
+        best = {candidates.scale[i], candidates.offset[i], candidates.error[i]};
   }
   return best;
 }
@@ -169,21 +255,17 @@ Fit UnitQuantizer::fitBoth(ArrayRef<float> x, bool belowZero) const {
   if (greatest == lowest)
     return {0, lowest, 0};
   Fit best;
-  SmallVector<int8_t, 256> q(x.size());
-  for (int step = -2; step <= 10; ++step) {
-    Fit fit;
-    fit.offset = lowest;
-    fit.scale = (greatest - lowest) / (static_cast<float>(most) + 0.1f * static_cast<float>(step));
-    for (int round = 0; round < 2; ++round) {
-      choose(x, fit.scale, fit.offset, q.data());
-      refit(x, q, fit, /*withOffset=*/true, belowZero);
-    }
-    if (fit.scale <= 0)
-      continue;
-    fit.error = choose(x, fit.scale, fit.offset, q.data());
-    if (fit.error < best.error)
-      best = fit;
+  constexpr int first = -2, steps = 13;
+  Candidates candidates;
+  for (int i = 0; i < steps; ++i) {
+    candidates.offset[i] = lowest;
+    candidates.scale[i] =
+        (greatest - lowest) / (static_cast<float>(most) + 0.1f * static_cast<float>(first + i));
   }
+  fit(x, candidates, /*withOffset=*/true, belowZero);
+  for (int i = 0; i < steps; ++i)
+    if (candidates.scale[i] > 0 && candidates.error[i] < best.error)
+      best = {candidates.scale[i], candidates.offset[i], candidates.error[i]};
   if (!std::isfinite(best.error))
     best = {(greatest - lowest) / static_cast<float>(most), lowest, 0};
   return best;
