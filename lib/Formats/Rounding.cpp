@@ -35,8 +35,8 @@ static constexpr int64_t kColumns = 64;
 /// Columns of the factorization's panels.
 static constexpr int64_t kPanel = 128;
 /// Scales of the search, of either sign. Of what covers the group they are 1 / part, with parts
-/// that surround 1: the finer an element, the less it pays to clip.
-static constexpr int kSearchScales = 32;
+/// that surround 1: the finer an element, the less it pays to clip. Then finer ones about the best.
+static constexpr int kSearchScales = 32, kFinerScales = 14;
 static float searchPart(unsigned bits, int index) {
   float reach = bits <= 4 ? 1.0f : 1.0f / static_cast<float>(1 << (bits - 4));
   float first = 1 - 0.2f * reach, last = 1 + 1.6f * reach;
@@ -169,9 +169,19 @@ SLUICE_VECTOR_CLONES static void searchScale(const Levels &levels, const Vector 
   const float top = std::max(-levels.low, levels.high);
   Vector least = Vector{} + std::numeric_limits<float>::infinity();
   best = Vector{};
-  for (int candidate = 0; candidate < 2 * kSearchScales; ++candidate) {
-    float part = parts[candidate / 2] * top;
-    Vector scale = greatest / (candidate % 2 ? -part : part);
+  // Then some that are near the best.
+  const float between = parts[1] / parts[0] - 1;
+  Vector center = {};
+  for (int candidate = 0; candidate < 2 * kSearchScales + kFinerScales; ++candidate) {
+    Vector scale;
+    if (candidate < 2 * kSearchScales) {
+      float part = parts[candidate / 2] * top;
+      scale = greatest / (candidate % 2 ? -part : part);
+    } else {
+      int finer = candidate - 2 * kSearchScales;
+      center = finer ? center : best;
+      scale = center * (1 + between * (static_cast<float>(finer + 1) * 2 / (kFinerScales + 1) - 1));
+    }
     Vector inverse = 1.0f / (scale == 0.0f ? Vector{} + 1.0f : scale);
     Vector ee = {}, er = {}, rr = {};
     for (int64_t i = 0; i < n; ++i) {

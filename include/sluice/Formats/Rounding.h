@@ -16,7 +16,7 @@
 //    0 gets m.
 // 2. Each group's scale is the best of a search, weighted by the moments: 32 parts, for 4 bits 1 /
 //    0.8 to 1 / 2.6, of the scale that covers the group, with both signs, each fitted to the
-//    integers that it gives.
+//    integers that it gives; then 14 finer ones about the best.
 //    Formats with offsets, zero points or scales that are not F16 or I8 start from quantizeRow.
 // 3. Columns are rounded one after another, by descending moments, each to what is nearest to the
 //    weight plus what makes up best for the errors of the columns before (GPTQ: Frantar et al.,
