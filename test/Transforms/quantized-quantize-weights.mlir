@@ -10,6 +10,21 @@
 // RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,q4_k" 2>&1 | FileCheck %s --check-prefix=ENTRY
 // RUN: not sluice-opt %s --quantized-quantize-weights="scheme=keep,[=q4_k" 2>&1 | FileCheck %s --check-prefix=GLOB
 
+// RUN: %python %S/Inputs/statistics.py %t.stats w=256h narrow=96
+// RUN: sluice-opt %s --quantized-quantize-weights="scheme=int4-g32,odd_half=f16 stats=%t.stats" 2>&1 | FileCheck %s --check-prefix=STATS
+// RUN: %python %S/Inputs/statistics.py %t.short w=64
+// RUN: not sluice-opt %s --quantized-quantize-weights="scheme=int4-g32 stats=%t.short" 2>&1 | FileCheck %s --check-prefix=SHORT
+// RUN: %python %S/Inputs/statistics.py %t.others x=64
+// RUN: not sluice-opt %s --quantized-quantize-weights="scheme=int4-g32 stats=%t.others" 2>&1 | FileCheck %s --check-prefix=OTHERS
+// RUN: not sluice-opt %s --quantized-quantize-weights="scheme=int4-g32 stats=%t.none" 2>&1 | FileCheck %s --check-prefix=NONE
+
+// STATS-DAG: sluice.reason = "asked for, rounded by its input's Hessian"} : tensor<8x256xf16>
+// STATS-DAG: sluice.reason = "asked for, rounded by its input's moments"} : tensor<8x96xbf16>
+// STATS-DAG: sluice.reason = "asked for, rounded without statistics"} : tensor<8x100xf32>
+// SHORT: error: {{.*}}.short: weight w has 256 columns, its statistics have 64: they are of another model
+// OTHERS: error: {{.*}}.others: has statistics of none of the weights: they are of another model
+// NONE: error: {{.*}}.none: {{.+}}
+
 // The last pattern that matches a weight's name counts.
 // SINGLE: quantized.quantize {{.*}} {sluice.decision = "q4_k", sluice.reason = "asked for"} : tensor<8x256xf16> to !quantized.tensor<8x256xui4, group = 32, scale = u6, offset = field>
 // SINGLE: quantized.quantize {{.*}} {sluice.decision = "int8-g32"
