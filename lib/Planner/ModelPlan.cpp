@@ -260,9 +260,6 @@ Error Planning::collectWeights(func::FuncOp decode) {
 Error Planning::collectCaches(func::FuncOp decode) {
   SmallVector<model::AttentionOp> attentions;
   decode.walk([&](model::AttentionOp attention) { attentions.push_back(attention); });
-  for (const formats::CacheScheme *scheme : {&request.keys, &request.values})
-    if (Error error = scheme->checkLayers(attentions.size()))
-      return error;
   for (auto [number, attention] : enumerate(attentions)) {
     LayerCaches layer;
     layer.keys = module.lookupSymbol<model::CacheOp>(attention.getKeysAttr().getAttr());
@@ -347,8 +344,10 @@ Error Planning::predict() {
       continue;
     }
     // Without statistics nobody knows what a file's maker weighed when it was quantized.
-    if (!errors->hasStatistics() && weight.present.isInteger())
+    if (!errors->hasStatistics() && weight.present.isInteger()) {
+      weight.fixed = true;
       continue;
+    }
     for (StringRef name : kWeightFormats) {
       std::optional<Encoding> encoding = Encoding::fromName(name);
       assert(encoding && "a format of the planner's is none");
@@ -356,8 +355,10 @@ Error Planning::predict() {
           encoding->fitsColumns(weight.columns))
         task.encodings.push_back(*encoding);
     }
-    if (task.encodings.empty())
+    if (task.encodings.empty()) {
+      weight.fixed = true;
       continue;
+    }
     tasks.push_back(std::move(task));
     owners.push_back(index);
   }

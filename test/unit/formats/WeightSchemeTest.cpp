@@ -31,11 +31,22 @@ TEST(WeightScheme, TheLastPatternThatMatchesCounts) {
   EXPECT_EQ(nameOf(scheme, "output_norm"), "q4_k");
 }
 
-TEST(WeightScheme, KeepsAll) {
-  EXPECT_TRUE(parsed("keep").keepsAll());
-  EXPECT_TRUE(parsed("keep,output=keep").keepsAll());
-  EXPECT_FALSE(parsed("keep,output=f16").keepsAll());
-  EXPECT_FALSE(parsed("q5_1").keepsAll());
+TEST(WeightScheme, AsksForNothing) {
+  EXPECT_TRUE(parsed("keep").asksForNothing());
+  EXPECT_TRUE(parsed("keep,output=auto").asksForNothing());
+  EXPECT_FALSE(parsed("keep,output=f16").asksForNothing());
+  EXPECT_FALSE(parsed("q5_1").asksForNothing());
+}
+
+TEST(WeightScheme, Automatic) {
+  WeightScheme scheme = parsed("auto,blk.*.attn_v=int8-g64,output=keep");
+  EXPECT_TRUE(scheme.hasAutomatic());
+  EXPECT_TRUE(scheme.isAutomatic("blk.0.attn_q"));
+  EXPECT_FALSE(scheme.isAutomatic("blk.0.attn_v"));
+  EXPECT_FALSE(scheme.isAutomatic("output"));
+  EXPECT_EQ(scheme.formatOf("blk.0.attn_q"), std::nullopt);
+  EXPECT_TRUE(parsed("keep,output=auto").hasAutomatic());
+  EXPECT_FALSE(parsed("keep,output=f16").hasAutomatic());
 }
 
 TEST(WeightScheme, Errors) {
@@ -44,9 +55,9 @@ TEST(WeightScheme, Errors) {
     return scheme ? "none" : toString(scheme.takeError());
   };
   std::string names = encodingNames();
-  EXPECT_EQ(error(""), "unknown number format '': expected keep, " + names);
-  EXPECT_EQ(error("int9"), "unknown number format 'int9': expected keep, " + names);
-  EXPECT_EQ(error("q4_k,a=q9"), "unknown number format 'q9': expected keep, " + names);
+  EXPECT_EQ(error(""), "unknown number format '': expected auto, keep, " + names);
+  EXPECT_EQ(error("int9"), "unknown number format 'int9': expected auto, keep, " + names);
+  EXPECT_EQ(error("q4_k,a=q9"), "unknown number format 'q9': expected auto, keep, " + names);
   EXPECT_EQ(error("q4_k,q6_k"),
             "expected WEIGHT=FORMAT after the format of all weights, found 'q6_k'");
   EXPECT_EQ(error("q4_k,=q6_k"),
