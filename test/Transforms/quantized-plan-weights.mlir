@@ -1,5 +1,5 @@
 // RUN: sluice-opt %s --quantized-plan-weights=goal=max-bits=5.3 | FileCheck %s
-// RUN: sluice-opt %s --quantized-plan-weights=goal=max-bits=5.3 --quantized-plan-weights=goal=max-bits=8 --quantized-quantize-weights=scheme=int4-g32 | FileCheck %s
+// RUN: sluice-opt %s --quantized-plan-weights=goal=max-bits=5.3 --quantized-plan-weights=goal=max-bits=8 --quantized-quantize-weights=scheme=keep,gate=int4-g32 | FileCheck %s
 // RUN: sluice-opt %s --quantized-plan-weights=goal=error-budget=1e-9 | FileCheck %s --check-prefix=EXACT
 // RUN: sluice-opt %s --quantized-plan-weights=scheme=keep | FileCheck %s --check-prefix=KEEP
 // RUN: sluice-opt %s "--quantized-plan-weights=scheme=auto,down=q4_k goal=max-bits=5.3" "--quantized-quantize-weights=scheme=auto,down=q4_k" | FileCheck %s --check-prefix=PINNED
