@@ -49,7 +49,7 @@ struct Change {
 
   /// Of the noise: its sum of squares in each window.
   std::vector<double> outputError;
-  /// Sum of the divergences of the tokens in each piece of a window.
+  /// Sum of the divergences of the tokens that count in each piece of a window.
   std::vector<double> divergence;
   /// Of the noise: what it would be if it were spread as the weight's columns are over all tokens.
   double whiteNoise = 0;
@@ -100,6 +100,9 @@ private:
   ArrayRef<int32_t> tokensOf(size_t windowIndex) const {
     return ArrayRef(tokens).slice(windowIndex * window, window);
   }
+  /// The first token of a window whose divergence counts: as for perplexity, those before it have
+  /// too little to go by.
+  int64_t firstCounted() const { return window / 2; }
   /// Counts work as done, and says so.
   void progress(StringRef what, double work);
 
@@ -138,7 +141,16 @@ llvm::Error Measurement::chooseWindows() {
   auto needed = [&](int64_t count) { return static_cast<size_t>((count + window - 1) / window); };
   windows = std::min(available, std::max<size_t>(1, needed(options.statisticsTokens)));
   changedWindows = std::min(windows, needed(options.sensitivityTokens));
-  tokens = options.tokens.take_front(windows * window).vec();
+  // Both are spread over the whole text, whose parts differ. Those that losses are measured in come
+  // first.
+  std::vector<size_t> chosen, others;
+  for (size_t i = 0; i < windows; ++i) {
+    bool isChanged = i * changedWindows / windows != (i + 1) * changedWindows / windows;
+    (isChanged ? chosen : others).push_back(i * available / windows);
+  }
+  llvm::append_range(chosen, others);
+  for (size_t index : chosen)
+    llvm::append_range(tokens, options.tokens.slice(index * window, window));
   if (options.bosId >= 0)
     for (size_t w = 0; w < windows; ++w)
       tokens[w * window] = options.bosId;
@@ -409,12 +421,15 @@ llvm::Error Measurement::runLogits(size_t segment) {
       ReferenceLogits reference(std::move(*pass.run(part(base.empty() ? nullptr : base[w]), ids)));
       llvm::parallelFor(0, streams.size(), [&](size_t i) {
         Change &change = *streams[i].change;
+        // Noise in the last segment itself is measured in all rows.
+        if (first + count <= firstCounted() && change.segment != segment)
+          return;
         ForwardHooks hooks;
         if (change.segment == segment)
           hooks = hooksFor(change, noises, w);
         std::shared_ptr<Tensor> logits = pass.run(part(streams[i].states[w]), ids, hooks);
         double sum = 0;
-        for (int64_t row = 0; row < count; ++row)
+        for (int64_t row = std::max<int64_t>(0, firstCounted() - first); row < count; ++row)
           sum += reference.divergence(row, logits->row(row));
         change.divergence[w * pieces + piece] = sum;
         progress("measuring sensitivities",
@@ -534,7 +549,8 @@ llvm::Expected<MeasureSummary> Measurement::finish() {
     return total;
   };
   for (const Change &change : changes) {
-    double loss = sum(change.divergence) / count;
+    double loss = sum(change.divergence) / (static_cast<double>(changedWindows) *
+                                            static_cast<double>(window - firstCounted()));
     // What overflows is worse than anything; below zero is rounding alone.
     loss = std::isfinite(loss) ? std::max(0.0, loss) : std::numeric_limits<double>::infinity();
     if (change.product) {

@@ -20,8 +20,8 @@
 //
 // clang-format on
 //
-// D is the mean over all tokens of sum_v p(v) ln(p(v) / p'(v)), the tokens' distributions computed
-// in windows of text as for perplexity.
+// D is the mean of sum_v p(v) ln(p(v) / p'(v)) over the tokens in the second half of each window of
+// text: those that `sluice perplexity` counts.
 
 #ifndef SLUICE_CALIBRATION_STATISTICS_H
 #define SLUICE_CALIBRATION_STATISTICS_H
