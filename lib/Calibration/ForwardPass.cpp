@@ -624,6 +624,7 @@ ReferenceLogits::ReferenceLogits(Tensor given)
     FloatMap p(probabilities.row(row).data(), x.size());
     p = (x - x.maxCoeff()).exp();
     p *= static_cast<float>(1 / p.cast<double>().sum());
+    masses.push_back(p.cast<double>().sum());
   }
 }
 
@@ -631,6 +632,7 @@ double ReferenceLogits::divergence(int64_t row, ArrayRef<float> other) const {
   // With d = other - reference, m = sum(p d) and u = d - m, the divergence is
   // log(sum(p exp(u))) = log(1 + sum(p (exp(u) - 1 - u))): each term is small where u is.
   constexpr int64_t piece = 256;
+  using Piece = Eigen::Array<float, Eigen::Dynamic, 1, 0, piece, 1>;
   auto size = static_cast<int64_t>(other.size());
   const float *x = logits.row(row).data(), *p = probabilities.row(row).data(), *y = other.data();
   auto sum = [&](auto term) {
@@ -638,15 +640,16 @@ double ReferenceLogits::divergence(int64_t row, ArrayRef<float> other) const {
     for (int64_t i = 0; i < size; i += piece) {
       int64_t count = std::min(piece, size - i);
       ConstFloatMap weights(p + i, count), from(x + i, count), to(y + i, count);
-      total += (weights * term(to - from)).sum();
+      total += (weights * term(Piece(to - from))).sum();
     }
     return total;
   };
-  double mass = sum([](auto d) { return Eigen::ArrayXf::Ones(d.size()); });
-  auto mean = static_cast<float>(sum([](auto d) { return d; }) / mass);
-  double excess = sum([&](auto d) {
-    auto u = d - mean;
-    return (u.abs() < 0.01f).select(u.square() * (0.5f + u * (1 / 6.0f)), u.exp() - 1 - u);
+  auto mean = static_cast<float>(sum([](const Piece &d) { return d; }) / masses[row]);
+  double excess = sum([&](const Piece &d) -> Piece {
+    Piece u = d - mean;
+    if (u.abs().maxCoeff() < 0.1f)
+      return u.square() * (0.5f + u * (1 / 6.0f + u * (1 / 24.0f + u * (1 / 120.0f))));
+    return u.exp() - 1 - u;
   });
-  return std::log1p(excess / mass);
+  return std::log1p(excess / masses[row]);
 }

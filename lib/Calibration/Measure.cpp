@@ -27,10 +27,6 @@ static llvm::Error makeError(const Twine &message) {
   return llvm::createStringError(llvm::inconvertibleErrorCode(), message);
 }
 
-/// Squared size of the noise, relative to the weight: far above rounding of float32, and still
-/// where the divergence is proportional to it.
-static constexpr double noiseSize = 0.04;
-
 /// Rows of logits that are made at a time.
 static constexpr int64_t logitRows = 128;
 
@@ -312,7 +308,7 @@ ForwardHooks Measurement::hooksFor(Change &change, const NoiseMap &noises,
   }
   const PackedMatrix &noise = noises.at(change.product);
   double elements = static_cast<double>(noise.rows()) * static_cast<double>(noise.columns());
-  double size = std::sqrt(noiseSize * pass.squaredNorm(change.product) / elements);
+  double size = std::sqrt(options.noise * pass.squaredNorm(change.product) / elements);
   hooks.product = [&change, &noise, size, windowIndex](model::LinearOp op,
                                                        const std::shared_ptr<const Tensor> &input,
                                                        Tensor &output) {

@@ -3,6 +3,7 @@
 
 #include "ArtifactReport.h"
 #include "Commands.h"
+#include "StatisticsReport.h"
 
 #include "sluice-runtime/Artifact.h"
 #include "sluice/Import/Listing.h"
@@ -18,10 +19,12 @@ void driver::addInspectCommand(CLI::App &app) {
     bool json = false;
   };
   auto options = std::make_shared<Options>();
-  CLI::App *command = app.add_subcommand("inspect", "List what is in a model file or an artifact");
+  CLI::App *command = app.add_subcommand(
+      "inspect", "List what is in a model file, an artifact or a file of statistics");
   command->footer("Examples:\n  sluice inspect model.gguf\n  sluice inspect model.sluice --json");
   command
-      ->add_option("FILE", options->file, "GGUF, safetensors, Hugging Face directory or artifact")
+      ->add_option("FILE", options->file,
+                   "GGUF, safetensors, Hugging Face directory, artifact or statistics")
       ->required();
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] {
@@ -33,6 +36,18 @@ void driver::addInspectCommand(CLI::App &app) {
         os << plan.dump(2) << "\n";
       else
         printArtifact(plan, os);
+      printResult(text);
+      return;
+    }
+    if (calibration::Statistics::isStatistics(options->file)) {
+      llvm::Expected<calibration::Statistics> statistics =
+          calibration::Statistics::read(options->file);
+      if (!statistics)
+        throw Failure(statistics.takeError());
+      if (options->json)
+        os << statisticsJson(*statistics).dump(2) << "\n";
+      else
+        printStatistics(*statistics, os);
       printResult(text);
       return;
     }

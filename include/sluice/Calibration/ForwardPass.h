@@ -119,6 +119,8 @@ public:
 
 private:
   Tensor logits, probabilities;
+  /// The sum of a row's probabilities, 1 but for rounding.
+  std::vector<double> masses;
 };
 
 } // namespace sluice::calibration

@@ -9,7 +9,7 @@
 //   statistics    windows of 512 tokens go through the model segment by segment (ForwardPass.h);
 //                 moments and Hessians are sums over the inputs of its products
 //   sensitivity   of a weight W [N, K]: noise E, whose elements are +s or -s at random with
-//                 s^2 = 0.04 |W|^2 / (N K), is added to W for the first windows, and the results
+//                 s^2 = noise |W|^2 / (N K), is added to W for the first windows, and the results
 //                 are compared with those without:
 //                   a = (mean of D(p || p')) * N_white / (mean of |E x_t|^2)
 //                 so that how much of the noise these tokens met does not matter
@@ -48,6 +48,9 @@ struct MeasureOptions {
   int64_t statisticsTokens = 4096, sensitivityTokens = 1024;
   bool hessians = true;
   uint64_t seed = 0;
+  /// Squared size of the noise, relative to the weight's: far above the rounding of float32, and
+  /// where the divergence is still proportional to it.
+  double noise = 0.04;
   /// XXH3 of the text, in hexadecimal digits: for the file alone.
   std::string textChecksum;
   /// Bytes that streams may have; 0: a quarter of the memory.
