@@ -71,6 +71,9 @@ std::vector<Format> allFormats() {
     for (const char *group : {"32", "64", "128", "256", "channel"})
       for (const char *zeros : {"", ", zero_point"})
         formats.push_back({element, std::string(", group = ") + group + zeros});
+  // Between them: an f16 scale, and nested ones.
+  formats.push_back({"i5", ", group = 64"});
+  formats.push_back({"i4", ", group = 32, table = iq4_nl, scale = i8"});
   return formats;
 }
 
