@@ -9,6 +9,7 @@
 #include "sluice-runtime/Commands.h"
 #include "sluice-support/Json.h"
 #include "sluice-support/MappedFile.h"
+#include "sluice/Formats/WeightScheme.h"
 #include "sluice/Target/TargetDescription.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -48,14 +49,11 @@ static int64_t launchBytes(const json &launch, int64_t context) {
          context * (get("keys") + get("values"));
 }
 
-/// How many matrices and caches have each format, and which matrices have another than the one
-/// asked for.
+/// How many matrices and caches have each format, how matrices were rounded, and which have another
+/// format than the one asked for.
 static void printFormats(const json &plan, llvm::raw_ostream &os) {
-  // Plans are made by this version, so what was asked for can be read.
-  llvm::Expected<formats::WeightScheme> asked =
-      formats::WeightScheme::parse(plan["model"].value("weights", std::string("keep")));
-  if (!asked)
-    throw Failure(asked.takeError());
+  const std::string weights = plan["model"].value("weights", std::string());
+  llvm::Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(weights);
   auto text = [](const json &decision, const char *key) {
     return decision.value(key, std::string());
   };
@@ -63,9 +61,13 @@ static void printFormats(const json &plan, llvm::raw_ostream &os) {
   for (const json &buffer : plan["buffers"])
     if (text(buffer, "kind") == "cache")
       cacheNames.insert(text(buffer, "name"));
-  std::map<std::string, int> matrices, caches;
-  for (const json &decision : plan["decisions"])
+  std::map<std::string, int> matrices, caches, roundings;
+  for (const json &decision : plan["decisions"]) {
     ++(cacheNames.count(text(decision, "what")) ? caches : matrices)[text(decision, "decision")];
+    const std::string reason = text(decision, "reason");
+    if (size_t at = llvm::StringRef(reason).find("rounded "); at != llvm::StringRef::npos)
+      ++roundings[reason.substr(at)];
+  }
   auto line = [&](llvm::StringRef what, const std::map<std::string, int> &counts) {
     if (counts.empty())
       return;
@@ -76,12 +78,17 @@ static void printFormats(const json &plan, llvm::raw_ostream &os) {
     os << "\n";
   };
   line("matrices", matrices);
-  for (const json &decision : plan["decisions"])
-    if (std::optional<formats::Encoding> format = asked->formatOf(text(decision, "what"));
-        format && !cacheNames.count(text(decision, "what")) &&
-        text(decision, "decision") != format->name())
+  line("", roundings);
+  for (const json &decision : plan["decisions"]) {
+    if (!scheme || cacheNames.count(text(decision, "what")))
+      continue;
+    std::optional<formats::Encoding> asked = scheme->formatOf(text(decision, "what"));
+    if (asked && text(decision, "decision") != asked->name())
       os << "    " << text(decision, "what") << ": " << text(decision, "decision") << " instead of "
-         << format->name() << " (" << text(decision, "reason") << ")\n";
+         << asked->name() << " (" << text(decision, "reason") << ")\n";
+  }
+  // A plan of another version may name what this one does not know.
+  llvm::consumeError(scheme.takeError());
   line("caches", caches);
 }
 
