@@ -56,6 +56,10 @@ struct InputStatistics {
   int64_t columns() const { return static_cast<int64_t>(moments.size()); }
 };
 
+/// How weights that read an input (null: none is known) are rounded, for people: "rounded by its
+/// input's Hessian".
+llvm::StringRef roundingName(const InputStatistics *input);
+
 /// E(Q). `weight` and `rounded` are [rows][K]. Without a Hessian its diagonal stands for it.
 double outputError(llvm::ArrayRef<float> weight, llvm::ArrayRef<float> rounded,
                    const InputStatistics &input);
