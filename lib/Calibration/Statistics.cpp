@@ -27,6 +27,13 @@ static Error fail(StringRef path, const Twine &message) {
   return createStringError(path + ": " + message);
 }
 
+StringRef calibration::roundingName(const InputStatistics *input) {
+  if (!input)
+    return "rounded without statistics";
+  return input->hessian.empty() ? "rounded by its input's moments"
+                                : "rounded by its input's Hessian";
+}
+
 //===----------------------------------------------------------------------===//
 // Errors
 //===----------------------------------------------------------------------===//

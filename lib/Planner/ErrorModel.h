@@ -52,6 +52,11 @@ public:
   std::optional<double> keys(int64_t layer, const formats::CacheChoice &choice) const;
   std::optional<double> values(int64_t layer, const formats::CacheChoice &choice) const;
 
+  /// How a weight is rounded, for people; empty without statistics.
+  llvm::StringRef roundingOf(llvm::StringRef weight) const {
+    return statistics ? calibration::roundingName(statistics->inputOf(weight)) : "";
+  }
+
   bool hasStatistics() const { return statistics.has_value(); }
   /// How much greater an error may be than what is predicted.
   double margin() const;

@@ -539,6 +539,8 @@ void Planning::decide(ModelPlan &plan, const Products &products, const Choices &
       Decision decision;
       decision.name = weight.name;
       decision.fixed = weight.fixed;
+      if (pick[number] != 0 && !weight.fixed)
+        decision.rounding = errors->roundingOf(weight.name);
       decision.chosen = describe(pick, choices.totals[chosen]);
       if (other && !weight.fixed) {
         decision.next = describe(choices.picks[*other], choices.totals[*other]);

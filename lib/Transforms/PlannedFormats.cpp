@@ -58,6 +58,8 @@ std::string sluice::plannedReason(const Decision &decision) {
   std::string reason = "planned: error " + costs(decision.chosen.totals);
   if (decision.next)
     reason += "; next " + decision.next->format + ": " + costs(decision.next->totals);
+  if (!decision.rounding.empty())
+    reason += "; " + decision.rounding;
   return reason;
 }
 

@@ -54,16 +54,13 @@ FailureOr<std::string> QuantizedQuantizeWeights::roundingOf(Value weight, Encodi
     return std::string("asked for");
   ++rounded;
   const calibration::InputStatistics *input = statistics->inputOf(weightName(weight));
-  if (!input)
-    return std::string("asked for, rounded without statistics");
-  ++known;
+  known += input != nullptr;
   int64_t columns = cast<RankedTensorType>(weight.getType()).getDimSize(1);
-  if (input->columns() != columns)
+  if (input && input->columns() != columns)
     return emitError(weight.getLoc())
            << stats << ": weight " << weightName(weight) << " has " << columns
            << " columns, its statistics have " << input->columns() << ": they are of another model";
-  return std::string(input->hessian.empty() ? "asked for, rounded by its input's moments"
-                                            : "asked for, rounded by its input's Hessian");
+  return ("asked for, " + calibration::roundingName(input)).str();
 }
 
 Value QuantizedQuantizeWeights::quantize(Value weight, EncodingAttr asked) {

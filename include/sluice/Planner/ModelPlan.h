@@ -86,6 +86,8 @@ struct Decision {
   Option chosen;
   /// The best of the others at the plan's price.
   std::optional<Option> next;
+  /// Of a weight: how it is rounded, for people; empty if it is kept or there are no statistics.
+  std::string rounding;
   /// Asked for or decided before: counted, not chosen.
   bool fixed = false;
 };
