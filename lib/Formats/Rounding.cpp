@@ -44,8 +44,8 @@ static float searchPart(unsigned bits, int index) {
 }
 static constexpr int kRounds = 2, kSweeps = 2;
 static constexpr int kMostVectors = Rounder::rowsAtOnce / lanes;
-/// Bytes that the systems of a block's rows may take.
-static constexpr int64_t kSystemBytes = int64_t(16) << 20;
+/// Scales that are fitted together, at most: a multiple of a super-block's.
+static constexpr int64_t kScalesTogether = 128;
 static constexpr float kGreatestScale = 65504.0f;
 
 //===----------------------------------------------------------------------===//
@@ -405,11 +405,6 @@ public:
   Block(const Rounder &rounder, const Encoding &format, const Levels &levels, ArrayRef<Row> rows);
 
   Error run(MutableArrayRef<double> errors);
-  /// Vectors of a block whose systems of `groups` equations are not too large.
-  static int vectorsFor(int64_t groups) {
-    return static_cast<int>(std::clamp<int64_t>(
-        kSystemBytes / (groups * groups * static_cast<int64_t>(sizeof(Vector))), 1, kMostVectors));
-  }
   static bool fitsScales(const Encoding &format) {
     return format.scale == Encoding::Scale::F16 || format.scale == Encoding::Scale::I8;
   }
@@ -427,12 +422,13 @@ private:
   /// Step 2.
   Error start();
   /// Stores the scales nearest to `wanted` [groups][vectors]. What cannot be stored stays as it is.
-  void setScales(const std::vector<Vector> &wanted, bool isFirst);
+  /// Of the groups from `begin` to `end` only.
+  void setScales(const std::vector<Vector> &wanted, int64_t begin, int64_t end, bool isFirst);
   /// Step 3.
   void compensate();
   /// residual = H' (w - q).
   void findResidual();
-  /// Scales of step 4, from `residual`, which is then out of date.
+  /// Scales of step 4, from `residual`, which is kept up to date.
   void fitScales();
   /// Coordinate descent of step 4; keeps `residual` up to date.
   void descend();
@@ -479,12 +475,13 @@ Error Rounder::Block::load() {
   return Error::success();
 }
 
-void Rounder::Block::setScales(const std::vector<Vector> &wanted, bool isFirst) {
+void Rounder::Block::setScales(const std::vector<Vector> &wanted, int64_t begin, int64_t end,
+                               bool isFirst) {
   const int64_t perSuper = format.superNumbers() ? Encoding::superColumns / groupColumns : 1;
   SmallVector<float> part(perSuper);
   forRows([&](const Row &row, int v, int lane) {
-    for (int64_t first = 0; first < numGroups; first += perSuper) {
-      int64_t count = std::min(perSuper, numGroups - first);
+    for (int64_t first = begin; first < end; first += perSuper) {
+      int64_t count = std::min(perSuper, end - first);
       float greatest = 0;
       for (int64_t i = 0; i < count; ++i) {
         float old = groups[(first + i) * vectors + v].scale[lane];
@@ -540,7 +537,7 @@ Error Rounder::Block::start() {
         searchScale(levels, at(weights, column) + v, vectors, importance.data() + column,
                     std::min(groupColumns, columns - column), parts, wanted[g * vectors + v]);
       }
-    setScales(wanted, /*isFirst=*/true);
+    setScales(wanted, 0, numGroups, /*isFirst=*/true);
     return Error::success();
   }
   for (const Row &row : rows)
@@ -596,35 +593,51 @@ void Rounder::Block::findResidual() {
 }
 
 void Rounder::Block::fitScales() {
-  std::vector<Vector> system(numGroups * numGroups * vectors), change(numGroups * vectors),
-      products(padded * vectors);
-  scratch.resize(columns * vectors);
+  const float *h = rounder.damped->data();
+  const int64_t width = rounder.width;
+  std::vector<Vector> integers(columns * vectors), wanted(numGroups * vectors);
   for (int64_t column = 0; column < columns; ++column)
     for (int v = 0; v < vectors; ++v)
-      at(scratch, column)[v] = at(level, column)[v] - groupOf(column)[v].zero;
+      at(integers, column)[v] = at(level, column)[v] - groupOf(column)[v].zero;
   auto columnsOf = [&](int64_t g) { return std::min(groupColumns, columns - g * groupColumns); };
-  for (int64_t g = 0; g < numGroups; ++g) {
-    int64_t begin = g * groupColumns;
-    std::fill(products.begin() + begin * vectors, products.end(), Vector{});
-    accumulate(rounder.damped->data(), rounder.width, &indices[begin], columnsOf(g), begin, padded,
-               at(scratch, begin), reinterpret_cast<float *>(products.data()), vectors * lanes,
-               vectors);
-    for (int64_t other = g; other < numGroups; ++other)
-      addProducts(at(products, other * groupColumns), at(scratch, other * groupColumns),
-                  columnsOf(other), &system[(g * numGroups + other) * vectors], vectors);
-    addProducts(at(residual, begin), at(scratch, begin), columnsOf(g), &change[g * vectors],
-                vectors);
-  }
-  for (int v = 0; v < vectors; ++v)
-    solve(&system[v], &change[v], numGroups, vectors);
-  for (size_t i = 0; i < change.size(); ++i)
-    change[i] += groups[i].scale;
-  setScales(change, /*isFirst=*/false);
-  for (int64_t column = 0; column < columns; ++column)
-    for (int v = 0; v < vectors; ++v) {
-      const GroupVectors &group = groupOf(column)[v];
-      at(value, column)[v] = (at(level, column)[v] - group.zero) * group.scale + group.offset;
+  for (int64_t first = 0; first < numGroups; first += kScalesTogether) {
+    const int64_t count = std::min(kScalesTogether, numGroups - first), last = first + count;
+    const int64_t begin = first * groupColumns, end = std::min(columns, last * groupColumns);
+    std::vector<Vector> system(count * count * vectors), change(count * vectors),
+        products(alignTo(end - begin, 4) * vectors);
+    for (int64_t g = first; g < last; ++g) {
+      const int64_t own = g * groupColumns;
+      std::fill(products.begin() + (own - begin) * vectors, products.end(), Vector{});
+      accumulate(h + begin, width, &indices[own], columnsOf(g), own - begin,
+                 alignTo(end - begin, 4), at(integers, own),
+                 reinterpret_cast<float *>(products.data()), vectors * lanes, vectors);
+      for (int64_t other = g; other < last; ++other)
+        addProducts(at(products, other * groupColumns - begin), at(integers, other * groupColumns),
+                    columnsOf(other), &system[((g - first) * count + other - first) * vectors],
+                    vectors);
+      addProducts(at(residual, own), at(integers, own), columnsOf(g),
+                  &change[(g - first) * vectors], vectors);
     }
+    for (int v = 0; v < vectors; ++v)
+      solve(&system[v], &change[v], count, vectors);
+    for (int64_t i = 0; i < count * vectors; ++i)
+      wanted[first * vectors + i] = groups[first * vectors + i].scale + change[i];
+    setScales(wanted, first, last, /*isFirst=*/false);
+    scratch.resize(columns * vectors);
+    for (int64_t column = begin; column < end; ++column)
+      for (int v = 0; v < vectors; ++v) {
+        const GroupVectors &group = groupOf(column)[v];
+        Vector &old = at(value, column)[v];
+        Vector fitted = at(integers, column)[v] * group.scale + group.offset;
+        at(scratch, column)[v] = old - fitted;
+        old = fitted;
+      }
+    if (count < numGroups)
+      accumulate(h, width, &indices[begin], end - begin, 0, padded, at(scratch, begin),
+                 reinterpret_cast<float *>(residual.data()), vectors * lanes, vectors);
+  }
+  if (numGroups <= kScalesTogether)
+    findResidual();
 }
 
 void Rounder::Block::descend() {
@@ -703,16 +716,16 @@ Error Rounder::Block::run(MutableArrayRef<double> errors) {
   compensate();
   findResidual();
   for (int round = 0; round < kRounds; ++round) {
-    if (fitsScales(format)) {
+    if (fitsScales(format))
       fitScales();
-      findResidual();
-    }
     for (int sweep = 0; sweep < kSweeps; ++sweep)
       descend();
   }
   if (fitsScales(format))
     fitScales();
-  findResidual();
+  // Elsewhere it is what changes have been added to.
+  if (!fitsScales(format) || numGroups > kScalesTogether)
+    findResidual();
   store(errors);
   return Error::success();
 }
@@ -735,9 +748,8 @@ Error Rounder::round(const Encoding &format, ArrayRef<Row> rows,
     return Error::success();
   }
   Levels levels(format);
-  size_t most = lanes * Block::vectorsFor(format.groupsPerRow(numColumns));
-  for (size_t first = 0; first < rows.size(); first += most) {
-    size_t count = std::min(most, rows.size() - first);
+  for (size_t first = 0; first < rows.size(); first += rowsAtOnce) {
+    size_t count = std::min(rowsAtOnce, rows.size() - first);
     if (Error error = Block(*this, format, levels, rows.slice(first, count))
                           .run(errors.empty() ? errors : errors.slice(first, count)))
       return error;

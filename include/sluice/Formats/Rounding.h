@@ -25,9 +25,9 @@
 //    H' = R R^T, R upper triangular in the order of the columns,
 //      q_k = round(w_k + sum over i < k of (w_i - q_i) R_ik / R_kk)
 // 4. Twice: all scales of a row at once are fitted with its integers fixed (least squares in H',
-//    a system of a row's groups; formats with scales F16 and I8), and stored; then coordinate
-//    descent, two sweeps in the same order, of which each step chooses the best integer of a column
-//    given all others:  q_k = round(q_k + (H' (w - q))_k / H'_kk).
+//    a system of a row's groups, or of 128 at a time; scales F16 and I8), and stored; then
+//    coordinate descent, two sweeps in the same order, of which each step chooses the best integer
+//    of a column given all others:  q_k = round(q_k + (H' (w - q))_k / H'_kk).
 // 5. Scales are fitted once more. Errors are those of the numbers as stored.
 //
 // Step 3 takes rows * K^2 operations, step 4 and 5 about 18 rows * K^2 of them.

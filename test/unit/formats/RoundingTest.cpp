@@ -127,6 +127,36 @@ TEST(Rounding, ErrorsOfEveryEncoding) {
   }
 }
 
+// More groups than are fitted together, and columns that are no multiple of anything.
+TEST(Rounding, ManyGroups) {
+  constexpr int64_t columns = 2056 + 40 + 6, count = 3;
+  std::vector<float> direction = normal(columns, 21), lower, moments;
+  for (int64_t i = 0; i < columns; ++i)
+    for (int64_t j = 0; j <= i; ++j)
+      lower.push_back(0.5f * direction[i] * direction[j] + (i == j ? 1.0f : 0.0f));
+  Rounder hessian = cantFail(Rounder::byHessian(lower, columns));
+  std::vector<float> weights = normal(count * columns, 23, 0.02f);
+  for (const char *name : {"int4-g16", "int5-g16-n8"}) {
+    Rounded rounded = round(hessian, format(name), weights),
+            nearest = round(Rounder::plain(columns), format(name), weights);
+    for (int64_t row = 0; row < count; ++row) {
+      double errors[2] = {};
+      for (int i = 0; i < 2; ++i) {
+        std::vector<float> values = (i ? nearest : rounded).values(row);
+        double along = 0;
+        for (int64_t j = 0; j < columns; ++j) {
+          double e = double(weights[row * columns + j]) - values[j];
+          errors[i] += e * e;
+          along += e * direction[j];
+        }
+        errors[i] += 0.5 * along * along;
+      }
+      EXPECT_NEAR(rounded.errors[row], errors[0], 1e-3 * errors[0]) << name;
+      EXPECT_LT(errors[0], 1.02 * errors[1]) << name;
+    }
+  }
+}
+
 TEST(Rounding, MomentsWeighSquaredErrors) {
   constexpr int64_t columns = 200, count = 70;
   Inputs inputs(columns, 5);
