@@ -17,7 +17,8 @@ using namespace sluice::driver;
 namespace {
 struct MeasureCommand {
   std::string model, text, output;
-  int64_t tokens = 4096, sensitivityTokens = 1024;
+  int64_t tokens = MeasureOptions().statisticsTokens,
+          sensitivityTokens = MeasureOptions().sensitivityTokens;
   bool withoutHessians = false;
   uint64_t seed = 0;
 
@@ -85,7 +86,7 @@ void driver::addMeasureCommand(CLI::App &app) {
   command
       ->add_option("-n,--tokens", options->tokens,
                    "Tokens of the text to take statistics of, in whole windows of 512 (default: "
-                   "4096)")
+                   "16384)")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 32))
       ->transform(runtime::wholeNumber())
       ->type_name("N");

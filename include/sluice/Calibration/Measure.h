@@ -45,7 +45,7 @@ struct MeasureOptions {
   int32_t bosId = -1;
   /// Tokens for moments and Hessians, and how many of them for sensitivities and caches (0: none):
   /// both rounded up to whole windows, of which the text may have fewer.
-  int64_t statisticsTokens = 4096, sensitivityTokens = 1024;
+  int64_t statisticsTokens = 16384, sensitivityTokens = 1024;
   bool hessians = true;
   uint64_t seed = 0;
   /// Squared size of the noise, relative to the weight's: far above the rounding of float32, and
