@@ -17,8 +17,8 @@ using namespace sluice::driver;
 namespace {
 struct MeasureCommand {
   std::string model, text, output;
-  int64_t tokens = MeasureOptions().statisticsTokens,
-          sensitivityTokens = MeasureOptions().sensitivityTokens;
+  int64_t tokens = calibration::MeasureOptions().statisticsTokens,
+          sensitivityTokens = calibration::MeasureOptions().sensitivityTokens;
   bool withoutHessians = false;
   uint64_t seed = 0;
 
