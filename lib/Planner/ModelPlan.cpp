@@ -12,6 +12,7 @@
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/MapVector.h"
+#include "llvm/Support/Format.h"
 #include "llvm/Support/FormatVariadic.h"
 
 #include <cmath>
@@ -130,6 +131,8 @@ struct LayerCaches {
   int64_t positions = 0;
   std::vector<std::pair<CacheChoice, double>> keyOptions, valueOptions; ///< and divergences
   bool keysFixed = false, valuesFixed = false;
+  /// Why they stay as they are, if the plan's context is too short for anything else.
+  std::string note;
 };
 
 /// A group of an allocation: what its alternatives stand for.
@@ -167,9 +170,8 @@ private:
               const Goal &goal) const;
   void decide(ModelPlan &plan, const LayerCaches &layer, const Choices &choices, unsigned chosen,
               const Goal &goal) const;
-  double price(const Totals &totals, const Goal &goal, double price) const {
-    return quantityOf(totals, goal.least) + price * quantityOf(totals, goal.limited);
-  }
+  /// Leaves a layer's caches as they are if nothing else saves a noticeable part of the step.
+  void dropUnnoticeable(LayerCaches &layer, Choices &choices, double stepSeconds) const;
 
   ModuleOp module;
   const Request &request;
@@ -571,6 +573,7 @@ void Planning::decide(ModelPlan &plan, const LayerCaches &layer, const Choices &
     Decision decision;
     decision.name = cache.getSymName().str();
     decision.fixed = fixed;
+    decision.note = layer.note;
     decision.chosen = describe(pick, choices.totals[chosen]);
     if (other && !fixed) {
       decision.next = describe(choices.picks[*other], choices.totals[*other]);
@@ -582,6 +585,29 @@ void Planning::decide(ModelPlan &plan, const LayerCaches &layer, const Choices &
   };
   side(layer.keys, 0, layer.keyOptions, layer.keysFixed);
   side(layer.values, 1, layer.valueOptions, layer.valuesFixed);
+}
+
+/// What all layers' caches together have to save of a step for it to be worth an error: less than
+/// what the time model can tell apart.
+static constexpr double kNoticeable = 0.005;
+
+void Planning::dropUnnoticeable(LayerCaches &layer, Choices &choices, double stepSeconds) const {
+  const double present = choices.totals.front().seconds;
+  const double least = kNoticeable * stepSeconds / static_cast<double>(layers.size());
+  double saved = 0;
+  Choices kept;
+  for (auto [pick, total] : zip_equal(choices.picks, choices.totals)) {
+    bool isPresent = all_of(pick, [](unsigned option) { return option == 0; });
+    saved = std::max(saved, present - total.seconds);
+    if (isPresent || present - total.seconds >= least)
+      kept.add(pick, total);
+  }
+  if (kept.totals.size() == 1 && choices.totals.size() > 1)
+    raw_string_ostream(layer.note)
+        << "weights dominate at " << context << " positions: "
+        << format("fewer bits would save %.2g us of a step's %.3g us",
+                  1e6 * saved * static_cast<double>(layers.size()), 1e6 * stepSeconds);
+  choices = std::move(kept);
 }
 
 /// Least times for errors from nearly none to that of the fewest bits.
@@ -620,8 +646,21 @@ Expected<ModelPlan> Planning::solve() {
   std::vector<Choices> choices, all;
   for (const Products &group : products)
     all.push_back(choicesOf(group));
-  for (const LayerCaches &layer : layers)
-    all.push_back(choicesOf(layer));
+  double stepSeconds = 0;
+  for (const Choices &group : all)
+    stepSeconds += min_element(group.totals, [](const Totals &a, const Totals &b) {
+                     return a.seconds < b.seconds;
+                   })->seconds;
+  std::vector<Choices> cacheChoices;
+  for (const LayerCaches &layer : layers) {
+    cacheChoices.push_back(choicesOf(layer));
+    stepSeconds += cacheChoices.back().totals.front().seconds;
+  }
+  for (auto [layer, group] : zip_equal(layers, cacheChoices)) {
+    if (goal.least == Quantity::Seconds)
+      dropUnnoticeable(layer, group, stepSeconds);
+    all.push_back(std::move(group));
+  }
   std::vector<Group> groups, timeGroups;
   for (auto [index, group] : enumerate(all)) {
     choices.push_back(group);

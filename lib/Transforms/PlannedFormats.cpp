@@ -55,6 +55,8 @@ static std::string costs(const planner::Totals &totals) {
 }
 
 std::string sluice::plannedReason(const Decision &decision) {
+  if (!decision.note.empty())
+    return "planned: " + decision.note;
   std::string reason = "planned: error " + costs(decision.chosen.totals);
   if (decision.next)
     reason += "; next " + decision.next->format + ": " + costs(decision.next->totals);

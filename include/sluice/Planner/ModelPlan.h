@@ -88,6 +88,8 @@ struct Decision {
   std::optional<Option> next;
   /// Of a weight: how it is rounded, for people; empty if it is kept or there are no statistics.
   std::string rounding;
+  /// Why there was no choice; empty if there was one.
+  std::string note;
   /// Asked for or decided before: counted, not chosen.
   bool fixed = false;
 };
