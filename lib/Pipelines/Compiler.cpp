@@ -258,9 +258,6 @@ Error Compilation::importModelFile() {
   if (!files->weightsPresent && !options.syntheticWeights && !options.output.empty())
     return createStringError(files->weightsAbsentReason +
                              "; --synthetic-weights compiles without them");
-  if (options.syntheticWeights && !options.stats.empty())
-    return createStringError("--stats " + options.stats +
-                             ": weights that do not exist are not rounded");
   warnOf(*files);
   ImportOptions importOptions;
   if (options.context)
