@@ -116,8 +116,8 @@ private:
   /// Sets the options of a module at stage model that say how numbers are stored.
   Error chooseFormats(StringRef weights);
   Error chooseWeights(StringRef name);
-  /// Adds the decisions of options.plan to the options "weights", "k-cache" and "v-cache".
-  Error readPlan();
+  /// Adds the decisions of the file that the option "plan" names to those that are asked for.
+  Error readPlan(PipelineOptions &pipeline);
   /// Sets the options "k-cache" and "v-cache" of a module at stage model, if they are given.
   void chooseCaches();
   Error runStages();
@@ -190,12 +190,15 @@ Error Compilation::chooseFormats(StringRef weights) {
     setOption("stats", options.stats);
   if (options.planContext)
     setOption("plan-context", std::to_string(options.planContext));
-  return options.plan.empty() ? Error::success() : readPlan();
+  if (!options.plan.empty())
+    setOption("plan", options.plan);
+  return Error::success();
 }
 
-Error Compilation::readPlan() {
-  auto wrong = [&](const Twine &what) { return createStringError(options.plan + ": " + what); };
-  auto file = mapFile(options.plan);
+Error Compilation::readPlan(PipelineOptions &pipeline) {
+  std::string path = option("plan").str();
+  auto wrong = [&](const Twine &what) { return createStringError(path + ": " + what); };
+  auto file = mapFile(path);
   if (!file)
     return file.takeError();
   nlohmann::json plan = nlohmann::json::parse((*file)->text().begin(), (*file)->text().end(),
@@ -210,7 +213,6 @@ Error Compilation::readPlan() {
     layerOf["k-cache " + attention.getKeys().str()] = number;
     layerOf["v-cache " + attention.getValues().str()] = number;
   });
-  std::string weights = option("weights").str();
   llvm::StringMap<std::string> caches;
   for (const nlohmann::json &decision : plan["decisions"]) {
     if (!decision.is_object() || !decision.contains("what") || !decision["what"].is_string() ||
@@ -220,7 +222,7 @@ Error Compilation::readPlan() {
     auto what = decision["what"].get<std::string>(),
          format = decision["decision"].get<std::string>();
     if (module->lookupSymbol<model::WeightOp>(what)) {
-      weights += "," + what + "=" + format;
+      pipeline.weights = pipeline.weights.getValue() + "," + what + "=" + format;
       continue;
     }
     bool found = false;
@@ -232,17 +234,14 @@ Error Compilation::readPlan() {
     if (!found)
       return wrong("decides about " + what + ", which is no weight or cache of this model");
   }
-  if (Expected<formats::WeightScheme> scheme = formats::WeightScheme::parse(weights); !scheme)
+  if (auto scheme = formats::WeightScheme::parse(pipeline.weights); !scheme)
     return wrong(toString(scheme.takeError()));
-  setOption("weights", weights);
   for (const CacheOption &cache : kCacheOptions) {
-    if (caches[cache.name].empty())
-      continue;
-    StringRef base = option(cache.name);
-    std::string text = (base.empty() ? "f16" : base.str()) + caches[cache.name];
-    if (Expected<std::string> formats = cacheFormats(cache, text); !formats)
+    auto &asked = cache.rotates ? pipeline.keyCache : pipeline.valueCache;
+    // What nobody asks for is not planned once more.
+    asked = (option(cache.name).empty() ? "f16" : asked.getValue()) + caches[cache.name];
+    if (Expected<std::string> formats = cacheFormats(cache, asked); !formats)
       return wrong(toString(formats.takeError()));
-    setOption(cache.name, text);
   }
   return Error::success();
 }
@@ -327,6 +326,12 @@ Error Compilation::checkStageOptions() {
         "--stats " + options.stats,
         "is past the stage that reads statistics (it was made " +
             (option("stats").empty() ? Twine("without any)") : "with " + option("stats") + ")"));
+  if (!options.plan.empty() && stage != Stage::Model && options.plan != option("plan"))
+    return refuse("--plan " + options.plan, "is past the stage that chooses formats");
+  if (!options.goal.empty() && stage != Stage::Model && options.goal != option("goal"))
+    return refuse("--" + StringRef(options.goal).split('=').first + " " +
+                      StringRef(options.goal).split('=').second,
+                  "is past the stage that chooses formats");
   for (const CacheOption &cache : kCacheOptions) {
     StringRef given = options.*cache.text;
     if (given.empty() || stage == Stage::Model)
@@ -407,6 +412,9 @@ Error Compilation::runStage(Stage next) {
   if (StringRef context = option("plan-context"); !context.empty())
     pipeline.planContext = std::stoll(context.str());
   pipeline.target = option("target").str();
+  if (next == Stage::Quantized && !option("plan").empty())
+    if (Error error = readPlan(pipeline))
+      return error;
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);
   buildStagePipeline(pm, next, pipeline);

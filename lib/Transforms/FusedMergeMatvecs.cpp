@@ -47,8 +47,7 @@ bool isInRecords(Value weight) {
 /// Whether rows of products of two groups are combined one by one.
 bool areCombined(const Group &group, const Group &other) {
   return llvm::any_of(group, [&](MatvecOp op) {
-    return llvm::any_of(other,
-                        [&](MatvecOp otherOp) { return sluice::areCombined(op, otherOp); });
+    return llvm::any_of(other, [&](MatvecOp otherOp) { return sluice::areCombined(op, otherOp); });
   });
 }
 

@@ -18,8 +18,8 @@ double exhaustive(llvm::ArrayRef<Group> groups, double limit) {
     return limit >= 0 ? 0 : std::numeric_limits<double>::infinity();
   double best = std::numeric_limits<double>::infinity();
   for (const Alternative &alternative : groups.front().alternatives)
-    best = std::min(best, alternative.cost +
-                              exhaustive(groups.drop_front(), limit - alternative.use));
+    best =
+        std::min(best, alternative.cost + exhaustive(groups.drop_front(), limit - alternative.use));
   return best;
 }
 
@@ -29,8 +29,8 @@ Group formatsOf(std::mt19937 &random) {
   double size = std::exp(4 * unit(random)), error = std::exp(6 * unit(random));
   Group group;
   for (double bits : {16.0, 8.1, 6.2, 5.2, 4.5, 4.1, 3.2})
-    group.alternatives.push_back(
-        {size * bits * (1 + 0.05 * unit(random)), error * std::exp2(-2 * bits) * (1 + unit(random))});
+    group.alternatives.push_back({size * bits * (1 + 0.05 * unit(random)),
+                                  error * std::exp2(-2 * bits) * (1 + unit(random))});
   return group;
 }
 
