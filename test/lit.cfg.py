@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 import os
+import shutil
 
 import lit.formats
 from lit.llvm import llvm_config
@@ -23,6 +24,8 @@ config.substitutions.append(("%models", os.path.join(config.sluice_src_root, "mo
 config.substitutions.append(("%data", os.path.join(config.test_source_root, "data")))
 if config.sluice_sanitize:
     config.available_features.add("sanitize")
+if shutil.which("chromium"):
+    config.available_features.add("chromium")
 # With SLUICE_VERIFY_ROUNDTRIP=1 every test also proves that its IR survives printing and parsing.
 extra_args = ["--verify-roundtrip"] if os.environ.get("SLUICE_VERIFY_ROUNDTRIP") else []
 llvm_config.add_tool_substitutions(

@@ -415,6 +415,17 @@ static std::string rate(double value) {
   return value < 100 ? llvm::formatv("{0:F1}", value).str() : llvm::formatv("{0:F0}", value).str();
 }
 
+/// What int8 costs in the form that papers give it: 8 bytes of scale and zero point a group.
+static std::string dequantizeTable() {
+  DequantizePass small{.block = 64, .resultBytes = 4}, large{.block = 2048, .resultBytes = 4},
+      small16{.block = 64, .resultBytes = 2}, large16{.block = 2048, .resultBytes = 2};
+  return llvm::formatv(
+      "  int8 with 8 bytes of scale and zero point: {0:F2} and {1:F2} in groups of 64, {2:F2} and "
+      "{3:F2} in groups of 2048, at most {4:F2} and {5:F2}; scales add {6:F3} and {7:F3}\n",
+      small.intensity(), small16.intensity(), large.intensity(), large16.intensity(),
+      small.intensityLimit(), small16.intensityLimit(), small.overhead(), large.overhead());
+}
+
 void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
   os << e.model << ", weights ";
   llvm::ListSeparator comma;
@@ -485,7 +496,8 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
        << llvm::formatv("{0:F2}", e.dequantizeToF32->intensity())
        << " operations a byte to float32, "
        << llvm::formatv("{0:F2}", e.dequantizeToF16->intensity()) << " to 16 bits; scales add "
-       << llvm::formatv("{0:F3}", e.dequantizeToF32->overhead()) << " bytes an element\n";
+       << llvm::formatv("{0:F3}", e.dequantizeToF32->overhead()) << " bytes an element\n"
+       << dequantizeTable();
 }
 
 static json trafficJson(const Traffic &t) {

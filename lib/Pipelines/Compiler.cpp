@@ -17,6 +17,7 @@
 #include "sluice/Import/ModelFiles.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Planner/ModelPlan.h"
+#include "sluice/Report/Report.h"
 #include "sluice/Target/Artifact.h"
 #include "sluice/Target/GpuTarget.h"
 #include "sluice/Target/HostTarget.h"
@@ -98,7 +99,9 @@ public:
   }
 
   Error run();
-  Expected<std::string> explain(bool json);
+  Expected<std::string> explain(const ExplainOptions &how);
+  Expected<std::string> recommend(bool json);
+  Expected<std::vector<report::StageText>> readStages(ArrayRef<std::string> files, int64_t layer);
 
 private:
   static DialectRegistry makeRegistry() {
@@ -123,6 +126,8 @@ private:
   Error runStages();
   Error runStage(Stage next);
   Error emitStage(Stage stage);
+  /// The module's stage as files and people call it: "model", ..., "gpu" or "host" for device.
+  StringRef shownName(Stage of);
   Error writeArtifact();
   Error writeKernels(std::vector<ArtifactFile> &files, nlohmann::json &resources);
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
@@ -145,6 +150,9 @@ private:
   /// The artifact, if one is wanted, from the start: a place that cannot be written is known before
   /// the work is done.
   std::optional<ArtifactDirectory> directory;
+  /// The layer whose text is kept at every stage, if there is one.
+  std::optional<int64_t> keptLayer;
+  std::vector<report::StageText> keptStages;
 };
 
 } // namespace
@@ -369,7 +377,15 @@ Error Compilation::checkSameModel() {
   return Error::success();
 }
 
+StringRef Compilation::shownName(Stage of) {
+  if (of != Stage::Device)
+    return stageName(of);
+  return module->lookupSymbol<gpu::GPUModuleOp>(kKernelsModule) ? "gpu" : "host";
+}
+
 Error Compilation::emitStage(Stage emitted) {
+  if (keptLayer)
+    keptStages.push_back(report::stageText(*module, shownName(emitted), *keptLayer));
   if (options.emitIr.empty())
     return Error::success();
   std::string folder = options.emitIr;
@@ -378,11 +394,9 @@ Error Compilation::emitStage(Stage emitted) {
       folder = *inside;
   if (std::error_code code = sys::fs::create_directories(folder))
     return createStringError(code, options.emitIr + ": " + code.message());
-  StringRef name = stageName(emitted);
-  if (emitted == Stage::Device)
-    name = module->lookupSymbol<gpu::GPUModuleOp>(kKernelsModule) ? "gpu" : "host";
-  std::string path =
-      (Twine(folder) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" + name + ".mlir").str();
+  std::string path = (Twine(folder) + "/" + Twine(static_cast<int>(emitted) + 1) + "-" +
+                      shownName(emitted) + ".mlir")
+                         .str();
   std::error_code code;
   ToolOutputFile file(path, code, sys::fs::OF_Text);
   if (code)
@@ -533,37 +547,142 @@ Error Compilation::writeArtifact() {
 }
 
 /// Runs the stages up to fused, and sets the traffic of the model with its quantized weights,
-/// operation by operation, beside that of the kernels.
-Expected<std::string> Compilation::explain(bool json) {
+/// operation by operation, beside that of the kernels. A page shows the later stages, too.
+Expected<std::string> Compilation::explain(const ExplainOptions &how) {
   if (Error error = options.fromIr.empty() ? importModelFile() : parseStageFile())
     return error;
   Expected<TargetDescription> target = loadTarget(options.target);
   if (!target)
     return target.takeError();
+  int64_t layers = 0;
+  module->walk([&](model::AttentionOp) { ++layers; });
+  if (how.layer >= layers)
+    return createStringError("--layer " + Twine(how.layer) + ": the model has " + Twine(layers) +
+                             " layers, counted from 0");
+  if (!how.html.empty())
+    keptLayer = how.layer;
   // Which products share a kernel depends on it.
   setOption("target", options.target);
+  if (Error error = emitStage(stage))
+    return error;
   if (Error error = runStage(Stage::Quantized))
     return error;
   OwningOpRef<ModuleOp> unfused = module->clone();
   if (Error error = runStage(Stage::Fused))
     return error;
-  int64_t context = options.context;
-  if (context == 0) {
-    auto config = (*module)->getAttrOfType<DictionaryAttr>("model.config");
-    auto length = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
-    context = length ? std::min<int64_t>(length.getInt(), 512) : 512;
-  }
+  report::Report report;
+  auto config = (*module)->getAttrOfType<DictionaryAttr>("model.config");
+  auto length = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
+  report.longest = length ? length.getInt() : 0;
+  report.context = options.context;
+  if (report.context == 0)
+    report.context = length ? std::min<int64_t>(length.getInt(), 512) : 512;
   Expected<Explanation> explanation =
-      sluice::explain(*unfused, *module, *target, context, options.batch);
+      sluice::explain(*unfused, *module, *target, report.context, options.batch);
   if (!explanation)
     return explanation.takeError();
+
+  report.model = explanation->model;
+  report.weights = join(map_range(explanation->formats, [](auto &f) { return f.first; }), ", ");
+  report.longest = std::max(report.longest, report.context);
+  report.batch = options.batch;
+  report.target = *target;
+  report.layer = how.layer;
+  if (mlir::Attribute plan = (*unfused)->getAttr(planner::kPlanAttr))
+    report.plan = attributeJson(plan);
+  report.choices = report::choicesOf(*unfused, report.plan);
+  report.explanation = explanationJson(*explanation);
+  // Kernels are last changed on the way to stage scheduled. Beyond it there is one sequence.
+  if (keptLayer && options.batch == 1)
+    if (Error error = runStage(Stage::Scheduled))
+      return error;
+  TimeModel time(*target, report.context, options.batch);
+  report.kernels = report::kernelsOf(*module, time);
+  report.stepSeconds = time.stepSeconds();
+  report::shareTimes(report);
+  if (keptLayer) {
+    if (options.batch == 1)
+      for (Stage next : {Stage::Device, Stage::Plan})
+        if (Error error = runStage(next))
+          return error;
+    report.stages = std::move(keptStages);
+    if (Error error = writeTextFile(how.html, report::page(report)))
+      return error;
+  }
+
   std::string text;
   raw_string_ostream os(text);
-  if (json)
-    os << explanationJson(*explanation).dump(2) << "\n";
-  else
+  if (how.json) {
+    report.explanation.update(report::choicesJson(report));
+    os << report.explanation.dump(2, ' ', false, kReplace) << "\n";
+  } else {
     printExplanation(*explanation, os);
+    report::printChoices(report, how.decisions, os);
+  }
   return text;
+}
+
+Expected<std::string> Compilation::recommend(bool json) {
+  if (Error error = importModelFile())
+    return std::move(error);
+  planner::Request request;
+  if (Error error = loadTarget(options.target).moveInto(request.target))
+    return std::move(error);
+  Expected<planner::Goal> goal = planner::Goal::parse(
+      options.goal.empty() ? StringRef(planner::kDefaultGoal) : StringRef(options.goal));
+  if (!goal)
+    return goal.takeError();
+  request.context = options.planContext;
+  request.statistics = options.stats;
+  Expected<planner::Recommendation> result = planner::recommend(
+      *module, request, *goal, [&](double done) { report("predicting errors of formats", done); });
+  if (!result)
+    return result.takeError();
+  // What a step takes beside products and attention does not depend on formats.
+  setOption("target", options.target);
+  setOption("weights", "keep");
+  setOption("k-cache", "f16");
+  setOption("v-cache", "f16");
+  for (Stage next : {Stage::Quantized, Stage::Fused})
+    if (Error error = runStage(next))
+      return std::move(error);
+  TimeModel time(request.target, result->context);
+  double others = time.stepSeconds();
+  for (const report::Kernel &kernel : report::kernelsOf(*module, time))
+    if (!kernel.traffic.weights && !kernel.traffic.keys)
+      others += kernel.time.at(result->context).seconds();
+  std::string text;
+  raw_string_ostream os(text);
+  report::printRecommendation(module->getSymName().value_or("model"), *result, *goal,
+                              request.target, others, json, os);
+  return text;
+}
+
+Expected<std::vector<report::StageText>> Compilation::readStages(ArrayRef<std::string> files,
+                                                                 int64_t layer) {
+  std::vector<report::StageText> stages;
+  for (const std::string &file : files) {
+    module = parseSourceFile<ModuleOp>(file, ParserConfig(&context));
+    if (!module)
+      return diagnostics.take(file + ": is not a valid module");
+    auto name = (*module)->getAttrOfType<StringAttr>(kStageAttr);
+    std::optional<Stage> parsed = name ? stageFromName(name.getValue()) : std::nullopt;
+    if (!parsed)
+      return createStringError(file + ": the module has no attribute " + kStageAttr);
+    stages.push_back(report::stageText(*module, shownName(*parsed), layer));
+  }
+  return stages;
+}
+
+Error sluice::writeTextFile(const std::string &path, StringRef text) {
+  return handleErrors(writeToOutput(path,
+                                    [&](raw_ostream &os) {
+                                      os << text;
+                                      return Error::success();
+                                    }),
+                      [&](std::unique_ptr<ErrorInfoBase> error) {
+                        return createStringError(path + ": " + error->message());
+                      });
 }
 
 Error Compilation::run() {
@@ -584,9 +703,26 @@ Error Compilation::run() {
   return options.output.empty() ? Error::success() : writeArtifact();
 }
 
-Expected<std::string> sluice::explainModel(const CompileOptions &options, bool json) {
-  Compilation compilation(options);
-  return compilation.explain(json);
+Expected<std::string> sluice::explainModel(const CompileOptions &options,
+                                           const ExplainOptions &explain) {
+  return Compilation(options).explain(explain);
+}
+
+Expected<std::string> sluice::recommendFormats(const CompileOptions &options, bool json) {
+  return Compilation(options).recommend(json);
+}
+
+Expected<std::vector<report::StageText>> sluice::stageTexts(const std::string &directory,
+                                                            int64_t layer) {
+  std::vector<std::string> files;
+  std::error_code code;
+  for (sys::fs::directory_iterator entry(directory, code), end; entry != end && !code;
+       entry.increment(code))
+    if (StringRef(entry->path()).ends_with(".mlir"))
+      files.push_back(entry->path());
+  sort(files);
+  CompileOptions options;
+  return Compilation(options).readStages(files, layer);
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

@@ -279,8 +279,12 @@ Error Planning::collectCaches(func::FuncOp decode) {
       fixed = cache->hasAttr("sluice.decision") || !asked.automatic;
       if (fixed)
         present = cache->hasAttr("sluice.decision") ? present : asked;
-      // What is there costs nothing, whatever it is: errors count from the model as it came.
-      options.emplace_back(present, 0);
+      // What is there costs nothing, whatever it is: errors count from the model as it came. What
+      // is asked for costs what was measured.
+      double cost = 0;
+      if (fixed && present.encoding != cache.getCacheType().getEncoding())
+        cost = predicted(present).value_or(0);
+      options.emplace_back(present, cost);
       if (fixed)
         return;
       for (StringRef name : names) {
@@ -716,4 +720,103 @@ Expected<ModelPlan> planner::planModel(ModuleOp module, const Request &request,
   if (Error error = planning.predict())
     return error;
   return planning.solve();
+}
+
+//===----------------------------------------------------------------------===//
+// Recommending
+//===----------------------------------------------------------------------===//
+
+static Totals sumOf(ArrayRef<Decision> decisions) {
+  Totals totals;
+  for (const Decision &decision : decisions)
+    totals += decision.chosen.totals;
+  return totals;
+}
+
+Expected<Recommendation> planner::recommend(ModuleOp module, Request request, const Goal &goal,
+                                            std::function<void(double)> progress) {
+  // Formats that are asked for need no limit.
+  request.goal = {Quantity::Seconds, Quantity::Divergence, 1e9};
+  constexpr StringLiteral kCaches[][2] = {
+      {"f16", "f16"}, {"fp8", "fp8"}, {"int8", "int8"}, {"int8", "int4-h32"}, {"int4-rot", "int4"}};
+  constexpr size_t kRuns = std::size(kWeightFormats) + std::size(kCaches) + 3;
+  size_t run = 0;
+  auto plan = [&](StringRef weights, StringRef keys, StringRef values) -> Expected<ModelPlan> {
+    for (auto [target, text, rotates] :
+         {std::tuple(&request.keys, keys, true), std::tuple(&request.values, values, false)})
+      if (Error error = formats::CacheScheme::parse(text, rotates).moveInto(*target))
+        return std::move(error);
+    if (Error error = formats::WeightScheme::parse(weights).moveInto(request.weights))
+      return std::move(error);
+    auto share = [&](double done) {
+      if (progress)
+        progress((static_cast<double>(run) + done) / kRuns);
+    };
+    Expected<ModelPlan> result = planModel(module, request, share);
+    ++run;
+    return result;
+  };
+
+  Recommendation result;
+  struct Part {
+    std::string weights, keys, values;
+    Totals totals;
+  };
+  std::vector<Part> weights, caches;
+  double elements = 0;
+  SmallVector<StringRef> names = {"keep", "f16"};
+  names.append(std::begin(kWeightFormats), std::end(kWeightFormats));
+  for (StringRef name : names) {
+    Expected<ModelPlan> made = plan(name, "f16", "f16");
+    if (!made)
+      return made.takeError();
+    weights.push_back({name.str(), "", "", sumOf(made->weights)});
+    elements = made->elements;
+    result.context = made->context;
+    result.basis = made->basis;
+  }
+  for (const auto &[keys, values] : kCaches) {
+    Expected<ModelPlan> made = plan("keep", keys, values);
+    if (!made)
+      return made.takeError();
+    // A cache whose error nobody measured is not to be ranked.
+    bool known = all_of(made->caches, [](const Decision &decision) {
+      return decision.chosen.format == "f16" || decision.chosen.totals.divergence > 0;
+    });
+    if (known || request.statistics.empty())
+      caches.push_back({"", keys.str(), values.str(), sumOf(made->caches)});
+  }
+  auto add = [&](const Part &weight, const Part &cache) {
+    Recommended choice{weight.weights, cache.keys, cache.values, weight.totals, 0, false};
+    choice.totals += cache.totals;
+    choice.bitsPerWeight = elements ? choice.totals.bits / elements : 0;
+    result.choices.push_back(std::move(choice));
+  };
+  for (const Part &weight : weights)
+    for (const Part &cache : caches)
+      add(weight, cache);
+  request.goal = goal;
+  if (Expected<ModelPlan> planned = plan("auto", "auto", "auto"))
+    add({"planned", "", "", sumOf(planned->weights)},
+        {"", "planned", "planned", sumOf(planned->caches)});
+  else
+    consumeError(planned.takeError()); // then no choice of formats keeps the limit
+
+  double scale = goal.limited == Quantity::Bits ? elements : 1;
+  auto limited = [&](const Recommended &choice) {
+    return quantityOf(choice.totals, goal.limited) / scale;
+  };
+  Expected<ErrorModel> errors = ErrorModel::create(module, request.statistics);
+  if (!errors)
+    return errors.takeError();
+  double margin = goal.limited == Quantity::Divergence ? errors->margin() : 1;
+  for (Recommended &choice : result.choices)
+    choice.fits = limited(choice) * margin <= goal.limit * (1 + 1e-6);
+  auto key = [&](const Recommended &choice) {
+    return std::tuple(!choice.fits,
+                      choice.fits ? quantityOf(choice.totals, goal.least) : limited(choice),
+                      choice.totals.bytes, StringRef(choice.weights), StringRef(choice.keys));
+  };
+  sort(result.choices, [&](const Recommended &a, const Recommended &b) { return key(a) < key(b); });
+  return result;
 }

@@ -10,6 +10,7 @@
 #include "sluice-support/Json.h"
 #include "sluice-support/MappedFile.h"
 #include "sluice/Formats/WeightScheme.h"
+#include "sluice/Report/Report.h"
 #include "sluice/Target/TargetDescription.h"
 
 #include "llvm/ADT/StringExtras.h"
@@ -36,17 +37,6 @@ static std::string bytesText(double bytes) {
   std::string text;
   llvm::raw_string_ostream(text) << llvm::format(unit ? "%.2f %s" : "%.0f %s", bytes, units[unit]);
   return text;
-}
-
-static int64_t launchBytes(const json &launch, int64_t context) {
-  if (!launch.contains("traffic"))
-    return 0;
-  const json &t = launch["traffic"];
-  auto get = [&](const char *key) { return t.value(key, int64_t(0)); };
-  if (int64_t window = get("window"))
-    context = std::min(context, window);
-  return get("weights") + get("scales") + get("activations") + get("written") +
-         context * (get("keys") + get("values"));
 }
 
 /// How many matrices and caches have each format, how matrices were rounded, and which have another
@@ -147,57 +137,163 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
   }
 }
 
-void driver::explainArtifact(const json &plan, const std::string &targetName, int64_t context,
-                             bool asJson, llvm::raw_ostream &os) {
-  llvm::Expected<TargetDescription> target = loadTarget(
-      targetName.empty() ? plan["target"].value("name", std::string("host")) : targetName);
+static TargetDescription targetOf(const json &plan, const std::string &name) {
+  llvm::Expected<TargetDescription> target =
+      loadTarget(name.empty() ? plan["target"].value("name", std::string("host")) : name);
   if (!target)
     throw Failure(target.takeError());
+  return std::move(*target);
+}
+
+/// The context asked for, or the default; throws if the artifact has fewer positions.
+static int64_t contextOf(const json &plan, int64_t context) {
   int64_t longest = plan["model"].value("context_length", int64_t(1));
-  if (context == 0)
-    context = std::min<int64_t>(512, longest);
   if (context > longest)
     throw Failure("option --context is " + std::to_string(context) + ", but this artifact has " +
                   std::to_string(longest) + " positions");
+  return context ? context : std::min<int64_t>(512, longest);
+}
+
+static report::Kernel kernelOf(const json &launch, const TargetDescription &target) {
+  report::Kernel kernel;
+  kernel.label = launch.value("label", std::string());
+  kernel.layer = report::layerOf(kernel.label);
+  json traffic = launch.value("traffic", json::object());
+  Traffic &t = kernel.traffic;
+  for (auto [key, field] : std::initializer_list<std::pair<const char *, int64_t *>>{
+           {"weights", &t.weights},
+           {"scales", &t.scales},
+           {"activations", &t.activations},
+           {"keys", &t.keys},
+           {"values", &t.values},
+           {"written", &t.written},
+           {"operations", &t.operations},
+           {"operations_per_position", &t.operationsPerPosition},
+           {"window", &t.window}})
+    *field = traffic.value(key, int64_t(0));
+  TimeFormula &time = kernel.time;
+  time.window = t.window;
+  if (auto found = launch.find("time"); found != launch.end()) {
+    time.fixed = {found->value("memory", 0.0), found->value("arithmetic", 0.0),
+                  found->value("boundary", 0.0)};
+    time.perPosition = {found->value("memory_per_position", 0.0),
+                        found->value("arithmetic_per_position", 0.0), 0};
+    time.alone = found->value("alone", 0.0);
+  } else {
+    Traffic fixed = t;
+    fixed.keys = fixed.values = 0;
+    time.fixed.memory = static_cast<double>(fixed.bytes(1)) / target.bandwidth();
+    time.perPosition.memory = static_cast<double>(t.keys + t.values) / target.bandwidth();
+  }
+  return kernel;
+}
+
+/// What plan.json says, without anything measured and without stages.
+static report::Report reportOf(const json &plan, const std::string &target, int64_t context) {
+  report::Report report;
+  report.model = plan["model"].value("name", std::string());
+  report.weights = plan["model"].value("weights", std::string());
+  report.longest = plan["model"].value("context_length", int64_t(1));
+  report.context = contextOf(plan, context);
+  report.target = targetOf(plan, target);
+  const json &step = plan["steps"]["decode"];
+  for (const json &launch : step["launches"]) {
+    report.timed &= launch.contains("time");
+    report.kernels.push_back(kernelOf(launch, report.target));
+  }
+  if (auto time = step.find("time"); time != step.end())
+    report.stepSeconds = time->value("boundary", 0.0);
+  report.choices = report::choicesOf(plan);
+  report.plan = plan.value("plan", json());
+  return report;
+}
+
+void driver::explainArtifact(const json &plan, const std::string &targetName, int64_t context,
+                             bool asJson, llvm::raw_ostream &os) {
+  const report::Report facts = reportOf(plan, targetName, context);
+  const TargetDescription &target = facts.target;
+  context = facts.context;
   int64_t total = 0;
-  const json &launches = plan["steps"]["decode"]["launches"];
-  for (const json &launch : launches)
-    total += launchBytes(launch, context);
-  double seconds = total / target->bandwidth();
+  for (const report::Kernel &kernel : facts.kernels)
+    total += kernel.traffic.bytes(context);
+  double seconds = total / target.bandwidth();
   if (asJson) {
     json list = json::array();
-    for (const json &launch : launches)
-      list.push_back({{"label", launch["label"]},
-                      {"bytes", launchBytes(launch, context)},
-                      {"floor_seconds", launchBytes(launch, context) / target->bandwidth()}});
+    for (const report::Kernel &kernel : facts.kernels) {
+      int64_t bytes = kernel.traffic.bytes(context);
+      list.push_back({{"label", kernel.label},
+                      {"bytes", bytes},
+                      {"floor_seconds", static_cast<double>(bytes) / target.bandwidth()}});
+    }
     json report = {{"model", plan["model"]["name"]},
-                   {"target", target->name},
+                   {"target", target.name},
                    {"context", context},
                    {"bytes", total},
                    {"floor_seconds", seconds},
-                   {"launches", list},
-                   {"decisions", plan["decisions"]}};
+                   {"launches", list}};
+    report.update(report::choicesJson(facts));
     os << report.dump(2) << "\n";
     return;
   }
-  os << plan["model"].value("name", std::string()) << " on " << target->name << ", context "
+  os << plan["model"].value("name", std::string()) << " on " << target.name << ", context "
      << context << "\n\n";
   os << llvm::left_justify("launch", 42) << llvm::right_justify("bytes", 12)
      << llvm::right_justify("floor", 12) << llvm::right_justify("part", 9) << "\n";
-  for (const json &launch : launches) {
-    double bytes = launchBytes(launch, context);
-    os << llvm::left_justify(launch.value("label", std::string()), 42)
-       << llvm::right_justify(bytesText(bytes), 12)
-       << llvm::format("%9.2f us %7.1f%%\n", 1e6 * bytes / target->bandwidth(),
+  for (const report::Kernel &kernel : facts.kernels) {
+    auto bytes = static_cast<double>(kernel.traffic.bytes(context));
+    os << llvm::left_justify(kernel.label, 42) << llvm::right_justify(bytesText(bytes), 12)
+       << llvm::format("%9.2f us %7.1f%%\n", 1e6 * bytes / target.bandwidth(),
                        total ? 100 * bytes / total : 0.0);
   }
   os << llvm::left_justify("step", 42) << llvm::right_justify(bytesText(total), 12)
      << llvm::format("%9.2f us, so at most %.0f tokens/s\n", 1e6 * seconds, 1 / seconds);
   if (plan["decisions"].empty())
     return;
+  os << "\n";
+  report::printChoices(facts, /*all=*/false, os);
   os << "\ndecisions\n";
   for (const json &decision : plan["decisions"])
     os << "  " << llvm::left_justify(decision.value("what", std::string()), 28)
        << llvm::left_justify(decision.value("decision", std::string()), 14)
        << decision.value("reason", std::string()) << "\n";
+}
+
+/// Adds what was measured to the kernels of the report.
+static void addMeasured(report::Report &report, const std::string &path) {
+  support::MappedFile file(path);
+  json measured = support::parseJson(file.text(), path);
+  auto wrong = [&](const std::string &what) { throw Failure(path + ": " + what); };
+  if (!measured.is_object() || !measured.contains("kernels") || !measured["kernels"].is_array())
+    wrong("has no list \"kernels\"; sluice bench --per-kernel --json writes one");
+  std::string model = measured.value("model", std::string());
+  if (model != report.model)
+    wrong("was measured with " + model + ", the artifact is " + report.model);
+  const json &kernels = measured["kernels"];
+  if (kernels.size() != report.kernels.size())
+    wrong("has " + std::to_string(kernels.size()) + " kernels, the artifact " +
+          std::to_string(report.kernels.size()));
+  for (size_t i = 0; i < kernels.size(); ++i) {
+    if (!kernels[i].is_object() || !kernels[i].contains("seconds") ||
+        !kernels[i]["seconds"].is_number() || kernels[i]["seconds"] <= 0 ||
+        kernels[i].value("label", std::string()) != report.kernels[i].label)
+      wrong("kernel " + std::to_string(i) + " is not the artifact's " + report.kernels[i].label);
+    report.kernels[i].measured = kernels[i]["seconds"].get<double>();
+  }
+  report.measured = std::move(measured);
+}
+
+void driver::writeArtifactPage(const json &plan, const std::string &artifact,
+                               const CompileOptions &options, const ExplainOptions &explain,
+                               const std::string &measured) {
+  report::Report report = reportOf(plan, options.target, options.context);
+  report.layer = explain.layer;
+  if (!measured.empty())
+    addMeasured(report, measured);
+  llvm::Expected<std::vector<report::StageText>> stages =
+      stageTexts(artifact + "/ir", explain.layer);
+  if (!stages)
+    throw Failure(stages.takeError());
+  report.stages = std::move(*stages);
+  if (llvm::Error error = writeTextFile(explain.html, report::page(report)))
+    throw Failure(std::move(error));
 }

@@ -6,6 +6,8 @@
 #ifndef SLUICE_TOOLS_SLUICE_ARTIFACTREPORT_H
 #define SLUICE_TOOLS_SLUICE_ARTIFACTREPORT_H
 
+#include "sluice/Pipelines/Compiler.h"
+
 #include "llvm/Support/raw_ostream.h"
 
 #include <nlohmann/json.hpp>
@@ -23,6 +25,12 @@ void printArtifact(const nlohmann::json &plan, llvm::raw_ostream &os);
 /// reasons. `target` empty: the plan's own.
 void explainArtifact(const nlohmann::json &plan, const std::string &target, int64_t context,
                      bool json, llvm::raw_ostream &os);
+
+/// Writes explain's page of an artifact: with what `bench --per-kernel --json` wrote to the file
+/// `measured`, unless that is empty, and with the stages in its folder ir, if it has that. Throws.
+void writeArtifactPage(const nlohmann::json &plan, const std::string &artifact,
+                       const CompileOptions &options, const ExplainOptions &explain,
+                       const std::string &measured);
 
 } // namespace sluice::driver
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace sluice {
 
@@ -62,10 +63,39 @@ struct CompileOptions {
 /// Compiles. The error is one line, and then nothing is left behind in `output`.
 llvm::Error compile(const CompileOptions &options);
 
-/// The bytes that a step moves, part by part, before and after fusing, and the least time that it
-/// can take on options.target, as a table or as JSON. The model may be a config.json alone.
-/// options.context is the number of positions that attention reads (0: 512).
-llvm::Expected<std::string> explainModel(const CompileOptions &options, bool json);
+namespace report {
+struct StageText;
+}
+
+/// How an explanation is shown.
+struct ExplainOptions {
+  bool json = false;
+  /// In a table, every decision instead of their number by format. JSON always has all.
+  bool decisions = false;
+  /// A page to write; may be empty. `layer` is the one that it shows stage by stage.
+  std::string html;
+  int64_t layer = 0;
+};
+
+/// The bytes that a step moves, part by part, before and after fusing, the least time that it can
+/// take on options.target, and what was decided of weights and caches, as a table or as JSON. The
+/// model may be a config.json alone. options.context is the number of positions that attention
+/// reads (0: 512).
+llvm::Expected<std::string> explainModel(const CompileOptions &options,
+                                         const ExplainOptions &explain);
+
+/// Uniform formats of weights and caches, and the planner's choice, from the best on: those whose
+/// predicted error is within the budget of options.goal by time, then the others by error. As a
+/// table, or as JSON. options.weights and the caches' formats are not looked at.
+llvm::Expected<std::string> recommendFormats(const CompileOptions &options, bool json);
+
+/// What the stages' files that --emit-ir wrote into a directory say of a layer, in their order;
+/// empty if there are none.
+llvm::Expected<std::vector<report::StageText>> stageTexts(const std::string &directory,
+                                                          int64_t layer);
+
+/// Writes a file that appears under its name when it is complete.
+llvm::Error writeTextFile(const std::string &path, llvm::StringRef text);
 
 /// Reads the tokenizer of a model, or a tokenizer.json or tokenizer.model. Does not read weights: a
 /// GGUF file may be cut off after its metadata.

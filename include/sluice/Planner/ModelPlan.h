@@ -118,6 +118,30 @@ struct ModelPlan {
 llvm::Expected<ModelPlan> planModel(mlir::ModuleOp module, const Request &request,
                                     std::function<void(double done)> progress = {});
 
+/// Formats for all weights, keys and values of a model, and what they come to.
+struct Recommended {
+  std::string weights, keys, values; ///< "planned": different ones
+  Totals totals;
+  double bitsPerWeight = 0;
+  /// Whether the goal's limit is kept.
+  bool fits = false;
+};
+
+struct Recommendation {
+  /// From the best on: those that keep the limit by the goal's least quantity, then the others by
+  /// the limited one.
+  std::vector<Recommended> choices;
+  int64_t context = 0;
+  /// What errors are predicted from; empty if there was nothing to predict them from.
+  std::string basis;
+};
+
+/// Compares uniform formats of weights with uniform formats of caches, and the plan for `goal`.
+/// Of `request` target, context, statistics and sampledRows count. Errors as planModel(), but a
+/// goal that no plan meets is none.
+llvm::Expected<Recommendation> recommend(mlir::ModuleOp module, Request request, const Goal &goal,
+                                         std::function<void(double done)> progress = {});
+
 } // namespace sluice::planner
 
 #endif // SLUICE_PLANNER_MODELPLAN_H

@@ -64,6 +64,10 @@ syntheticPattern(mlir::Operation *buffer, const mlir::SymbolTable &symbols);
 llvm::Error writeWeights(mlir::ModuleOp module, llvm::StringRef path,
                          const std::function<void(double done)> &progress);
 
+/// An attribute as plan.json has it: numbers, strings, lists and dictionaries as such, others as
+/// their text.
+nlohmann::json attributeJson(mlir::Attribute attribute);
+
 /// plan.json of a module at stage plan. `target` is copied, and so is `kernels` (what the assembler
 /// said of each kernel, by name) unless it is empty; sizes and checksums of `files` are read
 /// from `directory`. The format is described in docs/artifact.md.

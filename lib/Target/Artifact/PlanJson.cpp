@@ -19,7 +19,7 @@ static std::string checksum(ArrayRef<uint8_t> bytes) {
   return sluice::support::hexDigits(xxh3_64bits(bytes));
 }
 
-static json attributeJson(mlir::Attribute attribute) {
+json sluice::attributeJson(mlir::Attribute attribute) {
   return llvm::TypeSwitch<Attribute, json>(attribute)
       .Case<BoolAttr>([](BoolAttr a) { return a.getValue(); })
       .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
