@@ -783,7 +783,7 @@ Expected<Recommendation> planner::recommend(ModuleOp module, Request request, co
     bool known = all_of(made->caches, [](const Decision &decision) {
       return decision.chosen.format == "f16" || decision.chosen.totals.divergence > 0;
     });
-    if (known || request.statistics.empty())
+    if (known)
       caches.push_back({"", keys.str(), values.str(), sumOf(made->caches)});
   }
   auto add = [&](const Part &weight, const Part &cache) {

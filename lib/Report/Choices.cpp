@@ -296,8 +296,9 @@ void report::printRecommendation(StringRef model, const planner::Recommendation 
   }
   os << llvm::formatv("{0} on {1}, context {2}, {3}; errors from {4}\n\n", model, target.name,
                       recommendation.context, goal.name(), recommendation.basis);
+  static constexpr unsigned kWidths[] = {14, 13, 11};
   auto row = [&](ArrayRef<StringRef> texts, ArrayRef<std::string> numbers, StringRef last) {
-    for (auto [text, width] : llvm::zip_equal(texts, ArrayRef<unsigned>{14, 11, 11}))
+    for (auto [text, width] : llvm::zip_equal(texts, kWidths))
       os << llvm::left_justify(text, width);
     for (const std::string &number : numbers)
       os << llvm::right_justify(number, 13);

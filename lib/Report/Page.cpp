@@ -3,6 +3,8 @@
 
 #include "sluice/Report/Report.h"
 
+#include "sluice/Analysis/Explain.h"
+
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -209,6 +211,13 @@ static std::string frontierTable(const json &plan) {
   return table("frontier-table", {"error, 1e-3 nats a token", "products and attention"}, rows);
 }
 
+static std::vector<std::string> partNames() {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < kModelParts; ++i)
+    names.push_back(modelPartName(static_cast<ModelPart>(i)).str());
+  return names;
+}
+
 static std::string fusingTable(const json &explanation) {
   std::vector<std::vector<Cell>> rows;
   const json &fused = explanation["fused"], &unfused = explanation["unfused"];
@@ -218,8 +227,8 @@ static std::string fusingTable(const json &explanation) {
                     Cell::bar(percent(b ? 1 - a / b : 0), b ? 1 - a / b : 0, b ? 1 - a / b : 0,
                               "activations")});
   };
-  for (const auto &[name, part] : fused["parts"].items())
-    row(name, unfused["parts"][name], part);
+  for (const std::string &name : partNames())
+    row(name, unfused["parts"][name], fused["parts"][name]);
   row("all", unfused["total"], fused["total"]);
   auto before = unfused.value("kernels", 0.0), after = fused.value("kernels", 0.0);
   rows.push_back({"kernels", Cell(formatv("{0:F0}", before), before),
@@ -355,9 +364,9 @@ static json dataOf(const Report &report) {
   }
   if (report.explanation.is_object()) {
     json &fusing = data["fusing"] = json::array();
-    for (const auto &[name, part] : report.explanation["fused"]["parts"].items())
-      fusing.push_back(
-          {name, report.explanation["unfused"]["parts"][name]["bytes"], part["bytes"]});
+    for (const std::string &name : partNames())
+      fusing.push_back({name, report.explanation["unfused"]["parts"][name]["bytes"],
+                        report.explanation["fused"]["parts"][name]["bytes"]});
   }
   return data;
 }

@@ -45,12 +45,14 @@ public:
       return names;
     }
     op->walk([&](Operation *inner) {
-      inner->getAttrDictionary().walk(
-          [&](FlatSymbolRefAttr symbol) { addSymbol(symbol.getValue(), names); });
+      // What a product names besides its operands is the next one's weight, to bring it closer.
+      if (!isa<fused::MatvecOp>(inner))
+        inner->getAttrDictionary().walk(
+            [&](FlatSymbolRefAttr symbol) { addSymbol(symbol.getValue(), names); });
       for (Value operand : inner->getOperands())
         addValue(operand, names);
     });
-    // A launch may also be given the next one's weight, to bring it closer.
+    // So may a launch.
     if (auto label = op->getAttrOfType<StringAttr>("label")) {
       Names own;
       addSymbol(label.getValue(), own);
@@ -95,7 +97,8 @@ StageText report::stageText(ModuleOp module, StringRef name, int64_t layer) {
     llvm::raw_string_ostream os(entry.text);
     op->print(os, state);
     for (StringRef name : names)
-      entry.origins.push_back(name.str());
+      if (layerOf(name).value_or(layer) == layer)
+        entry.origins.push_back(name.str());
     stage.operations.push_back(std::move(entry));
   };
   bool isPlan = !module.getOps<plan::StepOp>().empty();
@@ -103,9 +106,10 @@ StageText report::stageText(ModuleOp module, StringRef name, int64_t layer) {
   AsmState symbols(module);
   for (Operation &op : module.getOps()) {
     // Of each symbol where it is new.
-    bool shown = isPlan     ? isa<plan::BufferOp>(op)
-                 : isPacked ? isa<quantized::PackedOp>(op)
-                            : isa<model::CacheOp>(op) || isa<model::WeightOp>(op);
+    bool shown = isPlan ? isa<plan::BufferOp>(op)
+                 : isPacked
+                     ? isa<quantized::PackedOp>(op)
+                     : isa<model::CacheOp>(op) || (name == "model" && isa<model::WeightOp>(op));
     Names names = origins.of(&op);
     if (shown && layerOfNames(names) == layer)
       add(&op, symbols, names);

@@ -248,9 +248,10 @@ function drawFrontier() {
     return;
   const c = chart(figure, 1150, 360, {left: 76, right: 30, top: 34, bottom: 48}, 'Least time for each error');
   const lowX = Math.min(...all.map(p => p[0])) / 1.3, highX = Math.max(...all.map(p => p[0])) * 1.3;
-  const most = Math.max(...all.map(p => p[1])) * 1.08;
-  const x = value => c.left + (c.right - c.left) * Math.log(value / lowX) / Math.log(highX / lowX), y = value => c.bottom - (c.bottom - c.top) * value / most;
-  yAxis(c, ticks(most, 5), y, time, 'products and attention of a token');
+  const slowest = Math.max(...all.map(p => p[1])), fastest = Math.min(...all.map(p => p[1]));
+  const pad = Math.max((slowest - fastest) * .15, slowest * .01), low = Math.max(0, fastest - pad), most = slowest + pad;
+  const x = value => c.left + (c.right - c.left) * Math.log(value / lowX) / Math.log(highX / lowX), y = value => c.bottom - (c.bottom - c.top) * (value - low) / (most - low);
+  yAxis(c, ticks(most - low, 4).map(value => low + value), y, time, 'products and attention of a token');
   xAxis(c, powers(lowX, highX), x, v => String(+(v * 1e3).toPrecision(2)), 'predicted error, 1e-3 nats a token');
   c.svg.append(node('path', {d: 'M' + points.map(p => `${x(p[0])} ${y(p[1])}`).join('L'), stroke: '#0072b2', 'stroke-width': 2, fill: 'none'}));
   for (const p of points)
@@ -267,7 +268,7 @@ function drawFusing() {
   if (!figure || !data.fusing)
     return;
   const parts = data.fusing, row = 44;
-  const c = chart(figure, 1150, 20 + row * parts.length, {left: 170, right: 90, top: 6, bottom: 10}, 'Bytes before and after fusing');
+  const c = chart(figure, 1150, 20 + row * parts.length, {left: 170, right: 140, top: 6, bottom: 10}, 'Bytes before and after fusing');
   const most = Math.max(...parts.map(p => p[1]));
   const width = value => (c.right - c.left) * value / most;
   parts.forEach(([name, before, after], i) => {

@@ -8,7 +8,7 @@ import sys
 
 
 def explain(context):
-    command = ["sluice", "explain", sys.argv[1], "--weights", "int8-g128", "--target", "h100", "--context", str(context)]
+    command = [sys.argv[1], "explain", sys.argv[2], "--weights", "int8-g128", "--target", "h100", "--context", str(context)]
     return json.loads(subprocess.run(command + ["--json"], check=True, capture_output=True).stdout)["fused"]["total"]
 
 
