@@ -431,7 +431,7 @@ Error Compilation::runStage(Stage next) {
       return error;
   report(("to stage " + stageName(next)).str(), 0);
   PassManager pm(&context);
-  buildStagePipeline(pm, next, pipeline);
+  buildStagePipeline(pm, next, pipeline, options.progress);
   if (failed(pm.run(*module)))
     return diagnostics.take("the passes to stage " + stageName(next) + " failed");
   stage = next;

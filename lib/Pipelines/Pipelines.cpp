@@ -45,11 +45,16 @@ std::optional<Stage> sluice::stageFromName(StringRef name) {
   return std::nullopt;
 }
 
-static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options) {
+static void buildQuantizedPipeline(OpPassManager &pm, const PipelineOptions &options,
+                                   const PassProgress &progress) {
   // Weights first: they are planned together with the caches.
+  std::function<void(double)> planned;
+  if (progress)
+    planned = [progress](double done) { progress("trying formats of weights", done); };
   pm.addPass(createQuantizedPlanWeights({options.target, options.weights, options.keyCache,
                                          options.valueCache, options.goal, options.planContext,
-                                         options.stats}));
+                                         options.stats},
+                                        planned));
   // Without statistics there is nothing to plan caches by.
   if (!options.stats.empty())
     pm.addPass(createQuantizedPlanCaches({options.target, options.weights, options.keyCache,
@@ -95,12 +100,13 @@ static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &option
     buildHostCodePipeline(pm);
 }
 
-void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOptions &options) {
+void sluice::buildStagePipeline(OpPassManager &pm, Stage stage, const PipelineOptions &options,
+                                const PassProgress &progress) {
   switch (stage) {
   case Stage::Model:
     return;
   case Stage::Quantized:
-    return buildQuantizedPipeline(pm, options);
+    return buildQuantizedPipeline(pm, options, progress);
   case Stage::Fused:
     return buildFusedPipeline(pm, options);
   case Stage::Scheduled:

@@ -70,6 +70,12 @@ std::optional<double> ErrorModel::values(int64_t layer, const formats::CacheChoi
   return statistics ? statistics->cacheLoss(layer, /*isKey=*/false, choice.name()) : std::nullopt;
 }
 
+/// Rows of a weight that are rounded, of wide ones fewer: rows take time with the square of their
+/// width, and the errors of 16 of them average to within some percent.
+static int64_t sampledRows(int64_t columns) {
+  return std::clamp<int64_t>((int64_t(1) << 17) / columns, 16, 64);
+}
+
 /// Without statistics no row is worth more than another, and so many numbers of a weight are
 /// enough: predictions are rough in any case.
 static constexpr int64_t kElementsWithoutStatistics = 4096;
@@ -98,7 +104,7 @@ static Expected<std::vector<float>> sampleRows(RoundingTask &task, int64_t count
   return values;
 }
 
-Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks, int64_t sampledRows,
+Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks,
                           const std::function<void(double)> &progress) const {
   std::optional<FileSet> files;
   if (any_of(tasks, [](RoundingTask &task) { return !task.weight.isSynthetic(); })) {
@@ -146,8 +152,8 @@ Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks, int64_t sampledRo
     SmallVector<std::vector<float>> rows;
     SmallVector<std::pair<size_t, size_t>> pairs; // of a task and one of its encodings
     for (auto [index, task] : enumerate(own)) {
-      int64_t count =
-          input ? sampledRows : std::max<int64_t>(1, kElementsWithoutStatistics / task->columns);
+      int64_t count = input ? sampledRows(task->columns)
+                            : std::max<int64_t>(1, kElementsWithoutStatistics / task->columns);
       Expected<std::vector<float>> sample = sampleRows(*task, count, files ? &*files : nullptr);
       if (!sample)
         return sample.takeError();

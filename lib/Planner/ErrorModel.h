@@ -45,7 +45,7 @@ public:
   static llvm::Expected<ErrorModel> create(mlir::ModuleOp module, llvm::StringRef statistics);
 
   /// Fills the divergences of all tasks, on all processors.
-  llvm::Error predict(llvm::MutableArrayRef<RoundingTask> tasks, int64_t sampledRows,
+  llvm::Error predict(llvm::MutableArrayRef<RoundingTask> tasks,
                       const std::function<void(double done)> &progress) const;
 
   /// Of the keys or values of layer `layer` alone; nothing where that was not measured.

@@ -368,7 +368,7 @@ Error Planning::predict() {
     tasks.push_back(std::move(task));
     owners.push_back(index);
   }
-  if (Error error = errors->predict(tasks, request.sampledRows, progress))
+  if (Error error = errors->predict(tasks, progress))
     return error;
   for (auto [task, owner] : zip_equal(tasks, owners))
     for (auto [encoding, divergence] : zip_equal(task.encodings, task.divergences))

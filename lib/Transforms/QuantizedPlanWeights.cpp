@@ -19,7 +19,13 @@ using namespace mlir;
 
 struct QuantizedPlanWeights : impl::QuantizedPlanWeightsBase<QuantizedPlanWeights> {
   using QuantizedPlanWeightsBase::QuantizedPlanWeightsBase;
+  QuantizedPlanWeights(const QuantizedPlanWeightsOptions &options,
+                       std::function<void(double)> progress)
+      : QuantizedPlanWeightsBase(options), progress(std::move(progress)) {}
   void runOnOperation() override;
+
+private:
+  std::function<void(double)> progress;
 };
 
 void QuantizedPlanWeights::runOnOperation() {
@@ -33,7 +39,7 @@ void QuantizedPlanWeights::runOnOperation() {
     return fail(request.takeError());
   if (!request->weights.hasAutomatic())
     return markAllAnalysesPreserved();
-  llvm::Expected<planner::ModelPlan> plan = planner::planModel(getOperation(), *request);
+  llvm::Expected<planner::ModelPlan> plan = planner::planModel(getOperation(), *request, progress);
   if (!plan)
     return fail(plan.takeError());
 
@@ -71,4 +77,9 @@ void QuantizedPlanWeights::runOnOperation() {
   recordPlan(getOperation(), *plan, *request);
 }
 } // namespace
+
+std::unique_ptr<mlir::Pass> createQuantizedPlanWeights(const QuantizedPlanWeightsOptions &options,
+                                                       std::function<void(double)> progress) {
+  return std::make_unique<QuantizedPlanWeights>(options, std::move(progress));
+}
 } // namespace sluice

@@ -4,7 +4,6 @@
 #include "ArtifactReport.h"
 
 #include "Commands.h"
-#include "sluice/Formats/WeightScheme.h"
 
 #include "sluice-runtime/Commands.h"
 #include "sluice-support/Json.h"

@@ -12,6 +12,7 @@
 #include "mlir/Pass/PassOptions.h"
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -68,8 +69,12 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
                              llvm::cl::init("host")};
 };
 
+/// Is told what a pass that takes long is doing, and how much of it (0 to 1) is done.
+using PassProgress = std::function<void(llvm::StringRef what, double done)>;
+
 /// Adds the passes that lead to `stage` from the one before it.
-void buildStagePipeline(mlir::OpPassManager &pm, Stage stage, const PipelineOptions &options);
+void buildStagePipeline(mlir::OpPassManager &pm, Stage stage, const PipelineOptions &options,
+                        const PassProgress &progress = {});
 
 /// Makes every stage's pipeline known by name (`--sluice-to-fused`), and `--sluice-compile`, all of
 /// them.

@@ -69,8 +69,6 @@ struct Request {
   /// What a unit of the limited quantity is worth: then caches are chosen at this price, whatever
   /// the limit.
   std::optional<double> price;
-  /// Rows of a weight whose rounding stands for all.
-  int64_t sampledRows = 64;
 };
 
 /// A format and what it costs one weight or cache: the time is its share of its kernel's.
@@ -137,7 +135,7 @@ struct Recommendation {
 };
 
 /// Compares uniform formats of weights with uniform formats of caches, and the plan for `goal`.
-/// Of `request` target, context, statistics and sampledRows count. Errors as planModel(), but a
+/// Of `request` target, context, and statistics count. Errors as planModel(), but a
 /// goal that no plan meets is none.
 llvm::Expected<Recommendation> recommend(mlir::ModuleOp module, Request request, const Goal &goal,
                                          std::function<void(double done)> progress = {});

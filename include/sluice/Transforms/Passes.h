@@ -14,11 +14,17 @@
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
 
+#include <functional>
+
 /// The passes between the stages of a model; include/sluice/Transforms/Passes.td documents each
 /// with an example. A pass with options is made by `createX(XOptions)`.
 namespace sluice {
 #define GEN_PASS_DECL
 #include "lib/Transforms/Passes.h.inc"
+
+/// The same, which tells how much of its work (0 to 1) is done: roundings are tried in it.
+std::unique_ptr<mlir::Pass> createQuantizedPlanWeights(const QuantizedPlanWeightsOptions &options,
+                                                       std::function<void(double done)> progress);
 
 #define GEN_PASS_REGISTRATION
 #include "lib/Transforms/Passes.h.inc"
