@@ -21,7 +21,8 @@ Expected<WeightScheme::Format> WeightScheme::parseFormat(StringRef name) {
 
 Expected<WeightScheme> WeightScheme::parse(StringRef text) {
   WeightScheme scheme;
-  auto [first, rest] = text.split(',');
+  scheme.patterns = std::make_shared<const std::string>(text.str());
+  auto [first, rest] = StringRef(*scheme.patterns).split(',');
   Expected<Format> all = parseFormat(first);
   if (!all)
     return all.takeError();

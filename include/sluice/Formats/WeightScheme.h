@@ -11,6 +11,8 @@
 #include "llvm/Support/Error.h"
 #include "llvm/Support/GlobPattern.h"
 
+#include <memory>
+
 namespace sluice::formats {
 
 /// FORMAT[,PATTERN=FORMAT...]: the first for all weights, the others for those whose names match
@@ -41,6 +43,8 @@ private:
 
   Format all;
   std::vector<std::pair<llvm::GlobPattern, Format>> others;
+  /// What the patterns refer to; a scheme may outlive the text that it was made of.
+  std::shared_ptr<const std::string> patterns;
 };
 
 } // namespace sluice::formats

@@ -112,7 +112,7 @@ function drawContext(context) {
   c.svg.append(node('line', {x1: x(context), x2: x(context), y1: c.top, y2: c.bottom, stroke: '#1a1a1a', 'stroke-width': 1.5, 'stroke-dasharray': '5 3'}));
   const right = x(context) > (c.left + c.right) / 2;
   const label = `${context}: ${time(total(secondsByClass(context)))}`;
-  c.svg.append(node('text', {x: right ? c.right : Math.max(x(context), c.left + 100), y: c.top - 10, 'text-anchor': right ? 'end' : 'start', 'font-weight': 600}, label));
+  c.svg.append(node('text', {x: right ? c.right : Math.max(x(context), c.left + 130), y: c.top - 10, 'text-anchor': right ? 'end' : 'start', 'font-weight': 600}, label));
 }
 
 function fillClasses(context) {
@@ -259,7 +259,7 @@ function drawFrontier() {
   if (chosen[0] > 0) {
     const X = x(chosen[0]), Y = y(chosen[1]), right = X < (c.left + c.right) * .6;
     c.svg.append(node('circle', {cx: X, cy: Y, r: 8, fill: 'none', stroke: '#d55e00', 'stroke-width': 3}));
-    c.svg.append(node('text', {x: X + (right ? 14 : -14), y: Y - 12, 'text-anchor': right ? 'start' : 'end', 'font-weight': 600}, `the plan: ${digits(chosen[0] * 1e3)}e-3 nats, ${time(chosen[1])}`));
+    c.svg.append(node('text', {x: X + (right ? 14 : -14), y: Y - 22, 'text-anchor': right ? 'start' : 'end', 'font-weight': 600}, `the plan: ${digits(chosen[0] * 1e3)}e-3 nats, ${time(chosen[1])}`));
   }
 }
 

@@ -11,6 +11,8 @@ others = choices[len(fitting):]
 assert fitting and others and not any(choice["fits"] for choice in others)
 speeds = [choice["tokens_per_second"] for choice in fitting]
 assert speeds == sorted(speeds, reverse=True), speeds
+planned = next(choice for choice in fitting if choice["weights"] == "planned")
+assert planned["tokens_per_second"] > 0.999 * speeds[0], (planned, speeds[0])
 errors = [choice["divergence"] for choice in others]
 assert errors == sorted(errors), errors
 by_name = {(choice["weights"], choice["k_cache"]): choice for choice in choices}
