@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Pipelines/Compiler.h"
+#include "KernelLoads.h"
 #include "TokenizerSource.h"
 
 #include "dialects/Plan/Plan.h"
@@ -95,6 +96,7 @@ public:
 
   Error run();
   Expected<std::string> explain(bool json);
+  Expected<std::vector<KernelLoad>> loads();
 
 private:
   static DialectRegistry makeRegistry() {
@@ -485,6 +487,18 @@ Expected<std::string> Compilation::explain(bool json) {
   return text;
 }
 
+Expected<std::vector<KernelLoad>> Compilation::loads() {
+  if (Error error = importModelFile())
+    return std::move(error);
+  setOption("target", options.target);
+  for (Stage next : {Stage::Quantized, Stage::Fused, Stage::Scheduled})
+    if (Error error = runStage(next))
+      return std::move(error);
+  std::vector<KernelLoad> loads;
+  module->walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
+  return loads;
+}
+
 Error Compilation::run() {
   if (!options.output.empty()) {
     Expected<ArtifactDirectory> made = ArtifactDirectory::create(options.output);
@@ -506,6 +520,10 @@ Error Compilation::run() {
 Expected<std::string> sluice::explainModel(const CompileOptions &options, bool json) {
   Compilation compilation(options);
   return compilation.explain(json);
+}
+
+Expected<std::vector<KernelLoad>> sluice::kernelLoads(const CompileOptions &options) {
+  return Compilation(options).loads();
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

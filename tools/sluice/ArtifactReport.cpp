@@ -150,6 +150,10 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
   for (const json &launch : launches)
     total += launchBytes(launch, context);
   double seconds = total / target->bandwidth();
+  // By the target that it was compiled for.
+  runtime::Plan parsed = runtime::Plan::parse(plan.dump(), "plan.json");
+  const runtime::Step &step = parsed.steps[*parsed.findStep("decode")];
+  std::optional<double> predicted = step.predictedSeconds(static_cast<uint64_t>(context));
   if (asJson) {
     json list = json::array();
     for (const json &launch : launches)
@@ -163,6 +167,8 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
                    {"floor_seconds", seconds},
                    {"launches", list},
                    {"decisions", plan["decisions"]}};
+    if (predicted)
+      report["predicted"] = {{"seconds", *predicted}, {"tokens_per_second", 1 / *predicted}};
     os << report.dump(2) << "\n";
     return;
   }
@@ -179,6 +185,11 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
   }
   os << llvm::left_justify("step", 42) << llvm::right_justify(bytesText(total), 12)
      << llvm::format("%9.2f us, so at most %.0f tokens/s\n", 1e6 * seconds, 1 / seconds);
+  if (predicted)
+    os << "predicted "
+       << llvm::format(*predicted < 1e-3 ? "%.1f us" : "%.2f ms",
+                       *predicted * (*predicted < 1e-3 ? 1e6 : 1e3))
+       << llvm::format(", %.0f tokens/s at ", 1 / *predicted) << context << "\n";
   if (plan["decisions"].empty())
     return;
   os << "\ndecisions\n";

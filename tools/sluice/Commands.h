@@ -24,6 +24,7 @@ void addFormatOptions(CLI::App &command, CompileOptions &options);
 /// --context and --batch.
 void addSizeOptions(CLI::App &command, CompileOptions &options);
 
+void addCalibrateCommand(CLI::App &app);
 void addCompileCommand(CLI::App &app);
 void addExplainCommand(CLI::App &app);
 void addInspectCommand(CLI::App &app);
@@ -33,6 +34,10 @@ void printResult(llvm::StringRef text);
 
 /// "sluice: warning: ..." on standard error.
 void printWarning(llvm::StringRef line);
+
+/// Calls `work` with a function that shows on a terminal what is being done and how much of it.
+using ShowProgress = std::function<void(llvm::StringRef what, double done)>;
+llvm::Error withProgress(llvm::function_ref<llvm::Error(const ShowProgress &show)> work);
 
 /// Compiles and, on a terminal, shows how far it is.
 void compileWithProgress(CompileOptions options);

@@ -68,31 +68,50 @@ void driver::printResult(llvm::StringRef text) {
 
 void driver::printWarning(llvm::StringRef line) { runtime::printWarning(line.str()); }
 
-void driver::compileWithProgress(CompileOptions options) {
-  using clock = std::chrono::steady_clock;
-  bool terminal = isatty(STDERR_FILENO);
-  clock::time_point start = clock::now(), shown = start;
-  bool visible = false;
-  // Short work stays silent: a line that flashes by tells nobody anything.
-  if (terminal)
-    options.progress = [&](llvm::StringRef what, double done) {
-      clock::time_point now = clock::now();
-      if (now - start < std::chrono::seconds(2) || now - shown < std::chrono::milliseconds(100))
-        return;
-      shown = now;
-      visible = true;
-      fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(),
-              100 * done);
-    };
-  options.warn = [&](llvm::StringRef line) {
+namespace {
+/// A line on a terminal that says how far the work is.
+class ProgressLine {
+public:
+  ~ProgressLine() { clear(); }
+
+  void show(llvm::StringRef what, double done) {
+    clock::time_point now = clock::now();
+    // Short work stays silent: a line that flashes by tells nobody anything.
+    if (!terminal || now - start < std::chrono::seconds(2) ||
+        now - shown < std::chrono::milliseconds(100))
+      return;
+    shown = now;
+    visible = true;
+    fprintf(stderr, "\r\033[K%.*s %3.0f%%", static_cast<int>(what.size()), what.data(), 100 * done);
+  }
+
+  void clear() {
     if (visible)
       fputs("\r\033[K", stderr);
     visible = false;
-    printWarning(line);
+  }
+
+private:
+  using clock = std::chrono::steady_clock;
+  bool terminal = isatty(STDERR_FILENO), visible = false;
+  clock::time_point start = clock::now(), shown = start;
+};
+} // namespace
+
+llvm::Error driver::withProgress(llvm::function_ref<llvm::Error(const ShowProgress &show)> work) {
+  ProgressLine line;
+  return work([&](llvm::StringRef what, double done) { line.show(what, done); });
+}
+
+void driver::compileWithProgress(CompileOptions options) {
+  ProgressLine line;
+  options.progress = [&](llvm::StringRef what, double done) { line.show(what, done); };
+  options.warn = [&](llvm::StringRef text) {
+    line.clear();
+    printWarning(text);
   };
   llvm::Error error = compile(options);
-  if (visible)
-    fputs("\r\033[K", stderr);
+  line.clear();
   if (error)
     throw Failure(std::move(error));
 }

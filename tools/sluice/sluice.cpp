@@ -130,6 +130,7 @@ int main(int argc, char **argv) {
   runtime::addTokenizeCommand(app, hooks);
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addExplainCommand(app);
+  addCalibrateCommand(app);
   addInspectCommand(app);
   return runtime::runCommandLine(
       app, argc, argv, [&](std::string message) { return artifacts.rename(std::move(message)); });

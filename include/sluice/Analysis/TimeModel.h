@@ -49,6 +49,8 @@ namespace sluice {
 struct WeightLoad {
   formats::Encoding encoding;
   int64_t rows = 0, columns = 0;
+
+  bool operator==(const WeightLoad &) const = default;
 };
 
 /// What stands before a product.
@@ -61,7 +63,24 @@ struct AttentionLoad {
   int64_t queryHeads = 0; ///< in all
   int64_t headDim = 0;
   int64_t window = 0; ///< latest positions that are read at most; 0: all
+
+  bool operator==(const AttentionLoad &) const = default;
 };
+
+/// What a kernel's time depends on.
+struct KernelLoad {
+  enum class Kind { Product, Attention, Sampling, Other };
+
+  Kind kind = Kind::Other;
+  /// Of a product.
+  llvm::SmallVector<WeightLoad> weights;
+  ProductPlace place = ProductPlace::BehindProduct;
+  AttentionLoad attention;
+
+  bool operator==(const KernelLoad &) const = default;
+};
+
+KernelLoad kernelLoad(fused::KernelOp op);
 
 /// Seconds of a kernel, or of a step, at one context.
 struct KernelTime {
@@ -81,6 +100,10 @@ struct TimeFormula {
   double alone = 0;
 
   KernelTime at(int64_t context) const;
+
+  /// As a dictionary: memory, arithmetic, boundary, memory_per_position, arithmetic_per_position,
+  /// window and alone, as far as they are not 0; seconds, of which four digits are kept.
+  mlir::DictionaryAttr toAttribute(mlir::MLIRContext *context) const;
 };
 
 /// How a step is launched.
@@ -113,7 +136,8 @@ public:
 
   // Of kernels: the same times, from what the operation names.
 
-  TimeFormula formula(fused::KernelOp op) const;
+  TimeFormula formula(const KernelLoad &load) const;
+  TimeFormula formula(fused::KernelOp op) const { return formula(kernelLoad(op)); }
   KernelTime kernel(fused::KernelOp op) const { return formula(op).at(positions); }
   /// All kernels of a function in stage fused or scheduled, and what a step takes beside them.
   KernelTime step(mlir::Operation *function) const;
@@ -132,10 +156,6 @@ private:
   llvm::SmallVector<std::pair<formats::Encoding, double>> productRates;
   llvm::SmallVector<std::pair<formats::CacheEncoding, double>> attentionRates;
 };
-
-/// What a product and what attention reads.
-llvm::SmallVector<WeightLoad> weightLoads(fused::MatvecOp op);
-AttentionLoad attentionLoad(fused::AttentionOp op);
 
 } // namespace sluice
 

@@ -135,6 +135,11 @@ llvm::Expected<TargetDescription> parseTarget(llvm::StringRef text, llvm::String
 /// path (anything with a slash or that ends in ".json").
 llvm::Expected<TargetDescription> loadTarget(llvm::StringRef nameOrPath);
 
+/// The text of the description `nameOrPath` with name, description, read ceiling and times of
+/// `calibrated`, which was made from it.
+llvm::Expected<std::string> calibratedText(llvm::StringRef nameOrPath,
+                                           const TargetDescription &calibrated);
+
 /// Where targets/*.json are: ../share/sluice/targets beside the running executable, else the folder
 /// of the source tree that it was built from. Empty if neither exists.
 std::string targetDirectory();
