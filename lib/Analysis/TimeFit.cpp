@@ -216,7 +216,7 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
                           &time.attentionWait, &time.step, &time.alone})
       addTime(*seconds, 0.7);
     // They run once a step, so that their times alone say all: nothing else tells them from it.
-    for (auto *seconds : {&time.smallKernel, &time.sampling})
+    for (auto *seconds : {&time.smallKernel, &time.samplingLogit})
       addTime(*seconds, 0.2);
   } else {
     addTime(fitted.cpuTime.launch, 1);

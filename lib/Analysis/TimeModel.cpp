@@ -5,7 +5,6 @@
 
 #include "dialects/Fused/GpuPlan.h"
 
-#include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
 
 #include <cmath>
@@ -200,7 +199,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   double work = workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads)) *
                 static_cast<double>(description.multiprocessors.value) /
                 static_cast<double>(running);
-  formula.perPosition = divide(std::max(stream, work), stream, 0, work);
+  formula.perPosition = divide(norm8(stream, work), stream, 0, work);
   formula.fixed.boundary = time.attentionWait.value;
   formula.alone = time.alone.value;
   return formula;
@@ -248,8 +247,9 @@ KernelLoad sluice::kernelLoad(fused::KernelOp op) {
   } else if (auto attention = dyn_cast<fused::AttentionOp>(operation)) {
     load.kind = KernelLoad::Kind::Attention;
     load.attention = attentionLoad(attention);
-  } else if (isa<fused::SampleOp>(operation)) {
+  } else if (auto sample = dyn_cast<fused::SampleOp>(operation)) {
     load.kind = KernelLoad::Kind::Sampling;
+    load.logits = sample.getLogits().getType().getNumElements();
   }
   return load;
 }
@@ -266,7 +266,7 @@ TimeFormula TimeModel::formula(const KernelLoad &load) const {
   }
   const GpuTime &time = description.gpuTime;
   formula.fixed.boundary =
-      (load.kind == KernelLoad::Kind::Sampling ? time.sampling : time.smallKernel).value;
+      time.smallKernel.value + static_cast<double>(load.logits) * time.samplingLogit.value;
   formula.alone = time.alone.value;
   return formula;
 }

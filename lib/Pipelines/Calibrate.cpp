@@ -79,7 +79,7 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
   }
   // The layers of an 8B model, of one with few key/value heads, and of one of 1B.
   Shape large{4096, 14336, 32, 8, 6, 32768}, few{4096, 14336, 32, 2, 6, 32768},
-      small{2048, 8192, 32, 8, 8, 32768};
+      small{2048, 8192, 32, 8, 8, 128256};
   for (const char *weights : {"f16", "int8-g128", "int8-g32", "int4-g128", "int4-g32", "q2_k",
                               "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"})
     probes.push_back({weights, large, weights, "f16", "f16", 2048, {512}});

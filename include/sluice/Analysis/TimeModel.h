@@ -19,14 +19,15 @@
 //   are alike. Of the weights of a product behind attention, as many are read while attention waits
 //   as it waits for: stream is attentionWait shorter.
 //
-//   attention  time = attentionWait + positions * max(bytes a position / min(cacheBandwidth,
+//   attention  time = attentionWait + positions * norm8(bytes a position / min(cacheBandwidth,
 //              blocks * blockBandwidth), numbers a position * heads / rate * multiprocessors /
 //              blocks)
 //
 //   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), and positions
 //   those that are read at most.
 //
-//   others     smallKernel; sampling
+//   sampling   smallKernel + logits * samplingLogit
+//   others     smallKernel
 //   step       step + the sum of its kernels
 //
 // Alone, between two events (bench --per-kernel), a kernel takes `alone` longer, and a product
@@ -76,6 +77,8 @@ struct KernelLoad {
   llvm::SmallVector<WeightLoad> weights;
   ProductPlace place = ProductPlace::BehindProduct;
   AttentionLoad attention;
+  /// Of sampling.
+  int64_t logits = 0;
 
   bool operator==(const KernelLoad &) const = default;
 };

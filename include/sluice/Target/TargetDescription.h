@@ -63,8 +63,8 @@ struct GpuTime {
   Sourced<double> productGap, productWait, productColumn;
   /// What attention takes beside reading the cache, while the next product's weights may stream.
   Sourced<double> attentionWait;
-  /// Any other kernel; choosing a token; a step, beside its kernels.
-  Sourced<double> smallKernel, sampling, step;
+  /// Any other kernel; what every logit adds where a token is chosen; a step, beside its kernels.
+  Sourced<double> smallKernel, samplingLogit, step;
   /// What a kernel takes longer that is measured alone, between two events.
   Sourced<double> alone;
 };

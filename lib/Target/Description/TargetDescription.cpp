@@ -124,7 +124,7 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"product_column", &GpuTime::productColumn, 0, 1},
     {"attention_wait", &GpuTime::attentionWait, 0, 1},
     {"small_kernel", &GpuTime::smallKernel, 0, 1},
-    {"sampling", &GpuTime::sampling, 0, 1},
+    {"sampling_logit", &GpuTime::samplingLogit, 0, 1},
     {"step", &GpuTime::step, 0, 1},
     {"alone", &GpuTime::alone, 0, 1},
 };

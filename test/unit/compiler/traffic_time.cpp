@@ -37,7 +37,7 @@ TargetDescription gpu() {
   time.productColumn.value = 1e-9;
   time.attentionWait.value = 3e-6;
   time.smallKernel.value = 1.5e-6;
-  time.sampling.value = 5e-6;
+  time.samplingLogit.value = 1e-11;
   time.step.value = 10e-6;
   time.alone.value = 4e-6;
   target.productRates["int8-g128"].value = 1e12;
@@ -95,7 +95,7 @@ TEST(TimeModel, AttentionOfAGpu) {
   // Ten blocks; three query heads of a key/value head count as four.
   double bytes = 5 * (128 + 66), stream = bytes / 0.5e12;
   double work = 5 * 64 * 4 * (1 / 1e12 + 1 / 4e12);
-  double position = std::max(stream, work);
+  double position = norm8(stream, work);
   TimeModel model(target, 1000);
   EXPECT_NEAR(model.attentionSeconds(load), 3e-6 + 1000 * position, 1e-13);
   load.window = 100;
@@ -104,7 +104,7 @@ TEST(TimeModel, AttentionOfAGpu) {
   AttentionLoad few{cache("int8"), cache("int8"), 1, 1, 64};
   stream = 132 / 0.4e12;
   work = 64 * 4 * (2 / 4e12) * 5;
-  EXPECT_NEAR(model.attentionSeconds(few), 3e-6 + 1000 * std::max(stream, work), 1e-13);
+  EXPECT_NEAR(model.attentionSeconds(few), 3e-6 + 1000 * norm8(stream, work), 1e-13);
 }
 
 TEST(TimeModel, Host) {
