@@ -25,6 +25,10 @@
 #include "dialects/Fused/FusedAttrs.h.inc"
 
 namespace sluice::fused {
+/// A discardable attribute, a dictionary: how long a kernel takes by the time model
+/// (sluice/Analysis/TimeModel.h, TimeFormula::toAttribute), on a fused operation, its dispatch and
+/// its launch; on the function and the step, what a step takes beside its kernels.
+inline constexpr llvm::StringLiteral kTimeAttr = "sluice.time";
 /// Checks that a kernel's schedule, if it has one, is one.
 mlir::LogicalResult verifySchedule(mlir::Operation *op);
 } // namespace sluice::fused

@@ -109,6 +109,18 @@ struct BenchKernel {
   double seconds = 0;
   /// 0 if the plan does not say.
   uint64_t bytes = 0;
+  /// What the plan predicts for the launch by itself, and in a step.
+  std::optional<double> predicted, predictedInStep;
+};
+
+/// Launches of one kernel, whose bytes are alike: one line of a comparison.
+struct BenchClass {
+  /// Of the first launch.
+  std::string label;
+  int64_t launches = 0;
+  /// Medians.
+  double seconds = 0, predicted = 0;
+  double error() const { return predicted / seconds - 1; }
 };
 
 /// Medians over the repetitions; speed and bandwidth were measured in turns.
@@ -132,10 +144,20 @@ struct BenchResult {
   std::string profileRemark;
   /// Empty unless asked for.
   std::vector<BenchKernel> kernels;
+  /// Predicted seconds of a step; nothing if the plan has none for some launch.
+  std::optional<double> predictedStep;
+  /// Measured seconds of a step: its own clock's, or a token's if there is none.
+  double measuredStep() const { return stepSeconds ? *stepSeconds : 1 / tokensPerSecond; }
+  /// Classes of the kernels that have a prediction, in the order of their first launches.
+  std::vector<BenchClass> classes() const;
 };
 BenchResult measureSpeed(Session &session, const BenchOptions &options);
 void bench(const std::filesystem::path &artifact, const BenchOptions &options,
            std::FILE *out = stdout);
+
+/// Measures the models that probes.json of a directory names (what `sluice calibrate --pack`
+/// wrote), kernel by kernel, and returns the results as JSON, which `sluice calibrate` reads.
+std::string measureProbes(const std::filesystem::path &directory, const BenchOptions &options);
 
 // ---- The same on a command line ----
 
@@ -171,6 +193,8 @@ CLI::App *addChatCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addPerplexityCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addTokenizeCommand(CLI::App &app, const CommandHooks &hooks = {});
 CLI::App *addBenchCommand(CLI::App &app, const CommandHooks &hooks = {});
+/// measureProbes(); the compiler has a command of this name that does more.
+CLI::App *addCalibrateCommand(CLI::App &app);
 
 /// Checks that an option's text is a whole number that fits in an int64_t, or in a uint64_t if
 /// `isUnsigned`. Use it with CLI::Option::transform, so that it runs before other checks.

@@ -109,6 +109,20 @@ struct Traffic {
   uint64_t bytes(uint64_t context) const;
 };
 
+/// Seconds that the compiler predicted for a launch, or for what a step takes beside its launches.
+struct PredictedTime {
+  /// Reading memory, arithmetic that goes on after it, and the boundary to the launch before.
+  double memory = 0, arithmetic = 0, boundary = 0;
+  /// For each position of context.
+  double memoryPerPosition = 0, arithmeticPerPosition = 0;
+  /// Positions of context, the latest ones, that count at most; 0: all.
+  uint64_t window = 0;
+  /// What is added where the launch runs by itself, as in Device::profile().
+  double alone = 0;
+
+  double seconds(uint64_t context) const;
+};
+
 /// A kernel launch on buffers.
 struct Launch {
   std::string kernel;
@@ -123,6 +137,7 @@ struct Launch {
   /// Indices into Plan::buffers, in the order of the kernel's pointers.
   std::vector<uint32_t> arguments;
   std::optional<Traffic> traffic;
+  std::optional<PredictedTime> time;
 };
 
 /// A kernel that no step launches but the device itself. Its name determines its arguments
@@ -136,6 +151,11 @@ struct Utility {
 struct Step {
   std::string name;
   std::vector<Launch> launches;
+  /// Beside the launches.
+  std::optional<PredictedTime> time;
+
+  /// Seconds of the whole step; nothing if a launch has no prediction.
+  std::optional<double> predictedSeconds(uint64_t context) const;
 };
 
 /// plan.json. A Plan that parse() returned satisfies:

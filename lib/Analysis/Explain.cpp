@@ -326,6 +326,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   result.fused = count(after, batch / tokensOf(after), context);
   result.unfusedFloor = floorOf(result.unfused.total, target, batch);
   result.fusedFloor = floorOf(result.fused.total, target, batch);
+  result.predicted = TimeModel(target, context, batch).step(after);
 
   double layers = static_cast<double>(result.layers);
   const Traffic &mlp = result.fused[ModelPart::Mlp],
@@ -490,6 +491,11 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
   };
   floor("fused", e.fusedFloor);
   floor("unfused", e.unfusedFloor);
+  double predicted = e.predicted.seconds();
+  os << "predicted " << seconds(predicted) << ", " << rate(static_cast<double>(e.batch) / predicted)
+     << " tokens/s at " << e.context << ": reading " << seconds(e.predicted.memory)
+     << ", arithmetic beyond it " << seconds(e.predicted.arithmetic) << ", boundaries "
+     << seconds(e.predicted.boundary) << "\n";
   if (e.dequantizeToF32)
     os << "dequantizing in a pass of its own, groups of "
        << static_cast<int64_t>(e.dequantizeToF32->block) << ": "
@@ -554,6 +560,12 @@ json sluice::explanationJson(const Explanation &e) {
                  {"layers", e.layers},
                  {"fused", column(e.fused, e.fusedFloor)},
                  {"unfused", column(e.unfused, e.unfusedFloor)},
+                 {"predicted",
+                  {{"seconds", e.predicted.seconds()},
+                   {"tokens_per_second", static_cast<double>(e.batch) / e.predicted.seconds()},
+                   {"memory_seconds", e.predicted.memory},
+                   {"arithmetic_seconds", e.predicted.arithmetic},
+                   {"boundary_seconds", e.predicted.boundary}}},
                  {"layer",
                   {{"mlp_weights", e.layer.mlpWeights},
                    {"mlp_scales", e.layer.mlpScales},

@@ -5,7 +5,6 @@
 
 #include "dialects/Fused/GpuPlan.h"
 
-#include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
 
 #include <cmath>
@@ -32,6 +31,26 @@ KernelTime TimeFormula::at(int64_t context) const {
   KernelTime time = fixed;
   time += perPosition * static_cast<double>(window ? std::min(window, context) : context);
   return time;
+}
+
+DictionaryAttr TimeFormula::toAttribute(MLIRContext *context) const {
+  Builder b(context);
+  SmallVector<NamedAttribute> entries;
+  auto add = [&](StringRef name, double seconds) {
+    if (seconds == 0)
+      return;
+    double unit = std::pow(10.0, std::floor(std::log10(std::abs(seconds))) - 3);
+    entries.push_back(b.getNamedAttr(name, b.getF64FloatAttr(std::round(seconds / unit) * unit)));
+  };
+  add("memory", fixed.memory);
+  add("arithmetic", fixed.arithmetic);
+  add("boundary", fixed.boundary);
+  add("memory_per_position", perPosition.memory);
+  add("arithmetic_per_position", perPosition.arithmetic);
+  add("alone", alone);
+  if (window)
+    entries.push_back(b.getNamedAttr("window", b.getI64IntegerAttr(window)));
+  return b.getDictionaryAttr(entries);
 }
 
 /// A maximum that is rounded where both are alike.
@@ -180,7 +199,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   double work = workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads)) *
                 static_cast<double>(description.multiprocessors.value) /
                 static_cast<double>(running);
-  formula.perPosition = divide(std::max(stream, work), stream, 0, work);
+  formula.perPosition = divide(norm8(stream, work), stream, 0, work);
   formula.fixed.boundary = time.attentionWait.value;
   formula.alone = time.alone.value;
   return formula;
@@ -190,7 +209,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
 // Kernels
 //===----------------------------------------------------------------------===//
 
-SmallVector<WeightLoad> sluice::weightLoads(fused::MatvecOp op) {
+static SmallVector<WeightLoad> weightLoads(fused::MatvecOp op) {
   return llvm::map_to_vector(op.getWeights(), [](Value weight) -> WeightLoad {
     if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
       return {type.getEncoding().getValue(), type.getRows(), type.getColumns()};
@@ -200,7 +219,7 @@ SmallVector<WeightLoad> sluice::weightLoads(fused::MatvecOp op) {
   });
 }
 
-AttentionLoad sluice::attentionLoad(fused::AttentionOp op) {
+static AttentionLoad attentionLoad(fused::AttentionOp op) {
   AttentionLoad load;
   auto cacheOf = [&](FlatSymbolRefAttr name) {
     return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, name);
@@ -217,27 +236,39 @@ AttentionLoad sluice::attentionLoad(fused::AttentionOp op) {
   return load;
 }
 
-TimeFormula TimeModel::formula(fused::KernelOp op) const {
-  return llvm::TypeSwitch<Operation *, TimeFormula>(op)
-      .Case([&](fused::MatvecOp product) {
-        return this->product(weightLoads(product),
-                             product.getInput().getDefiningOp<fused::AttentionOp>()
-                                 ? ProductPlace::BehindAttention
-                                 : ProductPlace::BehindProduct);
-      })
-      .Case([&](fused::AttentionOp op) { return attention(attentionLoad(op)); })
-      .Default([&](Operation *other) {
-        TimeFormula formula;
-        if (!description.isGpu()) {
-          formula.fixed.boundary = description.cpuTime.launch.value;
-          return formula;
-        }
-        const GpuTime &time = description.gpuTime;
-        formula.fixed.boundary =
-            (isa<fused::SampleOp>(other) ? time.sampling : time.smallKernel).value;
-        formula.alone = time.alone.value;
-        return formula;
-      });
+KernelLoad sluice::kernelLoad(fused::KernelOp op) {
+  KernelLoad load;
+  Operation *operation = op;
+  if (auto product = dyn_cast<fused::MatvecOp>(operation)) {
+    load.kind = KernelLoad::Kind::Product;
+    load.weights = weightLoads(product);
+    if (product.getInput().getDefiningOp<fused::AttentionOp>())
+      load.place = ProductPlace::BehindAttention;
+  } else if (auto attention = dyn_cast<fused::AttentionOp>(operation)) {
+    load.kind = KernelLoad::Kind::Attention;
+    load.attention = attentionLoad(attention);
+  } else if (auto sample = dyn_cast<fused::SampleOp>(operation)) {
+    load.kind = KernelLoad::Kind::Sampling;
+    load.logits = sample.getLogits().getType().getNumElements();
+  }
+  return load;
+}
+
+TimeFormula TimeModel::formula(const KernelLoad &load) const {
+  if (load.kind == KernelLoad::Kind::Product)
+    return product(load.weights, load.place);
+  if (load.kind == KernelLoad::Kind::Attention)
+    return attention(load.attention);
+  TimeFormula formula;
+  if (!description.isGpu()) {
+    formula.fixed.boundary = description.cpuTime.launch.value;
+    return formula;
+  }
+  const GpuTime &time = description.gpuTime;
+  formula.fixed.boundary =
+      time.smallKernel.value + static_cast<double>(load.logits) * time.samplingLogit.value;
+  formula.alone = time.alone.value;
+  return formula;
 }
 
 double TimeModel::stepSeconds() const {

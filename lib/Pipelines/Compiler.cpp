@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "sluice/Pipelines/Compiler.h"
+#include "KernelLoads.h"
 #include "TokenizerSource.h"
 
 #include "dialects/Plan/Plan.h"
@@ -102,6 +103,7 @@ public:
   Expected<std::string> explain(const ExplainOptions &how);
   Expected<std::string> recommend(bool json);
   Expected<std::vector<report::StageText>> readStages(ArrayRef<std::string> files, int64_t layer);
+  Expected<std::vector<KernelLoad>> loads();
 
 private:
   static DialectRegistry makeRegistry() {
@@ -685,6 +687,18 @@ Error sluice::writeTextFile(const std::string &path, StringRef text) {
                       });
 }
 
+Expected<std::vector<KernelLoad>> Compilation::loads() {
+  if (Error error = importModelFile())
+    return std::move(error);
+  setOption("target", options.target);
+  for (Stage next : {Stage::Quantized, Stage::Fused, Stage::Scheduled})
+    if (Error error = runStage(next))
+      return std::move(error);
+  std::vector<KernelLoad> loads;
+  module->walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
+  return loads;
+}
+
 Error Compilation::run() {
   if (!options.output.empty()) {
     Expected<ArtifactDirectory> made = ArtifactDirectory::create(options.output);
@@ -723,6 +737,10 @@ Expected<std::vector<report::StageText>> sluice::stageTexts(const std::string &d
   sort(files);
   CompileOptions options;
   return Compilation(options).readStages(files, layer);
+}
+
+Expected<std::vector<KernelLoad>> sluice::kernelLoads(const CompileOptions &options) {
+  return Compilation(options).loads();
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

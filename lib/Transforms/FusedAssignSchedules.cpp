@@ -4,8 +4,10 @@
 #include "sluice/Transforms/Passes.h"
 
 #include "dialects/Fused/GpuPlan.h"
+#include "sluice/Analysis/TimeModel.h"
 #include "sluice/Target/GpuDevice.h"
 
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/DebugLog.h"
 #include "llvm/Support/FormatVariadic.h"
@@ -45,6 +47,7 @@ private:
   FailureOr<Choice> chooseGpu(fused::RowsOp op);
   FailureOr<Choice> chooseGpu(fused::SampleOp op);
   void prefetch(fused::MatvecOp op, fused::MatvecOp next);
+  void predict();
 
   fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
                                      int64_t inFlight, int64_t columns, int64_t splits,
@@ -321,6 +324,22 @@ void FusedAssignSchedules::prefetch(fused::MatvecOp op, fused::MatvecOp next) {
   LDBG() << "prefetch " << parameter.getWeight() << ": " << reason;
 }
 
+/// Writes down how long every kernel takes, and what a step takes beside its kernels.
+void FusedAssignSchedules::predict() {
+  TimeModel model(description, /*context=*/1);
+  getOperation().walk([&](func::FuncOp function) {
+    bool hasKernels = false;
+    function.walk([&](fused::KernelOp op) {
+      hasKernels = true;
+      op->setDiscardableAttr(fused::kTimeAttr, model.formula(op).toAttribute(&getContext()));
+    });
+    TimeFormula step;
+    step.fixed.boundary = model.stepSeconds();
+    if (hasKernels)
+      function->setDiscardableAttr(fused::kTimeAttr, step.toAttribute(&getContext()));
+  });
+}
+
 void FusedAssignSchedules::runOnOperation() {
   llvm::Expected<TargetDescription> loaded = loadTarget(target);
   if (!loaded) {
@@ -356,7 +375,8 @@ void FusedAssignSchedules::runOnOperation() {
     return failed(assign(op)) ? WalkResult::interrupt() : WalkResult::advance();
   });
   if (walk.wasInterrupted())
-    signalPassFailure();
+    return signalPassFailure();
+  predict();
 }
 } // namespace
 } // namespace sluice

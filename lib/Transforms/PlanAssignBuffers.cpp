@@ -278,6 +278,11 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
   // The step takes the function's name and place.
   std::string stepName = decode.getSymName().str();
   auto step = plan::StepOp::create(*builder, loc, stepName, arena.bytes);
+  auto copyTime = [](Operation *from, Operation *to) {
+    if (Attribute time = from->getDiscardableAttr(fused::kTimeAttr))
+      to->setDiscardableAttr(fused::kTimeAttr, time);
+  };
+  copyTime(decode, step);
   builder->createBlock(&step.getBody());
   for (plan::DispatchOp dispatch : dispatches) {
     SmallVector<Attribute> arguments;
@@ -287,9 +292,10 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
       arguments.push_back(cacheBuffers.lookup(cache.getAttr()));
     for (Value result : dispatch.getResults())
       arguments.push_back(buffers.lookup(result));
-    plan::LaunchOp::create(*builder, dispatch.getLoc(), dispatch.getKernelAttr(),
-                           builder->getArrayAttr(arguments), dispatch.getLaunchAttr(),
-                           dispatch.getLabelAttr(), dispatch.getTrafficAttr());
+    auto launch = plan::LaunchOp::create(*builder, dispatch.getLoc(), dispatch.getKernelAttr(),
+                                         builder->getArrayAttr(arguments), dispatch.getLaunchAttr(),
+                                         dispatch.getLabelAttr(), dispatch.getTrafficAttr());
+    copyTime(dispatch, launch);
   }
   symbols->erase(decode);
   return success();

@@ -3,13 +3,13 @@
 
 #include "sluice-runtime/Commands.h"
 
+#include "runtime/commands/BenchJson.h"
 #include "runtime/commands/Console.h"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <map>
 
 using namespace sluice::runtime;
 
@@ -109,13 +109,53 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
       const Launch &launch = step.launches[k];
       uint64_t bytes =
           launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.context)) : 0;
-      result.kernels.push_back({launch.label, launch.kernel, median(launches[k]), bytes});
+      BenchKernel &kernel = result.kernels.emplace_back(
+          BenchKernel{launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
+      if (launch.time) {
+        kernel.predictedInStep = launch.time->seconds(static_cast<uint64_t>(result.context));
+        kernel.predicted = *kernel.predictedInStep + launch.time->alone;
+      }
     }
+  result.predictedStep = step.predictedSeconds(static_cast<uint64_t>(result.context));
   return result;
 }
 
-static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact,
-                             const std::string &device) {
+std::vector<BenchClass> BenchResult::classes() const {
+  std::vector<BenchClass> classes;
+  std::vector<std::vector<double>> measured, predicted;
+  // Launches of a kernel may read weights of different sizes, and different parts of the context.
+  std::map<std::pair<std::string, uint64_t>, size_t> indices;
+  for (const BenchKernel &kernel : kernels) {
+    if (!kernel.predicted)
+      continue;
+    auto [place, isNew] = indices.try_emplace({kernel.kernel, kernel.bytes}, classes.size());
+    if (isNew) {
+      classes.push_back({kernel.label, 0, 0, 0});
+      measured.emplace_back();
+      predicted.emplace_back();
+    }
+    ++classes[place->second].launches;
+    measured[place->second].push_back(kernel.seconds);
+    predicted[place->second].push_back(*kernel.predicted);
+  }
+  for (size_t i = 0; i < classes.size(); ++i) {
+    classes[i].seconds = median(measured[i]);
+    classes[i].predicted = median(predicted[i]);
+  }
+  return classes;
+}
+
+/// The median of the kernels' errors, whatever their sign; every launch counts.
+static double medianError(const BenchResult &result) {
+  std::vector<double> errors;
+  for (const BenchKernel &kernel : result.kernels)
+    if (kernel.predicted)
+      errors.push_back(std::abs(*kernel.predicted / kernel.seconds - 1));
+  return errors.empty() ? 0 : median(errors);
+}
+
+nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artifact &artifact,
+                                          const std::string &device) {
   double ceiling = result.bandwidth.bytesPerSecond;
   nlohmann::json json = {
       {"model", artifact.model().name},
@@ -158,7 +198,24 @@ static nlohmann::json toJson(const BenchResult &result, const Artifact &artifact
                          {"bytes", kernel.bytes},
                          {"bytes_per_second", speed},
                          {"share", speed / ceiling}});
+      if (kernel.predicted) {
+        kernels.back()["predicted_seconds"] = *kernel.predicted;
+        kernels.back()["predicted_seconds_in_step"] = *kernel.predictedInStep;
+      }
     }
+  }
+  if (result.predictedStep) {
+    auto &prediction =
+        json["prediction"] = {{"step_seconds", *result.predictedStep},
+                              {"step_error", *result.predictedStep / result.measuredStep() - 1}};
+    if (!result.kernels.empty())
+      prediction["median_kernel_error"] = medianError(result);
+    for (const BenchClass &kernels : result.classes())
+      prediction["kernels"].push_back({{"label", kernels.label},
+                                       {"launches", kernels.launches},
+                                       {"seconds", kernels.seconds},
+                                       {"predicted_seconds", kernels.predicted},
+                                       {"error", kernels.error()}});
   }
   return json;
 }
@@ -186,6 +243,20 @@ static void printKernels(const BenchResult &result, std::FILE *out) {
   row("sum", seconds, bytes);
   if (!result.profileRemark.empty())
     writeText(out, "(" + result.profileRemark + ")\n");
+  if (!result.predictedStep)
+    return;
+  writeText(out, format("\n%-*s %8s %10s %10s %7s\n", column, "predicted", "launches", "measured",
+                        "predicted", "error"));
+  auto line = [&](const std::string &label, int64_t launches, double measured, double predicted) {
+    writeText(out, format("%-*.60s %8lld %7.1f us %7.1f us %+6.1f%%\n", column, label.c_str(),
+                          static_cast<long long>(launches), measured * 1e6, predicted * 1e6,
+                          100 * (predicted / measured - 1)));
+  };
+  for (const BenchClass &kernels : result.classes())
+    line(kernels.label, kernels.launches, kernels.seconds, kernels.predicted);
+  line("step", static_cast<int64_t>(result.kernels.size()), result.measuredStep(),
+       *result.predictedStep);
+  writeText(out, format("median error of a kernel %.1f%%\n", 100 * medianError(result)));
 }
 
 void sluice::runtime::bench(const std::filesystem::path &path, const BenchOptions &options,
@@ -196,7 +267,7 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
   BenchResult result = measureSpeed(session, options);
   const std::string device = session.device().name() + ": " + session.device().description();
   if (options.json) {
-    writeText(out, toJson(result, *artifact, device).dump(2) + "\n");
+    writeText(out, benchJson(result, *artifact, device).dump(2) + "\n");
     flush(out);
     return;
   }

@@ -435,6 +435,29 @@ CLI::App *sluice::runtime::addTokenizeCommand(CLI::App &app, const CommandHooks 
   return command;
 }
 
+CLI::App *sluice::runtime::addCalibrateCommand(CLI::App &app) {
+  struct State {
+    BenchOptions options;
+    std::string directory;
+  };
+  auto state = std::make_shared<State>();
+  state->options.repetitions = 2;
+  CLI::App *command =
+      addCommand(app, "calibrate", "Measure what sluice calibrate --pack compiled; prints JSON",
+                 "  calibrate probes > results.json\n"
+                 "and where the compiler is:\n"
+                 "  sluice calibrate --from results.json -o mine.json");
+  command->add_option("DIR", state->directory, "directory that sluice calibrate --pack wrote")
+      ->required();
+  addSession(*command, state->options.session);
+  command->callback([state] {
+    std::string results = measureProbes(state->directory, state->options);
+    writeText(stdout, results);
+    flush(stdout);
+  });
+  return command;
+}
+
 CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     BenchOptions options;

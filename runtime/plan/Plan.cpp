@@ -55,6 +55,22 @@ uint64_t Traffic::bytes(uint64_t context) const {
   return weights + scales + activations + (keys + values) * read + written;
 }
 
+double PredictedTime::seconds(uint64_t context) const {
+  uint64_t read = window ? std::min(window, context) : context;
+  return memory + arithmetic + boundary +
+         (memoryPerPosition + arithmeticPerPosition) * static_cast<double>(read);
+}
+
+std::optional<double> Step::predictedSeconds(uint64_t context) const {
+  double seconds = time ? time->seconds(context) : 0;
+  for (const Launch &launch : launches) {
+    if (!launch.time)
+      return std::nullopt;
+    seconds += launch.time->seconds(context);
+  }
+  return seconds;
+}
+
 /// Bytes of a plain element, or 0 for other types.
 static int64_t plainElementBytes(const std::string &type) {
   static const std::unordered_map<std::string, int64_t> sizes = {
@@ -231,6 +247,25 @@ static Traffic readTraffic(const JsonField &value) {
   return traffic;
 }
 
+static PredictedTime readTime(const JsonField &value) {
+  value.allowOnly({"memory", "arithmetic", "boundary", "memory_per_position",
+                   "arithmetic_per_position", "window", "alone"});
+  constexpr double most = 1e6;
+  auto read = [&](const char *key) {
+    std::optional<JsonField> number = value.find(key);
+    return number ? number->asNumber(0, most) : 0.0;
+  };
+  PredictedTime time;
+  time.memory = read("memory");
+  time.arithmetic = read("arithmetic");
+  time.boundary = read("boundary");
+  time.memoryPerPosition = read("memory_per_position");
+  time.arithmeticPerPosition = read("arithmetic_per_position");
+  time.window = static_cast<uint64_t>(value.intAt("window", 1, maxId, 0));
+  time.alone = read("alone");
+  return time;
+}
+
 static Launch readLaunch(const JsonField &value,
                          const std::unordered_map<std::string, uint32_t> &buffers) {
   Launch launch;
@@ -251,6 +286,8 @@ static Launch readLaunch(const JsonField &value,
   }
   if (auto traffic = value.find("traffic"))
     launch.traffic = readTraffic(*traffic);
+  if (auto time = value.find("time"))
+    launch.time = readTime(*time);
   return launch;
 }
 
@@ -333,6 +370,8 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
     }
     step.launches.push_back(std::move(launch));
   }
+  if (auto time = value.find("time"))
+    step.time = readTime(*time);
   checkLifetimes(plan, step, launches);
   return step;
 }

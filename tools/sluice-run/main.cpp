@@ -17,5 +17,6 @@ int main(int argc, char **argv) {
   addPerplexityCommand(app);
   addTokenizeCommand(app);
   addBenchCommand(app);
+  addCalibrateCommand(app);
   return runCommandLine(app, argc, argv);
 }

@@ -216,6 +216,10 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
   for (const report::Kernel &kernel : facts.kernels)
     total += kernel.traffic.bytes(context);
   double seconds = total / target.bandwidth();
+  // By the target that it was compiled for.
+  runtime::Plan parsed = runtime::Plan::parse(plan.dump(), "plan.json");
+  const runtime::Step &step = parsed.steps[*parsed.findStep("decode")];
+  std::optional<double> predicted = step.predictedSeconds(static_cast<uint64_t>(context));
   if (asJson) {
     json list = json::array();
     for (const report::Kernel &kernel : facts.kernels) {
@@ -231,6 +235,8 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
                    {"floor_seconds", seconds},
                    {"launches", list}};
     report.update(report::choicesJson(facts));
+    if (predicted)
+      report["predicted"] = {{"seconds", *predicted}, {"tokens_per_second", 1 / *predicted}};
     os << report.dump(2) << "\n";
     return;
   }
@@ -246,6 +252,11 @@ void driver::explainArtifact(const json &plan, const std::string &targetName, in
   }
   os << llvm::left_justify("step", 42) << llvm::right_justify(bytesText(total), 12)
      << llvm::format("%9.2f us, so at most %.0f tokens/s\n", 1e6 * seconds, 1 / seconds);
+  if (predicted)
+    os << "predicted "
+       << llvm::format(*predicted < 1e-3 ? "%.1f us" : "%.2f ms",
+                       *predicted * (*predicted < 1e-3 ? 1e6 : 1e3))
+       << llvm::format(", %.0f tokens/s at ", 1 / *predicted) << context << "\n";
   if (plan["decisions"].empty())
     return;
   os << "\n";

@@ -26,6 +26,7 @@ void addFormatOptions(CLI::App &command, CompileOptions &options);
 /// --context and --batch.
 void addSizeOptions(CLI::App &command, CompileOptions &options);
 
+void addCalibrateCommand(CLI::App &app);
 void addCompileCommand(CLI::App &app);
 void addExplainCommand(CLI::App &app);
 void addInspectCommand(CLI::App &app);

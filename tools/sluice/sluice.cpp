@@ -131,6 +131,7 @@ int main(int argc, char **argv) {
   addFormatOptions(*runtime::addBenchCommand(app, hooks), options);
   addMeasureCommand(app);
   addExplainCommand(app);
+  addCalibrateCommand(app);
   addInspectCommand(app);
   return runtime::runCommandLine(
       app, argc, argv, [&](std::string message) { return artifacts.rename(std::move(message)); });

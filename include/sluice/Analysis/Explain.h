@@ -6,6 +6,7 @@
 #ifndef SLUICE_ANALYSIS_EXPLAIN_H
 #define SLUICE_ANALYSIS_EXPLAIN_H
 
+#include "sluice/Analysis/TimeModel.h"
 #include "sluice/Analysis/Traffic.h"
 #include "sluice/Target/TargetDescription.h"
 
@@ -83,6 +84,8 @@ struct Explanation {
   llvm::SmallVector<CacheFigures> caches;
   PartTraffic unfused, fused;
   Floor unfusedFloor, fusedFloor;
+  /// What a step of the fused module is predicted to take.
+  KernelTime predicted;
   LayerFigures layer;
   /// Dequantizing the most common integer format in a pass of its own, to float32 and to 16 bits.
   /// Absent where no weight is an integer.

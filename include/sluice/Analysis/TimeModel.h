@@ -19,14 +19,15 @@
 //   are alike. Of the weights of a product behind attention, as many are read while attention waits
 //   as it waits for: stream is attentionWait shorter.
 //
-//   attention  time = attentionWait + positions * max(bytes a position / min(cacheBandwidth,
+//   attention  time = attentionWait + positions * norm8(bytes a position / min(cacheBandwidth,
 //              blocks * blockBandwidth), numbers a position * heads / rate * multiprocessors /
 //              blocks)
 //
 //   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), and positions
 //   those that are read at most.
 //
-//   others     smallKernel; sampling
+//   sampling   smallKernel + logits * samplingLogit
+//   others     smallKernel
 //   step       step + the sum of its kernels
 //
 // Alone, between two events (bench --per-kernel), a kernel takes `alone` longer, and a product
@@ -49,6 +50,8 @@ namespace sluice {
 struct WeightLoad {
   formats::Encoding encoding;
   int64_t rows = 0, columns = 0;
+
+  bool operator==(const WeightLoad &) const = default;
 };
 
 /// What stands before a product.
@@ -61,7 +64,26 @@ struct AttentionLoad {
   int64_t queryHeads = 0; ///< in all
   int64_t headDim = 0;
   int64_t window = 0; ///< latest positions that are read at most; 0: all
+
+  bool operator==(const AttentionLoad &) const = default;
 };
+
+/// What a kernel's time depends on.
+struct KernelLoad {
+  enum class Kind { Product, Attention, Sampling, Other };
+
+  Kind kind = Kind::Other;
+  /// Of a product.
+  llvm::SmallVector<WeightLoad> weights;
+  ProductPlace place = ProductPlace::BehindProduct;
+  AttentionLoad attention;
+  /// Of sampling.
+  int64_t logits = 0;
+
+  bool operator==(const KernelLoad &) const = default;
+};
+
+KernelLoad kernelLoad(fused::KernelOp op);
 
 /// Seconds of a kernel, or of a step, at one context.
 struct KernelTime {
@@ -81,6 +103,10 @@ struct TimeFormula {
   double alone = 0;
 
   KernelTime at(int64_t context) const;
+
+  /// As a dictionary: memory, arithmetic, boundary, memory_per_position, arithmetic_per_position,
+  /// window and alone, as far as they are not 0; seconds, of which four digits are kept.
+  mlir::DictionaryAttr toAttribute(mlir::MLIRContext *context) const;
 };
 
 /// How a step is launched.
@@ -113,7 +139,8 @@ public:
 
   // Of kernels: the same times, from what the operation names.
 
-  TimeFormula formula(fused::KernelOp op) const;
+  TimeFormula formula(const KernelLoad &load) const;
+  TimeFormula formula(fused::KernelOp op) const { return formula(kernelLoad(op)); }
   KernelTime kernel(fused::KernelOp op) const { return formula(op).at(positions); }
   /// All kernels of a function in stage fused or scheduled, and what a step takes beside them.
   KernelTime step(mlir::Operation *function) const;
@@ -132,10 +159,6 @@ private:
   llvm::SmallVector<std::pair<formats::Encoding, double>> productRates;
   llvm::SmallVector<std::pair<formats::CacheEncoding, double>> attentionRates;
 };
-
-/// What a product and what attention reads.
-llvm::SmallVector<WeightLoad> weightLoads(fused::MatvecOp op);
-AttentionLoad attentionLoad(fused::AttentionOp op);
 
 } // namespace sluice
 

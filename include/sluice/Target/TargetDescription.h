@@ -63,8 +63,8 @@ struct GpuTime {
   Sourced<double> productGap, productWait, productColumn;
   /// What attention takes beside reading the cache, while the next product's weights may stream.
   Sourced<double> attentionWait;
-  /// Any other kernel; choosing a token; a step, beside its kernels.
-  Sourced<double> smallKernel, sampling, step;
+  /// Any other kernel; what every logit adds where a token is chosen; a step, beside its kernels.
+  Sourced<double> smallKernel, samplingLogit, step;
   /// What a kernel takes longer that is measured alone, between two events.
   Sourced<double> alone;
 };
@@ -134,6 +134,11 @@ llvm::Expected<TargetDescription> parseTarget(llvm::StringRef text, llvm::String
 /// Finds a description: "host" (this machine's CPU), a name from the directory of targets, or a
 /// path (anything with a slash or that ends in ".json").
 llvm::Expected<TargetDescription> loadTarget(llvm::StringRef nameOrPath);
+
+/// The text of the description `nameOrPath` with name, description, read ceiling and times of
+/// `calibrated`, which was made from it.
+llvm::Expected<std::string> calibratedText(llvm::StringRef nameOrPath,
+                                           const TargetDescription &calibrated);
 
 /// Where targets/*.json are: ../share/sluice/targets beside the running executable, else the folder
 /// of the source tree that it was built from. Empty if neither exists.

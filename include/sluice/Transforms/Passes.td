@@ -422,6 +422,7 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let summary = "Choose how every kernel runs on a target";
   let description = [{
     Sets `schedule` of every fused operation for a target description, and `sluice.schedule_reason`, which says why in words. An operation that has a schedule keeps it.
+    `sluice.time` is how long each takes by the time model (docs/cost-model.md).
 
     What a schedule takes of a GPU is computed by the plan that the kernel's generator uses too (dialects/Fused/GpuPlan.h), so what is chosen fits. The numbers
     that the choice starts from are `tuning` of the target's description. Where a product's ring of copies does not fit beside the sums of all its tiles,

@@ -69,7 +69,8 @@ std::string KernelInterface::key() const {
       os << " %" << number(operand);
     for (NamedAttribute attr : inner->getAttrDictionary()) {
       // Neither counts nor reasons make another kernel.
-      if (inner == op && (attr.getName() == "traffic" || attr.getName() == "sluice.reason"))
+      if (inner == op && (attr.getName() == "traffic" || attr.getName() == "sluice.reason" ||
+                          attr.getName() == fused::kTimeAttr))
         continue;
       os << ' ' << attr.getName().getValue() << '=';
       if (auto ahead = dyn_cast<fused::PrefetchAttr>(attr.getValue())) {
@@ -119,6 +120,8 @@ void kernels::dispatchKernel(fused::KernelOp op, const KernelInterface &interfac
                                            interface.operands(), b.getArrayAttr(interface.caches()),
                                            launch, b.getStringAttr(label.empty() ? name : label),
                                            op.getTraffic().value_or(fused::TrafficAttr()));
+  if (Attribute time = op->getDiscardableAttr(fused::kTimeAttr))
+    dispatch->setDiscardableAttr(fused::kTimeAttr, time);
   op->replaceAllUsesWith(dispatch);
 }
 

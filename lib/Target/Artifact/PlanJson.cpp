@@ -113,6 +113,8 @@ static json launchJson(plan::LaunchOp launch) {
                          {"operations_per_position", traffic->getOperationsPerPosition()}};
   if (auto traffic = launch.getTraffic(); traffic && traffic->getWindow())
     object["traffic"]["window"] = traffic->getWindow();
+  if (Attribute time = launch->getDiscardableAttr(fused::kTimeAttr))
+    object["time"] = attributeJson(time);
   return object;
 }
 
@@ -191,7 +193,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       json launches = json::array();
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())
         launches.push_back(launchJson(launch));
-      plan["steps"][step.getSymName().str()] = {{"launches", launches}};
+      json &object = plan["steps"][step.getSymName().str()] = {{"launches", launches}};
+      if (Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
+        object["time"] = attributeJson(time);
       plan["arena_bytes"] =
           std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {

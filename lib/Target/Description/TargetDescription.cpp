@@ -12,6 +12,7 @@
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/Path.h"
 #include "llvm/TargetParser/Host.h"
 #include "llvm/TargetParser/Triple.h"
@@ -123,7 +124,7 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"product_column", &GpuTime::productColumn, 0, 1},
     {"attention_wait", &GpuTime::attentionWait, 0, 1},
     {"small_kernel", &GpuTime::smallKernel, 0, 1},
-    {"sampling", &GpuTime::sampling, 0, 1},
+    {"sampling_logit", &GpuTime::samplingLogit, 0, 1},
     {"step", &GpuTime::step, 0, 1},
     {"alone", &GpuTime::alone, 0, 1},
 };
@@ -282,12 +283,9 @@ std::vector<std::string> sluice::targetNames() {
   return names;
 }
 
-static Expected<TargetDescription> loadFile(StringRef path) {
+static Expected<std::shared_ptr<const MappedFile>> openFile(StringRef path) {
   constexpr uint64_t largest = 1 << 20;
-  auto file = mapFile(path, largest);
-  if (!file)
-    return file.takeError();
-  return parseTarget((*file)->text(), path);
+  return mapFile(path, largest);
 }
 
 Expected<std::string> sluice::isaOfFeatures(const StringMap<bool> &features) {
@@ -301,9 +299,10 @@ Expected<std::string> sluice::isaOfFeatures(const StringMap<bool> &features) {
   return isa;
 }
 
-Expected<TargetDescription> sluice::loadTarget(StringRef nameOrPath) {
+/// The path of a description.
+static Expected<std::string> findTarget(StringRef nameOrPath) {
   if (nameOrPath.contains('/') || nameOrPath.ends_with(".json"))
-    return loadFile(nameOrPath);
+    return nameOrPath.str();
 
   std::string directory = targetDirectory();
   if (directory.empty())
@@ -325,14 +324,66 @@ Expected<TargetDescription> sluice::loadTarget(StringRef nameOrPath) {
                              join(names, ", ") + " or the path of a .json file");
   SmallString<256> path(directory);
   sys::path::append(path, file + ".json");
-  Expected<TargetDescription> target = loadFile(path);
-  if (!target)
-    return target.takeError();
-  if (target->name != file)
-    return fail(path,
-                "name is " + quote(target->name) + ", expected the file's name " + quote(file));
+  return path.str().str();
+}
+
+Expected<TargetDescription> sluice::loadTarget(StringRef nameOrPath) {
+  Expected<std::string> path = findTarget(nameOrPath);
+  if (!path)
+    return path.takeError();
+  auto file = openFile(*path);
+  if (!file)
+    return file.takeError();
+  Expected<TargetDescription> target = parseTarget((*file)->text(), *path);
+  if (!target || *path == nameOrPath)
+    return target;
+  StringRef stem = sys::path::stem(*path);
+  if (target->name != stem)
+    return fail(*path,
+                "name is " + quote(target->name) + ", expected the file's name " + quote(stem));
   target->name = nameOrPath.str();
   return target;
+}
+
+static nlohmann::ordered_json sourcedJson(const Sourced<double> &number) {
+  // Four digits are more than measurements have.
+  return {{"value", strtod(formatv("{0:E3}", number.value).str().c_str(), nullptr)},
+          {"source", number.source}};
+}
+
+template <typename Time>
+static nlohmann::ordered_json timeJson(const TargetDescription &target, const Time &time,
+                                       ArrayRef<TimeKey<Time>> keys) {
+  nlohmann::ordered_json object;
+  for (const TimeKey<Time> &entry : keys)
+    object[entry.key.str()] = sourcedJson(time.*entry.number);
+  for (const auto &[key, rates] : {std::pair("products", &target.productRates),
+                                   std::pair("attention", &target.attentionRates)})
+    for (const auto &[name, rate] : *rates)
+      object[key][name] = sourcedJson(rate);
+  return object;
+}
+
+Expected<std::string> sluice::calibratedText(StringRef nameOrPath,
+                                             const TargetDescription &calibrated) {
+  Expected<std::string> path = findTarget(nameOrPath);
+  if (!path)
+    return path.takeError();
+  auto file = openFile(*path);
+  if (!file)
+    return file.takeError();
+  // Keeps the order of the keys; loadTarget has parsed it.
+  auto object = nlohmann::ordered_json::parse((*file)->text());
+  object["name"] = calibrated.name;
+  object["description"] = calibrated.description;
+  if (calibrated.readCeiling)
+    object["read_ceiling"] = sourcedJson(*calibrated.readCeiling);
+  if (calibrated.peakBandwidth)
+    object["peak_bandwidth"] = sourcedJson(*calibrated.peakBandwidth);
+  object["time"] = calibrated.isGpu()
+                       ? timeJson<GpuTime>(calibrated, calibrated.gpuTime, gpuTimeKeys)
+                       : timeJson<CpuTime>(calibrated, calibrated.cpuTime, cpuTimeKeys);
+  return object.dump(1) + "\n";
 }
 
 json sluice::planTarget(const TargetDescription &target) {

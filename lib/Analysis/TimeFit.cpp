@@ -1,0 +1,249 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Analysis/TimeFit.h"
+
+#include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/StringSet.h"
+
+#include <Eigen/Dense>
+#include <cmath>
+
+using namespace llvm;
+using namespace sluice;
+
+namespace {
+
+/// Launches of a step that read the same: their median time by itself.
+struct KernelClass {
+  KernelLoad load;
+  int64_t context = 0, count = 0;
+  double seconds = 0;
+};
+
+struct Step {
+  double seconds = 0;
+  std::vector<KernelClass> kernels;
+};
+
+/// A parameter that is fitted, and how far from its first value it may be expected to be (as a
+/// logarithm) where measurements say little.
+struct Parameter {
+  Sourced<double> *number;
+  double first, freedom;
+};
+
+double median(std::vector<double> values) {
+  if (values.empty())
+    return 0;
+  auto middle = values.begin() + values.size() / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+std::vector<Step> classify(ArrayRef<StepMeasurement> measurements) {
+  std::vector<Step> steps;
+  for (const StepMeasurement &measured : measurements) {
+    Step &step = steps.emplace_back();
+    step.seconds = measured.seconds;
+    std::vector<std::vector<double>> times;
+    for (auto [load, seconds] : zip_equal(measured.kernels, measured.alone)) {
+      auto found = find_if(step.kernels, [&](const auto &known) { return known.load == load; });
+      size_t index = found - step.kernels.begin();
+      if (found == step.kernels.end()) {
+        step.kernels.push_back({load, measured.context, 0, 0});
+        times.emplace_back();
+      }
+      ++step.kernels[index].count;
+      times[index].push_back(seconds);
+    }
+    for (auto [kernel, values] : zip_equal(step.kernels, times))
+      kernel.seconds = median(values);
+  }
+  return steps;
+}
+
+/// Logarithms of predicted over measured seconds: of each class of kernels, then of the step.
+void errorsOf(const TargetDescription &target, const Step &step,
+              function_ref<void(double error, bool isStep)> visit) {
+  TimeModel model(target, /*context=*/1);
+  double seconds = model.stepSeconds();
+  for (const KernelClass &kernel : step.kernels) {
+    TimeFormula formula = model.formula(kernel.load);
+    double inStep = formula.at(kernel.context).seconds();
+    seconds += static_cast<double>(kernel.count) * inStep;
+    visit(std::log((inStep + formula.alone) / kernel.seconds), false);
+  }
+  visit(std::log(seconds / step.seconds), true);
+}
+
+class Fit {
+public:
+  Fit(TargetDescription &target, ArrayRef<Step> steps) : target(target), steps(steps) {}
+
+  void add(Sourced<double> &number, double freedom) {
+    // Logarithms know no zero.
+    constexpr double least = 1e-12;
+    parameters.push_back({&number, std::max(number.value, least), freedom});
+  }
+
+  /// Levenberg and Marquardt's method, with derivatives by differences.
+  void run() {
+    constexpr int mostSteps = 60;
+    Eigen::VectorXd place = Eigen::VectorXd::Zero(parameters.size());
+    Eigen::VectorXd errors = residuals(place);
+    double damping = 1e-2;
+    for (int i = 0; i < mostSteps; ++i) {
+      Eigen::MatrixXd slopes(errors.size(), place.size());
+      for (Eigen::Index k = 0; k < place.size(); ++k) {
+        constexpr double delta = 1e-4;
+        Eigen::VectorXd near = place;
+        near[k] += delta;
+        slopes.col(k) = (residuals(near) - errors) / delta;
+      }
+      Eigen::MatrixXd square = slopes.transpose() * slopes;
+      Eigen::VectorXd gradient = slopes.transpose() * errors;
+      bool better = false;
+      for (int tries = 0; tries < 10 && !better; ++tries) {
+        Eigen::MatrixXd damped = square;
+        damped.diagonal() *= 1 + damping;
+        Eigen::VectorXd next = place - damped.ldlt().solve(gradient);
+        Eigen::VectorXd nextErrors = residuals(next);
+        better = nextErrors.squaredNorm() < errors.squaredNorm();
+        damping *= better ? 0.3 : 4;
+        if (better) {
+          bool converged = nextErrors.squaredNorm() > errors.squaredNorm() * (1 - 1e-6);
+          place = next;
+          errors = nextErrors;
+          if (converged)
+            i = mostSteps;
+        }
+      }
+      if (!better)
+        break;
+    }
+    move(place);
+  }
+
+private:
+  void move(const Eigen::VectorXd &place) {
+    for (auto [index, parameter] : enumerate(parameters))
+      parameter.number->value = parameter.first * std::exp(std::clamp(place[index], -7.0, 7.0));
+  }
+
+  Eigen::VectorXd residuals(const Eigen::VectorXd &place) {
+    move(place);
+    std::vector<double> values;
+    for (const Step &step : steps)
+      errorsOf(target, step, [&](double error, bool isStep) {
+        values.push_back(error / (isStep ? 0.02 : 0.05));
+      });
+    for (auto [index, parameter] : enumerate(parameters))
+      values.push_back(place[index] / parameter.freedom);
+    return Eigen::Map<Eigen::VectorXd>(values.data(), static_cast<Eigen::Index>(values.size()));
+  }
+
+  TargetDescription &target;
+  ArrayRef<Step> steps;
+  std::vector<Parameter> parameters;
+};
+
+/// Adds the formats that were measured to a table of rates.
+template <typename Format>
+StringSet<> addMeasured(FormatRates &rates, ArrayRef<Format> measured,
+                        function_ref<double(const Format &)> rateOf) {
+  StringSet<> names;
+  FormatRates added;
+  for (const Format &format : measured) {
+    names.insert(format.name());
+    if (!rates.count(format.name()))
+      added[format.name()].value = rateOf(format);
+  }
+  rates.insert(added.begin(), added.end());
+  return names;
+}
+
+} // namespace
+
+FitErrors sluice::predictionErrors(const TargetDescription &target,
+                                   ArrayRef<StepMeasurement> measurements) {
+  std::vector<double> kernels, steps;
+  for (const Step &step : classify(measurements))
+    errorsOf(target, step, [&](double error, bool isStep) {
+      (isStep ? steps : kernels).push_back(std::abs(std::expm1(error)));
+    });
+  FitErrors errors;
+  errors.kernel = median(kernels);
+  errors.step = median(steps);
+  for (double error : steps)
+    errors.worstStep = std::max(errors.worstStep, error);
+  return errors;
+}
+
+TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasurement> measurements,
+                                  StringRef source) {
+  std::vector<Step> steps = classify(measurements);
+  SmallVector<formats::Encoding> encodings;
+  SmallVector<formats::CacheEncoding> caches;
+  for (const Step &step : steps)
+    for (const KernelClass &kernel : step.kernels) {
+      for (const WeightLoad &weight : kernel.load.weights)
+        encodings.push_back(weight.encoding);
+      if (kernel.load.kind == KernelLoad::Kind::Attention)
+        caches.append({kernel.load.attention.keys, kernel.load.attention.values});
+    }
+  TargetDescription fitted = base;
+  StringSet<> products, attentions;
+  {
+    TimeModel model(base, /*context=*/1);
+    products = addMeasured<formats::Encoding>(fitted.productRates, encodings,
+                                              [&](const auto &f) { return model.productRate(f); });
+    attentions = addMeasured<formats::CacheEncoding>(
+        fitted.attentionRates, caches, [&](const auto &f) { return model.attentionRate(f); });
+  }
+  FormatRates firstProducts = fitted.productRates, firstAttention = fitted.attentionRates;
+
+  Fit fit(fitted, steps);
+  auto addTime = [&](Sourced<double> &number, double freedom) {
+    number.source = source.str();
+    fit.add(number, freedom);
+  };
+  if (fitted.isGpu()) {
+    GpuTime &time = fitted.gpuTime;
+    for (auto *bandwidth : {&time.productBandwidth, &time.cacheBandwidth, &time.blockBandwidth})
+      addTime(*bandwidth, 0.3);
+    for (auto *seconds : {&time.productGap, &time.productWait, &time.productColumn,
+                          &time.attentionWait, &time.step, &time.alone})
+      addTime(*seconds, 0.7);
+    // They run once a step, so that their times alone say all: nothing else tells them from it.
+    for (auto *seconds : {&time.smallKernel, &time.samplingLogit})
+      addTime(*seconds, 0.2);
+  } else {
+    addTime(fitted.cpuTime.launch, 1);
+  }
+  auto addRates = [&](FormatRates &rates, const StringSet<> &measured) {
+    for (auto &[name, rate] : rates)
+      if (measured.contains(name))
+        addTime(rate, 0.5);
+  };
+  addRates(fitted.productRates, products);
+  addRates(fitted.attentionRates, attentions);
+  fit.run();
+
+  auto scaleOthers = [&](FormatRates &rates, const FormatRates &first,
+                         const StringSet<> &measured) {
+    std::vector<double> factors;
+    for (auto &[name, rate] : rates)
+      if (measured.contains(name))
+        factors.push_back(rate.value / first.at(name).value);
+    for (auto &[name, rate] : rates)
+      if (!measured.contains(name) && !factors.empty()) {
+        rate.value *= median(factors);
+        rate.source = "not measured: that of target " + base.name +
+                      ", scaled by the median of the formats that were";
+      }
+  };
+  scaleOthers(fitted.productRates, firstProducts, products);
+  scaleOthers(fitted.attentionRates, firstAttention, attentions);
+  return fitted;
+}

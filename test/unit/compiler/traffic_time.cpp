@@ -1,0 +1,234 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Analysis/TimeFit.h"
+#include "sluice/Analysis/TimeModel.h"
+
+#include "dialects/Plan/Plan.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Parser/Parser.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+using namespace mlir;
+using namespace sluice;
+using formats::CacheEncoding;
+using formats::Encoding;
+
+namespace {
+
+Encoding encoding(llvm::StringRef name) { return *Encoding::fromName(name); }
+CacheEncoding cache(llvm::StringRef name) { return *CacheEncoding::fromName(name); }
+
+/// Ten multiprocessors and round numbers.
+TargetDescription gpu() {
+  TargetDescription target;
+  target.kind = TargetDescription::Kind::Gpu;
+  target.multiprocessors.value = 10;
+  target.gpuTuning.attentionSplits.value = 2;
+  GpuTime &time = target.gpuTime;
+  time.productBandwidth.value = 1e12;
+  time.cacheBandwidth.value = 0.5e12;
+  time.blockBandwidth.value = 0.2e12;
+  time.productGap.value = 1e-6;
+  time.productWait.value = 2e-6;
+  time.productColumn.value = 1e-9;
+  time.attentionWait.value = 3e-6;
+  time.smallKernel.value = 1.5e-6;
+  time.samplingLogit.value = 1e-11;
+  time.step.value = 10e-6;
+  time.alone.value = 4e-6;
+  target.productRates["int8-g128"].value = 1e12;
+  target.productRates["int4-g128"].value = 2e12;
+  target.productRates["iq4_nl"].value = 0.5e12;
+  target.attentionRates["f16"].value = 1e12;
+  target.attentionRates["int8"].value = 4e12;
+  return target;
+}
+
+double norm8(double a, double b) { return std::pow(std::pow(a, 8) + std::pow(b, 8), 0.125); }
+
+TEST(TimeModel, ProductOfAGpu) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 512);
+  // 40 tiles, four a block; a row has 1000 columns and eight f16 scales.
+  WeightLoad weight{encoding("int8-g128"), 640, 1000};
+  double bytes = 640 * 1016.0, stream = bytes / 1e12, work = 640 * 1000 / 1e12;
+  double chain = 2e-6 + 1000 * 1e-9 + work;
+  KernelTime time = model.product(weight).at(1);
+  EXPECT_NEAR(time.seconds(), norm8(stream + 1e-6, chain), 1e-15);
+  EXPECT_NEAR(time.memory, stream, 1e-15);
+  EXPECT_NEAR(model.product(weight).alone, 4e-6, 1e-15);
+  // 41 tiles: one block has five of them, as if all had.
+  weight.rows = 656;
+  stream = 50.0 / 40 * bytes / 1e12;
+  chain = 3e-6 + 50.0 / 40 * work;
+  EXPECT_NEAR(model.productSeconds(weight), norm8(stream + 1e-6, chain), 1e-15);
+  // One tile: one block's bandwidth and arithmetic.
+  weight.rows = 16;
+  stream = 16 * 1016 / 0.2e12;
+  chain = 3e-6 + 16 * 1000 / 0.1e12;
+  EXPECT_NEAR(model.productSeconds(weight), norm8(stream + 1e-6, chain), 1e-15);
+  // Two weights in one kernel are one product.
+  WeightLoad halves[] = {{encoding("int8-g128"), 320, 1000}, {encoding("int8-g128"), 320, 1000}};
+  weight.rows = 640;
+  EXPECT_NEAR(model.productSeconds(halves), model.productSeconds(weight), 1e-15);
+}
+
+TEST(TimeModel, ProductBehindAttention) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 512);
+  WeightLoad weight{encoding("int8-g128"), 16000, 1024};
+  double stream = 16000 * 1040 / 1e12, chain = 2e-6 + 1.024e-6 + 16000 * 1024 / 1e12;
+  TimeFormula formula = model.product(weight, ProductPlace::BehindAttention);
+  double behind = norm8(stream - 3e-6 + 1e-6, chain);
+  EXPECT_NEAR(formula.at(1).seconds(), behind, 1e-15);
+  // By itself it has to read everything.
+  EXPECT_NEAR(formula.at(1).seconds() + formula.alone, norm8(stream + 1e-6, chain) + 4e-6, 1e-15);
+}
+
+TEST(TimeModel, AttentionOfAGpu) {
+  TargetDescription target = gpu();
+  AttentionLoad load{cache("f16"), cache("int8"), 5, 15, 64};
+  // Ten blocks; three query heads of a key/value head count as four.
+  double bytes = 5 * (128 + 66), stream = bytes / 0.5e12;
+  double work = 5 * 64 * 4 * (1 / 1e12 + 1 / 4e12);
+  double position = norm8(stream, work);
+  TimeModel model(target, 1000);
+  EXPECT_NEAR(model.attentionSeconds(load), 3e-6 + 1000 * position, 1e-13);
+  load.window = 100;
+  EXPECT_NEAR(model.attentionSeconds(load), 3e-6 + 100 * position, 1e-13);
+  // One key/value head: two blocks.
+  AttentionLoad few{cache("int8"), cache("int8"), 1, 1, 64};
+  stream = 132 / 0.4e12;
+  work = 64 * 4 * (2 / 4e12) * 5;
+  EXPECT_NEAR(model.attentionSeconds(few), 3e-6 + 1000 * norm8(stream, work), 1e-13);
+}
+
+TEST(TimeModel, Host) {
+  TargetDescription target;
+  target.readCeiling = Sourced<double>{10e9, ""};
+  target.cpuTime.launch.value = 5e-6;
+  target.productRates["int8-g128"].value = 20e9;
+  target.attentionRates["f16"].value = 100e9;
+  TimeModel model(target, 100);
+  WeightLoad weight{encoding("int8-g128"), 1000, 1024};
+  EXPECT_NEAR(model.productSeconds(weight), 5e-6 + norm8(1000 * 1040 / 10e9, 1024e3 / 20e9), 1e-12);
+  AttentionLoad load{cache("f16"), cache("f16"), 2, 6, 64};
+  EXPECT_NEAR(model.attentionSeconds(load),
+              5e-6 + 100 * norm8(2 * 256 / 10e9, 2 * 64 * 3 * 2 / 100e9), 1e-12);
+}
+
+TEST(TimeModel, RateOfTheMostSimilarFormat) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 1);
+  EXPECT_EQ(model.productRate(encoding("int4-g128")), 2e12);
+  EXPECT_EQ(model.productRate(encoding("int4-g32")), 2e12);
+  EXPECT_EQ(model.productRate(encoding("int8-channel")), 1e12);
+  EXPECT_EQ(model.productRate(encoding("iq4_xs")), 0.5e12);
+  EXPECT_EQ(model.attentionRate(cache("bf16")), 1e12);
+  EXPECT_EQ(model.attentionRate(cache("int4-h32")), 4e12);
+}
+
+TEST(TimeModel, NeverFasterWithMore) {
+  for (const char *name : {"h100", "a100", "host-avx512-vnni"}) {
+    llvm::Expected<TargetDescription> target = loadTarget(name);
+    ASSERT_TRUE(static_cast<bool>(target));
+    TimeModel model(*target, 512);
+    double last = 0;
+    for (int64_t rows = 256; rows <= 65536; rows *= 2) {
+      double seconds = model.productSeconds(WeightLoad{encoding("int4-g128"), rows, 4096});
+      EXPECT_GE(seconds, last) << name << " " << rows;
+      last = seconds;
+      EXPECT_GT(model.productSeconds(WeightLoad{encoding("int8-g128"), 8 * rows, 4096}), 0);
+    }
+    EXPECT_LT(model.productSeconds(WeightLoad{encoding("int4-g128"), 65536, 4096}),
+              model.productSeconds(WeightLoad{encoding("int8-g128"), 65536, 4096}));
+    AttentionLoad load{cache("int8"), cache("int8"), 8, 32, 128};
+    last = 0;
+    for (int64_t context = 1; context <= 1 << 20; context *= 4) {
+      double seconds = TimeModel(*target, context).attentionSeconds(load);
+      EXPECT_GT(seconds, last) << name << " " << context;
+      last = seconds;
+    }
+  }
+}
+
+TEST(TimeModel, KernelsHaveTheTimesOfTheirDescriptions) {
+  DialectRegistry registry;
+  registry.insert<fused::FusedDialect, model::ModelDialect, quantized::QuantizedDialect,
+                  func::FuncDialect>();
+  MLIRContext context(registry);
+  context.loadAllAvailableDialects();
+  auto module = parseSourceString<ModuleOp>(R"(
+    model.cache @k : !quantized.cache<1x2048x2x64xi8>
+    model.cache @v : !quantized.cache<1x2048x2x64xf16>
+    func.func @decode(%q: tensor<1x256xf16>, %w: !quantized.tensor<512x256xi8, group = 128>, %u: tensor<512x256xf16>, %p: tensor<1xi32>) -> tensor<1x512xf32> {
+      %y = fused.attention %q, @k, @v at %p scale 0.125 window 300 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+      %r:2 = fused.matvec %y weights(%w, %u) segments [512, 512]
+        : tensor<1x256xf16>, !quantized.tensor<512x256xi8, group = 128>, tensor<512x256xf16> -> tensor<1x512xf32>, tensor<1x512xf32>
+      %z = fused.rows -> tensor<1x512xf32> body {
+        %s = arith.addf %r#0, %r#1 : tensor<1x512xf32>
+        fused.yield %s : tensor<1x512xf32>
+      }
+      return %z : tensor<1x512xf32>
+    })",
+                                            &context);
+  ASSERT_TRUE(static_cast<bool>(module));
+  TargetDescription target = gpu();
+  TimeModel model(target, 1000);
+  AttentionLoad load{cache("int8"), cache("f16"), 2, 4, 64, 300};
+  WeightLoad weights[] = {{encoding("int8-g128"), 512, 256}, {encoding("f16"), 512, 256}};
+  double attention = model.attentionSeconds(load),
+         product = model.productSeconds(weights, ProductPlace::BehindAttention);
+  double total = target.gpuTime.step.value + attention + product + target.gpuTime.smallKernel.value;
+  EXPECT_NEAR(model.step(*module).seconds(), total, 1e-15);
+}
+
+TEST(TimeFit, FindsWhatPredicts) {
+  TargetDescription truth = gpu(), start = gpu();
+  // A machine that differs from its description.
+  truth.gpuTime.productBandwidth.value = 1.2e12;
+  truth.gpuTime.productWait.value = 3e-6;
+  truth.gpuTime.alone.value = 5e-6;
+  truth.gpuTime.cacheBandwidth.value = 0.4e12;
+  truth.productRates["int4-g128"].value = 1.5e12;
+  std::vector<StepMeasurement> steps;
+  TimeModel model(truth, 1);
+  for (const char *name : {"int8-g128", "int4-g128"})
+    for (int64_t width : {1024, 2048, 4096})
+      for (int64_t context : {512, 8192}) {
+        StepMeasurement step;
+        step.context = context;
+        KernelLoad attention, product;
+        attention.kind = KernelLoad::Kind::Attention;
+        attention.attention = {cache("f16"), cache("f16"), 8, 32, 128};
+        product.kind = KernelLoad::Kind::Product;
+        step.seconds = model.stepSeconds();
+        auto add = [&](const KernelLoad &load) {
+          TimeFormula formula = model.formula(load);
+          step.kernels.push_back(load);
+          step.alone.push_back(formula.at(context).seconds() + formula.alone);
+          step.seconds += formula.at(context).seconds();
+        };
+        for (int64_t rows : {width, 4 * width, 16 * width}) {
+          product.weights = {{encoding(name), rows, width}};
+          add(product);
+        }
+        add(attention);
+        steps.push_back(step);
+      }
+  EXPECT_GT(predictionErrors(start, steps).kernel, 0.05);
+  TargetDescription fitted = fitTime(start, steps, "measured");
+  FitErrors errors = predictionErrors(fitted, steps);
+  EXPECT_LT(errors.kernel, 0.01);
+  EXPECT_LT(errors.worstStep, 0.02);
+  EXPECT_EQ(fitted.gpuTime.productBandwidth.source, "measured");
+  EXPECT_EQ(fitted.productRates["int4-g128"].source, "measured");
+  // Table codes were not measured: scaled, and said so.
+  EXPECT_NE(fitted.productRates["iq4_nl"].source, "measured");
+}
+
+} // namespace
