@@ -10,9 +10,7 @@
 #include "sluice/Import/Expected.h"
 #include "sluice/Target/ScratchDirectory.h"
 
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/FormatVariadic.h"
-#include "llvm/Support/ToolOutputFile.h"
 
 #include <nlohmann/json.hpp>
 
@@ -106,18 +104,9 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
   return probes;
 }
 
-static Error writeFile(const Twine &path, StringRef text) {
-  std::error_code code;
-  ToolOutputFile file(path.str(), code, sys::fs::OF_Text);
-  if (code)
+static Error writeText(const std::string &path, StringRef text) {
+  if (std::error_code code = writeFile(path, text))
     return createStringError(code, path + ": " + code.message());
-  file.os() << text;
-  file.os().close();
-  if ((code = file.os().error())) {
-    file.os().clear_error();
-    return createStringError(code, path + ": " + code.message());
-  }
-  file.keep();
   return Error::success();
 }
 
@@ -127,7 +116,7 @@ static Expected<CompileOptions> compileOptions(const Twine &folder, const json &
                                                StringRef values, int64_t positions) {
   CompileOptions options;
   options.model = (folder + "/config.json").str();
-  if (Error error = writeFile(options.model, config.dump(1) + "\n"))
+  if (Error error = writeText(options.model, config.dump(1) + "\n"))
     return std::move(error);
   options.target = target.str();
   options.weights = weights.str();
@@ -170,7 +159,7 @@ Error sluice::compileProbes(const ProbeOptions &options) {
                               {"positions", probe.positions},
                               {"contexts", probe.contexts}});
   }
-  return writeFile(options.directory + "/probes.json", list.dump(1) + "\n");
+  return writeText(options.directory + "/probes.json", list.dump(1) + "\n");
 }
 
 //===----------------------------------------------------------------------===//

@@ -4,31 +4,13 @@
 #include "Commands.h"
 
 #include "sluice-runtime/Commands.h"
-#include "sluice-support/MappedFile.h"
 #include "sluice/Pipelines/Calibrate.h"
 #include "sluice/Target/ScratchDirectory.h"
-#include "sluice/Target/TargetDescription.h"
 
-#include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
-#include "llvm/Support/ToolOutputFile.h"
 
 using namespace sluice;
 using namespace sluice::driver;
-
-static void writeTarget(const std::string &path, const std::string &text) {
-  std::error_code code;
-  llvm::ToolOutputFile file(path, code, llvm::sys::fs::OF_Text);
-  if (code)
-    throw Failure(path + ": " + code.message());
-  file.os() << text;
-  file.os().close();
-  if ((code = file.os().error())) {
-    file.os().clear_error();
-    throw Failure(path + ": " + code.message());
-  }
-  file.keep();
-}
 
 void driver::addCalibrateCommand(CLI::App &app) {
   struct Options {
@@ -114,7 +96,8 @@ void driver::addCalibrateCommand(CLI::App &app) {
         results, path, command->count("--target") ? options->target : std::string(), name);
     if (!calibration)
       throw Failure(calibration.takeError());
-    writeTarget(options->output, calibration->text);
+    if (std::error_code code = writeFile(options->output, calibration->text))
+      throw Failure(options->output + ": " + code.message());
     printResult(options->output + ": " + calibration->summary + "\n");
   });
 }
