@@ -6,7 +6,7 @@
 // codes and scales of the positions up to the newest.
 //
 //   host_attention [--benchmark_filter=int8] [--isa=avx2|avx512|avx512_vnni] [--context=8192]
-//                  [--heads=8] [--group=4] [--dim=128]
+//                  [--heads=8] [--group=4] [--dim=128] [--cached]
 
 #include "HostBenchmark.h"
 

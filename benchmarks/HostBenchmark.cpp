@@ -24,6 +24,7 @@ using namespace sluice::bench;
 host::Isa bench::isa;
 
 static std::string program;
+static bool cached = false;
 
 void bench::fail(const llvm::Twine &message) {
   llvm::errs() << program << ": " << message << '\n';
@@ -45,6 +46,8 @@ void bench::initialize(int argc, char **argv, llvm::function_ref<bool(llvm::Stri
         fail("--isa must be one of avx2, avx512, avx512_vnni that this machine has, found '" +
              argument + "'");
       isa = *chosen;
+    } else if (argument == "--cached") {
+      cached = true;
     } else if (!option(argument)) {
       argv[kept++] = argv[i];
     }
@@ -184,7 +187,7 @@ void bench::measure(benchmark::State &state, const Launch &launch, int64_t bytes
   auto part = [&](int thread) { return launch.items * thread / crew.size(); };
   auto next = [&] {
     uint8_t *memory = buffer() + copy * size;
-    copy = (copy + 1) % copies;
+    copy = cached ? 0 : (copy + 1) % copies;
     return memory;
   };
   std::vector<double> kernelSeconds, readSeconds;

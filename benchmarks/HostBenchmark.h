@@ -21,8 +21,8 @@ namespace sluice::bench {
 /// The instruction set of kernels and of the reading loop: the machine's best, or `--isa=NAME`.
 extern host::Isa isa;
 
-/// Parses the command line: `--isa`, the program's own options, for which `option` returns true,
-/// and those of Google Benchmark.
+/// Parses the command line: `--isa`, `--cached`, the program's own options, for which `option`
+/// returns true, and those of Google Benchmark.
 void initialize(int argc, char **argv, llvm::function_ref<bool(llvm::StringRef)> option);
 
 using KernelFunction = void (*)(void *const *, int64_t, int64_t);
@@ -43,8 +43,8 @@ struct Launch {
 
 /// Runs the launch on `threads` threads in turn with a loop that reads as many other bytes. Each
 /// run takes the next bytes of a buffer that is greater than any cache, so that none is found in
-/// one. `bytes` are those that count; counters are GB/s of the launch, those of the loop, and the
-/// share.
+/// one; with `--cached`, all take the same bytes, and what a small launch takes is its arithmetic.
+/// `bytes` are those that count; counters are GB/s of the launch, those of the loop, and the share.
 void measure(benchmark::State &state, const Launch &launch, int64_t bytes, int threads);
 
 } // namespace sluice::bench

@@ -14,12 +14,14 @@ using namespace sluice::formats;
 
 int64_t CacheShape::paddedDim() const {
   bool halfBytes = encoding.bits() == 4;
+  bool isE4M3 = encoding.element == CacheEncoding::Element::E4M3;
   switch (order) {
   case CacheOrder::Rows:
     return dim;
   case CacheOrder::LanesKeys:
-  case CacheOrder::LanesValues:
     return alignTo(dim, halfBytes ? 32 : 16);
+  case CacheOrder::LanesValues:
+    return alignTo(dim, halfBytes || isE4M3 ? 32 : 16);
   case CacheOrder::MmaKeys:
     return alignTo(dim, halfBytes ? 64 : 32);
   case CacheOrder::MmaValues:

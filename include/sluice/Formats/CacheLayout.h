@@ -33,6 +33,9 @@
 //   its neighbour's: elements 2i and 2i + 1 of a key (a line has 4 of them, or 8 of four bits), or
 //   positions 2i and 2i + 1 of a value (4; of four bits, first those of element e of 16, then those
 //   of element e + 16, in turn). So a line becomes 2 or 4 operands without a shuffle.
+//
+//   E4M3 numbers are converted as the low and the high bytes of 16-bit words. A word is two
+//   neighbouring elements of a key, or elements e and e + 16 of a value.
 
 #ifndef SLUICE_FORMATS_CACHELAYOUT_H
 #define SLUICE_FORMATS_CACHELAYOUT_H
@@ -165,6 +168,9 @@ Integer cacheCodeByte(const CacheArithmetic<Integer> &c, const CacheShape &shape
                                     {p, 4, 2, 2},
                                     {p, 1, 2, 1}});
   case CacheOrder::LanesKeys:
+    if (!isInteger && bytes == 1)
+      return detail::sum<Integer>(
+          c, {{p, 16, 0, 16 * width}, {d, 2, 0, 32}, {p, 1, 16, 2}, {d, 1, 2, 1}});
     if (!isInteger)
       return detail::sum<Integer>(
           c, {{p, 16, 0, 16 * width * bytes}, {d, 1, 0, 16 * bytes}, {p, 1, 16, bytes}});
@@ -174,6 +180,9 @@ Integer cacheCodeByte(const CacheArithmetic<Integer> &c, const CacheShape &shape
     return detail::sum<Integer>(
         c, {{p, 16, 0, 8 * width}, {d, 8, 0, 64}, {p, 1, 16, 4}, {d, 1, 2, 2}, {d, 4, 2, 1}});
   case CacheOrder::LanesValues:
+    if (!isInteger && bytes == 1)
+      return detail::sum<Integer>(c,
+                                  {{p, 1, 0, width}, {d, 32, 0, 32}, {d, 1, 16, 2}, {d, 16, 2, 1}});
     if (!isInteger)
       return detail::sum<Integer>(c, {{p, 1, 0, width * bytes}, {d, 1, 0, bytes}});
     return detail::sum<Integer>(c, {{p, 4, 0, 4 * width * bits / 8},

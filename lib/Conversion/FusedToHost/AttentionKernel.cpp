@@ -114,9 +114,10 @@ private:
     for (int64_t byte = 0; byte < bytes; byte += kLine)
       k.prefetch(k.outside(place, k.index(ahead + byte)), /*locality=*/3);
   }
-  /// `count` times 16 neighbouring elements of a float cache as float32, those of E4M3 divided by
-  /// 256.
-  Values loadElements(const CacheShape &shape, Value place, int64_t count);
+  /// `count` registers of a float cache as float32, those of E4M3 divided by 256: 16 positions of
+  /// neighbouring elements of keys, or 16 neighbouring elements of values each. They begin at
+  /// number `first`, counted from `base`; of E4M3 it is even and so is `count`, or `count` is 1.
+  Values loadElements(const CacheShape &shape, Value base, int64_t first, int64_t count);
   /// The operands in `lanes` lanes of a line of an integer cache, 2 or 4.
   Values loadWords(const CacheShape &shape, Value place, int64_t lanes);
   /// Into how many sums the terms of each of `sums` sums go in turn, so that the multiply-adds that
@@ -462,24 +463,29 @@ void AttentionKernel::prepareQuery(Value query) {
 // Scores
 //===----------------------------------------------------------------------===//
 
-SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value place,
+SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value base, int64_t first,
                                                  int64_t count) {
   Values result;
-  for (int64_t i = 0; i < count;) {
-    if (shape.encoding.element != CacheEncoding::Element::E4M3) {
-      bool bf16 = shape.encoding.element == CacheEncoding::Element::BF16;
+  if (shape.encoding.element != CacheEncoding::Element::E4M3) {
+    bool bf16 = shape.encoding.element == CacheEncoding::Element::BF16;
+    for (int64_t i = first; i < first + count; ++i)
       result.push_back(k.loadFloats(kLanes, bf16 ? Type(k.b.getBF16Type()) : k.f16(),
-                                    k.offset(place, i * kLanes * 2), 32));
-      ++i;
-      continue;
-    }
-    // 32 codes are one register of 16-bit words.
-    int64_t together = std::min<int64_t>(2, count - i);
-    Value halves =
-        k.decodeE4M3(k.load(k.vec(together * kLanes, k.i8()), k.offset(place, i * kLanes), 16));
-    for (int64_t part = 0; part < together; ++part)
-      result.push_back(k.widen(k.slice(halves, part * kLanes, kLanes)));
-    i += together;
+                                    k.offset(base, i * kLanes * 2), 32));
+    return result;
+  }
+  // 16 words are the codes of two registers. 32 are taken apart together.
+  for (int64_t i = first / 2 * 2; i < first + count;) {
+    int64_t pairs = i + 4 <= first + count ? 2 : 1;
+    Value words = k.load(k.vec(pairs * kLanes, k.i16()), k.offset(base, i * kLanes), 32);
+    std::array<Value, 2> halves;
+    for (bool high : {false, true})
+      if (count > 1 || first % 2 == high)
+        halves[high] = k.decodeE4M3(words, high);
+    for (int64_t pair = 0; pair < pairs; ++pair)
+      for (Value half : halves)
+        if (half)
+          result.push_back(k.widen(k.slice(half, pair * kLanes, kLanes)));
+    i += 2 * pairs;
   }
   return result;
 }
@@ -536,7 +542,7 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
               prefetch(place, unroll * kLanes * bytes);
               SmallVector<Values> x;
               for (int64_t h = 0; h < halves; ++h)
-                x.push_back(loadElements(keys, k.offset(place, h * halfBytes), unroll));
+                x.push_back(loadElements(keys, k.offset(place, h * halfBytes), 0, unroll));
               for (int64_t i = 0; i < unroll; ++i)
                 for (int64_t q = 0; q < count; ++q) {
                   Value from = k.offset(queries, ((begin + q) * padded + i) * 4);
@@ -796,6 +802,8 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
   int64_t blocks = padded / kLanes;
   int64_t registers = k.isa == Isa::Avx2 ? 4 : 16;
   int64_t together = std::max<int64_t>(1, registers / count);
+  if (values.encoding.element == CacheEncoding::Element::E4M3 && together > 1)
+    together -= together % 2;
   for (int64_t block = 0; block < blocks; block += together) {
     int64_t n = std::min(together, blocks - block);
     k.emptyRegisters(); // of the constants of softmax
@@ -812,12 +820,11 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
     SmallVector<Value> after = k.loop(begin, end, 1, start, [&](Value number, ValueRange carried) {
       // `number` counts positions; tiles follow each other with scales between them.
       Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
-      Value place =
-          k.offset(at(tile, k.rem(number, cacheTile), padded * bytes), block * kLanes * bytes);
+      Value vector = at(tile, k.rem(number, cacheTile), padded * bytes);
       SmallVector<Value> next(carried);
       if (firstQuery == 0)
-        prefetchNext(values, place, n * kLanes * bytes);
-      Values elements = loadElements(values, place, n);
+        prefetchNext(values, k.offset(vector, block * kLanes * bytes), n * kLanes * bytes);
+      Values elements = loadElements(values, vector, block, n);
       for (int64_t q = 0; q < count; ++q) {
         Value weight = k.load(
             k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);

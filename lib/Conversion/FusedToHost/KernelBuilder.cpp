@@ -134,14 +134,12 @@ Value KernelBuilder::encodeE4M3(Value x) {
   return truncate(code, i8());
 }
 
-Value KernelBuilder::decodeE4M3(Value codes) {
-  Type words = like(codes.getType(), i16());
+Value KernelBuilder::decodeE4M3(Value words, bool high) {
   // Exponent and mantissa move to those of an f16, whose bias is greater by 8. One more than the
   // magnitude of NaN carries into the exponent's highest bit, which no other code sets.
-  Value shifted = shl(extend(codes, i16()), 7);
-  Value next = add(bitAnd(shifted, integer(words, 0x3F80)), 0x80);
-  Value bits = bitXor(bitAnd(bitXor(shifted, next), integer(words, 0x4000)), shifted);
-  return bitcast(bits, like(codes.getType(), f16()));
+  Value shifted = bitAnd(sar(high ? words : shl(words, 8), 1), -0x4080);
+  Value bits = bitOr(shifted, bitAnd(add(shifted, 0x80), 0x4000));
+  return bitcast(bits, like(words.getType(), f16()));
 }
 
 Value KernelBuilder::splat(Value scalar, int64_t lanes) {

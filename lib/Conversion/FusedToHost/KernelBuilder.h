@@ -42,8 +42,8 @@ public:
   Value multiplyAddPairs(Value sums, Value words, Value pair);
   /// The E4M3 number (formats::floatToE4M3) nearest to an f32, i8.
   Value encodeE4M3(Value x);
-  /// E4M3 numbers, i8, divided by 256: an f16, exact.
-  Value decodeE4M3(Value codes);
+  /// The E4M3 numbers in the low or in the high bytes of i16, divided by 256: an f16, exact.
+  Value decodeE4M3(Value words, bool high);
   /// Rounds to nearest even, result i32.
   Value roundToInt(Value x);
   /// Converts f16, bf16 or f32 to f32.
