@@ -82,9 +82,9 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << "products are not split";
   if (schedule.getColumns() != chunk)
     return reject(op, schedule) << "its weight is packed in chunks of " << chunk << " columns";
-  plan.sliceColumns = records                      ? formats::RecordShape::columns
-                      : shape.format().isInteger() ? formats::activationGroup
-                                                   : 64;
+  plan.sliceColumns = records                     ? formats::RecordShape::columns
+                      : shape.format().isScaled() ? formats::activationGroup
+                                                  : 64;
   if (plan.chunks > 1 && chunk % plan.sliceColumns)
     return reject(op, schedule) << "chunks of " << chunk << " columns are no multiple of "
                                 << plan.sliceColumns;
@@ -139,7 +139,7 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
   } else {
     input.fragments = ranges.take(input.padded / input.fragmentColumns() * input.fragmentBytes());
   }
-  if (input.isInteger() && !records) {
+  if (input.format.isScaled() && !records) {
     input.accumulationColumns = accumulationColumns(input.format);
     input.scales = ranges.take(input.tokens * input.padded / formats::activationGroup * 4);
     if (input.format.hasZeroPoint())

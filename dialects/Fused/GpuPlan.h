@@ -46,7 +46,9 @@ private:
 /// weight: [2 * token + low][lane % 4][8 bytes]; a float32 scale per token and group of 128
 /// columns (for int4 weights a 16th of it, as they are multiplied as 16 * q); for zero points an
 /// int32 sum of x16 per token and accumulation block. Float weights (one column per token), for
-/// every 16 columns: [token][lane % 4][8 bytes].
+/// every 16 columns: [token][lane % 4][8 bytes]. E4M3 weights: as float weights, but a lane has 4
+/// neighbouring columns, as in the weight's fragment; and a float32 scale (times 256, by which the
+/// weights are divided) as integer weights.
 ///
 /// Weights in records (Formats/Records.h), whose operand is block diagonal: for each token and 32
 /// columns the high bytes, then the low bytes, which the lanes of the diagonal read; the others
@@ -58,7 +60,7 @@ struct InputPlan {
   int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 128
-  /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
+  /// Columns of an accumulation block, of integer weights with an exact sum; scaled weights only.
   int64_t accumulationColumns = 0;
   SharedRange fragments, scales, inputSums;
   // Of weights in records.

@@ -49,15 +49,17 @@ struct ElementSpelling {
   llvm::StringLiteral type, table;
 };
 static constexpr ElementSpelling elementSpellings[] = {
-    {Element::F32, "f32", ""},     {Element::F16, "f16", ""}, {Element::BF16, "bf16", ""},
-    {Element::I8, "i8", ""},       {Element::I4, "i4", ""},   {Element::I6, "i6", ""},
-    {Element::I5, "i5", ""},       {Element::I3, "i3", ""},   {Element::U5, "ui5", ""},
-    {Element::U4, "ui4", ""},      {Element::U2, "ui2", ""},  {Element::IQ4NL, "i4", "iq4_nl"},
-    {Element::E2M1, "i4", "e2m1"},
+    {Element::F32, "f32", ""},     {Element::F16, "f16", ""},
+    {Element::BF16, "bf16", ""},   {Element::I8, "i8", ""},
+    {Element::I4, "i4", ""},       {Element::I6, "i6", ""},
+    {Element::I5, "i5", ""},       {Element::I3, "i3", ""},
+    {Element::U5, "ui5", ""},      {Element::U4, "ui4", ""},
+    {Element::U2, "ui2", ""},      {Element::IQ4NL, "i4", "iq4_nl"},
+    {Element::E2M1, "i4", "e2m1"}, {Element::E4M3, "f8E4M3FN", ""},
 };
 static constexpr std::pair<Scale, llvm::StringLiteral> scaleSpellings[] = {
-    {Scale::F16, "f16"}, {Scale::I8, "i8"},     {Scale::U6, "u6"},
-    {Scale::U4, "u4"},   {Scale::E8M0, "e8m0"}, {Scale::E4M3, "e4m3"},
+    {Scale::F16, "f16"},   {Scale::I8, "i8"},     {Scale::U6, "u6"},     {Scale::U4, "u4"},
+    {Scale::E8M0, "e8m0"}, {Scale::E4M3, "e4m3"}, {Scale::BF16, "bf16"}, {Scale::F32, "f32"},
 };
 
 static std::string textOf(Type type) {
@@ -124,7 +126,7 @@ static ParseResult parseEncoding(AsmParser &parser, Encoding &encoding,
       const auto *found = llvm::find_if(scaleSpellings, [&](auto &s) { return s.second == word; });
       if (found == std::end(scaleSpellings))
         return parser.emitError(loc, "unknown scale '")
-               << word << "': expected f16, i8, u6, u4, e8m0 or e4m3";
+               << word << "': expected f16, bf16, f32, i8, u6, u4, e8m0 or e4m3";
       encoding.scale = found->first;
     } else {
       FailureOr<bool> known = other(keyword);
@@ -138,8 +140,8 @@ static ParseResult parseEncoding(AsmParser &parser, Encoding &encoding,
   if (!element)
     return parser.emitError(typeLoc)
            << (table.empty()
-                   ? "element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f16, bf16 or "
-                     "f32, found "
+                   ? "element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f8E4M3FN, f16, "
+                     "bf16 or f32, found "
                    : "an index into a table has element type i4, found ")
            << type;
   encoding.element = *element;
@@ -166,7 +168,7 @@ void EncodingAttr::printBody(AsmPrinter &printer) const {
   const ElementSpelling &spelling = elementSpellings[static_cast<size_t>(encoding.element)];
   assert(spelling.element == encoding.element && "the table is in the order of the enumeration");
   printer << spelling.type;
-  if (!isInteger())
+  if (!isScaled())
     return;
   if (!spelling.table.empty())
     printer << ", table = " << spelling.table;
@@ -207,6 +209,8 @@ Type EncodingAttr::getElement() const {
     return Float16Type::get(context);
   case Element::BF16:
     return BFloat16Type::get(context);
+  case Element::E4M3:
+    return Float8E4M3FNType::get(context);
   default:
     return IntegerType::get(context, getBits(),
                             getValue().code() == Encoding::Code::Unsigned ? IntegerType::Unsigned

@@ -10,13 +10,13 @@ def Quantized_EncodingAttr : AttrDef<QuantizedDialect, "Encoding"> {
   let mnemonic = "encoding";
   let summary = "How a matrix's numbers are stored: elements, groups of a scale, scales, offsets";
   let description = [{
-    With a float element type `value = q`. Otherwise, for every `group` consecutive elements of a row (`group = channel`:
-    the whole row), `value = (integer - zero) * scale + offset`:
+    With element type f32, f16 or bf16, `value = q`. Otherwise, for every `group` consecutive elements of a row
+    (`group = channel`: the whole row), `value = (number - zero) * scale + offset`:
 
-    - the element type is `iN` (signed), `uiN` (unsigned) or, with `table = iq4_nl` or `table = e2m1`, an index of 4 bits
-      into a table of 16 integers;
+    - the element type is `iN` (signed), `uiN` (unsigned), `f8E4M3FN` or, with `table = iq4_nl` or `table = e2m1`, an index
+      of 4 bits into a table of 16 integers;
     - `scale = f16` (not printed), `e8m0` or `e4m3` (a byte), or `i8`, `u6` or `u4`: a byte or field times an f16 that
-      256 columns share;
+      256 columns share; `bf16` or `f32` for `f8E4M3FN`;
     - `zero_point`: a signed integer of the element type's range; `offset = f16`; `offset = field`: minus an unsigned
       field, as wide as the scale, times another f16 of the 256 columns.
 
@@ -26,6 +26,7 @@ def Quantized_EncodingAttr : AttrDef<QuantizedDialect, "Encoding"> {
     #quantized.encoding<i8, group = channel>
     #quantized.encoding<ui4, group = 32, scale = u6, offset = field>
     #quantized.encoding<i4, table = iq4_nl, group = 32>
+    #quantized.encoding<f8E4M3FN, group = 128, scale = bf16>
     #quantized.encoding<f16>
     ```
 
@@ -42,6 +43,7 @@ def Quantized_EncodingAttr : AttrDef<QuantizedDialect, "Encoding"> {
     ::mlir::Type getElement() const;
     int64_t getGroup() const { return getValue().group; }
     bool isInteger() const { return getValue().isInteger(); }
+    bool isScaled() const { return getValue().isScaled(); }
     unsigned getBits() const { return getValue().bits(); }
     /// The name used on the command line: "int8-g128", "int4-g64-zp", "int8-channel", "f16", "q4_k".
     std::string getName() const { return getValue().name(); }

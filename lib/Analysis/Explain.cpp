@@ -367,7 +367,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   for (auto &[format, bytes] : byBytes) {
     auto known = cast<quantized::EncodingAttr>(format);
     result.formats.emplace_back(known.getName(), bytes);
-    if (!known.isInteger() || result.dequantizeToF32)
+    if (!known.isScaled() || result.dequantizeToF32)
       continue;
     DequantizePass pass{.block = static_cast<double>(example.lookup(format).getGroup()),
                         .elementBytes = known.getBits() / 8.0,

@@ -3,6 +3,8 @@
 
 #include "sluice/Formats/Activations.h"
 
+#include "llvm/ADT/STLFunctionalExtras.h"
+
 #include <algorithm>
 #include <cassert>
 #include <cmath>
@@ -11,10 +13,11 @@
 using namespace llvm;
 using namespace sluice::formats;
 
-void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int16_t> x16,
-                                          MutableArrayRef<float> scales) {
+/// Finds the activation scale of every group and calls `body(begin, end, inverse, is finite)`.
+static void forActivationGroups(ArrayRef<float> x, MutableArrayRef<float> scales,
+                                function_ref<void(int64_t, int64_t, float, bool)> body) {
   int64_t columns = static_cast<int64_t>(x.size());
-  assert(x16.size() == x.size() && scales.size() == static_cast<size_t>(activationGroups(columns)));
+  assert(scales.size() == static_cast<size_t>(activationGroups(columns)));
   for (int64_t begin = 0, g = 0; begin < columns; begin += activationGroup, ++g) {
     int64_t end = std::min(begin + activationGroup, columns);
     float greatest = 0;
@@ -24,10 +27,27 @@ void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int
       finite &= std::isfinite(x[i]);
     }
     float inverse = finite && greatest > activationFloor ? activationLimit / greatest : 0.0f;
-    for (int64_t i = begin; i < end; ++i)
-      x16[i] = finite ? static_cast<int16_t>(std::lrint(x[i] * inverse)) : int16_t(0);
+    body(begin, end, inverse, finite);
     scales[g] = finite ? greatest / activationLimit : std::numeric_limits<float>::quiet_NaN();
   }
+}
+
+void sluice::formats::quantizeActivations(ArrayRef<float> x, MutableArrayRef<int16_t> x16,
+                                          MutableArrayRef<float> scales) {
+  assert(x16.size() == x.size());
+  forActivationGroups(x, scales, [&](int64_t begin, int64_t end, float inverse, bool finite) {
+    for (int64_t i = begin; i < end; ++i)
+      x16[i] = finite ? static_cast<int16_t>(std::lrint(x[i] * inverse)) : int16_t(0);
+  });
+}
+
+void sluice::formats::scaleActivations(ArrayRef<float> x, MutableArrayRef<float> halves,
+                                       MutableArrayRef<float> scales) {
+  assert(halves.size() == x.size());
+  forActivationGroups(x, scales, [&](int64_t begin, int64_t end, float inverse, bool finite) {
+    for (int64_t i = begin; i < end; ++i)
+      halves[i] = finite ? roundToF16(x[i] * inverse) : 0.0f;
+  });
 }
 
 int64_t sluice::formats::accumulationColumns(Encoding format, int64_t columns) {
@@ -68,6 +88,22 @@ float sluice::formats::integerProduct(const Encoding &format, const EncodedRow &
     begin += width;
   }
   return result;
+}
+
+float sluice::formats::scaledProduct(const Encoding &format, const EncodedRow &row,
+                                     ArrayRef<float> halves, ArrayRef<float> activationScales) {
+  int64_t columns = static_cast<int64_t>(row.q.size());
+  int64_t width = accumulationColumns(format, columns), group = format.groupColumns(columns);
+  assert(halves.size() == row.q.size() && format.isScaled() && !format.isInteger());
+  double result = 0;
+  for (int64_t begin = 0; begin < columns; begin += width) {
+    double sum = 0;
+    for (int64_t i = begin, end = std::min(begin + width, columns); i < end; ++i)
+      sum += static_cast<double>(format.numberOf(row.q[i])) * halves[i];
+    float factor = row.scale(format, begin / group) * activationScales[begin / activationGroup];
+    result += static_cast<double>(static_cast<float>(sum)) * factor;
+  }
+  return static_cast<float>(result);
 }
 
 void sluice::formats::roundActivations(Encoding::Element element, ArrayRef<float> x,

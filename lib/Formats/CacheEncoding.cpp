@@ -3,7 +3,6 @@
 
 #include "sluice/Formats/CacheEncoding.h"
 
-#include "llvm/ADT/APFloat.h"
 #include "llvm/ADT/StringSwitch.h"
 #include "llvm/Support/ErrorHandling.h"
 #include "llvm/Support/MathExtras.h"
@@ -111,21 +110,6 @@ void sluice::formats::quantizeCacheVector(CacheEncoding encoding, ArrayRef<float
       codes[begin + i] = static_cast<int8_t>(std::clamp(scaled, codeMin, codeMax));
     }
   }
-}
-
-uint8_t sluice::formats::floatToE4M3(float x) {
-  constexpr float greatest = 448.0f;
-  APFloat value(std::clamp(x, -greatest, greatest)); // NaN passes through
-  bool loses;
-  value.convert(APFloat::Float8E4M3FN(), APFloat::rmNearestTiesToEven, &loses);
-  return static_cast<uint8_t>(value.bitcastToAPInt().getZExtValue());
-}
-
-float sluice::formats::e4m3ToFloat(uint8_t bits) {
-  APFloat value(APFloat::Float8E4M3FN(), APInt(8, bits));
-  bool loses;
-  value.convert(APFloat::IEEEsingle(), APFloat::rmNearestTiesToEven, &loses);
-  return value.convertToFloat();
 }
 
 float sluice::formats::roundToCacheElement(Element element, float x) {

@@ -6,6 +6,7 @@
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/Support/ErrorHandling.h"
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 
@@ -34,7 +35,7 @@ static constexpr ElementInfo elementTable[] = {
     {Element::I5, Code::Signed, 5, "int5"},    {Element::I3, Code::Signed, 3, "int3"},
     {Element::U5, Code::Unsigned, 5, "uint5"}, {Element::U4, Code::Unsigned, 4, "uint4"},
     {Element::U2, Code::Unsigned, 2, "uint2"}, {Element::IQ4NL, Code::Table, 4, "iq4"},
-    {Element::E2M1, Code::Table, 4, "e2m1"},
+    {Element::E2M1, Code::Table, 4, "e2m1"},   {Element::E4M3, Code::Float, 8, "fp8"},
 };
 
 static const ElementInfo &info(Element element) {
@@ -64,13 +65,17 @@ unsigned Encoding::bits() const { return info(element).bits; }
 Encoding::Code Encoding::code() const { return info(element).code; }
 
 std::string Encoding::problem() const {
-  if (!isInteger()) {
+  if (!isScaled()) {
     if (group != channel || offset != Offset::None || scale != Scale::F16)
       return "a float format has neither groups nor zero points";
     return "";
   }
   if (group != channel && group != 16 && group != 32 && group != 64 && group != 128 && group != 256)
     return "group is " + std::to_string(group) + ", expected 16, 32, 64, 128, 256 or channel";
+  if (!isInteger() && (group == 16 || offset != Offset::None))
+    return "fp8 has groups of 32 or more, and neither zero points nor offsets";
+  if (isInteger() == (scale == Scale::BF16 || scale == Scale::F32))
+    return "scales of bf16 and f32 belong to fp8, and it to them";
   if (hasZeroPoint() && code() != Code::Signed)
     return "only signed elements have zero points";
   if (hasFields() != (offset == Offset::Field))
@@ -111,10 +116,13 @@ ArrayRef<Encoding::Plane> Encoding::planes() const {
 }
 
 unsigned Encoding::scaleBits() const {
-  if (!isInteger())
+  if (!isScaled())
     return 0;
   switch (scale) {
+  case Scale::F32:
+    return 32;
   case Scale::F16:
+  case Scale::BF16:
     return 16;
   case Scale::I8:
   case Scale::E8M0:
@@ -142,10 +150,14 @@ unsigned Encoding::offsetBits() const {
   llvm_unreachable("not an offset");
 }
 
-float Encoding::scaleOf(uint16_t code, uint16_t super) const {
+float Encoding::scaleOf(uint32_t code, uint16_t super) const {
   switch (scale) {
   case Scale::F16:
-    return f16ToFloat(code);
+    return f16ToFloat(static_cast<uint16_t>(code));
+  case Scale::BF16:
+    return bf16ToFloat(static_cast<uint16_t>(code));
+  case Scale::F32:
+    return std::bit_cast<float>(code);
   case Scale::I8:
     return f16ToFloat(super) * static_cast<float>(static_cast<int8_t>(code));
   case Scale::U6:
@@ -153,9 +165,9 @@ float Encoding::scaleOf(uint16_t code, uint16_t super) const {
     return f16ToFloat(super) * static_cast<float>(code);
   case Scale::E8M0:
     // Exponents 0 and 1 give subnormal numbers.
-    return std::bit_cast<float>(code < 2 ? 0x00200000u << code : uint32_t(code - 1) << 23);
+    return std::bit_cast<float>(code < 2 ? 0x00200000u << code : (code - 1) << 23);
   case Scale::E4M3:
-    // An f16 has the same fields with one exponent bit more; biases 15 and 7 differ by 8.
+    // As e4m3ToFloat, but without NaN: every code is a number, as kernels read it.
     return f16ToFloat(static_cast<uint16_t>(code << 7)) * 128.0f;
   }
   llvm_unreachable("not a scale");
@@ -168,7 +180,7 @@ float Encoding::offsetOf(uint16_t code, uint16_t super) const {
 }
 
 int64_t Encoding::groupsPerRow(int64_t columns) const {
-  if (!isInteger())
+  if (!isScaled())
     return 0;
   return group == channel ? 1 : (columns + group - 1) / group;
 }
@@ -181,11 +193,12 @@ int64_t Encoding::scaleBytesPerRow(int64_t columns) const {
 /// The name by the general rule, also of what GGUF has a name for.
 static std::string generalName(const Encoding &encoding) {
   std::string text = info(encoding.element).name.str();
-  if (!encoding.isInteger())
+  if (!encoding.isScaled())
     return text;
   text += encoding.group == Encoding::channel ? std::string("-channel")
                                               : "-g" + std::to_string(encoding.group);
-  static constexpr StringLiteral scales[] = {"", "-n8", "-u6", "-u4", "-e8m0", "-e4m3"};
+  // What goes without saying is f16 for integers and bf16 for FP8, whose scales are smaller.
+  static constexpr StringLiteral scales[] = {"", "-n8", "-u6", "-u4", "-e8m0", "-e4m3", "", "-f32"};
   static constexpr StringLiteral offsets[] = {"", "-zp", "-f16", "-field"};
   return text + scales[static_cast<size_t>(encoding.scale)].str() +
          offsets[static_cast<size_t>(encoding.offset)].str();
@@ -212,6 +225,9 @@ ArrayRef<Encoding> Encoding::all() {
           list.push_back({element, group, Offset::None, Scale::I8});
       }
     }
+    for (int64_t group : {int64_t(32), int64_t(64), int64_t(128), int64_t(256), channel})
+      for (Scale scale : {Scale::BF16, Scale::F32})
+        list.push_back({Element::E4M3, group, Offset::None, scale});
     for (const auto &[name, encoding] : namedEncodings)
       if (!is_contained(list, encoding))
         list.push_back(encoding);
@@ -230,10 +246,26 @@ std::optional<Encoding> Encoding::fromName(StringRef name) {
   return std::nullopt;
 }
 
+uint8_t sluice::formats::floatToE4M3(float x) {
+  uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7FFFFFFF;
+  uint32_t sign = bits >> 24 & 0x80;
+  if (magnitude > 0x7F800000)
+    return static_cast<uint8_t>(sign | 0x7F);
+  magnitude = std::min(magnitude, 0x43E00000u); // 448
+  // Below 2^-6 codes are multiples of 2^-9, as the last bit of numbers around 2^14 is.
+  if (magnitude < 0x3C800000)
+    return static_cast<uint8_t>(
+        sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 16384.0f) - 0x46800000));
+  // To nearest even at the last of three bits of mantissa; the exponent's bias becomes 7.
+  uint32_t rounded = magnitude + 0x7FFFF + (magnitude >> 20 & 1);
+  return static_cast<uint8_t>(sign | ((rounded >> 20) - (120 << 3)));
+}
+
 std::string sluice::formats::encodingNames() {
   std::string text =
       "f16, bf16, f32, int3, int4, int5, int6, int8 or iq4 with -g16, -g32, -g64, -g128, -g256 or "
-      "-channel and optionally -zp (int4 and int8) or -n8 (nested scales, up to -g64)";
+      "-channel and optionally -zp (int4 and int8) or -n8 (nested scales, up to -g64), fp8 with "
+      "-g32 to -channel and optionally -f32 (scales; else bf16)";
   for (const auto &[name, encoding] : namedEncodings)
     text += (&name == &std::prev(std::end(namedEncodings))->first ? " or " : ", ") + name.str();
   return text;
@@ -245,7 +277,7 @@ hash_code sluice::formats::hash_value(const Encoding &encoding) {
 
 EncodedRows::EncodedRows(const Encoding &encoding, int64_t rows, int64_t columns)
     : encoding(encoding), columns(columns) {
-  if (!encoding.isInteger())
+  if (!encoding.isScaled())
     return;
   int64_t groups = encoding.groupsPerRow(columns);
   q.resize(rows * columns);

@@ -243,6 +243,28 @@ static void writeIQ4_XS(const RowNumbers &from, uint8_t *block) {
   writePieces<4, 256, 16>(from.q, block + 8);
 }
 
+static void readTQ2_0(const uint8_t *block, const RowNumbers &to) {
+  readPieces<2, 256, 32>(block, to.q);
+  addBias(to.q, 256, -1);
+  to.scales[0] = read16le(block + 64);
+}
+
+static void readTQ1_0(const uint8_t *block, const RowNumbers &to) {
+  int8_t *q = to.q;
+  // Digits of `count` bytes, the first of each byte first; the product's overflow drops those
+  // above.
+  auto readDigits = [&](const uint8_t *from, int count, int digits) {
+    unsigned power = 1;
+    for (int digit = 0; digit < digits; ++digit, power *= 3)
+      for (int i = 0; i < count; ++i)
+        *q++ = static_cast<int8_t>((from[i] * power & 0xFF) * 3 / 256) - 1;
+  };
+  readDigits(block, 32, 5);
+  readDigits(block + 32, 16, 5);
+  readDigits(block + 48, 4, 4);
+  to.scales[0] = read16le(block + 52);
+}
+
 //===----------------------------------------------------------------------===//
 // The types
 //===----------------------------------------------------------------------===//
@@ -301,11 +323,14 @@ static constexpr GgufBlock blockTypes[] = {
      writeQ45_K<true>},
     {"Q6_K", {Element::I6, 16, Offset::None, Scale::I8}, 256, 210, readQ6_K, writeQ6_K},
     {"IQ4_XS", {Element::IQ4NL, 32, Offset::None, Scale::I8}, 256, 136, readIQ4_XS, writeIQ4_XS},
+    {"TQ1_0", {Element::I3, 256}, 256, 54, readTQ1_0, nullptr},
+    {"TQ2_0", {Element::I3, 256}, 256, 66, readTQ2_0, nullptr},
 };
 
 const GgufBlock *GgufBlock::of(const Encoding &encoding) {
-  const auto *found =
-      find_if(blockTypes, [&](const GgufBlock &type) { return type.encoding == encoding; });
+  const auto *found = find_if(blockTypes, [&](const GgufBlock &type) {
+    return type.encoding == encoding && !type.isRepacked();
+  });
   return found == std::end(blockTypes) ? nullptr : found;
 }
 
@@ -336,7 +361,7 @@ void GgufBlock::write(const EncodedRow &row, MutableArrayRef<uint8_t> blocks) co
   assert(row.q.size() * static_cast<size_t>(bytes) ==
              blocks.size() * static_cast<size_t>(columns) &&
          "one block for so many columns");
-  RowNumbers from = {const_cast<int8_t *>(row.q.data()), const_cast<uint16_t *>(row.scales.data()),
+  RowNumbers from = {const_cast<int8_t *>(row.q.data()), const_cast<uint32_t *>(row.scales.data()),
                      nullptr, const_cast<uint16_t *>(row.offsets.data()),
                      const_cast<uint16_t *>(row.supers.data())};
   for (; !blocks.empty(); blocks = blocks.drop_front(static_cast<size_t>(bytes))) {

@@ -44,7 +44,13 @@ StringRef Layout::name() const {
 /// Columns that a fragment of the mma layout holds; for int4 the pair of fragments that share
 /// bytes.
 static int64_t fragmentColumns(Element element) {
-  return element == Element::I4 ? 64 : element == Element::I8 ? 32 : 16;
+  return element == Element::I4 ? 64 : element == Element::I8 || element == Element::E4M3 ? 32 : 16;
+}
+
+/// Bytes of a group's scale, without offset, in all layouts but records. Fields have one for the
+/// low bits of scale and offset.
+static int64_t scaleBytes(const Encoding &format) {
+  return std::max<int64_t>(format.scaleBits() / 8, 1);
 }
 
 Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t rows,
@@ -73,7 +79,7 @@ Expected<PackedShape> PackedShape::get(Encoding format, Layout layout, int64_t r
   switch (layout.kind) {
   case Kind::Rows:
     shape.tile = shape.scalesEnd(0);
-    if (format.isInteger())
+    if (format.isScaled())
       shape.tile = alignTo(shape.tile, 16);
     break;
   case Kind::Blocks: {
@@ -165,15 +171,15 @@ int64_t PackedShape::chunkElements(int64_t chunk) const {
 
 int64_t PackedShape::chunkScales(int64_t chunk) const {
   int64_t elements = chunkElements(chunk);
-  return lay.kind == Kind::Rows && fmt.isInteger() ? alignTo(elements, 2) : elements;
+  if (lay.kind != Kind::Rows || !fmt.isScaled())
+    return elements;
+  return alignTo(elements, std::max<int64_t>(scaleBytes(fmt), 2));
 }
 
 int64_t PackedShape::chunkOffsets(int64_t chunk) const {
-  if (!fmt.isInteger())
+  if (!fmt.isScaled())
     return chunkScales(chunk);
-  // The low bits of fields take 8 bits for scale and offset.
-  int64_t bytes = fmt.scaleBits() == 16 ? 2 : 1;
-  return chunkScales(chunk) + chunkGroups(chunk) * rowsPerTile() * bytes;
+  return chunkScales(chunk) + chunkGroups(chunk) * rowsPerTile() * scaleBytes(fmt);
 }
 
 int64_t PackedShape::chunkSupers(int64_t chunk) const {
@@ -201,7 +207,7 @@ int64_t PackedShape::scalesEnd(int64_t chunk) const {
 
 /// The byte of an element of an mma fragment, r < 16.
 static int64_t fragmentByte(Element element, int64_t r, int64_t k) {
-  if (element == Element::I8 || element == Element::I4)
+  if (element != Element::F16 && element != Element::BF16)
     return ((r % 8) * 4 + k % 16 / 4) * 16 + (r / 8 + 2 * (k / 16)) * 4 + k % 4;
   return ((r % 8) * 4 + k % 8 / 2) * 16 + (r / 8 + 2 * (k / 8)) * 4 + k % 2 * 2;
 }
@@ -259,15 +265,14 @@ static int64_t scalePlace(Kind kind, int64_t r) {
 }
 
 int64_t PackedShape::chunkStart(int64_t row, int64_t column) const {
-  assert(fmt.isInteger() && lay.kind != Kind::Blocks && row >= 0 && row < tiles() * rowsPerTile() &&
+  assert(fmt.isScaled() && lay.kind != Kind::Blocks && row >= 0 && row < tiles() * rowsPerTile() &&
          column >= 0 && column < numColumns);
   return row / rowsPerTile() * tile + chunkOffset(chunkOf(column));
 }
 
 int64_t PackedShape::scalePosition(int64_t row, int64_t column) const {
   int64_t place = groupInChunk(column) * rowsPerTile() + scalePlace(lay.kind, row % rowsPerTile());
-  return chunkStart(row, column) + chunkScales(chunkOf(column)) +
-         place * (fmt.scaleBits() == 16 ? 2 : 1);
+  return chunkStart(row, column) + chunkScales(chunkOf(column)) + place * scaleBytes(fmt);
 }
 
 Position PackedShape::offsetPosition(int64_t row, int64_t column) const {
@@ -451,6 +456,8 @@ static void packLanes(const PackedShape &shape, ArrayRef<PackRow> rows, uint8_t 
   const Encoding &format = shape.format();
   if (format.element == Element::F32)
     return packFloatLanes<uint32_t>(shape, rows, out);
+  if (format.element == Element::E4M3)
+    return packFloatLanes<uint8_t>(shape, rows, out);
   if (!format.isInteger())
     return packFloatLanes<uint16_t>(shape, rows, out);
   if (format.bits() == 8)
@@ -474,7 +481,7 @@ static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, in
         continue;
       uint8_t *to = out + r % 8 * 64 + r / 8 * 4;
       int64_t column = begin + f * width;
-      if (element == Element::I8) {
+      if (element == Element::I8 || element == Element::E4M3) {
         const int8_t *from = bytes.get(elements, column, width, shape.columns());
         for (int64_t w = 0; w < 8; ++w) // 4 columns a word
           save(to + w % 4 * 16 + w / 4 * 8, load<uint32_t>(from + 4 * w));
@@ -495,7 +502,7 @@ static void packMmaElements(const PackedShape &shape, ArrayRef<PackRow> rows, in
 static void packScales(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t chunk,
                        uint8_t *out) {
   const Encoding &format = shape.format();
-  if (!format.isInteger())
+  if (!format.isScaled())
     return;
   int64_t first =
       shape.layout().kind == Kind::Mma ? shape.groupOf(chunk * shape.layout().columns) : 0;
@@ -510,7 +517,7 @@ static void packScales(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t
     int64_t place = scalePlace(shape.layout().kind, r);
     for (int64_t g = 0; g < groups; ++g) {
       int64_t at = g * perTile + place;
-      uint16_t scale = row.scales[first + g];
+      uint32_t scale = row.scales[first + g];
       if (format.hasFields()) {
         uint16_t offset = row.offsets[first + g];
         scales[at] = static_cast<uint8_t>((scale & 15) | offset << 4);
@@ -519,8 +526,10 @@ static void packScales(const PackedShape &shape, ArrayRef<PackRow> rows, int64_t
               static_cast<uint8_t>((scale >> 4 | offset >> 4 << 2) << (g % 2 * 4));
         continue;
       }
-      if (format.scaleBits() == 16)
-        save(scales + 2 * at, scale);
+      if (format.scaleBits() == 32)
+        save(scales + 4 * at, scale);
+      else if (format.scaleBits() == 16)
+        save(scales + 2 * at, static_cast<uint16_t>(scale));
       else
         scales[at] = static_cast<uint8_t>(scale);
       if (format.hasZeroPoint())
@@ -546,10 +555,11 @@ static void writeBits(uint8_t *out, ArrayRef<BitField> fields, unsigned number) 
 static unsigned readBits(const uint8_t *packed, ArrayRef<BitField> fields) {
   unsigned number = 0;
   for (BitField field : fields) {
-    unsigned bits = packed[field.byte];
-    if (field.width > 8)
-      bits |= unsigned(packed[field.byte + 1]) << 8;
-    number |= (bits >> field.shift & ((1u << field.width) - 1)) << field.low;
+    uint64_t bits = 0;
+    for (unsigned bit = 0; bit < field.width; bit += 8)
+      bits |= uint64_t(packed[field.byte + bit / 8]) << bit;
+    number |= static_cast<unsigned>(bits >> field.shift & ((uint64_t(1) << field.width) - 1))
+              << field.low;
   }
   return number;
 }
@@ -663,7 +673,7 @@ void sluice::formats::packTile(const PackedShape &shape, ArrayRef<PackRow> rows,
 EncodedRows sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> packed,
                                        int64_t row) {
   const Encoding &format = shape.format();
-  assert(format.isInteger() && packed.size() == static_cast<size_t>(shape.bytes()));
+  assert(format.isScaled() && packed.size() == static_cast<size_t>(shape.bytes()));
   EncodedRows result(format, 1, shape.columns());
   if (shape.layout().kind == Kind::Blocks) {
     GgufBlock::of(format)->read(packed.slice(static_cast<size_t>(row * shape.tileBytes()),
@@ -679,7 +689,7 @@ EncodedRows sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_
   int64_t group = format.groupColumns(shape.columns());
   for (int64_t g = 0; g < shape.groups(); ++g) {
     int64_t column = g * group;
-    result.scales[g] = static_cast<uint16_t>(readBits(packed.data(), shape.scaleBits(row, column)));
+    result.scales[g] = readBits(packed.data(), shape.scaleBits(row, column));
     if (format.offset == Offset::None)
       continue;
     unsigned offset = readBits(packed.data(), shape.offsetBits(row, column));
@@ -702,7 +712,7 @@ void sluice::formats::unpackRow(const PackedShape &shape, ArrayRef<uint8_t> pack
   const Encoding &format = shape.format();
   assert(packed.size() == static_cast<size_t>(shape.bytes()));
   assert(values.size() == static_cast<size_t>(shape.columns()) && "one value per column");
-  if (format.isInteger())
+  if (format.isScaled())
     return dequantizeRow(format, unpackRow(shape, packed, row).row(0), values);
   for (int64_t column = 0; column < shape.columns(); ++column) {
     const uint8_t *from = packed.data() + shape.elementPosition(row, column).byte;

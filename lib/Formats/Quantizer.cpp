@@ -289,8 +289,13 @@ static Error findTooGreat(ArrayRef<float> row, int64_t rowIndex, float limit, co
   llvm_unreachable("called for a row that has such a weight");
 }
 
-Error sluice::formats::checkFiniteScales(const Encoding &format, const EncodedRow &row,
-                                         int64_t columns, int64_t rowIndex) {
+Error sluice::formats::checkFiniteNumbers(const Encoding &format, const EncodedRow &row,
+                                          int64_t columns, int64_t rowIndex) {
+  if (format.element == Encoding::Element::E4M3)
+    for (auto [column, q] : enumerate(row.q))
+      if (std::isnan(format.numberOf(q)))
+        return weightError(rowIndex, static_cast<int64_t>(column),
+                           "the weight is NaN, expected a finite number");
   for (int64_t g = 0, groups = static_cast<int64_t>(row.scales.size()); g < groups; ++g) {
     float scale = row.scale(format, g), offset = row.offset(format, g);
     if (std::isfinite(scale) && std::isfinite(offset))
@@ -305,7 +310,7 @@ Error sluice::formats::checkFiniteScales(const Encoding &format, const EncodedRo
 }
 
 Error sluice::formats::quantizeRow(ArrayRef<float> row, Encoding format, MutableArrayRef<int8_t> q,
-                                   MutableArrayRef<uint16_t> scales, MutableArrayRef<int8_t> zeros,
+                                   MutableArrayRef<uint32_t> scales, MutableArrayRef<int8_t> zeros,
                                    int64_t rowIndex) {
   assert(format.isPlainInteger() && "no quantizer for this format");
   int64_t columns = static_cast<int64_t>(row.size());
@@ -369,7 +374,7 @@ void sluice::formats::dequantizeRow(const Encoding &format, const EncodedRow &ro
     float scale = row.scale(format, g), offset = row.offset(format, g);
     int zero = row.zero(g);
     for (int64_t i = begin, end = std::min(begin + group, columns); i < end; ++i) {
-      float value = static_cast<float>(format.integerOf(row.q[i]) - zero) * scale;
+      float value = (format.numberOf(row.q[i]) - static_cast<float>(zero)) * scale;
       // Not for all: adding a zero would change the sign of -0.
       values[i] = format.hasOffset() ? value + offset : value;
     }

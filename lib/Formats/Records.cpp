@@ -144,6 +144,9 @@ BitFields RecordShape::scale(int64_t row, int64_t column) const {
     return {{at + 8 * lane + 4 * g + 2 * h + r, 0, 4, 0}};
   case Scale::U6:
     break;
+  case Scale::BF16:
+  case Scale::F32:
+    llvm_unreachable("records are of integers");
   }
   return sixBits(at, lane, 4 * g + 2 * r);
 }

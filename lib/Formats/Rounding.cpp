@@ -732,7 +732,8 @@ Error Rounder::Block::run(MutableArrayRef<double> errors) {
 
 Error Rounder::round(const Encoding &format, ArrayRef<Row> rows,
                      MutableArrayRef<double> errors) const {
-  assert(format.isInteger() && "floats are converted");
+  assert((format.isInteger() || (format.isScaled() && base == Basis::Nothing)) &&
+         "floats are converted, and only integers are rounded by statistics");
   if (base == Basis::Nothing) {
     std::vector<float> values(numColumns);
     for (auto [i, row] : enumerate(rows)) {

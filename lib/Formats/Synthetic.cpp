@@ -7,6 +7,7 @@
 #include "llvm/Support/ErrorHandling.h"
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
 #include <cmath>
 
@@ -57,7 +58,7 @@ void SyntheticTensor::setMasks() {
   double deviation = 1 / std::sqrt(static_cast<double>(packed.columns()));
   // +-2^e [1, 2), uniform, has a mean square of 7/3 * 4^e.
   int exponent = static_cast<int>(std::lround(std::log2(deviation / std::sqrt(7.0 / 3))));
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     elementMasks = floatMasks(format.element, exponent);
     return;
   }
@@ -67,12 +68,18 @@ void SyntheticTensor::setMasks() {
     return repeat16(std::max<uint16_t>(floatToF16(static_cast<float>(value)), 1));
   };
   elementMasks = {all, 0};
+  // FP8: exponents 4 to 7, of which none belongs to NaN.
+  if (!format.isInteger())
+    elementMasks = {repeat8(0x9F), repeat8(0x20)};
   Moments integers, codes;
   for (int q = 0; q < 1 << format.bits(); ++q) {
     int sign = format.code() == Encoding::Code::Signed ? 1 << (format.bits() - 1) : 0;
+    if ((elementMasks.keep & q) != static_cast<uint64_t>(q))
+      continue;
+    int bits = q | static_cast<int>(elementMasks.set & 0xFF);
     for (int zero : {-2, -1})
-      integers.add(format.integerOf(static_cast<int8_t>((q ^ sign) - sign)) -
-                   (format.hasZeroPoint() ? zero : 0));
+      integers.add(format.numberOf(static_cast<int8_t>((bits ^ sign) - sign)) -
+                   static_cast<float>(format.hasZeroPoint() ? zero : 0));
   }
   double mean = integers.mean, square = integers.square;
   switch (format.scale) {
@@ -85,6 +92,15 @@ void SyntheticTensor::setMasks() {
       scaleMasks = {repeat16(0x8000), half(deviation / std::sqrt(square))};
     }
     break;
+  case Scale::BF16:
+    scaleMasks = {repeat16(0x8000),
+                  repeat16(floatToBf16(static_cast<float>(deviation / std::sqrt(square))))};
+    break;
+  case Scale::F32: {
+    auto scale = static_cast<float>(deviation / std::sqrt(square));
+    scaleMasks = {0x8000000080000000u, std::bit_cast<uint32_t>(scale) * 0x0000000100000001u};
+    break;
+  }
   case Scale::I8:
     for (int code = 64; code < 72; ++code)
       codes.add(code);

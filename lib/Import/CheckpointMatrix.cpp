@@ -236,7 +236,9 @@ void CheckpointMatrix::chooseEncoding() {
   if (scheme == CheckpointScheme::InverseFactor)
     return;
   if (scheme == CheckpointScheme::Fp8) {
-    reason = "no encoding has FP8 numbers";
+    enc = Encoding{Encoding::Element::E4M3, groupSize, Encoding::Offset::None,
+                   scales.ref.type == StorageType::BF16 ? Encoding::Scale::BF16
+                                                        : Encoding::Scale::F32};
     return;
   }
   if (hasByteScales()) {
@@ -357,8 +359,18 @@ float CheckpointMatrix::number(int64_t row, int64_t column) const {
   return static_cast<float>(hasByteScales() ? enc->integerOf(static_cast<int8_t>(q)) : q);
 }
 
-uint8_t CheckpointMatrix::scaleCode(int64_t row, int64_t group) const {
-  return scales.data[row * groups + group];
+uint32_t CheckpointMatrix::scaleCode(int64_t row, int64_t group) const {
+  if (hasByteScales())
+    return scales.data[row * groups + group];
+  float value = scale(row, group);
+  switch (enc->scale) {
+  case Encoding::Scale::F32:
+    return bit_cast<uint32_t>(value);
+  case Encoding::Scale::BF16:
+    return formats::floatToBf16(value);
+  default:
+    return formats::floatToF16(value);
+  }
 }
 
 float CheckpointMatrix::scale(int64_t row, int64_t group) const {
@@ -382,8 +394,7 @@ void CheckpointMatrix::readNumbers(int64_t row, const formats::RowNumbers &to) c
   for (int64_t column = 0; column < numColumns; ++column)
     to.q[column] = static_cast<int8_t>(quantized(row, column));
   for (int64_t group = 0; group < groups; ++group) {
-    to.scales[group] =
-        hasByteScales() ? scaleCode(row, group) : formats::floatToF16(scale(row, group));
+    to.scales[group] = scaleCode(row, group);
     if (enc->hasZeroPoint())
       to.zeros[group] = static_cast<int8_t>(zero(row, group));
   }

@@ -4,6 +4,7 @@
 #include "sluice/Import/ModelBuilder.h"
 
 #include "sluice/Formats/GgufBlocks.h"
+#include "sluice/Import/TensorReader.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -158,7 +159,9 @@ Type ModelBuilder::weightType(const Weight &weight) {
   MLIRContext *context = code.getContext();
   return quantized::QuantizedTensorType::get(
       context, shape, quantized::EncodingAttr::get(context, block->encoding),
-      quantized::LayoutAttr::get(context, quantized::LayoutKind::Blocks, 0));
+      quantized::LayoutAttr::get(
+          context,
+          block->isRepacked() ? quantized::LayoutKind::Rows : quantized::LayoutKind::Blocks, 0));
 }
 
 void ModelBuilder::declare(StringRef name, const Weight *weight, ArrayRef<int64_t> shape) {
@@ -537,6 +540,8 @@ llvm::Expected<Weight> sluice::weightInFile(model::WeightOp weight) {
     ref.shape.assign(blocks.getShape().begin(), blocks.getShape().end());
     if (blocks.getLayout().getKind() == quantized::LayoutKind::Blocks)
       storage = storageFromName(formats::GgufBlock::of(blocks.getEncoding().getValue())->name);
+    else
+      storage = repackedStorage(blocks.getEncoding().getValue(), ref);
   } else {
     auto plain = cast<RankedTensorType>(weight.getType());
     ref.shape.assign(plain.getShape().begin(), plain.getShape().end());

@@ -6,6 +6,7 @@
 #include "Diagnostics.h"
 #include "Families.h"
 
+#include "sluice/Formats/GgufBlocks.h"
 #include "sluice/Import/CheckpointMatrix.h"
 #include "sluice/Import/GGUF.h"
 #include "sluice/Import/Safetensors.h"
@@ -117,6 +118,8 @@ private:
   /// Of matrices that are read as float32 values: the first one and why, and how many there are.
   std::string expanded;
   int64_t expandedCount = 0;
+  /// Of matrices in blocks that are re-packed: how many there are of a type.
+  MapVector<StringRef, int64_t> repacked;
   FirstProblem problem;
 };
 } // namespace
@@ -256,6 +259,9 @@ Weight WeightCollector::take(const std::string &role, const SmallVector<int64_t,
   weight.ropeInterleaved = part.interleaved;
   if (problem)
     return weight;
+  const formats::GgufBlock *block = formats::GgufBlock::named(storageName(tensor->type));
+  if (block && block->isRepacked())
+    ++repacked[block->name];
   // Rows that follow each other are a tensor of their own; others are a view.
   formats::RowView view = part.view;
   int64_t rows = wanted[0], span = view.fileRows(rows);
@@ -414,6 +420,11 @@ Error WeightCollector::finish(std::vector<std::string> &warnings) {
                             ? ""
                             : ", as are " + std::to_string(expandedCount - 1) + " more matrices") +
                        "; with --weights keep, CPUs compute with exactly these");
+  for (const auto &[type, count] : repacked)
+    warnings.push_back((Twine(count) + " matrices of " + type + " are re-packed as " +
+                        formats::GgufBlock::named(type)->encoding.name() +
+                        ", which has exactly their values")
+                           .str());
   for (const auto &[path, list] : foreign) {
     constexpr size_t limit = 3;
     auto quoted = [](const std::string &name) { return quote(name); };

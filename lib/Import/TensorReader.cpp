@@ -47,6 +47,15 @@ static std::optional<uint64_t> viewBytes(StorageType type, ArrayRef<int64_t> sha
   return *before + *last;
 }
 
+std::optional<StorageType> sluice::repackedStorage(const formats::Encoding &encoding,
+                                                   const TensorRef &tensor) {
+  for (StorageType type : {StorageType::TQ1_0, StorageType::TQ2_0})
+    if (formats::GgufBlock::named(storageName(type))->encoding == encoding &&
+        viewBytes(type, tensor.shape, tensor.view) == tensor.bytes)
+      return type;
+  return std::nullopt;
+}
+
 Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
                                           std::shared_ptr<const MappedFile> file) {
   StringRef path = file->path();

@@ -381,7 +381,7 @@ Expected<Tensor> reference::attention(const Tensor &query, const Cache &keys, co
 
 Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Encoding format) {
   QuantizedMatrix result(format, input.rows(), input.width());
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     result.values = input.values;
     std::vector<uint16_t> bits(input.width());
     for (int64_t row = 0; row < result.rows; ++row) {
@@ -404,7 +404,7 @@ Expected<QuantizedMatrix> reference::quantize(const Tensor &input, Encoding form
 
 Tensor reference::dequantize(const QuantizedMatrix &input) {
   Tensor result = Tensor::zeros({input.rows, input.columns});
-  if (!input.encoding.isInteger()) {
+  if (!input.encoding.isScaled()) {
     result.values = input.values;
     return result;
   }
@@ -452,11 +452,22 @@ static void integerProducts(ArrayRef<float> input, const QuantizedMatrix &weight
   }
 }
 
+/// One row of `input` times rows of scaled floats.
+static void scaledProducts(ArrayRef<float> input, const QuantizedMatrix &weight,
+                           MutableArrayRef<float> sums) {
+  std::vector<float> halves(input.size()), scales(formats::activationGroups(weight.columns));
+  formats::scaleActivations(input, halves, scales);
+  for (auto [n, out] : enumerate(sums))
+    out = formats::scaledProduct(weight.encoding, weight.row(n), halves, scales);
+}
+
 Tensor reference::product(const Tensor &input, const QuantizedMatrix &weight) {
   Tensor result = Tensor::zeros({input.rows(), weight.rows});
   for (int64_t row = 0; row < input.rows(); ++row) {
     if (weight.encoding.isInteger())
       integerProducts(input.row(row), weight, result.row(row));
+    else if (weight.encoding.isScaled())
+      scaledProducts(input.row(row), weight, result.row(row));
     else
       floatProducts(input.row(row), weight.values, weight.encoding.element, result.row(row));
   }
@@ -475,7 +486,7 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const QuantizedMatri
     return error;
   Tensor result = Tensor::zeros({tokens.rows(), table.columns});
   for (auto [index, token] : enumerate(tokens.integers)) {
-    if (table.encoding.isInteger())
+    if (table.encoding.isScaled())
       formats::dequantizeRow(table.encoding, table.row(token), result.row(index));
     else
       copy(ArrayRef(table.values).slice(token * table.columns, table.columns),

@@ -42,7 +42,7 @@ llvm::Expected<WeightValue> FileWeights::read(model::WeightOp weight) {
   for (int64_t row = 0; row < rows; ++row) {
     reader->readNumbers(row, matrix, row);
     if (llvm::Error error =
-            formats::checkFiniteScales(matrix.encoding, matrix.row(row), columns, row))
+            formats::checkFiniteNumbers(matrix.encoding, matrix.row(row), columns, row))
       return std::move(error);
   }
   return matrix;

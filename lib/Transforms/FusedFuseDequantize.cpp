@@ -29,12 +29,12 @@ Value lookThroughDequantize(Value weight) {
 }
 
 /// The float type whose range the inputs of a product with `weight` have, as far as the model says:
-/// a product with float weights rounds its input to their type; a model whose weights were made
-/// integers by the compiler ran in their type before. Blocks of a file say nothing: null.
+/// a product with float weights rounds its input to their type; a model whose weights were
+/// quantized by the compiler ran in their type before. Blocks of a file say nothing: null.
 Type activationElement(Value weight) {
   auto quantize = weight.getDefiningOp<quantized::QuantizeOp>();
   auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
-  if (!quantized || !quantized.getEncoding().isInteger())
+  if (!quantized || !quantized.getEncoding().isScaled())
     return quantized ? quantized.getEncoding().getElement()
                      : getElementTypeOrSelf(weight.getType());
   return quantize ? getElementTypeOrSelf(quantize.getInput().getType()) : Type();

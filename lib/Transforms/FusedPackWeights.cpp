@@ -399,7 +399,7 @@ LogicalResult FusedPackWeights::pack(fused::EmbeddingOp op) {
   // Rows are looked up one by one: integers stay row after row, floats are a plain tensor.
   if (auto quantized = dyn_cast<QuantizedTensorType>(type)) {
     type = quantized.withLayout(LayoutAttr::get(&getContext(), LayoutKind::Rows, 0));
-    if (!source->format.isInteger())
+    if (!source->format.isScaled())
       type = RankedTensorType::get(quantized.getShape(), source->format.getElement());
   }
   ArrayAttr order = ArrayAttr::get(&getContext(), {});

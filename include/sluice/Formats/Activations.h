@@ -6,7 +6,8 @@
 // An input of an integer-weight product is 16-bit fixed point, with one float32 scale
 // per group of 128 consecutive elements, so that the sums inside a group are exact integers: they
 // do not depend on the order in which a device adds, and a GPU computes them as two int8 products
-// (high and low byte).
+// (high and low byte). An input of a product with FP8 weights is scaled alike and then rounded to
+// f16 instead, which every device multiplies: no input of a model leaves its range.
 
 #ifndef SLUICE_FORMATS_ACTIVATIONS_H
 #define SLUICE_FORMATS_ACTIVATIONS_H
@@ -71,6 +72,20 @@ llvm::SmallVector<IntegerSums> integerSums(const Encoding &format, const Encoded
 
 /// Columns of an accumulation block in a row of K columns: min(weight group, 128).
 int64_t accumulationColumns(Encoding format, int64_t columns);
+
+/// The same for products with scaled weights that are no integers (E4M3): `halves` are f16 numbers,
+/// x * inv rounded to nearest even.
+void scaleActivations(llvm::ArrayRef<float> x, llvm::MutableArrayRef<float> halves,
+                      llvm::MutableArrayRef<float> scales);
+
+/// One row of a product with such weights, the definition:
+///
+///   result = sum over blocks of (sum of number * half) * (scale * activation scale)
+///
+/// Accumulation blocks are as above. Products are exact; sums inside a block are float32, in any
+/// order, so they are made in double here, as is the outer sum.
+float scaledProduct(const Encoding &format, const EncodedRow &row, llvm::ArrayRef<float> halves,
+                    llvm::ArrayRef<float> activationScales);
 
 /// One row of a product with float weights, the definition: the input is rounded to the weight's
 /// type (f16, bf16; f32 is left alone), products and sums are float32, from the first column to the

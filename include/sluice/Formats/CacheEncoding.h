@@ -83,11 +83,6 @@ void quantizeCacheVector(CacheEncoding encoding, llvm::ArrayRef<float> x,
 /// The nearest value of a float encoding (ties to even; E4M3 saturates at 448 and keeps NaN).
 float roundToCacheElement(CacheEncoding::Element element, float x);
 
-/// E4M3 (FN: no infinities, 0x7F and 0xFF are NaN; OCP 8-bit floating point, revision 1.0): 4 bits
-/// of exponent with bias 7, 3 of mantissa. The conversion to it is to nearest even and saturates.
-uint8_t floatToE4M3(float x);
-float e4m3ToFloat(uint8_t bits);
-
 /// What is read back: the vector that attention computes with, `x` as stored and dequantized.
 void roundCacheVector(CacheEncoding encoding, llvm::ArrayRef<float> x,
                       llvm::MutableArrayRef<float> rounded);

@@ -26,15 +26,17 @@ namespace sluice::formats {
 
 /// The number format of a weight matrix.
 ///
-/// With a float element, `value = q`. Otherwise, for every group of `group` consecutive columns of
-/// a row (the last group of a row may be shorter), in float32:
+/// With an element of F32, F16 or BF16, `value = q`. Otherwise, for every group of `group`
+/// consecutive columns of a row (the last group of a row may be shorter), in float32:
 ///
-///   value = float(integer - zero) * scale + offset
+///   value = float(number - zero) * scale + offset
 ///
-///   integer   q itself, or the table's entry that q names (code Table)
+///   number    q itself; the table's integer that q names (code Table); the number whose bits q is
+///             (E4M3)
 ///   zero      offset ZeroPoint: a signed integer in q's range; else 0
-///   scale     scaleOf(): an f16; a byte (E8M0, E4M3); or a byte or field times an f16 that 256
-///             columns share (a super-block; with bytes a row's last one may be shorter)
+///   scale     scaleOf(): an f16, bf16 or f32; a byte (E8M0, E4M3); or a byte or field times an
+///             f16 that 256 columns share (a super-block; with bytes a row's last one may be
+///             shorter)
 ///   offset    offsetOf(): offset F16: an f16; offset Field: minus an unsigned field times another
 ///             f16 of the super-block; else 0
 ///
@@ -44,13 +46,29 @@ namespace sluice::formats {
 /// (E2M1, E8M0); OCP 8-bit Floating Point 1.0 (E4M3).
 struct Encoding {
   /// Code and bits of an element. I: signed, U: unsigned. IQ4NL and E2M1 are 4-bit indices into a
-  /// table of 16 integers; E2M1's are twice the FP4 numbers, so that they are integers.
-  enum class Element : uint8_t { F32, F16, BF16, I8, I4, I6, I5, I3, U5, U4, U2, IQ4NL, E2M1 };
+  /// table of 16 integers; E2M1's are twice the FP4 numbers, so that they are integers. E4M3 is
+  /// FP8 without infinities; its two codes of NaN do not occur.
+  enum class Element : uint8_t {
+    F32,
+    F16,
+    BF16,
+    I8,
+    I4,
+    I6,
+    I5,
+    I3,
+    U5,
+    U4,
+    U2,
+    IQ4NL,
+    E2M1,
+    E4M3
+  };
   enum class Code : uint8_t { Float, Signed, Unsigned, Table };
   /// What a scale is. I8, U6 and U4 are multiplied by an f16 of the super-block. E8M0 is
   /// 2^(e - 128), E4M3 (7 bits, no sign) half its value: their elements are twice what the tables
-  /// of FP4 say.
-  enum class Scale : uint8_t { F16, I8, U6, U4, E8M0, E4M3 };
+  /// of FP4 say. BF16 and F32 are scales of E4M3 elements.
+  enum class Scale : uint8_t { F16, I8, U6, U4, E8M0, E4M3, BF16, F32 };
   /// Field: as wide as the scale, U6 or U4.
   enum class Offset : uint8_t { None, ZeroPoint, F16, Field };
 
@@ -74,12 +92,16 @@ struct Encoding {
   /// Bits of an element.
   unsigned bits() const;
   bool isInteger() const { return code() != Code::Float; }
+  /// Whether groups have scales: integers and E4M3.
+  bool isScaled() const { return isInteger() || element == Element::E4M3; }
   /// Least and greatest q; not for floats.
   int qMin() const { return code() == Code::Signed ? -(1 << (bits() - 1)) : 0; }
   int qMax() const { return (1 << (code() == Code::Signed ? bits() - 1 : bits())) - 1; }
   /// The 16 integers of code Table.
   llvm::ArrayRef<int8_t> table() const;
   int integerOf(int8_t q) const { return code() == Code::Table ? table()[q] : q; }
+  /// The number that q stands for; of scaled elements.
+  inline float numberOf(int8_t q) const;
 
   /// Layouts store an element of b bits in planes, whose widths are the powers of two that b is the
   /// sum of: plane p holds the bits from `low` on of every element.
@@ -97,8 +119,9 @@ struct Encoding {
   int64_t superNumbers() const { return scale == Scale::I8 ? 1 : hasFields() ? 2 : 0; }
   unsigned scaleBits() const;
   unsigned offsetBits() const;
-  /// A group's scale from its code (the bits of an f16, a byte, a field) and the super-block's f16.
-  float scaleOf(uint16_t code, uint16_t super) const;
+  /// A group's scale from its code (the bits of a float, a byte, a field) and the super-block's
+  /// f16.
+  float scaleOf(uint32_t code, uint16_t super) const;
   /// A group's offset, likewise; 0 without one.
   float offsetOf(uint16_t code, uint16_t super) const;
 
@@ -109,9 +132,9 @@ struct Encoding {
            !hasOffset() && group != 16;
   }
 
-  /// Scales (and offsets) of a row of `columns` elements; 0 for a float element.
+  /// Scales (and offsets) of a row of `columns` elements; 0 for elements without scales.
   int64_t groupsPerRow(int64_t columns) const;
-  /// Columns that share a scale in a row of `columns` elements; integer elements only.
+  /// Columns that share a scale in a row of `columns` elements; scaled elements only.
   int64_t groupColumns(int64_t columns) const { return group == channel ? columns : group; }
   /// Whether a row of so many columns can be stored: super-blocks whose scales are fields are
   /// whole.
@@ -128,7 +151,8 @@ struct Encoding {
   }
 
   /// "f32", "f16", "bf16", or ELEMENT-GROUP[-SCALE][-OFFSET]: "int8-g128", "int4-channel",
-  /// "int4-g64-zp", "iq4-g64" (IQ4NL), "int5-g32-n8" (nested scales: Scale::I8). What is a GGUF
+  /// "int4-g64-zp", "iq4-g64" (IQ4NL), "int5-g32-n8" (nested scales: Scale::I8), "fp8-g128" (E4M3
+  /// with BF16 scales), "fp8-channel-f32" (with F32 ones). What is a GGUF
   /// type has that type's name: "q4_k", "iq4_nl" (not "iq4-g32"), "q6_k" (not "int6-g16-n8");
   /// GGUF's Q8_0 and Q4_0 are "int8-g32" and "int4-g32".
   std::string name() const;
@@ -142,6 +166,21 @@ struct Encoding {
   static llvm::ArrayRef<Encoding> all();
 };
 
+/// E4M3 (FN: no infinities, 0x7F and 0xFF are NaN; OCP 8-bit floating point, revision 1.0): 4 bits
+/// of exponent with bias 7, 3 of mantissa. The conversion to it is to nearest even and saturates.
+uint8_t floatToE4M3(float x);
+inline float e4m3ToFloat(uint8_t bits) {
+  // An f16 has the same fields with one exponent bit more; biases 15 and 7 differ by 8.
+  unsigned magnitude = bits & 0x7F;
+  uint16_t half = magnitude == 0x7F ? 0x7E00 : static_cast<uint16_t>(magnitude << 7);
+  return support::f16ToFloat(static_cast<uint16_t>(half | (bits & 0x80) << 8)) * 256.0f;
+}
+
+float Encoding::numberOf(int8_t q) const {
+  return element == Element::E4M3 ? e4m3ToFloat(static_cast<uint8_t>(q))
+                                  : static_cast<float>(integerOf(q));
+}
+
 /// The names that Encoding::fromName takes, for messages: "f16, ..., or q4_1, ...".
 std::string encodingNames();
 
@@ -153,7 +192,7 @@ struct EncodedRow {
   /// An entry per column.
   llvm::ArrayRef<int8_t> q;
   /// An entry per group: scales (codes), zero points, offsets (codes). Empty if there are none.
-  llvm::ArrayRef<uint16_t> scales;
+  llvm::ArrayRef<uint32_t> scales;
   llvm::ArrayRef<int8_t> zeros;
   llvm::ArrayRef<uint16_t> offsets;
   /// superNumbers() f16 per super-block.
@@ -179,7 +218,7 @@ private:
 /// The numbers of an EncodedRow, to be written; null where there are none.
 struct RowNumbers {
   int8_t *q = nullptr;
-  uint16_t *scales = nullptr;
+  uint32_t *scales = nullptr;
   int8_t *zeros = nullptr;
   uint16_t *offsets = nullptr, *supers = nullptr;
 };
@@ -189,7 +228,8 @@ struct EncodedRows {
   Encoding encoding;
   int64_t columns = 0;
   std::vector<int8_t> q, zeros;
-  std::vector<uint16_t> scales, offsets, supers;
+  std::vector<uint32_t> scales;
+  std::vector<uint16_t> offsets, supers;
 
   EncodedRows() = default;
   EncodedRows(const Encoding &encoding, int64_t rows, int64_t columns);

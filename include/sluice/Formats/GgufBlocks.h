@@ -21,8 +21,13 @@
 //   Q5_K        256    176  d f16; dmin f16; 8 x (scale, minimum) of 6 bits; bit 4 of q; its low 4
 //   Q6_K        256    210  low 4 bits of q + 32; its high 2 bits; 16 scales int8; d f16
 //   IQ4_XS      256    136  d f16; high 2 bits of 8 scales + 32; their low 4 bits; index, 4 bits
+//   TQ1_0       256     54  q + 1, 5 digits of base 3 in each of 48 bytes, 4 in 4; d f16
+//   TQ2_0       256     66  q + 1, 2 bits; d f16
 //
 // clang-format on
+//
+// The last two are re-packed: their values are those of an encoding of 3 bits, in which the blocks
+// cannot be written. A byte of TQ1_0 is ceil(256 n / 243) for the digits' number n.
 //
 // Elements of 4 bits: byte i of a block of 32 has elements i (low nibble) and i + 16.
 
@@ -33,16 +38,20 @@
 
 namespace sluice::formats {
 
-/// A type of GGUF's blocks. Each is an encoding, and no two are the same.
+/// A type of GGUF's blocks. Each is an encoding, and no two that can be written are the same.
 struct GgufBlock {
   /// As GGUF's tools print it: "Q4_K".
   llvm::StringLiteral name;
   Encoding encoding;
   int64_t columns, bytes;
   void (*readBlock)(const uint8_t *block, const RowNumbers &to);
+  /// Null for a type that is re-packed.
   void (*writeBlock)(const RowNumbers &from, uint8_t *block);
 
-  /// The block type that holds an encoding, or the one of a name; null if there is none.
+  bool isRepacked() const { return !writeBlock; }
+
+  /// The block type that holds an encoding and can be written, or the one of a name; null if there
+  /// is none.
   static const GgufBlock *of(const Encoding &encoding);
   static const GgufBlock *named(llvm::StringRef name);
 

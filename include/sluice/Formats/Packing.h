@@ -19,6 +19,8 @@
 //
 //     row:  | elements | to 2 | scales [groups] | offsets [groups] | to 2 | supers | to 16 |
 //
+//   (scales F32: to 4).
+//
 //   Elements are in planes (Encoding::planes), one after the other. Plane of width w:
 //     byte w * j / 8, from bit w * j % 8 on: the plane's bits of element j
 //   int4:   byte j = element 2j in the low nibble, element 2j+1 in the high nibble
@@ -47,13 +49,14 @@
 //     int8:  32 bytes for every two columns
 //     int4:  32 bytes for every four columns: 4u and 4u+1 in low nibbles, 4u+2 and 4u+3 in high ones
 //
-//     f16, bf16, f32:  for column k, 16 elements
+//     f16, bf16, f32, fp8:  for column k, 16 elements
 //       place  0          1          2          3          ...  14         15
 //              q[0,k]     q[1,k]     q[2,k]     q[3,k]     ...  q[14,k]    q[15,k]
 //
 //   Scales and offsets of rows, lanes and mma, R rows of a tile (16; rows: 1) side by side:
 //
-//     scale F16        f16 [groups][R]                  offset F16        f16 [groups][R]
+//     scale F16, BF16, number [groups][R]               offset F16        f16 [groups][R]
+//           F32
 //     scale I8, E8M0,  byte [groups][R]                 offset ZeroPoint  int8 [groups][R]
 //           E4M3
 //     scale U6, U4     byte [groups][R]: low 4 bits of the scale, low 4 bits of the offset << 4
@@ -67,9 +70,9 @@
 //   ".m16n8k16"). Rows are padded to tiles of 16. A tile is cut into chunks of `columns` columns,
 //   the last one shorter. Tile after tile, chunk after chunk, each of a multiple of 16 bytes:
 //
-//     chunk:  | fragments | scales, f16 [groups][16] | zero points, int8 [groups][16] | to 16 |
+//     chunk:  | fragments | scales [groups][16] | zero points, int8 [groups][16] | to 16 |
 //
-//   It holds floats of 16 bits and Encoding::isPlainInteger() formats.
+//   It holds floats of 16 bits, Encoding::isPlainInteger() formats and fp8.
 //
 // records
 // -------
@@ -77,13 +80,13 @@
 //   of 256 columns (Records.h). A chunk, which a kernel copies at a time, is any number of records:
 //   the bytes do not depend on it.
 //
-//   A fragment is 512 bytes: 16 rows x 32 columns (int8), x 64 columns (int4) or x 16 columns (f16,
-//   bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
+//   A fragment is 512 bytes: 16 rows x 32 columns (int8, fp8), x 64 columns (int4) or x 16 columns
+//   (f16, bf16). Lane L of the warp owns its bytes 16L to 16L+15, its operand registers:
 //
 //       byte of the lane   0-3   4-7   8-11  12-15
 //       register           a0    a1    a2    a3
 //
-//   int8: L.a is register a of lane L. It holds four columns; column k is its byte k % 4.
+//   int8, fp8: L.a is register a of lane L. It holds four columns; column k is its byte k % 4.
 //
 //       column k    0-3    4-7    8-11   12-15     16-19  20-23  24-27  28-31
 //       row  0      0.a0   1.a0   2.a0   3.a0      0.a2   1.a2   2.a2   3.a2
@@ -266,7 +269,7 @@ struct PackRow {
   /// columns() entries: int8_t q (integers), uint16_t bits (f16, bf16) or float (f32).
   const void *elements = nullptr;
   /// The other numbers of an EncodedRow; null where the format has none.
-  const uint16_t *scales = nullptr;
+  const uint32_t *scales = nullptr;
   const int8_t *zeros = nullptr;
   const uint16_t *offsets = nullptr, *supers = nullptr;
 };

@@ -59,7 +59,7 @@ namespace sluice::formats {
 /// greater in magnitude than 65504 * qMax (no f16 scale reaches it). `rowIndex` is only used for
 /// the message.
 llvm::Error quantizeRow(llvm::ArrayRef<float> row, Encoding format, llvm::MutableArrayRef<int8_t> q,
-                        llvm::MutableArrayRef<uint16_t> scales, llvm::MutableArrayRef<int8_t> zeros,
+                        llvm::MutableArrayRef<uint32_t> scales, llvm::MutableArrayRef<int8_t> zeros,
                         int64_t rowIndex = 0);
 
 /// The same for any integer format: writes all numbers of an encoded row. Formats that are not
@@ -82,10 +82,11 @@ llvm::Error convertRow(llvm::ArrayRef<float> row, Encoding::Element element,
 /// An error, in the same words, if a weight is NaN or infinite: for rows that are kept in f32.
 llvm::Error checkFinite(llvm::ArrayRef<float> row, int64_t rowIndex = 0);
 
-/// An error, in the same words, if a scale or offset of a row of `columns` columns is NaN or
-/// infinite, with the first column of its group: for blocks that are kept as a file has them.
-llvm::Error checkFiniteScales(const Encoding &format, const EncodedRow &row, int64_t columns,
-                              int64_t rowIndex = 0);
+/// An error, in the same words, if an element is NaN, or a scale or offset of a row of `columns`
+/// columns is NaN or infinite, then with the first column of its group: for numbers that are kept
+/// as a file has them.
+llvm::Error checkFiniteNumbers(const Encoding &format, const EncodedRow &row, int64_t columns,
+                               int64_t rowIndex = 0);
 
 } // namespace sluice::formats
 

@@ -81,9 +81,9 @@ public:
   /// Rows that are rounded together at full speed; others are, too.
   static constexpr size_t rowsAtOnce = 64;
 
-  /// Rounds rows to an integer format, on this thread. `errors`, if not empty, gets the error E of
-  /// each row (of H, not of H'), by the numbers as they are stored. Errors are those of
-  /// quantizeRow.
+  /// Rounds rows to an integer format (with Basis::Nothing also to FP8), on this thread. `errors`,
+  /// if not empty, gets the error E of each row (of H, not of H'), by the numbers as they are
+  /// stored. Errors are those of quantizeRow.
   llvm::Error round(const Encoding &format, llvm::ArrayRef<Row> rows,
                     llvm::MutableArrayRef<double> errors = {}) const;
 

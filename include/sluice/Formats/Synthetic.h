@@ -7,7 +7,8 @@
 //
 //   region       keep                  set                      gives
 //   int elements FFFF...               0                        q uniform over the element's range
-//   scales       8000 8000 8000 8000   S S S S                  +S or -S
+//   fp8 elements 9F x 8                20 x 8                   +-2^(-3 to 0) * [1, 2), uniform
+//   scales       8000 8000 8000 8000   S S S S                  +S or -S, also of bf16 and f32
 //   zero points  01 x 8                FE x 8                   -2 or -1
 //   scales that come with offsets, of bytes, of super-blocks:
 //     f16        0                     S S S S                  S; offset Z = -S * mean(q)

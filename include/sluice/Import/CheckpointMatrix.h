@@ -69,8 +69,8 @@ private:
   int quantized(int64_t row, int64_t column) const;
   /// What an element stands for before zero point and scale.
   float number(int64_t row, int64_t column) const;
-  /// The byte of a scale of FP4.
-  uint8_t scaleCode(int64_t row, int64_t group) const;
+  /// A scale as encoding() has it.
+  uint32_t scaleCode(int64_t row, int64_t group) const;
   bool hasByteScales() const {
     return scheme == CheckpointScheme::Nvfp4 || scheme == CheckpointScheme::Mxfp4 ||
            scheme == CheckpointScheme::Mxfp4Blocks;

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 namespace sluice {
 
@@ -68,6 +69,11 @@ private:
   uint64_t bytesPerRow = 0;
   formats::RowView view;
 };
+
+/// The type of re-packed blocks that a tensor of this encoding has, by its shape, view and number
+/// of bytes; nothing if it has none.
+std::optional<StorageType> repackedStorage(const formats::Encoding &encoding,
+                                           const TensorRef &tensor);
 
 } // namespace sluice
 

@@ -98,7 +98,7 @@ def QuantizedQuantizeWeights : Pass<"quantized-quantize-weights", "::mlir::Modul
     ```
   }];
   let options = [Option<"scheme", "scheme", "std::string", /*default=*/"\"keep\"",
-                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is auto (left to quantized-plan-weights), keep, f16, bf16, f32, int3 to int6, int8 or iq4 with -g16 to -g256 or -channel and optionally -zp or -n8, or a GGUF type such as q4_k">,
+                        "a format for all weights, then PATTERN=FORMAT for those whose names match, separated by commas; a format is auto (left to quantized-plan-weights), keep, f16, bf16, f32, int3 to int6, int8 or iq4 with -g16 to -g256 or -channel and optionally -zp or -n8, fp8 with -g32 to -channel and optionally -f32, or a GGUF type such as q4_k">,
                  Option<"stats", "stats", "std::string", /*default=*/"\"\"", "a file of statistics to round by">];
   let dependentDialects = ["::sluice::quantized::QuantizedDialect"];
 }

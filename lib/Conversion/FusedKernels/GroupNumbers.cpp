@@ -8,6 +8,19 @@ using namespace sluice;
 using namespace sluice::kernels;
 using formats::Encoding;
 
+Type kernels::scaleType(ComputeBuilder &k, const Encoding &format) {
+  switch (format.scale) {
+  case Encoding::Scale::F16:
+    return k.f16();
+  case Encoding::Scale::BF16:
+    return k.b.getBF16Type();
+  case Encoding::Scale::F32:
+    return k.f32();
+  default:
+    llvm_unreachable("scales that are no floats");
+  }
+}
+
 /// A zero-extended byte as a signed number.
 static Value signedByte(ComputeBuilder &k, Value byte) { return k.sar(k.shl(byte, 24), 24); }
 
@@ -17,13 +30,16 @@ GroupNumbers kernels::emitGroupNumbers(ComputeBuilder &k, const formats::PackedS
   const Encoding &format = shape.format();
   int64_t scales = shape.chunkScales(0), offsets = shape.chunkOffsets(0);
   auto superNumber = [&](int64_t which) {
-    return reader.half(shape.chunkSupers(0), k.add(k.mul(super, format.superNumbers()), which));
+    return reader.real(shape.chunkSupers(0), k.add(k.mul(super, format.superNumbers()), which),
+                       k.f16());
   };
   auto asFloat = [&](Value bits) { return k.bitcast(bits, k.like(bits.getType(), k.f32())); };
   GroupNumbers numbers;
   switch (format.scale) {
   case Encoding::Scale::F16:
-    numbers.scale = reader.half(scales, group);
+  case Encoding::Scale::BF16:
+  case Encoding::Scale::F32:
+    numbers.scale = reader.real(scales, group, scaleType(k, format));
     break;
   case Encoding::Scale::I8:
     numbers.scale = k.mulF(k.toFloat(signedByte(k, reader.byte(scales, group))), superNumber(0));
@@ -64,7 +80,7 @@ GroupNumbers kernels::emitGroupNumbers(ComputeBuilder &k, const formats::PackedS
   }
   }
   if (format.offset == Encoding::Offset::F16)
-    numbers.offset = reader.half(offsets, group);
+    numbers.offset = reader.real(offsets, group, k.f16());
   if (format.hasZeroPoint())
     numbers.zero = signedByte(k, reader.byte(offsets, group));
   return numbers;

@@ -17,11 +17,14 @@ namespace sluice::kernels {
 /// the lanes of a vector. `section` is where numbers of a kind begin (PackedShape::chunkScales,
 /// chunkOffsets, chunkSupers), `number` (index type) counts them, a row's own ones only.
 struct GroupReader {
-  /// An f16, as float32.
-  llvm::function_ref<mlir::Value(int64_t section, mlir::Value number)> half;
+  /// A float of type `element`, as float32.
+  llvm::function_ref<mlir::Value(int64_t section, mlir::Value number, mlir::Type element)> real;
   /// A byte, zero-extended to i32.
   llvm::function_ref<mlir::Value(int64_t section, mlir::Value number)> byte;
 };
+
+/// The type of scales that are floats themselves: f16, bf16 or f32.
+mlir::Type scaleType(ComputeBuilder &k, const formats::Encoding &format);
 
 /// A group's numbers, each of the shape that the reader gives; null if the encoding has none.
 struct GroupNumbers {

@@ -419,20 +419,11 @@ SmallVector<AttentionKernel::Query> AttentionKernel::loadQueries() {
 //===----------------------------------------------------------------------===//
 
 DeviceBuilder::Values AttentionKernel::widenE4M3(Value word) {
-  // A sign, 4 bits of exponent with bias 7 and 3 of mantissa lie in an f16 as a number of 2^-8 of
-  // its value, subnormal ones too. What would be 480 is NaN.
   Values result;
-  for (int64_t selector : {0x1404, 0x3424}) {
-    Value bytes = k.permute(word, k.constI32(0), k.constI32(selector));
-    Value magnitude = k.shr(k.bitAnd(bytes, 0x7F007F00), 1);
-    Value nan = k.bitAnd(k.add(magnitude, 0x40804080), int64_t(int32_t(0x80008000)));
-    Value number = k.bitOr(magnitude, k.sub(nan, k.shr(nan, 5)));
-    Value pair = k.bitOr(number, k.bitAnd(bytes, int64_t(int32_t(0x80008000))));
-    Type halves = k.vec(2, k.f16());
-    Value scale = arith::ConstantOp::create(
-        k.b, k.loc,
-        DenseElementsAttr::get(cast<ShapedType>(halves), APFloat(APFloat::IEEEhalf(), "256")));
-    result.push_back(k.bitcast(k.mulF(k.bitcast(pair, halves), scale), k.i32()));
+  Type halves = k.vec(2, k.f16());
+  for (Value pair : k.decodeE4M3(word)) {
+    Value number = k.mulF(k.bitcast(pair, halves), k.number(halves, DeviceBuilder::e4m3Divisor));
+    result.push_back(k.bitcast(number, k.i32()));
   }
   return result;
 }

@@ -18,6 +18,22 @@ Value DeviceBuilder::packPair(Value low, Value high, Type element) {
   return bitcast(vectorOf({narrow(low, element), narrow(high, element)}), i32());
 }
 
+DeviceBuilder::Values DeviceBuilder::decodeE4M3(Value word, bool mayBeNan) {
+  // A sign, 4 bits of exponent with bias 7 and 3 of mantissa lie in an f16 as a number of 2^-8 of
+  // its value, subnormal ones too. What would be 480 is NaN.
+  Values result;
+  for (int64_t selector : {0x1404, 0x3424}) {
+    Value bytes = permute(word, constI32(0), constI32(selector));
+    Value number = shr(bitAnd(bytes, 0x7F007F00), 1);
+    if (mayBeNan) {
+      Value nan = bitAnd(add(number, 0x40804080), int64_t(int32_t(0x80008000)));
+      number = bitOr(number, sub(nan, shr(nan, 5)));
+    }
+    result.push_back(bitOr(number, bitAnd(bytes, int64_t(int32_t(0x80008000)))));
+  }
+  return result;
+}
+
 Value DeviceBuilder::lane(Value vector, int64_t lane) {
   return LLVM::ExtractElementOp::create(b, loc, vector, constI32(lane));
 }

@@ -47,6 +47,9 @@ public:
   Value narrow(Value x, mlir::Type element);
   /// Rounds two f32 to f16 or bf16 and packs them in an i32, the first in the low half.
   Value packPair(Value low, Value high, mlir::Type element);
+  /// Four bytes of E4M3 as two pairs of f16, exactly, divided by e4m3Divisor.
+  Values decodeE4M3(Value word, bool mayBeNan = true);
+  static constexpr double e4m3Divisor = 256;
 
   // Vectors, which only memory accesses and tensor cores use.
   Value lane(Value vector, int64_t lane);

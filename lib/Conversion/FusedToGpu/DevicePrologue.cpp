@@ -143,8 +143,8 @@ LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
     FailureOr<Values> x = kernels::evaluateInRow(*this, kernel.interface, factors, result);
     if (failed(x))
       return failure();
-    if (input.isInteger())
-      emitFixedPoint(input, row, current, *x);
+    if (input.format.isScaled())
+      emitScaled(input, row, current, *x);
     else
       emitRounded(input, row, current, *x);
   }
@@ -201,7 +201,7 @@ FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
   return loaded[{value, current}] = elements;
 }
 
-void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const Values &x) {
+void Prologue::emitScaled(PreparedInput &input, Value row, int64_t n, const Values &x) {
   Value greatest;
   for (Value element : x) {
     Value magnitude = kernels::magnitudeBits(k, element);
@@ -214,6 +214,12 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
   if (!input.diagonal && input.format.element == formats::Encoding::Element::I4)
     scale = k.mulF(scale, k.number(1.0 / 16));
+  if (!input.isInteger()) {
+    Values scaled;
+    for (Value element : x)
+      scaled.push_back(k.mulF(k.select(usable, element, k.number(0.0)), inverse));
+    return emitHalves(input, row, n, scaled, k.mulF(scale, k.number(DeviceBuilder::e4m3Divisor)));
+  }
 
   Values fixed;
   for (Value element : x) {
@@ -256,19 +262,42 @@ void Prologue::emitFixedPoint(PreparedInput &input, Value row, int64_t n, const 
     k.store(bytes(high, 4), k.offset(to, 8), 4);
     k.store(bytes(low, 0), k.offset(to, 32), 4);
     k.store(bytes(low, 4), k.offset(to, 40), 4);
-    auto storeFirst = [&](int64_t vectors, Value value, Value base, int64_t perRow) {
-      k.ifThen(k.equal(k.bitAnd(vector, vectors - 1), k.constI32(0)), [&] {
-        Value index = k.div(vector, vectors);
-        if (input.tokens > 1)
-          index = k.add(index, k.mul(row, perRow));
-        k.store(value, k.offset(base, k.shl(index, 2)), 4);
-      });
-    };
-    storeFirst(formats::activationGroup / kVector, scale, input.scalesAt,
-               padded / formats::activationGroup);
+    storeFirst(input, row, vector, formats::activationGroup, scale, input.scalesAt);
     if (sum)
-      storeFirst(input.accumulationColumns / kVector, sum, input.inputSumsAt,
-                 padded / input.accumulationColumns);
+      storeFirst(input, row, vector, input.accumulationColumns, sum, input.inputSumsAt);
+  };
+  if (Value exists = vectorExists(n, padded))
+    k.ifThen(exists, storeAll);
+  else
+    storeAll();
+}
+
+void Prologue::storeFirst(PreparedInput &input, Value row, Value vector, int64_t columns,
+                          Value value, Value array) {
+  int64_t vectors = columns / kVector;
+  k.ifThen(k.equal(k.bitAnd(vector, vectors - 1), k.constI32(0)), [&] {
+    Value index = k.div(vector, vectors);
+    if (input.tokens > 1)
+      index = k.add(index, k.mul(row, padded / columns));
+    k.store(value, k.offset(array, k.shl(index, 2)), 4);
+  });
+}
+
+void Prologue::emitHalves(PreparedInput &input, Value row, int64_t n, const Values &x,
+                          Value scale) {
+  auto storeAll = [&] {
+    Value vector = vectorIndex(n);
+    // Columns 8 * vector on: fragment vector / 2, lanes column % 16 / 4, whose columns follow each
+    // other.
+    Value place =
+        k.add(k.mul(k.shr(vector, 1), input.fragmentBytes()), k.shl(k.bitAnd(vector, 1), 4));
+    if (input.tokens > 1)
+      place = k.add(place, k.mul(row, 32));
+    Values words;
+    for (int64_t e = 0; e < kVector; e += 2)
+      words.push_back(k.packPair(x[e], x[e + 1], k.f16()));
+    k.store(k.vectorOf(words), k.offset(input.fragmentsAt, place), 16);
+    storeFirst(input, row, vector, formats::activationGroup, scale, input.scalesAt);
   };
   if (Value exists = vectorExists(n, padded))
     k.ifThen(exists, storeAll);

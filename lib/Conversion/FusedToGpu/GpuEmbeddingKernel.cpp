@@ -27,11 +27,18 @@ static Value lookUp(DeviceBuilder &k, const Encoding &format, Value index) {
   return k.extend(k.truncate(found, k.i8()), k.i32());
 }
 
-/// The integers of columns `column` (even) and `column` + 1 of a row.
-static DeviceBuilder::Values emitIntegers(DeviceBuilder &k, const formats::PackedShape &shape,
-                                          Value row, Value column) {
+/// The numbers of columns `column` (even) and `column` + 1 of a row: i32, of E4M3 float32.
+static DeviceBuilder::Values emitNumbers(DeviceBuilder &k, const formats::PackedShape &shape,
+                                         Value row, Value column) {
   const Encoding &format = shape.format();
   DeviceBuilder::Values q(kColumns);
+  if (!format.isInteger()) {
+    Value word = k.extendUnsigned(k.load(k.i16(), k.offset(row, column), 2), k.i32());
+    Value pair = k.bitcast(k.decodeE4M3(word, /*mayBeNan=*/false)[0], k.vec(2, k.f16()));
+    for (auto [c, half] : llvm::enumerate(k.lanes(pair)))
+      q[c] = k.mulF(k.widen(half), k.number(DeviceBuilder::e4m3Divisor));
+    return q;
+  }
   if (format.bits() == 8) {
     for (auto [c, byte] :
          llvm::enumerate(k.lanes(k.load(k.vec(2, k.i8()), k.offset(row, column), 2))))
@@ -67,7 +74,7 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
                                       Type element, Value row, Value column) {
   const Encoding &format = shape.format();
   DeviceBuilder::Values values;
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     int64_t bytes = bytesOf(element);
     Value place = k.offset(row, k.mul(column, bytes));
     // A plain row may start at any element.
@@ -75,21 +82,22 @@ static DeviceBuilder::Values emitPair(DeviceBuilder &k, const formats::PackedSha
       values.push_back(k.widen(k.load(element, k.offset(place, c * bytes), bytes)));
     return values;
   }
-  DeviceBuilder::Values integers = emitIntegers(k, shape, row, column);
+  DeviceBuilder::Values numbersOfPair = emitNumbers(k, shape, row, column);
   // Groups have an even number of columns or are the whole row, so both columns share one.
-  auto half = [&](int64_t section, Value number) {
-    return k.widen(k.load(k.f16(), k.offset(k.offset(row, section), k.shl(number, 1)), 2));
+  auto real = [&](int64_t section, Value number, Type type) {
+    int64_t bytes = bytesOf(type);
+    return k.widen(k.load(type, k.offset(k.offset(row, section), k.mul(number, bytes)), bytes));
   };
   auto byte = [&](int64_t section, Value number) {
     return k.extendUnsigned(k.load(k.i8(), k.offset(k.offset(row, section), number), 1), k.i32());
   };
   Value group = format.group == Encoding::channel ? k.constI32(0) : k.div(column, format.group);
-  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {half, byte}, group,
+  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {real, byte}, group,
                                                             k.div(column, Encoding::superColumns));
-  for (Value value : integers) {
+  for (Value value : numbersOfPair) {
     if (numbers.zero)
       value = k.sub(value, numbers.zero);
-    value = k.mulF(k.toFloat(value), numbers.scale);
+    value = k.mulF(format.isInteger() ? k.toFloat(value) : value, numbers.scale);
     values.push_back(numbers.offset ? k.addF(value, numbers.offset) : value);
   }
   return values;

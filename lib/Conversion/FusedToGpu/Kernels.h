@@ -74,9 +74,15 @@ private:
   Values loadVector(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
                     bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
-  void emitFixedPoint(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
-  /// The rest of emitFixedPoint for weights in records; the functions give 4 bytes from an element
-  /// on.
+  /// Rounds for scaled weights: to fixed point, or to f16 numbers.
+  void emitScaled(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
+  /// Its rest for E4M3 weights; `x` is scaled.
+  void emitHalves(PreparedInput &input, mlir::Value row, int64_t n, const Values &x,
+                  mlir::Value scale);
+  /// Stores a number of `columns` columns, which their first vector has, in an array of them.
+  void storeFirst(PreparedInput &input, mlir::Value row, mlir::Value vector, int64_t columns,
+                  mlir::Value value, mlir::Value array);
+  /// Its rest for weights in records; the functions give 4 bytes from an element on.
   void emitDiagonal(PreparedInput &input, mlir::Value row, int64_t n, const Values &fixed,
                     mlir::Value scale, llvm::function_ref<mlir::Value(int64_t)> highBytes,
                     llvm::function_ref<mlir::Value(int64_t)> lowBytes);

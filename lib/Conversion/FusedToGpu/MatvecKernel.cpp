@@ -11,6 +11,7 @@
 // shared memory; when a few tiles are held there, threads add them up and run the epilogue, each
 // for rows r and r + 8 of a tile.
 
+#include "../FusedKernels/GroupNumbers.h"
 #include "Kernels.h"
 #include "RecordProduct.h"
 #include "StageRing.h"
@@ -208,7 +209,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
   bool isInteger = format.isInteger(), int4 = format.element == Encoding::Element::I4;
   int64_t fragmentsPerSlice = sliceColumns / input.fragmentColumns();
   // A warp loads 512 bytes at a time: these columns of the 16 rows.
-  int64_t loadColumns = int4 ? 64 : input.fragmentColumns();
+  int64_t loadColumns = int4 ? 64 : format.isScaled() ? 32 : input.fragmentColumns();
   int64_t loads = sliceColumns / loadColumns;
   // The slice that the matrix' last column cuts.
   int64_t last = chunks - 1, lastSlice = (shape.chunkColumns(last) - 1) / sliceColumns;
@@ -252,7 +253,7 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
     }
     w = std::move(nibbles);
   }
-  if (!isInteger) {
+  if (!format.isScaled()) {
     Type element = format.element == Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
     Values products(4, k.number(0.0));
     for (int64_t f = 0; f < fragmentsPerSlice; ++f)
@@ -265,18 +266,37 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
     return result;
   }
 
-  // Columns 2t and 2t + 1 are the high and low bytes of token t.
+  if (!isInteger) {
+    // 16 bytes of a lane are the f16 operands of two products.
+    SmallVector<Values> halves;
+    for (Values &words : w)
+      for (int64_t half = 0; half < 2; ++half) {
+        Values low = k.decodeE4M3(words[2 * half], /*mayBeNan=*/false),
+               high = k.decodeE4M3(words[2 * half + 1], /*mayBeNan=*/false);
+        halves.push_back({low[0], high[0], low[1], high[1]});
+      }
+    w = std::move(halves);
+  }
+
+  // Columns 2t and 2t + 1 are the high and low bytes of token t, or tokens 2t and 2t + 1.
   int64_t groupsOf128 = input.padded / 128, sumsPerRow = input.padded / input.accumulationColumns;
   Value sliceNumber = k.add(k.mul(chunk, slices), slice);
-  Value token = k.bitAnd(lane, 3);
-  Value scalePlace = sliceNumber,
-        sumPlace = k.mul(sliceNumber, sliceColumns / input.accumulationColumns);
-  if (op.getTokens() > 1) {
-    Value existing = k.min(token, k.constI32(op.getTokens() - 1));
-    scalePlace = k.add(scalePlace, k.mul(existing, groupsOf128));
-    sumPlace = k.add(sumPlace, k.mul(existing, sumsPerRow));
+  Value column = k.bitAnd(lane, 3);
+  Value sumPlace = k.mul(sliceNumber, sliceColumns / input.accumulationColumns);
+  auto existingToken = [&](Value token) { return k.min(token, k.constI32(op.getTokens() - 1)); };
+  // Of the tokens that the lane has sums of.
+  Values activationScales;
+  int64_t tokensOfLane = isInteger || op.getTokens() == 1 ? 1 : 2;
+  for (int64_t number = 0; number < tokensOfLane; ++number) {
+    Value place = sliceNumber;
+    if (op.getTokens() > 1) {
+      Value token = isInteger ? column : k.add(k.shl(column, 1), number);
+      place = k.add(place, k.mul(existingToken(token), groupsOf128));
+    }
+    activationScales.push_back(k.load(k.f32(), k.offset(input.scalesAt, k.shl(place, 2)), 4));
   }
-  Value activationScale = k.load(k.f32(), k.offset(input.scalesAt, k.shl(scalePlace, 2)), 4);
+  if (op.getTokens() > 1)
+    sumPlace = k.add(sumPlace, k.mul(existingToken(column), sumsPerRow));
   int64_t accumulationBlocks = sliceColumns / input.accumulationColumns;
   // The group of the slice's first column, in its chunk.
   int64_t group = format.group == Encoding::channel ? 0 : format.group;
@@ -289,20 +309,24 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
     firstGroup = k.div(slice, group / 128);
   }
   Value pair = k.shr(lane, 2);
+  Type scaleType = kernels::scaleType(k, format);
+  int64_t scaleBytes = bytesOf(scaleType);
   Value scales = k.offset(k.offset(stage, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
-                          k.add(k.mul(firstGroup, 32), k.shl(pair, 2)));
+                          k.add(k.mul(firstGroup, 16 * scaleBytes), k.mul(pair, 2 * scaleBytes)));
   Value zeros;
   if (format.hasZeroPoint())
     zeros = k.offset(k.offset(stage, perChunk(shape.chunkOffsets(0), shape.chunkOffsets(last))),
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
-  int64_t fragmentsPerBlock = input.accumulationColumns / 32;
+  int64_t fragmentsPerBlock = input.accumulationColumns / input.fragmentColumns();
   for (int64_t number = 0; number < accumulationBlocks; ++number) {
-    Values products(4, k.constI32(0));
+    Values products(4, isInteger ? k.constI32(0) : k.number(0.0));
     for (int64_t f = number * fragmentsPerBlock; f < (number + 1) * fragmentsPerBlock; ++f)
-      products = k.mmaInt8(products, w[f], x[f]);
+      products =
+          isInteger ? k.mmaInt8(products, w[f], x[f]) : k.mmaFloat(k.f16(), products, w[f], x[f]);
     int64_t existing = llvm::divideCeil(rest, input.accumulationColumns);
-    Value scalePair =
-        k.load(k.vec(2, k.f16()), k.offset(scales, clamped(number * stride, existing, 32)), 4);
+    Value scalePair = k.load(k.vec(2, scaleType),
+                             k.offset(scales, clamped(number * stride, existing, 16 * scaleBytes)),
+                             2 * scaleBytes);
     Values zeroPair;
     Value inputSum;
     if (format.hasZeroPoint()) {
@@ -311,13 +335,19 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
       inputSum = k.load(k.i32(), k.offset(input.inputSumsAt, k.shl(k.add(sumPlace, number), 2)), 4);
     }
     for (int64_t row = 0; row < 2; ++row) {
+      Value scale = k.widen(k.lane(scalePair, row));
+      if (!isInteger) {
+        for (auto [token, activationScale] : llvm::enumerate(activationScales))
+          sums[2 * row + token] = k.fma(products[2 * row + token], k.mulF(scale, activationScale),
+                                        sums[2 * row + token]);
+        continue;
+      }
       Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
       if (format.hasZeroPoint()) {
         Value zero = k.extend(zeroPair[row], k.i32());
         sum = k.sub(sum, k.mul(int4 ? k.shl(zero, 4) : zero, inputSum));
       }
-      Value factor = k.mulF(k.widen(k.lane(scalePair, row)), activationScale);
-      sums[row] = k.fma(k.toFloat(sum), factor, sums[row]);
+      sums[row] = k.fma(k.toFloat(sum), k.mulF(scale, activationScales[0]), sums[row]);
     }
   }
   release();

@@ -75,6 +75,9 @@ RecordProduct::Numbers RecordProduct::loadNumbers(Value record) {
     else
       numbers.units = loadWords(k.offset(units, k.shl(lane, 2)), 1);
     break;
+  case Encoding::Scale::BF16:
+  case Encoding::Scale::F32:
+    llvm_unreachable("records are of integers");
   case Encoding::Scale::U6:
     numbers.units = loadWords(k.offset(units, k.shl(lane, 2)), 1);
     numbers.units.push_back(k.extendUnsigned(
@@ -194,6 +197,9 @@ void RecordProduct::scalesOf(const Numbers &numbers, Units &units) {
     });
     return;
   }
+  case Encoding::Scale::BF16:
+  case Encoding::Scale::F32:
+    llvm_unreachable("records are of integers");
   case Encoding::Scale::U6: {
     // A field at bit 0, 6 or 12 of the mantissa of 2^23, 2^17 or 2^11 adds itself.
     Value first = numbers.units[0], second = numbers.units[1];

@@ -31,8 +31,6 @@ using formats::cacheTile;
 static constexpr int64_t kLine = 64;
 /// Queries whose softmax is computed together.
 static constexpr int64_t kSoftmaxQueries = 4;
-/// What E4M3 numbers are divided by when they are loaded.
-static constexpr double kE4M3Divisor = 256;
 
 namespace {
 /// A place of the prologue: one head of a token, padded with zeros.
@@ -437,7 +435,8 @@ void AttentionKernel::prepareQuery(Value query) {
         rounded = k.addF(rounded, k.widen(k.narrow(k.subF(x, rounded), element)));
       k.store(rounded, k.offset(to, d * 4), 4);
     }
-    double divisor = encoding.element == CacheEncoding::Element::E4M3 ? kE4M3Divisor : 1;
+    double divisor =
+        encoding.element == CacheEncoding::Element::E4M3 ? KernelBuilder::e4m3Divisor : 1;
     k.store(k.number(k.f32(), scale * divisor), at(factors, query, 4), 4);
     return;
   }
@@ -480,7 +479,7 @@ SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value 
     std::array<Value, 2> halves;
     for (bool high : {false, true})
       if (count > 1 || first % 2 == high)
-        halves[high] = k.decodeE4M3(words, high);
+        halves[high] = k.decodeE4M3Words(words, high);
     for (int64_t pair = 0; pair < pairs; ++pair)
       for (Value half : halves)
         if (half)
@@ -848,7 +847,7 @@ void AttentionKernel::finish() {
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
     Value sum = splat(k.load(k.f32(), at(sums, query, 4), 4));
     if (values.encoding.element == CacheEncoding::Element::E4M3)
-      sum = k.mulF(sum, k.number(f32s, 1 / kE4M3Divisor));
+      sum = k.mulF(sum, k.number(f32s, 1 / KernelBuilder::e4m3Divisor));
     Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(head, group), query), dim));
     Value to = at(interface.resultPointer(0), first, 2), from = at(outputs, query, padded * 4);
     for (int64_t d = 0; d < dim; d += kLanes) {

@@ -36,12 +36,15 @@ static Value emitPlane(KernelBuilder &k, Value elements, Value column, int64_t w
   return k.bitAnd(shifted, k.integer(words, (1 << width) - 1));
 }
 
-/// The integers that 16 elements stand for.
-static Value emitIntegers(KernelBuilder &k, const formats::PackedShape &shape, Value row,
-                          Value column, Value mask) {
+/// The numbers that 16 elements stand for, as float32 (E4M3: divided by 256) or i32.
+static Value emitNumbers(KernelBuilder &k, const formats::PackedShape &shape, Value row,
+                         Value column, Value mask) {
   const Encoding &format = shape.format();
-  if (format.bits() == 8)
-    return k.extend(k.load(k.vec(kLanes, k.i8()), k.offset(row, column), 1, mask), k.i32());
+  if (format.bits() == 8) {
+    Value bytes = k.load(k.vec(kLanes, k.i8()), k.offset(row, column), 1, mask);
+    return format.isInteger() ? k.extend(bytes, k.i32())
+                              : k.widen(k.decodeE4M3(bytes));
+  }
   Value q, elements = row;
   for (Encoding::Plane plane : format.planes()) {
     Value piece = emitPlane(k, elements, column, plane.width);
@@ -69,24 +72,28 @@ static Value emitColumns(KernelBuilder &k, const formats::PackedShape &shape, Ty
                          Value row, Value column, int64_t count) {
   const Encoding &format = shape.format();
   Value mask = count < kLanes ? k.firstLanes(kLanes, k.index(count)) : Value();
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     int64_t bytes = bytesOf(element);
     return k.loadFloats(kLanes, element, k.offset(row, k.mul(column, bytes)), bytes, mask);
   }
-  Value integers = emitIntegers(k, shape, row, column, mask);
+  Value elements = emitNumbers(k, shape, row, column, mask);
   // A group is a multiple of 16 columns or the whole row, so these share one.
-  auto half = [&](int64_t section, Value number) {
-    return k.widen(k.load(k.f16(), k.offset(row, k.add(k.mul(number, 2), section)), 2));
+  auto real = [&](int64_t section, Value number, Type type) {
+    int64_t bytes = bytesOf(type);
+    return k.widen(k.load(type, k.offset(row, k.add(k.mul(number, bytes), section)), bytes));
   };
   auto byte = [&](int64_t section, Value number) {
     return k.extendUnsigned(k.load(k.i8(), k.offset(row, k.add(number, section)), 1), k.i32());
   };
   Value group = format.group == Encoding::channel ? k.index(0) : k.div(column, format.group);
-  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {half, byte}, group,
+  kernels::GroupNumbers numbers = kernels::emitGroupNumbers(k, shape, {real, byte}, group,
                                                             k.div(column, Encoding::superColumns));
   if (numbers.zero)
-    integers = k.sub(integers, k.splat(numbers.zero, kLanes));
-  Value values = k.mulF(k.toFloat(integers), k.splat(numbers.scale, kLanes));
+    elements = k.sub(elements, k.splat(numbers.zero, kLanes));
+  Value floats = format.isInteger()
+                     ? k.toFloat(elements)
+                     : k.mulF(elements, k.constantLike(elements, KernelBuilder::e4m3Divisor));
+  Value values = k.mulF(floats, k.splat(numbers.scale, kLanes));
   return numbers.offset ? k.addF(values, k.splat(numbers.offset, kLanes)) : values;
 }
 

@@ -134,12 +134,19 @@ Value KernelBuilder::encodeE4M3(Value x) {
   return truncate(code, i8());
 }
 
-Value KernelBuilder::decodeE4M3(Value words, bool high) {
+Value KernelBuilder::decodeE4M3Words(Value words, bool high) {
   // Exponent and mantissa move to those of an f16, whose bias is greater by 8. One more than the
   // magnitude of NaN carries into the exponent's highest bit, which no other code sets.
   Value shifted = bitAnd(sar(high ? words : shl(words, 8), 1), -0x4080);
   Value bits = bitOr(shifted, bitAnd(add(shifted, 0x80), 0x4000));
   return bitcast(bits, like(words.getType(), f16()));
+}
+
+Value KernelBuilder::decodeE4M3(Value codes) {
+  // As above. The extended sign lies in the exponent's highest bit, too.
+  Type words = like(codes.getType(), i16());
+  Value shifted = shl(extend(codes, i16()), 7);
+  return bitcast(bitAnd(shifted, integer(words, int16_t(0xBF80))), like(codes.getType(), f16()));
 }
 
 Value KernelBuilder::splat(Value scalar, int64_t lanes) {

@@ -42,8 +42,12 @@ public:
   Value multiplyAddPairs(Value sums, Value words, Value pair);
   /// The E4M3 number (formats::floatToE4M3) nearest to an f32, i8.
   Value encodeE4M3(Value x);
-  /// The E4M3 numbers in the low or in the high bytes of i16, divided by 256: an f16, exact.
-  Value decodeE4M3(Value words, bool high);
+  /// The E4M3 numbers in the low or in the high bytes of i16, divided by e4m3Divisor: an f16,
+  /// exact.
+  Value decodeE4M3Words(Value words, bool high);
+  /// E4M3 numbers, i8, none of which is NaN, divided by e4m3Divisor: an f16, exact.
+  Value decodeE4M3(Value codes);
+  static constexpr double e4m3Divisor = 256;
   /// Rounds to nearest even, result i32.
   Value roundToInt(Value x);
   /// Converts f16, bf16 or f32 to f32.

@@ -23,10 +23,10 @@ struct PreparedInput {
   int64_t tokens = 1;
   int64_t columns = 0; ///< K
   int64_t padded = 0;  ///< K rounded up to a multiple of 32
-  /// Columns of an accumulation block, whose sum is an exact integer; integer weights only.
+  /// Columns of an accumulation block, of integer weights with an exact sum; scaled weights only.
   int64_t accumulationColumns = 0;
-  /// Integer weights: int16 [tokens][padded], float [tokens][groups] and, for zero points and
-  /// offsets, the sums of the x16 of each accumulation block, int32 [tokens][groups *
+  /// Integer weights: int16 [tokens][padded]; scaled weights: float [tokens][groups]; zero points
+  /// and offsets: the sums of the x16 of each accumulation block, int32 [tokens][groups *
   /// sumsPerGroup].
   mlir::Value x16, scales, inputSums;
   /// Weights with biased pairs (isBiased): what the bias adds to the sum of each accumulation

@@ -101,11 +101,11 @@ FailureOr<kernels::Values> Columns::load(Value value) {
       k.loadFloats(kLanes, element, k.offset(pointer, k.mul(place, bytes)), bytes, mask())};
 }
 
-/// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point
-/// (docs/numerics.md).
-static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const PreparedInput &input,
-                                    const formats::Encoding &format, Value token, Value group,
-                                    int64_t count) {
+/// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point, or for E4M3
+/// weights to f16 numbers of the same scale (docs/numerics.md).
+static LogicalResult emitScaled(KernelBuilder &k, Columns &columns, const PreparedInput &input,
+                                const formats::Encoding &format, Value token, Value group,
+                                int64_t count) {
   VectorType floats = k.vec(kLanes, k.f32()), words = k.vec(kLanes, k.i32());
   Value first = k.mul(group, 128);
   SmallVector<Value> chunks;
@@ -124,17 +124,31 @@ static LogicalResult emitFixedPoint(KernelBuilder &k, Columns &columns, const Pr
   auto [usable, inverse, scale] = kernels::activationScale(
       k, k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); }));
   Value scalePlace = k.add(k.mul(token, input.groups()), group);
+  if (!format.isInteger()) // products are of weights that are divided
+    scale = k.mulF(scale, k.number(k.f32(), KernelBuilder::e4m3Divisor));
   k.store(scale, k.offset(input.scales, k.mul(scalePlace, 4)), 4);
 
-  Value base = k.offset(input.x16, k.mul(k.add(k.mul(token, input.padded), first), 2));
   Value inverses = k.splat(inverse, kLanes), usables = k.splat(usable, kLanes);
+  int64_t paddedCount = std::min<int64_t>(128, llvm::alignTo(count, 32));
+  auto scaled = [&](Value chunk) {
+    return k.mulF(k.select(usables, chunk, k.number(floats, 0.0)), inverses);
+  };
+  if (!format.isInteger()) {
+    Value base = k.offset(input.values, k.mul(k.add(k.mul(token, input.padded), first), 4));
+    for (auto [i, chunk] : llvm::enumerate(chunks))
+      k.store(k.widen(k.narrow(scaled(chunk), k.f16())), k.offset(base, int64_t(i) * kLanes * 4),
+              64);
+    for (int64_t start = chunks.size() * kLanes; start < paddedCount; start += kLanes)
+      k.store(k.number(floats, 0.0), k.offset(base, start * 4), 64);
+    return success();
+  }
+
+  Value base = k.offset(input.x16, k.mul(k.add(k.mul(token, input.padded), first), 2));
   SmallVector<Value> fixed;
   for (auto [i, chunk] : llvm::enumerate(chunks)) {
-    Value safe = k.select(usables, chunk, k.number(floats, 0.0));
-    fixed.push_back(k.roundToInt(k.mulF(safe, inverses)));
+    fixed.push_back(k.roundToInt(scaled(chunk)));
     k.store(k.truncate(fixed.back(), k.i16()), k.offset(base, int64_t(i) * kLanes * 2), 32);
   }
-  int64_t paddedCount = std::min<int64_t>(128, llvm::alignTo(count, 32));
   for (int64_t start = chunks.size() * kLanes; start < paddedCount; start += kLanes)
     k.store(k.integer(k.vec(kLanes, k.i16()), 0), k.offset(base, start * 2), 32);
 
@@ -174,10 +188,12 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   input.tokens = op.getTokens();
   input.columns = op.getColumns();
   input.padded = llvm::alignTo(input.columns, 32);
-  if (format.isInteger()) {
+  if (format.isScaled()) {
     input.accumulationColumns = fused::accumulationColumns(format);
-    input.x16 = k.scratch(input.tokens * input.padded * 2);
     input.scales = k.scratch(input.tokens * input.groups() * 4);
+  }
+  if (format.isInteger()) {
+    input.x16 = k.scratch(input.tokens * input.padded * 2);
     int64_t sumBytes = input.tokens * input.groups() * input.sumsPerGroup() * 4;
     if (format.offset != formats::Encoding::Offset::None)
       input.inputSums = k.scratch(sumBytes);
@@ -192,7 +208,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   auto emitGroup = [&](Value token, Value group, int64_t count) {
     if (failed(result))
       return;
-    result = emitFixedPoint(k, columns, input, format, token, group, count);
+    result = emitScaled(k, columns, input, format, token, group, count);
   };
   auto emitRounded = [&](Value token, Value column, int64_t count) {
     if (failed(result))
@@ -212,7 +228,7 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
     result = columns.startRow(token);
     if (failed(result))
       return;
-    if (format.isInteger()) {
+    if (format.isScaled()) {
       int64_t full = input.columns / 128, rest = input.columns % 128;
       if (full)
         k.loop(k.index(0), k.index(full), 1, [&](Value group) { emitGroup(token, group, 128); });

@@ -19,6 +19,37 @@ using formats::Encoding;
 static constexpr int64_t kPrefetchBytes = 4096;
 static constexpr int64_t kLineBytes = 64;
 
+/// A group's numbers of a tile's 16 rows.
+static kernels::GroupNumbers loadGroupNumbers(KernelBuilder &k, const formats::PackedShape &shape,
+                                              Value tile, Value group, Value super, bool isOdd) {
+  auto pointerTo = [&](int64_t section, Value place, Type element) {
+    Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytesOf(element) * kLanes));
+    // The next tile's scales wait in the second cache.
+    k.prefetch(k.outside(pointer, k.index(shape.tileBytes())), /*locality=*/2);
+    return pointer;
+  };
+  auto real = [&](int64_t section, Value place, Type element) {
+    return k.loadFloats(kLanes, element, pointerTo(section, place, element),
+                        bytesOf(element) * kLanes);
+  };
+  auto byte = [&](int64_t section, Value place) {
+    Value bytes = k.load(k.vec(kLanes, k.i8()), pointerTo(section, place, k.i8()), kLanes);
+    return k.extendUnsigned(bytes, k.i32());
+  };
+  return kernels::emitGroupNumbers(k, shape, {real, byte}, group, super, isOdd);
+}
+
+/// The group that an accumulation block of a product lies in: `number` counts the blocks of
+/// activation group `activationGroup`.
+static Value groupOfBlock(KernelBuilder &k, const Encoding &format, Value activationGroup,
+                          int64_t number) {
+  if (format.group == Encoding::channel)
+    return k.index(0);
+  if (format.group >= 128)
+    return k.div(activationGroup, format.group / 128);
+  return k.add(k.mul(activationGroup, 128 / format.group), number);
+}
+
 namespace {
 /// Emits integer products. A vector of 32 words (two columns of 16 rows) is one register with
 /// AVX-512, two with AVX2.
@@ -135,19 +166,8 @@ Value IntegerProducts::operand(Value elements, int64_t pair, int64_t part) {
 
 kernels::GroupNumbers IntegerProducts::groupNumbers(Value activationGroup, Value group,
                                                     int64_t number) {
-  auto load = [&](int64_t section, Value place, Type element) {
-    int64_t bytes = bytesOf(element) * kLanes;
-    Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytes));
-    // The next tile's scales wait in the second cache.
-    k.prefetch(k.outside(pointer, k.index(shape.tileBytes())), /*locality=*/2);
-    return k.load(k.vec(kLanes, element), pointer, bytes);
-  };
-  auto half = [&](int64_t section, Value place) { return k.widen(load(section, place, k.f16())); };
-  auto byte = [&](int64_t section, Value place) {
-    return k.extendUnsigned(load(section, place, k.i8()), k.i32());
-  };
   Value super = k.div(activationGroup, Encoding::superColumns / formats::activationGroup);
-  return kernels::emitGroupNumbers(k, shape, {half, byte}, group, super, number % 2 != 0);
+  return loadGroupNumbers(k, shape, tile, group, super, number % 2 != 0);
 }
 
 Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
@@ -219,9 +239,7 @@ SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t count, ValueRa
   // Padding has accumulation blocks of 16 columns of its own, but neither scales nor biases.
   for (int64_t start = 0, number = 0; start < count; start += width, ++number) {
     SmallVector<Value> integers = blockSums(group, number, std::min(width, columns - start));
-    Value weightGroup = format.group == Encoding::channel ? k.index(0)
-                        : format.group >= 128 ? k.div(group, format.group / 128)
-                                              : k.add(k.mul(group, 128 / format.group), number);
+    Value weightGroup = groupOfBlock(k, format, group, number);
     auto [scale, offset, zero] = groupNumbers(group, weightGroup, number);
     for (auto [token, integer] : llvm::enumerate(integers)) {
       Value inputSum;
@@ -295,11 +313,76 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
   return results;
 }
 
+/// Emits products with E4M3 weights: sums of an accumulation block, in independent chains, then the
+/// block's scales.
+static SmallVector<Value> emitScaledProducts(KernelBuilder &k, const formats::PackedShape &shape,
+                                             const PreparedInput &input, Value tile,
+                                             int64_t accumulators) {
+  const Encoding &format = shape.format();
+  VectorType floats = k.vec(kLanes, k.f32());
+  int64_t chains =
+      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.tokens));
+  auto blockSums = [&](Value first, int64_t columns) {
+    SmallVector<Value> sums(input.tokens * chains, k.number(floats, 0.0));
+    Value elements = k.offset(tile, k.mul(first, kLanes));
+    Value x = k.offset(input.values, k.mul(first, 4));
+    for (int64_t column = 0; column < columns; ++column) {
+      if (column * kLanes % kLineBytes == 0)
+        k.prefetch(k.outside(elements, k.index(column * kLanes + kPrefetchBytes)),
+                   /*locality=*/3);
+      Value bytes = k.load(k.vec(kLanes, k.i8()), k.offset(elements, column * kLanes), kLanes);
+      Value weights = k.widen(k.decodeE4M3(bytes));
+      for (int64_t token = 0; token < input.tokens; ++token) {
+        Value factor = k.load(k.f32(), k.offset(x, (token * input.padded + column) * 4), 4);
+        Value &sum = sums[token * chains + column % chains];
+        sum = k.fma(weights, k.splat(factor, kLanes), sum);
+      }
+    }
+    SmallVector<Value> results;
+    for (int64_t token = 0; token < input.tokens; ++token) {
+      Value total = sums[token * chains];
+      for (int64_t chain = 1; chain < std::min(chains, columns); ++chain)
+        total = k.addF(total, sums[token * chains + chain]);
+      results.push_back(total);
+    }
+    return results;
+  };
+  auto addGroup = [&](Value group, int64_t count, ValueRange sums) {
+    int64_t columns = llvm::alignTo(count, 32);
+    int64_t width = input.sumsPerGroup() == 1 ? columns : input.accumulationColumns;
+    SmallVector<Value> results(sums);
+    for (int64_t start = 0, number = 0; start < count; start += width, ++number) {
+      Value first = k.add(k.mul(group, formats::activationGroup), start);
+      SmallVector<Value> blocks = blockSums(first, std::min(width, columns - start));
+      Value scale = loadGroupNumbers(k, shape, tile, groupOfBlock(k, format, group, number),
+                                     /*super=*/group, /*isOdd=*/number % 2 != 0)
+                        .scale;
+      for (auto [token, block] : llvm::enumerate(blocks)) {
+        Value place = k.add(group, int64_t(token) * input.groups());
+        Value activationScale = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
+        results[token] =
+            k.fma(block, k.mulF(scale, k.splat(activationScale, kLanes)), results[token]);
+      }
+    }
+    return results;
+  };
+  int64_t full = input.columns / 128, rest = input.columns % 128;
+  SmallVector<Value> sums(input.tokens, k.number(floats, 0.0));
+  if (full)
+    sums = k.loop(k.index(0), k.index(full), 1, sums,
+                  [&](Value index, ValueRange carried) { return addGroup(index, 128, carried); });
+  if (rest)
+    sums = addGroup(k.index(full), rest, sums);
+  return sums;
+}
+
 SmallVector<Value> sluice::host::emitTileProducts(KernelBuilder &k,
                                                   const formats::PackedShape &shape,
                                                   const PreparedInput &input, Value tile,
                                                   int64_t accumulators) {
   if (shape.format().isInteger())
     return IntegerProducts(k, shape, input, tile, accumulators).emit();
+  if (shape.format().isScaled())
+    return emitScaledProducts(k, shape, input, tile, accumulators);
   return emitFloatProducts(k, shape, input, tile, accumulators);
 }

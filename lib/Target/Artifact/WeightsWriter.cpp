@@ -45,7 +45,7 @@ struct Rows {
 
   Rows(const formats::PackedShape &shape, int64_t count)
       : values(count * shape.columns()), numbers(shape.format(), count, shape.columns()) {
-    if (!shape.format().isInteger() && shape.format().element != Encoding::Element::F32)
+    if (!shape.format().isScaled() && shape.format().element != Encoding::Element::F32)
       bits.resize(values.size());
   }
 };
@@ -60,7 +60,9 @@ public:
 private:
   Expected<Source> openSource(StringRef name);
   /// What rounds a weight: by the statistics, if there are any of it.
-  Expected<std::shared_ptr<const formats::Rounder>> rounderOf(StringRef weight, int64_t columns);
+  /// What rounds a weight to `format`; only integers are rounded by statistics.
+  Expected<std::shared_ptr<const formats::Rounder>>
+  rounderOf(StringRef weight, const Encoding &format, int64_t columns);
   Error writeSymbol(Operation *symbol, SafetensorsWriter &out, size_t index);
   Error writePacked(quantized::PackedOp packed, quantized::QuantizedTensorType type,
                     SafetensorsWriter &out, size_t index);
@@ -160,10 +162,11 @@ Expected<Source> Writer::openSource(StringRef name) {
   return source;
 }
 
-Expected<std::shared_ptr<const formats::Rounder>> Writer::rounderOf(StringRef weight,
-                                                                    int64_t columns) {
+Expected<std::shared_ptr<const formats::Rounder>>
+Writer::rounderOf(StringRef weight, const Encoding &format, int64_t columns) {
   using formats::Rounder;
-  const calibration::InputStatistics *input = statistics ? statistics->inputOf(weight) : nullptr;
+  const calibration::InputStatistics *input =
+      statistics && format.isInteger() ? statistics->inputOf(weight) : nullptr;
   if (!input)
     return std::make_shared<const Rounder>(Rounder::plain(columns));
   if (input->columns() != columns)
@@ -196,7 +199,7 @@ Error Writer::fillTiles(const formats::PackedShape &shape, ArrayRef<formats::Row
     // What errors name is the file's.
     int64_t row = place.row, fileRow = source.reader.fileRow(row);
     MutableArrayRef<float> values = MutableArrayRef(tile.values).slice(i * columns, columns);
-    if (!format.isInteger()) {
+    if (!format.isScaled()) {
       source.reader.readRow(row, values);
       if (format.element == Encoding::Element::F32) {
         if (Error error = formats::checkFinite(values, fileRow))
@@ -212,7 +215,7 @@ Error Writer::fillTiles(const formats::PackedShape &shape, ArrayRef<formats::Row
     }
     if (source.reader.encoding() == format) {
       source.reader.readNumbers(row, tile.numbers, i);
-      if (Error error = formats::checkFiniteScales(format, tile.numbers.row(i), columns, fileRow))
+      if (Error error = formats::checkFiniteNumbers(format, tile.numbers.row(i), columns, fileRow))
         return prefixed(source.name, std::move(error));
     } else {
       source.reader.readRow(row, values);
@@ -245,13 +248,11 @@ Error Writer::writePacked(quantized::PackedOp packed, quantized::QuantizedTensor
                                " columns, its source " + ref.getValue() + " has " +
                                Twine(source->reader.columns()));
     sourceRows.push_back(source->reader.rows());
-    if (type.getEncoding().getValue().isInteger()) {
-      Expected<std::shared_ptr<const formats::Rounder>> rounder =
-          rounderOf(ref.getValue(), type.getColumns());
-      if (!rounder)
-        return rounder.takeError();
-      source->rounder = *rounder;
-    }
+    Expected<std::shared_ptr<const formats::Rounder>> rounder =
+        rounderOf(ref.getValue(), type.getEncoding().getValue(), type.getColumns());
+    if (!rounder)
+      return rounder.takeError();
+    source->rounder = *rounder;
     sources.push_back(std::move(*source));
   }
   if (sum_of(sourceRows) != type.getRows())

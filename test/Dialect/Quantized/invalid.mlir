@@ -10,7 +10,7 @@ func.func private @f(!quantized.tensor<4x256xf16, group = 32>)
 
 // -----
 
-// expected-error @+1 {{element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f16, bf16 or f32, found 'i7'}}
+// expected-error @+1 {{element type must be i3, i4, i5, i6, i8, ui2, ui4, ui5, f8E4M3FN, f16, bf16 or f32, found 'i7'}}
 func.func private @f(!quantized.tensor<4x256xi7, group = 32>)
 
 // -----
@@ -25,8 +25,13 @@ func.func private @f(!quantized.tensor<4x256xi4, table = nf4, group = 32>)
 
 // -----
 
-// expected-error @+1 {{unknown scale 'f32': expected f16, i8, u6, u4, e8m0 or e4m3}}
-func.func private @f(!quantized.tensor<4x256xi4, group = 32, scale = f32>)
+// expected-error @+1 {{unknown scale 'f64': expected f16, bf16, f32, i8, u6, u4, e8m0 or e4m3}}
+func.func private @f(!quantized.tensor<4x256xi4, group = 32, scale = f64>)
+
+// -----
+
+// expected-error @+1 {{scales of bf16 and f32 belong to fp8, and it to them}}
+func.func private @f(!quantized.tensor<4x256xf8E4M3FN, group = 128>)
 
 // -----
 

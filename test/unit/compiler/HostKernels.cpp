@@ -148,7 +148,7 @@ std::vector<uint16_t> Random::normalF16(size_t count, float scale) {
 Weight::Weight(Encoding format, int64_t rows, int64_t columns, Random &random)
     : format(format), rows(rows), columns(columns) {
   size_t count = rows * columns;
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     std::vector<float> values = random.normal(count, 0.05f);
     halves.resize(count);
     if (format.element == Encoding::Element::F16)
@@ -164,10 +164,20 @@ Weight::Weight(Encoding format, int64_t rows, int64_t columns, Random &random)
     for (auto &value : values)
       value = static_cast<std::decay_t<decltype(value)>>(random.integer(least, most));
   };
-  fill(numbers.q, format.qMin(), format.qMax());
+  if (format.isInteger())
+    fill(numbers.q, format.qMin(), format.qMax());
+  else // FP8: no NaN
+    for (int8_t &q : numbers.q)
+      q = static_cast<int8_t>(random.integer(0, 126) | random.integer(0, 1) << 7);
   using Scale = Encoding::Scale;
   if (format.scale == Scale::F16)
-    numbers.scales = random.normalF16(numbers.scales.size(), 0.01f);
+    llvm::copy(random.normalF16(numbers.scales.size(), 0.01f), numbers.scales.begin());
+  else if (format.scale == Scale::BF16 || format.scale == Scale::F32)
+    for (uint32_t &scale : numbers.scales) {
+      float value = random.normal(1, 0.001f)[0];
+      scale = format.scale == Scale::BF16 ? formats::floatToBf16(value)
+                                          : std::bit_cast<uint32_t>(value);
+    }
   else if (format.scale == Scale::E8M0) // about 2^-8 ... 1
     fill(numbers.scales, 120, 128);
   else
@@ -184,7 +194,7 @@ formats::PackRow Weight::row(int64_t index) const {
   if (index < 0)
     return {};
   formats::PackRow row;
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     row.elements = floats.empty() ? static_cast<const void *>(&halves[index * columns])
                                   : &floats[index * columns];
     return row;
@@ -193,7 +203,7 @@ formats::PackRow Weight::row(int64_t index) const {
 }
 
 float Weight::product(int64_t row, const std::vector<float> &x) const {
-  if (!format.isInteger()) {
+  if (!format.isScaled()) {
     // Wider sums than the definition's: the order of float32 additions is not what is tested.
     std::vector<float> rounded(x.size());
     formats::roundActivations(format.element, x, rounded);
@@ -208,8 +218,13 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
     }
     return static_cast<float>(sum);
   }
-  std::vector<int16_t> x16(columns);
   std::vector<float> activationScales(formats::activationGroups(columns));
+  if (!format.isInteger()) {
+    std::vector<float> halves(columns);
+    formats::scaleActivations(x, halves, activationScales);
+    return formats::scaledProduct(format, numbers.row(row), halves, activationScales);
+  }
+  std::vector<int16_t> x16(columns);
   formats::quantizeActivations(x, x16, activationScales);
   // Wider sums, likewise.
   double sum = 0;

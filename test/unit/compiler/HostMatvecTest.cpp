@@ -27,8 +27,10 @@ std::vector<Encoding> allFormats() {
         result.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
   for (const char *name :
-       {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",
-        "nvfp4", "int3-g64", "int6-channel", "int8-g16", "int5-g64-n8", "iq4-g16-n8"})
+       {"q4_1",        "q5_0",         "q5_1",     "q2_k",           "q3_k",       "q4_k",
+        "q5_k",        "q6_k",         "iq4_nl",   "iq4_xs",         "mxfp4",      "nvfp4",
+        "int3-g64",    "int6-channel", "int8-g16", "int5-g64-n8",    "iq4-g16-n8", "fp8-g32",
+        "fp8-g64-f32", "fp8-g128",     "fp8-g256", "fp8-channel-f32"})
     result.push_back(*Encoding::fromName(name));
   return result;
 }
@@ -44,7 +46,7 @@ std::vector<Product> productsOf(Encoding format, size_t number) {
   std::vector<std::pair<int64_t, int64_t>> shapes = {{1, 32}, {17, 100}, {40, 1024}};
   if (!format.fitsColumns(1))
     shapes = {{1, 256}, {17, 768}, {40, 1024}};
-  else if (format.isInteger() && format.group != Encoding::channel)
+  else if (format.isScaled() && format.group != Encoding::channel)
     shapes.push_back({20, 3 * format.group + 24});
   std::vector<Product> products;
   for (auto [i, shape] : llvm::enumerate(shapes))

@@ -195,7 +195,7 @@ Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> 
 }
 
 std::vector<Product> productsOf(Encoding format, size_t number) {
-  bool free = !format.isInteger() || format.group == Encoding::channel;
+  bool free = !format.isScaled() || format.group == Encoding::channel;
   int64_t group = free ? 8 : format.group;
   int64_t most = format.isInteger() ? 4 : 8;
   std::vector<Product> products = {
@@ -224,6 +224,8 @@ std::vector<Encoding> allFormats() {
       for (bool zeroPoint : {false, true})
         result.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
+  for (const char *name : {"fp8-g32", "fp8-g64-f32", "fp8-g128", "fp8-g256-f32", "fp8-channel"})
+    result.push_back(*Encoding::fromName(name));
   return result;
 }
 
@@ -505,7 +507,7 @@ TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
       quantizeRow(
           random.normal(columns, 0.05f),
           llvm::MutableArrayRef<int8_t>(weight.numbers.q).slice(row * columns, columns),
-          llvm::MutableArrayRef<uint16_t>(weight.numbers.scales).slice(row * groups, groups));
+          llvm::MutableArrayRef<uint32_t>(weight.numbers.scales).slice(row * groups, groups));
     std::vector<float> x = random.normal(columns);
     Buffer input(x), mma = packMma(weight, naturalRows(rows), chunk),
                      lanes = pack(weight, naturalRows(rows), formats::Layout::Kind::Lanes),

@@ -102,7 +102,7 @@ TEST(Activations, TwoBytes) {
 TEST(Activations, IntegerProductByHand) {
   Encoding format = *Encoding::fromName("int4-g32-zp");
   std::vector<int8_t> q(40, 3), zeros{1, -2};
-  std::vector<uint16_t> scales{floatToF16(0.5f), floatToF16(-0.25f)};
+  std::vector<uint32_t> scales{floatToF16(0.5f), floatToF16(-0.25f)};
   std::vector<int16_t> x16(40, 100);
   x16[39] = -7;
   std::vector<float> activationScales{0.125f};
@@ -150,7 +150,7 @@ TEST(Activations, ProductOfDequantizedRow) {
       v = normal(random);
     std::vector<int8_t> q(800),
         zeros(static_cast<size_t>(format.hasZeroPoint() ? format.groupsPerRow(800) : 0));
-    std::vector<uint16_t> scales(static_cast<size_t>(format.groupsPerRow(800)));
+    std::vector<uint32_t> scales(static_cast<size_t>(format.groupsPerRow(800)));
     ASSERT_FALSE(bool(quantizeRow(w, format, q, scales, zeros)));
     dequantizeRow(format, {q, scales, zeros, {}, {}}, values);
     Quantized a(x);

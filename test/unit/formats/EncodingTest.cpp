@@ -121,7 +121,8 @@ TEST(Encoding, ValuesByHand) {
   // q4_k: (d * 50) * q - dmin * 3.
   Encoding q4k = *Encoding::fromName("q4_k");
   std::vector<int8_t> q(256, 15);
-  std::vector<uint16_t> scales(8, 50), offsets(8, 3), supers{floatToF16(0.5f), floatToF16(0.25f)};
+  std::vector<uint32_t> scales(8, 50);
+  std::vector<uint16_t> offsets(8, 3), supers{floatToF16(0.5f), floatToF16(0.25f)};
   EncodedRow row{q, scales, {}, offsets, supers};
   EXPECT_EQ(row.scale(q4k, 7), 25.0f);
   EXPECT_EQ(row.offset(q4k, 7), -0.75f);
@@ -134,6 +135,28 @@ TEST(Encoding, ValuesByHand) {
   EXPECT_EQ(q6k.scale, Scale::I8);
   EXPECT_EQ(q6k.scaleOf(0xFE, floatToF16(0.5f)), -1.0f);
   EXPECT_EQ(q6k.qMin(), -32);
+  // FP8: 1.125 * 2^-6 and the least of all; scales of bf16 and f32.
+  Encoding fp8 = *Encoding::fromName("fp8-g128"), wide = *Encoding::fromName("fp8-channel-f32");
+  EXPECT_EQ(fp8, (Encoding{Encoding::Element::E4M3, 128, Encoding::Offset::None, Scale::BF16}));
+  EXPECT_EQ(fp8.numberOf(0x09), 0x1.2p-6f);
+  EXPECT_EQ(fp8.numberOf(static_cast<int8_t>(0x81)), -0x1p-9f);
+  EXPECT_EQ(fp8.scaleOf(0x3F81, 0), 1.0078125f);
+  EXPECT_EQ(wide.scaleOf(0x3F800001, 0), 1 + 0x1p-23f);
+  EXPECT_EQ(fp8.bytesPerRow(4096), 4096 + 32 * 2);
+  EXPECT_EQ(wide.bytesPerRow(4096), 4096 + 4);
+}
+
+TEST(Encoding, Problems) {
+  using Element = Encoding::Element;
+  using Scale = Encoding::Scale;
+  EXPECT_EQ((Encoding{Element::E4M3, 128}).problem(),
+            "scales of bf16 and f32 belong to fp8, and it to them");
+  EXPECT_EQ((Encoding{Element::I8, 128, Encoding::Offset::None, Scale::F32}).problem(),
+            "scales of bf16 and f32 belong to fp8, and it to them");
+  EXPECT_EQ((Encoding{Element::E4M3, 16, Encoding::Offset::None, Scale::BF16}).problem(),
+            "fp8 has groups of 32 or more, and neither zero points nor offsets");
+  EXPECT_EQ((Encoding{Element::E4M3, 128, Encoding::Offset::ZeroPoint, Scale::BF16}).problem(),
+            "fp8 has groups of 32 or more, and neither zero points nor offsets");
 }
 
 TEST(Encoding, ArraysEqualSingleNumbers) {

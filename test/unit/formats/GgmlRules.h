@@ -22,7 +22,7 @@ namespace sluice::formats::ggml {
 inline constexpr int64_t ggufBlockColumns = 32;
 
 inline void quantizeRowQ8_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
-                            llvm::MutableArrayRef<uint16_t> scales) {
+                            llvm::MutableArrayRef<uint32_t> scales) {
   assert(row.size() == scales.size() * ggufBlockColumns && q.size() == row.size());
   for (size_t block = 0; block < scales.size(); ++block) {
     const float *x = row.data() + block * ggufBlockColumns;
@@ -37,7 +37,7 @@ inline void quantizeRowQ8_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int
 }
 
 inline void quantizeRowQ4_0(llvm::ArrayRef<float> row, llvm::MutableArrayRef<int8_t> q,
-                            llvm::MutableArrayRef<uint16_t> scales) {
+                            llvm::MutableArrayRef<uint32_t> scales) {
   assert(row.size() == scales.size() * ggufBlockColumns && q.size() == row.size());
   for (size_t block = 0; block < scales.size(); ++block) {
     const float *x = row.data() + block * ggufBlockColumns;

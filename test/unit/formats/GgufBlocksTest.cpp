@@ -56,6 +56,34 @@ TEST(GgufBlocks, Q4_0ByHand) {
   EXPECT_EQ(write(*GgufBlock::named("Q4_0"), numbers), block);
 }
 
+// Packed as ggml's quantize_row_tq1_0_ref and tq2_0_ref do.
+TEST(GgufBlocks, TernaryTypes) {
+  std::mt19937 random(5);
+  std::vector<int8_t> q(256);
+  for (int8_t &digit : q)
+    digit = static_cast<int8_t>(random() % 3) - 1;
+  std::vector<uint8_t> one(54), two(66);
+  one[52] = two[64] = 0x34, one[53] = two[65] = 0x92; // a negative scale
+  auto packDigits = [&](size_t byte, size_t count, size_t digits, size_t first) {
+    for (size_t i = 0; i < count; ++i) {
+      unsigned number = 0;
+      for (size_t digit = 0; digit < 5; ++digit)
+        number = number * 3 + (digit < digits ? q[first + digit * count + i] + 1 : 0);
+      one[byte + i] = static_cast<uint8_t>((number * 256 + 242) / 243);
+    }
+  };
+  packDigits(0, 32, 5, 0);
+  packDigits(32, 16, 5, 160);
+  packDigits(48, 4, 4, 240);
+  for (size_t i = 0; i < 256; ++i)
+    two[i / 128 * 32 + i % 32] |= static_cast<uint8_t>((q[i] + 1) << i % 128 / 32 * 2);
+  for (auto [name, block] : {std::pair("TQ1_0", &one), {"TQ2_0", &two}}) {
+    EncodedRows numbers = read(*GgufBlock::named(name), *block);
+    EXPECT_EQ(numbers.q, q) << name;
+    EXPECT_EQ(numbers.scales, std::vector<uint32_t>{0x9234}) << name;
+  }
+}
+
 TEST(GgufBlocks, EveryBitSurvives) {
   std::mt19937 random(3);
   for (const char *name : types) {
@@ -100,6 +128,11 @@ TEST(GgufBlocks, TypesAreEncodings) {
     int64_t more = type->name == "Q3_K" ? 4 : type->name == "IQ4_XS" ? 2 : 0;
     EXPECT_EQ(type->encoding.bytesPerRow(type->columns), type->bytes + more);
   }
+  for (const char *name : {"TQ1_0", "TQ2_0"}) {
+    EXPECT_TRUE(GgufBlock::named(name)->isRepacked());
+    EXPECT_EQ(GgufBlock::named(name)->encoding.name(), "int3-g256");
+  }
+  EXPECT_EQ(GgufBlock::of(*Encoding::fromName("int3-g256")), nullptr);
   EXPECT_EQ(GgufBlock::named("IQ2_XS"), nullptr);
   EXPECT_EQ(GgufBlock::of({Encoding::Element::I8, 128}), nullptr);
 }
@@ -109,7 +142,7 @@ TEST(GgufBlocks, NvFp4ScalesThatGgmlReadsOtherwise) {
   std::vector<uint8_t> block(36);
   block[0] = 0x7F, block[1] = 0x80 | 0x38, block[2] = 0xFF, block[3] = 1;
   EncodedRows numbers = read(type, block);
-  EXPECT_EQ(numbers.scales, (std::vector<uint16_t>{0, 0x38, 0x7F, 1}));
+  EXPECT_EQ(numbers.scales, (std::vector<uint32_t>{0, 0x38, 0x7F, 1}));
   EncodedRow row = numbers.row(0);
   EXPECT_EQ(row.scale(type.encoding, 1), 0.5f);
   EXPECT_EQ(row.scale(type.encoding, 2), 240.0f);
@@ -127,7 +160,7 @@ TEST(GgufBlocks, RulesOfGgml) {
   x[0] = -4.0f, x[1] = 3.5f, x[2] = 0.25f,
   x[3] = 4.0f; // the first of the greatest decides the sign
   std::vector<int8_t> q(32);
-  std::vector<uint16_t> scales(1);
+  std::vector<uint32_t> scales(1);
   ggml::quantizeRowQ4_0(x, q, scales);
   EXPECT_EQ(f16ToFloat(scales[0]), 0.5f);
   EXPECT_EQ(q[0], -8);

@@ -39,22 +39,24 @@ struct Matrix {
       return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
     };
     auto code = [&](unsigned bits) { // of a finite number
-      return static_cast<uint16_t>(bits == 16 ? random() & 0xBFFF : random() % (1u << bits));
+      return static_cast<uint32_t>(bits >= 16 ? random() & 0x3FFFBFFFu & ((uint64_t(1) << bits) - 1)
+                                              : random() % (1u << bits));
     };
-    if (format.isInteger()) {
+    if (format.isScaled()) {
       for (int8_t &q : numbers.q)
-        q = static_cast<int8_t>(integer(format.qMin(), format.qMax()));
-      for (uint16_t &scale : numbers.scales)
+        q = static_cast<int8_t>(format.isInteger() ? integer(format.qMin(), format.qMax())
+                                                   : integer(0, 126) | integer(0, 1) << 7);
+      for (uint32_t &scale : numbers.scales)
         scale = code(format.scale == Encoding::Scale::E4M3 ? 7 : format.scaleBits());
       for (int8_t &zero : numbers.zeros)
         zero = static_cast<int8_t>(integer(format.qMin(), format.qMax()));
       for (uint16_t &offset : numbers.offsets)
-        offset = code(format.offsetBits());
+        offset = static_cast<uint16_t>(code(format.offsetBits()));
       for (uint16_t &super : numbers.supers)
-        super = code(16);
+        super = static_cast<uint16_t>(code(16));
     } else {
       for (int64_t i = 0; i < rows * columns; ++i) {
-        halves.push_back(code(16));
+        halves.push_back(static_cast<uint16_t>(code(16)));
         floats.push_back(static_cast<float>(random()) / 1e6f + 1);
       }
     }
@@ -65,7 +67,7 @@ struct Matrix {
   PackRow row(int64_t r) const {
     if (empty[r])
       return {};
-    if (format.isInteger())
+    if (format.isScaled())
       return numbers.row(r);
     if (format.element == Element::F32)
       return floats.data() + r * columns;
@@ -103,6 +105,9 @@ std::vector<Encoding> allFormats() {
       for (bool zeroPoint : {false, true})
         formats.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
+  for (const Encoding &encoding : Encoding::all())
+    if (encoding.element == Element::E4M3)
+      formats.push_back(encoding);
   return formats;
 }
 
@@ -155,14 +160,14 @@ void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t colu
         use(field.byte, 1, ((1u << field.width) - 1) << field.shift);
   };
   // Chunks of mma, and units of records, have scales of their own.
-  int64_t group = format.isInteger() ? format.groupColumns(columns) : columns;
+  int64_t group = format.isScaled() ? format.groupColumns(columns) : columns;
   int64_t chunkColumns = layout.kind == Kind::Mma ? layout.columns : columns;
   if (layout.kind == Kind::Records)
     group = std::min(group, RecordShape(format).unit());
   for (int64_t r = 0; r < shape.tiles() * shape.rowsPerTile() && layout.kind != Kind::Blocks; ++r)
     for (int64_t c = 0; c < columns; ++c) {
       useAll(shape.elementBits(r, c));
-      if (!format.isInteger())
+      if (!format.isScaled())
         continue;
       // A chunk's and a group's first column introduces a scale; other columns share it.
       int64_t inChunk = c % chunkColumns;
@@ -192,7 +197,7 @@ void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t colu
   for (int64_t r = 0; r < rows; ++r) {
     unpackRow(shape, packed, r, values);
     std::fill(expected.begin(), expected.end(), 0.0f);
-    if (format.isInteger()) {
+    if (format.isScaled()) {
       EncodedRows found = unpackRow(shape, packed, r);
       ASSERT_TRUE(sameNumbers(found.row(0), matrix.empty[r] ? none.row(0) : matrix.numbers.row(r)))
           << "row " << r;

@@ -20,7 +20,7 @@ namespace {
 
 struct Row {
   std::vector<int8_t> q, zeros;
-  std::vector<uint16_t> scales;
+  std::vector<uint32_t> scales;
   std::vector<float> values;
   double error = 0; ///< sum of squares
 };
@@ -42,7 +42,7 @@ Row quantize(llvm::ArrayRef<float> x, Encoding format) {
 
 std::string failure(llvm::ArrayRef<float> x, Encoding format, int64_t rowIndex) {
   std::vector<int8_t> q(x.size()), zeros(format.hasZeroPoint() ? 1 : 0);
-  std::vector<uint16_t> scales(1);
+  std::vector<uint32_t> scales(1);
   llvm::Error error = quantizeRow(x, format, q, scales, zeros, rowIndex);
   return error ? toString(std::move(error)) : "no error";
 }
@@ -132,11 +132,11 @@ TEST(Quantizer, ExactWhereItCanBe) {
     negated[i] = -x[i];
   }
   Row row = quantize(x, format("int4-g32"));
-  EXPECT_EQ(row.scales, std::vector<uint16_t>{floatToF16(0.5f)});
+  EXPECT_EQ(row.scales, std::vector<uint32_t>{floatToF16(0.5f)});
   for (int i = 0; i < 32; ++i)
     EXPECT_EQ(row.q[i], i % 16 - 8);
   row = quantize(negated, format("int4-g32"));
-  EXPECT_EQ(row.scales, std::vector<uint16_t>{floatToF16(-0.5f)});
+  EXPECT_EQ(row.scales, std::vector<uint32_t>{floatToF16(-0.5f)});
   EXPECT_EQ(row.q[0], -8);
   EXPECT_EQ(row.error, 0.0);
 
@@ -164,7 +164,7 @@ TEST(Quantizer, Zeros) {
   for (const char *name : {"int8-g32", "int4-g32", "int8-g32-zp", "int4-g32-zp"}) {
     Row row = quantize(std::vector<float>(40, 0.0f), format(name));
     EXPECT_EQ(row.q, std::vector<int8_t>(40, 0));
-    EXPECT_EQ(row.scales, std::vector<uint16_t>(2, 0));
+    EXPECT_EQ(row.scales, std::vector<uint32_t>(2, 0));
     EXPECT_EQ(row.zeros, std::vector<int8_t>(format(name).hasZeroPoint() ? 2 : 0, 0));
     // A group of zeros beside one that is not; minus zero is zero.
     std::vector<float> x(64, -0.0f);
@@ -255,7 +255,7 @@ TEST(Quantizer, GreatestWeights) {
     Row row = quantize(x, format(name));
     EXPECT_NEAR(row.values[0], limit, limit / 14) << name;
     EXPECT_NEAR(row.values[1], -limit, limit / 14) << name;
-    for (uint16_t scale : row.scales)
+    for (uint32_t scale : row.scales)
       EXPECT_TRUE(std::isfinite(f16ToFloat(scale)));
   }
 }
@@ -277,7 +277,7 @@ TEST(Quantizer, FloatRows) {
   // Neighbours of a limit are told apart.
   x[2] = std::nextafter(8319008.0f, HUGE_VALF);
   std::vector<int8_t> q(3);
-  std::vector<uint16_t> scales(1);
+  std::vector<uint32_t> scales(1);
   EXPECT_EQ(toString(quantizeRow(x, *Encoding::fromName("int8-channel"), q, scales, {})),
             "row 0, column 2: weight is 8319008.5, expected at most 8319008 in magnitude for "
             "int8-channel");
@@ -287,17 +287,17 @@ TEST(Quantizer, FloatRows) {
 }
 
 TEST(Quantizer, ScalesThatAreKeptAreFinite) {
-  std::vector<uint16_t> scales{0x3C00, 0x0000, 0xFBFF};
+  std::vector<uint32_t> scales{0x3C00, 0x0000, 0xFBFF};
   EXPECT_FALSE(
-      bool(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)));
+      bool(checkFiniteNumbers(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)));
   scales[2] = 0xFE00;
-  EXPECT_EQ(
-      toString(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)),
-      "row 5, column 64: the scale of its group is NaN, expected a finite number");
+  EXPECT_EQ(toString(checkFiniteNumbers(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}},
+                                        96, 5)),
+            "row 5, column 64: the scale of its group is NaN, expected a finite number");
   scales[1] = 0x7C00;
-  EXPECT_EQ(
-      toString(checkFiniteScales(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}}, 96, 5)),
-      "row 5, column 32: the scale of its group is infinite, expected a finite number");
+  EXPECT_EQ(toString(checkFiniteNumbers(*Encoding::fromName("int4-g32"), {{}, scales, {}, {}, {}},
+                                        96, 5)),
+            "row 5, column 32: the scale of its group is infinite, expected a finite number");
 }
 
 // Every integer is the nearest one for its scale, and zero points are in range.
@@ -385,7 +385,7 @@ TEST(Quantizer, BetterThanGgufOnRealWeights) {
   double q4 = 0, q8 = 0;
   forRows(weights, [&](llvm::ArrayRef<float> x) {
     std::vector<int8_t> q(x.size());
-    std::vector<uint16_t> scales(x.size() / 32);
+    std::vector<uint32_t> scales(x.size() / 32);
     std::vector<float> values(x.size());
     for (bool four : {true, false}) {
       four ? ggml::quantizeRowQ4_0(x, q, scales) : ggml::quantizeRowQ8_0(x, q, scales);
@@ -425,7 +425,7 @@ TEST(Quantizer, SameOnEveryMachine) {
       Row row = quantize(x, format(entry.name));
       bytes.insert(bytes.end(), row.q.begin(), row.q.end());
       bytes.insert(bytes.end(), row.zeros.begin(), row.zeros.end());
-      for (uint16_t scale : row.scales) {
+      for (uint32_t scale : row.scales) {
         bytes.push_back(static_cast<uint8_t>(scale));
         bytes.push_back(static_cast<uint8_t>(scale >> 8));
       }

@@ -73,6 +73,8 @@ TEST(Synthetic, PartsEqualTheWhole) {
                {"int4-g32", {Kind::Blocks, 0}, 5, 96},
                {"int4-g64-zp", {Kind::Lanes, 0}, 33, 100},
                {"int8-channel", {Kind::Mma, 64}, 17, 100},
+               {"fp8-g64-f32", {Kind::Rows, 0}, 9, 101},
+               {"fp8-g128", {Kind::Mma, 128}, 17, 300},
                {"f16", {Kind::Rows, 0}, 3, 7},
                {"bf16", {Kind::Mma, 64}, 17, 40}};
   for (auto &c : cases) {
@@ -103,8 +105,9 @@ TEST(Synthetic, PaddingIsZero) {
 // to 1.
 TEST(Synthetic, UnitVariance) {
   for (int64_t columns : {64, 256, 4096, 14336})
-    for (const char *format : {"int8-g32", "int8-channel", "int8-g128-zp", "int4-g32",
-                               "int4-g64-zp", "int4-g256", "f16", "bf16", "f32"})
+    for (const char *format :
+         {"int8-g32", "int8-channel", "int8-g128-zp", "int4-g32", "int4-g64-zp", "int4-g256",
+          "fp8-g64", "fp8-channel-f32", "f16", "bf16", "f32"})
       for (Kind kind : {Kind::Rows, Kind::Lanes, Kind::Mma}) {
         if (kind == Kind::Mma && format == std::string("f32"))
           continue;
@@ -122,11 +125,11 @@ TEST(Synthetic, UnitVariance) {
           }
         }
         squares /= 16;
-        bool integer = tensor.shape().format().isInteger();
-        // Float weights come in powers of two; integers only have sampling noise (16 x 64 at
+        bool scaled = tensor.shape().format().isScaled();
+        // Plain floats come in powers of two; others only have sampling noise (16 x 64 at
         // least).
-        EXPECT_GT(squares, integer ? 0.85 : 0.49) << format << " " << columns;
-        EXPECT_LT(squares, integer ? 1.15 : 2.05) << format << " " << columns;
+        EXPECT_GT(squares, scaled ? 0.85 : 0.49) << format << " " << columns;
+        EXPECT_LT(squares, scaled ? 1.15 : 2.05) << format << " " << columns;
         // The mean is far below the deviation, or outputs would all look alike.
         EXPECT_LT(std::fabs(sum) / static_cast<double>(16 * columns),
                   0.5 / std::sqrt(double(columns)));

@@ -253,21 +253,34 @@ TEST(CheckpointMatrix, IntQuantized) {
 TEST(CheckpointMatrix, Fp8) {
   // Of the matrix, of a row (two spellings), of blocks.
   constexpr int64_t rows = 160;
-  for (std::vector<int64_t> shape : {std::vector<int64_t>{1}, {rows}, {rows, 1}, {2, 2}}) {
-    SCOPED_TRACE(shapeText(shape));
+  using Scale = Encoding::Scale;
+  for (auto [shape, type, scale] : {std::tuple(std::vector<int64_t>{1}, "F32", Scale::F32),
+                                    {{rows}, "F16", Scale::F32},
+                                    {{rows, 1}, "BF16", Scale::BF16},
+                                    {{2, 2}, "BF16", Scale::BF16},
+                                    {{2, 2}, "F32", Scale::F32}}) {
+    SCOPED_TRACE(shapeText(shape) + " " + type);
     RandomCheckpoint file(CheckpointScheme::Fp8, rows, K);
     file.elements("w.weight", "F8_E4M3", {rows, K});
-    file.part(PartRole::Scales, "w.weight_scale_inv", "BF16", shape);
+    file.part(PartRole::Scales, "w.weight_scale_inv", type, shape);
     file.write([&](const std::string &name, uint8_t *data, size_t size) {
       // No NaN.
       for (size_t i = 0; name == "w.weight" && i < size; ++i)
         if ((data[i] & 0x7f) == 0x7f)
           data[i] = 0;
+      // Finite, and products with all numbers normal.
+      for (size_t i = 3; name != "w.weight" && type == std::string("F32") && i < size; i += 4)
+        data[i] = (data[i] & 0x80) | (0x34 + data[i] % 8);
     });
-    expectValues(file, nullptr, [&](int64_t n, int64_t k) {
+    const Encoding encoding{Encoding::Element::E4M3, shape == std::vector<int64_t>{2, 2} ? 128 : 0,
+                            Encoding::Offset::None, scale};
+    expectValues(file, &encoding, [&](int64_t n, int64_t k) {
       int64_t place = shape[0] == 1 ? 0 : shape[0] == rows ? n : n / 128 * 2 + k / 128;
-      float scale = formats::bf16ToFloat(
-          file.read<uint16_t>(*file.weight.parts->find(PartRole::Scales), place));
+      const TensorRef &scales = *file.weight.parts->find(PartRole::Scales);
+      float scale = scales.type == StorageType::F32 ? file.read<float>(scales, place)
+                    : scales.type == StorageType::F16
+                        ? formats::f16ToFloat(file.read<uint16_t>(scales, place))
+                        : formats::bf16ToFloat(file.read<uint16_t>(scales, place));
       // OCP 8-bit Floating Point: sign, 4 bits of exponent with bias 7, 3 of fraction.
       int code = file.read<uint8_t>(file.weight.tensor, n * K + k);
       int exponent = code >> 3 & 15, fraction = code & 7;
