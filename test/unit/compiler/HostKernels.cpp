@@ -242,33 +242,17 @@ float Weight::product(int64_t row, const std::vector<float> &x) const {
 
 std::string test::tensorType(Encoding format, int64_t rows, int64_t columns,
                              const std::string &layout) {
-  using Element = Encoding::Element;
-  static const char *const elements[] = {"f32",
-                                         "f16",
-                                         "bf16",
-                                         "i8",
-                                         "i4",
-                                         "i6",
-                                         "i5",
-                                         "i3",
-                                         "ui5",
-                                         "ui4",
-                                         "ui2",
-                                         "i4, table = iq4_nl",
-                                         "i4, table = e2m1"};
-  static const char *const scales[] = {"f16", "i8", "u6", "u4", "e8m0", "e4m3"};
-  static_assert(static_cast<int>(Element::E2M1) == 12);
+  static mlir::MLIRContext *context = [] {
+    auto *context = new mlir::MLIRContext(mlir::MLIRContext::Threading::DISABLED);
+    context->loadDialect<quantized::QuantizedDialect>();
+    return context;
+  }();
+  // "#quantized.encoding<BODY>"
+  std::string encoding;
+  llvm::raw_string_ostream(encoding) << quantized::EncodingAttr::get(context, format);
   std::string text = "!quantized.tensor<" + std::to_string(rows) + "x" + std::to_string(columns) +
-                     "x" + elements[static_cast<int>(format.element)];
-  if (format.isInteger()) {
-    text += ", group = " +
-            (format.group == Encoding::channel ? "channel" : std::to_string(format.group));
-    text += std::string(", scale = ") + scales[static_cast<int>(format.scale)];
-    if (format.hasZeroPoint())
-      text += ", zero_point";
-    if (format.hasOffset())
-      text += format.offset == Encoding::Offset::F16 ? ", offset = f16" : ", offset = field";
-  }
+                     "x" + encoding.substr(encoding.find('<') + 1);
+  text.pop_back();
   return text + (layout == "rows" ? "" : ", layout = " + layout) + ">";
 }
 
