@@ -71,8 +71,8 @@ TEST(TensorReader, RefusesTypesAndBoundsThatItCannotRead) {
   unusable.type = StorageType::IQ2_XS;
   EXPECT_NE(message(TensorReader::open(unusable, gguf.sharedFile()))
                 .find("tensor 'q6_k.weight' has type IQ2_XS, expected F32, F16, BF16, Q4_0, Q4_1, "
-                      "Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4 or "
-                      "NVFP4"),
+                      "Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, "
+                      "TQ2_0, MXFP4 or NVFP4"),
             std::string::npos);
   // References also come back from text that a person may have edited.
   TensorRef tensor = *gguf.findTensor("f16.weight");
