@@ -350,7 +350,7 @@ Error Planning::predict() {
       continue;
     }
     // Without statistics nobody knows what a file's maker weighed when it was quantized.
-    if (!errors->hasStatistics() && weight.present.isInteger()) {
+    if (!errors->hasStatistics() && weight.present.bits() < 16) {
       weight.fixed = true;
       continue;
     }

@@ -42,8 +42,7 @@ static Value emitNumbers(KernelBuilder &k, const formats::PackedShape &shape, Va
   const Encoding &format = shape.format();
   if (format.bits() == 8) {
     Value bytes = k.load(k.vec(kLanes, k.i8()), k.offset(row, column), 1, mask);
-    return format.isInteger() ? k.extend(bytes, k.i32())
-                              : k.widen(k.decodeE4M3(bytes));
+    return format.isInteger() ? k.extend(bytes, k.i32()) : k.widen(k.decodeE4M3(bytes));
   }
   Value q, elements = row;
   for (Encoding::Plane plane : format.planes()) {
