@@ -682,14 +682,16 @@ Expected<ModelPlan> Planning::solve() {
       allocation->choices.push_back(bestAt(group, *request.price));
   } else {
     allocation = allocate(groups, goal.limit);
+    // What may be chosen can stay without an error, so it is what was asked for that exceeds the
+    // budget: nothing is added to it.
+    if (!allocation && goal.limited == Quantity::Divergence)
+      allocation = allocate(groups, leastUse(groups) * (1 + 1e-9));
   }
   if (!allocation) {
     Goal possible = request.goal;
     possible.limit = leastUse(groups);
     if (goal.limited == Quantity::Bits)
       possible.limit /= plan.elements;
-    if (goal.limited == Quantity::Divergence)
-      possible.limit *= errors->margin();
     return createStringError("--" + StringRef(request.goal.name()).split('=').first + " " +
                              StringRef(request.goal.name()).split('=').second +
                              ": cannot be met, the least that the formats can have is " +
