@@ -68,8 +68,6 @@ private:
   static constexpr double kMarginWithoutSensitivities = 3;
 
   mlir::ModuleOp module;
-  /// Of the model: linear layers.
-  int64_t products = 0;
   std::optional<calibration::Statistics> statistics;
   std::string statisticsPath;
 };
