@@ -34,6 +34,13 @@ StringRef calibration::roundingName(const InputStatistics *input) {
                                 : "rounded by its input's Hessian";
 }
 
+Expected<formats::Rounder> calibration::makeRounder(const InputStatistics *input, int64_t columns) {
+  if (!input)
+    return formats::Rounder::plain(columns);
+  return input->hessian.empty() ? formats::Rounder::byMoments(input->moments)
+                                : formats::Rounder::byHessian(input->hessian, columns);
+}
+
 //===----------------------------------------------------------------------===//
 // Errors
 //===----------------------------------------------------------------------===//

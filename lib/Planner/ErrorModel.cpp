@@ -3,7 +3,6 @@
 
 #include "ErrorModel.h"
 
-#include "sluice/Formats/Rounding.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/TensorReader.h"
@@ -26,14 +25,6 @@ using formats::Rounder;
 /// The sensitivity of a weight where none was measured: the mean over the weights of four models is
 /// 0.15 to 0.28 nats (docs/planner.md).
 static constexpr double kCommonSensitivity = 0.25;
-
-static Expected<Rounder> rounderOf(const calibration::InputStatistics *input, int64_t columns) {
-  if (!input)
-    return Rounder::plain(columns);
-  if (input->hessian.empty())
-    return Rounder::byMoments(input->moments);
-  return Rounder::byHessian(input->hessian, columns);
-}
 
 Expected<ErrorModel> ErrorModel::create(ModuleOp module, StringRef path) {
   ErrorModel model;
@@ -143,7 +134,7 @@ Error ErrorModel::predict(MutableArrayRef<RoundingTask> tasks,
   size_t done = 0;
   for (auto &[input, own] : jobs) {
     // This uses all processors by itself.
-    Expected<Rounder> rounder = rounderOf(input, own.front()->columns);
+    Expected<Rounder> rounder = calibration::makeRounder(input, own.front()->columns);
     if (!rounder)
       return rounder.takeError();
     SmallVector<std::vector<float>> rows;

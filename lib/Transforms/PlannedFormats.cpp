@@ -65,6 +65,14 @@ std::string sluice::plannedReason(const Decision &decision) {
   return reason;
 }
 
+StringMap<const Decision *> sluice::plannedByName(ArrayRef<Decision> decisions) {
+  StringMap<const Decision *> byName;
+  for (const Decision &decision : decisions)
+    if (!decision.fixed)
+      byName[decision.name] = &decision;
+  return byName;
+}
+
 static DictionaryAttr attributeOf(Builder &builder, const planner::Option &option) {
   return builder.getDictionaryAttr(
       {builder.getNamedAttr("format", builder.getStringAttr(option.format)),

@@ -9,6 +9,8 @@
 
 #include "sluice/Planner/ModelPlan.h"
 
+#include "llvm/ADT/StringMap.h"
+
 namespace sluice {
 
 /// The options of a planning pass, as text.
@@ -23,6 +25,10 @@ llvm::Expected<planner::Request> plannerRequest(const PlannerOptionTexts &texts)
 
 /// "planned: error 0.031e-3 nats, 0.11 us; next int5-g64: 0.12e-3 nats, 0.09 us".
 std::string plannedReason(const planner::Decision &decision);
+
+/// What was chosen, by name; not what was fixed.
+llvm::StringMap<const planner::Decision *>
+plannedByName(llvm::ArrayRef<planner::Decision> decisions);
 
 /// Adds to the module's attribute `sluice.plan` what was decided: of weights, or of caches.
 void recordPlan(mlir::ModuleOp module, const planner::ModelPlan &plan,

@@ -5,7 +5,6 @@
 #include "PlannedFormats.h"
 #include "sluice/Transforms/Passes.h"
 
-#include "llvm/ADT/StringMap.h"
 #include "llvm/Support/DebugLog.h"
 
 #define DEBUG_TYPE "quantized-plan-caches"
@@ -38,10 +37,7 @@ void QuantizedPlanCaches::runOnOperation() {
   if (!plan)
     return fail(plan.takeError());
 
-  llvm::StringMap<const planner::Decision *> decisions;
-  for (const planner::Decision &decision : plan->caches)
-    if (!decision.fixed)
-      decisions[decision.name] = &decision;
+  llvm::StringMap<const planner::Decision *> decisions = plannedByName(plan->caches);
   auto decide = [&](FlatSymbolRefAttr name) {
     const planner::Decision *decision = decisions.lookup(name.getValue());
     if (!decision)

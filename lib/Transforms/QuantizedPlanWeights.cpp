@@ -5,7 +5,6 @@
 #include "PlannedFormats.h"
 #include "sluice/Transforms/Passes.h"
 
-#include "llvm/ADT/StringMap.h"
 #include "llvm/Support/DebugLog.h"
 
 #define DEBUG_TYPE "quantized-plan-weights"
@@ -43,10 +42,7 @@ void QuantizedPlanWeights::runOnOperation() {
   if (!plan)
     return fail(plan.takeError());
 
-  llvm::StringMap<const planner::Decision *> decisions;
-  for (const planner::Decision &decision : plan->weights)
-    if (!decision.fixed)
-      decisions[decision.name] = &decision;
+  llvm::StringMap<const planner::Decision *> decisions = plannedByName(plan->weights);
   if (decisions.empty())
     return markAllAnalysesPreserved();
   DenseMap<Value, Value> replacements;

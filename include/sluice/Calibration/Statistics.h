@@ -26,6 +26,7 @@
 #ifndef SLUICE_CALIBRATION_STATISTICS_H
 #define SLUICE_CALIBRATION_STATISTICS_H
 
+#include "sluice/Formats/Rounding.h"
 #include "sluice/Import/FileSet.h"
 #include "sluice/Import/Safetensors.h"
 
@@ -59,6 +60,9 @@ struct InputStatistics {
 /// How weights that read an input (null: none is known) are rounded, for people: "rounded by its
 /// input's Hessian".
 llvm::StringRef roundingName(const InputStatistics *input);
+/// What rounds them, `columns` wide: by the Hessian, else by the moments, else plainly. Errors are
+/// those of the Rounder.
+llvm::Expected<formats::Rounder> makeRounder(const InputStatistics *input, int64_t columns);
 
 /// E(Q). `weight` and `rounded` are [rows][K]. Without a Hessian its diagonal stands for it.
 double outputError(llvm::ArrayRef<float> weight, llvm::ArrayRef<float> rounded,

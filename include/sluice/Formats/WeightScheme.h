@@ -21,7 +21,7 @@ namespace sluice::formats {
 /// takes. For example `q4_k,blk.*.ffn_down=q6_k,output=q6_k` or `auto,blk.*.attn_v=int8-g64`.
 class WeightScheme {
 public:
-  /// Refers to `text`. Errors: a name that is no format, a pattern that is none.
+  /// Errors: a name that is no format, a pattern that is none.
   static llvm::Expected<WeightScheme> parse(llvm::StringRef text);
 
   /// What is asked for a weight; nothing: it stays as it is, unless the planner decides.

@@ -167,16 +167,13 @@ Writer::rounderOf(StringRef weight, const Encoding &format, int64_t columns) {
   using formats::Rounder;
   const calibration::InputStatistics *input =
       statistics && format.isInteger() ? statistics->inputOf(weight) : nullptr;
-  if (!input)
-    return std::make_shared<const Rounder>(Rounder::plain(columns));
-  if (input->columns() != columns)
+  if (input && input->columns() != columns)
     return createStringError(statisticsPath + ": weight " + weight + " has " + Twine(columns) +
                              " columns, its statistics have " + Twine(input->columns()));
-  if (input == lastInput)
+  if (input && input == lastInput)
     return lastRounder;
   lastRounder.reset(); // Two Hessians of a large model may not fit.
-  Expected<Rounder> rounder = input->hessian.empty() ? Rounder::byMoments(input->moments)
-                                                     : Rounder::byHessian(input->hessian, columns);
+  Expected<Rounder> rounder = calibration::makeRounder(input, columns);
   if (!rounder)
     return prefixed(statisticsPath + ": input of weight " + weight, rounder.takeError());
   lastInput = input;
