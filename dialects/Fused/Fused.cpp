@@ -22,15 +22,30 @@ using sluice::model::printDouble;
 using sluice::quantized::parseRowOrders;
 using sluice::quantized::printRowOrders;
 
+static ParseResult parseImage(AsmParser &parser, bool &image) {
+  image = succeeded(parser.parseOptionalComma());
+  return image ? parser.parseKeyword("image") : success();
+}
+static void printImage(AsmPrinter &printer, bool image) {
+  if (image)
+    printer << ", image";
+}
+
 #include "dialects/Fused/FusedDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.cpp.inc"
+#define GET_TYPEDEF_CLASSES
+#include "dialects/Fused/FusedTypes.cpp.inc"
 #include "dialects/Fused/FusedInterfaces.cpp.inc"
 
 void FusedDialect::initialize() {
   addAttributes<
 #define GET_ATTRDEF_LIST
 #include "dialects/Fused/FusedAttrs.cpp.inc"
+      >();
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "dialects/Fused/FusedTypes.cpp.inc"
       >();
   addOperations<
 #define GET_OP_LIST
@@ -82,6 +97,18 @@ LogicalResult PrefetchAttr::verify(function_ref<InFlightDiagnostic()> emitError,
   if (stride % 16 || bytes % 16)
     return emitError() << "stride and bytes must be multiples of 16, found " << stride << " and "
                        << bytes;
+  return success();
+}
+
+LogicalResult PreparedType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t tokens,
+                                   int64_t columns, ArrayRef<quantized::EncodingAttr> encodings,
+                                   bool) {
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  if (tokens < 1 || columns < 1 || tokens > most || columns > most)
+    return emitError() << "tokens and columns must be 1 to " << most << ", found " << tokens
+                       << " and " << columns;
+  if (encodings.empty())
+    return emitError() << "names no encoding that it is for";
   return success();
 }
 
@@ -172,6 +199,37 @@ Value AttentionOp::getSource(Value value) {
   return argument.getArgNumber() ? getAppended()[argument.getArgNumber() - 1] : Value(getQuery());
 }
 
+Value AppendOp::getSource(Value value) {
+  auto argument = dyn_cast<BlockArgument>(value);
+  if (!argument || argument.getParentRegion() != &getPrologue())
+    return value;
+  Value sources[] = {getQuery(), getNewKeys(), getNewValues()};
+  return sources[argument.getArgNumber()];
+}
+
+/// Checks the region that maps a step's query, keys and values to the query that is attended with.
+static LogicalResult verifyAttentionPrologue(Operation *op, Region &prologue,
+                                             ArrayRef<Type> arguments) {
+  if (!llvm::equal(prologue.getArgumentTypes(), arguments))
+    return op->emitOpError() << "prologue must take (" << arguments << "), found ("
+                             << prologue.getArgumentTypes() << ")";
+  auto yield = dyn_cast<YieldOp>(prologue.front().getTerminator());
+  auto type = yield && yield.getValues().size() == 1
+                  ? dyn_cast<RankedTensorType>(yield.getValues().front().getType())
+                  : RankedTensorType();
+  if (!type || type.getShape() != cast<RankedTensorType>(arguments.front()).getShape())
+    return op->emitOpError() << "prologue must end in fused.yield of a query";
+  return success();
+}
+
+LogicalResult AppendOp::verify() {
+  if (getQuery().getType().getShape() != getResult().getType().getShape())
+    return emitOpError() << "query and result differ in shape";
+  return verifyAttentionPrologue(
+      *this, getPrologue(),
+      {getQuery().getType(), getNewKeys().getType(), getNewValues().getType()});
+}
+
 LogicalResult AttentionOp::verify() {
   if (getQuery().getType().getShape() != getResult().getType().getShape())
     return emitOpError() << "query and result differ in shape";
@@ -179,18 +237,12 @@ LogicalResult AttentionOp::verify() {
     return emitOpError() << "new values are keys and values, found " << getAppended().size();
   if (getPrologue().empty() != getAppended().empty())
     return emitOpError() << "new keys and values come with a prologue";
+  if (getActive() && !getPrologue().empty())
+    return emitOpError() << "of one sequence's tokens cannot append them: they attend to each other";
   if (!getPrologue().empty()) {
     SmallVector<Type> arguments = {getQuery().getType()};
     llvm::append_range(arguments, getAppended().getTypes());
-    auto yield = dyn_cast<YieldOp>(getPrologue().front().getTerminator());
-    if (!llvm::equal(getPrologue().getArgumentTypes(), arguments))
-      return emitOpError() << "prologue must take (" << arguments << "), found ("
-                           << getPrologue().getArgumentTypes() << ")";
-    auto type = yield && yield.getValues().size() == 1
-                    ? dyn_cast<RankedTensorType>(yield.getValues().front().getType())
-                    : RankedTensorType();
-    if (!type || type.getShape() != getQuery().getType().getShape())
-      return emitOpError() << "prologue must end in fused.yield of a query";
+    return verifyAttentionPrologue(*this, getPrologue(), arguments);
   }
   return success();
 }
@@ -206,21 +258,55 @@ static std::optional<int64_t> headDimOf(Operation *op) {
       .Default(std::nullopt);
 }
 
+/// Checks that a prologue works on heads of the caches' size.
+static LogicalResult verifyPrologueHeads(Operation *op, Region &prologue, FlatSymbolRefAttr keys,
+                                         SymbolTableCollection &symbols) {
+  int64_t dim =
+      symbols.lookupNearestSymbolFrom<model::CacheOp>(op, keys).getCacheType().getHeadDim();
+  for (Operation &inner : prologue.front())
+    if (std::optional<int64_t> other = headDimOf(&inner); other && *other != dim)
+      return op->emitOpError() << "prologue works on heads of " << dim << " elements, '"
+                               << inner.getName() << "' on "
+                               << (*other ? "heads of " + std::to_string(*other) : "whole rows");
+  return success();
+}
+
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(model::verifySoftCap(*this, getSoftCap())) ||
       failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
                                     getKeysAttr(), getValuesAttr(), symbols)))
     return failure();
+  return getPrologue().empty()
+             ? success()
+             : verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
+}
+
+LogicalResult AppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
+  if (failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
+                                    getKeysAttr(), getValuesAttr(), symbols)))
+    return failure();
+  return verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
+}
+
+LogicalResult PrepareOp::verify() {
+  ArrayRef<int64_t> shape = getInput().getType().getShape();
+  if (shape != ArrayRef<int64_t>({getType().getTokens(), getType().getColumns()}))
+    return emitOpError() << "input and result differ in shape";
   if (getPrologue().empty())
     return success();
-  int64_t dim = symbols.lookupNearestSymbolFrom<model::CacheOp>(*this, getKeysAttr())
-                    .getCacheType()
-                    .getHeadDim();
-  for (Operation &inner : getPrologue().front())
-    if (std::optional<int64_t> other = headDimOf(&inner); other && *other != dim)
-      return emitOpError() << "prologue works on heads of " << dim << " elements, '"
-                           << inner.getName() << "' on "
-                           << (*other ? "heads of " + std::to_string(*other) : "whole rows");
+  auto rows = RankedTensorType::get(shape, Float32Type::get(getContext()));
+  auto yield = dyn_cast<YieldOp>(getPrologue().front().getTerminator());
+  if (!llvm::equal(getPrologue().getArgumentTypes(), ArrayRef<Type>({getInput().getType()})) ||
+      !yield || yield.getValues().getTypes() != TypeRange(ArrayRef<Type>({rows})))
+    return emitOpError() << "prologue must map " << getInput().getType() << " to " << rows;
+  return success();
+}
+
+LogicalResult LastRowOp::verify() {
+  RankedTensorType input = getInput().getType(), result = getType();
+  if (input.getElementType() != result.getElementType() || result.getDimSize(0) != 1 ||
+      input.getDimSize(1) != result.getDimSize(1))
+    return emitOpError() << "result must be one row of the input, found " << result;
   return success();
 }
 
@@ -283,6 +369,17 @@ std::string MatvecOp::getLabel() {
   llvm::erase_if(labels, [](const std::string &label) { return label.empty(); });
   return llvm::join(labels, " + ");
 }
+std::string MatmulOp::getLabel() {
+  return llvm::join(llvm::map_range(getWeights(), weightLabel), " + ");
+}
+std::string PrepareOp::getLabel() {
+  for (Operation *user : getResult().getUsers())
+    if (auto product = dyn_cast<MatmulOp>(user))
+      return "input of " + product.getLabel();
+  return "input of a product";
+}
+std::string AppendOp::getLabel() { return ("append to " + getKeys() + ", " + getValues()).str(); }
+std::string LastRowOp::getLabel() { return "last row"; }
 std::string AttentionOp::getLabel() {
   std::string label = ("attention over " + getKeys() + ", " + getValues()).str();
   if (std::optional<uint64_t> window = getWindow())
@@ -297,22 +394,22 @@ std::string RowsOp::getLabel() {
 
 /// Checks that `region` has one block with these argument types that ends in a yield of these
 /// types.
-static LogicalResult verifyRegion(MatvecOp op, Region &region, StringRef name,
+static LogicalResult verifyRegion(Operation *op, Region &region, StringRef name,
                                   ArrayRef<Type> arguments, TypeRange results) {
   if (!llvm::equal(region.getArgumentTypes(), arguments))
-    return op.emitOpError() << name << " must take (" << arguments << "), found ("
+    return op->emitOpError() << name << " must take (" << arguments << "), found ("
                             << region.getArgumentTypes() << ")";
   auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
   if (!yield)
-    return op.emitOpError() << name << " must end in fused.yield";
+    return op->emitOpError() << name << " must end in fused.yield";
   if (yield.getValues().getTypes() != results)
-    return op.emitOpError() << name << " must yield (" << results << "), found ("
+    return op->emitOpError() << name << " must yield (" << results << "), found ("
                             << yield.getValues().getTypes() << ")";
   return success();
 }
 
 /// Checks that the row order of `op` arranges every segment once.
-static LogicalResult verifyOrder(MatvecOp op) {
+static LogicalResult verifyOrder(ProductOp op) {
   ArrayRef<int64_t> segments = op.getSegments();
   int64_t count = segments.size();
   SmallVector<int64_t> seen;
@@ -322,63 +419,70 @@ static LogicalResult verifyOrder(MatvecOp op) {
     if (order.isZip())
       seen.push_back(second);
     if (llvm::any_of(seen, [&](int64_t segment) { return segment >= count; }))
-      return op.emitOpError() << "order names a segment that does not exist (there are " << count
+      return op->emitOpError() << "order names a segment that does not exist (there are " << count
                               << ")";
     if (order.isZip() && segments[first] != segments[second])
-      return op.emitOpError() << "order zips segments of different lengths: " << segments[first]
+      return op->emitOpError() << "order zips segments of different lengths: " << segments[first]
                               << " and " << segments[second];
     if (order.isPairs() && segments[first] % second)
-      return op.emitOpError() << "order has heads of " << second << " rows, but segment " << first
+      return op->emitOpError() << "order has heads of " << second << " rows, but segment " << first
                               << " has " << segments[first];
   }
   llvm::sort(seen);
   if (!llvm::equal(seen, llvm::seq<int64_t>(0, count)))
-    return op.emitOpError() << "order must name every segment once";
+    return op->emitOpError() << "order must name every segment once";
+  return success();
+}
+
+/// Checks weights, segments, order and epilogue of a product.
+static LogicalResult verifyProduct(ProductOp op) {
+  if (op.getWeights().empty())
+    return op->emitOpError() << "needs at least one weight";
+  int64_t tokens = op.getTokens(), columns = op.getColumns();
+  uint64_t rows = 0, segmentRows = 0;
+  for (Value weight : op.getWeights()) {
+    auto [weightRows, weightColumns] = weightShape(weight.getType());
+    if (weightColumns != columns)
+      return op->emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns
+                           << " columns";
+    if (ShapedType::isDynamic(weightRows))
+      return op->emitOpError() << "weights must have a static shape";
+    rows = llvm::SaturatingAdd(rows, static_cast<uint64_t>(weightRows));
+  }
+  for (int64_t segment : op.getSegments()) {
+    if (segment <= 0)
+      return op->emitOpError() << "segments must be positive";
+    segmentRows = llvm::SaturatingAdd(segmentRows, static_cast<uint64_t>(segment));
+  }
+  if (segmentRows != rows)
+    return op->emitOpError() << "segments must sum to the " << rows << " rows of the weights, found "
+                         << DenseI64ArrayAttr::get(op->getContext(), op.getSegments());
+  if (op.getOrder() && failed(verifyOrder(op)))
+    return failure();
+
+  MLIRContext *context = op->getContext();
+  auto activation = [&](int64_t width) -> Type {
+    return RankedTensorType::get({tokens, width}, Float32Type::get(context));
+  };
+  SmallVector<Type> sums = llvm::map_to_vector(op.getSegments(), activation);
+  if (!op.getEpilogue().empty())
+    return verifyRegion(op, op.getEpilogue(), "epilogue", sums, op->getResultTypes());
+  if (TypeRange(sums) != op->getResultTypes())
+    return op->emitOpError() << "without an epilogue must return (" << sums << "), found ("
+                             << op->getResultTypes() << ")";
   return success();
 }
 
 LogicalResult MatvecOp::verify() {
-  if (getWeights().empty())
-    return emitOpError() << "needs at least one weight";
-  int64_t tokens = getTokens(), columns = getColumns();
-  uint64_t rows = 0, segmentRows = 0;
-  for (Value weight : getWeights()) {
-    auto [weightRows, weightColumns] = weightShape(weight.getType());
-    if (weightColumns != columns)
-      return emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns
-                           << " columns";
-    if (ShapedType::isDynamic(weightRows))
-      return emitOpError() << "weights must have a static shape";
-    rows = llvm::SaturatingAdd(rows, static_cast<uint64_t>(weightRows));
-  }
-  for (int64_t segment : getSegments()) {
-    if (segment <= 0)
-      return emitOpError() << "segments must be positive";
-    segmentRows = llvm::SaturatingAdd(segmentRows, static_cast<uint64_t>(segment));
-  }
-  if (segmentRows != rows)
-    return emitOpError() << "segments must sum to the " << rows << " rows of the weights, found "
-                         << getSegmentsAttr();
-  if (getOrder() && failed(verifyOrder(*this)))
+  if (failed(verifyProduct(*this)))
     return failure();
-
-  MLIRContext *context = getContext();
-  auto activation = [&](int64_t width) -> Type {
-    return RankedTensorType::get({tokens, width}, Float32Type::get(context));
-  };
-  if (!getPrologue().empty() && failed(verifyRegion(*this, getPrologue(), "prologue",
-                                                    {getInput().getType()}, {activation(columns)})))
-    return failure();
-  SmallVector<Type> sums = llvm::map_to_vector(getSegments(), activation);
-  if (!getEpilogue().empty()) {
-    if (failed(verifyRegion(*this, getEpilogue(), "epilogue", sums, getResultTypes())))
-      return failure();
-  } else if (TypeRange(sums) != getResultTypes()) {
-    return emitOpError() << "without an epilogue must return (" << sums << "), found ("
-                         << getResultTypes() << ")";
-  }
-  return success();
+  if (getPrologue().empty())
+    return success();
+  auto rows = RankedTensorType::get({getTokens(), getColumns()}, Float32Type::get(getContext()));
+  return verifyRegion(*this, getPrologue(), "prologue", {getInput().getType()}, {rows});
 }
+
+LogicalResult MatmulOp::verify() { return verifyProduct(*this); }
 
 /// Whether `region` yields its arguments and does nothing else.
 static bool isIdentity(Region &region) {

@@ -23,6 +23,8 @@
 #include "dialects/Fused/FusedDialect.h.inc"
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.h.inc"
+#define GET_TYPEDEF_CLASSES
+#include "dialects/Fused/FusedTypes.h.inc"
 
 namespace sluice::fused {
 /// A discardable attribute, a dictionary: how long a kernel takes by the time model
@@ -31,6 +33,13 @@ namespace sluice::fused {
 inline constexpr llvm::StringLiteral kTimeAttr = "sluice.time";
 /// Checks that a kernel's schedule, if it has one, is one.
 mlir::LogicalResult verifySchedule(mlir::Operation *op);
+/// The operand `active` of an operation of the dialect, null where it has none.
+template <typename Op> mlir::Value activeRows(Op op) {
+  if constexpr (requires { op.getActive(); })
+    return op.getActive();
+  else
+    return {};
+}
 } // namespace sluice::fused
 
 #include "dialects/Fused/FusedInterfaces.h.inc"

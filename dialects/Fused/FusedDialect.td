@@ -19,6 +19,7 @@ def FusedDialect : Dialect {
   }];
   let dependentDialects = ["::sluice::model::ModelDialect", "::sluice::quantized::QuantizedDialect"];
   let useDefaultAttributePrinterParser = 1;
+  let useDefaultTypePrinterParser = 1;
 }
 
 #endif

@@ -6,6 +6,7 @@
 
 include "dialects/Fused/FusedAttrs.td"
 include "dialects/Fused/FusedInterfaces.td"
+include "dialects/Fused/FusedTypes.td"
 include "dialects/Model/ModelAttrs.td"
 include "dialects/Quantized/QuantizedTypes.td"
 include "mlir/Interfaces/SideEffectInterfaces.td"
@@ -23,6 +24,12 @@ class Fused_Kernel<string mnemonic, list<Trait> traits = []>
 def Fused_Activation : 2DTensorOf<[F32, F16, BF16]>;
 def Fused_Weight : AnyTypeOf<[Model_Matrix, Quantized_TensorType]>;
 
+/// How many of a step's rows are there; those behind them are neither read nor written. A step that is made for
+/// up to so many tokens runs with any number of them.
+def Fused_Count : Type<And<[RankedTensorOf<[I32]>.predicate, CPred<"::llvm::cast<::mlir::RankedTensorType>($_self).getShape() == ::llvm::ArrayRef<int64_t>({1})">]>,
+                       "one i32", "::mlir::RankedTensorType">,
+                  BuildableType<"::mlir::RankedTensorType::get({1}, $_builder.getI32Type())">;
+
 def Fused_EmbeddingOp : Fused_Kernel<"embedding", [Pure]> {
   let summary = "Rows of the embedding table, dequantized as they are read";
   let description = [{
@@ -30,17 +37,18 @@ def Fused_EmbeddingOp : Fused_Kernel<"embedding", [Pure]> {
 
     ```mlir
     %x = fused.embedding %tokens, %table : tensor<1xi32>, !quantized.tensor<2048x256xi8, group = 32> -> tensor<1x256xf32>
+    %y = fused.embedding %chunk, %table active(%n) : tensor<64xi32>, !quantized.tensor<2048x256xi8, group = 32> -> tensor<64x256xf32>
     ```
   }];
-  let arguments = (ins Model_Positions:$tokens, Fused_Weight:$table, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let arguments = (ins Model_Positions:$tokens, Fused_Weight:$table, Optional<Fused_Count>:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = [{
-    $tokens `,` $table oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($tokens) `,` type($table) `->` type($result)
+    $tokens `,` $table (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($tokens) `,` type($table) `->` type($result)
   }];
   let hasVerifier = 1;
 }
 
-def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock, DeclareOpInterfaceMethods<SymbolUserOpInterface>, Fused_ProductOpInterface]> {
   let summary = "Products of one input with one or more weight matrices, with what comes before and after them";
   let description = [{
     Computes `sum_k W[r, k] * p(x)[k]` for all rows of all weights, where `p` is the prologue (identity if absent), then runs the epilogue on the sums and returns what
@@ -91,7 +99,122 @@ def Fused_MatvecOp : Fused_Kernel<"matvec", [RecursiveMemoryEffects, SingleBlock
   }];
 }
 
-def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp", "AttentionOp", "RowsOp"]>]> {
+def Fused_PrepareOp : Fused_Kernel<"prepare", [Pure, SingleBlock]> {
+  let summary = "The input of products of many tokens, in the form in which they read it";
+  let description = [{
+    What `fused.matvec` does to its input before it multiplies, done once for all blocks of a `fused.matmul`: the prologue (identity if absent), then the rounding
+    that the encodings of the product's weights ask for (docs/numerics.md).
+
+    Example:
+
+    ```mlir
+    %p = fused.prepare %x active(%n) : tensor<64x256xf32> -> !fused.prepared<64, 256, for = [#quantized.encoding<i8, group = 128>]>
+    prologue {
+    ^bb0(%in: tensor<64x256xf32>):
+      %m = model.rms_norm %in, %gain epsilon 1.0e-5 : tensor<64x256xf32>, tensor<256xf32>
+      fused.yield %m : tensor<64x256xf32>
+    }
+    ```
+  }];
+  let arguments = (ins Fused_Activation:$input, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Fused_PreparedType:$result);
+  let regions = (region AnyRegion:$prologue);
+  let assemblyFormat = [{
+    $input `active` `(` $active `)` oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($input) `->` type($result) (`prologue` $prologue^)?
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    int64_t getTokens() { return getInput().getType().getShape()[0]; }
+    int64_t getColumns() { return getInput().getType().getShape()[1]; }
+  }];
+}
+
+def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock, Fused_ProductOpInterface]> {
+  let summary = "Products of many tokens' inputs with one or more weight matrices, with what comes after them";
+  let description = [{
+    As `fused.matvec` without a prologue, for the rows of a prepared input that are active. It reads the same packed weights.
+
+    Example:
+
+    ```mlir
+    %y = fused.matmul %p active(%n) weights(%w) segments [768]
+        : !fused.prepared<64, 256, for = [#quantized.encoding<i8, group = 128>]>, !quantized.tensor<768x256xi8, group = 128, layout = lanes> -> tensor<64x768xf32>
+    ```
+  }];
+  let arguments = (ins Fused_PreparedType:$input, Fused_Count:$active, Variadic<Fused_Weight>:$weights, DenseI64ArrayAttr:$segments,
+                       OptionalAttr<TypedArrayAttrBase<Quantized_RowOrderAttr, "row orders">>:$order,
+                       OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Variadic<Fused_Activation>:$results);
+  let regions = (region AnyRegion:$epilogue);
+  let assemblyFormat = [{
+    $input `active` `(` $active `)` `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($input) `,` type($weights) (`->` type($results)^)? (`epilogue` $epilogue^)?
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    int64_t getTokens() { return getInput().getType().getTokens(); }
+    int64_t getColumns() { return getInput().getType().getColumns(); }
+  }];
+}
+
+def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+  let summary = "What many tokens' queries, keys and values go through before attention, appends included";
+  let description = [{
+    The prologue of `fused.attention` in a kernel of its own: where a token attends to the keys and values of others of the same step, these must be in the caches before
+    attention begins. The region is the same as there; the result is the query that it yields.
+
+    Example:
+
+    ```mlir
+    %q1 = fused.append %q new(%k, %v), @cache.k.0, @cache.v.0 at %position active(%n)
+        : tensor<64x256xf32> new(tensor<64x128xf32>, tensor<64x128xf32>), tensor<64xi32> -> tensor<64x256xf32>
+    prologue {
+    ^bb0(%q0: tensor<64x256xf32>, %k0: tensor<64x128xf32>, %v0: tensor<64x128xf32>):
+      model.cache_append @cache.k.0, %k0 at %position : tensor<64x128xf32>, tensor<64xi32>
+      model.cache_append @cache.v.0, %v0 at %position : tensor<64x128xf32>, tensor<64xi32>
+      fused.yield %q0 : tensor<64x256xf32>
+    }
+    ```
+  }];
+  let arguments = (ins Fused_Activation:$query, Fused_Activation:$new_keys, Fused_Activation:$new_values, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values,
+                       Model_Positions:$positions, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Fused_Activation:$result);
+  let regions = (region SizedRegion<1>:$prologue);
+  let assemblyFormat = [{
+    $query `new` `(` $new_keys `,` $new_values `)` `,` $keys `,` $values `at` $positions `active` `(` $active `)`
+    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($query) `new` `(` type($new_keys) `,` type($new_values) `)` `,` type($positions) `->` type($result) `prologue` $prologue
+  }];
+  let hasVerifier = 1;
+  let extraClassDeclaration = [{
+    int64_t getTokens() { return getQuery().getType().getShape()[0]; }
+    /// The operand that an argument of the prologue stands for; other values stand for themselves.
+    ::mlir::Value getSource(::mlir::Value value);
+  }];
+}
+
+def Fused_LastRowOp : Fused_Kernel<"last_row", [Pure]> {
+  let summary = "The last row that is there";
+  let description = [{
+    Of a prompt's tokens only the last one's logits are wanted.
+
+    Example:
+
+    ```mlir
+    %y = fused.last_row %x active(%n) : tensor<64x256xf32> -> tensor<1x256xf32>
+    ```
+  }];
+  let arguments = (ins Fused_Activation:$input, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let results = (outs Fused_Activation:$result);
+  let assemblyFormat = [{
+    $input `active` `(` $active `)` oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($input) `->` type($result)
+  }];
+  let hasVerifier = 1;
+}
+
+def Fused_YieldOp : Fused_Op<"yield", [Pure, Terminator, ParentOneOf<["MatvecOp", "PrepareOp", "MatmulOp", "AppendOp", "AttentionOp", "RowsOp"]>]> {
   let summary = "Ends a region of a kernel";
   let description = [{
     Example:
@@ -121,11 +244,11 @@ def Fused_RowsOp : Fused_Kernel<"rows", [RecursiveMemoryEffects, SingleBlock]> {
     }
     ```
   }];
-  let arguments = (ins OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let arguments = (ins Optional<Fused_Count>:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Variadic<Fused_Activation>:$results);
   let regions = (region SizedRegion<1>:$body);
   let assemblyFormat = [{
-    oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict (`->` type($results)^)? `body` $body
+    (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict (`->` type($results)^)? `body` $body
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
@@ -138,7 +261,7 @@ def Fused_RowsOp : Fused_Kernel<"rows", [RecursiveMemoryEffects, SingleBlock]> {
   }];
 }
 
-def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, RecursiveMemoryEffects, AttrSizedOperandSegments, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Attention over the cached keys and values, dequantized as they are read";
   let description = [{
     As `model.attention`, with the roundings that belong to the definition (docs/numerics.md, "Attention"): K and V are as the cache stores them; the query is
@@ -147,6 +270,8 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     The prologue, if there is one, maps the step's query and new keys and values (`new`) to the query that is attended with, and appends to the caches. It
     works on whole heads, so it can do what a product's epilogue, to which a head's rows come in different tiles, cannot: rounding a head to a common scale, rotating it. Rows then belong to
     different sequences.
+
+    With `active`, rows are tokens of the cache's one sequence, whose keys and values are in it already; each attends to what lies up to its own position. Positions grow by one from row to row.
 
     Example:
 
@@ -165,13 +290,13 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
-                       F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
+                       Optional<Fused_Count>:$active, F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
     $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
-    (`soft_cap` custom<Double>($soft_cap)^)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    (`soft_cap` custom<Double>($soft_cap)^)? (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;

@@ -430,3 +430,20 @@ FailureOr<GpuLaunch> EmbeddingOp::planGpuLaunch(GpuScheduleAttr schedule, const 
     return failure();
   return plan->launch();
 }
+
+// Products of many tokens have no kernels on GPUs yet, and with them what prepares their input.
+static FailureOr<GpuLaunch> hasNoKernel(Operation *op) {
+  return op->emitOpError() << "has no kernel for GPUs";
+}
+FailureOr<GpuLaunch> PrepareOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
+  return hasNoKernel(*this);
+}
+FailureOr<GpuLaunch> MatmulOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
+  return hasNoKernel(*this);
+}
+FailureOr<GpuLaunch> AppendOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
+  return hasNoKernel(*this);
+}
+FailureOr<GpuLaunch> LastRowOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
+  return hasNoKernel(*this);
+}

@@ -4,6 +4,7 @@
 #include "dialects/Fused/Traffic.h"
 
 #include "dialects/Fused/Fused.h"
+#include "dialects/Fused/PreparedInput.h"
 
 #include "mlir/Transforms/RegionUtils.h"
 
@@ -186,20 +187,58 @@ static void addRegions(Operation *kernel, int64_t tokens, SmallPtrSet<Value, 8> 
   }
 }
 
-Traffic MatvecOp::computeTraffic() {
+/// What a product reads of its weights, writes and computes; its input is not among it.
+static Traffic productTraffic(ProductOp op, SmallPtrSet<Value, 8> seen) {
   Traffic traffic;
-  int64_t tokens = getTokens();
-  for (Value weight : getWeights()) {
+  int64_t tokens = op.getTokens();
+  for (Value weight : op.getWeights()) {
     MatrixBytes bytes = matrixBytes(weight.getType());
     auto [rows, columns] = matrixShape(weight.getType());
     traffic.weights += bytes.elements;
     traffic.scales += bytes.scales;
     traffic.operations += 2 * product({rows, columns, tokens});
   }
-  traffic.activations = tensorBytes(getInput().getType());
-  for (Type type : getResultTypes())
+  for (Type type : op->getResultTypes())
     traffic.written += tensorBytes(type);
-  addRegions(*this, tokens, {getInput()}, traffic);
+  addRegions(op, tokens, std::move(seen), traffic);
+  return traffic;
+}
+
+Traffic MatvecOp::computeTraffic() {
+  Traffic traffic = productTraffic(*this, {getInput()});
+  traffic.activations += tensorBytes(getInput().getType());
+  return traffic;
+}
+
+Traffic MatmulOp::computeTraffic() {
+  Traffic traffic = productTraffic(*this, {});
+  traffic.activations += preparedBytes(getInput().getType());
+  return traffic;
+}
+
+Traffic PrepareOp::computeTraffic() {
+  Traffic traffic;
+  traffic.activations = tensorBytes(getInput().getType());
+  traffic.written = preparedBytes(getType());
+  addRegions(*this, getTokens(), {getInput()}, traffic);
+  return traffic;
+}
+
+Traffic AppendOp::computeTraffic() {
+  Traffic traffic;
+  SmallPtrSet<Value, 8> seen;
+  for (Value value : {Value(getQuery()), Value(getNewKeys()), Value(getNewValues())}) {
+    traffic.activations += tensorBytes(value.getType());
+    seen.insert(value);
+  }
+  traffic.written = tensorBytes(getType());
+  addRegions(*this, getTokens(), std::move(seen), traffic);
+  return traffic;
+}
+
+Traffic LastRowOp::computeTraffic() {
+  Traffic traffic;
+  traffic.activations = traffic.written = tensorBytes(getType());
   return traffic;
 }
 

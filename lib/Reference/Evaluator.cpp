@@ -240,14 +240,24 @@ static Tensor sliceColumns(const Tensor &input, int64_t begin, int64_t width) {
   return result;
 }
 
-llvm::Expected<Evaluator::Results> Evaluator::runMatvec(Operation *operation) {
-  auto op = cast<fused::MatvecOp>(operation);
-  EvaluatedValue input = lookup(op.getInput());
-  if (!op.getPrologue().empty()) {
-    llvm::Expected<Results> made = runBlock(op.getPrologue().front(), {input});
+llvm::Expected<EvaluatedValue> Evaluator::runPrologue(Region &prologue,
+                                                      ArrayRef<EvaluatedValue> inputs) {
+  if (prologue.empty())
+    return inputs.front();
+  llvm::Expected<Results> made = runBlock(prologue.front(), inputs);
+  if (!made)
+    return made.takeError();
+  return made->front();
+}
+
+llvm::Expected<Evaluator::Results> Evaluator::runProduct(Operation *operation) {
+  auto op = cast<fused::ProductOp>(operation);
+  EvaluatedValue input = lookup(op->getOperand(0));
+  if (auto matvec = dyn_cast<fused::MatvecOp>(operation)) {
+    llvm::Expected<EvaluatedValue> made = runPrologue(matvec.getPrologue(), {input});
     if (!made)
       return made.takeError();
-    input = made->front();
+    input = *made;
   }
 
   int64_t rows = 0;
@@ -293,8 +303,8 @@ template <typename Attention> static std::optional<double> softCapOf(Attention o
 
 llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   using Result = llvm::Expected<EvaluatedValue>;
-  if (isa<fused::MatvecOp>(operation))
-    return runMatvec(operation);
+  if (isa<fused::ProductOp>(operation))
+    return runProduct(operation);
   if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
     if (llvm::Error error =
             cacheAppend(caches[op.getCache()], tensor(op.getInput()), tensor(op.getPositions())))
@@ -348,23 +358,36 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                                      : embedding(tensor(op.getTokens()), *table.tensor));
           })
           .Case<fused::AttentionOp>([&](auto op) -> Result {
-            EvaluatedValue query = lookup(op.getQuery());
-            if (!op.getPrologue().empty()) {
-              Results given = {query};
-              for (Value value : op.getAppended())
-                given.push_back(lookup(value));
-              llvm::Expected<Results> made = runBlock(op.getPrologue().front(), given);
-              if (!made)
-                return made.takeError();
-              query = made->front();
-            }
+            Results given = {lookup(op.getQuery())};
+            for (Value value : op.getAppended())
+              given.push_back(lookup(value));
+            llvm::Expected<EvaluatedValue> query = runPrologue(op.getPrologue(), given);
+            if (!query)
+              return query.takeError();
             llvm::Expected<Tensor> mixed =
-                fusedAttention(*query.tensor, caches[op.getKeys()], caches[op.getValues()],
+                fusedAttention(*query->tensor, caches[op.getKeys()], caches[op.getValues()],
                                tensor(op.getPositions()), op.getScale().convertToDouble(),
                                op.getWindow(), softCapOf(op));
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));
+          })
+          .Case<fused::PrepareOp>([&](auto op) {
+            return runPrologue(op.getPrologue(), {lookup(op.getInput())});
+          })
+          .Case<fused::AppendOp>([&](auto op) -> Result {
+            Results given = {lookup(op.getQuery()), lookup(op.getNewKeys()),
+                             lookup(op.getNewValues())};
+            llvm::Expected<EvaluatedValue> query = runPrologue(op.getPrologue(), given);
+            if (!query)
+              return query.takeError();
+            return wrapAs(op.getType(), *query->tensor);
+          })
+          .Case<fused::LastRowOp>([&](auto op) {
+            const Tensor &rows = tensor(op.getInput());
+            Tensor last = Tensor::zeros({1, rows.width()});
+            llvm::copy(rows.row(rows.rows() - 1), last.row(0).begin());
+            return wrap(std::move(last));
           })
           .Case<fused::SampleOp>([&](auto op) {
             return wrap(sample(tensor(op.getLogits()), tensor(op.getOptions())));
@@ -398,7 +421,7 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
       llvm::Expected<Results> computed = run(&op);
       if (!computed)
         // An error inside a region has its own operation's name already.
-        return isa<fused::MatvecOp>(op) ? computed.takeError()
+        return isa<fused::ProductOp>(op) ? computed.takeError()
                                         : inOperation(&op, computed.takeError());
       results = std::move(*computed);
     }
@@ -409,6 +432,32 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
   }
   return llvm::map_to_vector<2>(block.getTerminator()->getOperands(),
                                 [&](Value value) { return lookup(value); });
+}
+
+/// Rows that are not active have no value here: tokens and positions are cut to the number of
+/// those that are, and with them everything that is computed from them.
+static llvm::Error keepActiveRows(func::FuncOp function, MutableArrayRef<EvaluatedValue> arguments) {
+  std::optional<int64_t> active;
+  std::string message;
+  function.walk([&](fused::KernelOp op) {
+    auto count = dyn_cast_if_present<BlockArgument>(op.activeRows());
+    if (active || !count)
+      return;
+    active = arguments[count.getArgNumber()].tensor->integers.front();
+  });
+  if (!active)
+    return llvm::Error::success();
+  for (EvaluatedValue &argument : arguments) {
+    const Tensor &all = *argument.tensor;
+    if (all.shape.size() != 1 || all.shape[0] == 1)
+      continue;
+    if (*active < 1 || *active > all.shape[0])
+      return makeError("the number of active rows must be 1 to " + Twine(all.shape[0]) +
+                       ", found " + Twine(*active));
+    ArrayRef<int32_t> kept = ArrayRef(all.integers).take_front(*active);
+    argument = wrap(Tensor::ints({*active}, {kept.begin(), kept.end()}));
+  }
+  return llvm::Error::success();
 }
 
 llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function,
@@ -433,6 +482,8 @@ llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function,
                        typeText(type));
     given.push_back(wrap(argument));
   }
+  if (llvm::Error error = keepActiveRows(op, given))
+    return error;
   values.clear();
   llvm::Expected<Results> results = runBlock(op.getBody().front(), given);
   if (!results)

@@ -46,7 +46,7 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
   auto fusedOp = AttentionOp::create(
       builder, attention.getLoc(), attention.getType(), starts[0], ValueRange{starts[1], starts[2]},
       attention.getKeysAttr(), attention.getValuesAttr(), attention.getPositions(),
-      attention.getScaleAttr(), attention.getWindowAttr(), attention.getSoftCapAttr(),
+      attention.getActive(), attention.getScaleAttr(), attention.getWindowAttr(), attention.getSoftCapAttr(),
       /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(attention->getDiscardableAttrDictionary());
   SmallVector<Type> types =

@@ -94,7 +94,7 @@ void FusedFuseRows::fuse(Operation *first) {
   SmallVector<Location> locations =
       llvm::map_to_vector(members, [](Operation *op) { return op->getLoc(); });
   auto rows = fused::RowsOp::create(builder, FusedLoc::get(&getContext(), locations),
-                                    TypeRange(ValueRange(yielded)), /*traffic=*/nullptr,
+                                    TypeRange(ValueRange(yielded)), /*active=*/nullptr, /*traffic=*/nullptr,
                                     /*schedule=*/nullptr);
   builder.createBlock(&rows.getBody());
   IRMapping mapping;

@@ -64,7 +64,10 @@ private:
 
   llvm::Expected<Results> runBlock(mlir::Block &block, llvm::ArrayRef<EvaluatedValue> arguments);
   llvm::Expected<Results> run(mlir::Operation *op);
-  llvm::Expected<Results> runMatvec(mlir::Operation *op);
+  /// What a prologue, which may be empty, makes of `inputs`, of which it changes the first.
+  llvm::Expected<EvaluatedValue> runPrologue(mlir::Region &prologue,
+                                             llvm::ArrayRef<EvaluatedValue> inputs);
+  llvm::Expected<Results> runProduct(mlir::Operation *op);
   llvm::Expected<EvaluatedValue> runElementwise(mlir::Operation *op);
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);

@@ -31,7 +31,7 @@ Value ComputeBuilder::extend(Value x, Type element) {
 }
 
 Value ComputeBuilder::extendUnsigned(Value x, Type element) {
-  return arith::ExtUIOp::create(b, loc, like(x.getType(), element), x);
+  return b.createOrFold<arith::ExtUIOp>(loc, like(x.getType(), element), x);
 }
 
 Value ComputeBuilder::truncate(Value x, Type element) {
@@ -49,6 +49,8 @@ Value ComputeBuilder::broadcastLike(Value scalar, Value x) {
 }
 
 Value ComputeBuilder::offset(Value pointer, Value bytes) {
+  if (std::optional<int64_t> constant = getConstantIntValue(bytes))
+    return offset(pointer, *constant);
   return LLVM::GEPOp::create(b, loc, pointer.getType(), i8(), pointer, ValueRange{bytes},
                              LLVM::GEPNoWrapFlags::inbounds);
 }

@@ -8,19 +8,19 @@ using namespace sluice;
 using namespace sluice::kernels;
 using llvm::SmallBitVector;
 
-FailureOr<SmallVector<PackedSegment>> kernels::packedSegments(fused::MatvecOp op) {
+FailureOr<SmallVector<PackedSegment>> kernels::packedSegments(fused::ProductOp op) {
   SmallVector<PackedSegment> result;
   ArrayRef<int64_t> rows = op.getSegments();
   ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
   if (auto places = quantized::expandRowOrder(orders, rows); !places)
-    return op.emitOpError() << "has a row order that does not fit: "
+    return op->emitOpError() << "has a row order that does not fit: "
                             << llvm::toString(places.takeError());
   if (orders && !orders.empty())
     for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
       result.push_back({order});
   else
     for (int64_t i = 0, e = rows.size(); i < e; ++i)
-      result.push_back({quantized::RowOrderAttr::get(op.getContext(), "natural", i, 0)});
+      result.push_back({quantized::RowOrderAttr::get(op->getContext(), "natural", i, 0)});
   int64_t tile = 0;
   for (PackedSegment &segment : result) {
     segment.firstTile = tile;

@@ -24,7 +24,7 @@ struct PackedSegment {
 
 /// The packed weight's segments with their tiles, in order: at least one. Fails, with a message,
 /// if the row order does not fit the sources.
-mlir::FailureOr<llvm::SmallVector<PackedSegment>> packedSegments(fused::MatvecOp op);
+mlir::FailureOr<llvm::SmallVector<PackedSegment>> packedSegments(fused::ProductOp op);
 
 /// Emits code that finds the segment of a tile and runs `body` with the segment's number and the
 /// tile's number in it.
@@ -34,7 +34,7 @@ void emitForSegment(ComputeBuilder &k, llvm::ArrayRef<PackedSegment> segments, m
 /// Tells from which sources the values of an epilogue are computed.
 class EpilogueSources {
 public:
-  explicit EpilogueSources(fused::MatvecOp op) : op(op) {}
+  explicit EpilogueSources(fused::ProductOp op) : op(op) {}
 
   const llvm::SmallBitVector &of(mlir::Value value);
   /// Whether `value`, which `user` reads, is computed from rows of `segment`. Fails, with a
@@ -43,7 +43,7 @@ public:
                               mlir::Value value);
 
 private:
-  fused::MatvecOp op;
+  fused::ProductOp op;
   llvm::DenseMap<mlir::Value, llvm::SmallBitVector> known;
 };
 

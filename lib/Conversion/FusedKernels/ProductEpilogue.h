@@ -60,9 +60,9 @@ public:
   using Builder = typename R::Builder;
   static constexpr llvm::StringLiteral kRegion = "an epilogue";
 
-  /// `tile` counts from the segment's first.
-  ProductEpilogue(R &rows, fused::MatvecOp op, const KernelInterface &interface,
-                  const PackedSegment &segment, mlir::Value tile, int64_t token)
+  /// `tile` counts from the segment's first; `token` is the row of the input, an index.
+  ProductEpilogue(R &rows, fused::ProductOp op, const KernelInterface &interface,
+                  const PackedSegment &segment, mlir::Value tile, mlir::Value token)
       : k(rows.k), rows(rows), op(op), interface(interface), segment(segment), token(token),
         sources(op) {
     findRows(tile);
@@ -87,8 +87,12 @@ private:
   Values loadTurn(model::RotaryOp rotary);
   /// The position of the token, clamped to [0, limit), as an index.
   mlir::Value position(mlir::Value positions, int64_t limit) {
-    mlir::Value place = k.offset(interface.pointer(positions), token * 4);
+    mlir::Value place = k.at(interface.pointer(positions), token, 4);
     return k.toIndex(k.clampIndex(k.load(k.i32(), place, 4), limit));
+  }
+  /// The token's row of an array of rows.
+  mlir::Value rowOf(mlir::Value array, mlir::RankedTensorType type) {
+    return k.at(array, k.toI64(token), type.getDimSize(1) * bytesOf(type.getElementType()));
   }
   mlir::LogicalResult append(model::CacheAppendOp append, const Values &elements);
   /// Writes elements to row `token` of a result.
@@ -100,10 +104,10 @@ private:
   }
 
   R &rows;
-  fused::MatvecOp op;
+  fused::ProductOp op;
   const KernelInterface &interface;
   const PackedSegment &segment;
-  int64_t token;
+  mlir::Value token;
   EpilogueSources sources;
   llvm::SmallVector<RowRun, 2> runs;
   EpilogueLoads loads;
@@ -138,8 +142,9 @@ template <EpilogueRows R> Values ProductEpilogue<R>::loadRows(mlir::Value value)
   auto type = cast<mlir::RankedTensorType>(value.getType());
   int64_t bytes = bytesOf(type.getElementType());
   // A vector is for all tokens; else each has its row.
-  int64_t first = type.getRank() == 2 ? token * type.getDimSize(1) : 0;
-  mlir::Value base = k.offset(interface.pointer(value), first * bytes);
+  mlir::Value base = interface.pointer(value);
+  if (type.getRank() == 2)
+    base = rowOf(base, type);
   Values elements;
   for (const RowRun &run : runs)
     elements.push_back(rows.load(k.offset(base, k.mul(run.first, bytes)), type.getElementType(),
@@ -151,9 +156,9 @@ template <EpilogueRows R> mlir::FailureOr<Values> ProductEpilogue<R>::load(mlir:
   if (auto found = loads.find(value.getAsOpaquePointer()); found != loads.end())
     return found->second;
   if (!interface.pointer(value))
-    return op.emitOpError() << "epilogue combines rows of different segments";
+    return op->emitOpError() << "epilogue combines rows of different segments";
   if (!isFloatTensor(value))
-    return op.emitOpError() << "epilogue reads a value of type " << value.getType()
+    return op->emitOpError() << "epilogue reads a value of type " << value.getType()
                             << " in a way that cannot be converted to " << Builder::kCode;
   return loadRows(value);
 }
@@ -193,7 +198,7 @@ mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
                                                         ("an epilogue on " + R::kDevice).str());
   if (failed(place))
     return mlir::failure();
-  place->moveTo(k, interface, k.index(token));
+  place->moveTo(k, interface, token);
   for (auto [run, value] : llvm::zip_equal(runs, elements))
     rows.scatter(value, place->element(), run, [&](mlir::Value row) { return place->of(k, row); });
   return mlir::success();
@@ -201,9 +206,9 @@ mlir::LogicalResult ProductEpilogue<R>::append(model::CacheAppendOp append,
 
 template <EpilogueRows R>
 void ProductEpilogue<R>::storeResult(unsigned result, const Values &elements) {
-  auto type = cast<mlir::RankedTensorType>(op.getResult(result).getType());
+  auto type = cast<mlir::RankedTensorType>(op->getResult(result).getType());
   int64_t bytes = bytesOf(type.getElementType());
-  mlir::Value base = k.offset(interface.resultPointer(result), token * type.getDimSize(1) * bytes);
+  mlir::Value base = rowOf(interface.resultPointer(result), type);
   store(elements, type.getElementType(),
         [&](mlir::Value row) { return k.offset(base, k.mul(row, bytes)); });
 }
@@ -234,7 +239,7 @@ mlir::LogicalResult ProductEpilogue<R>::emit(const Values &sums, const EpilogueL
   int64_t first = segment.order.getFirst();
   if (op.getEpilogue().empty()) {
     if (segment.order.isZip())
-      return op.emitOpError() << "with zipped rows needs an epilogue";
+      return op->emitOpError() << "with zipped rows needs an epilogue";
     storeResult(first, sums);
     return mlir::success();
   }

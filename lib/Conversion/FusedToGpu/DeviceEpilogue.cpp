@@ -47,16 +47,16 @@ struct ThreadRows {
 };
 } // namespace
 
-void device::preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                             Value tile, Value row, int64_t token, bool fresh,
+void device::preloadEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
+                             Value tile, Value row, Value token, bool fresh,
                              EpilogueLoads &loads) {
   ThreadRows rows{kernel.k, row};
   kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)
       .preload(fresh, loads);
 }
 
-LogicalResult device::emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                                   Value tile, Value row, Value low, Value high, int64_t token,
+LogicalResult device::emitEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
+                                   Value tile, Value row, Value low, Value high, Value token,
                                    const EpilogueLoads &loads) {
   ThreadRows rows{kernel.k, row};
   return kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)

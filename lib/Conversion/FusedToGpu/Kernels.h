@@ -101,14 +101,14 @@ private:
 /// Emits the loads of the epilogue for rows `row` and `row` + 8 (0 <= row < 8) of tile `tile`,
 /// which counts from the segment's first: with `fresh` those of values that
 /// earlier kernels wrote, without it all others.
-void preloadEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
-                     mlir::Value tile, mlir::Value row, int64_t token, bool fresh,
+void preloadEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
+                     mlir::Value tile, mlir::Value row, mlir::Value token, bool fresh,
                      EpilogueLoads &loads);
 
 /// Emits the epilogue for the sums of these rows.
-mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::MatvecOp op, const PackedSegment &segment,
+mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
-                                 mlir::Value high, int64_t token, const EpilogueLoads &loads);
+                                 mlir::Value high, mlir::Value token, const EpilogueLoads &loads);
 
 // The kernels. Each fills the body of a function whose arguments the interface has, as the
 // operation's plan (dialects/Fused/GpuPlan.h) says.

@@ -505,7 +505,7 @@ void MatvecKernel::preload(Value thread, bool fresh) {
           const PackedSegment &segment = segments[part % segments.size()];
           Value inSegment = k.max(
               k.min(k.sub(tile, segment.firstTile), k.constI32(segment.tiles - 1)), k.constI32(0));
-          preloadEpilogue(kernel, op, segment, inSegment, row, part / segments.size(), fresh,
+          preloadEpilogue(kernel, op, segment, inSegment, row, k.constI32(part / segments.size()), fresh,
                           loads[part]);
           for (auto &[key, elements] : loads[part])
             all.append(elements);
@@ -544,7 +544,7 @@ LogicalResult MatvecKernel::finish(Value thread, Value base, Value heldNow) {
       kernels::emitForSegment(k, segments, tile, [&](size_t n, Value inSegment) {
         if (succeeded(result))
           result =
-              emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
+              emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, k.constI32(token),
                            early.empty() ? EpilogueLoads() : early[token * segments.size() + n]);
       });
     }

@@ -48,10 +48,10 @@ struct HostRows {
 };
 } // namespace
 
-LogicalResult sluice::host::emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
+LogicalResult sluice::host::emitEpilogue(KernelBuilder &k, fused::ProductOp op,
                                          const KernelInterface &interface,
                                          const PackedSegment &segment, Value tile, Value sums,
-                                         int64_t token) {
+                                         Value token) {
   HostRows rows{k};
   constexpr int64_t half = kLanes / 2;
   kernels::Values parts = {sums};

@@ -48,7 +48,7 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
     kernels::emitForSegment(k, *segments, tile, [&](size_t number, Value inSegment) {
       for (auto [token, sum] : llvm::enumerate(sums))
         if (succeeded(result))
-          result = emitEpilogue(k, op, interface, (*segments)[number], inSegment, sum, token);
+          result = emitEpilogue(k, op, interface, (*segments)[number], inSegment, sum, k.index(token));
     });
   });
   if (failed(result))

@@ -69,9 +69,9 @@ llvm::SmallVector<mlir::Value> emitTileProducts(KernelBuilder &k, const formats:
 
 /// Emits the epilogue of one tile of `segment` for one token: `sums` are its 16 lanes, `tile`
 /// (i64) counts from the segment's first.
-mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::MatvecOp op,
+mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::ProductOp op,
                                  const KernelInterface &interface, const PackedSegment &segment,
-                                 mlir::Value tile, mlir::Value sums, int64_t token);
+                                 mlir::Value tile, mlir::Value sums, mlir::Value token);
 
 // The kernels. Each fills the body of a function whose pointers `interface` has and returns
 // the number of work items of a launch.
