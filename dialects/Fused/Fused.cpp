@@ -22,15 +22,6 @@ using sluice::model::printDouble;
 using sluice::quantized::parseRowOrders;
 using sluice::quantized::printRowOrders;
 
-static ParseResult parseImage(AsmParser &parser, bool &image) {
-  image = succeeded(parser.parseOptionalComma());
-  return image ? parser.parseKeyword("image") : success();
-}
-static void printImage(AsmPrinter &printer, bool image) {
-  if (image)
-    printer << ", image";
-}
-
 #include "dialects/Fused/FusedDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.cpp.inc"
@@ -98,6 +89,28 @@ LogicalResult PrefetchAttr::verify(function_ref<InFlightDiagnostic()> emitError,
     return emitError() << "stride and bytes must be multiples of 16, found " << stride << " and "
                        << bytes;
   return success();
+}
+
+Type PreparedType::parse(AsmParser &parser) {
+  int64_t tokens = 0, columns = 0;
+  SmallVector<quantized::EncodingAttr> encodings;
+  auto parseEncoding = [&] { return parser.parseAttribute(encodings.emplace_back()); };
+  if (parser.parseLess() || parser.parseInteger(tokens) || parser.parseComma() ||
+      parser.parseInteger(columns) || parser.parseComma() || parser.parseKeyword("for") ||
+      parser.parseEqual() ||
+      parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, parseEncoding))
+    return {};
+  bool image = succeeded(parser.parseOptionalComma());
+  if ((image && parser.parseKeyword("image")) || parser.parseGreater())
+    return {};
+  return parser.getChecked<PreparedType>(parser.getContext(), tokens, columns, encodings, image);
+}
+
+void PreparedType::print(AsmPrinter &printer) const {
+  printer << "<" << getTokens() << ", " << getColumns() << ", for = [";
+  llvm::interleaveComma(getEncodings(), printer,
+                        [&](quantized::EncodingAttr encoding) { printer << encoding; });
+  printer << (getImage() ? "], image>" : "]>");
 }
 
 LogicalResult PreparedType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t tokens,

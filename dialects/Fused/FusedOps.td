@@ -121,7 +121,7 @@ def Fused_PrepareOp : Fused_Kernel<"prepare", [Pure, SingleBlock]> {
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
     $input `active` `(` $active `)` oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($input) `->` type($result) (`prologue` $prologue^)?
+    `:` type($input) `->` qualified(type($result)) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
@@ -150,7 +150,7 @@ def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock
   let assemblyFormat = [{
     $input `active` `(` $active `)` `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($input) `,` type($weights) (`->` type($results)^)? (`epilogue` $epilogue^)?
+    `:` qualified(type($input)) `,` type($weights) (`->` type($results)^)? (`epilogue` $epilogue^)?
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{

@@ -61,8 +61,10 @@ def Plan_BufferOp : Plan_Op<"buffer", [Symbol, DeclareOpInterfaceMethods<SymbolU
 }
 
 def Plan_StepOp : Plan_Op<"step", [Symbol, NoTerminator, SingleBlock, NoRegionArguments]> {
-  let summary = "The launches of one decode step, in order";
+  let summary = "The launches of a step, in order";
   let description = [{
+    `decode` computes one token of every sequence. A step with `tokens` computes 1 to so many tokens of one sequence; the input `count` says how many.
+
     Example:
 
     ```mlir
@@ -72,9 +74,9 @@ def Plan_StepOp : Plan_Op<"step", [Symbol, NoTerminator, SingleBlock, NoRegionAr
     }
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, I64Attr:$arena_bytes);
+  let arguments = (ins SymbolNameAttr:$sym_name, I64Attr:$arena_bytes, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$tokens);
   let regions = (region SizedRegion<1>:$body);
-  let assemblyFormat = "$sym_name `arena` $arena_bytes attr-dict-with-keyword $body";
+  let assemblyFormat = "$sym_name `arena` $arena_bytes (`tokens` $tokens^)? attr-dict-with-keyword $body";
   let hasVerifier = 1;
 }
 

@@ -150,6 +150,8 @@ struct Utility {
 /// Launches that run in order.
 struct Step {
   std::string name;
+  /// The most tokens of a sequence that the step takes; 0: it takes one token and no `count`.
+  int64_t tokens = 0;
   std::vector<Launch> launches;
   /// Beside the launches.
   std::optional<PredictedTime> time;
@@ -164,6 +166,8 @@ struct Step {
 /// - there is a step "decode", inputs "token" and "position" (one i32 each) and an output "logits"
 ///   (vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
 ///   output "next" (SamplingWords.h);
+/// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
+///   and "count" of one;
 /// - launches name buffers that exist; no sum or product of sizes overflows 63 bits.
 struct Plan {
   /// Version of the format that this library reads.
@@ -196,6 +200,12 @@ struct Plan {
   /// The same for a buffer to write to, whose kind may not be Weights.
   const Buffer &writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
+
+  /// The step for `tokens` tokens of a sequence, at least one: "decode" for one, else the smallest
+  /// that takes so many, or nothing.
+  std::optional<uint32_t> stepFor(int64_t tokens) const;
+  /// The most tokens that a step takes, 1 without steps of many.
+  int64_t mostTokens() const;
 
   /// Whether the step chooses the next token: it has an input "sampling".
   bool samples() const;

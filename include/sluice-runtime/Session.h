@@ -44,14 +44,19 @@ public:
   /// [0, vocabSize) or the sequence has contextLength tokens already.
   std::span<const float> decode(int32_t token);
 
-  /// The same for a token whose logits nobody reads, so that they stay on the device: for all
-  /// tokens of a prompt but the last. The step may still run on return; what fails in it is an
-  /// Error of a later call.
-  void append(int32_t token);
+  /// The same for tokens, at least one, of which nobody reads logits: for all of a prompt but the
+  /// last ones. They go through the artifact's steps of many tokens, as many at a time as these
+  /// take. Steps may still run on return; what fails in one is an Error of a later call. After an
+  /// Error the sequence has those tokens whose step was started.
+  void append(std::span<const int32_t> tokens);
+  void append(int32_t token) { append(std::span(&token, 1)); }
 
-  /// The same, and chooses the token that comes next (without appending it): on the device, if the
+  /// The most tokens that one step takes.
+  int64_t chunk() const { return theArtifact->plan().mostTokens(); }
+
+  /// Appends tokens, at least one and at most chunk(), and chooses the token that comes next (without appending it): on the device, if the
   /// artifact's step does so and the choice depends on logits alone, else from the logits here.
-  /// `history` is what Sampler::sample takes, `token` included. Errors are decode's and sample's;
+  /// `history` is what Sampler::sample takes, `tokens` included. Errors are decode's and sample's;
   /// where logits are not finite, the message names the first kernel of the step whose result is
   /// not, and so does score's.
   ///
@@ -60,8 +65,12 @@ public:
   /// from this one, so that it does not wait for the host. Whatever is called instead discards that
   /// step, of which nothing stays but what it wrote to the caches at its position, and perhaps to
   /// intermediate results.
-  int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
+  int32_t next(std::span<const int32_t> tokens, Sampler &sampler, std::span<const int32_t> history,
                std::optional<int64_t> followAt = std::nullopt);
+  int32_t next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
+               std::optional<int64_t> followAt = std::nullopt) {
+    return next(std::span(&token, 1), sampler, history, followAt);
+  }
 
   /// Waits until the steps of all appended tokens have ended.
   void wait();
@@ -89,9 +98,10 @@ public:
   /// are wanted. Returns how many of `ids`, of which there is at least one, the sequence then has.
   int64_t rewind(std::span<const int32_t> ids);
 
-  /// Runs decode()'s step at the present position without appending its token; returns each
-  /// launch's time in seconds.
-  std::vector<double> profile(int32_t token);
+  /// Runs the step of these tokens, at least one and at most chunk(), at the present position
+  /// without appending them; returns each launch's time in seconds.
+  std::vector<double> profile(std::span<const int32_t> tokens);
+  std::vector<double> profile(int32_t token) { return profile(std::span(&token, 1)); }
 
   /// A copy of a buffer's bytes as the last step left them; an Error if there is none so named.
   std::vector<std::byte> readBuffer(std::string_view name);
@@ -101,18 +111,22 @@ public:
 private:
   /// What a step depends on, besides what the caches hold.
   struct Inputs {
-    int32_t token = 0;
+    std::vector<int32_t> tokens;
+    /// Of the first.
     int64_t position = 0;
     /// Where the step chooses the next token.
     sampling::SamplingWords sampling;
     bool operator==(const Inputs &other) const;
   };
 
-  /// An Error if the token cannot be appended.
-  Inputs checkedInputs(int32_t token) const;
+  /// An Error if the tokens cannot be appended.
+  Inputs checkedInputs(std::span<const int32_t> tokens) const;
   void write(const Inputs &inputs);
-  /// The token has its place in the sequence.
-  void advance(int32_t token);
+  uint32_t stepOf(const Inputs &inputs) const {
+    return *theArtifact->plan().stepFor(static_cast<int64_t>(inputs.tokens.size()));
+  }
+  /// The tokens have their place in the sequence.
+  void advance(std::span<const int32_t> tokens);
   /// Starts the step, unless it is the one that was started ahead, and ends all before it.
   void start(const Inputs &inputs);
   /// Ends the step that was started ahead, whatever comes of it.
@@ -135,7 +149,9 @@ private:
   bool unfinished = false;
   /// Of the step in flight that nobody has asked for yet.
   std::optional<Inputs> ahead;
-  uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
+  uint32_t tokenBuffer, positionBuffer, logitsBuffer;
+  /// Buffers of steps of many tokens.
+  std::optional<uint32_t> tokensBuffer, positionsBuffer, countBuffer;
   /// Buffers of a step that chooses the next token.
   std::optional<uint32_t> samplingBuffer, nextBuffer;
   /// Whether the step can have its token from the step before.
@@ -183,8 +199,9 @@ struct GenerateResult {
 
 /// Appends `prompt` (at least one token) to the session's sequence and generates from there.
 /// `onText` gets the text as it becomes certain (never a part of a character or of a stop string),
-/// `onToken` each token of the prompt (with `isPrompt`) and each new one; both may be empty;
-/// returning false ends the generation after this token. Stop strings need a tokenizer.
+/// `onToken` each token of the prompt (with `isPrompt`; those of a step one after the other when it
+/// was started) and each new one; both may be empty; returning false ends the generation after this
+/// step. Stop strings need a tokenizer.
 struct GenerateCallbacks {
   std::function<bool(std::string_view text)> onText;
   std::function<bool(int32_t token, bool isPrompt)> onToken;

@@ -205,6 +205,23 @@ Error Compilation::chooseFormats(StringRef weights) {
   return Error::success();
 }
 
+/// The numbers of --prefill, ascending; a single 0 for none.
+static Expected<SmallVector<int64_t>> parsePrefill(StringRef text) {
+  SmallVector<int64_t> tokens;
+  if (text == "none")
+    return SmallVector<int64_t>{0};
+  for (StringRef number : split(text, ',')) {
+    int64_t value = 0;
+    if (number.getAsInteger(10, value) || value < 2 || value > (1 << 16) ||
+        (!tokens.empty() && value <= tokens.back()))
+      return createStringError("--prefill " + text +
+                               ": expected none, or numbers from 2 to 65536, each greater than "
+                               "the one before it, separated by commas");
+    tokens.push_back(value);
+  }
+  return tokens;
+}
+
 Error Compilation::readPlan(PipelineOptions &pipeline) {
   std::string path = option("plan").str();
   auto wrong = [&](const Twine &what) { return createStringError(path + ": " + what); };
@@ -354,6 +371,12 @@ Error Compilation::checkStageOptions() {
       return refuse("--" + cache.name + " " + given,
                     "is past the stage that chooses formats (it was made for " + *decided + ")");
   }
+  if (!options.prefill.empty() && stage >= Stage::Scheduled && options.prefill != option("prefill"))
+    return refuse("--prefill " + options.prefill,
+                  "is past the stage that makes steps (it was made for " +
+                      (option("prefill").empty() ? Twine("what the target says")
+                                                 : Twine(option("prefill"))) +
+                      ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -427,6 +450,13 @@ Error Compilation::runStage(Stage next) {
     pipeline.goal = goal.str();
   if (StringRef context = option("plan-context"); !context.empty())
     pipeline.planContext = std::stoll(context.str());
+  if (StringRef prefill = option("prefill"); !prefill.empty()) {
+    Expected<SmallVector<int64_t>> tokens = parsePrefill(prefill);
+    if (!tokens)
+      return tokens.takeError();
+    for (int64_t count : *tokens)
+      pipeline.prefill.push_back(count);
+  }
   pipeline.target = option("target").str();
   if (next == Stage::Quantized && !option("plan").empty())
     if (Error error = readPlan(pipeline))
@@ -712,6 +742,11 @@ Error Compilation::run() {
     setOption("target", options.target);
   else if (option("target").empty())
     setOption("target", "host");
+  if (!options.prefill.empty()) {
+    if (Expected<SmallVector<int64_t>> tokens = parsePrefill(options.prefill); !tokens)
+      return tokens.takeError();
+    setOption("prefill", options.prefill);
+  }
   if (Error error = runStages())
     return error;
   return options.output.empty() ? Error::success() : writeArtifact();

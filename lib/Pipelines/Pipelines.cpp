@@ -82,6 +82,10 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedPackWeights({options.target}));
   pm.addPass(createFusedAppendSampling({options.target}));
   pm.addPass(createFusedTileCaches({options.target}));
+  FusedDeriveStepsOptions steps;
+  steps.target = options.target;
+  steps.prefill = llvm::to_vector(options.prefill);
+  pm.addPass(createFusedDeriveSteps(steps));
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());

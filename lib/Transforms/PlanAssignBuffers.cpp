@@ -3,6 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "dialects/Fused/PreparedInput.h"
 #include "sluice-runtime/SamplingWords.h"
 #include "sluice/Analysis/Arena.h"
 #include "sluice/Formats/Packing.h"
@@ -26,8 +27,11 @@ using quantized::QuantizedTensorType;
 /// Of arena buffers: GPUs want 256 for wide and bulk accesses, hosts 64.
 constexpr int64_t alignment = 256;
 
-/// Names of what @decode returns.
+/// Names of what a step returns, and of what it takes: @decode one token, other steps up to so many,
+/// of which `count` says how many are there.
 constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext};
+constexpr StringRef kDecodeInputs[] = {"token", "position", "sampling"},
+                    kChunkInputs[] = {"tokens", "positions", "count", "sampling"};
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -44,51 +48,79 @@ std::string resultName(StringRef label) {
   return (name.empty() || llvm::isDigit(name[0]) ? "_" + name : name) + ".out";
 }
 
+/// A function that becomes a step.
+struct StepFunction {
+  func::FuncOp function;
+  bool isDecode = false, samples = false;
+  SmallVector<plan::DispatchOp> dispatches;
+  /// What it returns, and the output's name.
+  llvm::MapVector<Value, StringRef> returned;
+
+  ArrayRef<StringRef> inputNames() const {
+    return isDecode ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs);
+  }
+};
+
 struct PlanAssignBuffers : impl::PlanAssignBuffersBase<PlanAssignBuffers> {
   void runOnOperation() override;
 
 private:
-  LogicalResult run(func::FuncOp decode);
-  /// Checks what @decode takes, holds and returns; collects launches, weights and caches in order
-  /// of use.
-  LogicalResult collect(func::FuncOp decode);
+  /// Checks what a function takes, holds and returns; collects its launches, and the weights and
+  /// caches of all functions, in order of use.
+  LogicalResult collect(StepFunction &step);
+  LogicalResult checkTypes(StepFunction &step);
   FailureOr<int64_t> bytesOf(Operation *reporter, Type type, quantized::PackedOp packed = {});
   FlatSymbolRefAttr createBuffer(Location loc, StringRef name, BufferKind kind, Type type,
                                  int64_t bytes);
+  LogicalResult createWeightsAndCaches();
+  /// The inputs or outputs of that name of all steps are one buffer, of the largest one's type.
+  LogicalResult createInterface(Operation *reporter, StringRef name, BufferKind kind, Type type);
+  LogicalResult convert(StepFunction &step);
 
-  SmallVector<plan::DispatchOp> dispatches;
+  SmallVector<StepFunction> steps;
   /// Symbols of weights and the operation that first uses them.
   llvm::MapVector<StringAttr, Operation *> weights, caches;
-  /// What @decode returns, and the output's name.
-  DenseMap<Value, StringRef> returned;
+  DenseMap<StringAttr, FlatSymbolRefAttr> cacheBuffers, weightBuffers;
+  /// Inputs and outputs, by name.
+  llvm::StringMap<plan::BufferOp> interface;
   std::optional<SymbolTable> symbols;
   std::optional<OpBuilder> builder;
 };
 
-LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
-  TypeRange arguments = decode.getArgumentTypes();
-  auto isPositions = [](Type type) {
+LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
+  auto hasShape = [](Type type, size_t rank) {
     auto tensor = dyn_cast<RankedTensorType>(type);
-    return tensor && tensor.getRank() == 1 && tensor.hasStaticShape() &&
+    return tensor && tensor.getRank() == static_cast<int64_t>(rank) && tensor.hasStaticShape() &&
            tensor.getElementType().isInteger(32);
   };
-  auto isWords = [](Type type) {
-    auto tensor = dyn_cast<RankedTensorType>(type);
-    return tensor && tensor.getRank() == 2 && tensor.getDimSize(1) == sampling::kWords &&
-           tensor.getElementType().isInteger(32);
-  };
-  bool samples = arguments.size() == 3;
-  if ((arguments.size() != 2 && !samples) || !llvm::all_of(arguments.take_front(2), isPositions) ||
-      (samples && !isWords(arguments[2])))
-    return decode.emitOpError()
-           << "must take tokens and positions, two int32 vectors, and where it samples "
-           << sampling::kWords << " int32 words per token, found (" << arguments << ")";
-  if (!decode.getBody().hasOneBlock())
-    return decode.emitOpError() << "must have one block";
+  TypeRange arguments = step.function.getArgumentTypes();
+  size_t without = step.inputNames().size() - 1; // sampling
+  step.samples = arguments.size() == without + 1;
+  bool fits = arguments.size() == without || step.samples;
+  for (auto [number, type] : llvm::enumerate(arguments))
+    fits &= number < without ? hasShape(type, 1)
+                             : hasShape(type, 2) && cast<RankedTensorType>(type).getDimSize(1) ==
+                                                        sampling::kWords;
+  if (fits && !step.isDecode)
+    fits = cast<RankedTensorType>(arguments[2]).getDimSize(0) == 1;
+  if (fits)
+    return success();
+  return step.function.emitOpError()
+         << "must take tokens and positions, two int32 vectors, "
+         << (step.isDecode ? "" : "their number, ") << "and where it samples " << sampling::kWords
+         << " int32 words per token, found (" << arguments << ")";
+}
 
-  for (Operation &op : decode.getBody().front()) {
+LogicalResult PlanAssignBuffers::collect(StepFunction &step) {
+  func::FuncOp function = step.function;
+  if (failed(checkTypes(step)))
+    return failure();
+  if (!function.getBody().hasOneBlock())
+    return function.emitOpError() << "must have one block";
+
+  for (Operation &op : function.getBody().front()) {
     if (auto dispatch = dyn_cast<plan::DispatchOp>(op)) {
-      dispatches.push_back(dispatch);
+      step.dispatches.push_back(dispatch);
       for (Value argument : dispatch.getArguments()) {
         auto parameter = argument.getDefiningOp<model::ParameterOp>();
         if (parameter)
@@ -97,27 +129,20 @@ LogicalResult PlanAssignBuffers::collect(func::FuncOp decode) {
       for (auto cache : dispatch.getCaches().getAsRange<FlatSymbolRefAttr>())
         caches.insert({cache.getAttr(), dispatch});
     } else if (auto terminator = dyn_cast<func::ReturnOp>(op)) {
-      if (terminator.getNumOperands() != (samples ? 2 : 1) ||
+      if (terminator.getNumOperands() != (step.samples ? 2 : 1) ||
           !llvm::all_of(terminator.getOperands(),
                         [](Value value) { return value.getDefiningOp<plan::DispatchOp>(); }))
         return terminator.emitOpError()
-               << "must return the logits" << (samples ? " and the next tokens" : "")
-               << (samples ? ", two values" : ", one value") << " that a plan.dispatch computes";
+               << "must return the logits" << (step.samples ? " and the next tokens" : "")
+               << (step.samples ? ", two values" : ", one value") << " that a plan.dispatch computes";
       for (auto [value, name] : llvm::zip(terminator.getOperands(), kOutputs))
-        if (!returned.try_emplace(value, name).second)
+        if (!step.returned.insert({value, name}).second)
           return terminator.emitOpError() << "must return two different values";
     } else if (!isa<model::ParameterOp>(op)) {
-      return op.emitOpError() << "is not compiled to a kernel: @decode may hold plan.dispatch and "
-                                 "model.parameter only";
+      return op.emitOpError() << "is not compiled to a kernel: @" << function.getSymName()
+                              << " may hold plan.dispatch and model.parameter only";
     }
   }
-  for (auto [name, user] : weights)
-    if (!isa_and_nonnull<quantized::PackedOp, model::RopeTableOp>(symbols->lookup(name)))
-      return user->emitOpError() << "loads @" << name.getValue()
-                                 << ", which is neither packed nor a rotary table";
-  for (auto [name, user] : caches)
-    if (!isa_and_nonnull<model::CacheOp>(symbols->lookup(name)))
-      return user->emitOpError() << "names an unknown cache @" << name.getValue();
   return success();
 }
 
@@ -137,6 +162,8 @@ FailureOr<int64_t> PlanAssignBuffers::bytesOf(Operation *reporter, Type type,
     if (bytes)
       return bytes;
   }
+  if (auto prepared = dyn_cast<fused::PreparedType>(type))
+    return fused::preparedBytes(prepared);
   auto quantized = dyn_cast<QuantizedTensorType>(type);
   if (!quantized || !packed)
     return reporter->emitOpError()
@@ -177,22 +204,15 @@ FlatSymbolRefAttr PlanAssignBuffers::createBuffer(Location loc, StringRef name, 
   return FlatSymbolRefAttr::get(buffer.getSymNameAttr());
 }
 
-LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
-  if (failed(collect(decode)))
-    return failure();
-  DenseMap<Value, FlatSymbolRefAttr> buffers;
-  DenseMap<StringAttr, FlatSymbolRefAttr> cacheBuffers, weightBuffers;
-  Location loc = decode.getLoc();
-
-  // Inputs.
-  static constexpr StringRef inputs[] = {"token", "position", "sampling"};
-  for (auto [argument, name] : llvm::zip(decode.getArguments(), inputs)) {
-    FailureOr<int64_t> bytes = bytesOf(decode, argument.getType());
-    if (failed(bytes))
-      return failure();
-    buffers[argument] = createBuffer(loc, name, BufferKind::Input, argument.getType(), *bytes);
-  }
-  // Weights: the buffer takes the recipe's name.
+LogicalResult PlanAssignBuffers::createWeightsAndCaches() {
+  for (auto [name, user] : weights)
+    if (!isa_and_nonnull<quantized::PackedOp, model::RopeTableOp>(symbols->lookup(name)))
+      return user->emitOpError() << "loads @" << name.getValue()
+                                 << ", which is neither packed nor a rotary table";
+  for (auto [name, user] : caches)
+    if (!isa_and_nonnull<model::CacheOp>(symbols->lookup(name)))
+      return user->emitOpError() << "names an unknown cache @" << name.getValue();
+  // The buffer takes the recipe's name.
   for (auto [name, user] : weights) {
     Operation *recipe = symbols->lookup(name);
     Type type = recipe->getAttrOfType<TypeAttr>("type").getValue();
@@ -200,7 +220,7 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
     if (failed(bytes))
       return failure();
     // SymbolTable::rename would visit every use in the module; all of them are parameters of
-    // @decode, which ends here.
+    // functions, which end here.
     symbols->remove(recipe);
     SymbolTable::setSymbolName(recipe, (name.getValue() + ".recipe").str());
     symbols->insert(recipe);
@@ -210,7 +230,6 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
         ->setDiscardableAttr("source", FlatSymbolRefAttr::get(SymbolTable::getSymbolName(recipe)));
     weightBuffers[name] = buffer;
   }
-  // Caches.
   for (auto [name, user] : caches) {
     auto cache = symbols->lookup<model::CacheOp>(name);
     Location cacheLoc = cache.getLoc();
@@ -221,11 +240,39 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
     cacheBuffers[name] = createBuffer(cacheLoc, name, BufferKind::Cache, type, type.getBytes());
     symbols->lookup(cacheBuffers[name].getAttr())->setDiscardableAttrs(attributes);
   }
+  return success();
+}
+
+LogicalResult PlanAssignBuffers::createInterface(Operation *reporter, StringRef name,
+                                                 BufferKind kind, Type type) {
+  FailureOr<int64_t> bytes = bytesOf(reporter, type);
+  if (failed(bytes))
+    return failure();
+  plan::BufferOp &buffer = interface[name];
+  if (!buffer) {
+    FlatSymbolRefAttr made = createBuffer(reporter->getLoc(), name, kind, type, *bytes);
+    buffer = symbols->lookup<plan::BufferOp>(made.getAttr());
+  } else if (buffer.getBytes() < static_cast<uint64_t>(*bytes)) {
+    buffer.setType(type);
+    buffer.setBytes(*bytes);
+  }
+  return success();
+}
+
+LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
+  func::FuncOp function = step.function;
+  builder->setInsertionPoint(function);
+  DenseMap<Value, FlatSymbolRefAttr> buffers;
+  auto interfaceBuffer = [&](StringRef name) {
+    return FlatSymbolRefAttr::get(interface[name].getSymNameAttr());
+  };
+  for (auto [argument, name] : llvm::zip(function.getArguments(), step.inputNames()))
+    buffers[argument] = interfaceBuffer(name);
   // What launches compute.
   SmallVector<ArenaBuffer> lifetimes;
   SmallVector<plan::BufferOp> arenaBuffers;
   DenseMap<Value, size_t> arenaIndex;
-  for (auto [launch, dispatch] : enumerate(dispatches)) {
+  for (auto [launch, dispatch] : enumerate(step.dispatches)) {
     int64_t index = static_cast<int64_t>(launch);
     for (Value argument : dispatch.getArguments()) {
       if (auto arena = arenaIndex.find(argument); arena != arenaIndex.end())
@@ -234,15 +281,16 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
         buffers[argument] = weightBuffers.lookup(parameter.getWeightAttr().getAttr());
     }
     for (OpResult result : dispatch->getResults()) {
+      if (StringRef output = step.returned.lookup(result); !output.empty()) {
+        buffers[result] = interfaceBuffer(output);
+        continue;
+      }
       FailureOr<int64_t> bytes = bytesOf(dispatch, result.getType());
       if (failed(bytes))
         return failure();
-      if (StringRef output = returned.lookup(result); !output.empty()) {
-        buffers[result] =
-            createBuffer(dispatch.getLoc(), output, BufferKind::Output, result.getType(), *bytes);
-        continue;
-      }
       std::string name = resultName(dispatch.getLabel());
+      if (!step.isDecode)
+        name = (function.getSymName() + "." + name).str();
       if (dispatch->getNumResults() > 1)
         name += "." + std::to_string(result.getResultNumber());
       buffers[result] =
@@ -251,16 +299,6 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
       arenaIndex[result] = lifetimes.size();
       lifetimes.push_back({*bytes, index, index});
     }
-  }
-  // The token that a step chooses is the next step's.
-  if (auto next = llvm::find_if(returned, [](const auto &entry) { return entry.second == kNext; });
-      next != returned.end()) {
-    Value token = decode.getArgument(0);
-    if (next->first.getType() != token.getType())
-      return decode.emitOpError() << "chooses tokens of type " << next->first.getType()
-                                  << ", but takes " << token.getType();
-    symbols->lookup<plan::BufferOp>(buffers[token].getAttr())
-        .setFedByAttr(buffers.lookup(next->first));
   }
   Arena arena = assignArena(lifetimes, alignment);
   if (auto overlap = findArenaOverlap(lifetimes, arena.offsets))
@@ -276,15 +314,18 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
          << arenaLowerBound(lifetimes, alignment) << " are alive at once";
 
   // The step takes the function's name and place.
-  std::string stepName = decode.getSymName().str();
-  auto step = plan::StepOp::create(*builder, loc, stepName, arena.bytes);
+  std::string stepName = function.getSymName().str();
+  int64_t tokens = cast<RankedTensorType>(function.getArgumentTypes()[0]).getDimSize(0);
+  auto made = plan::StepOp::create(*builder, function.getLoc(), stepName, arena.bytes,
+                                   step.isDecode ? IntegerAttr()
+                                                 : builder->getI64IntegerAttr(tokens));
   auto copyTime = [](Operation *from, Operation *to) {
     if (Attribute time = from->getDiscardableAttr(fused::kTimeAttr))
       to->setDiscardableAttr(fused::kTimeAttr, time);
   };
-  copyTime(decode, step);
-  builder->createBlock(&step.getBody());
-  for (plan::DispatchOp dispatch : dispatches) {
+  copyTime(function, made);
+  builder->createBlock(&made.getBody());
+  for (plan::DispatchOp dispatch : step.dispatches) {
     SmallVector<Attribute> arguments;
     for (Value argument : dispatch.getArguments())
       arguments.push_back(buffers.lookup(argument));
@@ -297,13 +338,19 @@ LogicalResult PlanAssignBuffers::run(func::FuncOp decode) {
                                          dispatch.getLabelAttr(), dispatch.getTrafficAttr());
     copyTime(dispatch, launch);
   }
-  symbols->erase(decode);
+  symbols->erase(function);
   return success();
 }
 
 void PlanAssignBuffers::runOnOperation() {
   ModuleOp module = getOperation();
   symbols.emplace(module);
+  steps.clear();
+  weights.clear();
+  caches.clear();
+  cacheBuffers.clear();
+  weightBuffers.clear();
+  interface.clear();
   auto decode = symbols->lookup<func::FuncOp>("decode");
   if (!decode || decode.isExternal()) {
     // A module whose step is planned already stays as it is.
@@ -312,18 +359,43 @@ void PlanAssignBuffers::runOnOperation() {
     emitError(module.getLoc()) << "has no function @decode";
     return signalPassFailure();
   }
-  for (auto function : module.getOps<func::FuncOp>())
-    if (function != decode) {
-      function.emitOpError() << "cannot be part of a plan, which has the one step @decode";
+  for (auto function : module.getOps<func::FuncOp>()) {
+    if (function != decode && !function.getSymName().starts_with("prefill_")) {
+      function.emitOpError() << "cannot be part of a plan, whose steps are @decode and @prefill_N";
       return signalPassFailure();
     }
-  dispatches.clear();
-  weights.clear();
-  caches.clear();
-  returned.clear();
+    StepFunction &step = steps.emplace_back();
+    step.function = function;
+    step.isDecode = function == decode;
+  }
+  for (StepFunction &step : steps)
+    if (failed(collect(step)))
+      return signalPassFailure();
   builder.emplace(decode);
-  if (failed(run(decode)))
-    signalPassFailure();
+  for (StepFunction &step : steps) {
+    for (auto [type, name] : llvm::zip(step.function.getArgumentTypes(), step.inputNames()))
+      if (failed(createInterface(step.function, name, BufferKind::Input, type)))
+        return signalPassFailure();
+  }
+  if (failed(createWeightsAndCaches()))
+    return signalPassFailure();
+  for (StepFunction &step : steps)
+    for (auto [value, name] : step.returned)
+      if (failed(createInterface(value.getDefiningOp(), name, BufferKind::Output, value.getType())))
+        return signalPassFailure();
+  // The token that a step chooses is the next step's.
+  if (plan::BufferOp next = interface.lookup(kNext)) {
+    plan::BufferOp token = interface.lookup(kDecodeInputs[0]);
+    if (next.getType() != token.getType()) {
+      decode.emitOpError() << "chooses tokens of type " << next.getType() << ", but takes "
+                           << token.getType();
+      return signalPassFailure();
+    }
+    token.setFedByAttr(FlatSymbolRefAttr::get(next.getSymNameAttr()));
+  }
+  for (StepFunction &step : steps)
+    if (failed(convert(step)))
+      return signalPassFailure();
 }
 } // namespace
 } // namespace sluice

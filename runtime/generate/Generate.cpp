@@ -104,21 +104,28 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
 
   // The step of a token also chooses the next one. The step of that one can start before it is
   // known, unless it is the last of the text or has no place any more.
-  auto next = [&](int32_t token) {
+  auto next = [&](std::span<const int32_t> tokens) {
     int64_t count = static_cast<int64_t>(result.ids.size()) + 1;
     bool goesOn = options.maxTokens < 0 || count < options.maxTokens;
-    return session.next(token, sampler, history,
-                        goesOn ? std::optional(session.position() + 1) : std::nullopt);
+    int64_t following = session.position() + static_cast<int64_t>(tokens.size());
+    return session.next(tokens, sampler, history,
+                        goesOn ? std::optional(following) : std::nullopt);
   };
 
   auto start = Clock::now();
   std::optional<int32_t> chosen;
-  for (size_t i = 0; i < prompt.size(); ++i) {
-    if (i + 1 < prompt.size() || options.maxTokens == 0)
-      session.append(prompt[i]);
+  const size_t most = static_cast<size_t>(session.chunk());
+  for (std::span<const int32_t> rest = prompt; !rest.empty();) {
+    std::span<const int32_t> part = rest.first(std::min(rest.size(), most));
+    rest = rest.subspan(part.size());
+    if (!rest.empty() || options.maxTokens == 0)
+      session.append(part);
     else
-      chosen = next(prompt[i]);
-    if (callbacks.onToken && !callbacks.onToken(prompt[i], /*isPrompt=*/true)) {
+      chosen = next(part);
+    bool more = true;
+    for (int32_t id : part)
+      more &= !callbacks.onToken || callbacks.onToken(id, /*isPrompt=*/true);
+    if (!more) {
       result.promptSeconds = secondsSince(start);
       result.reason = FinishReason::Cancelled;
       return result;
@@ -135,7 +142,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     if (!chosen) {
       if (session.position() >= artifact.model().contextLength)
         return FinishReason::Context;
-      chosen = next(result.ids.back());
+      chosen = next(std::span(&result.ids.back(), 1));
     }
     int32_t id = *std::exchange(chosen, std::nullopt);
     history.push_back(id);

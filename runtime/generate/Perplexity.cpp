@@ -72,12 +72,19 @@ PerplexityResult sluice::runtime::perplexity(
     if (reference)
       reference->reset();
     // The last token is only predicted.
+    std::vector<int32_t> tokens(window.begin(), window.end());
+    if (bosId >= 0)
+      tokens[0] = bosId;
     for (int64_t i = 0; i + 1 < options.window; ++i) {
-      int32_t token = i == 0 && bosId >= 0 ? bosId : window[i];
+      int32_t token = tokens[i];
       if (i < first) {
-        session.append(token);
+        // As many at a time as a step takes.
+        int64_t count = std::min(first - i, session.chunk());
+        std::span<const int32_t> part = std::span(tokens).subspan(i, count);
+        session.append(part);
         if (reference)
-          reference->append(token);
+          reference->append(part);
+        i += count - 1;
       } else {
         sum += session.score(token, window[i + 1]);
         if (reference) {

@@ -10,6 +10,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 using namespace sluice::runtime;
@@ -22,10 +23,14 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
                            options.deviceOptions);
   theDevice->load(theArtifact);
   queue = theDevice->queue();
-  decodeStep = *plan.findStep("decode");
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
+  if (plan.mostTokens() > 1) {
+    tokensBuffer = plan.bufferIndex("tokens");
+    positionsBuffer = plan.bufferIndex("positions");
+    countBuffer = plan.bufferIndex("count");
+  }
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
     nextBuffer = plan.bufferIndex("next");
@@ -35,26 +40,35 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
 
 bool Session::Inputs::operator==(const Inputs &other) const {
   // By bits, so that every NaN is equal to itself.
-  return token == other.token && position == other.position &&
+  return tokens == other.tokens && position == other.position &&
          std::memcmp(&sampling, &other.sampling, sizeof(sampling)) == 0;
 }
 
-Session::Inputs Session::checkedInputs(int32_t token) const {
+Session::Inputs Session::checkedInputs(std::span<const int32_t> tokens) const {
   const ModelInfo &model = theArtifact->model();
-  if (token < 0 || token >= model.vocabSize)
-    throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
-                std::to_string(model.vocabSize));
-  if (nextPosition >= model.contextLength)
-    throw Error("the context is full: position " + std::to_string(nextPosition) +
-                " of a context of " + std::to_string(model.contextLength) +
+  for (int32_t token : tokens)
+    if (token < 0 || token >= model.vocabSize)
+      throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
+                  std::to_string(model.vocabSize));
+  if (nextPosition + static_cast<int64_t>(tokens.size()) > model.contextLength)
+    throw Error("the context is full: position " +
+                std::to_string(std::max(nextPosition, model.contextLength)) + " of a context of " +
+                std::to_string(model.contextLength) +
                 "; compile the model with a longer one (--context)");
-  return {token, nextPosition, {}};
+  return {{tokens.begin(), tokens.end()}, nextPosition, {}};
 }
 
 void Session::write(const Inputs &inputs) {
-  int32_t position = static_cast<int32_t>(inputs.position);
-  theDevice->write(tokenBuffer, 0, std::as_bytes(std::span(&inputs.token, 1)));
-  theDevice->write(positionBuffer, 0, std::as_bytes(std::span(&position, 1)));
+  std::vector<int32_t> positions(inputs.tokens.size());
+  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(inputs.position));
+  bool isOne = positions.size() == 1;
+  theDevice->write(isOne ? tokenBuffer : *tokensBuffer, 0, std::as_bytes(std::span(inputs.tokens)));
+  theDevice->write(isOne ? positionBuffer : *positionsBuffer, 0,
+                   std::as_bytes(std::span(positions)));
+  if (!isOne) {
+    int32_t count = static_cast<int32_t>(positions.size());
+    theDevice->write(*countBuffer, 0, std::as_bytes(std::span(&count, 1)));
+  }
   if (samplingBuffer)
     theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&inputs.sampling, 1)));
 }
@@ -66,9 +80,9 @@ void Session::start(const Inputs &inputs) {
     discardAhead();
     write(inputs);
     if (queue)
-      queue->start(decodeStep, /*fed=*/false);
+      queue->start(stepOf(inputs), /*fed=*/false);
     else
-      theDevice->run(decodeStep);
+      theDevice->run(stepOf(inputs));
     wait();
   }
   unfinished = queue != nullptr;
@@ -90,45 +104,56 @@ void Session::discardAhead() {
   }
 }
 
-void Session::append(int32_t token) {
-  start(checkedInputs(token));
-  advance(token);
+void Session::append(std::span<const int32_t> tokens) {
+  // All are checked before the first step runs.
+  (void)checkedInputs(tokens);
+  const size_t most = static_cast<size_t>(chunk());
+  while (!tokens.empty()) {
+    std::span<const int32_t> part = tokens.first(std::min(tokens.size(), most));
+    start(checkedInputs(part));
+    advance(part);
+    tokens = tokens.subspan(part.size());
+  }
 }
 
-void Session::advance(int32_t token) {
-  sequence.push_back(token);
-  ++nextPosition;
+void Session::advance(std::span<const int32_t> tokens) {
+  sequence.insert(sequence.end(), tokens.begin(), tokens.end());
+  nextPosition += static_cast<int64_t>(tokens.size());
 }
 
-int32_t Session::next(int32_t token, Sampler &sampler, std::span<const int32_t> history,
-                      std::optional<int64_t> followAt) {
+int32_t Session::next(std::span<const int32_t> tokens, Sampler &sampler,
+                      std::span<const int32_t> history, std::optional<int64_t> followAt) {
+  if (tokens.empty() || static_cast<int64_t>(tokens.size()) > chunk())
+    throw Error("a step has " + std::to_string(tokens.size()) + " tokens, expected 1 to " +
+                std::to_string(chunk()));
   if (!nextBuffer || sampler.needsHistory()) {
-    std::span<const float> scores = decode(token);
+    append(tokens);
+    std::span<const float> scores = logits();
     try {
       return sampler.sample(scores, history);
     } catch (const Error &error) {
       throw explained(error);
     }
   }
-  Inputs inputs = checkedInputs(token);
+  Inputs inputs = checkedInputs(tokens);
   inputs.sampling = sampler.nextWords();
   start(inputs);
   std::optional<Inputs> following;
   if (followAt && startsAhead(sampler) && *followAt < theArtifact->model().contextLength) {
-    following = Inputs{token, *followAt, sampler.peekWords()};
+    following = Inputs{{tokens.back()}, *followAt, sampler.peekWords()};
     write(*following);
     try {
-      queue->start(decodeStep, /*fed=*/true);
+      queue->start(stepOf(*following), /*fed=*/true);
     } catch (const Error &) {
       // It may never be asked for; if it is, it is started again.
       following.reset();
     }
   }
   wait();
-  advance(token);
+  advance(tokens);
   int32_t chosen = *static_cast<const int32_t *>(theDevice->output(*nextBuffer));
   if (following) {
-    following->token = chosen;
+    following->tokens = {chosen};
     ahead = following;
   }
   if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
@@ -172,8 +197,9 @@ std::string Session::firstNonFinite() {
   // The caches hold what the last step found there, so that it does the same again.
   discardAhead();
   write(last);
-  theDevice->trace(decodeStep, [&](size_t index) {
-    const Launch &launch = plan.steps[decodeStep].launches[index];
+  const uint32_t step = stepOf(last);
+  theDevice->trace(step, [&](size_t index) {
+    const Launch &launch = plan.steps[step].launches[index];
     for (uint32_t argument : launch.arguments) {
       BufferKind kind = plan.buffers[argument].kind;
       if (kind == BufferKind::Weights || kind == BufferKind::Input)
@@ -226,14 +252,14 @@ std::span<const float> Session::logits() {
           static_cast<size_t>(theArtifact->model().vocabSize)};
 }
 
-std::vector<double> Session::profile(int32_t token) {
-  Inputs inputs = checkedInputs(token);
+std::vector<double> Session::profile(std::span<const int32_t> tokens) {
+  Inputs inputs = checkedInputs(tokens);
   // Choosing a token takes as long as it did.
   inputs.sampling = last.sampling;
   wait();
   discardAhead();
   write(inputs);
-  return theDevice->profile(decodeStep);
+  return theDevice->profile(stepOf(inputs));
 }
 
 void Session::reset() {

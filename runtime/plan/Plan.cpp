@@ -354,6 +354,13 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
                      const std::unordered_map<std::string, uint32_t> &buffers) {
   Step step;
   step.name = name;
+  if (auto tokens = value.find("tokens")) {
+    if (name == "decode")
+      tokens->failWith("is for other steps: \"decode\" takes one token");
+    step.tokens = tokens->asInt(2, maxId);
+  } else if (name != "decode") {
+    value.at("tokens");
+  }
   JsonField launches = value.at("launches");
   if (launches.asArray(maxLaunches).empty())
     launches.fail("at least one launch");
@@ -396,6 +403,11 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   require("token", BufferKind::Input, "i32", 1);
   require("position", BufferKind::Input, "i32", 1);
   require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
+  if (int64_t most = plan.mostTokens(); most > 1) {
+    require("tokens", BufferKind::Input, "i32", most);
+    require("positions", BufferKind::Input, "i32", most);
+    require("count", BufferKind::Input, "i32", 1);
+  }
   if (plan.samples()) {
     require("sampling", BufferKind::Input, "i32", sluice::sampling::kWords);
     require("next", BufferKind::Output, "i32", 1);
@@ -527,6 +539,23 @@ std::optional<uint32_t> Plan::findStep(std::string_view name) const {
     if (steps[i].name == name)
       return static_cast<uint32_t>(i);
   return std::nullopt;
+}
+
+std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {
+  if (tokens == 1)
+    return findStep("decode");
+  std::optional<uint32_t> smallest;
+  for (uint32_t i = 0; i < steps.size(); ++i)
+    if (steps[i].tokens >= tokens && (!smallest || steps[i].tokens < steps[*smallest].tokens))
+      smallest = i;
+  return smallest;
+}
+
+int64_t Plan::mostTokens() const {
+  int64_t most = 1;
+  for (const Step &step : steps)
+    most = std::max(most, step.tokens);
+  return most;
 }
 
 uint64_t Plan::bytes(const Step &step, uint64_t context) const {

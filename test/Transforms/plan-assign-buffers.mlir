@@ -26,6 +26,7 @@ module @chain {
   // CHECK: plan.buffer @qk weights : !quantized.tensor<56x256xf16, layout = lanes> bytes 40960 {source = @qk.recipe}
   // CHECK: plan.buffer @rope weights : tensor<2048x64xf32> bytes 524288 {source = @rope.recipe}
   // CHECK: plan.buffer @cache.k.0 cache : !quantized.cache<1x2048x2x64xf16> bytes 524288
+  // CHECK: plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
   // CHECK: plan.buffer @embed.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 0 to 2
   // CHECK: plan.buffer @qk.out.0 arena : tensor<1x20xf32> bytes 80 offset 2304 alive 1 to 2
   // Never read, but the kernel writes it; its place is free again a launch later.
@@ -33,7 +34,6 @@ module @chain {
   // CHECK: plan.buffer @mix.out arena : tensor<1x300xf32> bytes 1200 offset 0 alive 2 to 3
   // Takes the place of @embed.out, which has died.
   // CHECK: plan.buffer @attention_over_k_v.out arena : tensor<1x256xf32> bytes 1024 offset 1280 alive 3 to 4
-  // CHECK: plan.buffer @logits output : tensor<1x2048xf32> bytes 8192
   // CHECK: plan.step @decode arena 2560 {
   // CHECK: plan.launch @kernels::@embedding_0 [@token, @token_embd.rows, @embed.out] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "embed.rows" traffic(#fused.traffic<weights = 1,
   // CHECK: plan.launch @kernels::@matvec_0 [@embed.out, @qk, @rope, @position, @cache.k.0, @qk.out.0, @qk.out.1]
@@ -116,7 +116,7 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x?
 module @kernels {
   llvm.func @a()
 }
-// expected-error @+1 {{cannot be part of a plan, which has the one step @decode}}
+// expected-error @+1 {{cannot be part of a plan, whose steps are @decode and @prefill_N}}
 func.func private @prefill()
 func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x16xf32> {
   %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>
@@ -190,4 +190,66 @@ module {
     %l, %n = plan.dispatch @kernels::@head_0(%token) launch <grid = 1, block = 32, shared = 0, cluster = 1, overlap = false> label "head" : (tensor<1xi32>) -> (tensor<1x64xf32>, tensor<2xi32>)
     return %l, %n : tensor<1x64xf32>, tensor<2xi32>
   }
+}
+
+// -----
+
+// Steps share weights, caches, inputs and outputs; what they compute on the way is their own. Inputs have the size of the largest step.
+// CHECK-LABEL: module @steps
+module @steps {
+  model.cache @k : !quantized.cache<1x64x2x16xf16>
+  module @kernels {
+    llvm.func @one()
+    llvm.func @many()
+    llvm.func @last()
+  }
+  // CHECK: plan.buffer @token input : tensor<1xi32> bytes 4
+  // CHECK: plan.buffer @position input : tensor<1xi32> bytes 4
+  // CHECK: plan.buffer @tokens input : tensor<64xi32> bytes 256
+  // CHECK: plan.buffer @positions input : tensor<64xi32> bytes 256
+  // CHECK: plan.buffer @count input : tensor<1xi32> bytes 4
+  // CHECK: plan.buffer @k cache
+  // CHECK-NOT: cache :
+  // CHECK: plan.buffer @logits output : tensor<1x32xf32> bytes 128
+  // CHECK-NOT: output
+  // CHECK: plan.buffer @x.out arena : tensor<1x8xf32> bytes 32 offset 0 alive 0 to 1
+  // CHECK: plan.step @decode arena 256 {
+  // CHECK:   plan.launch @kernels::@one [@token, @k, @x.out]
+  // CHECK:   plan.launch @kernels::@last [@x.out, @logits]
+  func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x32xf32> {
+    %x = plan.dispatch @kernels::@one(%token) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<1xi32>) -> tensor<1x8xf32>
+    %y = plan.dispatch @kernels::@last(%x) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "y" : (tensor<1x8xf32>) -> tensor<1x32xf32>
+    return %y : tensor<1x32xf32>
+  }
+  // CHECK: plan.buffer @prefill_16.x.out arena : tensor<16x8xf32> bytes 512 offset 0 alive 0 to 1
+  // CHECK: plan.step @prefill_16 arena 512 tokens 16 {
+  // CHECK:   plan.launch @kernels::@many [@tokens, @positions, @count, @k, @prefill_16.x.out]
+  // CHECK:   plan.launch @kernels::@last [@prefill_16.x.out, @logits]
+  func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>, %count: tensor<1xi32>) -> tensor<1x32xf32> {
+    %x = plan.dispatch @kernels::@many(%token, %position, %count) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<16xi32>, tensor<16xi32>, tensor<1xi32>) -> tensor<16x8xf32>
+    %y = plan.dispatch @kernels::@last(%x) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "y" : (tensor<16x8xf32>) -> tensor<1x32xf32>
+    return %y : tensor<1x32xf32>
+  }
+  // CHECK: plan.buffer @prefill_64.x.out arena
+  // CHECK: plan.step @prefill_64 arena 2048 tokens 64 {
+  func.func @prefill_64(%token: tensor<64xi32>, %position: tensor<64xi32>, %count: tensor<1xi32>) -> tensor<1x32xf32> {
+    %x = plan.dispatch @kernels::@many(%token, %position, %count) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<64xi32>, tensor<64xi32>, tensor<1xi32>) -> tensor<64x8xf32>
+    %y = plan.dispatch @kernels::@last(%x) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "y" : (tensor<64x8xf32>) -> tensor<1x32xf32>
+    return %y : tensor<1x32xf32>
+  }
+}
+
+// -----
+
+module @kernels {
+  llvm.func @a()
+}
+func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x16xf32> {
+  %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>
+  return %x : tensor<1x16xf32>
+}
+// expected-error @+1 {{must take tokens and positions, two int32 vectors, their number, and where it samples}}
+func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>) -> tensor<1x16xf32> {
+  %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<16xi32>) -> tensor<1x16xf32>
+  return %x : tensor<1x16xf32>
 }

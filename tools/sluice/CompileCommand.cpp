@@ -98,6 +98,11 @@ void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
       ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
       ->transform(runtime::wholeNumber())
       ->type_name("N");
+  command
+      .add_option("--prefill", options.prefill,
+                  "Tokens of the steps that read a prompt: none, or numbers such as 16,64,512; "
+                  "each makes a step for up to so many tokens (default: what the target says)")
+      ->type_name("N,...");
   command.add_option("--batch", options.batch, "Sequences decoded together (default: 1)")
       ->check(CLI::Range(1, 8))
       ->transform(runtime::wholeNumber())

@@ -48,6 +48,9 @@ struct CompileOptions {
   int64_t context = 0;
   /// Sequences that are decoded together.
   int64_t batch = 1;
+  /// The greatest numbers of tokens of the steps that read prompts, separated by commas, or "none".
+  /// Empty: what the target says, or what fromIr's module was compiled for.
+  std::string prefill;
   /// Directory that gets every stage's file; empty for none.
   std::string emitIr;
   /// A stage's file to go on from, instead of reading the model's.

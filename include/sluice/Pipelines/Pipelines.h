@@ -64,6 +64,9 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
                                                "product's epilogue can compute: auto, epilogue, "
                                                "prologue"),
                                 llvm::cl::init("auto")};
+  ListOption<int64_t> prefill{*this, "prefill",
+                              llvm::cl::desc("Tokens of the steps that read a prompt; without it, "
+                                             "what the target says")};
   Option<std::string> target{*this, "target",
                              llvm::cl::desc("Name or path of a target description"),
                              llvm::cl::init("host")};

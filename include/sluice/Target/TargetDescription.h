@@ -78,6 +78,9 @@ struct CpuTime {
 using FormatRates = std::map<std::string, Sourced<double>>;
 
 struct TargetDescription {
+  /// The greatest numbers of a prompt's tokens that steps are made for, ascending; none where
+  /// prompts are read token by token.
+  Sourced<std::vector<int64_t>> prefillTokens;
   enum class Kind { Cpu, Gpu };
 
   /// "h100"; "host" if it was resolved by looking at this machine's CPU.

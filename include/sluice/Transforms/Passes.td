@@ -398,6 +398,37 @@ def FusedAppendSampling : Pass<"fused-append-sampling", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
+def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
+  let summary = "Derive steps of many tokens from the step of one";
+  let description = [{
+    A prompt's tokens share one read of the weights. From `@decode` this pass makes functions `@prefill_T`, each for 1 to T tokens of a sequence (`%count` of them),
+    that read the same packed weights and the same caches:
+
+    - a `fused.matvec` becomes a `fused.prepare`, which has the prologue, and a `fused.matmul`, which has the epilogue;
+    - the prologue of a `fused.attention`, which appends, becomes a `fused.append`: all keys and values of the step are in the caches before attention begins;
+    - behind the last attention, where no token depends on another one, only the last token's row is kept (`fused.last_row`), so that the operations from there on,
+      the head among them, are those of `@decode`.
+
+    T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none.
+
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
+      ...
+      %q:3 = fused.matvec %x weights(%w) segments [256, 128, 128] ... prologue { norm }
+    ```
+    ==>
+    ```mlir
+    func.func @prefill_64(%token: tensor<64xi32>, %position: tensor<64xi32>, %count: tensor<1xi32>) -> tensor<1x2048xf32> {
+      ...
+      %p = fused.prepare %x active(%count) : tensor<64x256xf32> -> !fused.prepared<64, 256, ...> prologue { norm }
+      %q:3 = fused.matmul %p active(%count) weights(%w) segments [256, 128, 128] ...
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+                 ListOption<"prefill", "prefill", "int64_t", "tokens of the steps; without it, what the target says">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
 def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
   let summary = "Give every cache the layout that its target's attention reads";
   let description = [{

@@ -54,6 +54,10 @@ static json typeJson(mlir::Type type, json &shape) {
     shape = cache.getShape().vec();
     return cache.getEncoding().name();
   }
+  if (auto prepared = dyn_cast<fused::PreparedType>(type)) {
+    shape = {prepared.getTokens(), prepared.getColumns()};
+    return "prepared";
+  }
   auto tensor = cast<RankedTensorType>(type);
   shape = tensor.getShape().vec();
   std::string name;
@@ -194,6 +198,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       for (auto launch : step.getBody().getOps<plan::LaunchOp>())
         launches.push_back(launchJson(launch));
       json &object = plan["steps"][step.getSymName().str()] = {{"launches", launches}};
+      if (std::optional<uint64_t> tokens = step.getTokens())
+        object["tokens"] = *tokens;
       if (Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
         object["time"] = attributeJson(time);
       plan["arena_bytes"] =

@@ -174,13 +174,31 @@ static Time readTime(const JsonField &field, ArrayRef<TimeKey<Time>> keys,
   return readNumbers<Time, double>(field, keys, {"products", "attention"});
 }
 
+/// Keys of "tuning" that are no numbers.
+static constexpr StringRef tuningLists[] = {"prefill_tokens"};
+
+static void readPrefillTokens(const JsonField &tuning, TargetDescription &target) {
+  std::optional<JsonField> field = tuning.find("prefill_tokens");
+  if (!field)
+    return;
+  field->allowOnly({"value", "source"});
+  constexpr int64_t most = 1 << 16;
+  for (const JsonField &tokens : field->at("value").elements(16)) {
+    std::vector<int64_t> &all = target.prefillTokens.value;
+    all.push_back(tokens.asInt(all.empty() ? 2 : all.back() + 1, most));
+  }
+  target.prefillTokens.source = readText(field->at("source"), isText, "where the numbers are from");
+}
+
 static void readGpu(const JsonField &root, TargetDescription &target) {
   target.arch = readText(root.at("arch"), isArch, "\"sm_\" and two or three digits");
   target.multiprocessors = readNumber<int64_t>(root.at("multiprocessors"), 1, 4096);
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
-  target.gpuTuning = readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys);
+  target.gpuTuning =
+      readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, tuningLists);
+  readPrefillTokens(root.at("tuning"), target);
   target.gpuTime = readTime<GpuTime>(root.at("time"), gpuTimeKeys, target);
 }
 
@@ -205,7 +223,9 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
       for (StringRef needed : known.features)
         if (!is_contained(target.features, needed))
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
-  target.cpuTuning = readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys);
+  target.cpuTuning =
+      readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, tuningLists);
+  readPrefillTokens(root.at("tuning"), target);
   target.cpuTime = readTime<CpuTime>(root.at("time"), cpuTimeKeys, target);
 }
 

@@ -1,0 +1,281 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "sluice/Transforms/Passes.h"
+
+#include "dialects/Fused/Weights.h"
+#include "sluice/Target/TargetDescription.h"
+
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/IRMapping.h"
+#include "llvm/Support/DebugLog.h"
+
+#define DEBUG_TYPE "fused-derive-steps"
+
+namespace sluice {
+#define GEN_PASS_DEF_FUSEDDERIVESTEPS
+#include "lib/Transforms/Passes.h.inc"
+
+namespace {
+using namespace mlir;
+
+/// Writes one step of many tokens from the step of one.
+class StepWriter {
+public:
+  StepWriter(func::FuncOp decode, int64_t tokens, bool allLogits)
+      : decode(decode), tokens(tokens), allLogits(allLogits), builder(decode.getContext()) {}
+
+  LogicalResult write(StringRef name);
+
+private:
+  RankedTensorType withTokens(RankedTensorType type) {
+    return RankedTensorType::get({tokens, type.getDimSize(1)}, type.getElementType());
+  }
+  /// Gives the values of a region the step's rows.
+  LogicalResult widen(Region &region);
+  /// Clones a region into an operation of many tokens.
+  LogicalResult cloneInto(Region &from, Region &to);
+  LogicalResult convert(Operation &op);
+  LogicalResult convert(fused::MatvecOp op);
+  LogicalResult convert(fused::AttentionOp op);
+  /// The operation as it is, for all rows that are there.
+  LogicalResult convertRows(Operation &op);
+  /// Makes what comes from here on find the last row only.
+  void keepLastRow(Block::iterator from, Block &body);
+  void replace(ResultRange from, ValueRange to) {
+    for (auto [value, other] : llvm::zip_equal(from, to))
+      mapping.map(value, other);
+  }
+
+  func::FuncOp decode;
+  int64_t tokens;
+  bool allLogits;
+  OpBuilder builder;
+  IRMapping mapping;
+  Value count;
+};
+
+/// A matrix of activations with one row: of what depends on the step's token.
+bool isRow(Value value) {
+  auto type = dyn_cast<RankedTensorType>(value.getType());
+  Operation *definition = value.getDefiningOp();
+  return type && type.getRank() == 2 && type.getDimSize(0) == 1 &&
+         !(definition && isa<model::ParameterOp>(definition));
+}
+
+LogicalResult StepWriter::widen(Region &region) {
+  for (BlockArgument argument : region.getArguments())
+    argument.setType(withTokens(cast<RankedTensorType>(argument.getType())));
+  WalkResult walk = region.walk([&](Operation *op) {
+    if (op->hasTrait<OpTrait::ConstantLike>()) {
+      op->emitOpError() << "in a region cannot be given " << tokens << " rows";
+      return WalkResult::interrupt();
+    }
+    for (OpResult result : op->getResults())
+      if (isRow(result))
+        result.setType(withTokens(cast<RankedTensorType>(result.getType())));
+    return WalkResult::advance();
+  });
+  return failure(walk.wasInterrupted());
+}
+
+LogicalResult StepWriter::cloneInto(Region &from, Region &to) {
+  from.cloneInto(&to, mapping);
+  return widen(to);
+}
+
+LogicalResult StepWriter::convert(fused::MatvecOp op) {
+  SmallVector<quantized::EncodingAttr> encodings;
+  bool image = false;
+  for (Value weight : op.getWeights()) {
+    auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+    if (!type || !type.getLayout().isTiled())
+      return op.emitOpError() << "has a weight that is not packed, of type " << weight.getType();
+    image = type.getLayout().isForGpu();
+    if (!llvm::is_contained(encodings, type.getEncoding()))
+      encodings.push_back(type.getEncoding());
+  }
+  auto prepared =
+      fused::PreparedType::get(builder.getContext(), tokens, op.getColumns(), encodings, image);
+  auto prepare = fused::PrepareOp::create(builder, op.getLoc(), prepared,
+                                          mapping.lookup(Value(op.getInput())), count,
+                                          /*traffic=*/nullptr, /*schedule=*/nullptr);
+  if (failed(cloneInto(op.getPrologue(), prepare.getPrologue())))
+    return failure();
+  SmallVector<Value> weights = llvm::map_to_vector(
+      op.getWeights(), [&](Value weight) { return mapping.lookup(weight); });
+  SmallVector<Type> types = llvm::map_to_vector(op.getResultTypes(), [&](Type type) -> Type {
+    return withTokens(cast<RankedTensorType>(type));
+  });
+  auto product = fused::MatmulOp::create(builder, op.getLoc(), types, prepare.getResult(), count,
+                                         weights, op.getSegmentsAttr(), op.getOrderAttr(),
+                                         /*traffic=*/nullptr, /*schedule=*/nullptr);
+  if (failed(cloneInto(op.getEpilogue(), product.getEpilogue())))
+    return failure();
+  replace(op->getResults(), product.getResults());
+  return success();
+}
+
+LogicalResult StepWriter::convert(fused::AttentionOp op) {
+  Value query = mapping.lookup(Value(op.getQuery()));
+  Value positions = mapping.lookup(Value(op.getPositions()));
+  if (!op.getPrologue().empty()) {
+    auto yield = cast<fused::YieldOp>(op.getPrologue().front().getTerminator());
+    auto type = cast<RankedTensorType>(yield.getValues().front().getType());
+    auto append = fused::AppendOp::create(
+        builder, op.getLoc(), withTokens(type), query, mapping.lookup(op.getAppended()[0]),
+        mapping.lookup(op.getAppended()[1]), op.getKeysAttr(), op.getValuesAttr(), positions, count,
+        /*traffic=*/nullptr, /*schedule=*/nullptr);
+    if (failed(cloneInto(op.getPrologue(), append.getPrologue())))
+      return failure();
+    query = append.getResult();
+  }
+  auto attention = fused::AttentionOp::create(
+      builder, op.getLoc(), withTokens(op.getType()), query, /*appended=*/ValueRange(),
+      op.getKeysAttr(), op.getValuesAttr(), positions, count, op.getScaleAttr(), op.getWindowAttr(),
+      op.getSoftCapAttr(), /*traffic=*/nullptr, /*schedule=*/nullptr);
+  replace(op->getResults(), attention->getResults());
+  return success();
+}
+
+LogicalResult StepWriter::convertRows(Operation &op) {
+  Operation *clone = builder.clone(op, mapping);
+  for (auto [result, old] : llvm::zip_equal(clone->getResults(), op.getResults()))
+    if (isRow(old))
+      result.setType(withTokens(cast<RankedTensorType>(old.getType())));
+  for (Region &region : clone->getRegions())
+    if (failed(widen(region)))
+      return failure();
+  for (StringRef chosen : {"traffic", "schedule"})
+    clone->removeAttr(chosen);
+  if (auto embedding = dyn_cast<fused::EmbeddingOp>(clone))
+    embedding.getActiveMutable().assign(count);
+  else if (auto rows = dyn_cast<fused::RowsOp>(clone))
+    rows.getActiveMutable().assign(count);
+  return success();
+}
+
+LogicalResult StepWriter::convert(Operation &op) {
+  if (auto matvec = dyn_cast<fused::MatvecOp>(op))
+    return convert(matvec);
+  if (auto attention = dyn_cast<fused::AttentionOp>(op))
+    return convert(attention);
+  if (isa<fused::EmbeddingOp, fused::RowsOp, fused::SampleOp>(op))
+    return convertRows(op);
+  if (isa<model::ParameterOp, func::ReturnOp>(op) || op.hasTrait<OpTrait::ConstantLike>()) {
+    builder.clone(op, mapping);
+    return success();
+  }
+  return op.emitOpError() << "cannot be part of a step of many tokens";
+}
+
+void StepWriter::keepLastRow(Block::iterator from, Block &body) {
+  llvm::SetVector<Value> rows;
+  for (Operation &op : llvm::make_range(from, body.end()))
+    op.walk([&](Operation *inner) {
+      for (Value operand : inner->getOperands())
+        if (isRow(operand) && operand.getParentBlock() == &body && mapping.contains(operand) &&
+            !isa<BlockArgument>(operand))
+          rows.insert(operand);
+    });
+  for (Value row : rows) {
+    auto last = fused::LastRowOp::create(builder, row.getLoc(), row.getType(), mapping.lookup(row),
+                                         count, /*traffic=*/nullptr, /*schedule=*/nullptr);
+    mapping.map(row, last.getResult());
+  }
+}
+
+LogicalResult StepWriter::write(StringRef name) {
+  Block &body = decode.getBody().front();
+  Location loc = NameLoc::get(builder.getStringAttr(name));
+  Type perRow = RankedTensorType::get({tokens}, builder.getI32Type());
+  SmallVector<Type> inputs = {perRow, perRow, RankedTensorType::get({1}, builder.getI32Type())};
+  SmallVector<Type> outputs(decode.getResultTypes());
+  bool samples = decode.getNumArguments() == 3;
+  if (samples)
+    inputs.push_back(decode.getArgumentTypes()[2]);
+  if (allLogits) {
+    outputs[0] = withTokens(cast<RankedTensorType>(outputs[0]));
+    if (samples) {
+      inputs[3] = withTokens(cast<RankedTensorType>(inputs[3]));
+      outputs[1] = perRow;
+    }
+  }
+  builder.setInsertionPointAfter(decode);
+  auto step = func::FuncOp::create(builder, loc, name, builder.getFunctionType(inputs, outputs));
+  SymbolTable::setSymbolVisibility(step, SymbolTable::getSymbolVisibility(decode));
+  Block *block = step.addEntryBlock();
+  builder.setInsertionPointToEnd(block);
+  count = block->getArgument(2);
+  for (auto [number, argument] : llvm::enumerate(body.getArguments()))
+    mapping.map(argument, block->getArgument(number < 2 ? number : 3));
+
+  // Behind the last attention no row depends on another one, and only the last one's logits are
+  // wanted.
+  auto lastAttention = llvm::find_if(llvm::reverse(body), [](Operation &op) {
+    return isa<fused::AttentionOp>(op);
+  });
+  for (Operation &op : body) {
+    bool isBehind = !allLogits && lastAttention != body.rend() &&
+                    lastAttention->isBeforeInBlock(&op);
+    if (!isBehind) {
+      if (failed(convert(op)))
+        return failure();
+      if (!allLogits && lastAttention != body.rend() && &op == &*lastAttention)
+        keepLastRow(std::next(op.getIterator()), body);
+      continue;
+    }
+    WalkResult walk = op.walk([&](Operation *inner) {
+      if (!llvm::is_contained(inner->getOperands(), body.getArgument(1)))
+        return WalkResult::advance();
+      inner->emitOpError() << "reads positions behind the last attention";
+      return WalkResult::interrupt();
+    });
+    if (walk.wasInterrupted())
+      return failure();
+    builder.clone(op, mapping);
+  }
+  if (!allLogits || !samples)
+    return success();
+  // Tokens are chosen for every row.
+  return success();
+}
+
+struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
+  using FusedDeriveStepsBase::FusedDeriveStepsBase;
+
+  void runOnOperation() override {
+    llvm::Expected<TargetDescription> description = loadTarget(target);
+    if (!description) {
+      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+      return signalPassFailure();
+    }
+    auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
+    auto config = getOperation()->getAttrOfType<DictionaryAttr>("model.config");
+    auto context = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
+    // What is no step of decoding is the business of plan-assign-buffers. A step of several
+    // sequences' tokens has rows already.
+    if (!decode || !context || !decode.getBody().hasOneBlock() || decode.getNumArguments() < 2 ||
+        decode.getArgumentTypes()[0] !=
+            RankedTensorType::get({1}, IntegerType::get(&getContext(), 32)))
+      return markAllAnalysesPreserved();
+    SymbolTable symbols(getOperation());
+    auto derive = [&](StringRef kind, int64_t tokens, bool allLogits) -> LogicalResult {
+      tokens = std::min(tokens, context.getInt());
+      std::string name = (kind + "_" + Twine(tokens)).str();
+      if (tokens < 2 || symbols.lookup(name))
+        return success();
+      if (failed(StepWriter(decode, tokens, allLogits).write(name)))
+        return failure();
+      LDBG() << "@" << name;
+      symbols.insert(decode->getNextNode());
+      return success();
+    };
+    for (int64_t tokens : prefill.empty() ? ArrayRef(description->prefillTokens.value)
+                                          : ArrayRef<int64_t>(prefill))
+      if (failed(derive("prefill", tokens, /*allLogits=*/false)))
+        return signalPassFailure();
+  }
+};
+} // namespace
+} // namespace sluice
