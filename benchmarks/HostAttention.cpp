@@ -35,15 +35,16 @@ static void attention(benchmark::State &state, const std::string &format, int th
     llvm::raw_string_ostream(caches)
         << quantized::CacheType::get(&types, {1, positions, heads, dim}, encoding, layout) << '\n';
   }
-  bench::KernelFunction kernel = bench::compileKernel(
-      caches + "func.func @f(%q: tensor<1x" + width + "xf32>, %p: tensor<1xi32>) -> tensor<1x" +
+  bench::KernelFunction kernel =
+      bench::compileKernels(
+          caches + "func.func @f(%q: tensor<1x" + width + "xf32>, %p: tensor<1xi32>) -> tensor<1x" +
           width +
           "xf16> {\n  %y = fused.attention %q, @k, @v at %p scale 0.0883 schedule("
           "#fused.host_schedule<isa = \"" +
           host::isaName(bench::isa).str() + "\", accumulators = 4, positions = 64>) : tensor<1x" +
           width + "xf32>, tensor<1xi32> -> tensor<1x" + width + "xf16>\n  return %y : tensor<1x" +
-          width + "xf16>\n}\n",
-      "attention_0");
+          width + "xf16>\n}\n")[0]
+          .run;
   std::vector<float> query(heads * group * dim);
   for (size_t i = 0; i < query.size(); ++i)
     query[i] = static_cast<float>(i % 17) * 0.01f - 0.08f;

@@ -57,7 +57,7 @@ void bench::initialize(int argc, char **argv, llvm::function_ref<bool(llvm::Stri
     exit(1);
 }
 
-KernelFunction bench::compileKernel(const std::string &text, const char *name) {
+std::vector<Kernel> bench::compileKernels(const std::string &text) {
   mlir::MLIRContext context;
   context.loadDialect<model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
                       plan::PlanDialect, mlir::func::FuncDialect>();
@@ -66,7 +66,7 @@ KernelFunction bench::compileKernel(const std::string &text, const char *name) {
   mlir::PassManager pm(&context);
   buildHostCodePipeline(pm);
   if (!module || failed(pm.run(*module)))
-    fail("cannot generate the kernel");
+    fail("cannot generate the kernels");
   llvm::Expected<std::string> object =
       host::compileKernels(module->lookupSymbol<mlir::ModuleOp>(kKernelsModule));
   if (!object)
@@ -81,7 +81,13 @@ KernelFunction bench::compileKernel(const std::string &text, const char *name) {
   void *library = dlopen(path.c_str(), RTLD_NOW);
   if (!library)
     fail(dlerror());
-  return reinterpret_cast<KernelFunction>(dlsym(library, name));
+  std::vector<Kernel> kernels;
+  module->walk([&](plan::DispatchOp dispatch) {
+    std::string name = dispatch.getKernel().getLeafReference().str();
+    kernels.push_back({reinterpret_cast<KernelFunction>(dlsym(library, name.c_str())),
+                       dispatch.getLaunch().getGrid()});
+  });
+  return kernels;
 }
 
 std::vector<int> bench::threadCounts() {

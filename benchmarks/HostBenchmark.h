@@ -12,6 +12,7 @@
 #include <benchmark/benchmark.h>
 #include <functional>
 #include <string>
+#include <vector>
 
 namespace sluice::bench {
 
@@ -27,9 +28,14 @@ void initialize(int argc, char **argv, llvm::function_ref<bool(llvm::StringRef)>
 
 using KernelFunction = void (*)(void *const *, int64_t, int64_t);
 
-/// Compiles the module `text` and returns its kernel `name`, which stays loaded until the process
-/// ends.
-KernelFunction compileKernel(const std::string &text, const char *name);
+struct Kernel {
+  KernelFunction run = nullptr;
+  int64_t items = 0; ///< work items of a launch
+};
+
+/// Compiles the module `text` and returns its kernels in the order of its operations. They stay
+/// loaded until the process ends.
+std::vector<Kernel> compileKernels(const std::string &text);
 
 /// 1 and, if there are more, the number of hardware threads.
 std::vector<int> threadCounts();

@@ -17,14 +17,15 @@ static int64_t accumulators = 4;
 
 static void product(benchmark::State &state, formats::Encoding format, const std::string &weight,
                     int threads) {
-  bench::KernelFunction kernel = bench::compileKernel(
-      "func.func @f(%x: tensor<1x14336xf32>, %w: " + weight + ") -> tensor<1x4096xf32> {\n" +
+  bench::KernelFunction kernel =
+      bench::compileKernels(
+          "func.func @f(%x: tensor<1x14336xf32>, %w: " + weight + ") -> tensor<1x4096xf32> {\n" +
           "  %y = fused.matvec %x weights(%w) segments [4096] schedule(#fused.host_schedule<isa = "
           "\"" +
           host::isaName(bench::isa).str() + "\", accumulators = " + std::to_string(accumulators) +
           ", positions = 0>) : tensor<1x14336xf32>, " + weight +
-          " -> tensor<1x4096xf32>\n  return %y : tensor<1x4096xf32>\n}\n",
-      "matvec_0");
+          " -> tensor<1x4096xf32>\n  return %y : tensor<1x4096xf32>\n}\n")[0]
+          .run;
   formats::PackedShape shape = llvm::cantFail(
       formats::PackedShape::get(format, {formats::Layout::Kind::Lanes}, kRows, kColumns));
   std::vector<float> x(kColumns), y(kRows);

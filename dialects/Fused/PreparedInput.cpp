@@ -5,8 +5,6 @@
 
 #include "dialects/Fused/Weights.h"
 
-#include "llvm/Support/MathExtras.h"
-
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::fused;
@@ -22,15 +20,14 @@ PreparedShape PreparedShape::get(PreparedType type) {
     return start;
   };
   formats::Encoding format = type.getEncodings().front().getValue();
-  int64_t groups = llvm::divideCeil(shape.padded, 128);
-  shape.numbers = take(shape.tokens * shape.padded * (format.isInteger() ? 2 : 4));
+  int64_t perGroup = shape.blocks() * kTokenBlock;
+  shape.numbers =
+      take(shape.groups() * perGroup * formats::activationGroup * (format.isInteger() ? 2 : 4));
   if (!format.isScaled())
     return shape;
   shape.accumulationColumns = fused::accumulationColumns(format);
-  int64_t perGroup =
-      shape.accumulationColumns >= 128 ? 1 : 128 / shape.accumulationColumns;
-  shape.scales = take(shape.tokens * groups * 4);
-  shape.sums = take(shape.tokens * groups * perGroup * 4);
-  shape.biases = take(shape.tokens * groups * perGroup * 4);
+  shape.scales = take(shape.groups() * perGroup * 4);
+  if (format.hasOffset())
+    shape.sums = take(shape.groups() * shape.sumsPerGroup() * perGroup * 4);
   return shape;
 }

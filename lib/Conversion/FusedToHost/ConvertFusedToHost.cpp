@@ -77,6 +77,10 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
       llvm::TypeSwitch<Operation *, FailureOr<int64_t>>(op)
           .Case<fused::MatvecOp>(
               [&](auto matvec) { return emitMatvec(builder, matvec, interface, first, last); })
+          .Case<fused::PrepareOp>(
+              [&](auto prepare) { return emitPrepare(builder, prepare, interface, first, last); })
+          .Case<fused::MatmulOp>(
+              [&](auto matmul) { return emitMatmul(builder, matmul, interface, first, last); })
           .Case<fused::AttentionOp>([&](auto attention) {
             return emitAttention(builder, attention, interface, first, last);
           })

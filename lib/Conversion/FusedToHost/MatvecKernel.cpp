@@ -11,32 +11,38 @@ using formats::Encoding;
 /// Tokens that share a pass over the weights: their sums must fit in registers.
 static constexpr int64_t kMaxTokens = 8;
 
-FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op,
-                                            const KernelInterface &interface, Value begin,
-                                            Value end) {
+FailureOr<PackedProduct> PackedProduct::get(fused::ProductOp op) {
   if (op.getWeights().size() != 1)
-    return op.emitOpError() << "has " << op.getWeights().size()
-                            << " weights, expected one packed weight";
+    return op->emitOpError() << "has " << op.getWeights().size()
+                             << " weights, expected one packed weight";
   auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
   if (!type || type.getLayout().getKind() != quantized::LayoutKind::Lanes)
-    return op.emitOpError() << "weight must be packed in layout lanes, found "
-                            << op.getWeights().front().getType();
-  if (op.getTokens() > kMaxTokens)
-    return op.emitOpError() << "has " << op.getTokens() << " tokens, host kernels take at most "
-                            << kMaxTokens;
+    return op->emitOpError() << "weight must be packed in layout lanes, found "
+                             << op.getWeights().front().getType();
   FailureOr<SmallVector<PackedSegment>> segments = kernels::packedSegments(op);
   if (failed(segments))
     return failure();
   int64_t tiles = segments->back().firstTile + segments->back().tiles;
-
-  Encoding format = kernels::encodingOf(type);
-  auto shape = formats::PackedShape::get(format, {formats::Layout::Kind::Lanes}, tiles * kLanes,
-                                         op.getColumns());
+  auto shape = formats::PackedShape::get(kernels::encodingOf(type), {formats::Layout::Kind::Lanes},
+                                         tiles * kLanes, op.getColumns());
   if (!shape)
-    return op.emitOpError() << llvm::toString(shape.takeError());
+    return op->emitOpError() << llvm::toString(shape.takeError());
+  return PackedProduct{std::move(*segments), *shape};
+}
+
+FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op,
+                                            const KernelInterface &interface, Value begin,
+                                            Value end) {
+  if (op.getTokens() > kMaxTokens)
+    return op.emitOpError() << "has " << op.getTokens() << " tokens, host kernels take at most "
+                            << kMaxTokens;
+  FailureOr<PackedProduct> product = PackedProduct::get(op);
+  if (failed(product))
+    return failure();
+  auto &[segments, shape] = *product;
   int64_t accumulators = cast<fused::HostScheduleAttr>(*op.getSchedule()).getAccumulators();
 
-  FailureOr<PreparedInput> input = emitPrologue(k, op, interface, format);
+  FailureOr<PreparedInput> input = emitPrologue(k, op, interface, shape.format());
   if (failed(input))
     return failure();
 
@@ -44,14 +50,15 @@ FailureOr<int64_t> sluice::host::emitMatvec(KernelBuilder &k, fused::MatvecOp op
   Value weights = interface.pointer(op.getWeights().front());
   k.loop(begin, end, 1, [&](Value tile) {
     SmallVector<Value> sums = emitTileProducts(
-        k, *shape, *input, k.offset(weights, k.mul(tile, shape->tileBytes())), accumulators);
-    kernels::emitForSegment(k, *segments, tile, [&](size_t number, Value inSegment) {
+        k, shape, *input, k.offset(weights, k.mul(tile, shape.tileBytes())), accumulators);
+    kernels::emitForSegment(k, segments, tile, [&](size_t number, Value inSegment) {
       for (auto [token, sum] : llvm::enumerate(sums))
         if (succeeded(result))
-          result = emitEpilogue(k, op, interface, (*segments)[number], inSegment, sum, k.index(token));
+          result = emitEpilogue(k, op, interface, product->segments[number], inSegment, sum,
+                                k.index(token));
     });
   });
   if (failed(result))
     return failure();
-  return tiles;
+  return shape.tiles();
 }

@@ -10,6 +10,7 @@
 #include "../FusedKernels/KernelInterface.h"
 #include "../FusedKernels/PackedSegments.h"
 #include "KernelBuilder.h"
+#include "LaneElements.h"
 
 #include "sluice/Formats/Packing.h"
 
@@ -17,6 +18,15 @@ namespace sluice::host {
 
 using kernels::KernelInterface;
 using kernels::PackedSegment;
+
+/// The one packed weight of a product.
+struct PackedProduct {
+  llvm::SmallVector<PackedSegment> segments;
+  formats::PackedShape shape;
+
+  /// Fails, with a message, if the product has no such weight in layout lanes.
+  static mlir::FailureOr<PackedProduct> get(fused::ProductOp op);
+};
 
 /// The input of all tokens in stack memory, `columns` padded to a multiple of 32 with zeros.
 struct PreparedInput {
@@ -43,20 +53,27 @@ struct PreparedInput {
   }
 };
 
-/// Whether the operand that is read for pair `pair` of 16 columns (columns 2 pair and 2 pair + 1)
-/// is q + 2^(bits - 1) instead of q. A signed element is taken so unless it ends with its byte and
-/// one arithmetic shift gives it.
-inline bool isBiased(const formats::Encoding &format, int64_t pair) {
-  if (format.code() != formats::Encoding::Code::Signed)
-    return false;
-  llvm::ArrayRef<formats::Encoding::Plane> planes = format.planes();
-  return planes.size() > 1 || (pair + 1) * planes[0].width % 8 != 0;
-}
-/// Whether any pair is.
-inline bool hasBiases(const formats::Encoding &format) { return isBiased(format, 0); }
+/// An operation with a prologue.
+struct PrologueOp {
+  mlir::Operation *op;
+  mlir::Value input;
+  mlir::Region &prologue;
+  int64_t columns;
+};
 
-/// Emits the prologue: it reads the input, runs the prologue region and rounds the result to what
-/// the weight's format asks for. Errors name the operation that cannot be converted.
+/// Stack memory for the input of `tokens` tokens.
+PreparedInput allocateInput(KernelBuilder &k, const formats::Encoding &format, int64_t tokens,
+                            int64_t columns, bool hasSums, bool hasBiases);
+
+/// Emits the prologue of rows `firstRow` + [begin, end) for tokens [begin, end) of `input`: it
+/// reads the row, runs the prologue region and rounds the result to what the weight's format asks
+/// for. Errors name the operation that cannot be converted.
+mlir::LogicalResult emitInput(KernelBuilder &k, const PrologueOp &op,
+                              const KernelInterface &interface, const formats::Encoding &format,
+                              const PreparedInput &input, mlir::Value firstRow, mlir::Value begin,
+                              mlir::Value end);
+
+/// Emits the prologue of all tokens into stack memory.
 mlir::FailureOr<PreparedInput> emitPrologue(KernelBuilder &k, fused::MatvecOp op,
                                             const KernelInterface &interface,
                                             const formats::Encoding &format);
@@ -73,9 +90,19 @@ mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::ProductOp op,
                                  const KernelInterface &interface, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value sums, mlir::Value token);
 
+/// How many rows are there: the count in memory, 1 to `tokens`, as an index.
+mlir::Value activeRows(KernelBuilder &k, const KernelInterface &interface, mlir::Value active,
+                       int64_t tokens);
+
 // The kernels. Each fills the body of a function whose pointers `interface` has and returns
 // the number of work items of a launch.
 mlir::FailureOr<int64_t> emitMatvec(KernelBuilder &k, fused::MatvecOp op,
+                                    const KernelInterface &interface, mlir::Value begin,
+                                    mlir::Value end);
+mlir::FailureOr<int64_t> emitPrepare(KernelBuilder &k, fused::PrepareOp op,
+                                     const KernelInterface &interface, mlir::Value begin,
+                                     mlir::Value end);
+mlir::FailureOr<int64_t> emitMatmul(KernelBuilder &k, fused::MatmulOp op,
                                     const KernelInterface &interface, mlir::Value begin,
                                     mlir::Value end);
 mlir::FailureOr<int64_t> emitAttention(KernelBuilder &k, fused::AttentionOp op,

@@ -18,13 +18,13 @@ public:
   using Builder = KernelBuilder;
   static constexpr llvm::StringLiteral kRegion = "a prologue";
 
-  Columns(KernelBuilder &k, fused::MatvecOp op, const KernelInterface &interface)
+  Columns(KernelBuilder &k, const PrologueOp &op, const KernelInterface &interface)
       : k(k), op(op), interface(interface) {}
 
   /// Starts a row of all values: the token `row` (i64).
   LogicalResult startRow(Value token) {
     row = token;
-    return kernels::evaluateNorms(*this, interface, op.getPrologue(), factors);
+    return kernels::evaluateNorms(*this, interface, op.prologue, factors);
   }
   /// Columns [column, column + count) of the prologue's result, float32; count is 1 to 16, further
   /// lanes are zero.
@@ -46,7 +46,7 @@ private:
   /// Null if all lanes are columns.
   Value mask() { return count < kLanes ? k.firstLanes(kLanes, k.index(count)) : Value(); }
 
-  fused::MatvecOp op;
+  const PrologueOp op;
   const KernelInterface &interface;
   Value row, column;
   int64_t count = 0;
@@ -56,9 +56,9 @@ private:
 
 FailureOr<Value> Columns::result(Value newColumn, int64_t newCount) {
   moveTo(newColumn, newCount);
-  Value value = op.getInput();
-  if (!op.getPrologue().empty())
-    value = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+  Value value = op.input;
+  if (!op.prologue.empty())
+    value = cast<fused::YieldOp>(op.prologue.front().getTerminator()).getValues().front();
   FailureOr<kernels::Values> lanes = kernels::evaluateInRow(*this, interface, factors, value);
   if (failed(lanes))
     return failure();
@@ -66,7 +66,7 @@ FailureOr<Value> Columns::result(Value newColumn, int64_t newCount) {
 }
 
 FailureOr<Value> Columns::sumRow(llvm::function_ref<FailureOr<Value>(Value)> accumulate) {
-  int64_t width = op.getColumns(), full = width / kLanes * kLanes;
+  int64_t width = op.columns, full = width / kLanes * kLanes;
   LogicalResult result = success();
   auto accumulateAt = [&](Value place, int64_t lanes, Value sums) {
     moveTo(place, lanes);
@@ -88,12 +88,12 @@ FailureOr<Value> Columns::sumRow(llvm::function_ref<FailureOr<Value>(Value)> acc
 }
 
 FailureOr<kernels::Values> Columns::load(Value value) {
-  bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &op.getPrologue();
-  Value pointer = interface.pointer(isArgument ? Value(op.getInput()) : value);
+  bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &op.prologue;
+  Value pointer = interface.pointer(isArgument ? op.input : value);
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  if (!kernels::isFloatTensor(value) || type.getShape().back() != op.getColumns())
-    return op.emitOpError() << "prologue reads a value of type " << value.getType()
-                            << " in a way that cannot be converted to host code";
+  if (!kernels::isFloatTensor(value) || type.getShape().back() != op.columns)
+    return op.op->emitOpError() << "prologue reads a value of type " << value.getType()
+                                << " in a way that cannot be converted to host code";
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
   Value place = type.getRank() == 2 ? k.add(k.mul(row, type.getDimSize(1)), column) : column;
@@ -181,12 +181,12 @@ static LogicalResult emitScaled(KernelBuilder &k, Columns &columns, const Prepar
   return success();
 }
 
-FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::MatvecOp op,
-                                                    const KernelInterface &interface,
-                                                    const formats::Encoding &format) {
+PreparedInput sluice::host::allocateInput(KernelBuilder &k, const formats::Encoding &format,
+                                          int64_t tokens, int64_t columns, bool hasSums,
+                                          bool hasBiases) {
   PreparedInput input;
-  input.tokens = op.getTokens();
-  input.columns = op.getColumns();
+  input.tokens = tokens;
+  input.columns = columns;
   input.padded = llvm::alignTo(input.columns, 32);
   if (format.isScaled()) {
     input.accumulationColumns = fused::accumulationColumns(format);
@@ -195,14 +195,20 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
   if (format.isInteger()) {
     input.x16 = k.scratch(input.tokens * input.padded * 2);
     int64_t sumBytes = input.tokens * input.groups() * input.sumsPerGroup() * 4;
-    if (format.offset != formats::Encoding::Offset::None)
+    if (hasSums)
       input.inputSums = k.scratch(sumBytes);
-    if (hasBiases(format))
+    if (hasBiases)
       input.biases = k.scratch(sumBytes);
   } else {
     input.values = k.scratch(input.tokens * input.padded * 4);
   }
+  return input;
+}
 
+LogicalResult sluice::host::emitInput(KernelBuilder &k, const PrologueOp &op,
+                                      const KernelInterface &interface,
+                                      const formats::Encoding &format, const PreparedInput &input,
+                                      Value firstRow, Value begin, Value end) {
   Columns columns(k, op, interface);
   LogicalResult result = success();
   auto emitGroup = [&](Value token, Value group, int64_t count) {
@@ -224,8 +230,8 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
     Value place = k.add(k.mul(token, input.padded), column);
     k.store(k.widen(k.narrow(*chunk, element)), k.offset(input.values, k.mul(place, 4)), 64);
   };
-  k.loop(k.index(0), k.index(input.tokens), 1, [&](Value token) {
-    result = columns.startRow(token);
+  k.loop(begin, end, 1, [&](Value token) {
+    result = columns.startRow(k.add(token, firstRow));
     if (failed(result))
       return;
     if (format.isScaled()) {
@@ -248,7 +254,17 @@ FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::Mat
       k.store(k.number(k.vec(kLanes, k.f32()), 0.0), k.offset(input.values, k.mul(place, 4)), 64);
     }
   });
-  if (failed(result))
+  return result;
+}
+
+FailureOr<PreparedInput> sluice::host::emitPrologue(KernelBuilder &k, fused::MatvecOp op,
+                                                    const KernelInterface &interface,
+                                                    const formats::Encoding &format) {
+  PreparedInput input =
+      allocateInput(k, format, op.getTokens(), op.getColumns(),
+                    format.offset != formats::Encoding::Offset::None, hasBiases(format));
+  if (failed(emitInput(k, {op, op.getInput(), op.getPrologue(), op.getColumns()}, interface, format,
+                       input, k.index(0), k.index(0), k.index(input.tokens))))
     return failure();
   return input;
 }

@@ -4,7 +4,7 @@
 // The products of 16 packed rows with the input: a lane is a row, so nothing is ever added across
 // lanes.
 
-#include "../FusedKernels/GroupNumbers.h"
+#include "LaneElements.h"
 #include "Products.h"
 
 #include "sluice/Formats/Activations.h"
@@ -18,26 +18,6 @@ using formats::Encoding;
 /// of a page.
 static constexpr int64_t kPrefetchBytes = 4096;
 static constexpr int64_t kLineBytes = 64;
-
-/// A group's numbers of a tile's 16 rows.
-static kernels::GroupNumbers loadGroupNumbers(KernelBuilder &k, const formats::PackedShape &shape,
-                                              Value tile, Value group, Value super, bool isOdd) {
-  auto pointerTo = [&](int64_t section, Value place, Type element) {
-    Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytesOf(element) * kLanes));
-    // The next tile's scales wait in the second cache.
-    k.prefetch(k.outside(pointer, k.index(shape.tileBytes())), /*locality=*/2);
-    return pointer;
-  };
-  auto real = [&](int64_t section, Value place, Type element) {
-    return k.loadFloats(kLanes, element, pointerTo(section, place, element),
-                        bytesOf(element) * kLanes);
-  };
-  auto byte = [&](int64_t section, Value place) {
-    Value bytes = k.load(k.vec(kLanes, k.i8()), pointerTo(section, place, k.i8()), kLanes);
-    return k.extendUnsigned(bytes, k.i32());
-  };
-  return kernels::emitGroupNumbers(k, shape, {real, byte}, group, super, isOdd);
-}
 
 /// The group that an accumulation block of a product lies in: `number` counts the blocks of
 /// activation group `activationGroup`.
@@ -57,7 +37,7 @@ class IntegerProducts {
 public:
   IntegerProducts(KernelBuilder &k, const formats::PackedShape &shape, const PreparedInput &input,
                   Value tile, int64_t accumulators)
-      : k(k), shape(shape), format(shape.format()), input(input), tile(tile),
+      : k(k), shape(shape), format(shape.format()), input(input), tile(tile), elements(k, format),
         chains(std::max<int64_t>(1, std::min({accumulators, registers() / input.tokens,
                                               input.accumulationColumns / kMinChain}))) {}
 
@@ -69,28 +49,13 @@ private:
 
   /// How many sums stay in registers.
   int64_t registers() const { return k.isa == Isa::Avx2 ? 4 : 16; }
-  int64_t parts() const { return k.isa == Isa::Avx2 ? 2 : 1; }
-  int64_t partLanes() const { return kLanes / parts(); }
-  /// Columns of which 32 bytes have the first plane.
-  int64_t columnsOfLoad() const { return 16 / format.planes()[0].width; }
-  int64_t bytesOfColumns(int64_t columns) const { return columns * 2 * format.bits(); }
+  int64_t parts() const { return elements.parts(); }
+  int64_t partLanes() const { return elements.partLanes(); }
 
-  /// Whether bytes of elements are extended to words as signed numbers.
-  bool isSignExtended() const {
-    return format.code() == Encoding::Code::Signed && format.planes().size() == 1;
-  }
-
-  // What the encoding says, as code.
-
-  /// The words that pair `pair` of the columns at `elements` multiplies: q, or what isBiased says.
-  Value operand(Value elements, int64_t pair, int64_t part);
   /// What a group of the 16 rows is multiplied by, and so on. `number` is its number in the 128
   /// columns of `activationGroup`.
   kernels::GroupNumbers groupNumbers(Value activationGroup, Value group, int64_t number);
 
-  /// 32 bytes (or this part of them) of elements, as bytes or extended to words; each is loaded
-  /// once in an accumulation block.
-  Value loadElements(Value elements, int64_t byte, int64_t part);
   /// Sums of the `columns` columns of accumulation block `number` of a group, for each token 16
   /// lanes of i32.
   SmallVector<Value> blockSums(Value group, int64_t number, int64_t columns);
@@ -113,61 +78,16 @@ private:
   const Encoding format;
   const PreparedInput &input;
   Value tile;
+  IntegerElements elements;
   int64_t chains;
-  llvm::DenseMap<std::pair<int64_t, int64_t>, Value> loaded;
 };
 } // namespace
-
-Value IntegerProducts::loadElements(Value elements, int64_t byte, int64_t part) {
-  Value &value = loaded[{byte, part}];
-  if (value)
-    return value;
-  VectorType bytes = k.vec(2 * partLanes(), k.i8());
-  Value stored = k.load(bytes, k.offset(elements, byte + part * 2 * partLanes()), 2 * partLanes());
-  if (format.code() == Encoding::Code::Table)
-    return value = stored;
-  return value = isSignExtended() ? k.extend(stored, k.i16()) : k.extendUnsigned(stored, k.i16());
-}
-
-Value IntegerProducts::operand(Value elements, int64_t pair, int64_t part) {
-  int64_t place = pair / 8 * 32 * format.bits();
-  Value q;
-  for (Encoding::Plane plane : format.planes()) {
-    int64_t bit = pair % 8 * plane.width, shift = bit % 8;
-    Value piece = loadElements(elements, place + bit / 8 * 32, part);
-    place += 32 * plane.width;
-    if (isSignExtended() && !isBiased(format, pair % 8)) {
-      q = shift ? k.sar(piece, shift) : piece;
-      continue;
-    }
-    if (shift)
-      piece = k.shr(piece, shift);
-    // A zero-extended byte needs no mask at its top.
-    if (shift + plane.width < 8 || isSignExtended())
-      piece = k.bitAnd(piece, (1 << plane.width) - 1);
-    if (plane.low)
-      piece = k.shl(piece, plane.low);
-    q = q ? k.bitOr(q, piece) : piece;
-  }
-  if (isBiased(format, pair % 8))
-    return k.bitXor(q, -format.qMin());
-  if (format.code() != Encoding::Code::Table)
-    return q;
-  // Each 16 bytes look up the table on their own.
-  SmallVector<int8_t> entries;
-  for (int64_t i = 0; i < 2 * partLanes(); ++i)
-    entries.push_back(format.table()[i % 16]);
-  auto type = cast<VectorType>(q.getType());
-  Value table = arith::ConstantOp::create(k.b, k.loc,
-                                          DenseElementsAttr::get(type, ArrayRef<int8_t>(entries)));
-  StringRef lookUp = k.isa == Isa::Avx2 ? "llvm.x86.ssse3.pshuf.b.128" : "llvm.x86.avx2.pshuf.b";
-  return k.extend(k.intrinsic(lookUp, type, {table, q}), k.i16());
-}
 
 kernels::GroupNumbers IntegerProducts::groupNumbers(Value activationGroup, Value group,
                                                     int64_t number) {
   Value super = k.div(activationGroup, Encoding::superColumns / formats::activationGroup);
-  return loadGroupNumbers(k, shape, tile, group, super, number % 2 != 0);
+  return loadGroupNumbers(k, shape, tile, group, super, number % 2 != 0,
+                          /*prefetches=*/true);
 }
 
 Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
@@ -183,12 +103,12 @@ Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
 void IntegerProducts::prefetchElements(Value group, int64_t columns) {
   // Between the elements of two tiles lie scales and zero points, which are asked for where they
   // are used.
-  int64_t elements = shape.chunkScales(0);
-  Value ahead = k.add(k.mul(group, bytesOfColumns(128)), kPrefetchBytes);
-  Value inTile = k.less(ahead, k.index(elements));
-  ahead = k.add(ahead, k.select(inTile, k.index(0), k.index(shape.tileBytes() - elements)));
+  int64_t elementBytes = shape.chunkScales(0);
+  Value ahead = k.add(k.mul(group, elements.bytesOfColumns(128)), kPrefetchBytes);
+  Value inTile = k.less(ahead, k.index(elementBytes));
+  ahead = k.add(ahead, k.select(inTile, k.index(0), k.index(shape.tileBytes() - elementBytes)));
   Value pointer = k.outside(tile, ahead);
-  for (int64_t byte = 0; byte < bytesOfColumns(columns); byte += kLineBytes)
+  for (int64_t byte = 0; byte < elements.bytesOfColumns(columns); byte += kLineBytes)
     k.prefetch(k.outside(pointer, k.index(byte)), /*locality=*/3);
 }
 
@@ -203,13 +123,12 @@ SmallVector<Value> IntegerProducts::blockSums(Value group, int64_t number, int64
       std::fill_n(sums.begin() + token * chains * parts(), parts(), bias);
     }
   Value first = k.add(k.mul(group, 128), number * input.accumulationColumns);
-  Value elements = k.offset(tile, k.mul(first, bytesOfColumns(1)));
+  elements.moveTo(k.offset(tile, k.mul(first, elements.bytesOfColumns(1))));
   Value x16 = k.offset(input.x16, k.mul(first, 2));
-  loaded.clear();
-  for (int64_t start = 0; start < columns; start += columnsOfLoad())
+  for (int64_t start = 0; start < columns; start += elements.columnsOfLoad())
     for (int64_t part = 0; part < parts(); ++part)
-      for (int64_t column = start; column < start + columnsOfLoad(); column += 2) {
-        Value weights = operand(elements, column / 2, part);
+      for (int64_t column = start; column < start + elements.columnsOfLoad(); column += 2) {
+        Value weights = elements.operand(column / 2, part);
         for (int64_t token = 0; token < tokens; ++token) {
           int64_t chain = column / 2 % chains;
           Value pair = k.load(k.i32(), k.offset(x16, (token * input.padded + column) * 2), 4);
@@ -277,12 +196,8 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
                                             const PreparedInput &input, Value tile,
                                             int64_t accumulators) {
   constexpr int64_t unrolled = 32;
-  Type element = shape.format().element == Encoding::Element::F16    ? Type(k.f16())
-                 : shape.format().element == Encoding::Element::BF16 ? Type(k.b.getBF16Type())
-                                                                     : k.f32();
-  int64_t columnBytes = kLanes * bytesOf(element);
-  int64_t chains =
-      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.tokens));
+  int64_t columnBytes = floatColumnBytes(shape.format());
+  int64_t chains = floatChains(k.isa, accumulators, input.tokens);
   SmallVector<Value> zeros(input.tokens * chains, k.number(k.vec(kLanes, k.f32()), 0.0));
   auto body = [&](Value first, ValueRange carried) {
     SmallVector<Value> sums(carried);
@@ -293,7 +208,7 @@ static SmallVector<Value> emitFloatProducts(KernelBuilder &k, const formats::Pac
         k.prefetch(k.outside(elements, k.index(column * columnBytes + kPrefetchBytes)),
                    /*locality=*/3);
       Value weights =
-          k.loadFloats(kLanes, element, k.offset(elements, column * columnBytes), columnBytes);
+          loadFloatElements(k, shape.format(), k.offset(elements, column * columnBytes));
       for (int64_t token = 0; token < input.tokens; ++token) {
         Value factor = k.load(k.f32(), k.offset(x, (token * input.padded + column) * 4), 4);
         Value &sum = sums[token * chains + column % chains];
@@ -320,8 +235,7 @@ static SmallVector<Value> emitScaledProducts(KernelBuilder &k, const formats::Pa
                                              int64_t accumulators) {
   const Encoding &format = shape.format();
   VectorType floats = k.vec(kLanes, k.f32());
-  int64_t chains =
-      std::max<int64_t>(1, std::min(accumulators, (k.isa == Isa::Avx2 ? 4 : 16) / input.tokens));
+  int64_t chains = floatChains(k.isa, accumulators, input.tokens);
   auto blockSums = [&](Value first, int64_t columns) {
     SmallVector<Value> sums(input.tokens * chains, k.number(floats, 0.0));
     Value elements = k.offset(tile, k.mul(first, kLanes));
@@ -330,8 +244,7 @@ static SmallVector<Value> emitScaledProducts(KernelBuilder &k, const formats::Pa
       if (column * kLanes % kLineBytes == 0)
         k.prefetch(k.outside(elements, k.index(column * kLanes + kPrefetchBytes)),
                    /*locality=*/3);
-      Value bytes = k.load(k.vec(kLanes, k.i8()), k.offset(elements, column * kLanes), kLanes);
-      Value weights = k.widen(k.decodeE4M3(bytes));
+      Value weights = loadFloatElements(k, format, k.offset(elements, column * kLanes));
       for (int64_t token = 0; token < input.tokens; ++token) {
         Value factor = k.load(k.f32(), k.offset(x, (token * input.padded + column) * 4), 4);
         Value &sum = sums[token * chains + column % chains];
@@ -354,9 +267,10 @@ static SmallVector<Value> emitScaledProducts(KernelBuilder &k, const formats::Pa
     for (int64_t start = 0, number = 0; start < count; start += width, ++number) {
       Value first = k.add(k.mul(group, formats::activationGroup), start);
       SmallVector<Value> blocks = blockSums(first, std::min(width, columns - start));
-      Value scale = loadGroupNumbers(k, shape, tile, groupOfBlock(k, format, group, number),
-                                     /*super=*/group, /*isOdd=*/number % 2 != 0)
-                        .scale;
+      Value scale =
+          loadGroupNumbers(k, shape, tile, groupOfBlock(k, format, group, number),
+                           /*super=*/group, /*isOdd=*/number % 2 != 0, /*prefetches=*/true)
+              .scale;
       for (auto [token, block] : llvm::enumerate(blocks)) {
         Value place = k.add(group, int64_t(token) * input.groups());
         Value activationScale = k.load(k.f32(), k.offset(input.scales, k.mul(place, 4)), 4);
