@@ -3,6 +3,8 @@
 
 #include "KernelInterface.h"
 
+#include "llvm/ADT/TypeSwitch.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::kernels;
@@ -20,10 +22,14 @@ FailureOr<KernelInterface> KernelInterface::get(Operation *op, Value prefetched)
     result.cacheTypes.insert({symbol, cache.getCacheType()});
     return success();
   };
-  if (auto attention = dyn_cast<fused::AttentionOp>(op))
-    if (failed(addCache(op, attention.getKeysAttr())) ||
-        failed(addCache(op, attention.getValuesAttr())))
-      return failure();
+  LogicalResult named = llvm::TypeSwitch<Operation *, LogicalResult>(op)
+                            .Case<fused::AttentionOp, fused::AppendOp>([&](auto attention) {
+                              return success(succeeded(addCache(op, attention.getKeysAttr())) &&
+                                             succeeded(addCache(op, attention.getValuesAttr())));
+                            })
+                            .Default(success());
+  if (failed(named))
+    return failure();
   for (Region &region : op->getRegions()) {
     WalkResult walk = region.walk<WalkOrder::PreOrder>([&](Operation *inner) {
       for (Value operand : inner->getOperands())

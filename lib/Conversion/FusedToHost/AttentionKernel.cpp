@@ -8,13 +8,12 @@
 // added across lanes. Integer keys and values are multiplied as 16-bit words, two at a time, by
 // queries and softmax weights that are such words; sums are exact.
 
-#include "../FusedKernels/RegionEvaluator.h"
-#include "Products.h"
+#include "ActiveTokens.h"
+#include "AttentionPrologue.h"
 
+#include "dialects/Model/Semantics.h"
 #include "sluice/Formats/Activations.h"
 #include "sluice/Formats/CacheLayout.h"
-
-#include "llvm/ADT/SetVector.h"
 
 #include <array>
 #include <cmath>
@@ -33,54 +32,13 @@ static constexpr int64_t kLine = 64;
 static constexpr int64_t kSoftmaxQueries = 4;
 
 namespace {
-/// A place of the prologue: one head of a token, padded with zeros.
-class Head {
-public:
-  using Builder = KernelBuilder;
-  static constexpr llvm::StringLiteral kRegion = "a prologue";
-
-  /// Head `number` of token `token`: `dim` elements, `padded` with the padding.
-  Head(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface, Value token,
-       Value number, int64_t dim, int64_t padded)
-      : k(k), op(op), interface(interface), token(token), number(number), dim(dim), padded(padded) {
-  }
-
-  /// Zeros instead of what is not the head's in lanes of register `i`.
-  Value clearPadding(size_t i, Value x) {
-    Value lanes = mask(static_cast<int64_t>(i) * kLanes);
-    return lanes ? k.select(lanes, x, k.number(x.getType(), 0.0)) : x;
-  }
-
-  // The place (see RegionEvaluator.h).
-  KernelBuilder &k;
-  FailureOr<kernels::Values> load(Value value);
-  kernels::Values rotateHead(model::HadamardOp rotation, const kernels::Values &x);
-  FailureOr<kernels::Values> turnHead(model::RotaryOp rotary, const kernels::Values &x);
-  Value sumOfSquares(const kernels::Values &x);
-
-private:
-  /// Registers that have in the place of element e of a head what `x` has in that of source(e).
-  kernels::Values gather(const kernels::Values &x, llvm::function_ref<int64_t(int64_t)> source);
-  /// The lanes from element `d` on that are the head's; null if all are.
-  Value mask(int64_t d) {
-    if (d + kLanes <= dim)
-      return Value();
-    return k.firstLanes(kLanes, k.index(std::max<int64_t>(dim - d, 0)));
-  }
-
-  fused::AttentionOp op;
-  const KernelInterface &interface;
-  Value token, number;
-  int64_t dim, padded;
-};
-
 class AttentionKernel {
 public:
   using Values = SmallVector<Value>;
 
   AttentionKernel(KernelBuilder &k, fused::AttentionOp op, const KernelInterface &interface)
-      : k(k), op(op), interface(interface), f32s(k.vec(kLanes, k.f32())),
-        i32s(k.vec(kLanes, k.i32())) {}
+      : k(k), op(op), interface(interface), prologue(k, op, interface),
+        f32s(k.vec(kLanes, k.f32())), i32s(k.vec(kLanes, k.i32())) {}
 
   LogicalResult plan();
   LogicalResult emit(Value begin, Value end);
@@ -95,14 +53,6 @@ private:
   Value capped(Value exponent);
   Value zeros() { return k.number(f32s, 0.0); }
 
-  /// Writes a head of `value`, float32 and padded with zeros to `padded`, to `row`.
-  LogicalResult evaluate(Value value, Value number, int64_t padded);
-  /// The greatest magnitude of elements [begin, end) of `row` (multiples of 16) as bits.
-  Value greatestMagnitude(int64_t begin, int64_t end);
-  /// The greatest of them, or the greatest negated one, as bits; 0 if none is positive.
-  Value greatestWithSign(int64_t begin, int64_t end, bool negated);
-  /// Rounds `row` and stores it as the step's key or value.
-  void store(const CacheShape &shape, Value headBase);
   void prepareQuery(Value query);
 
   /// Asks for what lies a block after `bytes` bytes at `place`. A block of values is read in
@@ -134,6 +84,7 @@ private:
   KernelBuilder &k;
   fused::AttentionOp op;
   const KernelInterface &interface;
+  AttentionPrologue prologue;
   VectorType f32s, i32s;
   CacheShape keys, values;
   bool appends = false;
@@ -141,29 +92,20 @@ private:
   Value token, head, last;
   Value oldest; ///< the first position of the window, if there is one
   /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
-  /// or [group][padded] float32. Float32: row [padded]; exponents [group][64]; of values outputs
+  /// or [group][padded] float32. Float32: exponents [group][64]; of values outputs
   /// [group][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
   /// points, sums of weights, what older outputs and this block's are multiplied by [group].
   /// Weights: [groups] [group][64] int16, or exponents' place.
-  Value queries, factors, row, exponents, outputs, scales, bounds, poisons, weights, references,
-      sums, keeps, units;
+  Value queries, factors, exponents, outputs, scales, bounds, poisons, weights, references, sums,
+      keeps, units;
 };
 } // namespace
 
 LogicalResult AttentionKernel::plan() {
-  quantized::CacheType keyType = interface.cacheType(op.getKeysAttr());
-  quantized::CacheType valueType = interface.cacheType(op.getValuesAttr());
-  keys = keyType.getShapeInfo();
-  values = valueType.getShapeInfo();
-  for (auto [symbol, type, layout] :
-       {std::tuple(op.getKeysAttr(), keyType, quantized::CacheLayout::LanesKeys),
-        {op.getValuesAttr(), valueType, quantized::CacheLayout::LanesValues}}) {
-    if (type.getLayout() != layout)
-      return op.emitOpError() << "reads cache " << symbol << " as " << stringifyCacheLayout(layout)
-                              << ", but it is " << type;
-    if (type.getElement().isF32())
-      return op.emitOpError() << "reads cache " << symbol << ": host kernels have no caches of f32";
-  }
+  if (failed(prologue.plan()))
+    return failure();
+  keys = prologue.keys;
+  values = prologue.values;
   appends = !op.getPrologue().empty();
   dim = keys.dim;
   heads = keys.heads;
@@ -176,249 +118,8 @@ LogicalResult AttentionKernel::plan() {
 }
 
 //===----------------------------------------------------------------------===//
-// Prologue
+// Queries
 //===----------------------------------------------------------------------===//
-
-FailureOr<kernels::Values> Head::load(Value value) {
-  Value pointer = interface.pointer(op.getSource(value));
-  auto type = dyn_cast<RankedTensorType>(value.getType());
-  // A vector is for all heads.
-  bool isVector = type && type.getRank() == 1;
-  if (!pointer || !kernels::isFloatTensor(value) || (isVector && type.getDimSize(0) != dim))
-    return op.emitOpError() << "prologue reads a value of type " << value.getType()
-                            << " in a way that cannot be converted to host code";
-  Type element = type.getElementType();
-  int64_t bytes = bytesOf(element);
-  Value base = pointer;
-  if (!isVector)
-    base = k.at(pointer, k.add(k.mul(token, type.getDimSize(1)), k.mul(number, dim)), bytes);
-  kernels::Values x;
-  for (int64_t d = 0; d < padded; d += kLanes)
-    x.push_back(k.loadFloats(kLanes, element, k.offset(base, d * bytes), bytes, mask(d)));
-  return x;
-}
-
-kernels::Values Head::rotateHead(model::HadamardOp rotation, const kernels::Values &head) {
-  VectorType words = k.vec(kLanes, k.i32());
-  kernels::Values x = head;
-  for (int64_t distance = 1; distance < rotation.getBlock(); distance *= 2) {
-    kernels::Values next;
-    for (auto [i, own] : llvm::enumerate(x)) {
-      if (distance < kLanes) {
-        SmallVector<int64_t> partners;
-        for (int64_t lane = 0; lane < kLanes; ++lane)
-          partners.push_back(lane ^ distance);
-        Value other = k.shuffle(own, own, partners);
-        Value bit = k.bitAnd(k.laneNumbers(kLanes), k.integer(words, distance));
-        next.push_back(
-            k.select(k.less(k.integer(words, 0), bit), k.subF(other, own), k.addF(own, other)));
-        continue;
-      }
-      int64_t step = distance / kLanes;
-      next.push_back(i & step ? k.subF(x[i ^ step], own) : k.addF(own, x[i ^ step]));
-    }
-    x = std::move(next);
-  }
-  for (Value &element : x)
-    element = k.mulF(
-        element, k.constantLike(element, 1 / std::sqrt(static_cast<double>(rotation.getBlock()))));
-  return x;
-}
-
-kernels::Values Head::gather(const kernels::Values &x,
-                             llvm::function_ref<int64_t(int64_t)> source) {
-  kernels::Values result;
-  for (int64_t first = 0; first < padded; first += kLanes) {
-    // What is behind the head comes from anywhere.
-    std::array<int64_t, kLanes> from;
-    for (int64_t lane = 0; lane < kLanes; ++lane)
-      from[lane] = first + lane < dim ? source(first + lane) : from[lane - 1];
-    if (first >= dim) {
-      result.push_back(x[first / kLanes]);
-      continue;
-    }
-    Value gathered = x[from[0] / kLanes];
-    SmallVector<int64_t> order;
-    for (int64_t lane = 0; lane < kLanes; ++lane)
-      order.push_back(from[lane] % kLanes);
-    // From one register after the other.
-    llvm::SmallSetVector<int64_t, 4> registers;
-    for (int64_t element : from)
-      registers.insert(element / kLanes);
-    if (registers.size() > 1 || !llvm::equal(order, llvm::seq<int64_t>(0, kLanes)))
-      gathered = k.shuffle(gathered, gathered, order);
-    for (int64_t number : registers.getArrayRef().drop_front()) {
-      SmallVector<int64_t> lanes;
-      for (int64_t lane = 0; lane < kLanes; ++lane)
-        lanes.push_back(from[lane] / kLanes == number ? kLanes + order[lane] : lane);
-      gathered = k.shuffle(gathered, x[number], lanes);
-    }
-    result.push_back(gathered);
-  }
-  return result;
-}
-
-FailureOr<kernels::Values> Head::turnHead(model::RotaryOp rotary, const kernels::Values &x) {
-  if (!rotary.getTable())
-    return rotary.emitOpError() << "needs a table (fused-tabulate-rotary makes one)";
-  model::RotaryPairs pairs(rotary);
-  int64_t half = pairs.half();
-  Value position = k.load(k.i32(), k.at(interface.pointer(rotary.getPositions()), token, 4), 4);
-  position = k.toIndex(k.clampIndex(position, rotary.getTable().getType().getDimSize(0)));
-  // Cosines, then sines, of all pairs.
-  Value entry = k.at(interface.pointer(rotary.getTable()), position, dim * 4);
-  auto ofElements = [&](int64_t begin) {
-    kernels::Values all;
-    for (int64_t pair = 0; pair < half; pair += kLanes) {
-      Value lanes = pair + kLanes <= half ? Value() : k.firstLanes(kLanes, k.index(half - pair));
-      all.push_back(k.loadFloats(kLanes, k.f32(), k.offset(entry, (begin + pair) * 4), 4, lanes));
-    }
-    // gather() counts on a register for each of a head.
-    all.resize(x.size(), all.back());
-    return gather(all, [&](int64_t element) { return pairs.pairOf(element); });
-  };
-  kernels::Values cosines = ofElements(0), sines = ofElements(half), result = x;
-  kernels::Values others = gather(x, [&](int64_t element) { return pairs.partnerOf(element); });
-  for (int64_t begin = 0; begin < dim; begin += kLanes) {
-    auto i = static_cast<size_t>(begin / kLanes);
-    auto isFirst = [&](int64_t element) { return pairs.isFirst(element); };
-    auto elements = llvm::seq(begin, std::min<int64_t>(begin + kLanes, dim));
-    if (llvm::all_of(elements, isFirst)) {
-      result[i] = model::turned(k, x[i], others[i], cosines[i], sines[i]).first;
-    } else if (llvm::none_of(elements, isFirst)) {
-      result[i] = model::turned(k, others[i], x[i], cosines[i], sines[i]).second;
-    } else {
-      SmallVector<int64_t> own, swapped;
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        bool first = begin + lane < dim && isFirst(begin + lane);
-        own.push_back(first ? lane : kLanes + lane);
-        swapped.push_back(first ? kLanes + lane : lane);
-      }
-      auto [first, second] =
-          model::turned(k, k.shuffle(x[i], others[i], own), k.shuffle(x[i], others[i], swapped),
-                        cosines[i], sines[i]);
-      result[i] = k.shuffle(first, second, own);
-    }
-  }
-  return result;
-}
-
-Value Head::sumOfSquares(const kernels::Values &x) {
-  Value sum;
-  for (auto [i, element] : llvm::enumerate(x)) {
-    Value mine = clearPadding(i, element);
-    sum = sum ? k.fma(mine, mine, sum) : k.mulF(mine, mine);
-  }
-  return k.sumLanes(sum);
-}
-
-LogicalResult AttentionKernel::evaluate(Value value, Value number, int64_t padded) {
-  Head place(k, op, interface, token, number, dim, padded);
-  kernels::NormFactors none;
-  FailureOr<kernels::Values> x =
-      kernels::RegionEvaluator<Head>(place, interface, none).evaluate(value);
-  if (failed(x))
-    return failure();
-  for (auto [i, element] : llvm::enumerate(*x))
-    k.store(place.clearPadding(i, k.widen(element)),
-            k.offset(row, static_cast<int64_t>(i) * kLanes * 4), 64);
-  return success();
-}
-
-Value AttentionKernel::greatestMagnitude(int64_t begin, int64_t end) {
-  // Magnitudes compare as integers, infinity and NaN above all numbers.
-  Value greatest;
-  for (int64_t d = begin; d < end; d += kLanes) {
-    Value x = k.load(f32s, k.offset(row, d * 4), 64);
-    Value magnitude = k.bitcast(math::AbsFOp::create(k.b, k.loc, x), i32s);
-    greatest = greatest ? k.max(greatest, magnitude) : magnitude;
-  }
-  return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
-}
-
-Value AttentionKernel::greatestWithSign(int64_t begin, int64_t end, bool negated) {
-  Value greatest = k.integer(i32s, 0);
-  for (int64_t d = begin; d < end; d += kLanes) {
-    Value x = k.load(f32s, k.offset(row, d * 4), 64);
-    greatest = k.max(greatest, k.bitcast(negated ? k.negF(x) : x, i32s));
-  }
-  return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
-}
-
-void AttentionKernel::store(const CacheShape &shape, Value headBase) {
-  CacheEncoding encoding = shape.encoding;
-  int64_t padded = shape.paddedDim();
-  Value position = k.rem(last, cacheTile);
-  Value base = at(headBase, k.div(last, cacheTile), shape.tileBytes());
-  formats::CacheArithmetic<Value> arithmetic = {[&](Value x, Value y) { return k.add(x, y); },
-                                                [&](Value x, int64_t y) { return k.mul(x, y); },
-                                                [&](Value x, int64_t y) { return k.div(x, y); },
-                                                [&](Value x, int64_t y) { return k.rem(x, y); }};
-  auto placeOf = [&](Value d) {
-    return k.offset(base, formats::cacheCodeByte<Value>(arithmetic, shape, position, d));
-  };
-  auto element = [&](Value d) { return k.load(k.f32(), at(row, d, 4), 4); };
-  if (!encoding.isInteger()) {
-    Type type =
-        encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
-    k.loop(k.index(0), k.index(padded), 1, [&](Value d) {
-      if (encoding.element == CacheEncoding::Element::E4M3)
-        k.store(k.encodeE4M3(element(d)), placeOf(d), 1);
-      else
-        k.store(k.bitcast(k.narrow(element(d), type), k.i16()), placeOf(d), 2);
-    });
-    return;
-  }
-  int64_t groupElements =
-      encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
-  for (int64_t g = 0; g < shape.groups(); ++g) {
-    int64_t begin = g * groupElements, end = std::min(begin + groupElements, padded);
-    Value greatest, isNegative;
-    if (encoding.hasSignedScale()) {
-      Value positive = greatestWithSign(begin, end, false);
-      Value negative = greatestWithSign(begin, end, true);
-      greatest = k.max(positive, negative);
-      isNegative = k.less(negative, positive);
-    } else {
-      greatest = greatestMagnitude(begin, end);
-    }
-    Value m = k.divF(k.bitcast(greatest, k.f32()), k.number(k.f32(), -encoding.codeMin()));
-    Value scale = k.narrow(k.maxF(m, k.number(k.f32(), formats::cacheScaleFloor)), k.f16());
-    // Neither infinity nor NaN, nor what f16 cannot hold.
-    Value bits = arith::ExtUIOp::create(k.b, k.loc, k.i32(), k.bitcast(scale, k.i16()));
-    Value finite =
-        arith::AndIOp::create(k.b, k.loc, k.less(greatest, k.integer(k.i32(), 0x7F800000)),
-                              k.less(bits, k.integer(k.i32(), 0x7C00)));
-    if (isNegative)
-      scale = k.select(isNegative, k.negF(scale), scale);
-    Value nan = k.number(k.f16(), std::numeric_limits<double>::quiet_NaN());
-    k.store(k.select(finite, scale, nan),
-            k.offset(base, k.add(k.mul(position, 2), formats::cacheScaleByte(shape, g))), 2);
-    Value inverse = k.divF(k.number(k.f32(), 1.0), k.widen(scale));
-    auto codeOf = [&](Value d) {
-      Value x = k.select(finite, element(d), k.number(k.f32(), 0.0));
-      Value code = k.roundToInt(k.mulF(x, inverse));
-      Value limit = k.integer(k.i32(), encoding.codeMax());
-      return k.max(k.min(code, limit), k.integer(k.i32(), encoding.codeMin()));
-    };
-    if (encoding.bits() == 8) {
-      k.loop(k.index(begin), k.index(end), 1,
-             [&](Value d) { k.store(k.truncate(codeOf(d), k.i8()), placeOf(d), 1); });
-      continue;
-    }
-    // Both nibbles of a byte belong to this position and to one group.
-    int64_t distance = formats::cacheNibbleDistance(shape);
-    k.loop(k.index(begin), k.index(end), 2 * distance, [&](Value first) {
-      k.loop(k.index(0), k.index(distance), 1, [&](Value i) {
-        Value d = k.add(first, i);
-        Value low = arith::AndIOp::create(k.b, k.loc, codeOf(d), k.integer(k.i32(), 15));
-        Value high = k.shl(codeOf(k.add(d, distance)), 4);
-        Value both = arith::OrIOp::create(k.b, k.loc, low, high);
-        k.store(k.truncate(both, k.i8()), placeOf(d), 1);
-      });
-    });
-  }
-}
 
 void AttentionKernel::prepareQuery(Value query) {
   double scale = op.getScale().convertToDouble() * 1.44269504088896341;
@@ -429,7 +130,7 @@ void AttentionKernel::prepareQuery(Value query) {
     Type element =
         encoding.element == CacheEncoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
     for (int64_t d = 0; d < padded; d += kLanes) {
-      Value x = k.load(f32s, k.offset(row, d * 4), 64);
+      Value x = k.load(f32s, k.offset(prologue.row, d * 4), 64);
       Value rounded = k.widen(k.narrow(x, element));
       if (encoding.element == CacheEncoding::Element::BF16) // a sum of two
         rounded = k.addF(rounded, k.widen(k.narrow(k.subF(x, rounded), element)));
@@ -440,7 +141,7 @@ void AttentionKernel::prepareQuery(Value query) {
     k.store(k.number(k.f32(), scale * divisor), at(factors, query, 4), 4);
     return;
   }
-  Value bits = greatestMagnitude(0, padded);
+  Value bits = prologue.greatestMagnitude(0, padded);
   Value finite = k.less(bits, k.integer(k.i32(), 0x7F800000));
   Value m = k.bitcast(bits, k.f32());
   Value usable = arith::AndIOp::create(k.b, k.loc, finite,
@@ -451,7 +152,7 @@ void AttentionKernel::prepareQuery(Value query) {
                         k.number(k.f32(), std::numeric_limits<double>::quiet_NaN()));
   k.store(k.mulF(step, k.number(k.f32(), scale)), at(factors, query, 4), 4);
   for (int64_t d = 0; d < padded; d += kLanes) {
-    Value x = k.load(f32s, k.offset(row, d * 4), 64);
+    Value x = k.load(f32s, k.offset(prologue.row, d * 4), 64);
     x = k.select(splat(usable), x, zeros());
     Value rounded = k.roundToInt(k.mulF(x, splat(inverse)));
     k.store(k.truncate(rounded, k.i16()), k.offset(to, d * 2), 2);
@@ -862,7 +563,7 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
   int64_t keyPadded = keys.paddedDim(), valuePadded = values.paddedDim();
   queries = k.scratch(group * keyPadded * (keys.encoding.isInteger() ? 2 : 4));
   factors = k.scratch(group * 4);
-  row = k.scratch(std::max(keyPadded, valuePadded) * 4);
+  prologue.row = k.scratch(prologue.rowBytes());
   exponents = k.scratch(group * cacheBlock * 4);
   outputs = k.scratch(group * valuePadded * 4);
   for (Value *array : {&references, &sums, &keeps, &units})
@@ -874,15 +575,13 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     weights = k.scratch(values.groups() * group * cacheBlock * 2);
   }
   LogicalResult result = success();
+  if (op.getActive())
+    std::tie(begin, end) = shareOf(
+        k, k.mul(activeTokens(k, interface, op.getActive(), tokens), heads), begin, end, items());
   k.loop(begin, end, 1, [&](Value item) {
     token = k.div(item, heads);
     head = k.rem(item, heads);
-    // The runtime checks positions; a wrong one must not reach memory outside the cache.
-    Value position =
-        k.load(k.i32(), k.offset(interface.pointer(op.getPositions()), k.mul(token, 4)), 4);
-    position =
-        k.max(k.min(position, k.integer(k.i32(), keys.positions - 1)), k.integer(k.i32(), 0));
-    last = k.extend(position, k.i64());
+    last = prologue.position(token);
     Value firstBlock = k.index(0);
     if (std::optional<uint64_t> window = op.getWindow()) {
       oldest = k.max(k.sub(last, static_cast<int64_t>(*window) - 1), k.index(0));
@@ -892,25 +591,13 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     Value keyBase = at(interface.cachePointer(op.getKeysAttr()), number, keys.headBytes());
     Value valueBase = at(interface.cachePointer(op.getValuesAttr()), number, values.headBytes());
 
-    Value query = op.getQuery();
-    if (appends) {
-      Block &prologue = op.getPrologue().front();
-      query = cast<fused::YieldOp>(prologue.getTerminator()).getValues().front();
-      for (auto append : prologue.getOps<model::CacheAppendOp>()) {
-        bool isKey = append.getCacheAttr() == op.getKeysAttr();
-        if (!isKey && append.getCacheAttr() != op.getValuesAttr())
-          result = append.emitOpError()
-                   << "in a prologue appends to a cache that attention does not read";
-        const CacheShape &shape = isKey ? keys : values;
-        if (failed(result) || failed(evaluate(append.getInput(), head, shape.paddedDim()))) {
-          result = failure();
-          return;
-        }
-        store(shape, isKey ? keyBase : valueBase);
-      }
+    if (failed(prologue.append(token, head, last, keyBase, valueBase))) {
+      result = failure();
+      return;
     }
     k.loop(k.index(0), k.index(group), 1, [&](Value q) {
-      if (failed(result) || failed(evaluate(query, k.add(k.mul(head, group), q), keyPadded))) {
+      if (failed(result) || failed(prologue.evaluate(prologue.query(), token,
+                                                     k.add(k.mul(head, group), q), keyPadded))) {
         result = failure();
         return;
       }

@@ -84,6 +84,10 @@ FailureOr<Kernel> ConvertFusedToHost::generate(Operation *op, KernelInterface &i
           .Case<fused::AttentionOp>([&](auto attention) {
             return emitAttention(builder, attention, interface, first, last);
           })
+          .Case<fused::AppendOp>(
+              [&](auto append) { return emitAppend(builder, append, interface, first, last); })
+          .Case<fused::LastRowOp>(
+              [&](auto row) { return emitLastRow(builder, row, interface, first, last); })
           .Case<fused::EmbeddingOp>([&](auto embedding) {
             return emitEmbedding(builder, embedding, interface, first, last);
           })

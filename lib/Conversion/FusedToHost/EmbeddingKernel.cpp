@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "../FusedKernels/GroupNumbers.h"
+#include "ActiveTokens.h"
 #include "Products.h"
 
 #include "dialects/Fused/Weights.h"
@@ -106,6 +107,10 @@ FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::Embeddin
   Type element = fused::elementOf(op.getTable().getType());
   int64_t width = shape.columns();
 
+  int64_t tokens = op.getTokens().getType().getDimSize(0);
+  if (op.getActive())
+    std::tie(begin, end) =
+        shareOf(k, activeTokens(k, interface, op.getActive(), tokens), begin, end, tokens);
   k.loop(begin, end, 1, [&](Value number) {
     Value token = k.load(k.i32(), k.offset(interface.pointer(op.getTokens()), k.mul(number, 4)), 4);
     Value row = k.offset(interface.pointer(op.getTable()),
@@ -122,5 +127,5 @@ FailureOr<int64_t> sluice::host::emitEmbedding(KernelBuilder &k, fused::Embeddin
       k.store(lanes, k.offset(result, full * 4), 4, k.firstLanes(kLanes, k.index(width - full)));
     }
   });
-  return op.getTokens().getType().getDimSize(0);
+  return tokens;
 }

@@ -108,6 +108,12 @@ mlir::FailureOr<int64_t> emitMatmul(KernelBuilder &k, fused::MatmulOp op,
 mlir::FailureOr<int64_t> emitAttention(KernelBuilder &k, fused::AttentionOp op,
                                        const KernelInterface &interface, mlir::Value begin,
                                        mlir::Value end);
+mlir::FailureOr<int64_t> emitAppend(KernelBuilder &k, fused::AppendOp op,
+                                    const KernelInterface &interface, mlir::Value begin,
+                                    mlir::Value end);
+mlir::FailureOr<int64_t> emitLastRow(KernelBuilder &k, fused::LastRowOp op,
+                                     const KernelInterface &interface, mlir::Value begin,
+                                     mlir::Value end);
 mlir::FailureOr<int64_t> emitRows(KernelBuilder &k, fused::RowsOp op,
                                   const KernelInterface &interface, mlir::Value begin,
                                   mlir::Value end);

@@ -5,6 +5,7 @@
 
 #include "../FusedKernels/CachePlaces.h"
 #include "../FusedKernels/RegionEvaluator.h"
+#include "ActiveTokens.h"
 #include "Products.h"
 
 using namespace mlir;
@@ -166,6 +167,9 @@ FailureOr<int64_t> sluice::host::emitRows(KernelBuilder &k, fused::RowsOp op,
                                           Value end) {
   LogicalResult result = success();
   RowColumns columns(k, op, interface);
+  if (op.getActive())
+    std::tie(begin, end) = shareOf(k, activeTokens(k, interface, op.getActive(), op.getTokens()),
+                                   begin, end, op.getTokens());
   k.loop(begin, end, 1, [&](Value number) { result = columns.emit(number); });
   if (failed(result))
     return failure();

@@ -6,6 +6,7 @@
 #include "dialects/Quantized/Quantized.h"
 #include "sluice/Formats/RopeTable.h"
 
+#include <cmath>
 #include <gtest/gtest.h>
 
 using namespace sluice;
@@ -40,9 +41,6 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
         &context, {sequences, positions, heads, dim}, shape(keys, isGpu).encoding, layout);
     return result;
   };
-  auto tensor = [&](int64_t columns, const char *element) {
-    return "tensor<" + std::to_string(tokens) + "x" + std::to_string(columns) + "x" + element + ">";
-  };
   std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
               at = "tensor<" + std::to_string(tokens) + "xi32>", result = tensor(width(), "f16");
   std::string number = std::to_string(scale), headDim = std::to_string(dim);
@@ -56,43 +54,79 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   if (rotary != Rotary::None)
     module += "model.rope_table @rope <theta = 10000.0> : " + table + "\n";
   module += "func.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
-            ", %p: " + at + ") -> " + result + " {\n";
+            ", %p: " + at + (causal ? ", %n: tensor<1xi32>" : "") + ") -> " + result + " {\n";
   if (norms)
     module += "  %qg = model.parameter @qg : " + vector +
               "\n  %kg = model.parameter @kg : " + vector + "\n";
   if (rotary != Rotary::None)
     module += "  %t = model.parameter @rope : " + table + "\n";
-  module += std::string("  %y = fused.attention %q") + (appends ? " new(%k, %v)" : "") +
-            ", @k, @v at %p scale " + number + " " +
-            (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
-            (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
-  if (appends) {
-    module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
-    std::string last[2];
-    for (bool isKey : {false, true}) {
-      std::string name = isKey ? "%k" : "%q", type = isKey ? row : query, value = name + "0";
-      auto step = [&](const std::string &op, const std::string &types) {
-        std::string next = name + "_" + op.substr(0, op.find(' '));
-        module += "  " + next + " = model." + op + " : " + type + types + "\n";
-        value = next;
-      };
-      if (norms)
-        step("rms_norm " + value + ", " + name + "g epsilon 1.0e-5 head_dim " + headDim,
-             ", " + vector);
-      if (rotary != Rotary::None)
-        step("rotary " + value + " at %p head_dim " + headDim +
-                 (rotary == Rotary::Interleaved ? " interleaved" : "") +
-                 " <theta = 10000.0> table %t",
-             ", " + at + ", " + table);
-      if (keyChoice.rotated)
-        step("hadamard " + value + " head_dim " + headDim, "");
-      last[isKey] = value;
-    }
-    module += "  model.cache_append @k, " + last[1] + " at %p : " + row + ", " + at +
-              "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n  fused.yield " +
-              last[0] + " : " + query + "\n}";
+  std::string types = " new(" + row + ", " + row + ")",
+              options = " scale " + number + " " +
+                        (window ? "window " + std::to_string(*window) + " " : "") +
+                        (softCap ? "soft_cap " + std::to_string(*softCap) + " " : "");
+  std::string attended = "%q", attendedType = query;
+  if (causal) {
+    attended = "%m";
+    attendedType = tensor(width(), queryElement());
+    module += "  %m = fused.append %q new(%k, %v), @k, @v at %p active(%n) " + schedule + " : " +
+              query + types + ", " + at + " -> " + attendedType + prologue();
+    options += "active(%n) ";
   }
+  bool inside = appends && !causal;
+  module += "  %y = fused.attention " + attended + (inside ? " new(%k, %v)" : "") +
+            ", @k, @v at %p" + options + schedule + " : " + attendedType +
+            (inside ? types : std::string()) + ", " + at + " -> " + result +
+            (inside ? prologue() : std::string());
   return module + "\n  return %y : " + result + "\n}\n";
+}
+
+std::string CachedAttention::tensor(int64_t columns, const char *element) const {
+  return "tensor<" + std::to_string(tokens) + "x" + std::to_string(columns) + "x" + element + ">";
+}
+
+const char *CachedAttention::queryElement() const {
+  formats::CacheEncoding::Element keys = keyChoice.encoding.element;
+  bool isHalf =
+      keys == formats::CacheEncoding::Element::F16 || keys == formats::CacheEncoding::Element::E4M3;
+  return causal && isHalf && !keyChoice.rotated ? "f16" : "f32";
+}
+
+std::string CachedAttention::prologue() const {
+  std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
+              at = "tensor<" + std::to_string(tokens) + "xi32>", headDim = std::to_string(dim);
+  std::string vector = "tensor<" + headDim + "xf32>",
+              table = "tensor<" + std::to_string(positions) + "x" + headDim + "xf32>";
+  std::string module =
+      " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
+  std::string last[2];
+  for (bool isKey : {false, true}) {
+    std::string name = isKey ? "%k" : "%q", type = isKey ? row : query, value = name + "0";
+    auto step = [&](const std::string &op, const std::string &types) {
+      std::string next = name + "_" + op.substr(0, op.find(' '));
+      module += "  " + next + " = model." + op + " : " + type + types + "\n";
+      value = next;
+    };
+    if (norms)
+      step("rms_norm " + value + ", " + name + "g epsilon 1.0e-5 head_dim " + headDim,
+           ", " + vector);
+    if (rotary != Rotary::None)
+      step("rotary " + value + " at %p head_dim " + headDim +
+               (rotary == Rotary::Interleaved ? " interleaved" : "") +
+               " <theta = 10000.0> table %t",
+           ", " + at + ", " + table);
+    if (keyChoice.rotated)
+      step("hadamard " + value + " head_dim " + headDim, "");
+    last[isKey] = value;
+  }
+  module += "  model.cache_append @k, " + last[1] + " at %p : " + row + ", " + at +
+            "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n";
+  std::string yielded = last[0], type = query;
+  if (llvm::StringRef(queryElement()) == "f16") {
+    yielded = "%half";
+    type = tensor(width(), "f16");
+    module += "  %half = arith.truncf " + last[0] + " : " + query + " to " + type + "\n";
+  }
+  return module + "  fused.yield " + yielded + " : " + type + "\n}";
 }
 
 std::vector<float> CachedAttention::gain(bool keys) const {
@@ -135,6 +169,17 @@ std::vector<Buffer *> CachedAttention::Step::arguments() {
   return result;
 }
 
+std::vector<Buffer *> CachedAttention::Step::appendArguments() {
+  std::vector<Buffer *> result = arguments();
+  result.back() = &queries[0];
+  return result;
+}
+
+std::vector<Buffer *> CachedAttention::Step::attentionArguments() {
+  std::vector<Buffer *> all = arguments();
+  return {&queries[0], all[3], all[4], all[all.size() - 3], all[all.size() - 2], all.back()};
+}
+
 CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<int32_t> &at,
                                             bool isGpu) const {
   Step step;
@@ -169,7 +214,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
                 bytes + (sequence * heads + head) * layout.headBytes(), layout.headBytes());
           };
           formats::storeCacheVector(layout, headOf(after.data()), position, x);
-          if (!appends || position < last)
+          if (!appends || position < first)
             formats::storeCacheVector(layout, headOf(caches[part].as<uint8_t>()), position, x);
           int64_t place = sequence * positions + position, groups = layout.groups();
           llvm::MutableArrayRef<float> scales =
@@ -183,25 +228,40 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     }
     (part ? step.valuesAfter : step.keysAfter) = after;
   }
-  Tensor query = Tensor::floats({tokens, width()}, data.query);
+  auto count = static_cast<int64_t>(at.size());
+  std::vector<float> queries(data.query.begin(), data.query.begin() + count * width());
+  Tensor query = Tensor::floats({count, width()}, queries);
   step.isGpu = isGpu;
   step.positions = at;
   step.attended = prepared(query, gain(false), at);
-  Tensor expected = llvm::cantFail(reference::fusedAttention(
-      step.attended, step.keysRead, step.valuesRead, Tensor::ints({tokens}, at), scale, window));
+  Tensor expected =
+      llvm::cantFail(reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
+                                               Tensor::ints({count}, at), scale, window, softCap));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
-  step.buffers.push_back(Buffer(data.query));
+  auto filled = [&](std::vector<float> rows) {
+    rows.resize(rows.size() / count * tokens, NAN);
+    return Buffer(rows);
+  };
+  step.buffers.push_back(filled(queries));
   if (appends)
     for (const std::vector<float> *all : {&data.keys, &data.values}) {
       std::vector<float> rows;
-      for (int64_t token = 0; token < tokens; ++token) {
+      for (int64_t token = 0; token < count; ++token) {
         const float *from = all->data() + (sequenceOf(token) * positions + at[token]) * row;
         rows.insert(rows.end(), from, from + row);
       }
-      step.buffers.push_back(Buffer(rows));
+      step.buffers.push_back(filled(rows));
     }
-  step.buffers.push_back(Buffer(at));
+  std::vector<int32_t> all = at;
+  all.resize(tokens, std::numeric_limits<int32_t>::max());
+  step.buffers.push_back(Buffer(all));
+  if (causal) {
+    step.buffers.push_back(Buffer(std::vector<int32_t>{static_cast<int32_t>(count)}));
+    bool isHalf = llvm::StringRef(queryElement()) == "f16";
+    step.queries.push_back(Buffer(tokens * width() * (isHalf ? 2 : 4)));
+    memset(step.queries[0].as<void>(), 0xFF, step.queries[0].size());
+  }
   // In the order of their first use.
   if (norms)
     step.buffers.push_back(Buffer(gain(false)));
@@ -227,14 +287,14 @@ void CachedAttention::check(Step &step, double tolerance) const {
                         : layout.encoding.element == formats::CacheEncoding::Element::BF16
                             ? 0x1p-7
                             : 0x1p-10;
-    for (int64_t token = 0; token < tokens; ++token)
+    for (auto [token, position] : llvm::enumerate(step.positions))
       for (int64_t head = 0; head < heads; ++head) {
-        int64_t begin = (token * heads + head) * layout.headBytes(),
-                position = step.positions[token];
+        int64_t sequence = sequences == 1 ? 0 : int64_t(token);
+        int64_t begin = (sequence * heads + head) * layout.headBytes();
         auto headOf = [&](std::vector<uint8_t> &bytes) {
           return llvm::MutableArrayRef<uint8_t>(bytes).slice(begin, layout.headBytes());
         };
-        int64_t row = (token * positions + position) * heads + head;
+        int64_t row = (sequence * positions + position) * heads + head;
         std::vector<float> expected(dim);
         auto scales =
             llvm::MutableArrayRef<float>(step.keysRead.scales.values).slice(row * groups, groups);
@@ -266,11 +326,16 @@ void CachedAttention::check(Step &step, double tolerance) const {
       }
     Tensor expected = llvm::cantFail(
         reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
-                                  Tensor::ints({tokens}, step.positions), scale, window));
+                                  Tensor::ints({tokens}, step.positions), scale, window, softCap));
     step.expected.assign(expected.values.begin(), expected.values.end());
   }
   std::vector<float> y(step.expected.size());
-  formats::f16ToFloat(step.buffers.back().copy<uint16_t>(), y);
+  std::vector<uint16_t> halves = step.buffers.back().copy<uint16_t>();
+  EXPECT_TRUE(std::all_of(halves.begin() + y.size(), halves.end(), [](uint16_t bits) {
+    return bits == 0xA5A5;
+  })) << "results of rows that are not there";
+  halves.resize(y.size());
+  formats::f16ToFloat(halves, y);
   double error = relativeError(y, step.expected);
   EXPECT_LE(error, tolerance);
   // Of a single position the result is its value, which may be an f16.
