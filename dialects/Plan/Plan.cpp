@@ -3,6 +3,8 @@
 
 #include "dialects/Plan/Plan.h"
 
+#include "dialects/Fused/PreparedInput.h"
+
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "llvm/ADT/SetVector.h"
@@ -56,6 +58,8 @@ LogicalResult DispatchOp::verifySymbolUses(SymbolTableCollection &symbols) {
 /// Bytes of a tensor's elements (and scales and zero points) without any padding: the least that a
 /// buffer of it has. Nothing if that is unknown or more than a 63-bit number.
 static std::optional<int64_t> leastBytes(Type type) {
+  if (auto prepared = dyn_cast<fused::PreparedType>(type))
+    return fused::preparedBytes(prepared);
   if (auto cache = dyn_cast<quantized::CacheType>(type))
     return cache.getBytes();
   int64_t bytes = 0;
