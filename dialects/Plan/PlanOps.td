@@ -63,7 +63,8 @@ def Plan_BufferOp : Plan_Op<"buffer", [Symbol, DeclareOpInterfaceMethods<SymbolU
 def Plan_StepOp : Plan_Op<"step", [Symbol, NoTerminator, SingleBlock, NoRegionArguments]> {
   let summary = "The launches of a step, in order";
   let description = [{
-    `decode` computes one token of every sequence. A step with `tokens` computes 1 to so many tokens of one sequence; the input `count` says how many.
+    `decode` computes one token of every sequence. A step with `tokens` computes 1 to so many tokens of one sequence; the input `count` says how many. It gives the logits of the last one,
+    or with `all_logits` those of all.
 
     Example:
 
@@ -74,9 +75,9 @@ def Plan_StepOp : Plan_Op<"step", [Symbol, NoTerminator, SingleBlock, NoRegionAr
     }
     ```
   }];
-  let arguments = (ins SymbolNameAttr:$sym_name, I64Attr:$arena_bytes, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$tokens);
+  let arguments = (ins SymbolNameAttr:$sym_name, I64Attr:$arena_bytes, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$tokens, UnitAttr:$all_logits);
   let regions = (region SizedRegion<1>:$body);
-  let assemblyFormat = "$sym_name `arena` $arena_bytes (`tokens` $tokens^)? attr-dict-with-keyword $body";
+  let assemblyFormat = "$sym_name `arena` $arena_bytes (`tokens` $tokens^ (`all_logits` $all_logits^)?)? attr-dict-with-keyword $body";
   let hasVerifier = 1;
 }
 

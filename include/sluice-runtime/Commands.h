@@ -30,9 +30,18 @@ struct CommandExit {
   int status;
 };
 
+/// What guesses tokens for a session to verify (Drafts.h).
+struct DraftOptions {
+  enum class Kind : uint8_t { None, Lookup, Model } kind = Kind::None;
+  /// The artifact of a model that guesses, and how it runs.
+  std::filesystem::path model;
+  SessionOptions session;
+};
+
 struct RunOptions {
   SessionOptions session;
   GenerateOptions generate;
+  DraftOptions draft;
   std::string prompt;
   /// Prompt and continuation as ids on one line, and nothing else.
   bool tokenIds = false;
@@ -53,6 +62,7 @@ void runModel(const std::filesystem::path &artifact, const RunOptions &options,
 struct ChatOptions {
   SessionOptions session;
   GenerateOptions generate;
+  DraftOptions draft;
   ChatTemplate chatTemplate;
   /// What conversations start with; empty for nothing.
   std::string system;
@@ -99,6 +109,8 @@ struct BenchOptions {
   /// Tokens of one measurement; 0 takes what lasts about half a second.
   int64_t tokens = 0;
   int64_t repetitions = 5;
+  /// Tokens of a prompt to measure, too; 0 for none.
+  int64_t prompt = 0;
   bool perKernel = false;
   bool json = false;
 };
@@ -123,6 +135,15 @@ struct BenchClass {
   double error() const { return predicted / seconds - 1; }
 };
 
+/// How fast a prompt was read, its last token's choice of the next one included.
+struct PromptSpeed {
+  int64_t tokens = 0;
+  double tokensPerSecond = 0, slowest = 0, fastest = 0;
+  /// Of the step that reads its first tokens, `stepTokens` of them; empty unless asked for.
+  int64_t stepTokens = 0;
+  std::vector<BenchKernel> kernels;
+};
+
 /// Medians over the repetitions; speed and bandwidth were measured in turns.
 struct BenchResult {
   int64_t context = 0;
@@ -144,6 +165,7 @@ struct BenchResult {
   std::string profileRemark;
   /// Empty unless asked for.
   std::vector<BenchKernel> kernels;
+  std::optional<PromptSpeed> prompt;
   /// Predicted seconds of a step; nothing if the plan has none for some launch.
   std::optional<double> predictedStep;
   /// Measured seconds of a step: its own clock's, or a token's if there is none.

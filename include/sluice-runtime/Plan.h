@@ -152,6 +152,8 @@ struct Step {
   std::string name;
   /// The most tokens of a sequence that the step takes; 0: it takes one token and no `count`.
   int64_t tokens = 0;
+  /// Whether it gives the logits of all its tokens, and chooses none; else those of the last one.
+  bool allLogits = false;
   std::vector<Launch> launches;
   /// Beside the launches.
   std::optional<PredictedTime> time;
@@ -167,7 +169,8 @@ struct Step {
 ///   (vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
 ///   output "next" (SamplingWords.h);
 /// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
-///   and "count" of one;
+///   and "count" of one; where one gives all logits, there is an output "all_logits" of
+///   `tokens` times vocabSize f32, and no other such step;
 /// - launches name buffers that exist; no sum or product of sizes overflows 63 bits.
 struct Plan {
   /// Version of the format that this library reads.
@@ -201,11 +204,13 @@ struct Plan {
   const Buffer &writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
 
-  /// The step for `tokens` tokens of a sequence, at least one: "decode" for one, else the smallest
-  /// that takes so many, or nothing.
+  /// The step that gives the last one's logits of `tokens` tokens of a sequence, at least one:
+  /// "decode" for one, else the smallest that takes so many, or nothing.
   std::optional<uint32_t> stepFor(int64_t tokens) const;
-  /// The most tokens that a step takes, 1 without steps of many.
+  /// The most tokens that such a step takes, 1 without steps of many.
   int64_t mostTokens() const;
+  /// The step that gives all logits, if there is one.
+  std::optional<uint32_t> verifyStep() const;
 
   /// Whether the step chooses the next token: it has an input "sampling".
   bool samples() const;

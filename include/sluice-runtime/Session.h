@@ -54,6 +54,16 @@ public:
   /// The most tokens that one step takes.
   int64_t chunk() const { return theArtifact->plan().mostTokens(); }
 
+  /// Appends tokens, at least one and at most verifyChunk(), and returns the logits that follow each
+  /// of them: tokens x vocabSize, valid until the next call.
+  std::span<const float> verify(std::span<const int32_t> tokens);
+  /// Row `row` of what the last verify() or score() computed.
+  std::span<const float> verified(int64_t row);
+  /// Chooses the token that follows row `row` of it; as next(), without appending anything.
+  int32_t choose(int64_t row, Sampler &sampler, std::span<const int32_t> history);
+  /// The most tokens of verify(): those of the artifact's step that gives all logits, else 1.
+  int64_t verifyChunk() const;
+
   /// Appends tokens, at least one and at most chunk(), and chooses the token that comes next (without appending it): on the device, if the
   /// artifact's step does so and the choice depends on logits alone, else from the logits here.
   /// `history` is what Sampler::sample takes, `tokens` included. Errors are decode's and sample's;
@@ -80,9 +90,9 @@ public:
     return queue && feedsToken && !sampler.needsHistory();
   }
 
-  /// Appends a token and returns -ln of the probability that the next one is `target`. Errors are
-  /// decode's and negativeLogLikelihood's.
-  double score(int32_t token, int32_t target);
+  /// Appends tokens as verify() does and returns for each -ln of the probability that the one after
+  /// it is its target. Errors are decode's and negativeLogLikelihood's.
+  std::vector<double> score(std::span<const int32_t> tokens, std::span<const int32_t> targets);
 
   /// The logits of the last step: vocabSize of them, valid until the next one.
   std::span<const float> logits();
@@ -116,6 +126,7 @@ private:
     int64_t position = 0;
     /// Where the step chooses the next token.
     sampling::SamplingWords sampling;
+    bool allLogits = false;
     bool operator==(const Inputs &other) const;
   };
 
@@ -123,7 +134,9 @@ private:
   Inputs checkedInputs(std::span<const int32_t> tokens) const;
   void write(const Inputs &inputs);
   uint32_t stepOf(const Inputs &inputs) const {
-    return *theArtifact->plan().stepFor(static_cast<int64_t>(inputs.tokens.size()));
+    const Plan &plan = theArtifact->plan();
+    return inputs.allLogits ? *plan.verifyStep()
+                            : *plan.stepFor(static_cast<int64_t>(inputs.tokens.size()));
   }
   /// The tokens have their place in the sequence.
   void advance(std::span<const int32_t> tokens);
@@ -131,8 +144,9 @@ private:
   void start(const Inputs &inputs);
   /// Ends the step that was started ahead, whatever comes of it.
   void discardAhead();
-  /// The message about logits of the last step that are not finite: what, and where it began.
-  Error explained(const Error &error);
+  /// The message about logits that are not finite, those of the last step or `scores`: what, and
+  /// where it began.
+  Error explained(const Error &error, std::span<const float> scores = {});
   /// Runs the last step again: which kernel's result is the first that is not finite, and where.
   std::string firstNonFinite();
   /// The first element of a buffer that is infinite or NaN.
@@ -151,15 +165,22 @@ private:
   std::optional<Inputs> ahead;
   uint32_t tokenBuffer, positionBuffer, logitsBuffer;
   /// Buffers of steps of many tokens.
-  std::optional<uint32_t> tokensBuffer, positionsBuffer, countBuffer;
+  std::optional<uint32_t> tokensBuffer, positionsBuffer, countBuffer, allLogitsBuffer;
   /// Buffers of a step that chooses the next token.
   std::optional<uint32_t> samplingBuffer, nextBuffer;
   /// Whether the step can have its token from the step before.
   bool feedsToken = false;
 };
 
+class Drafter;
+
 struct GenerateOptions {
   SamplingOptions sampling;
+  /// Guesses tokens, which the session verifies several at a time; may be null. The tokens are the
+  /// same as without, but for the order of float additions. At most draftTokens are guessed, and
+  /// no more than Session::verifyChunk() - 1.
+  Drafter *drafter = nullptr;
+  int64_t draftTokens = 8;
   /// The greatest number of new tokens; -1 until something else ends the text.
   int64_t maxTokens = 128;
   /// The text ends before the first of these.
@@ -195,6 +216,8 @@ struct GenerateResult {
   std::string text;
   FinishReason reason = FinishReason::Length;
   double promptSeconds = 0, seconds = 0;
+  /// Tokens that were guessed, and how many of them were right.
+  int64_t guessed = 0, accepted = 0;
 };
 
 /// Appends `prompt` (at least one token) to the session's sequence and generates from there.

@@ -85,6 +85,9 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   FusedDeriveStepsOptions steps;
   steps.target = options.target;
   steps.prefill = llvm::to_vector(options.prefill);
+  // Without steps for prompts there are none of many tokens at all.
+  if (llvm::equal(steps.prefill, ArrayRef<int64_t>(0)))
+    steps.verify = 0;
   pm.addPass(createFusedDeriveSteps(steps));
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());

@@ -160,8 +160,14 @@ LogicalResult StepWriter::convert(Operation &op) {
     return convert(matvec);
   if (auto attention = dyn_cast<fused::AttentionOp>(op))
     return convert(attention);
-  if (isa<fused::EmbeddingOp, fused::RowsOp, fused::SampleOp>(op))
+  if (isa<fused::EmbeddingOp, fused::RowsOp>(op))
     return convertRows(op);
+  if (isa<fused::SampleOp>(op) && allLogits)
+    return success();
+  if (isa<func::ReturnOp>(op) && allLogits) {
+    func::ReturnOp::create(builder, op.getLoc(), mapping.lookup(op.getOperand(0)));
+    return success();
+  }
   if (isa<model::ParameterOp, func::ReturnOp>(op) || op.hasTrait<OpTrait::ConstantLike>()) {
     builder.clone(op, mapping);
     return success();
@@ -191,23 +197,19 @@ LogicalResult StepWriter::write(StringRef name) {
   Type perRow = RankedTensorType::get({tokens}, builder.getI32Type());
   SmallVector<Type> inputs = {perRow, perRow, RankedTensorType::get({1}, builder.getI32Type())};
   SmallVector<Type> outputs(decode.getResultTypes());
-  bool samples = decode.getNumArguments() == 3;
+  // Of all logits the runtime chooses.
+  bool samples = decode.getNumArguments() == 3 && !allLogits;
   if (samples)
     inputs.push_back(decode.getArgumentTypes()[2]);
-  if (allLogits) {
-    outputs[0] = withTokens(cast<RankedTensorType>(outputs[0]));
-    if (samples) {
-      inputs[3] = withTokens(cast<RankedTensorType>(inputs[3]));
-      outputs[1] = perRow;
-    }
-  }
+  if (allLogits)
+    outputs = {withTokens(cast<RankedTensorType>(outputs[0]))};
   builder.setInsertionPointAfter(decode);
   auto step = func::FuncOp::create(builder, loc, name, builder.getFunctionType(inputs, outputs));
   SymbolTable::setSymbolVisibility(step, SymbolTable::getSymbolVisibility(decode));
   Block *block = step.addEntryBlock();
   builder.setInsertionPointToEnd(block);
   count = block->getArgument(2);
-  for (auto [number, argument] : llvm::enumerate(body.getArguments()))
+  for (auto [number, argument] : llvm::enumerate(body.getArguments().take_front(samples ? 3 : 2)))
     mapping.map(argument, block->getArgument(number < 2 ? number : 3));
 
   // Behind the last attention no row depends on another one, and only the last one's logits are
@@ -235,9 +237,6 @@ LogicalResult StepWriter::write(StringRef name) {
       return failure();
     builder.clone(op, mapping);
   }
-  if (!allLogits || !samples)
-    return success();
-  // Tokens are chosen for every row.
   return success();
 }
 
@@ -275,6 +274,9 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
                                           : ArrayRef<int64_t>(prefill))
       if (failed(derive("prefill", tokens, /*allLogits=*/false)))
         return signalPassFailure();
+    if (failed(derive("verify", verify < 0 ? description->verifyTokens.value : verify,
+                      /*allLogits=*/true)))
+      return signalPassFailure();
   }
 };
 } // namespace

@@ -29,7 +29,7 @@ constexpr int64_t alignment = 256;
 
 /// Names of what a step returns, and of what it takes: @decode one token, other steps up to so many,
 /// of which `count` says how many are there.
-constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext};
+constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext}, kVerifyOutputs[] = {"all_logits"};
 constexpr StringRef kDecodeInputs[] = {"token", "position", "sampling"},
                     kChunkInputs[] = {"tokens", "positions", "count", "sampling"};
 
@@ -51,7 +51,7 @@ std::string resultName(StringRef label) {
 /// A function that becomes a step.
 struct StepFunction {
   func::FuncOp function;
-  bool isDecode = false, samples = false;
+  bool isDecode = false, isVerify = false, samples = false;
   SmallVector<plan::DispatchOp> dispatches;
   /// What it returns, and the output's name.
   llvm::MapVector<Value, StringRef> returned;
@@ -96,7 +96,7 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
   TypeRange arguments = step.function.getArgumentTypes();
   size_t without = step.inputNames().size() - 1; // sampling
   step.samples = arguments.size() == without + 1;
-  bool fits = arguments.size() == without || step.samples;
+  bool fits = arguments.size() == without || (step.samples && !step.isVerify);
   for (auto [number, type] : llvm::enumerate(arguments))
     fits &= number < without ? hasShape(type, 1)
                              : hasShape(type, 2) && cast<RankedTensorType>(type).getDimSize(1) ==
@@ -135,7 +135,9 @@ LogicalResult PlanAssignBuffers::collect(StepFunction &step) {
         return terminator.emitOpError()
                << "must return the logits" << (step.samples ? " and the next tokens" : "")
                << (step.samples ? ", two values" : ", one value") << " that a plan.dispatch computes";
-      for (auto [value, name] : llvm::zip(terminator.getOperands(), kOutputs))
+      for (auto [value, name] :
+           llvm::zip(terminator.getOperands(),
+                     step.isVerify ? ArrayRef(kVerifyOutputs) : ArrayRef(kOutputs)))
         if (!step.returned.insert({value, name}).second)
           return terminator.emitOpError() << "must return two different values";
     } else if (!isa<model::ParameterOp>(op)) {
@@ -318,7 +320,8 @@ LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
   int64_t tokens = cast<RankedTensorType>(function.getArgumentTypes()[0]).getDimSize(0);
   auto made = plan::StepOp::create(*builder, function.getLoc(), stepName, arena.bytes,
                                    step.isDecode ? IntegerAttr()
-                                                 : builder->getI64IntegerAttr(tokens));
+                                                 : builder->getI64IntegerAttr(tokens),
+                                   step.isVerify);
   auto copyTime = [](Operation *from, Operation *to) {
     if (Attribute time = from->getDiscardableAttr(fused::kTimeAttr))
       to->setDiscardableAttr(fused::kTimeAttr, time);
@@ -360,13 +363,15 @@ void PlanAssignBuffers::runOnOperation() {
     return signalPassFailure();
   }
   for (auto function : module.getOps<func::FuncOp>()) {
-    if (function != decode && !function.getSymName().starts_with("prefill_")) {
-      function.emitOpError() << "cannot be part of a plan, whose steps are @decode and @prefill_N";
-      return signalPassFailure();
-    }
     StepFunction &step = steps.emplace_back();
     step.function = function;
     step.isDecode = function == decode;
+    step.isVerify = function.getSymName().starts_with("verify_");
+    if (!step.isDecode && !step.isVerify && !function.getSymName().starts_with("prefill_")) {
+      function.emitOpError()
+          << "cannot be part of a plan, whose steps are @decode, @prefill_N and @verify_N";
+      return signalPassFailure();
+    }
   }
   for (StepFunction &step : steps)
     if (failed(collect(step)))

@@ -37,6 +37,58 @@ static std::string describe(const SamplingOptions &options) {
   return text;
 }
 
+static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
+  const ModelInfo &model = session.artifact().model();
+  if (options.prompt > model.contextLength)
+    throw Error("option --prompt is " + std::to_string(options.prompt) +
+                ", expected 1 to the artifact's context of " + std::to_string(model.contextLength));
+  PromptSpeed result;
+  result.tokens = options.prompt;
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < options.prompt; ++i)
+    ids.push_back(static_cast<int32_t>(i * 7919 % model.vocabSize));
+  Sampler sampler(options.sampling);
+  auto read = [&] {
+    InterruptGuard::check();
+    session.reset();
+    auto start = std::chrono::steady_clock::now();
+    std::span<const int32_t> rest = ids;
+    // The last step chooses a token.
+    const size_t last = (rest.size() - 1) % static_cast<size_t>(session.chunk()) + 1;
+    if (rest.size() > last)
+      session.append(rest.first(rest.size() - last));
+    (void)session.next(rest.last(last), sampler, ids);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  read();
+  std::vector<double> speeds;
+  for (int64_t r = 0; r < options.repetitions; ++r)
+    speeds.push_back(static_cast<double>(result.tokens) / read());
+  result.tokensPerSecond = median(speeds);
+  result.slowest = *std::min_element(speeds.begin(), speeds.end());
+  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  if (!options.perKernel)
+    return result;
+  result.stepTokens = std::min(options.prompt, session.chunk());
+  const Plan &plan = session.artifact().plan();
+  const Step &step = plan.steps[*plan.stepFor(result.stepTokens)];
+  std::vector<std::vector<double>> launches(step.launches.size());
+  for (int64_t r = 0; r < options.repetitions; ++r) {
+    session.reset();
+    std::vector<double> times =
+        session.profile(std::span(ids).first(static_cast<size_t>(result.stepTokens)));
+    for (size_t k = 0; k < times.size(); ++k)
+      launches[k].push_back(times[k]);
+  }
+  for (size_t k = 0; k < launches.size(); ++k) {
+    const Launch &launch = step.launches[k];
+    uint64_t bytes =
+        launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.stepTokens)) : 0;
+    result.kernels.push_back({launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
+  }
+  return result;
+}
+
 BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &options) {
   const Plan &plan = session.artifact().plan();
   int64_t longest = plan.model.contextLength;
@@ -116,6 +168,8 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
         kernel.predicted = *kernel.predictedInStep + launch.time->alone;
       }
     }
+  if (options.prompt)
+    result.prompt = measurePrompt(session, options);
   result.predictedStep = step.predictedSeconds(static_cast<uint64_t>(result.context));
   return result;
 }
@@ -188,9 +242,9 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
     json["step_seconds"] = *result.stepSeconds;
     json["step_share"] = static_cast<double>(result.bytesPerToken) / *result.stepSeconds / ceiling;
   }
-  if (!result.kernels.empty()) {
-    auto &kernels = json["kernels"] = nlohmann::json::array();
-    for (const BenchKernel &kernel : result.kernels) {
+  auto kernelsJson = [&](const std::vector<BenchKernel> &measured) {
+    auto kernels = nlohmann::json::array();
+    for (const BenchKernel &kernel : measured) {
       double speed = static_cast<double>(kernel.bytes) / kernel.seconds;
       kernels.push_back({{"label", kernel.label},
                          {"kernel", kernel.kernel},
@@ -202,6 +256,19 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
         kernels.back()["predicted_seconds"] = *kernel.predicted;
         kernels.back()["predicted_seconds_in_step"] = *kernel.predictedInStep;
       }
+    }
+    return kernels;
+  };
+  if (!result.kernels.empty())
+    json["kernels"] = kernelsJson(result.kernels);
+  if (result.prompt) {
+    json["prompt"] = {{"tokens", result.prompt->tokens},
+                      {"tokens_per_second", result.prompt->tokensPerSecond},
+                      {"tokens_per_second_slowest", result.prompt->slowest},
+                      {"tokens_per_second_fastest", result.prompt->fastest}};
+    if (!result.prompt->kernels.empty()) {
+      json["prompt"]["step_tokens"] = result.prompt->stepTokens;
+      json["prompt"]["kernels"] = kernelsJson(result.prompt->kernels);
     }
   }
   if (result.predictedStep) {
@@ -220,9 +287,10 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
   return json;
 }
 
-static void printKernels(const BenchResult &result, std::FILE *out) {
+static void printKernels(const BenchResult &result, const std::vector<BenchKernel> &kernels,
+                         std::FILE *out) {
   size_t width = 6;
-  for (const BenchKernel &kernel : result.kernels)
+  for (const BenchKernel &kernel : kernels)
     width = std::max(width, std::min<size_t>(kernel.label.size(), 60));
   int column = static_cast<int>(width);
   writeText(out, format("\n%-*s %10s %10s %10s %7s\n", column, "kernel", "time", "bytes", "GB/s",
@@ -235,7 +303,7 @@ static void printKernels(const BenchResult &result, std::FILE *out) {
                           seconds * 1e6, formatBytes(static_cast<double>(bytes)).c_str(),
                           speed / 1e9, 100 * speed / result.bandwidth.bytesPerSecond));
   };
-  for (const BenchKernel &kernel : result.kernels) {
+  for (const BenchKernel &kernel : kernels) {
     row(kernel.label, kernel.seconds, kernel.bytes);
     seconds += kernel.seconds;
     bytes += kernel.bytes;
@@ -243,8 +311,13 @@ static void printKernels(const BenchResult &result, std::FILE *out) {
   row("sum", seconds, bytes);
   if (!result.profileRemark.empty())
     writeText(out, "(" + result.profileRemark + ")\n");
-  if (!result.predictedStep)
-    return;
+}
+
+static void printPredictions(const BenchResult &result, std::FILE *out) {
+  size_t width = 6;
+  for (const BenchKernel &kernel : result.kernels)
+    width = std::max(width, std::min<size_t>(kernel.label.size(), 60));
+  int column = static_cast<int>(width);
   writeText(out, format("\n%-*s %8s %10s %10s %7s\n", column, "predicted", "launches", "measured",
                         "predicted", "error"));
   auto line = [&](const std::string &label, int64_t launches, double measured, double predicted) {
@@ -312,7 +385,22 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
       writeText(out,
                 "                (a token's bytes fit into the caches, so it can exceed 100%)\n");
   }
-  if (options.perKernel)
-    printKernels(result, out);
+  if (result.prompt)
+    writeText(out, format("prompt          %lld tokens, %.1f tokens/s (median of %lld; %.1f to "
+                          "%.1f)\n",
+                          static_cast<long long>(result.prompt->tokens),
+                          result.prompt->tokensPerSecond,
+                          static_cast<long long>(result.repetitions), result.prompt->slowest,
+                          result.prompt->fastest));
+  if (options.perKernel) {
+    printKernels(result, result.kernels, out);
+    if (result.predictedStep)
+      printPredictions(result, out);
+    if (result.prompt) {
+      writeText(out, format("\nthe step of a prompt's %lld tokens\n",
+                            static_cast<long long>(result.prompt->stepTokens)));
+      printKernels(result, result.prompt->kernels, out);
+    }
+  }
   flush(out);
 }

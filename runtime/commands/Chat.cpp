@@ -6,6 +6,7 @@
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/Console.h"
+#include "runtime/commands/Guesses.h"
 
 #include <cerrno>
 #include <cstring>
@@ -38,7 +39,7 @@ class Conversation {
 public:
   Conversation(Session &session, const ChatOptions &options, std::FILE *out)
       : chat(session, options.chatTemplate, options.system), session(session), options(options),
-        out(out) {}
+        guesses(options.draft, session.artifact()), out(out) {}
 
   void reset() { chat.reset(); }
 
@@ -62,7 +63,9 @@ public:
       flush(out);
       return true;
     };
-    ChatResult result = chat.say(line, options.generate, callbacks);
+    GenerateOptions generating = options.generate;
+    generating.drafter = guesses.drafter();
+    ChatResult result = chat.say(line, generating, callbacks);
     progress.clear();
     writeText(out, "\n");
     flush(out);
@@ -70,12 +73,12 @@ public:
       InterruptGuard::check();
     int64_t context = session.artifact().model().contextLength;
     if (isTerminal())
-      std::fprintf(stderr, "[position %lld of %lld; new: %zu tokens, %.1f tokens/s%s]\n",
+      std::fprintf(stderr, "[position %lld of %lld; new: %zu tokens, %.1f tokens/s%s%s]\n",
                    static_cast<long long>(session.position()), static_cast<long long>(context),
                    result.ids.size(),
                    result.seconds > 0 ? static_cast<double>(result.ids.size()) / result.seconds
                                       : 0.0,
-                   finishNote(result.reason));
+                   guessNote(result).c_str(), finishNote(result.reason));
     if (result.reason == FinishReason::Context)
       throw Error("the context of " + std::to_string(context) +
                   " tokens is full, which ended the answer; /reset starts a new conversation");
@@ -85,6 +88,7 @@ private:
   Chat chat;
   Session &session;
   const ChatOptions &options;
+  Guesses guesses;
   std::FILE *out;
 };
 

@@ -229,11 +229,40 @@ static ChatTemplate makeChatTemplate(const CommandHooks &hooks, const std::strin
   return {readTextFile(arguments.templateFile), arguments.templateFile, tokenizer};
 }
 
+/// Adds --draft and --draft-tokens.
+static void addDraft(CLI::App &command, std::string &draft, GenerateOptions &generate) {
+  CLI::Option *option = command.add_option(
+      "--draft", draft,
+      "what guesses tokens, several of which one step verifies: lookup (what followed the same "
+      "tokens before), or a smaller model of the same vocabulary, as MODEL. The text stays the "
+      "same");
+  command
+      .add_option("--draft-tokens", generate.draftTokens, "tokens guessed at a time, at most")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t(1), int64_t(1024)))
+      ->transform(wholeNumber())
+      ->needs(option);
+}
+
+static DraftOptions draftOptions(const CommandHooks &hooks, const std::string &draft,
+                                 const SessionOptions &session) {
+  DraftOptions options;
+  options.session = session;
+  if (draft.empty())
+    return options;
+  options.kind = draft == "lookup" ? DraftOptions::Kind::Lookup : DraftOptions::Kind::Model;
+  if (options.kind == DraftOptions::Kind::Model) {
+    checkInputs(hooks, draft, session, "--draft ");
+    options.model = resolveModel(hooks, draft, {.device = session.device, .isReference = true});
+  }
+  return options;
+}
+
 CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hooks) {
   struct State {
     RunOptions options;
     ChatArguments chat;
-    std::string model, file;
+    std::string model, file, draft;
     bool isChat = false, noBos = false, noEcho = false;
   };
   auto state = std::make_shared<State>();
@@ -255,6 +284,7 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
       ->transform(wholeNumber());
   addSampling(*command, options.generate.sampling);
   addStop(*command, options.generate);
+  addDraft(*command, state->draft, options.generate);
   auto *isChat =
       command->add_flag("--chat", state->isChat,
                         "answer the prompt as a user's message, by the model's chat template");
@@ -293,9 +323,10 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
       if (!command->count("--tokens"))
         options.generate.maxTokens = -1;
     }
-    runModel(resolveModel(hooks, state->model,
-                          {.device = options.session.device, .needsTokenizer = true}),
-             options);
+    fs::path artifact = resolveModel(
+        hooks, state->model, {.device = options.session.device, .needsTokenizer = true});
+    options.draft = draftOptions(hooks, state->draft, options.session);
+    runModel(artifact, options);
   });
   return command;
 }
@@ -305,7 +336,7 @@ CLI::App *sluice::runtime::addChatCommand(CLI::App &app, const CommandHooks &hoo
     SessionOptions session;
     GenerateOptions generate;
     ChatArguments chat;
-    std::string model;
+    std::string model, draft;
   };
   auto state = std::make_shared<State>();
   state->generate.maxTokens = -1;
@@ -324,15 +355,17 @@ CLI::App *sluice::runtime::addChatCommand(CLI::App &app, const CommandHooks &hoo
       ->transform(wholeNumber());
   addSampling(*command, state->generate.sampling);
   addStop(*command, state->generate);
+  addDraft(*command, state->draft, state->generate);
   addSession(*command, state->session);
   command->callback([state, hooks] {
     checkInputs(hooks, state->model, state->session);
     state->generate.validate();
-    ChatOptions options{state->session, state->generate,
-                        makeChatTemplate(hooks, state->model, state->chat), state->chat.system};
-    chat(resolveModel(hooks, state->model,
-                      {.device = state->session.device, .needsTokenizer = true}),
-         options);
+    ChatTemplate chatTemplate = makeChatTemplate(hooks, state->model, state->chat);
+    fs::path artifact = resolveModel(
+        hooks, state->model, {.device = state->session.device, .needsTokenizer = true});
+    chat(artifact, {state->session, state->generate,
+                    draftOptions(hooks, state->draft, state->session), std::move(chatTemplate),
+                    state->chat.system});
   });
   return command;
 }
@@ -479,6 +512,11 @@ CLI::App *sluice::runtime::addBenchCommand(CLI::App &app, const CommandHooks &ho
       ->add_option("-n,--tokens", options.tokens,
                    "tokens of one measurement (default: half a second of them)")
       ->check(CLI::Range(int64_t(1), int64_t(1) << 40))
+      ->transform(wholeNumber());
+  command
+      ->add_option("--prompt", options.prompt,
+                   "also measure how fast a prompt of so many tokens is read")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
       ->transform(wholeNumber());
   command->add_option("--repeat", options.repetitions, "measurements, of which the median counts")
       ->check(CLI::Range(1, 1000))

@@ -4,6 +4,7 @@
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/Console.h"
+#include "runtime/commands/Guesses.h"
 
 #include <nlohmann/json.hpp>
 
@@ -79,7 +80,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
       flush(out);
       return true;
     };
+  Guesses guesses(options.draft, *artifact);
   GenerateOptions generating = options.generate;
+  generating.drafter = guesses.drafter();
   generating.startsText = options.chatTemplate.has_value();
   GenerateResult result = generate(session, prompt, generating, callbacks);
 
@@ -94,10 +97,10 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   flush(out);
   if (isTerminal()) {
     auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
-    std::fprintf(stderr, "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s]\n",
+    std::fprintf(stderr, "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s%s]\n",
                  prompt.size(), rate(static_cast<double>(prompt.size()), result.promptSeconds),
                  result.ids.size(), rate(static_cast<double>(result.ids.size()), result.seconds),
-                 finishNote(result.reason));
+                 guessNote(result).c_str(), finishNote(result.reason));
   }
   InterruptGuard::check();
 }

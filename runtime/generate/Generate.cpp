@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "sluice-runtime/Session.h"
+#include "sluice-runtime/Drafts.h"
 
 #include <algorithm>
 #include <chrono>
@@ -102,11 +102,16 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   std::vector<int32_t> history(session.tokens().begin(), session.tokens().end());
   history.insert(history.end(), prompt.begin(), prompt.end());
 
+  // With one that guesses, the session keeps what it has computed for right guesses ahead.
+  const int64_t mostGuesses =
+      options.drafter ? std::min(options.draftTokens, session.verifyChunk() - 1) : 0;
+  DraftPolicy policy(mostGuesses);
+
   // The step of a token also chooses the next one. The step of that one can start before it is
-  // known, unless it is the last of the text or has no place any more.
+  // known, unless it is the last of the text, has no place any more or is to have guesses.
   auto next = [&](std::span<const int32_t> tokens) {
     int64_t count = static_cast<int64_t>(result.ids.size()) + 1;
-    bool goesOn = options.maxTokens < 0 || count < options.maxTokens;
+    bool goesOn = mostGuesses == 0 && (options.maxTokens < 0 || count < options.maxTokens);
     int64_t following = session.position() + static_cast<int64_t>(tokens.size());
     return session.next(tokens, sampler, history,
                         goesOn ? std::optional(following) : std::nullopt);
@@ -135,14 +140,62 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   result.promptSeconds = secondsSince(start);
 
   start = Clock::now();
+  // Of a step with guesses: the tokens that follow the last text token, as far as guesses were
+  // right, and then the sampler's own. Their logits are known, so choosing needs no step.
+  std::vector<int32_t> guesses;
+  size_t taken = 0;
+  double stepSeconds = 0;
+  auto choose = [&] {
+    chosen = session.choose(static_cast<int64_t>(taken), sampler, history);
+    bool isRight = taken < guesses.size() && guesses[taken] == *chosen;
+    if (isRight) {
+      ++taken;
+      return;
+    }
+    // What was computed behind the first wrong guess does not count.
+    result.accepted += static_cast<int64_t>(taken);
+    policy.verified(stepSeconds, static_cast<int64_t>(guesses.size()),
+                    static_cast<int64_t>(taken));
+    session.seek(session.position() - static_cast<int64_t>(guesses.size() - taken));
+    guesses.clear();
+    taken = 0;
+  };
+  // Whether the next token could be chosen by guesses, made now or before.
+  auto guess = [&] {
+    if (!guesses.empty()) {
+      choose();
+      return true;
+    }
+    int64_t room = artifact.model().contextLength - session.position() - 1;
+    if (options.maxTokens >= 0)
+      room = std::min(room, options.maxTokens - static_cast<int64_t>(result.ids.size()) - 1);
+    int64_t wanted = mostGuesses > 0 ? std::min(policy.wanted(), room) : 0;
+    if (wanted < 1)
+      return false;
+    auto begin = Clock::now();
+    guesses = options.drafter->propose(history, wanted);
+    if (guesses.empty()) {
+      policy.nothing();
+      return false;
+    }
+    std::vector<int32_t> tokens = {result.ids.back()};
+    tokens.insert(tokens.end(), guesses.begin(), guesses.end());
+    (void)session.verify(tokens);
+    stepSeconds = secondsSince(begin);
+    result.guessed += static_cast<int64_t>(guesses.size());
+    choose();
+    return true;
+  };
   auto step = [&]() -> std::optional<FinishReason> {
     if (options.maxTokens >= 0 && static_cast<int64_t>(result.ids.size()) >= options.maxTokens)
       return FinishReason::Length;
     // The last token's step has chosen the next one, also when it has no place any more.
-    if (!chosen) {
+    if (!chosen && !guess()) {
       if (session.position() >= artifact.model().contextLength)
         return FinishReason::Context;
+      auto begin = Clock::now();
       chosen = next(std::span(&result.ids.back(), 1));
+      policy.decoded(secondsSince(begin));
     }
     int32_t id = *std::exchange(chosen, std::nullopt);
     history.push_back(id);
@@ -160,6 +213,11 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   std::optional<FinishReason> reason;
   while (!(reason = step()))
     ;
+  if (!guesses.empty()) {
+    // The text ended among right guesses: the last token is in no step, as it would be without.
+    result.accepted += static_cast<int64_t>(taken);
+    session.seek(session.position() - static_cast<int64_t>(guesses.size() + 1 - taken));
+  }
   result.reason = *reason;
   result.seconds = secondsSince(start);
   if (result.reason != FinishReason::Cancelled)

@@ -76,7 +76,6 @@ PerplexityResult sluice::runtime::perplexity(
     if (bosId >= 0)
       tokens[0] = bosId;
     for (int64_t i = 0; i + 1 < options.window; ++i) {
-      int32_t token = tokens[i];
       if (i < first) {
         // As many at a time as a step takes.
         int64_t count = std::min(first - i, session.chunk());
@@ -86,12 +85,20 @@ PerplexityResult sluice::runtime::perplexity(
           reference->append(part);
         i += count - 1;
       } else {
-        sum += session.score(token, window[i + 1]);
+        int64_t most = std::min(session.verifyChunk(),
+                                reference ? reference->verifyChunk() : session.verifyChunk());
+        int64_t count = std::min(options.window - 1 - i, most);
+        std::span<const int32_t> part = std::span(tokens).subspan(i, count),
+                                 targets = window.subspan(i + 1, count);
+        for (double score : session.score(part, targets))
+          sum += score;
         if (reference) {
           // Checks the logits, and says where they began to be wrong.
-          (void)reference->score(token, window[i + 1]);
-          divergence.add(reference->logits(), session.logits());
+          (void)reference->score(part, targets);
+          for (int64_t row = 0; row < count; ++row)
+            divergence.add(reference->verified(row), session.verified(row));
         }
+        i += count - 1;
       }
       double done = static_cast<double>(w * options.window + i) /
                     static_cast<double>(windows * options.window);

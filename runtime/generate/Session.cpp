@@ -26,11 +26,13 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
-  if (plan.mostTokens() > 1) {
+  if (plan.findBuffer("count")) {
     tokensBuffer = plan.bufferIndex("tokens");
     positionsBuffer = plan.bufferIndex("positions");
     countBuffer = plan.bufferIndex("count");
   }
+  if (plan.verifyStep())
+    allLogitsBuffer = plan.bufferIndex("all_logits");
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
     nextBuffer = plan.bufferIndex("next");
@@ -40,7 +42,7 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
 
 bool Session::Inputs::operator==(const Inputs &other) const {
   // By bits, so that every NaN is equal to itself.
-  return tokens == other.tokens && position == other.position &&
+  return tokens == other.tokens && allLogits == other.allLogits && position == other.position &&
          std::memcmp(&sampling, &other.sampling, sizeof(sampling)) == 0;
 }
 
@@ -61,7 +63,7 @@ Session::Inputs Session::checkedInputs(std::span<const int32_t> tokens) const {
 void Session::write(const Inputs &inputs) {
   std::vector<int32_t> positions(inputs.tokens.size());
   std::iota(positions.begin(), positions.end(), static_cast<int32_t>(inputs.position));
-  bool isOne = positions.size() == 1;
+  bool isOne = positions.size() == 1 && !inputs.allLogits;
   theDevice->write(isOne ? tokenBuffer : *tokensBuffer, 0, std::as_bytes(std::span(inputs.tokens)));
   theDevice->write(isOne ? positionBuffer : *positionsBuffer, 0,
                    std::as_bytes(std::span(positions)));
@@ -69,7 +71,7 @@ void Session::write(const Inputs &inputs) {
     int32_t count = static_cast<int32_t>(positions.size());
     theDevice->write(*countBuffer, 0, std::as_bytes(std::span(&count, 1)));
   }
-  if (samplingBuffer)
+  if (samplingBuffer && !inputs.allLogits)
     theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(&inputs.sampling, 1)));
 }
 
@@ -128,12 +130,7 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler &sampler,
                 std::to_string(chunk()));
   if (!nextBuffer || sampler.needsHistory()) {
     append(tokens);
-    std::span<const float> scores = logits();
-    try {
-      return sampler.sample(scores, history);
-    } catch (const Error &error) {
-      throw explained(error);
-    }
+    return choose(0, sampler, history);
   }
   Inputs inputs = checkedInputs(tokens);
   inputs.sampling = sampler.nextWords();
@@ -169,22 +166,68 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler &sampler,
   return chosen;
 }
 
+int64_t Session::verifyChunk() const {
+  const Plan &plan = theArtifact->plan();
+  std::optional<uint32_t> step = plan.verifyStep();
+  return step ? plan.steps[*step].tokens : 1;
+}
+
+std::span<const float> Session::verify(std::span<const int32_t> tokens) {
+  if (tokens.empty() || static_cast<int64_t>(tokens.size()) > verifyChunk())
+    throw Error("a step has " + std::to_string(tokens.size()) + " tokens, expected 1 to " +
+                std::to_string(verifyChunk()));
+  if (tokens.size() == 1)
+    return decode(tokens[0]);
+  Inputs inputs = checkedInputs(tokens);
+  inputs.allLogits = true;
+  start(inputs);
+  wait();
+  advance(tokens);
+  return {static_cast<const float *>(theDevice->output(*allLogitsBuffer)),
+          tokens.size() * static_cast<size_t>(theArtifact->model().vocabSize)};
+}
+
+std::span<const float> Session::verified(int64_t row) {
+  if (!last.allLogits)
+    return logits();
+  const size_t vocabulary = static_cast<size_t>(theArtifact->model().vocabSize);
+  return {static_cast<const float *>(theDevice->output(*allLogitsBuffer)) + row * vocabulary,
+          vocabulary};
+}
+
+int32_t Session::choose(int64_t row, Sampler &sampler, std::span<const int32_t> history) {
+  std::span<const float> scores = verified(row);
+  try {
+    return sampler.sample(scores, history);
+  } catch (const Error &error) {
+    throw explained(error, scores);
+  }
+}
+
 std::span<const float> Session::decode(int32_t token) {
   append(token);
   return logits();
 }
 
-double Session::score(int32_t token, int32_t target) {
-  std::span<const float> scores = decode(token);
-  try {
-    return negativeLogLikelihood(scores, target);
-  } catch (const Error &error) {
-    throw explained(error);
+std::vector<double> Session::score(std::span<const int32_t> tokens,
+                                   std::span<const int32_t> targets) {
+  std::span<const float> scores = verify(tokens);
+  const size_t vocabulary = static_cast<size_t>(theArtifact->model().vocabSize);
+  std::vector<double> results;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    std::span<const float> row = scores.subspan(i * vocabulary, vocabulary);
+    try {
+      results.push_back(negativeLogLikelihood(row, targets[i]));
+    } catch (const Error &error) {
+      throw explained(error, row);
+    }
   }
+  return results;
 }
 
-Error Session::explained(const Error &error) {
-  std::span<const float> scores = logits();
+Error Session::explained(const Error &error, std::span<const float> scores) {
+  if (scores.empty())
+    scores = logits();
   if (std::all_of(scores.begin(), scores.end(), [](float logit) { return std::isfinite(logit); }))
     return error;
   std::string where = firstNonFinite();
@@ -248,6 +291,8 @@ std::optional<std::string> Session::nonFiniteElement(uint32_t index) {
 
 std::span<const float> Session::logits() {
   wait();
+  if (last.allLogits)
+    return verified(static_cast<int64_t>(last.tokens.size()) - 1);
   return {static_cast<const float *>(theDevice->output(logitsBuffer)),
           static_cast<size_t>(theArtifact->model().vocabSize)};
 }

@@ -358,6 +358,8 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
     if (name == "decode")
       tokens->failWith("is for other steps: \"decode\" takes one token");
     step.tokens = tokens->asInt(2, maxId);
+    if (auto all = value.find("all_logits"))
+      step.allLogits = all->asBool();
   } else if (name != "decode") {
     value.at("tokens");
   }
@@ -403,7 +405,16 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   require("token", BufferKind::Input, "i32", 1);
   require("position", BufferKind::Input, "i32", 1);
   require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
-  if (int64_t most = plan.mostTokens(); most > 1) {
+  int64_t most = 1, verifying = 0;
+  for (const Step &step : plan.steps) {
+    most = std::max(most, step.tokens);
+    if (!step.allLogits)
+      continue;
+    if (++verifying > 1)
+      throw Error(name + ": steps: there are two that give all logits, expected at most one");
+    require("all_logits", BufferKind::Output, "f32", step.tokens * plan.model.vocabSize);
+  }
+  if (most > 1) {
     require("tokens", BufferKind::Input, "i32", most);
     require("positions", BufferKind::Input, "i32", most);
     require("count", BufferKind::Input, "i32", 1);
@@ -546,7 +557,8 @@ std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {
     return findStep("decode");
   std::optional<uint32_t> smallest;
   for (uint32_t i = 0; i < steps.size(); ++i)
-    if (steps[i].tokens >= tokens && (!smallest || steps[i].tokens < steps[*smallest].tokens))
+    if (!steps[i].allLogits && steps[i].tokens >= tokens &&
+        (!smallest || steps[i].tokens < steps[*smallest].tokens))
       smallest = i;
   return smallest;
 }
@@ -554,8 +566,15 @@ std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {
 int64_t Plan::mostTokens() const {
   int64_t most = 1;
   for (const Step &step : steps)
-    most = std::max(most, step.tokens);
+    most = std::max(most, step.allLogits ? 1 : step.tokens);
   return most;
+}
+
+std::optional<uint32_t> Plan::verifyStep() const {
+  for (uint32_t i = 0; i < steps.size(); ++i)
+    if (steps[i].allLogits)
+      return i;
+  return std::nullopt;
 }
 
 uint64_t Plan::bytes(const Step &step, uint64_t context) const {

@@ -81,6 +81,8 @@ struct TargetDescription {
   /// The greatest numbers of a prompt's tokens that steps are made for, ascending; none where
   /// prompts are read token by token.
   Sourced<std::vector<int64_t>> prefillTokens;
+  /// The same of the step that gives the logits of all its tokens; 0 where there is none.
+  Sourced<int64_t> verifyTokens;
   enum class Kind { Cpu, Gpu };
 
   /// "h100"; "host" if it was resolved by looking at this machine's CPU.

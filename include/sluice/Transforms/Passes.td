@@ -409,7 +409,8 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     - behind the last attention, where no token depends on another one, only the last token's row is kept (`fused.last_row`), so that the operations from there on,
       the head among them, are those of `@decode`.
 
-    T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none.
+    T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none. `@verify_T` is a step of the same kind that gives the logits of all its tokens:
+    for texts that are only scored, and for tokens that something guessed. It chooses none of them. Its T is the target's `verify_tokens`, or `verify`.
 
     ```mlir
     func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
@@ -425,7 +426,8 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
-                 ListOption<"prefill", "prefill", "int64_t", "tokens of the steps; without it, what the target says">];
+                 ListOption<"prefill", "prefill", "int64_t", "tokens of the steps; without it, what the target says">,
+                 Option<"verify", "verify", "int64_t", /*default=*/"-1", "tokens of the step that gives all logits; 0: none, -1: what the target says">];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 

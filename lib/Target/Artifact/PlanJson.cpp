@@ -200,6 +200,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
       json &object = plan["steps"][step.getSymName().str()] = {{"launches", launches}};
       if (std::optional<uint64_t> tokens = step.getTokens())
         object["tokens"] = *tokens;
+      if (step.getAllLogits())
+        object["all_logits"] = true;
       if (Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
         object["time"] = attributeJson(time);
       plan["arena_bytes"] =

@@ -174,15 +174,17 @@ static Time readTime(const JsonField &field, ArrayRef<TimeKey<Time>> keys,
   return readNumbers<Time, double>(field, keys, {"products", "attention"});
 }
 
-/// Keys of "tuning" that are no numbers.
-static constexpr StringRef tuningLists[] = {"prefill_tokens"};
+/// Keys of "tuning" that every kind of target may have, and may lack.
+static constexpr StringRef stepKeys[] = {"prefill_tokens", "verify_tokens"};
 
-static void readPrefillTokens(const JsonField &tuning, TargetDescription &target) {
+static void readSteps(const JsonField &tuning, TargetDescription &target) {
+  constexpr int64_t most = 1 << 16;
+  if (std::optional<JsonField> verify = tuning.find("verify_tokens"))
+    target.verifyTokens = readNumber<int64_t>(*verify, 2, most);
   std::optional<JsonField> field = tuning.find("prefill_tokens");
   if (!field)
     return;
   field->allowOnly({"value", "source"});
-  constexpr int64_t most = 1 << 16;
   for (const JsonField &tokens : field->at("value").elements(16)) {
     std::vector<int64_t> &all = target.prefillTokens.value;
     all.push_back(tokens.asInt(all.empty() ? 2 : all.back() + 1, most));
@@ -197,8 +199,8 @@ static void readGpu(const JsonField &root, TargetDescription &target) {
   target.sharedBytesPerBlock =
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
   target.gpuTuning =
-      readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, tuningLists);
-  readPrefillTokens(root.at("tuning"), target);
+      readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, stepKeys);
+  readSteps(root.at("tuning"), target);
   target.gpuTime = readTime<GpuTime>(root.at("time"), gpuTimeKeys, target);
 }
 
@@ -224,8 +226,8 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
         if (!is_contained(target.features, needed))
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
   target.cpuTuning =
-      readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, tuningLists);
-  readPrefillTokens(root.at("tuning"), target);
+      readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, stepKeys);
+  readSteps(root.at("tuning"), target);
   target.cpuTime = readTime<CpuTime>(root.at("time"), cpuTimeKeys, target);
 }
 
