@@ -54,15 +54,29 @@ Value IntegerElements::operand(int64_t pair, int64_t part) {
   return k.extend(k.intrinsic(lookUp, type, {table, q}), k.i16());
 }
 
+void sluice::host::prefetchElements(KernelBuilder &k, const formats::PackedShape &shape, Value tile,
+                                    Value place, int64_t bytes, int64_t tiles, unsigned locality) {
+  // Between the elements of two tiles lie scales and zero points, which are asked for where they
+  // are used.
+  int64_t elementBytes = shape.chunkScales(0);
+  Value ahead = k.add(place, kPrefetchBytes);
+  Value inTile = k.less(ahead, k.index(elementBytes));
+  ahead = k.add(ahead,
+                k.select(inTile, k.index(0), k.index(tiles * shape.tileBytes() - elementBytes)));
+  Value pointer = k.outside(tile, ahead);
+  for (int64_t byte = 0; byte < bytes; byte += kLineBytes)
+    k.prefetch(k.outside(pointer, k.index(byte)), locality);
+}
+
 kernels::GroupNumbers sluice::host::loadGroupNumbers(KernelBuilder &k,
                                                      const formats::PackedShape &shape, Value tile,
                                                      Value group, Value super,
-                                                     std::optional<bool> isOdd, bool prefetches) {
+                                                     std::optional<bool> isOdd, int64_t prefetchedTiles) {
   auto pointerTo = [&](int64_t section, Value place, Type element) {
     Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytesOf(element) * kLanes));
     // The next tile's scales wait in the second cache.
-    if (prefetches)
-      k.prefetch(k.outside(pointer, k.index(shape.tileBytes())), /*locality=*/2);
+    if (prefetchedTiles)
+      k.prefetch(k.outside(pointer, k.index(prefetchedTiles * shape.tileBytes())), /*locality=*/2);
     return pointer;
   };
   auto real = [&](int64_t section, Value place, Type element) {

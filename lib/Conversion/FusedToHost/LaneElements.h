@@ -58,11 +58,21 @@ private:
   llvm::DenseMap<std::pair<int64_t, int64_t>, mlir::Value> loaded;
 };
 
-/// A group's numbers of a tile's 16 rows. With `prefetches`, those of the next tile's same group
-/// are asked for.
+/// How far ahead of its use a weight is asked for. The hardware's own prefetchers stop at the end
+/// of a page.
+inline constexpr int64_t kPrefetchBytes = 4096;
+inline constexpr int64_t kLineBytes = 64;
+
+/// Asks for `bytes` bytes of elements that will be needed kPrefetchBytes after those at byte `place`
+/// of the tile, in this tile or in the one `tiles` tiles behind it.
+void prefetchElements(KernelBuilder &k, const formats::PackedShape &shape, mlir::Value tile,
+                      mlir::Value place, int64_t bytes, int64_t tiles, unsigned locality);
+
+/// A group's numbers of a tile's 16 rows. Those of the same group `prefetchedTiles` tiles behind it
+/// are asked for, unless it is 0.
 kernels::GroupNumbers loadGroupNumbers(KernelBuilder &k, const formats::PackedShape &shape,
                                        mlir::Value tile, mlir::Value group, mlir::Value super,
-                                       std::optional<bool> isOdd, bool prefetches);
+                                       std::optional<bool> isOdd, int64_t prefetchedTiles);
 
 /// The elements of `column` (16 rows at `pointer`) of a float format or E4M3, as float32; E4M3
 /// divided by KernelBuilder::e4m3Divisor.

@@ -107,20 +107,24 @@ void MatmulKernel::decodeColumns(Value group, Value chunk, Value tile, int64_t n
   };
   if (!format.isInteger()) {
     int64_t bytes = floatColumnBytes(format);
-    Value elements = k.offset(tile, k.mul(first, bytes));
+    Value start = k.mul(first, bytes), elements = k.offset(tile, start);
+    prefetchElements(k, shape, tile, start, kLanes * bytes, tiles(), /*locality=*/2);
     for (int64_t column = 0; column < kLanes; ++column)
       k.store(loadFloatElements(k, format, k.offset(elements, column * bytes)), place(column),
               kVectorBytes);
     return;
   }
   IntegerElements elements(k, format);
-  elements.moveTo(k.offset(tile, k.mul(first, elements.bytesOfColumns(1))));
+  Value start = k.mul(first, elements.bytesOfColumns(1));
+  prefetchElements(k, shape, tile, start, elements.bytesOfColumns(kLanes), tiles(),
+                   /*locality=*/2);
+  elements.moveTo(k.offset(tile, start));
   VectorType words = k.vec(2 * kLanes, k.i16());
   Value zeros;
   if (format.hasZeroPoint()) {
     Value weightGroup = format.group == Encoding::channel ? k.index(0) : k.div(first, format.group);
     Value zero = loadGroupNumbers(k, shape, tile, weightGroup, /*super=*/k.index(0),
-                                  /*isOdd=*/std::nullopt, /*prefetches=*/false)
+                                  /*isOdd=*/std::nullopt, /*prefetchedTiles=*/tiles())
                      .zero;
     zeros = k.bitcast(k.bitOr(k.bitAnd(zero, 0xFFFF), k.shl(zero, 16)), words);
   }
@@ -152,7 +156,7 @@ void MatmulKernel::decode(Value group, ArrayRef<Value> tilePointers) {
     Value super = k.div(first, Encoding::superColumns);
     for (auto [number, tile] : llvm::enumerate(tilePointers)) {
       kernels::GroupNumbers numbers = loadGroupNumbers(
-          k, shape, tile, weightGroup, super, /*isOdd=*/std::nullopt, /*prefetches=*/false);
+          k, shape, tile, weightGroup, super, /*isOdd=*/std::nullopt, /*prefetchedTiles=*/tiles());
       Value place = k.add(k.mul(block, tiles()), number);
       k.store(numbers.scale, vectorAt(scales, place), kVectorBytes);
       if (numbers.offset)

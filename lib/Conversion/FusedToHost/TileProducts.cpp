@@ -14,11 +14,6 @@ using namespace sluice;
 using namespace sluice::host;
 using formats::Encoding;
 
-/// How far ahead of its use a weight is asked for. The hardware's own prefetchers stop at the end
-/// of a page.
-static constexpr int64_t kPrefetchBytes = 4096;
-static constexpr int64_t kLineBytes = 64;
-
 /// The group that an accumulation block of a product lies in: `number` counts the blocks of
 /// activation group `activationGroup`.
 static Value groupOfBlock(KernelBuilder &k, const Encoding &format, Value activationGroup,
@@ -64,9 +59,6 @@ private:
     Value place = k.add(k.mul(k.add(group, token * input.groups()), input.sumsPerGroup()), number);
     return k.load(k.i32(), k.offset(array, k.mul(place, 4)), 4);
   }
-  /// Asks for the elements that will be needed kPrefetchBytes after this group's, in this tile or
-  /// the next one.
-  void prefetchElements(Value group, int64_t columns);
   /// Adds the products of two columns: `weights` are their words, `pair` two words of the input.
   Value multiplyAdd(Value sum, Value weights, Value pair);
   /// The contribution of an activation group, added to `sums`: of its `count` columns, which are
@@ -87,7 +79,7 @@ kernels::GroupNumbers IntegerProducts::groupNumbers(Value activationGroup, Value
                                                     int64_t number) {
   Value super = k.div(activationGroup, Encoding::superColumns / formats::activationGroup);
   return loadGroupNumbers(k, shape, tile, group, super, number % 2 != 0,
-                          /*prefetches=*/true);
+                          /*prefetchedTiles=*/1);
 }
 
 Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
@@ -98,18 +90,6 @@ Value IntegerProducts::multiplyAdd(Value sum, Value weights, Value pair) {
   StringRef multiply =
       k.isa == Isa::Avx512 ? "llvm.x86.avx512.pmaddw.d.512" : "llvm.x86.avx2.pmadd.wd";
   return k.add(sum, k.intrinsic(multiply, sum.getType(), {weights, pairs}));
-}
-
-void IntegerProducts::prefetchElements(Value group, int64_t columns) {
-  // Between the elements of two tiles lie scales and zero points, which are asked for where they
-  // are used.
-  int64_t elementBytes = shape.chunkScales(0);
-  Value ahead = k.add(k.mul(group, elements.bytesOfColumns(128)), kPrefetchBytes);
-  Value inTile = k.less(ahead, k.index(elementBytes));
-  ahead = k.add(ahead, k.select(inTile, k.index(0), k.index(shape.tileBytes() - elementBytes)));
-  Value pointer = k.outside(tile, ahead);
-  for (int64_t byte = 0; byte < elements.bytesOfColumns(columns); byte += kLineBytes)
-    k.prefetch(k.outside(pointer, k.index(byte)), /*locality=*/3);
 }
 
 SmallVector<Value> IntegerProducts::blockSums(Value group, int64_t number, int64_t columns) {
@@ -154,7 +134,8 @@ SmallVector<Value> IntegerProducts::addGroup(Value group, int64_t count, ValueRa
   int64_t columns = llvm::alignTo(count, 32);
   int64_t width = input.sumsPerGroup() == 1 ? columns : input.accumulationColumns;
   SmallVector<Value> results(sums);
-  prefetchElements(group, columns);
+  prefetchElements(k, shape, tile, k.mul(group, elements.bytesOfColumns(128)),
+                   elements.bytesOfColumns(columns), /*tiles=*/1, /*locality=*/3);
   // Padding has accumulation blocks of 16 columns of its own, but neither scales nor biases.
   for (int64_t start = 0, number = 0; start < count; start += width, ++number) {
     SmallVector<Value> integers = blockSums(group, number, std::min(width, columns - start));
@@ -269,7 +250,7 @@ static SmallVector<Value> emitScaledProducts(KernelBuilder &k, const formats::Pa
       SmallVector<Value> blocks = blockSums(first, std::min(width, columns - start));
       Value scale =
           loadGroupNumbers(k, shape, tile, groupOfBlock(k, format, group, number),
-                           /*super=*/group, /*isOdd=*/number % 2 != 0, /*prefetches=*/true)
+                           /*super=*/group, /*isOdd=*/number % 2 != 0, /*prefetchedTiles=*/1)
               .scale;
       for (auto [token, block] : llvm::enumerate(blocks)) {
         Value place = k.add(group, int64_t(token) * input.groups());

@@ -48,7 +48,7 @@ std::string activation(int64_t tokens, int64_t width, const std::string &element
 }
 
 /// A product of an input of type f32 with a packed weight, as a function of the number of tokens:
-/// decoding's for one, else prepare and matmul.
+/// decoding's for one, else prepare and matmul. In the texts, TOKENS stands for that number.
 struct Product {
   Encoding format;
   std::vector<int64_t> segments;
@@ -56,7 +56,7 @@ struct Product {
   /// Further arguments of the function, with a comma before each.
   std::string arguments;
   std::string order, prologue;
-  std::string results; ///< types, for TOKENS tokens
+  std::string results; ///< its type
   std::string epilogue;
   std::string caches;
 
@@ -77,17 +77,15 @@ std::string Product::text(host::Isa isa, const std::string &name, int64_t tokens
                                         : "\n  prologue {\n  ^bb0(%in: " + in + "):\n" + prologue +
                                               "    fused.yield %p : " + in + "\n  }";
   std::string after = epilogue.empty() ? "" : "\n  epilogue {\n" + epilogue + "  }";
-  bool isOne = results.find(',') == std::string::npos;
-  std::string many = results.empty() ? "" : isOne ? results : "(" + results + ")";
   std::string body = "func.func @" + name + "(%x: " + in + ", %w: " + weight + arguments +
-                     ", %n: tensor<1xi32>) -> " + many + " {\n";
+                     ", %n: tensor<1xi32>) -> " + results + " {\n";
   if (tokens == 1)
-    body += "  %y = fused.matvec %x" + product + in + ", " + weight + " -> " + results + before +
-            (before.empty() ? "" : "") + after;
+    body +=
+        "  %y = fused.matvec %x" + product + in + ", " + weight + " -> " + results + before + after;
   else
-    body += "  %r = fused.prepare %x active(%n) " + scheduled + " : " + in + " -> " + prepared +
-            before + "\n  %y = fused.matmul %r active(%n)" + product + prepared + ", " + weight +
-            " -> " + results + after;
+    body += "  %prepared = fused.prepare %x active(%n) " + scheduled + " : " + in + " -> " +
+            prepared + before + "\n  %y = fused.matmul %prepared active(%n)" + product + prepared +
+            ", " + weight + " -> " + results + after;
   body += "\n  return %y : " + results + "\n}\n";
   for (size_t at; (at = body.find("TOKENS")) != std::string::npos;)
     body.replace(at, 6, std::to_string(tokens));
@@ -125,13 +123,16 @@ TEST_P(HostMatmul, ProductsOfAllFormats) {
   std::vector<Product> products;
   std::string text;
   for (auto [number, format] : llvm::enumerate(allFormats())) {
+    // Without VNNI only the multiplication differs.
+    if (GetParam() == host::Isa::Avx512 && number % 4)
+      continue;
     Product &product = products.emplace_back();
     product.format = format;
     product.segments = {rows};
     product.columns = columnsOf(format);
     product.results = "tensor<TOKENSx37xf32>";
-    text += product.text(GetParam(), "one" + std::to_string(number), 1);
-    text += product.text(GetParam(), "many" + std::to_string(number), kTokens);
+    text += product.text(GetParam(), "one" + std::to_string(products.size()), 1) +
+            product.text(GetParam(), "many" + std::to_string(products.size()), kTokens);
   }
   std::unique_ptr<HostKernels> kernels = HostKernels::compile(text);
   ASSERT_TRUE(kernels);
@@ -174,6 +175,169 @@ TEST_P(HostMatmul, ProductsOfAllFormats) {
         EXPECT_LE(relativeError(y, expected), 1e-6);
     }
   }
+}
+
+namespace {
+/// Values of all tokens, or of a shared argument.
+struct Values {
+  std::vector<uint8_t> bytes;
+  int64_t perToken = 0; ///< bytes; 0: shared
+
+  template <typename T>
+  explicit Values(const std::vector<T> &values, bool isShared = false)
+      : bytes(values.size() * sizeof(T)), perToken(isShared ? 0 : bytes.size() / kTokens) {
+    memcpy(bytes.data(), values.data(), bytes.size());
+  }
+  /// Of tokens [first, first + count).
+  Buffer of(int64_t first, int64_t count) const {
+    if (!perToken)
+      return Buffer(bytes);
+    return Buffer(std::vector<uint8_t>(bytes.begin() + first * perToken,
+                                       bytes.begin() + (first + count) * perToken));
+  }
+};
+
+/// Runs a product for one token at a time, and for the first `count` of many at once, and compares
+/// the results of `width` f16 numbers and what is in the caches.
+void compareWithDecode(host::Isa isa, const Product &product, const Values &x, Buffer &packed,
+                       const std::vector<Values> &before, const std::vector<Values> &after,
+                       const std::vector<Values> &caches, int64_t width) {
+  std::unique_ptr<HostKernels> kernels = HostKernels::compile(
+      product.caches + product.text(isa, "one", 1) + product.text(isa, "many", kTokens));
+  ASSERT_TRUE(kernels);
+  for (int64_t count : kCounts) {
+    SCOPED_TRACE(std::to_string(count) + " tokens");
+    auto run = [&](std::vector<Buffer> &mutableCaches, int64_t first, int64_t tokens,
+                   Buffer &output) {
+      std::vector<Buffer> prologue, epilogue;
+      for (const Values &values : before)
+        prologue.push_back(values.of(first, tokens));
+      for (const Values &values : after)
+        epilogue.push_back(values.of(first, tokens));
+      Buffer input = x.of(first, tokens);
+      auto add = [](std::vector<Buffer *> &arguments, std::vector<Buffer> &more) {
+        for (Buffer &buffer : more)
+          arguments.push_back(&buffer);
+      };
+      std::vector<Buffer *> arguments = {&input};
+      Buffer active(std::vector<int32_t>{static_cast<int32_t>(count)}),
+          prepared = preparedBuffer(preparedType(product.format, product.columns));
+      if (tokens == 1) {
+        arguments.push_back(&packed);
+        add(arguments, prologue);
+      } else {
+        arguments.push_back(&active);
+        add(arguments, prologue);
+        arguments.push_back(&prepared);
+        kernels->run(1, arguments);
+        arguments = {&prepared, &active, &packed};
+      }
+      add(arguments, epilogue);
+      add(arguments, mutableCaches);
+      arguments.push_back(&output);
+      kernels->run(tokens == 1 ? 0 : 2, arguments);
+    };
+    std::vector<Buffer> onesCaches, manyCaches;
+    for (const Values &cache : caches) {
+      onesCaches.push_back(cache.of(0, 0));
+      manyCaches.push_back(cache.of(0, 0));
+    }
+    std::vector<uint16_t> ones;
+    for (int64_t token = 0; token < count; ++token) {
+      Buffer output(width * 2);
+      run(onesCaches, token, 1, output);
+      llvm::append_range(ones, output.copy<uint16_t>());
+    }
+    ones.resize(kTokens * width, 0x1234);
+    Buffer output(std::vector<uint16_t>(kTokens * width, 0x1234));
+    run(manyCaches, 0, kTokens, output);
+    EXPECT_EQ(output.copy<uint16_t>(), ones);
+    for (auto [one, many] : llvm::zip_equal(onesCaches, manyCaches))
+      EXPECT_EQ(one.copy<uint16_t>(), many.copy<uint16_t>());
+  }
+}
+
+/// Packs sources by an order, as rows of one weight.
+Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
+                   const std::vector<int64_t> &sources) {
+  formats::RowOrder rows = llvm::cantFail(formats::RowOrder::get(order, sources));
+  std::vector<int64_t> first = {0}, places;
+  for (int64_t source : sources)
+    first.push_back(first.back() + source);
+  for (formats::RowPlace place : rows.places())
+    places.push_back(place.empty() ? -1 : first[place.source] + place.row);
+  return pack(weight, places, formats::Layout::Kind::Lanes);
+}
+} // namespace
+
+TEST_P(HostMatmul, GatedMlpWithResidual) {
+  using Segment = formats::RowSegment;
+  Product product;
+  product.format = *Encoding::fromName("int4-g32");
+  product.segments = {20, 20};
+  product.columns = 160;
+  product.arguments = ", %gain: tensor<160xf32>, %r: tensor<TOKENSx20xf16>";
+  product.order = "order [zip(0, 1)]";
+  product.prologue = "    %p = model.rms_norm %in, %gain epsilon 1.0e-5 : "
+                     "tensor<TOKENSx160xf32>, tensor<160xf32>\n";
+  product.results = "tensor<TOKENSx20xf16>";
+  product.epilogue = "  ^bb0(%g: tensor<TOKENSx20xf32>, %u: tensor<TOKENSx20xf32>):\n"
+                     "    %s = model.silu %g : tensor<TOKENSx20xf32>\n"
+                     "    %m = arith.mulf %s, %u : tensor<TOKENSx20xf32>\n"
+                     "    %e = arith.extf %r : tensor<TOKENSx20xf16> to tensor<TOKENSx20xf32>\n"
+                     "    %a = arith.addf %e, %m : tensor<TOKENSx20xf32>\n"
+                     "    %t = arith.truncf %a : tensor<TOKENSx20xf32> to tensor<TOKENSx20xf16>\n"
+                     "    fused.yield %t : tensor<TOKENSx20xf16>\n";
+  Random random(2);
+  Weight weight(product.format, 40, product.columns, random);
+  Buffer packed = packOrdered(weight, {{Segment::Kind::Zip, 0, 1}}, {20, 20});
+  compareWithDecode(GetParam(), product, Values(random.normal(kTokens * product.columns)), packed,
+                    {Values(random.normal(product.columns), /*isShared=*/true)},
+                    {Values(random.normalF16(kTokens * 20))}, {}, 20);
+}
+
+TEST_P(HostMatmul, QueriesKeysAndValues) {
+  using Segment = formats::RowSegment;
+  constexpr int64_t head = 20, q = 3 * head, kv = 2 * head, context = 128;
+  Product product;
+  product.format = *Encoding::fromName("int8-g32-zp");
+  product.segments = {q, kv, kv};
+  product.columns = 96;
+  product.arguments = ", %b: tensor<60xbf16>, %at: tensor<TOKENSxi32>, %t: tensor<128x20xf32>";
+  product.order = "order [pairs(0, 20), pairs(1, 20), natural(2)]";
+  product.results = "tensor<TOKENSx60xf16>";
+  product.caches = "model.cache @k : !quantized.cache<1x128x2x20xf16, layout = lanes_keys>\n"
+                   "model.cache @v : !quantized.cache<1x128x2x20xf16, layout = lanes_values>\n";
+  auto rotary = [&](const std::string &name, const std::string &type) {
+    return "    %" + name + "r = model.rotary %" + name +
+           " at %at head_dim 20 <theta = 10000.0> table %t : " + type +
+           ", tensor<TOKENSxi32>, tensor<128x20xf32>\n";
+  };
+  std::string queries = "tensor<TOKENSx60xf32>", keys = "tensor<TOKENSx40xf32>";
+  product.epilogue = "  ^bb0(%q0: " + queries + ", %k: " + keys + ", %v: " + keys +
+                     "):\n    %q = model.add_bias %q0, %b : " + queries + ", tensor<60xbf16>\n" +
+                     rotary("q", queries) + rotary("k", keys) +
+                     "    model.cache_append @k, %kr at %at : " + keys +
+                     ", tensor<TOKENSxi32>\n    model.cache_append @v, %v at %at : " + keys +
+                     ", tensor<TOKENSxi32>\n    %y = arith.truncf %qr : " + queries +
+                     " to tensor<TOKENSx60xf16>\n    fused.yield %y : tensor<TOKENSx60xf16>\n";
+  Random random(3);
+  Weight weight(product.format, q + 2 * kv, product.columns, random);
+  Buffer packed = packOrdered(weight,
+                              {{Segment::Kind::Pairs, 0, head},
+                               {Segment::Kind::Pairs, 1, head},
+                               {Segment::Kind::Natural, 2, 0}},
+                              {q, kv, kv});
+  std::vector<int32_t> positions(kTokens);
+  std::iota(positions.begin(), positions.end(), 39);
+  using formats::CacheOrder;
+  formats::CacheShape cache{1, context, 2, head, {}, CacheOrder::LanesKeys};
+  Values empty(std::vector<uint16_t>(cache.bytes() / 2, 0x1234), /*isShared=*/true);
+  compareWithDecode(GetParam(), product, Values(random.normal(kTokens * product.columns)), packed,
+                    {},
+                    {Values(random.normalF16(q), true), Values(positions),
+                     Values(random.normal(context * head), true)},
+                    {empty, empty}, q);
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, HostMatmul, testing::ValuesIn(runnableIsas()),
