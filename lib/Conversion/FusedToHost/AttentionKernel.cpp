@@ -4,6 +4,10 @@
 // Attention of all query heads of one key/value head, a block of 64 positions at a time: scores,
 // softmax, weighted sums. Each key and value is read once for all of them.
 //
+// A prompt's tokens attend to the cache of their one sequence (causal): the rows of a work item are
+// then the query heads of several tokens, each up to its own position. Rows are computed in the
+// same order of operations as a token's alone, so that the results have the same bits.
+//
 // Lanes are 16 positions of keys, or 16 elements of values (CacheLayout.h), so that nothing is
 // added across lanes. Integer keys and values are multiplied as 16-bit words, two at a time, by
 // queries and softmax weights that are such words; sums are exact.
@@ -43,12 +47,17 @@ public:
   LogicalResult plan();
   LogicalResult emit(Value begin, Value end);
   int64_t items() const { return tokens * heads; }
+  /// Queries of a work item: query heads of its tokens, [group][block].
+  int64_t rows() const { return group * block; }
 
 private:
   /// Query heads whose sums stay in registers together.
   int64_t queryTile() const { return std::min<int64_t>(group, k.isa == Isa::Avx2 ? 4 : 8); }
   Value at(Value base, Value index, int64_t bytes) { return k.offset(base, k.mul(index, bytes)); }
   Value splat(Value scalar) { return k.splat(scalar, kLanes); }
+  /// Tokens whose sums stay in registers together.
+  int64_t tokenTile() const { return k.isa == Isa::Avx2 ? 4 : 8; }
+  Value rowOf(Value query, Value token) { return k.add(k.mul(query, block), token); }
   /// A score as an exponent of 2, after the soft cap.
   Value capped(Value exponent);
   Value zeros() { return k.number(f32s, 0.0); }
@@ -71,15 +80,46 @@ private:
   /// Into how many sums the terms of each of `sums` sums go in turn, so that the multiply-adds that
   /// wait for each other do not set the pace.
   int64_t chains(int64_t sums, bool integers) const;
-  /// Which of 16 positions from `lane` of the block that begins at `first` are attended to.
-  Value attended(Value first, Value lane);
+  /// Which of 16 positions from `number` on lie between `oldest`, if not null, and `last`.
+  Value attended(Value number, Value last, Value oldest);
   void scoresOf(Value tileBase, Value tile);
+  /// Of `halves` vectors of positions from `half` on and of `count` rows. `isFirst` prefetches.
+  void scoresOf(Value tileBase, Value tile, Value half, int64_t halves, Value firstRow,
+                int64_t count, int64_t parts, bool isFirst);
   void readScales(Value tileBase, Value tile, Value first);
-  void softmax(int64_t firstQuery, int64_t count);
-  void addIntegers(Value tilesBase, Value firstTile, Value tileCount, int64_t firstQuery,
-                   int64_t queries);
-  void addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery, int64_t queries);
-  void finish();
+  /// `maskOf` gives the lanes of a row that count; null: all.
+  void softmax(Value firstRow, int64_t count,
+               function_ref<Value(int64_t query, int64_t lane)> maskOf);
+  void addIntegers(Value tilesBase, Value firstTile, Value tileCount, Value firstRow, int64_t count,
+                   bool isFirst);
+  /// `keeping` multiplies what was added before by its factor.
+  void addFloats(Value tilesBase, Value begin, Value end, Value firstRow, int64_t count,
+                 bool keeping, bool isFirst);
+  void attendBlock(Value keyBase, Value valueBase, Value first);
+  /// Prepares a row to which `query` of `token` belongs.
+  LogicalResult startRow(Value token, Value query, Value row);
+  /// Writes the result of a token, whose rows are `block` apart from `firstRow` on.
+  void finish(Value token, Value firstRow);
+  /// Sets `oldest` to that of a position; returns the first position of its block.
+  Value setOldest(Value position);
+  /// The first position of the window that ends at one; null if there is no window.
+  Value oldestOf(Value position);
+
+  // Of a work item with several tokens.
+  /// Tokens from `first` (counted in the item) on, whose positions are `position` to `last`. The
+  /// first one's window begins at `oldest`.
+  struct TokenTile {
+    Value first, position, last, oldest;
+  };
+  LogicalResult emitCausal(Value begin, Value end);
+  void attendBlockCausal(Value keyBase, Value valueBase, Value first);
+  /// Softmax and weighted sums.
+  void mixCausal(Value valueTiles, Value first, Value firstRow, const TokenTile &tile);
+  /// The position of a token of the item; of one that is not there, the last one's.
+  Value positionOf(Value token);
+  void forEachTokenTile(function_ref<void(const TokenTile &)> body);
+  /// Converts tiles [first, count) of E4M3 to f16, in the order of a cache of those.
+  Value toHalves(const CacheShape &shape, Value tiles, Value count, Value first, Value halves);
 
   KernelBuilder &k;
   fused::AttentionOp op;
@@ -87,15 +127,22 @@ private:
   AttentionPrologue prologue;
   VectorType f32s, i32s;
   CacheShape keys, values;
-  bool appends = false;
-  int64_t tokens = 0, dim = 0, heads = 0, group = 0;
-  Value token, head, last;
+  /// As they are read: several tokens share what was converted from E4M3 to f16.
+  CacheShape keysRead, valuesRead;
+  Value keyHalves, valueHalves;
+  bool appends = false, causal = false;
+  /// `block` is how many tokens a work item has.
+  int64_t tokens = 0, dim = 0, heads = 0, group = 0, block = 1;
+  /// The greatest position that is attended to.
+  Value head, last;
+  /// Of several tokens: how many are there, the first one's position, the block's.
+  Value present, firstPosition, blockFirst;
   Value oldest; ///< the first position of the window, if there is one
-  /// Stack memory. Queries: [group][padded] int16 and [group] factors from integers to exponents,
-  /// or [group][padded] float32. Float32: exponents [group][64]; of values outputs
-  /// [group][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
-  /// points, sums of weights, what older outputs and this block's are multiplied by [group].
-  /// Weights: [groups] [group][64] int16, or exponents' place.
+  /// Stack memory. Queries: [rows][padded] int16 and [rows] factors from integers to exponents,
+  /// or [rows][padded] float32. Float32: exponents [rows][64]; of values outputs
+  /// [rows][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
+  /// points, sums of weights, what older outputs and this block's are multiplied by [rows].
+  /// Weights: [groups][rows][64] int16, or exponents' place.
   Value queries, factors, exponents, outputs, scales, bounds, poisons, weights, references, sums,
       keeps, units;
 };
@@ -111,6 +158,21 @@ LogicalResult AttentionKernel::plan() {
   heads = keys.heads;
   tokens = op.getTokens();
   group = op.getQuery().getType().getDimSize(1) / dim / heads;
+  causal = op.getActive() != nullptr;
+  if (causal && keys.sequences != 1)
+    return op.emitOpError() << "attends to tokens of one sequence in caches of " << keys.sequences;
+  keysRead = keys;
+  valuesRead = values;
+  if (causal) {
+    // Enough rows for what is read once for all of them.
+    constexpr int64_t leastRows = 32, leastTokens = 8;
+    block = static_cast<int64_t>(llvm::alignTo(llvm::divideCeil(leastRows, group), leastTokens));
+    for (CacheShape *shape : {&keysRead, &valuesRead})
+      if (shape->encoding.element == CacheEncoding::Element::E4M3) {
+        shape->dim = shape->paddedDim();
+        shape->encoding.element = CacheEncoding::Element::F16;
+      }
+  }
   if (appends && keys.sequences != tokens)
     return op.emitOpError() << "appends " << tokens << " rows to caches of " << keys.sequences
                             << " sequences";
@@ -210,103 +272,142 @@ int64_t AttentionKernel::chains(int64_t sums, bool integers) const {
 
 /// Exponents of 2 of the 32 positions of a tile, number `tile` (0 or 1) of the block.
 void AttentionKernel::scoresOf(Value tileBase, Value tile) {
-  CacheEncoding encoding = keys.encoding;
-  int64_t padded = keys.paddedDim(), halfBytes = keys.tileCodeBytes() / 2;
   // Vectors of 16 positions that are computed together, so that they share the query's loads.
   int64_t halves = k.isa == Isa::Avx2 ? 1 : 2;
   k.loop(k.index(0), k.index(2), halves, [&](Value half) {
-    Value base = at(tileBase, half, halfBytes);
     for (int64_t begin = 0; begin < group; begin += queryTile()) {
-      int64_t count = std::min(queryTile(), group - begin), sums = count * halves;
-      int64_t parts = chains(sums, encoding.isInteger());
-      auto prefetch = [&](Value place, int64_t bytes) {
-        for (int64_t h = 0; begin == 0 && h < halves; ++h)
-          prefetchNext(keys, k.offset(place, h * halfBytes), bytes);
-      };
-      // Of the sums, those of one chain lie together, in them those of a query.
-      auto addChains = [&](Values all) {
-        Values total(all.begin(), all.begin() + sums);
-        for (int64_t i = sums; i < sums * parts; ++i)
-          total[i % sums] = encoding.isInteger() ? k.add(total[i % sums], all[i])
-                                                 : k.addF(total[i % sums], all[i]);
-        return total;
-      };
-      Values scores(sums, zeros());
-      if (!encoding.isInteger()) {
-        int64_t bytes = encoding.bits() / 8, unroll = 4;
-        SmallVector<Value> start(sums * parts, zeros());
-        scores = addChains(
-            k.loop(k.index(0), k.index(padded), unroll, start, [&](Value d, ValueRange carried) {
-              Values next(carried);
-              Value place = at(base, d, kLanes * bytes);
-              prefetch(place, unroll * kLanes * bytes);
-              SmallVector<Values> x;
-              for (int64_t h = 0; h < halves; ++h)
-                x.push_back(loadElements(keys, k.offset(place, h * halfBytes), 0, unroll));
-              for (int64_t i = 0; i < unroll; ++i)
-                for (int64_t q = 0; q < count; ++q) {
-                  Value from = k.offset(queries, ((begin + q) * padded + i) * 4);
-                  Value y = splat(k.load(k.f32(), at(from, d, 4), 4));
-                  for (int64_t h = 0; h < halves; ++h) {
-                    Value &sum = next[i % parts * sums + q * halves + h];
-                    sum = k.fma(x[h][i], y, sum);
-                  }
-                }
-              return next;
-            }));
-      } else {
-        int64_t lineElements = 32 / encoding.bits(), unroll = 16;
-        int64_t groupElements =
-            encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
-        for (int64_t g = 0; g < keys.groups(); ++g) {
-          int64_t first = g * groupElements, last = std::min(first + groupElements, padded);
-          SmallVector<Value> start(sums * parts, k.integer(i32s, 0));
-          Values products = addChains(k.loop(
-              k.index(first), k.index(last), unroll, start, [&](Value d, ValueRange carried) {
-                Values next(carried);
-                Value place = k.offset(base, k.mul(k.div(d, lineElements), kLine));
-                prefetch(place, unroll / lineElements * kLine);
-                for (int64_t line = 0; line < unroll / lineElements; ++line) {
-                  SmallVector<Values> words;
-                  for (int64_t h = 0; h < halves; ++h)
-                    words.push_back(
-                        loadWords(keys, k.offset(place, line * kLine + h * halfBytes), kLanes));
-                  for (int64_t i = 0; i < lineElements / 2; ++i)
-                    for (int64_t q = 0; q < count; ++q) {
-                      int64_t element = line * lineElements + 2 * i;
-                      Value from = k.offset(queries, ((begin + q) * padded + element) * 2);
-                      Value pair = k.load(k.i32(), at(from, d, 2), 4);
-                      for (int64_t h = 0; h < halves; ++h) {
-                        Value &sum = next[element / 2 % parts * sums + q * halves + h];
-                        sum = k.multiplyAddPairs(sum, words[h][i], pair);
-                      }
-                    }
-                }
-                return next;
-              }));
-          Value place =
-              k.offset(tileBase, k.add(k.mul(half, kLanes * 2), formats::cacheScaleByte(keys, g)));
-          if (begin == 0)
-            prefetchNext(keys, place, halves * kLanes * 2);
-          for (int64_t h = 0; h < halves; ++h) {
-            Value scale =
-                k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(place, h * kLanes * 2), 32));
-            for (int64_t q = 0; q < count; ++q) {
-              Value &score = scores[q * halves + h];
-              score = k.fma(k.toFloat(products[q * halves + h]), scale, score);
-            }
-          }
-        }
+      int64_t count = std::min(queryTile(), group - begin);
+      int64_t parts = chains(count * halves, keys.encoding.isInteger());
+      if (!causal) {
+        scoresOf(tileBase, tile, half, halves, k.index(begin), count, parts, begin == 0);
+        continue;
       }
-      Value lane = k.add(k.mul(tile, cacheTile), k.mul(half, int64_t(kLanes)));
-      for (int64_t q = 0; q < count; ++q) {
-        Value factor = splat(k.load(k.f32(), k.offset(factors, (begin + q) * 4), 4));
-        Value to = at(k.offset(exponents, (begin + q) * cacheBlock * 4), lane, 4);
-        for (int64_t h = 0; h < halves; ++h)
-          k.store(capped(k.mulF(scores[q * halves + h], factor)), k.offset(to, h * kLanes * 4), 64);
-      }
+      // The same sums for tokens instead of query heads.
+      k.loop(k.index(begin), k.index(begin + count), 1, [&](Value query) {
+        forEachTokenTile([&](const TokenTile &tokensOf) {
+          Value from = k.add(k.mul(tile, cacheTile), blockFirst);
+          Value isRead = k.less(from, k.add(tokensOf.last, 1));
+          if (tokensOf.oldest)
+            isRead = k.bitAnd(isRead, k.less(tokensOf.oldest, k.add(from, cacheTile)));
+          k.ifThen(isRead, [&] {
+            scoresOf(tileBase, tile, half, halves, rowOf(query, tokensOf.first), tokenTile(), parts,
+                     /*isFirst=*/false);
+          });
+        });
+      });
     }
   });
+}
+
+void AttentionKernel::scoresOf(Value tileBase, Value tile, Value half, int64_t halves,
+                               Value firstRow, int64_t count, int64_t parts, bool isFirst) {
+  CacheEncoding encoding = keysRead.encoding;
+  int64_t padded = keysRead.paddedDim(), halfBytes = keysRead.tileCodeBytes() / 2,
+          sums = count * halves;
+  Value base = at(tileBase, half, halfBytes);
+  auto prefetch = [&](Value place, int64_t bytes) {
+    for (int64_t h = 0; isFirst && h < halves; ++h)
+      prefetchNext(keysRead, k.offset(place, h * halfBytes), bytes);
+  };
+  // Of the sums, those of one chain lie together, in them those of a query.
+  auto addChains = [&](Values all) {
+    Values total(all.begin(), all.begin() + sums);
+    for (int64_t i = sums; i < static_cast<int64_t>(all.size()); ++i)
+      total[i % sums] =
+          encoding.isInteger() ? k.add(total[i % sums], all[i]) : k.addF(total[i % sums], all[i]);
+    return total;
+  };
+  Values scores(sums, zeros());
+  if (!encoding.isInteger()) {
+    int64_t bytes = encoding.bits() / 8, unroll = 4;
+    Value rows = at(queries, firstRow, padded * 4);
+    // Several tokens have no registers for all chains at once, but sums enough in each.
+    int64_t passes = causal ? parts : 1;
+    Values all;
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      SmallVector<Value> start(sums * parts / passes, zeros());
+      Values sumsOf = k.loop(
+          k.index(0), k.index(padded), unroll * passes, start, [&](Value d, ValueRange carried) {
+            Values next(carried);
+            Value place = at(base, d, kLanes * bytes);
+            prefetch(place, unroll * kLanes * bytes);
+            SmallVector<Values> x;
+            for (int64_t h = 0; h < halves; ++h) {
+              Value from = k.offset(place, h * halfBytes);
+              x.push_back({});
+              if (passes == 1)
+                x.back() = loadElements(keysRead, from, 0, unroll);
+              for (int64_t i = 0; passes > 1 && i < unroll; ++i)
+                x.back().append(loadElements(keysRead, from, i * passes + pass, 1));
+            }
+            for (int64_t i = 0; i < unroll; ++i)
+              for (int64_t q = 0; q < count; ++q) {
+                Value from = k.offset(rows, (q * padded + i * passes + pass) * 4);
+                Value y = splat(k.load(k.f32(), at(from, d, 4), 4));
+                for (int64_t h = 0; h < halves; ++h) {
+                  Value &sum = next[i % (parts / passes) * sums + q * halves + h];
+                  sum = k.fma(x[h][i], y, sum);
+                }
+              }
+            return next;
+          });
+      all.append(sumsOf);
+    }
+    scores = addChains(all);
+  } else {
+    int64_t lineElements = 32 / encoding.bits(), unroll = 16;
+    int64_t groupElements =
+        encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
+    Value rows = at(queries, firstRow, padded * 2);
+    if (causal) // sums enough of the tokens alone
+      parts = 1;
+    for (int64_t g = 0; g < keys.groups(); ++g) {
+      int64_t first = g * groupElements, last = std::min(first + groupElements, padded);
+      SmallVector<Value> start(sums * parts, k.integer(i32s, 0));
+      Values products = addChains(
+          k.loop(k.index(first), k.index(last), unroll, start, [&](Value d, ValueRange carried) {
+            Values next(carried);
+            Value place = k.offset(base, k.mul(k.div(d, lineElements), kLine));
+            prefetch(place, unroll / lineElements * kLine);
+            for (int64_t line = 0; line < unroll / lineElements; ++line) {
+              SmallVector<Values> words;
+              for (int64_t h = 0; h < halves; ++h)
+                words.push_back(
+                    loadWords(keys, k.offset(place, line * kLine + h * halfBytes), kLanes));
+              for (int64_t i = 0; i < lineElements / 2; ++i)
+                for (int64_t q = 0; q < count; ++q) {
+                  int64_t element = line * lineElements + 2 * i;
+                  Value from = k.offset(rows, (q * padded + element) * 2);
+                  Value pair = k.load(k.i32(), at(from, d, 2), 4);
+                  for (int64_t h = 0; h < halves; ++h) {
+                    Value &sum = next[element / 2 % parts * sums + q * halves + h];
+                    sum = k.multiplyAddPairs(sum, words[h][i], pair);
+                  }
+                }
+            }
+            return next;
+          }));
+      Value place =
+          k.offset(tileBase, k.add(k.mul(half, kLanes * 2), formats::cacheScaleByte(keys, g)));
+      if (isFirst)
+        prefetchNext(keys, place, halves * kLanes * 2);
+      for (int64_t h = 0; h < halves; ++h) {
+        Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(place, h * kLanes * 2), 32));
+        for (int64_t q = 0; q < count; ++q) {
+          Value &score = scores[q * halves + h];
+          score = k.fma(k.toFloat(products[q * halves + h]), scale, score);
+        }
+      }
+    }
+  }
+  Value lane = k.add(k.mul(tile, cacheTile), k.mul(half, int64_t(kLanes)));
+  Value to = at(at(exponents, firstRow, cacheBlock * 4), lane, 4);
+  for (int64_t q = 0; q < count; ++q) {
+    Value factor = splat(k.load(k.f32(), k.offset(at(factors, firstRow, 4), q * 4), 4));
+    for (int64_t h = 0; h < halves; ++h)
+      k.store(capped(k.mulF(scores[q * halves + h], factor)),
+              k.offset(to, q * cacheBlock * 4 + h * kLanes * 4), 64);
+  }
 }
 
 Value AttentionKernel::capped(Value exponent) {
@@ -319,13 +420,12 @@ Value AttentionKernel::capped(Value exponent) {
 // Weights
 //===----------------------------------------------------------------------===//
 
-Value AttentionKernel::attended(Value first, Value lane) {
-  Value number = k.add(first, lane);
+Value AttentionKernel::attended(Value number, Value last, Value oldest) {
   auto before = [&](Value position) {
     return k.firstLanes(kLanes, k.max(k.sub(position, number), k.index(0)));
   };
   Value exist = before(k.add(last, 1));
-  if (!op.getWindow())
+  if (!oldest)
     return exist;
   Value ones = k.firstLanes(kLanes, k.index(kLanes));
   return arith::AndIOp::create(k.b, k.loc, exist,
@@ -337,14 +437,16 @@ Value AttentionKernel::attended(Value first, Value lane) {
 void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
   for (int64_t half = 0; half < 2; ++half) {
     Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
-    Value mask = attended(first, lane);
+    // Of several tokens each masks its own.
+    Value mask = causal ? Value() : attended(k.add(first, lane), last, oldest);
     Value greatest, poison = zeros();
     for (int64_t g = 0; g < values.groups(); ++g) {
       int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
       if (half == 0)
         prefetchNext(values, k.offset(tileBase, place), cacheTile * 2);
       Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
-      scale = k.select(mask, scale, zeros());
+      if (mask)
+        scale = k.select(mask, scale, zeros());
       k.store(scale, at(k.offset(scales, g * cacheBlock * 4), lane, 4), 64);
       Value magnitude = values.encoding.hasSignedScale() ? k.absF(scale) : scale;
       greatest = greatest ? k.maxF(greatest, magnitude) : magnitude;
@@ -359,23 +461,33 @@ void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
 
 /// Queries are computed together, because each is a chain of instructions that wait for each other;
 /// what there is one of a query is a lane.
-void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
+void AttentionKernel::softmax(Value firstRow, int64_t count,
+                              function_ref<Value(int64_t query, int64_t lane)> maskOf) {
   bool integers = values.encoding.isInteger();
   VectorType lanes = k.vec(count, k.f32());
   auto gather = [&](ArrayRef<Value> scalars) -> Value {
     return vector::FromElementsOp::create(k.b, k.loc, lanes, scalars);
   };
   auto exponent = [&](int64_t q, int64_t lane) {
-    return k.offset(exponents, ((firstQuery + q) * cacheBlock + lane) * 4);
+    return k.offset(at(exponents, firstRow, cacheBlock * 4), (q * cacheBlock + lane) * 4);
   };
-  auto state = [&](Value array) { return k.offset(array, firstQuery * 4); };
+  auto state = [&](Value array) { return at(array, firstRow, 4); };
+  // What is not attended to may be anything.
+  auto masked = [&](int64_t q, int64_t lane, Value x, double other) {
+    Value mask = maskOf(q, lane);
+    return mask ? k.select(mask, x, k.number(f32s, other)) : x;
+  };
+  auto exponentOf = [&](int64_t q, int64_t lane) {
+    return masked(q, lane, k.load(f32s, exponent(q, lane), 64),
+                  -std::numeric_limits<double>::infinity());
+  };
   Values own;
   for (int64_t q = 0; q < count; ++q) {
     Value greatest = k.number(f32s, -1e29);
     for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
-      Value reach = k.load(f32s, exponent(q, lane), 64);
+      Value reach = exponentOf(q, lane);
       if (integers)
-        reach = k.addF(reach, k.load(f32s, k.offset(bounds, lane * 4), 64));
+        reach = k.addF(reach, masked(q, lane, k.load(f32s, k.offset(bounds, lane * 4), 64), 0));
       greatest = k.maxF(reach, greatest);
     }
     own.push_back(k.reduce(greatest, [&](Value x, Value y) { return k.maxF(x, y); }));
@@ -394,8 +506,10 @@ void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
   for (int64_t q = 0; q < count; ++q) {
     Value origin = splat(vector::ExtractOp::create(k.b, k.loc, integers ? reach : reference, q));
     for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
-      Value p = k.exp2(k.subF(k.load(f32s, exponent(q, lane), 64), origin));
-      Value added = integers ? k.addF(p, k.load(f32s, k.offset(poisons, lane * 4), 64)) : p;
+      Value p = k.exp2(k.subF(exponentOf(q, lane), origin));
+      Value added =
+          integers ? k.addF(p, masked(q, lane, k.load(f32s, k.offset(poisons, lane * 4), 64), 0))
+                   : p;
       if (!integers) {
         bool bf16 = values.encoding.element == CacheEncoding::Element::BF16;
         Type element = bf16 ? Type(k.b.getBF16Type()) : k.f16();
@@ -405,11 +519,13 @@ void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
         k.store(rounded, exponent(q, lane), 64);
       }
       for (int64_t g = 0; integers && g < values.groups(); ++g) {
-        Value scale = k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64);
+        Value scale =
+            masked(q, lane, k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64), 0);
         // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
         Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
-        int64_t place = ((g * group + firstQuery + q) * cacheBlock + lane) * 2;
-        k.store(k.truncate(fixed, k.i16()), k.offset(weights, place), 32);
+        int64_t place = ((g * rows() + q) * cacheBlock + lane) * 2;
+        k.store(k.truncate(fixed, k.i16()), k.offset(at(weights, firstRow, cacheBlock * 2), place),
+                32);
       }
       sum[q] = k.addF(sum[q], added);
     }
@@ -423,8 +539,8 @@ void AttentionKernel::softmax(int64_t firstQuery, int64_t count) {
 // Values
 //===----------------------------------------------------------------------===//
 
-void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount,
-                                  int64_t firstQuery, int64_t count) {
+void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount, Value firstRow,
+                                  int64_t count, bool isFirst) {
   constexpr int64_t linePositions = 4, unroll = 1;
   int64_t padded = values.paddedDim(), bits = values.encoding.bits();
   int64_t lineBlocks = bits == 8 ? 1 : 2; // blocks of 16 elements that a line has
@@ -445,8 +561,8 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
       Values added = k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
         Value base = k.offset(at(tilesBase, tile, values.tileBytes()),
                               block / lineBlocks * kLine + lane * 4);
-        Value weightBase =
-            k.offset(at(weights, tile, cacheTile * 2), (g * group + firstQuery) * cacheBlock * 2);
+        Value weightBase = k.offset(at(at(weights, firstRow, cacheBlock * 2), tile, cacheTile * 2),
+                                    g * rows() * cacheBlock * 2);
         return k.loop(
             k.index(0), k.index(cacheTile / linePositions), unroll, outer,
             [&](Value number, ValueRange carried) {
@@ -457,7 +573,7 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
                 SmallVector<Values> words(together);
                 for (int64_t line = 0; line < lines; ++line) {
                   Value from = k.offset(place, line * kLine);
-                  if (firstQuery == 0 && lane == 0)
+                  if (isFirst && lane == 0)
                     prefetchNext(values, from, kLine);
                   for (auto [i, operand] : llvm::enumerate(loadWords(values, from, lanes)))
                     words[line * lineBlocks + static_cast<int64_t>(i) % lineBlocks].push_back(
@@ -480,15 +596,15 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
       });
       for (int64_t q = 0; q < count; ++q) {
         auto factor = [&](Value array) {
-          return k.splat(k.load(k.f32(), k.offset(array, (firstQuery + q) * 4), 4), lanes);
+          return k.splat(k.load(k.f32(), k.offset(at(array, firstRow, 4), q * 4), 4), lanes);
         };
         Value keep = factor(keeps), unit = factor(units);
         for (int64_t i = 0; i < together; ++i) {
           Value sum = added[q * together + i];
           for (int64_t part = 1; part < parts; ++part)
             sum = k.add(sum, added[part * sums + q * together + i]);
-          Value place =
-              k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes + lane) * 4);
+          Value place = k.offset(at(outputs, firstRow, padded * 4),
+                                 (q * padded + (block + i) * kLanes + lane) * 4);
           Value older = k.mulF(k.load(floats, place, lanes * 4), keep);
           k.store(k.fma(k.toFloat(sum), unit, older), place, lanes * 4);
         }
@@ -496,38 +612,44 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
     }
 }
 
-void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t firstQuery,
-                                int64_t count) {
-  int64_t padded = values.paddedDim(), bytes = values.encoding.bits() / 8;
+void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, Value firstRow,
+                                int64_t count, bool keeping, bool isFirst) {
+  int64_t padded = valuesRead.paddedDim(), bytes = valuesRead.encoding.bits() / 8;
   int64_t blocks = padded / kLanes;
   int64_t registers = k.isa == Isa::Avx2 ? 4 : 16;
   int64_t together = std::max<int64_t>(1, registers / count);
-  if (values.encoding.element == CacheEncoding::Element::E4M3 && together > 1)
+  if (valuesRead.encoding.element == CacheEncoding::Element::E4M3 && together > 1)
     together -= together % 2;
   for (int64_t block = 0; block < blocks; block += together) {
     int64_t n = std::min(together, blocks - block);
     k.emptyRegisters(); // of the constants of softmax
     auto slot = [&](int64_t q, int64_t i) {
-      return k.offset(outputs, ((firstQuery + q) * padded + (block + i) * kLanes) * 4);
+      return k.offset(at(outputs, firstRow, padded * 4), (q * padded + (block + i) * kLanes) * 4);
     };
     SmallVector<Value> start;
     for (int64_t q = 0; q < count; ++q) {
-      Value keep = splat(k.load(k.f32(), k.offset(keeps, (firstQuery + q) * 4), 4));
-      for (int64_t i = 0; i < n; ++i)
-        start.push_back(k.mulF(k.load(f32s, slot(q, i), 64), keep));
+      Value keep;
+      if (keeping)
+        keep = splat(k.load(k.f32(), k.offset(at(keeps, firstRow, 4), q * 4), 4));
+      for (int64_t i = 0; i < n; ++i) {
+        Value older = k.load(f32s, slot(q, i), 64);
+        start.push_back(keep ? k.mulF(older, keep) : older);
+      }
     }
     // Other positions are not read: whatever is there, it may be NaN.
     SmallVector<Value> after = k.loop(begin, end, 1, start, [&](Value number, ValueRange carried) {
       // `number` counts positions; tiles follow each other with scales between them.
-      Value tile = at(tilesBase, k.div(number, cacheTile), values.tileBytes());
+      Value tile = at(tilesBase, k.div(number, cacheTile), valuesRead.tileBytes());
       Value vector = at(tile, k.rem(number, cacheTile), padded * bytes);
       SmallVector<Value> next(carried);
-      if (firstQuery == 0)
-        prefetchNext(values, k.offset(vector, block * kLanes * bytes), n * kLanes * bytes);
-      Values elements = loadElements(values, vector, block, n);
+      if (isFirst)
+        prefetchNext(valuesRead, k.offset(vector, block * kLanes * bytes), n * kLanes * bytes);
+      Values elements = loadElements(valuesRead, vector, block, n);
       for (int64_t q = 0; q < count; ++q) {
         Value weight = k.load(
-            k.f32(), at(k.offset(exponents, (firstQuery + q) * cacheBlock * 4), number, 4), 4);
+            k.f32(),
+            at(k.offset(at(exponents, firstRow, cacheBlock * 4), q * cacheBlock * 4), number, 4),
+            4);
         for (int64_t i = 0; i < n; ++i)
           next[q * n + i] = k.fma(elements[i], splat(weight), next[q * n + i]);
       }
@@ -543,14 +665,15 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, int64_t
 // The kernel
 //===----------------------------------------------------------------------===//
 
-void AttentionKernel::finish() {
+void AttentionKernel::finish(Value token, Value firstRow) {
   int64_t padded = values.paddedDim(), width = heads * group * dim;
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-    Value sum = splat(k.load(k.f32(), at(sums, query, 4), 4));
+    Value row = k.add(k.mul(query, block), firstRow);
+    Value sum = splat(k.load(k.f32(), at(sums, row, 4), 4));
     if (values.encoding.element == CacheEncoding::Element::E4M3)
       sum = k.mulF(sum, k.number(f32s, 1 / KernelBuilder::e4m3Divisor));
     Value first = k.add(k.mul(token, width), k.mul(k.add(k.mul(head, group), query), dim));
-    Value to = at(interface.resultPointer(0), first, 2), from = at(outputs, query, padded * 4);
+    Value to = at(interface.resultPointer(0), first, 2), from = at(outputs, row, padded * 4);
     for (int64_t d = 0; d < dim; d += kLanes) {
       Value mask = d + kLanes <= dim ? Value() : k.firstLanes(kLanes, k.index(dim - d));
       Value y = k.divF(k.load(f32s, k.offset(from, d * 4), 64), sum);
@@ -561,32 +684,27 @@ void AttentionKernel::finish() {
 
 LogicalResult AttentionKernel::emit(Value begin, Value end) {
   int64_t keyPadded = keys.paddedDim(), valuePadded = values.paddedDim();
-  queries = k.scratch(group * keyPadded * (keys.encoding.isInteger() ? 2 : 4));
-  factors = k.scratch(group * 4);
+  queries = k.scratch(rows() * keyPadded * (keys.encoding.isInteger() ? 2 : 4));
+  factors = k.scratch(rows() * 4);
   prologue.row = k.scratch(prologue.rowBytes());
-  exponents = k.scratch(group * cacheBlock * 4);
-  outputs = k.scratch(group * valuePadded * 4);
+  exponents = k.scratch(rows() * cacheBlock * 4);
+  outputs = k.scratch(rows() * valuePadded * 4);
   for (Value *array : {&references, &sums, &keeps, &units})
-    *array = k.scratch(group * 4);
+    *array = k.scratch(rows() * 4);
   if (values.encoding.isInteger()) {
     scales = k.scratch(values.groups() * cacheBlock * 4);
     bounds = k.scratch(cacheBlock * 4);
     poisons = k.scratch(cacheBlock * 4);
-    weights = k.scratch(values.groups() * group * cacheBlock * 2);
+    weights = k.scratch(values.groups() * rows() * cacheBlock * 2);
   }
+  if (causal)
+    return emitCausal(begin, end);
   LogicalResult result = success();
-  if (op.getActive())
-    std::tie(begin, end) = shareOf(
-        k, k.mul(activeTokens(k, interface, op.getActive(), tokens), heads), begin, end, items());
   k.loop(begin, end, 1, [&](Value item) {
-    token = k.div(item, heads);
+    Value token = k.div(item, heads);
     head = k.rem(item, heads);
     last = prologue.position(token);
-    Value firstBlock = k.index(0);
-    if (std::optional<uint64_t> window = op.getWindow()) {
-      oldest = k.max(k.sub(last, static_cast<int64_t>(*window) - 1), k.index(0));
-      firstBlock = k.sub(oldest, k.rem(oldest, cacheBlock));
-    }
+    Value firstBlock = setOldest(last);
     Value number = keys.sequences == 1 ? head : item;
     Value keyBase = at(interface.cachePointer(op.getKeysAttr()), number, keys.headBytes());
     Value valueBase = at(interface.cachePointer(op.getValuesAttr()), number, values.headBytes());
@@ -596,73 +714,234 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
       return;
     }
     k.loop(k.index(0), k.index(group), 1, [&](Value q) {
-      if (failed(result) || failed(prologue.evaluate(prologue.query(), token,
-                                                     k.add(k.mul(head, group), q), keyPadded))) {
-        result = failure();
-        return;
-      }
-      prepareQuery(q);
-      k.store(k.number(k.f32(), -1e30), at(references, q, 4), 4);
-      k.store(k.number(k.f32(), 0.0), at(sums, q, 4), 4);
-      for (int64_t d = 0; d < valuePadded; d += kLanes)
-        k.store(zeros(), k.offset(at(outputs, q, valuePadded * 4), d * 4), 64);
+      if (succeeded(result))
+        result = startRow(token, q, q);
     });
     if (failed(result))
       return;
-
-    Value lowest = k.number(f32s, -std::numeric_limits<double>::infinity());
-    k.loop(firstBlock, k.add(last, 1), cacheBlock, [&](Value first) {
-      Value firstTile = k.div(first, cacheTile);
-      Value count = k.min(k.sub(k.add(last, 1), first), k.index(cacheBlock));
-      Value tiles = k.div(k.add(count, cacheTile - 1), cacheTile);
-      Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
-      Value valueTiles = at(valueBase, firstTile, values.tileBytes());
-      Value behind = oldest ? k.max(k.sub(oldest, first), k.index(0)) : k.index(0);
-      Value firstOfTiles = oldest ? k.div(behind, cacheTile) : behind;
-      k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
-        scoresOf(at(keyTiles, tile, keys.tileBytes()), tile);
-        if (values.encoding.isInteger())
-          readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
-      });
-      // The block's positions that are not attended to, if there are any.
-      Value isPartial = k.less(count, k.index(cacheBlock));
-      if (oldest)
-        isPartial = arith::OrIOp::create(k.b, k.loc, isPartial, k.less(first, oldest));
-      k.ifElse(
-          isPartial,
-          [&] {
-            for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
-              Value mask = attended(first, k.index(lane));
-              k.loop(k.index(0), k.index(group), 1, [&](Value q) {
-                Value place = k.offset(at(exponents, q, cacheBlock * 4), lane * 4);
-                k.store(k.select(mask, k.load(f32s, place, 64), lowest), place, 64);
-              });
-              if (!values.encoding.isInteger())
-                continue;
-              for (Value array : {bounds, poisons}) {
-                Value place = k.offset(array, lane * 4);
-                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
-              }
-              for (int64_t g = 0; g < values.groups(); ++g) {
-                Value place = k.offset(scales, (g * cacheBlock + lane) * 4);
-                k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
-              }
-            }
-          },
-          [] {});
-      for (int64_t q = 0; q < group; q += kSoftmaxQueries)
-        softmax(q, std::min(kSoftmaxQueries, group - q));
-      for (int64_t q = 0; q < group; q += queryTile()) {
-        int64_t n = std::min(queryTile(), group - q);
-        if (values.encoding.isInteger())
-          addIntegers(valueTiles, firstOfTiles, tiles, q, n);
-        else
-          addFloats(valueTiles, behind, count, q, n);
-      }
-    });
-    finish();
+    k.loop(firstBlock, k.add(last, 1), cacheBlock,
+           [&](Value first) { attendBlock(keyBase, valueBase, first); });
+    finish(token, k.index(0));
   });
   return result;
+}
+
+Value AttentionKernel::setOldest(Value position) {
+  oldest = oldestOf(position);
+  return oldest ? k.sub(oldest, k.rem(oldest, cacheBlock)) : k.index(0);
+}
+
+LogicalResult AttentionKernel::startRow(Value token, Value query, Value row) {
+  if (failed(prologue.evaluate(prologue.query(), token, k.add(k.mul(head, group), query),
+                               keys.paddedDim())))
+    return failure();
+  prepareQuery(row);
+  k.store(k.number(k.f32(), -1e30), at(references, row, 4), 4);
+  k.store(k.number(k.f32(), 0.0), at(sums, row, 4), 4);
+  for (int64_t d = 0; d < values.paddedDim(); d += kLanes)
+    k.store(zeros(), k.offset(at(outputs, row, values.paddedDim() * 4), d * 4), 64);
+  return success();
+}
+
+void AttentionKernel::attendBlock(Value keyBase, Value valueBase, Value first) {
+  Value lowest = k.number(f32s, -std::numeric_limits<double>::infinity());
+  Value firstTile = k.div(first, cacheTile);
+  Value count = k.min(k.sub(k.add(last, 1), first), k.index(cacheBlock));
+  Value tiles = k.div(k.add(count, cacheTile - 1), cacheTile);
+  Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
+  Value valueTiles = at(valueBase, firstTile, values.tileBytes());
+  Value behind = oldest ? k.max(k.sub(oldest, first), k.index(0)) : k.index(0);
+  Value firstOfTiles = oldest ? k.div(behind, cacheTile) : behind;
+  k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
+    scoresOf(at(keyTiles, tile, keys.tileBytes()), tile);
+    if (values.encoding.isInteger())
+      readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
+  });
+  // The block's positions that are not attended to, if there are any.
+  Value isPartial = k.less(count, k.index(cacheBlock));
+  if (oldest)
+    isPartial = arith::OrIOp::create(k.b, k.loc, isPartial, k.less(first, oldest));
+  k.ifElse(
+      isPartial,
+      [&] {
+        for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
+          Value mask = attended(k.add(first, lane), last, oldest);
+          k.loop(k.index(0), k.index(group), 1, [&](Value q) {
+            Value place = k.offset(at(exponents, q, cacheBlock * 4), lane * 4);
+            k.store(k.select(mask, k.load(f32s, place, 64), lowest), place, 64);
+          });
+          if (!values.encoding.isInteger())
+            continue;
+          for (Value array : {bounds, poisons}) {
+            Value place = k.offset(array, lane * 4);
+            k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+          }
+          for (int64_t g = 0; g < values.groups(); ++g) {
+            Value place = k.offset(scales, (g * cacheBlock + lane) * 4);
+            k.store(k.select(mask, k.load(f32s, place, 64), zeros()), place, 64);
+          }
+        }
+      },
+      [] {});
+  for (int64_t q = 0; q < group; q += kSoftmaxQueries)
+    softmax(k.index(q), std::min(kSoftmaxQueries, group - q),
+            [](int64_t, int64_t) { return Value(); });
+  for (int64_t q = 0; q < group; q += queryTile()) {
+    int64_t n = std::min(queryTile(), group - q);
+    if (values.encoding.isInteger())
+      addIntegers(valueTiles, firstOfTiles, tiles, k.index(q), n, q == 0);
+    else
+      addFloats(valueTiles, behind, count, k.index(q), n, /*keeping=*/true, q == 0);
+  }
+}
+
+//===----------------------------------------------------------------------===//
+// Several tokens
+//===----------------------------------------------------------------------===//
+
+LogicalResult AttentionKernel::emitCausal(Value begin, Value end) {
+  if (keysRead.encoding != keys.encoding)
+    keyHalves = k.scratch(cacheBlock / cacheTile * keysRead.tileBytes());
+  if (valuesRead.encoding != values.encoding)
+    valueHalves = k.scratch(cacheBlock / cacheTile * valuesRead.tileBytes());
+  Value active = activeTokens(k, interface, op.getActive(), tokens);
+  Value blocks = k.div(k.add(active, block - 1), block);
+  std::tie(begin, end) = shareOf(k, k.mul(blocks, heads), begin, end, items());
+  LogicalResult result = success();
+  k.loop(begin, end, 1, [&](Value item) {
+    head = arith::DivUIOp::create(k.b, k.loc, item, blocks);
+    Value number = arith::RemUIOp::create(k.b, k.loc, item, blocks), half = k.div(number, 2);
+    // Later tokens have more positions: pairs of an early and a late block are alike.
+    number = k.select(k.equal(k.rem(number, 2), k.index(0)), half, k.sub(k.sub(blocks, 1), half));
+    Value firstToken = k.mul(number, block);
+    present = k.min(k.sub(active, firstToken), k.index(block));
+    firstPosition = prologue.position(firstToken);
+    last = k.min(k.sub(k.add(firstPosition, present), 1), k.index(keys.positions - 1));
+    Value firstBlock = setOldest(firstPosition);
+    Value keyBase = at(interface.cachePointer(op.getKeysAttr()), head, keys.headBytes());
+    Value valueBase = at(interface.cachePointer(op.getValuesAttr()), head, values.headBytes());
+    k.loop(k.index(0), present, 1, [&](Value token) {
+      k.loop(k.index(0), k.index(group), 1, [&](Value query) {
+        if (succeeded(result))
+          result = startRow(k.add(firstToken, token), query, rowOf(query, token));
+      });
+    });
+    if (failed(result))
+      return;
+    k.loop(firstBlock, k.add(last, 1), cacheBlock,
+           [&](Value first) { attendBlockCausal(keyBase, valueBase, first); });
+    k.loop(k.index(0), present, 1, [&](Value token) { finish(k.add(firstToken, token), token); });
+  });
+  return result;
+}
+
+Value AttentionKernel::positionOf(Value token) { return k.min(k.add(firstPosition, token), last); }
+
+Value AttentionKernel::oldestOf(Value position) {
+  std::optional<uint64_t> window = op.getWindow();
+  if (!window)
+    return Value();
+  return k.max(k.sub(position, static_cast<int64_t>(*window) - 1), k.index(0));
+}
+
+void AttentionKernel::forEachTokenTile(function_ref<void(const TokenTile &)> body) {
+  k.loop(k.index(0), present, tokenTile(), [&](Value first) {
+    Value position = positionOf(first);
+    body({first, position, positionOf(k.add(first, tokenTile() - 1)), oldestOf(position)});
+  });
+}
+
+Value AttentionKernel::toHalves(const CacheShape &shape, Value tiles, Value count, Value first,
+                                Value halves) {
+  int64_t codes = shape.tileCodeBytes(), words = 2 * kLanes;
+  k.loop(k.mul(first, codes), k.mul(count, codes), 2 * words, [&](Value byte) {
+    Value all = k.load(k.vec(words, k.i16()), k.offset(tiles, byte), 2 * words);
+    Value low = k.decodeE4M3Words(all, false), high = k.decodeE4M3Words(all, true);
+    Value to = at(halves, byte, 2);
+    for (int64_t i = 0; i < 2; ++i) {
+      k.store(k.slice(low, i * kLanes, kLanes), k.offset(to, 4 * i * kLanes), 2 * kLanes);
+      k.store(k.slice(high, i * kLanes, kLanes), k.offset(to, (4 * i + 2) * kLanes), 2 * kLanes);
+    }
+  });
+  return halves;
+}
+
+void AttentionKernel::attendBlockCausal(Value keyBase, Value valueBase, Value first) {
+  blockFirst = first;
+  Value firstTile = k.div(first, cacheTile);
+  // In the block, what all tokens together attend to.
+  auto inBlock = [&](Value position) {
+    return k.max(k.min(k.sub(position, first), k.index(cacheBlock)), k.index(0));
+  };
+  auto tilesTo = [&](Value count) { return k.div(k.add(count, cacheTile - 1), cacheTile); };
+  Value tiles = tilesTo(inBlock(k.add(last, 1)));
+  Value firstOfTiles = oldest ? k.div(inBlock(oldest), cacheTile) : k.index(0);
+  Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
+  Value valueTiles = at(valueBase, firstTile, values.tileBytes());
+  if (keyHalves)
+    keyTiles = toHalves(keys, keyTiles, tiles, firstOfTiles, keyHalves);
+  if (valueHalves)
+    valueTiles = toHalves(values, valueTiles, tiles, firstOfTiles, valueHalves);
+  k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
+    scoresOf(at(keyTiles, tile, keysRead.tileBytes()), tile);
+    if (values.encoding.isInteger())
+      readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
+  });
+  k.loop(k.index(0), k.index(group), 1, [&](Value query) {
+    forEachTokenTile([&](const TokenTile &tile) {
+      Value isRead = k.less(first, k.add(tile.last, 1));
+      if (oldest)
+        isRead = k.bitAnd(isRead, k.less(tile.oldest, k.add(first, cacheBlock)));
+      k.ifThen(isRead, [&] { mixCausal(valueTiles, first, rowOf(query, tile.first), tile); });
+    });
+  });
+}
+
+void AttentionKernel::mixCausal(Value valueTiles, Value first, Value firstRow,
+                                const TokenTile &tile) {
+  auto inBlock = [&](Value position) {
+    return k.max(k.min(k.sub(position, first), k.index(cacheBlock)), k.index(0));
+  };
+  // What every token of the tile attends to, and the whole of it.
+  Value latestOldest = oldestOf(tile.last);
+  Value begin = latestOldest ? inBlock(latestOldest) : k.index(0);
+  Value end = inBlock(k.add(tile.position, 1)), behind = inBlock(k.add(tile.last, 1));
+  Value isWhole = k.less(k.index(cacheBlock - 1), end);
+  if (latestOldest)
+    isWhole = k.bitAnd(isWhole, k.less(latestOldest, k.add(first, 1)));
+  auto weigh = [&](bool masks) {
+    k.loop(k.index(0), k.index(tokenTile()), kSoftmaxQueries, [&](Value token) {
+      softmax(k.add(firstRow, token), kSoftmaxQueries, [&](int64_t i, int64_t lane) {
+        if (!masks)
+          return Value();
+        Value position = positionOf(k.add(k.add(tile.first, token), i));
+        return attended(k.add(first, lane), position, oldestOf(position));
+      });
+    });
+  };
+  k.ifElse(isWhole, [&] { weigh(false); }, [&] { weigh(true); });
+  if (values.encoding.isInteger()) {
+    Value firstTile = tile.oldest ? k.div(inBlock(tile.oldest), cacheTile) : k.index(0);
+    addIntegers(valueTiles, firstTile, k.div(k.add(behind, cacheTile - 1), cacheTile), firstRow,
+                tokenTile(), false);
+    return;
+  }
+  // What others attend to may be NaN, so each token's own positions come before and after those of
+  // all, in their order.
+  auto addOwn = [&](function_ref<std::pair<Value, Value>(Value, Value)> rangeOf, bool keeping) {
+    k.loop(k.index(0), k.index(tokenTile()), 1, [&](Value token) {
+      Value position = positionOf(k.add(tile.first, token)), own = oldestOf(position);
+      auto [from, to] = rangeOf(own ? inBlock(own) : k.index(0), inBlock(k.add(position, 1)));
+      addFloats(valueTiles, from, to, k.add(firstRow, token), 1, keeping, false);
+    });
+  };
+  if (latestOldest)
+    addOwn([&](Value from, Value to) { return std::pair(from, k.min(to, begin)); }, true);
+  Value middle = k.max(begin, end);
+  addFloats(valueTiles, begin, middle, firstRow, tokenTile(), !latestOldest, false);
+  k.ifThen(k.less(middle, behind), [&] {
+    addOwn([&](Value from, Value to) { return std::pair(k.max(from, middle), to); }, false);
+  });
 }
 
 FailureOr<int64_t> sluice::host::emitAttention(KernelBuilder &k, fused::AttentionOp op,
