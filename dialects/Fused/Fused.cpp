@@ -10,6 +10,7 @@
 #include "mlir/IR/Builders.h"
 #include "mlir/IR/DialectImplementation.h"
 #include "mlir/IR/PatternMatch.h"
+#include "llvm/ADT/StringSwitch.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/MathExtras.h"
 
@@ -21,6 +22,41 @@ using sluice::model::parseDouble;
 using sluice::model::printDouble;
 using sluice::quantized::parseRowOrders;
 using sluice::quantized::printRowOrders;
+
+/// `, held = 14, rows = 128`: those that are not what they are without being named.
+static ParseResult parseGpuScheduleOptions(AsmParser &parser, int64_t &held, int64_t &resident,
+                                           int64_t &rows, int64_t &tokens) {
+  held = rows = tokens = 0;
+  resident = 1;
+  while (succeeded(parser.parseOptionalComma())) {
+    StringRef name;
+    SMLoc place = parser.getCurrentLocation();
+    if (parser.parseKeyword(&name))
+      return failure();
+    int64_t *option = llvm::StringSwitch<int64_t *>(name)
+                          .Case("held", &held)
+                          .Case("resident", &resident)
+                          .Case("rows", &rows)
+                          .Case("tokens", &tokens)
+                          .Default(nullptr);
+    if (!option)
+      return parser.emitError(place) << "expected held, resident, rows or tokens";
+    if (parser.parseEqual() || parser.parseInteger(*option))
+      return failure();
+  }
+  return success();
+}
+static void printGpuScheduleOptions(AsmPrinter &printer, int64_t held, int64_t resident,
+                                    int64_t rows, int64_t tokens) {
+  auto print = [&](StringRef name, int64_t value, int64_t usual) {
+    if (value != usual)
+      printer << ", " << name << " = " << value;
+  };
+  print("held", held, 0);
+  print("resident", resident, 1);
+  print("rows", rows, 0);
+  print("tokens", tokens, 0);
+}
 
 #include "dialects/Fused/FusedDialect.cpp.inc"
 #define GET_ATTRDEF_CLASSES
@@ -58,7 +94,8 @@ LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitEr
 LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks,
                                       int64_t warps, int64_t stages, int64_t inFlight,
                                       int64_t columns, int64_t splits, StringRef early,
-                                      int64_t held, int64_t resident) {
+                                      int64_t held, int64_t resident, int64_t rows,
+                                      int64_t tokens) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
   // What kernels compute with, and more than any shared memory holds.
@@ -74,6 +111,9 @@ LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
     return emitError() << "held must not be negative, found " << held;
   if (resident < 1 || resident > 2)
     return emitError() << "resident must be 1 or 2, found " << resident;
+  if (rows < 0 || tokens < 0 || rows > most || tokens > most)
+    return emitError() << "rows and tokens must be 0 to " << most << ", found " << rows << " and "
+                       << tokens;
   return success();
 }
 

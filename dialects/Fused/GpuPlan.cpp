@@ -169,6 +169,162 @@ FailureOr<GpuLaunch> MatvecOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
 }
 
 //===----------------------------------------------------------------------===//
+// Products of many tokens
+//===----------------------------------------------------------------------===//
+
+FailureOr<PreparePlan> PreparePlan::get(PrepareOp op, GpuScheduleAttr schedule,
+                                        const GpuDevice &device) {
+  if (!op.getType().getImage())
+    return op.emitOpError() << "makes rows of a host, GPU kernels need an image";
+  PreparePlan plan;
+  plan.image = PreparedImage::get(op.getType());
+  plan.input.format = plan.image.format;
+  if (plan.input.format.element == formats::Encoding::Element::F32)
+    return op.emitOpError() << "prepares for f32 weights, which GPU kernels do not multiply";
+  plan.input.columns = plan.image.columns;
+  plan.input.padded = plan.image.paddedColumns;
+  plan.warps = schedule.getWarps();
+  plan.overlap = device.bulkCopies;
+  SharedRanges ranges;
+  if (!op.getPrologue().empty())
+    plan.input.warpSums = ranges.take(countRowSums(op.getPrologue()) * rowSumStride(plan.warps));
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch PreparePlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = image.paddedTokens;
+  launch.block = warps * kWarpThreads;
+  launch.shared = shared;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> PrepareOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<PreparePlan> plan = PreparePlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+int64_t MatmulPlan::bytesOf(const PackedPart &part, int64_t stage) const {
+  if (records) {
+    int64_t count = stage + 1 < stages ? stageSteps : lastStageSteps();
+    return count * formats::RecordShape(part.shape.format()).bytes();
+  }
+  int64_t chunk = part.shape.layout().columns, column = stage * stageColumns();
+  int64_t perColumn = formats::tileRows * part.shape.format().bits() / 8;
+  return std::min(stageColumns() * perColumn,
+                  part.shape.chunkElements(column / chunk) - column % chunk * perColumn);
+}
+
+FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
+                                      const GpuDevice &device) {
+  FailureOr<SmallVector<PackedPart, 1>> parts = packedParts(op);
+  if (failed(parts))
+    return failure();
+  if (!op.getInput().getType().getImage())
+    return op.emitOpError() << "reads rows of a host, GPU kernels need an image";
+  MatmulPlan plan(std::move(*parts));
+  const formats::Encoding &format = plan.shape.format();
+  plan.image = PreparedImage::get(op.getInput().getType());
+  plan.records = plan.shape.layout().kind == formats::Layout::Kind::Records;
+  for (const PackedPart &part : plan.parts) {
+    const formats::Encoding &encoding = part.shape.format();
+    if (encoding.isInteger() != plan.image.format.isInteger() ||
+        (!encoding.isInteger() && encoding.element != plan.image.format.element))
+      return op.emitOpError() << "multiplies " << encoding.name()
+                              << " weights with an input prepared for "
+                              << plan.image.format.name();
+    bool needsSums = encoding.hasZeroPoint() || encoding.hasOffset();
+    int64_t unit = plan.records ? formats::RecordShape(encoding).unit()
+                   : needsSums  ? accumulationColumns(encoding)
+                                : 0;
+    if (needsSums && (!plan.image.sumColumns || plan.image.sumColumns > unit ||
+                      plan.image.integerSums != encoding.hasZeroPoint() ||
+                      (encoding.hasZeroPoint() && plan.image.sumColumns != unit)))
+      return op.emitOpError() << "multiplies " << encoding.name()
+                              << " weights with an input whose sums they cannot use";
+  }
+  plan.grid = schedule.getBlocks();
+  plan.warps = schedule.getWarps();
+  plan.ring = schedule.getStages();
+  plan.overlap = device.bulkCopies && schedule.getEarly() != "none";
+  plan.tiles = plan.parts.back().endTile();
+  if (schedule.getRows() < 1 || schedule.getRows() % formats::tileRows)
+    return reject(op, schedule) << "rows must be a multiple of " << formats::tileRows;
+  plan.rowTiles = schedule.getRows() / formats::tileRows;
+  plan.rowGroups = llvm::divideCeil(plan.tiles, plan.rowTiles);
+  plan.tileTokens = schedule.getTokens();
+  int64_t set = plan.image.setTokens;
+  if (plan.tileTokens < 1 || plan.tileTokens % set)
+    return reject(op, schedule) << "tokens must be a multiple of " << set;
+  plan.tokenTiles = llvm::divideCeil(plan.image.paddedTokens, plan.tileTokens);
+  plan.early = plan.tokenTiles == 1 && plan.overlap;
+  plan.warpTokens = std::min(plan.tileTokens, kWarpTokens);
+  plan.warpColumns = plan.tileTokens / plan.warpTokens;
+  if (plan.tileTokens % plan.warpTokens || plan.warps % plan.warpColumns)
+    return reject(op, schedule) << plan.tileTokens << " tokens cannot be divided among "
+                                << plan.warps << " warps";
+  int64_t rowWarps = plan.warps / plan.warpColumns;
+  plan.warpRows = std::min(rowWarps, plan.rowTiles);
+  plan.slices = rowWarps / plan.warpRows;
+  plan.warpRowTiles = plan.rowTiles / plan.warpRows;
+  if (plan.rowTiles % plan.warpRows || rowWarps % plan.warpRows)
+    return reject(op, schedule) << plan.rowTiles << " tiles of 16 rows cannot be divided among "
+                                << rowWarps << " warps";
+
+  plan.stepColumns = plan.records       ? formats::RecordShape::columns
+                     : format.isScaled() ? formats::activationGroup
+                                         : 64;
+  if (schedule.getColumns() % plan.stepColumns)
+    return reject(op, schedule) << "columns must be a multiple of " << plan.stepColumns;
+  plan.stageSteps = schedule.getColumns() / plan.stepColumns;
+  plan.steps = llvm::divideCeil(op.getColumns(), plan.stepColumns);
+  plan.stages = llvm::divideCeil(plan.steps, plan.stageSteps);
+  if (!plan.records && plan.shape.chunks() > 1 &&
+      plan.shape.layout().columns % schedule.getColumns())
+    return reject(op, schedule) << "its weight is packed in chunks of "
+                                << plan.shape.layout().columns << " columns";
+
+  for (const PackedPart &part : plan.parts)
+    plan.weightBytes = std::max(plan.weightBytes, plan.bytesOf(part, 0));
+  plan.stepPieces = plan.stepColumns / plan.image.pieceColumns();
+  plan.tilePieceBytes = plan.tileTokens / 8 * plan.image.blockBytes();
+  int64_t groups = format.isScaled() ? plan.stageColumns() / formats::activationGroup : 0;
+  plan.weightsAt = plan.stageSteps * plan.stepPieces * plan.tilePieceBytes;
+  plan.scalesAt = plan.weightsAt + plan.rowTiles * plan.weightBytes;
+  plan.sumsAt = plan.scalesAt + groups * plan.tileTokens * 4;
+  plan.stageBytes = llvm::alignTo(
+      plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
+  SharedRanges ranges;
+  plan.stagesRange = ranges.take(plan.ring * plan.stageBytes, 1024);
+  plan.full = ranges.take(plan.ring * 8, 8);
+  plan.empty = ranges.take(plan.ring * 8, 8);
+  plan.sums = ranges.take(plan.slices * plan.rowTiles * set * plan.warpColumns * kSumBytes);
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch MatmulPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = grid;
+  launch.block = (warps + 1) * kWarpThreads;
+  launch.shared = shared;
+  launch.resident = 1;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> MatmulOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<MatmulPlan> plan = MatmulPlan::get(*this, schedule, device);
+  if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+//===----------------------------------------------------------------------===//
 // Attention
 //===----------------------------------------------------------------------===//
 
@@ -431,15 +587,9 @@ FailureOr<GpuLaunch> EmbeddingOp::planGpuLaunch(GpuScheduleAttr schedule, const 
   return plan->launch();
 }
 
-// Products of many tokens have no kernels on GPUs yet, and with them what prepares their input.
+// What attention over many tokens needs has no kernels on GPUs yet.
 static FailureOr<GpuLaunch> hasNoKernel(Operation *op) {
   return op->emitOpError() << "has no kernel for GPUs";
-}
-FailureOr<GpuLaunch> PrepareOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
-  return hasNoKernel(*this);
-}
-FailureOr<GpuLaunch> MatmulOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
-  return hasNoKernel(*this);
 }
 FailureOr<GpuLaunch> AppendOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
   return hasNoKernel(*this);

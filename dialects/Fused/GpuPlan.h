@@ -8,6 +8,7 @@
 #ifndef SLUICE_DIALECTS_FUSED_GPUPLAN_H
 #define SLUICE_DIALECTS_FUSED_GPUPLAN_H
 
+#include "dialects/Fused/PreparedInput.h"
 #include "dialects/Fused/Weights.h"
 
 #include "sluice/Formats/CacheLayout.h"
@@ -116,6 +117,65 @@ struct ProductPlan {
 
 private:
   explicit ProductPlan(llvm::SmallVector<PackedPart, 1> parts)
+      : parts(std::move(parts)), shape(this->parts.front().shape) {}
+};
+
+/// The input of products of many tokens, a block a token.
+struct PreparePlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<PreparePlan> get(PrepareOp op, GpuScheduleAttr schedule,
+                                          const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  PreparedImage image;
+  InputPlan input; ///< of one token; only `warpSums` is in shared memory
+  int64_t warps = 0;
+  bool overlap = false;
+  int64_t shared = 0; ///< bytes in all
+};
+
+/// A product of many tokens. Blocks take tiles of `rowTiles` tiles of 16 rows by `tileTokens` tokens
+/// in turn, the tiles of the same rows after each other. A tile's columns come in stages, a stage's
+/// columns in steps, which `slices` warps take in turn.
+///
+///     stage:  | activations [pieces] | weights [rowTiles] | activation scales | input sums |
+struct MatmulPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<MatmulPlan> get(MatmulOp op, GpuScheduleAttr schedule,
+                                         const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  /// Tokens of a warp at most.
+  static constexpr int64_t kWarpTokens = 64;
+  /// Bytes of a token's sums of 16 rows; 16 more than they have, for the banks.
+  static constexpr int64_t kSumBytes = 80;
+
+  llvm::SmallVector<PackedPart, 1> parts;
+  formats::PackedShape shape; ///< the first part's
+  PreparedImage image;
+  bool records = false, overlap = false, early = false;
+  int64_t grid = 0, warps = 0, ring = 0;
+  int64_t tiles = 0; ///< of 16 rows
+  int64_t rowTiles = 0, rowGroups = 0;
+  int64_t tileTokens = 0, tokenTiles = 0;
+  /// A warp's share of a tile, and how many warps divide rows, tokens and steps.
+  int64_t warpRowTiles = 0, warpTokens = 0, warpRows = 0, warpColumns = 0, slices = 0;
+  int64_t stepColumns = 0, steps = 0, stageSteps = 0, stages = 0;
+  int64_t weightBytes = 0; ///< of a stage and row tile, at most
+  int64_t tilePieceBytes = 0, stepPieces = 0;
+  // In a stage.
+  int64_t weightsAt = 0, scalesAt = 0, sumsAt = 0, stageBytes = 0;
+  /// Barriers as ProductPlan's. `sums` are those of a set: [slice][row tile][token][8 pairs of rows].
+  SharedRange stagesRange, full, empty, sums;
+  int64_t shared = 0; ///< bytes in all
+
+  int64_t stageColumns() const { return stageSteps * stepColumns; }
+  int64_t lastStageSteps() const { return steps - (stages - 1) * stageSteps; }
+  /// Bytes of a stage of 16 rows of a part's weights.
+  int64_t bytesOf(const PackedPart &part, int64_t stage) const;
+
+private:
+  explicit MatmulPlan(llvm::SmallVector<PackedPart, 1> parts)
       : parts(std::move(parts)), shape(this->parts.front().shape) {}
 };
 

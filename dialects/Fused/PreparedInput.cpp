@@ -5,6 +5,10 @@
 
 #include "dialects/Fused/Weights.h"
 
+#include "sluice/Formats/Activations.h"
+
+#include "llvm/Support/MathExtras.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::fused;
@@ -30,4 +34,41 @@ PreparedShape PreparedShape::get(PreparedType type) {
   if (format.hasOffset())
     shape.sums = take(shape.groups() * shape.sumsPerGroup() * perGroup * 4);
   return shape;
+}
+
+PreparedImage PreparedImage::get(PreparedType type) {
+  PreparedImage image;
+  image.format = type.getEncodings().front().getValue();
+  image.tokens = type.getTokens();
+  image.columns = type.getColumns();
+  image.setTokens = std::min<int64_t>(kSetTokens, llvm::alignTo(image.tokens, 8));
+  image.paddedTokens = llvm::alignTo(image.tokens, image.setTokens);
+  // A record has 256 columns.
+  image.paddedColumns =
+      llvm::alignTo(image.columns, image.format.isInteger() ? formats::RecordShape::columns
+                                                            : formats::activationGroup);
+  for (quantized::EncodingAttr attribute : type.getEncodings()) {
+    formats::Encoding encoding = attribute.getValue();
+    if (!encoding.hasZeroPoint() && !encoding.hasOffset())
+      continue;
+    int64_t unit = encoding.hasZeroPoint() ? accumulationColumns(encoding)
+                                           : formats::RecordShape(encoding).unit();
+    image.sumColumns = image.sumColumns ? std::min(image.sumColumns, unit) : unit;
+    image.integerSums |= encoding.hasZeroPoint();
+  }
+  auto take = [&](int64_t bytes) {
+    int64_t start = image.bytes;
+    image.bytes = llvm::alignTo(start + bytes, 128);
+    return start;
+  };
+  image.numbers = take(image.paddedColumns / image.pieceColumns() * image.pieceBytes());
+  if (image.format.isScaled())
+    image.scales = take(image.paddedColumns / formats::activationGroup * image.paddedTokens * 4);
+  if (image.sumColumns)
+    image.sums = take(image.paddedColumns / image.sumColumns * image.paddedTokens * 4);
+  return image;
+}
+
+int64_t fused::preparedBytes(PreparedType type) {
+  return type.getImage() ? PreparedImage::get(type).bytes : PreparedShape::get(type).bytes;
 }

@@ -46,8 +46,45 @@ struct PreparedShape {
   static PreparedShape get(PreparedType type);
 };
 
+/// A prepared input of a GPU: pieces of columns as products have them in shared memory, so that a
+/// piece of any number of neighbouring tokens is one copy.
+///
+/// Tokens are padded to whole sets. Those of the last set that has an active token, but are not
+/// active themselves, are zeros; the sets behind it are not written. Columns are padded with zeros.
+///
+/// Eight tokens (`t` = token % 8) of a piece are rows of 128 bytes. Bytes 16 c to 16 c + 15 of row t
+/// lie at place c ^ t, the 128-byte swizzle of `wgmma` and of tensor copies (PTX ISA, "Shared Memory
+/// Matrix Layout"), in which `ldmatrix` reads them without bank conflicts:
+/// - `numbers`: integer weights: int8 [columns / 128][tokens / 8][high, low][8 rows][128 bytes] of the
+///   16-bit fixed point numbers (formats::highByte, lowByte). Others: f16 or bf16
+///   [columns / 64][tokens / 8][8 rows][128 bytes]; for E4M3 weights, of which a lane has four
+///   neighbouring columns, the pairs of every 16 columns in the order 0 2 4 6 1 3 5 7.
+/// - `scales`: scaled weights only: float32 [columns / 128][tokens], the activation scales.
+/// - `sums`: of weights with zero points, int32, or with offsets, float32 and times the activation
+///   scale: [columns / sumColumns][tokens], the sums of the fixed point numbers.
+struct PreparedImage {
+  /// Tokens of a set at most.
+  static constexpr int64_t kSetTokens = 32;
+
+  formats::Encoding format; ///< of the first weight
+  int64_t tokens = 0, columns = 0;
+  int64_t setTokens = 0;
+  int64_t paddedTokens = 0, paddedColumns = 0;
+  int64_t sumColumns = 0; ///< 0: no sums
+  bool integerSums = false;
+  int64_t numbers = 0, scales = 0, sums = 0, bytes = 0;
+
+  int64_t pieceColumns() const { return format.isInteger() ? 128 : 64; }
+  /// Bytes of eight tokens of a piece, and of all.
+  int64_t blockBytes() const { return format.isInteger() ? 2048 : 1024; }
+  int64_t pieceBytes() const { return paddedTokens / 8 * blockBytes(); }
+  int64_t sumsPerGroup() const { return sumColumns ? 128 / sumColumns : 0; }
+
+  static PreparedImage get(PreparedType type);
+};
+
 /// Bytes of the whole prepared input.
-inline int64_t preparedBytes(PreparedType type) { return PreparedShape::get(type).bytes; }
+int64_t preparedBytes(PreparedType type);
 
 } // namespace sluice::fused
 

@@ -31,10 +31,10 @@ FailureOr<formats::PackedShape> fused::tableShape(EmbeddingOp op) {
   return *shape;
 }
 
-FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(MatvecOp op) {
+FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(ProductOp op) {
   ArrayRef<int64_t> segments = op.getSegments();
   SmallVector<quantized::RowOrderAttr> orders;
-  for (Attribute order : op.getOrder().value_or(ArrayAttr::get(op.getContext(), {})))
+  for (Attribute order : op.getOrder().value_or(ArrayAttr::get(op->getContext(), {})))
     orders.push_back(cast<quantized::RowOrderAttr>(order));
   bool several = op.getWeights().size() > 1;
   SmallVector<PackedPart, 1> parts;
@@ -44,13 +44,13 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(MatvecOp op) {
   for (Value weight : op.getWeights()) {
     auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
     if (!type || !type.getLayout().isForGpu())
-      return op.emitOpError() << "weight must be packed in layout mma or records, found "
+      return op->emitOpError() << "weight must be packed in layout mma or records, found "
                               << weight.getType();
     if (several && type.getLayout().getKind() != quantized::LayoutKind::Records)
-      return op.emitOpError()
+      return op->emitOpError()
              << "has several weights, which must be packed in layout records, found " << type;
     if (layout && type.getLayout() != layout)
-      return op.emitOpError() << "has weights packed in chunks of " << layout.getColumns()
+      return op->emitOpError() << "has weights packed in chunks of " << layout.getColumns()
                               << " and " << type.getLayout().getColumns() << " columns";
     layout = type.getLayout();
     // The segments that this weight has, and their order.
@@ -61,7 +61,7 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(MatvecOp op) {
       left -= segments[nextSegment];
     }
     if (llvm::sum_of(rows) != type.getRows())
-      return op.emitOpError() << "has a weight of " << type.getRows()
+      return op->emitOpError() << "has a weight of " << type.getRows()
                               << " rows, which are no whole number of segments";
     SmallVector<Attribute> own;
     auto isOwn = [&](int64_t segment) {
@@ -70,20 +70,20 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(MatvecOp op) {
     for (; nextOrder < orders.size() && isOwn(orders[nextOrder].getFirst()); ++nextOrder) {
       quantized::RowOrderAttr order = orders[nextOrder];
       if (order.isZip() && !isOwn(order.getSecond()))
-        return op.emitOpError() << "zips segments of two weights, " << order;
+        return op->emitOpError() << "zips segments of two weights, " << order;
       own.push_back(quantized::RowOrderAttr::get(
-          op.getContext(), order.getKind(), order.getFirst() - firstSegment,
+          op->getContext(), order.getKind(), order.getFirst() - firstSegment,
           order.getSecond() - (order.isZip() ? firstSegment : 0)));
     }
     llvm::Expected<formats::RowOrder> expanded =
-        quantized::expandRowOrder(ArrayAttr::get(op.getContext(), own), rows);
+        quantized::expandRowOrder(ArrayAttr::get(op->getContext(), own), rows);
     if (!expanded)
-      return op.emitOpError() << "has a row order that does not fit: "
+      return op->emitOpError() << "has a row order that does not fit: "
                               << llvm::toString(expanded.takeError());
     llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
         type.getEncoding().getValue(), layout.toLayout(), expanded->rows(), op.getColumns());
     if (!shape)
-      return op.emitOpError() << llvm::toString(shape.takeError());
+      return op->emitOpError() << llvm::toString(shape.takeError());
     parts.push_back({*shape, tile});
     tile = parts.back().endTile();
   }

@@ -30,7 +30,7 @@ struct PackedPart {
 /// The packed weights of a product for GPUs: one, or several of different encodings in records
 /// whose chunks have the same columns. Fails, with an error at `op`, if they are not packed so, or
 /// if the row order does not keep each weight's segments together.
-mlir::FailureOr<llvm::SmallVector<PackedPart, 1>> packedParts(MatvecOp op);
+mlir::FailureOr<llvm::SmallVector<PackedPart, 1>> packedParts(ProductOp op);
 
 /// Columns of an accumulation block, whose products with an integer weight a kernel adds up
 /// exactly: those of a weight group, at most 128. (A group that spans the row is cut at 128 columns

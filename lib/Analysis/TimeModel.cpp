@@ -209,7 +209,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
 // Kernels
 //===----------------------------------------------------------------------===//
 
-static SmallVector<WeightLoad> weightLoads(fused::MatvecOp op) {
+static SmallVector<WeightLoad> weightLoads(fused::ProductOp op) {
   return llvm::map_to_vector(op.getWeights(), [](Value weight) -> WeightLoad {
     if (auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType()))
       return {type.getEncoding().getValue(), type.getRows(), type.getColumns()};

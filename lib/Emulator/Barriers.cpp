@@ -101,6 +101,8 @@ static const char *operationName(WarpOperation operation) {
     return "matrix product";
   case WarpOperation::Movmatrix:
     return "matrix transposition";
+  case WarpOperation::Ldmatrix:
+    return "matrix load";
   }
   return "warp operation";
 }

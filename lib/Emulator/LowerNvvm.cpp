@@ -110,6 +110,17 @@ Error Lowering::lowerInlinePtx(NVVM::InlinePtxOp op) {
   return unsupported(op, "\"" + op.getPtxCode() + "\"");
 }
 
+Value Lowering::fourRegisters(Value registers, LLVM::LLVMStructType type) {
+  Value whole = LLVM::UndefOp::create(builder, location, type);
+  for (int32_t i = 0; i < 4; ++i) {
+    Value at = LLVM::GEPOp::create(builder, location, pointer(), i32(), registers,
+                                   ArrayRef<LLVM::GEPArg>{i});
+    Value bits = fromI32(LLVM::LoadOp::create(builder, location, i32(), at), type.getBody()[i]);
+    whole = LLVM::InsertValueOp::create(builder, location, whole, bits, int64_t(i));
+  }
+  return whole;
+}
+
 Error Lowering::lowerMma(NVVM::MmaOp op) {
   NVVM::MMAShapeAttr shape = op.getShape();
   auto operandType = [&](std::optional<NVVM::MMATypes> declared, ValueRange operands) {
@@ -159,13 +170,7 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
   if (sum.isInteger(32) && !wraps)
     return unsupported(op, form + " with saturation: only wrapped sums are known");
 
-  Value in, out;
-  {
-    OpBuilder::InsertionGuard guard(builder);
-    builder.setInsertionPointToStart(&function.getBody().front());
-    in = LLVM::AllocaOp::create(builder, location, pointer(), i32(), constant(12), 4);
-    out = LLVM::AllocaOp::create(builder, location, pointer(), i32(), constant(4), 4);
-  }
+  Value in = registers(12), out = registers(4);
   int32_t slot = 0;
   for (ValueRange operands :
        {ValueRange(op.getOperandA()), ValueRange(op.getOperandB()), ValueRange(op.getOperandC())})
@@ -175,14 +180,19 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
       LLVM::StoreOp::create(builder, location, toI32(operand), at);
     }
   call("mma", Type(), {constant(int64_t(*kind)), in, out}, op);
-  Value whole = LLVM::UndefOp::create(builder, location, result);
-  for (int32_t i = 0; i < 4; ++i) {
-    Value at =
-        LLVM::GEPOp::create(builder, location, pointer(), i32(), out, ArrayRef<LLVM::GEPArg>{i});
-    Value bits = LLVM::LoadOp::create(builder, location, i32(), at);
-    whole = LLVM::InsertValueOp::create(builder, location, whole, fromI32(bits, sum), int64_t(i));
-  }
-  replace(op, whole);
+  replace(op, fourRegisters(out, result));
+  return Error::success();
+}
+
+Error Lowering::lowerLdMatrix(NVVM::LdMatrixOp op) {
+  NVVM::LdStMatrixShapeAttr shape = op.getShape();
+  auto result = dyn_cast<LLVM::LLVMStructType>(op.getType());
+  if (op.getNum() != 4 || op.getLayout() != NVVM::MMALayout::row || shape.getM() != 8 ||
+      shape.getN() != 8 || op.getEltType() != NVVM::LdStMatrixEltType::B16 || !result)
+    return unsupported(op, "in another form than four matrices of 8 x 8 16-bit elements, by rows");
+  Value out = registers(4);
+  call("ldmatrix", Type(), {generic(op.getPtr()), out}, op);
+  replace(op, fourRegisters(out, result));
   return Error::success();
 }
 
@@ -222,6 +232,7 @@ Error Lowering::lowerNvvm(Operation *op) {
   return llvm::TypeSwitch<Operation *, Error>(op)
       .Case([&](NVVM::InlinePtxOp inlined) -> Error { return lowerInlinePtx(inlined); })
       .Case([&](NVVM::MmaOp mma) -> Error { return lowerMma(mma); })
+      .Case([&](NVVM::LdMatrixOp load) -> Error { return lowerLdMatrix(load); })
       .Case([&](NVVM::RcpApproxFtzF32Op rcp) -> Error {
         Value one = LLVM::ConstantOp::create(builder, location, rcp.getType(),
                                              builder.getF32FloatAttr(1.0f));

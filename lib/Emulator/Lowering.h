@@ -37,6 +37,7 @@ private:
   llvm::Error lowerIntrinsic(mlir::LLVM::CallIntrinsicOp op);
   llvm::Error lowerInlinePtx(mlir::NVVM::InlinePtxOp op);
   llvm::Error lowerMma(mlir::NVVM::MmaOp op);
+  llvm::Error lowerLdMatrix(mlir::NVVM::LdMatrixOp op);
   llvm::Error checkRecursion();
   void addEntry(mlir::LLVM::LLVMFuncOp function);
 
@@ -82,6 +83,14 @@ private:
       return mlir::LLVM::TruncOp::create(builder, location, type, value);
     return mlir::LLVM::BitcastOp::create(builder, location, type, value);
   }
+  /// Memory of the function's own for `words` registers.
+  mlir::Value registers(int64_t words) {
+    mlir::OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(&function.getBody().front());
+    return mlir::LLVM::AllocaOp::create(builder, location, pointer(), i32(), constant(words), 4);
+  }
+  /// The four registers at `registers` as a struct of that type.
+  mlir::Value fourRegisters(mlir::Value registers, mlir::LLVM::LLVMStructType type);
   uint32_t idOf(mlir::Operation *op) {
     locations.push_back(describe(op));
     return locations.size() - 1;

@@ -312,6 +312,25 @@ uint32_t movmatrix(Thread *thread, uint32_t location, uint32_t value) {
   return thread->results[0];
 }
 
+/// ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane 8m + r names row r of matrix m; lane l gets columns
+/// 2(l%4) and the next of row l/4 of each matrix. The lane that names a row reads it.
+void ldmatrix(Thread *thread, uint32_t location, void *row, uint32_t *results) {
+  thread->machine->access(*thread, location, row, 16, 16, Machine::InShared);
+  finish(thread);
+  // Pointers to shared memory have 32 bits.
+  thread->operands[0] = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(row));
+  if (thread->machine->arriveWarp(*thread, location, ~0u, WarpOperation::Ldmatrix)) {
+    for (uint32_t index = 0; index < warpSize; ++index)
+      for (uint32_t matrix = 0; matrix < 4; ++matrix) {
+        uintptr_t from = lane(thread, 8 * matrix + index / 4).operands[0];
+        lane(thread, index).results[matrix] = reinterpret_cast<uint32_t *>(from)[index % 4];
+      }
+    thread->machine->completeWarp(*thread, ~0u);
+  }
+  finish(thread);
+  std::memcpy(results, thread->results, sizeof(thread->results));
+}
+
 void mbarrierInit(Thread *thread, uint32_t location, void *address, uint32_t count) {
   thread->machine->mbarrierInit(*thread, location, address, count);
   finish(thread);
@@ -428,6 +447,7 @@ llvm::ArrayRef<HostFunction> sluice::emulator::hostFunctions() {
       SLUICE_OPERATION("redux", redux),
       SLUICE_OPERATION("mma", mma),
       SLUICE_OPERATION("movmatrix", movmatrix),
+      SLUICE_OPERATION("ldmatrix", ldmatrix),
       SLUICE_OPERATION("mbarrier_init", mbarrierInit),
       SLUICE_OPERATION("mbarrier_invalidate", mbarrierInvalidate),
       SLUICE_OPERATION("mbarrier_arrive", mbarrierArrive),

@@ -50,7 +50,7 @@ enum class WaitKind : uint8_t { None, Warp, Barrier, Mbarrier, ClusterBarrier, G
 
 /// What lanes of a warp perform together: an operation is complete when all lanes of its mask have
 /// arrived at one of the same kind.
-enum class WarpOperation : uint8_t { Sync, Shuffle, Vote, Redux, Mma, Movmatrix };
+enum class WarpOperation : uint8_t { Sync, Shuffle, Vote, Redux, Mma, Movmatrix, Ldmatrix };
 
 /// An asynchronous copy to shared memory.
 struct Copy {

@@ -40,6 +40,8 @@ private:
   FailureOr<Choice> chooseGpu(fused::EmbeddingOp op);
   bool standsBesideAttention(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
+  FailureOr<Choice> chooseGpu(fused::PrepareOp op);
+  FailureOr<Choice> chooseGpu(fused::MatmulOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
   /// before and after it, which start before their predecessors have ended.
@@ -51,9 +53,10 @@ private:
 
   fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
                                      int64_t inFlight, int64_t columns, int64_t splits,
-                                     StringRef early, int64_t held = 0, int64_t resident = 1) {
+                                     StringRef early, int64_t held = 0, int64_t resident = 1,
+                                     int64_t rows = 0, int64_t tokens = 0) {
     return fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, inFlight, columns,
-                                       splits, early, held, resident);
+                                       splits, early, held, resident, rows, tokens);
   }
 
   TargetDescription description;
@@ -164,6 +167,88 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatvecOp op) {
   return Choice{schedule,
                 formatv("{0} tiles on {1} multiprocessors; a ring of {2} x {3} bytes, {4}", tiles,
                         description.multiprocessors.value, stages, stageBytes, limit)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
+  // As many warps as have a vector of 8 columns to start with.
+  constexpr int64_t columns = 8 * fused::kWarpThreads;
+  int64_t warps = std::clamp<int64_t>(llvm::divideCeil(op.getColumns(), columns), 1,
+                                      description.gpuTuning.productWarps.value);
+  return Choice{gpuSchedule(op.getTokens(), warps, /*stages=*/1, /*inFlight=*/1, op.getColumns(),
+                            /*splits=*/1, "none"),
+                formatv("a row of {0} numbers a token, {1} warps", op.getColumns(), warps)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
+  if (!op.getInput().getType().getImage())
+    return op.emitOpError() << "reads rows of a host, target " << description.name << " is a GPU";
+  auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  if (!type || !type.getLayout().isForGpu())
+    return op.emitOpError() << "reads weights that are not packed for a GPU ("
+                            << op.getWeights().front().getType() << "), target " << description.name
+                            << " is one";
+  constexpr int64_t warps = 8, mostTokens = 128, mostRowTiles = 8, mostStages = 8;
+  constexpr int64_t stageWeightBytes = 65536;
+  fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
+  int64_t tokens = std::min(image.paddedTokens, mostTokens);
+  int64_t multiprocessors = description.multiprocessors.value;
+  auto planOf = [&](int64_t rowTiles, int64_t stages, int64_t columns) {
+    fused::GpuScheduleAttr schedule =
+        gpuSchedule(multiprocessors, warps, stages, stages, columns, /*splits=*/1, "weights",
+                    /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
+    return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
+  };
+  bool records = type.getLayout().getKind() == LayoutKind::Records;
+  bool isScaled = type.getEncoding().isScaled();
+  int64_t step = records ? formats::RecordShape::columns : isScaled ? formats::activationGroup : 64;
+  int64_t chunk = type.getLayout().getColumns();
+  if (!records && chunk % step)
+    return op.emitOpError() << "reads weights in chunks of " << chunk
+                            << " columns, which are no multiple of " << step;
+  FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, 1, step).second;
+  if (failed(least))
+    return failure();
+  // The fewest rounds of all blocks, weighted with what a round takes.
+  int64_t rowTiles = mostRowTiles, fewest = std::numeric_limits<int64_t>::max();
+  for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
+    int64_t blocks = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
+    int64_t rounds = llvm::divideCeil(blocks, multiprocessors) * candidate;
+    if (rounds < fewest) {
+      fewest = rounds;
+      rowTiles = candidate;
+    }
+  }
+  // The longest stages that leave room for several.
+  int64_t columns = 0, stages = 0;
+  for (int64_t candidate = records ? 8 * step : chunk; candidate >= step; candidate -= step) {
+    if (!records && chunk % candidate)
+      continue;
+    auto plan = planOf(rowTiles, 1, candidate).second;
+    if (failed(plan))
+      return failure();
+    int64_t fitting =
+        std::min(mostStages, (device.sharedBytes - (plan->shared - plan->stageBytes) - 1024) /
+                                 plan->stageBytes);
+    if (fitting < std::min<int64_t>(3, plan->stages) ||
+        rowTiles * plan->weightBytes > stageWeightBytes)
+      continue;
+    columns = candidate;
+    stages = fitting;
+    break;
+  }
+  if (!columns)
+    return op.emitOpError() << "finds no stage that fits the shared memory of target "
+                            << description.name;
+  int64_t blocks = std::min(multiprocessors, llvm::divideCeil(least->tiles, rowTiles) *
+                                                 least->tokenTiles);
+  auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
+                              /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
+  auto plan = fused::MatmulPlan::get(op, schedule, device);
+  if (failed(plan) || failed(fused::checkShared(op, schedule, plan->shared, device)))
+    return failure();
+  return Choice{schedule, formatv("{0} tiles of {1} rows by {2} tokens; a ring of {3} x {4} bytes",
+                                  plan->rowGroups * plan->tokenTiles,
+                                  rowTiles * formats::tileRows, tokens, stages, plan->stageBytes)};
 }
 
 int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
@@ -284,8 +369,8 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
     choice = chooseHost(op);
   else
     choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
-                 .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::RowsOp,
-                       fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
+                 .Case<fused::EmbeddingOp, fused::MatvecOp, fused::PrepareOp, fused::MatmulOp,
+                       fused::AttentionOp, fused::RowsOp, fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
                  .Default([](Operation *op) -> FailureOr<Choice> {
                    return op->emitOpError() << "has no kernel for GPUs";
                  });

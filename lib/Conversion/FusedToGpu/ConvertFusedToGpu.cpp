@@ -85,6 +85,8 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
   LogicalResult emitted =
       llvm::TypeSwitch<Operation *, LogicalResult>(op)
           .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
+          .Case<fused::PrepareOp>([&](auto prepare) { return emitPrepare(body, prepare); })
+          .Case<fused::MatmulOp>([&](auto matmul) { return emitMatmul(body, matmul); })
           .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
           .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); })
           .Case<fused::RowsOp>([&](auto rows) { return emitRows(body, rows); })

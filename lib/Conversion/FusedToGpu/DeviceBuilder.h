@@ -126,6 +126,10 @@ public:
   void waitForPredecessor();
   void launchDependents();
 
+  /// Loads four matrices of 8 rows of 16 bytes from shared memory: lane 8m + r names row r of matrix
+  /// m, lane l gets word l % 4 of row l / 4 of each (ldmatrix).
+  Values loadMatrices(Value row);
+
   // Tensor cores. Operands are i32 registers; accumulators are four i32 or f32.
   /// `unsignedA`: the first operand's bytes are unsigned.
   Values mmaInt8(const Values &accumulators, llvm::ArrayRef<Value> a, llvm::ArrayRef<Value> b,

@@ -11,10 +11,10 @@ using namespace sluice::device;
 /// Rounds whose inputs stay in registers from a norm's sum to its use; more are read again.
 static constexpr int64_t kKeptRounds = 4;
 
-Prologue::Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &plan, Value thread,
-                   int64_t threads)
-    : k(kernel.k), kernel(kernel), op(op), plan(plan), thread(thread), threads(threads),
-      padded(plan.padded) {}
+Prologue::Prologue(Kernel &kernel, Operation *op, Region &region, Value source,
+                   const fused::InputPlan &plan, Value thread, int64_t threads)
+    : k(kernel.k), kernel(kernel), op(op), region(region), source(source), plan(plan),
+      thread(thread), threads(threads), padded(plan.padded) {}
 
 Value Prologue::vectorIndex(int64_t n) { return k.add(thread, n * threads); }
 
@@ -24,7 +24,7 @@ Value Prologue::vectorExists(int64_t n, int64_t width) {
 }
 
 Value Prologue::columnExists(int64_t n, int64_t number) {
-  return k.less(k.add(k.mul(vectorIndex(n), kVector), number), k.constI32(op.getColumns()));
+  return k.less(k.add(k.mul(vectorIndex(n), kVector), number), k.constI32(plan.columns));
 }
 
 DeviceBuilder::Values Prologue::loadVector(Value pointer, RankedTensorType type, Value row,
@@ -37,7 +37,7 @@ DeviceBuilder::Values Prologue::loadVector(Value pointer, RankedTensorType type,
       place = k.add(place, k.mul(row, type.getDimSize(1) * bytes));
     return k.offset(pointer, place);
   };
-  if (op.getColumns() % kVector) {
+  if (plan.columns % kVector) {
     // Rows are not aligned, and the last vector is not full: one element at a time.
     Value from = vectorPointer();
     Value zero = arith::ConstantOp::create(k.b, k.loc, k.b.getFloatAttr(element, 0.0));
@@ -63,7 +63,7 @@ DeviceBuilder::Values Prologue::loadVector(Value pointer, RankedTensorType type,
     return words;
   };
   Values words;
-  if (Value exists = vectorExists(n, op.getColumns()))
+  if (Value exists = vectorExists(n, plan.columns))
     words = k.ifElseYield(exists, loadWords, [&] {
       auto zeros = DenseElementsAttr::get(k.vec(4, k.i32()), APInt(32, 0));
       return Values(kVector * bytes / 16, arith::ConstantOp::create(k.b, k.loc, zeros));
@@ -90,12 +90,12 @@ FailureOr<PreparedInput> Prologue::preload() {
       k.store(arith::ConstantOp::create(k.b, k.loc, zeros),
               k.offset(input.zerosAt, k.shl(thread, 4)), 16);
     });
-  if (op.getPrologue().empty())
+  if (region.empty())
     return input;
   scratch = kernel.at(plan.warpSums);
   if (rounds() > kKeptRounds)
     return input;
-  for (Operation &inner : op.getPrologue().front())
+  for (Operation &inner : region.front())
     for (Value operand : inner.getOperands()) {
       auto type = dyn_cast<RankedTensorType>(operand.getType());
       if (!kernel.interface.pointer(operand) || !isConstant(operand) ||
@@ -128,11 +128,11 @@ LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
   currentRow = row;
   loaded.clear();
   sumNumber = 0;
-  if (failed(kernels::evaluateNorms(*this, kernel.interface, op.getPrologue(), factors)))
+  if (failed(kernels::evaluateNorms(*this, kernel.interface, region, factors)))
     return failure();
-  Value result = op.getInput();
-  if (!op.getPrologue().empty()) {
-    result = cast<fused::YieldOp>(op.getPrologue().front().getTerminator()).getValues().front();
+  Value result = source;
+  if (!region.empty()) {
+    result = cast<fused::YieldOp>(region.front().getTerminator()).getValues().front();
   } else if (rounds() <= 8) {
     // All loads are on their way before the first result is needed.
     for (current = 0; current < rounds(); ++current)
@@ -143,12 +143,32 @@ LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
     FailureOr<Values> x = kernels::evaluateInRow(*this, kernel.interface, factors, result);
     if (failed(x))
       return failure();
-    if (input.format.isScaled())
-      emitScaled(input, row, current, *x);
-    else
-      emitRounded(input, row, current, *x);
+    emitVector(input, row, current, *x);
   }
   return success();
+}
+
+void Prologue::emitVector(PreparedInput &input, Value row, int64_t n, const Values &x) {
+  if (input.format.isScaled())
+    emitScaled(input, row, n, x);
+  else
+    emitRounded(input, row, n, x);
+}
+
+LogicalResult Prologue::emitToImage(const fused::PreparedImage &prepared, Value base, Value token,
+                                    Value isActive) {
+  image = &prepared;
+  imageBase = base;
+  imageToken = token;
+  PreparedInput input{plan, {}, {}, {}, {}};
+  LogicalResult result = success();
+  k.ifElse(
+      isActive, [&] { result = emitRow(input, token); },
+      [&] {
+        for (int64_t n = 0; n < rounds(); ++n)
+          emitVector(input, token, n, Values(kVector, k.number(0.0)));
+      });
+  return result;
 }
 
 FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> accumulate) {
@@ -175,14 +195,14 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
       add(one);
   for (; part < warps; ++part)
     add(k.load(k.f32(), k.offset(place, part * 4), 4));
-  if (op.getTokens() > 1)
+  if (plan.tokens > 1)
     k.barrier(1, threads); // the next row's sums come to the same place
   return total;
 }
 
 Value Prologue::clearMissing(size_t number, Value x) {
-  Value exists = op.getColumns() % kVector ? columnExists(current, number)
-                                           : vectorExists(current, op.getColumns());
+  Value exists = plan.columns % kVector ? columnExists(current, number)
+                                           : vectorExists(current, plan.columns);
   return exists ? k.select(exists, x, k.number(0.0)) : x;
 }
 
@@ -191,11 +211,11 @@ FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
     return found->second;
   if (auto found = loaded.find({value, current}); found != loaded.end())
     return found->second;
-  bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &op.getPrologue();
-  Value pointer = kernel.interface.pointer(isArgument ? Value(op.getInput()) : value);
+  bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &region;
+  Value pointer = kernel.interface.pointer(isArgument ? source : value);
   auto type = dyn_cast<RankedTensorType>(value.getType());
-  if (!kernels::isFloatTensor(value) || type.getShape().back() != op.getColumns())
-    return op.emitOpError() << "prologue reads a value of type " << value.getType()
+  if (!kernels::isFloatTensor(value) || type.getShape().back() != plan.columns)
+    return op->emitOpError() << "prologue reads a value of type " << value.getType()
                             << " in a way that cannot be converted to GPU code";
   Values elements = loadVector(pointer, type, currentRow, current, !isConstant(value));
   return loaded[{value, current}] = elements;
@@ -212,12 +232,14 @@ void Prologue::emitScaled(PreparedInput &input, Value row, int64_t n, const Valu
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
   auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
-  if (!input.diagonal && input.format.element == formats::Encoding::Element::I4)
+  if (!image && !input.diagonal && input.format.element == formats::Encoding::Element::I4)
     scale = k.mulF(scale, k.number(1.0 / 16));
   if (!input.isInteger()) {
     Values scaled;
     for (Value element : x)
       scaled.push_back(k.mulF(k.select(usable, element, k.number(0.0)), inverse));
+    if (image)
+      return emitHalvesOfImage(n, scaled, k.f16(), scale);
     return emitHalves(input, row, n, scaled, k.mulF(scale, k.number(DeviceBuilder::e4m3Divisor)));
   }
 
@@ -238,6 +260,10 @@ void Prologue::emitScaled(PreparedInput &input, Value row, int64_t n, const Valu
   };
   auto low = [](Value q) { return q; };
   auto high = [&](Value q) { return k.shr(k.add(q, 128), 8); };
+  if (image)
+    return emitFixedOfImage(
+        n, fixed, scale, [&](int64_t first) { return bytes(high, first); },
+        [&](int64_t first) { return bytes(low, first); });
   if (input.diagonal)
     return emitDiagonal(
         input, row, n, fixed, scale, [&](int64_t first) { return bytes(high, first); },
@@ -357,6 +383,8 @@ void Prologue::emitDiagonal(PreparedInput &input, Value row, int64_t n, const Va
 void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Values &x) {
   Type element =
       input.format.element == formats::Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+  if (image)
+    return emitHalvesOfImage(n, x, element, Value());
   auto storeAll = [&] {
     Value vector = vectorIndex(n);
     // Columns 8 * vector on: fragment vector / 2, lane column % 8 / 2, half column % 16 / 8.
@@ -367,6 +395,75 @@ void Prologue::emitRounded(PreparedInput &input, Value row, int64_t n, const Val
     Value to = k.offset(input.fragmentsAt, place);
     for (int64_t e = 0; e < kVector; e += 2)
       k.store(k.packPair(x[e], x[e + 1], element), k.offset(to, e / 2 * 8), 4);
+  };
+  if (Value exists = vectorExists(n, padded))
+    k.ifThen(exists, storeAll);
+  else
+    storeAll();
+}
+
+//===----------------------------------------------------------------------===//
+// Images (fused::PreparedImage)
+//===----------------------------------------------------------------------===//
+
+Value Prologue::imageChunk(Value piece, Value chunk) {
+  Value row = k.bitAnd(imageToken, 7);
+  Value place = k.add(k.mul(k.shr(imageToken, 3), image->blockBytes()), k.shl(row, 7));
+  place = k.add(place, k.shl(k.bitXor(chunk, row), 4));
+  return k.offset(imageBase, k.add(place, k.mul(piece, image->pieceBytes())));
+}
+
+void Prologue::storeFirstOfImage(Value vector, int64_t columns, Value value, int64_t section) {
+  int64_t vectors = columns / kVector;
+  k.ifThen(k.equal(k.bitAnd(vector, vectors - 1), k.constI32(0)), [&] {
+    Value index = k.add(k.mul(k.div(vector, vectors), image->paddedTokens), imageToken);
+    k.store(value, k.offset(k.offset(imageBase, section), k.shl(index, 2)), 4);
+  });
+}
+
+void Prologue::emitFixedOfImage(int64_t n, const Values &fixed, Value scale,
+                                llvm::function_ref<Value(int64_t)> highBytes,
+                                llvm::function_ref<Value(int64_t)> lowBytes) {
+  Value sum;
+  if (image->sumColumns) {
+    for (Value q : fixed)
+      sum = sum ? k.add(sum, q) : q;
+    for (int64_t distance = 1; distance < image->sumColumns / kVector; distance *= 2)
+      sum = k.add(sum, k.shuffleXor(sum, distance));
+    if (!image->integerSums)
+      sum = k.mulF(k.toFloat(sum), scale);
+  }
+  auto storeAll = [&] {
+    Value vector = vectorIndex(n);
+    Value to = k.offset(imageChunk(k.shr(vector, 4), k.bitAnd(k.shr(vector, 1), 7)),
+                        k.shl(k.bitAnd(vector, 1), 3));
+    k.store(k.vectorOf({highBytes(0), highBytes(4)}), to, 8);
+    k.store(k.vectorOf({lowBytes(0), lowBytes(4)}), k.offset(to, image->blockBytes() / 2), 8);
+    storeFirstOfImage(vector, formats::activationGroup, scale, image->scales);
+    if (sum)
+      storeFirstOfImage(vector, image->sumColumns, sum, image->sums);
+  };
+  if (Value exists = vectorExists(n, padded))
+    k.ifThen(exists, storeAll);
+  else
+    storeAll();
+}
+
+void Prologue::emitHalvesOfImage(int64_t n, const Values &x, Type element, Value scale) {
+  auto storeAll = [&] {
+    Value vector = vectorIndex(n), piece = k.shr(vector, 3), chunk = k.bitAnd(vector, 7);
+    Values words;
+    for (int64_t e = 0; e < kVector; e += 2)
+      words.push_back(k.packPair(x[e], x[e + 1], element));
+    if (!scale)
+      return k.store(k.vectorOf(words), imageChunk(piece, chunk), 16);
+    // Words of even number, and those of odd number, of two vectors are neighbours.
+    for (int64_t odd : {0, 1}) {
+      Value to = imageChunk(piece, k.add(k.bitAnd(chunk, 6), odd));
+      k.store(k.vectorOf({words[odd], words[odd + 2]}),
+              k.offset(to, k.shl(k.bitAnd(vector, 1), 3)), 8);
+    }
+    storeFirstOfImage(vector, formats::activationGroup, scale, image->scales);
   };
   if (Value exists = vectorExists(n, padded))
     k.ifThen(exists, storeAll);

@@ -45,10 +45,14 @@ struct PreparedInput : fused::InputPlan {
 /// kernel has ended, `emit` the rest up to a barrier of these threads.
 class Prologue {
 public:
-  Prologue(Kernel &kernel, fused::MatvecOp op, const fused::InputPlan &plan, mlir::Value thread,
-           int64_t threads);
+  /// `region` is the prologue of `op`, perhaps empty, and `source` what it begins with.
+  Prologue(Kernel &kernel, mlir::Operation *op, mlir::Region &region, mlir::Value source,
+           const fused::InputPlan &plan, mlir::Value thread, int64_t threads);
   mlir::FailureOr<PreparedInput> preload();
   mlir::LogicalResult emit(PreparedInput &input);
+  /// Instead: writes token `token` of a prepared input at `base`, zeros if it is not active.
+  mlir::LogicalResult emitToImage(const fused::PreparedImage &image, mlir::Value base,
+                                  mlir::Value token, mlir::Value isActive);
 
   // The place (see RegionEvaluator.h): vector `current` of the row.
   using Builder = DeviceBuilder;
@@ -74,6 +78,8 @@ private:
   Values loadVector(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
                     bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
+  /// Rounds and stores vector n of a row.
+  void emitVector(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
   /// Rounds for scaled weights: to fixed point, or to f16 numbers.
   void emitScaled(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
   /// Its rest for E4M3 weights; `x` is scaled.
@@ -87,10 +93,23 @@ private:
                     mlir::Value scale, llvm::function_ref<mlir::Value(int64_t)> highBytes,
                     llvm::function_ref<mlir::Value(int64_t)> lowBytes);
   void emitRounded(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
+  /// The place of chunk `chunk` (16 bytes, of piece `piece`) of the image's token.
+  mlir::Value imageChunk(mlir::Value piece, mlir::Value chunk);
+  /// As storeFirst, into an image's numbers of groups from byte `section` on.
+  void storeFirstOfImage(mlir::Value vector, int64_t columns, mlir::Value value, int64_t section);
+  // Their rests for an image.
+  void emitFixedOfImage(int64_t n, const Values &fixed, mlir::Value scale,
+                        llvm::function_ref<mlir::Value(int64_t)> highBytes,
+                        llvm::function_ref<mlir::Value(int64_t)> lowBytes);
+  void emitHalvesOfImage(int64_t n, const Values &x, mlir::Type element, mlir::Value scale);
 
   Kernel &kernel;
-  fused::MatvecOp op;
+  mlir::Operation *op;
+  mlir::Region &region;
+  mlir::Value source;
   const fused::InputPlan &plan;
+  const fused::PreparedImage *image = nullptr;
+  mlir::Value imageBase, imageToken;
   mlir::Value thread;
   int64_t threads, padded, current = 0, sumNumber = 0;
   mlir::Value scratch, currentRow;
@@ -110,9 +129,15 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::ProductOp op, const Pack
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
                                  mlir::Value high, mlir::Value token, const EpilogueLoads &loads);
 
+/// The active rows of a step, between 0 and `most`. Not to be read before the previous kernel has
+/// ended.
+mlir::Value emitActiveRows(Kernel &kernel, mlir::Value active, int64_t most);
+
 // The kernels. Each fills the body of a function whose arguments the interface has, as the
 // operation's plan (dialects/Fused/GpuPlan.h) says.
 mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
+mlir::LogicalResult emitPrepare(Kernel &kernel, fused::PrepareOp op);
+mlir::LogicalResult emitMatmul(Kernel &kernel, fused::MatmulOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
 mlir::LogicalResult emitRows(Kernel &kernel, fused::RowsOp op);

@@ -583,7 +583,7 @@ LogicalResult MatvecKernel::emit() {
   k.ifElse(
       k.less(thread, k.constI32(threads)),
       [&] {
-        Prologue prologue(kernel, op, input, thread, threads);
+        Prologue prologue(kernel, op, op.getPrologue(), op.getInput(), input, thread, threads);
         FailureOr<PreparedInput> prepared = prologue.preload();
         if (failed(prepared)) {
           result = failure();

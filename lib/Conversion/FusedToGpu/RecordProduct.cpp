@@ -222,14 +222,40 @@ void RecordProduct::scalesOf(const Numbers &numbers, Units &units) {
   }
 }
 
+SmallVector<RecordProduct::Values> RecordProduct::loadPlanes(Value record) {
+  SmallVector<Values> planes;
+  for (unsigned p = 0; p < shape.encoding().bits(); ++p)
+    planes.push_back(
+        loadWords(k.offset(k.offset(record, p * RecordShape::planeBytes), k.shl(lane, 4)), 4));
+  return planes;
+}
+
+double RecordProduct::factor(unsigned group) const {
+  return std::ldexp(1.0, -static_cast<int>(shape.fraction(4 * group)));
+}
+
+RecordProduct::Weights RecordProduct::loadWeights(Value record) {
+  SmallVector<Values> planes = loadPlanes(record);
+  Weights weights;
+  for (unsigned o = 0; o < kOperands; ++o) {
+    auto [words, others] = operand(o, planes);
+    // Byte by byte, without carries from one to the next.
+    for (size_t r = 0; twice() && r < words.size(); ++r) {
+      constexpr auto tops = static_cast<int32_t>(0x80808080);
+      Value sum = k.add(k.bitAnd(words[r], 0x7F7F7F7F), k.bitAnd(others[r], 0x7F7F7F7F));
+      words[r] = k.bitXor(sum, k.bitAnd(k.bitXor(words[r], others[r]), tops));
+    }
+    weights.operands.push_back(std::move(words));
+  }
+  scalesOf(loadNumbers(record), weights.units);
+  return weights;
+}
+
 RecordProduct::Values RecordProduct::multiply(const PreparedInput &plan, ArrayRef<Input> inputs,
                                               Value record, Values sums,
                                               llvm::function_ref<void()> release) {
   const Encoding &encoding = shape.encoding();
-  SmallVector<Values> planes;
-  for (unsigned p = 0; p < encoding.bits(); ++p)
-    planes.push_back(
-        loadWords(k.offset(k.offset(record, p * RecordShape::planeBytes), k.shl(lane, 4)), 4));
+  SmallVector<Values> planes = loadPlanes(record);
   Numbers numbers = loadNumbers(record);
   release();
   bool isUnsigned = encoding.code() == Encoding::Code::Unsigned;
@@ -261,10 +287,9 @@ RecordProduct::Values RecordProduct::multiply(const PreparedInput &plan, ArrayRe
           return k.toFloat(k.add(k.shl(registers[2 * r], 8), registers[2 * r + 1]));
         };
         // The steps are for the first weight's operands.
-        float factor = std::ldexp(1.0f, -static_cast<int>(shape.fraction(4 * g)));
         Value step = input.units[g];
-        if (factor != plan.stepFactors[g])
-          step = k.mulF(step, k.number(factor / plan.stepFactors[g]));
+        if (factor(g) != plan.stepFactors[g])
+          step = k.mulF(step, k.number(factor(g) / plan.stepFactors[g]));
         if (halves() == 1) {
           sum = k.fma(exact(0), k.mulF(units.scale[g][0][r], step), sum);
         } else {

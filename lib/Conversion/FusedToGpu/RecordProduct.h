@@ -43,19 +43,30 @@ public:
   /// number, row lane / 4 + 8's in the others.
   Value addSubBlocks(Value low, Value high);
 
+  /// [group][unit of 16][row]; where units are longer, only the first of a group.
+  struct Units {
+    Value scale[2][2][2], offset[2][2][2];
+  };
+  /// For products of many tokens: what a lane has of a record, four words an operand, elements of
+  /// a table looked up.
+  struct Weights {
+    llvm::SmallVector<Values> operands;
+    Units units;
+  };
+  Weights loadWeights(Value record);
+  /// What the integers of operands of group `group` are multiplied by to be elements.
+  double factor(unsigned group) const;
+  /// Units of a sub-block.
+  unsigned halves() const { return shape.unit() == 16 ? 2 : 1; }
+
 private:
   /// What a lane has of scales and offsets: words as they lie there.
   struct Numbers {
     Values units, supers;
   };
-  /// [group][unit of 16][row]; where units are longer, only the first of a group.
-  struct Units {
-    Value scale[2][2][2], offset[2][2][2];
-  };
 
   bool twice() const { return shape.encoding().code() == formats::Encoding::Code::Table; }
-  /// Units of a sub-block.
-  unsigned halves() const { return shape.unit() == 16 ? 2 : 1; }
+  llvm::SmallVector<Values> loadPlanes(Value record);
   Values loadWords(Value from, int64_t words);
   Numbers loadNumbers(Value record);
   /// The words of an operand from those of the planes, [plane][register]; with a table, those to be

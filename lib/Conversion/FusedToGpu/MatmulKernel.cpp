@@ -1,0 +1,786 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// A product of many tokens: Y^T = W X^T, so that weights are the tensor cores' first operand, in
+// whose order they are packed. One warp copies stages of weights and activations to a ring in shared
+// memory, the others multiply. What a warp has accumulated of a tile goes to shared memory, a set of
+// tokens at a time, from where all threads run the epilogue, each for rows r and r + 8 of a tile of
+// 16 rows and a token.
+//
+// The second operand's 8 columns are 8 tokens: of integers their high bytes in one product and their
+// low bytes in another one.
+
+#include "../FusedKernels/GroupNumbers.h"
+#include "Kernels.h"
+#include "RecordProduct.h"
+#include "StageRing.h"
+
+#include "sluice/Formats/Activations.h"
+
+#include "llvm/Support/MathExtras.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::device;
+using formats::Encoding;
+
+namespace {
+class MatmulKernel : fused::MatmulPlan {
+public:
+  using Values = DeviceBuilder::Values;
+
+  MatmulKernel(Kernel &kernel, fused::MatmulOp op, const fused::MatmulPlan &plan,
+               SmallVector<PackedSegment> segments)
+      : fused::MatmulPlan(plan), kernel(kernel), k(kernel.k), op(op),
+        segments(std::move(segments)) {}
+
+  LogicalResult emit();
+
+private:
+  /// What a block computes at a time.
+  struct Tile {
+    Value rowGroup, tokenTile;
+    Value tokens; ///< active tokens, tileTokens at most
+  };
+  /// A warp's sums: [row tile][8 tokens][row r: tokens 2t, 2t + 1; row r + 8: the same], t being
+  /// lane % 4 and r lane / 4.
+  size_t sumNumber(int64_t rowTile, int64_t block, int64_t number) const {
+    return (rowTile * (warpTokens / 8) + block) * 4 + number;
+  }
+  /// What a step has in shared memory, for the warp that takes it.
+  struct Step {
+    Value stage, inStage; ///< the stage's address, the step's number in it
+    Value number;         ///< the step's number in the row
+    Value isLast;         ///< null if the last step is like the others
+    Value pieces;         ///< its activations from the warp's first token on
+    Value tokens;         ///< active tokens of the warp
+  };
+
+  StageRing stageRing() { return {k, ring, fullAt}; }
+  Value divide(Value x, Value y) { return arith::DivUIOp::create(k.b, k.loc, x, y); }
+  /// A number of the weight that a tile of 16 rows is in.
+  Value ofPart(Value tile, llvm::function_ref<Value(const fused::PackedPart &, size_t)> number);
+  /// Of a tile of 16 rows.
+  Value weightPointer(Value tile);
+  Values forEachTile(ValueRange carried,
+                     llvm::function_ref<Values(const Tile &, ValueRange carried)> body);
+
+  void produce(Value lane);
+  struct Copy {
+    Value to, from, bytes;
+  };
+  /// Copies to a stage: with bulk copies by as many lanes as there are copies.
+  void copyAll(Value lane, Value count, Value barrier, llvm::function_ref<Copy(Value number)> copy);
+
+  LogicalResult consume(Value thread);
+  Values multiplyStep(const Step &step, const Tile &tile, ValueRange sums);
+  Values multiplyRecords(const Step &step, const Tile &tile, ValueRange sums);
+  void multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
+                      int64_t rowTile, Values &sums);
+  /// Lane 4r + t has word t of an operand's four sub-blocks, one each, of which lane 4r + s had all
+  /// words of sub-block s.
+  Values transposeQuad(Values words);
+  /// Runs `body` for the sets of 8-token blocks that have active tokens; it changes their sums.
+  void forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
+                  llvm::function_ref<void(int64_t firstBlock, Values &sums)> body);
+  /// Operands of 8 tokens: 4 products' of 64 bytes each, [half][word].
+  Values loadTokens(Value piece, int64_t block, int64_t byte);
+  /// The numbers of tokens 2t and 2t + 1 of a block in row `row` of a section of the stage.
+  Values loadPair(const Step &step, int64_t section, Value row, int64_t block, Type element);
+  /// Adds a product of integers: sums += float(256 high + low - zero) * (scale * step).
+  Value exactSum(Value high, Value low) { return k.add(k.shl(high, 8), low); }
+  LogicalResult finish(Value thread, const Tile &tile, ValueRange sums);
+
+  Kernel &kernel;
+  DeviceBuilder &k;
+  fused::MatmulOp op;
+  SmallVector<PackedSegment> segments;
+  Value block, lane, rowWarp, columnWarp, slice, stagesAt, fullAt, emptyAt, partialSums, active;
+  /// Where the lane's row of chunks 0 to 3, and of 4 to 7, lies in a block of eight tokens.
+  Value chunks[2];
+};
+} // namespace
+
+Value MatmulKernel::ofPart(Value tile,
+                           llvm::function_ref<Value(const fused::PackedPart &, size_t)> number) {
+  Value result = number(parts.back(), parts.size() - 1);
+  for (size_t n = parts.size() - 1; n-- > 0;)
+    result = k.select(k.less(tile, k.constI32(parts[n].endTile())), number(parts[n], n), result);
+  return result;
+}
+
+Value MatmulKernel::weightPointer(Value tile) {
+  return ofPart(tile, [&](const fused::PackedPart &part, size_t n) {
+    Value inPart = k.extendUnsigned(part.firstTile ? k.sub(tile, part.firstTile) : tile, k.i64());
+    return k.offset(kernel.interface.pointer(op.getWeights()[n]),
+                    k.mul(inPart, part.shape.tileBytes()));
+  });
+}
+
+DeviceBuilder::Values
+MatmulKernel::forEachTile(ValueRange carried,
+                          llvm::function_ref<Values(const Tile &, ValueRange)> body) {
+  // Blocks that run at the same time share the weights' rows: tokens come first.
+  Value tokenCount = tokenTiles == 1
+                         ? k.min(active, k.constI32(1))
+                         : k.div(k.add(active, tileTokens - 1), tileTokens);
+  return k.loop(block, k.mul(tokenCount, rowGroups), k.constI32(grid), carried,
+                [&](Value number, ValueRange values) {
+                  Tile tile{number, k.constI32(0), active};
+                  if (tokenTiles > 1) {
+                    tile.rowGroup = divide(number, tokenCount);
+                    tile.tokenTile = k.sub(number, arith::MulIOp::create(k.b, k.loc, tile.rowGroup,
+                                                                         tokenCount));
+                    tile.tokens = k.min(k.sub(active, k.mul(tile.tokenTile, tileTokens)),
+                                        k.constI32(tileTokens));
+                  }
+                  return body(tile, values);
+                });
+}
+
+//===----------------------------------------------------------------------===//
+// Copies
+//===----------------------------------------------------------------------===//
+
+void MatmulKernel::copyAll(Value copier, Value count, Value barrier,
+                           llvm::function_ref<Copy(Value)> copy) {
+  if (k.hasBulkCopies()) {
+    k.loop(copier, count, kWarp, [&](Value number) {
+      Copy one = copy(number);
+      k.bulkCopy(one.to, one.from, one.bytes, barrier);
+    });
+    return;
+  }
+  k.loop(k.constI32(0), count, 1, [&](Value number) {
+    Copy one = copy(number);
+    k.loop(k.mul(copier, 16), one.bytes, kWarp * 16,
+           [&](Value byte) { k.copy16(k.offset(one.to, byte), k.offset(one.from, byte)); });
+  });
+}
+
+void MatmulKernel::produce(Value copier) {
+  k.waitForPredecessor();
+  active = emitActiveRows(kernel, op.getActive(), image.tokens);
+  Value input = kernel.interface.pointer(op.getInput());
+  bool hasShort = llvm::any_of(parts, [&](const fused::PackedPart &part) {
+    return bytesOf(part, stages - 1) != bytesOf(part, 0);
+  });
+  Value zero = k.constI32(0), rows = k.constI32(rowTiles);
+  forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carriedTile) {
+    Value tokens = k.mul(k.div(k.add(tile.tokens, image.setTokens - 1), image.setTokens),
+                         image.setTokens);
+    Value firstToken = k.mul(tile.tokenTile, tileTokens);
+    Value pieceSize = k.mul(k.shr(tokens, 3), image.blockBytes());
+    Value firstTile = k.mul(tile.rowGroup, rowTiles);
+    // Behind the last tile of rows, it once more.
+    auto rowTile = [&](Value number) {
+      return k.min(k.add(firstTile, number), k.constI32(tiles - 1));
+    };
+    auto sizeOf = [&](Value number, int64_t stage) {
+      return ofPart(number, [&](const fused::PackedPart &part, size_t) {
+        return k.constI32(bytesOf(part, stage));
+      });
+    };
+    auto sizeOfAll = [&](int64_t stage) {
+      if (parts.size() == 1)
+        return k.constI32(rowTiles * bytesOf(parts.front(), stage));
+      Value sum = zero;
+      for (int64_t r = 0; r < rowTiles; ++r)
+        sum = k.add(sum, sizeOf(rowTile(k.constI32(r)), stage));
+      return sum;
+    };
+    Value allWeights = sizeOfAll(0), lastWeights = hasShort ? sizeOfAll(stages - 1) : allWeights;
+    return k.loop(zero, k.constI32(stages), 1, carriedTile, [&](Value number, ValueRange carried) {
+      Value slot = carried[0], parity = carried[1];
+      Value barrier = k.at(fullAt, slot, 8), stage = k.at(stagesAt, slot, stageBytes);
+      Value isLast = stages > 1 ? k.equal(number, k.constI32(stages - 1)) : Value();
+      auto perStage = [&](Value others, Value last) {
+        return !isLast ? last : k.select(isLast, last, others);
+      };
+      auto perStageNumber = [&](int64_t perStep) {
+        return stages == 1 || lastStageSteps() == stageSteps
+                   ? k.constI32(lastStageSteps() * perStep)
+                   : perStage(k.constI32(stageSteps * perStep),
+                              k.constI32(lastStageSteps() * perStep));
+      };
+      k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
+      Value pieces = perStageNumber(stepPieces), groups, sumRows;
+      Value expected = k.add(k.mul(pieces, Value(pieceSize)), perStage(allWeights, lastWeights));
+      if (image.format.isScaled()) {
+        groups = perStageNumber(stepColumns / formats::activationGroup);
+        expected = k.add(expected, k.mul(groups, k.shl(tokens, 2)));
+        if (image.sumColumns) {
+          sumRows = perStageNumber(stepColumns / image.sumColumns);
+          expected = k.add(expected, k.mul(sumRows, k.shl(tokens, 2)));
+        }
+      }
+      if (k.hasBulkCopies()) {
+        k.ifThen(k.equal(copier, zero), [&] { k.expectBytes(barrier, expected); });
+        k.syncWarp();
+      }
+      copyAll(copier, pieces, barrier, [&](Value piece) {
+        Value from = k.add(k.mul(number, stageSteps * stepPieces), piece);
+        return Copy{k.at(stage, piece, tilePieceBytes),
+                    k.offset(k.at(k.offset(input, image.numbers), k.toI64(from), image.pieceBytes()),
+                             k.mul(k.shr(firstToken, 3), image.blockBytes())),
+                    pieceSize};
+      });
+      copyAll(copier, rows, barrier, [&](Value row) {
+        Value number16 = rowTile(row);
+        Value from = weightPointer(number16);
+        if (records) {
+          Value bytes = sizeOf(number16, 0);
+          from = k.offset(from, k.mul(k.toI64(number), k.toI64(bytes)));
+        } else {
+          int64_t perStage = stageColumns() * formats::tileRows * shape.format().bits() / 8;
+          if (shape.chunks() > 1) {
+            int64_t perChunk = shape.layout().columns / stageColumns();
+            from = k.at(from, k.toI64(k.div(number, perChunk)), shape.chunkOffset(1));
+            from = k.at(from, k.rem(number, perChunk), perStage);
+          } else {
+            from = k.at(from, number, perStage);
+          }
+        }
+        Value size = sizeOf(number16, 0);
+        if (hasShort)
+          size = perStage(size, sizeOf(number16, stages - 1));
+        return Copy{k.at(k.offset(stage, weightsAt), row, weightBytes), from, size};
+      });
+      auto copyRows = [&](Value count, int64_t perStage, int64_t section, int64_t to) {
+        copyAll(copier, count, barrier, [&](Value row) {
+          Value from = k.add(k.mul(number, perStage), row);
+          return Copy{k.at(k.offset(stage, to), row, tileTokens * 4),
+                      k.offset(k.at(k.offset(input, section), from, image.paddedTokens * 4),
+                               k.shl(firstToken, 2)),
+                      k.shl(tokens, 2)};
+        });
+      };
+      if (groups)
+        copyRows(groups, stageColumns() / formats::activationGroup, image.scales, scalesAt);
+      if (sumRows)
+        copyRows(sumRows, stageColumns() / image.sumColumns, image.sums, sumsAt);
+      if (!k.hasBulkCopies())
+        k.arriveAfterCopies(barrier);
+      stageRing().advance(slot, parity, 1);
+      return Values{slot, parity};
+    });
+  });
+}
+
+//===----------------------------------------------------------------------===//
+// Products
+//===----------------------------------------------------------------------===//
+
+DeviceBuilder::Values MatmulKernel::loadTokens(Value piece, int64_t block, int64_t byte) {
+  Values words;
+  for (Value chunk : chunks)
+    llvm::append_range(words, k.loadMatrices(k.offset(
+                                  k.offset(piece, chunk), block * image.blockBytes() + byte)));
+  return words;
+}
+
+DeviceBuilder::Values MatmulKernel::loadPair(const Step &step, int64_t section, Value row,
+                                             int64_t block, Type element) {
+  Value from = k.at(k.offset(step.stage, section), row, tileTokens * 4);
+  from = k.offset(from, k.add(k.mul(columnWarp, warpTokens * 4), k.shl(k.bitAnd(lane, 3), 3)));
+  return k.lanes(k.load(k.vec(2, element), k.offset(from, block * 32), 8));
+}
+
+void MatmulKernel::forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
+                              llvm::function_ref<void(int64_t, Values &)> body) {
+  int64_t blocks = image.setTokens / 8;
+  for (int64_t first = 0; first < warpTokens / 8; first += blocks) {
+    if (first == 0 && warpColumns == 1) { // a tile has an active token
+      body(first, sums);
+      continue;
+    }
+    SmallVector<size_t> places;
+    for (int64_t rowTile : rowTiles)
+      for (int64_t n = 0; n < blocks * 4; ++n)
+        places.push_back(sumNumber(rowTile, first, n));
+    auto own = [&](const Values &all) {
+      return llvm::map_to_vector(places, [&](size_t place) { return all[place]; });
+    };
+    Values after = k.ifElseYield(
+        k.less(k.constI32(first * 8), step.tokens),
+        [&] {
+          Values changed = sums;
+          body(first, changed);
+          return Values(own(changed));
+        },
+        [&] { return Values(own(sums)); });
+    for (auto [place, value] : llvm::zip_equal(places, after))
+      sums[place] = value;
+  }
+}
+
+DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &tile,
+                                                 ValueRange carried) {
+  Encoding format = shape.format();
+  bool isInteger = format.isInteger(), int4 = format.element == Encoding::Element::I4;
+  Values sums = llvm::to_vector(carried);
+  SmallVector<int64_t> all = llvm::to_vector(llvm::seq<int64_t>(warpRowTiles));
+  int64_t rest = op.getColumns() % stepColumns;
+  // Columns that do not exist are multiplied like the others: with zeros of the input, and whatever
+  // elements, scales and zero points come last.
+  auto clamped = [&](int64_t index, int64_t existing, int64_t bytes) {
+    if (!step.isLast || !rest || index < existing)
+      return k.constI32(index * bytes);
+    return k.select(step.isLast, k.constI32((existing - 1) * bytes), k.constI32(index * bytes));
+  };
+  // A warp loads 512 bytes at a time: these columns of 16 rows.
+  int64_t loadColumns = int4 ? 64 : format.isScaled() ? 32 : 16, loads = stepColumns / loadColumns;
+  Value weights = k.offset(step.stage, weightsAt);
+  weights = k.offset(weights, k.add(k.mul(step.inStage, loads * 512), k.shl(lane, 4)));
+  SmallVector<SmallVector<Values>> operands;
+  for (int64_t rowTile : all) {
+    Value from = k.offset(weights, k.mul(k.add(k.mul(rowWarp, warpRowTiles), rowTile), weightBytes));
+    SmallVector<Values> w;
+    for (int64_t number = 0; number < loads; ++number) {
+      Value place = clamped(number, llvm::divideCeil(rest, loadColumns), 512);
+      Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(from, place), 16));
+      if (int4) {
+        // Of 8 bits only the high nibble: 16 times the element.
+        Values high, low;
+        for (Value word : words) {
+          high.push_back(k.bitAnd(word, 0xF0F0F0F0));
+          low.push_back(k.bitAnd(k.shl(word, 4), 0xF0F0F0F0));
+        }
+        w.push_back(high);
+        w.push_back(low);
+      } else if (format.isScaled() && !isInteger) {
+        // 16 bytes of a lane are the f16 operands of two products.
+        for (int64_t half = 0; half < 2; ++half) {
+          Values low = k.decodeE4M3(words[2 * half], /*mayBeNan=*/false),
+                 high = k.decodeE4M3(words[2 * half + 1], /*mayBeNan=*/false);
+          w.push_back({low[0], high[0], low[1], high[1]});
+        }
+      } else {
+        w.push_back(words);
+      }
+    }
+    operands.push_back(std::move(w));
+  }
+
+  if (!format.isScaled()) {
+    Type element = format.element == Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
+    forEachSet(step, sums, all, [&](int64_t first, Values &set) {
+      for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
+        Values x = loadTokens(step.pieces, block, 0);
+        for (int64_t rowTile : all) {
+          auto own = MutableArrayRef<Value>(set).slice(sumNumber(rowTile, block, 0), 4);
+          Values products(own.begin(), own.end());
+          for (int64_t f = 0; f < 4; ++f)
+            products = k.mmaFloat(element, products, operands[rowTile][f],
+                                  ArrayRef<Value>(x).slice(2 * f, 2));
+          llvm::copy(products, own.begin());
+        }
+      }
+    });
+    return sums;
+  }
+
+  // Scales and zero points, from the device's memory.
+  int64_t columns = fused::accumulationColumns(format);
+  int64_t accumulationBlocks = stepColumns / columns;
+  int64_t last = shape.chunks() - 1, chunkSteps = shape.layout().columns / stepColumns;
+  Value chunk = k.constI32(0), inChunk = step.number;
+  if (last) {
+    chunk = k.div(step.number, chunkSteps);
+    inChunk = k.rem(step.number, chunkSteps);
+  }
+  auto perChunk = [&](int64_t others, int64_t ofLast) {
+    if (others == ofLast || !last)
+      return k.constI32(ofLast);
+    return k.select(k.equal(chunk, k.constI32(last)), k.constI32(ofLast), k.constI32(others));
+  };
+  int64_t group = format.group == Encoding::channel ? 0 : format.group, stride = 0;
+  Value firstGroup = k.constI32(0);
+  if (group && group <= stepColumns) {
+    firstGroup = k.mul(inChunk, stepColumns / group);
+    stride = 1;
+  } else if (group && shape.layout().columns % group == 0) {
+    firstGroup = k.div(inChunk, group / stepColumns);
+  }
+  Type scaleType = kernels::scaleType(k, format);
+  int64_t scaleBytes = kernels::bytesOf(scaleType);
+  Value pair = k.shr(lane, 2);
+  // [row tile][block][row]
+  SmallVector<SmallVector<Values>> scales, zeros;
+  for (int64_t rowTile : all) {
+    Value number = k.add(k.mul(tile.rowGroup, rowTiles),
+                         k.add(k.mul(rowWarp, warpRowTiles), rowTile));
+    Value from = weightPointer(k.min(number, k.constI32(tiles - 1)));
+    if (last)
+      from = k.at(from, k.toI64(chunk), shape.chunkOffset(1));
+    Value scalesFrom =
+        k.offset(k.offset(from, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
+                 k.add(k.mul(firstGroup, 16 * scaleBytes), k.mul(pair, 2 * scaleBytes)));
+    SmallVector<Values> ofTile, zerosOfTile;
+    for (int64_t number = 0; number < accumulationBlocks; ++number) {
+      int64_t existing = llvm::divideCeil(rest, columns);
+      Values both =
+          k.lanes(k.load(k.vec(2, scaleType),
+                         k.offset(scalesFrom, clamped(number * stride, existing, 16 * scaleBytes)),
+                         2 * scaleBytes));
+      for (Value &scale : both) {
+        scale = k.widen(scale);
+        if (int4)
+          scale = k.mulF(scale, k.number(1.0 / 16));
+        else if (!isInteger)
+          scale = k.mulF(scale, k.number(DeviceBuilder::e4m3Divisor));
+      }
+      ofTile.push_back(both);
+      if (format.hasZeroPoint()) {
+        Value at =
+            k.offset(k.offset(from, perChunk(shape.chunkOffsets(0), shape.chunkOffsets(last))),
+                     k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
+        Values rows = k.lanes(k.load(
+            k.vec(2, k.i8()), k.offset(at, clamped(number * stride, existing, 16)), 2));
+        for (Value &zero : rows) {
+          zero = k.extend(zero, k.i32());
+          if (int4)
+            zero = k.shl(zero, 4);
+        }
+        zerosOfTile.push_back(rows);
+      }
+    }
+    scales.push_back(std::move(ofTile));
+    zeros.push_back(std::move(zerosOfTile));
+  }
+
+  int64_t products16 = isInteger ? 4 : 8; // of a step
+  int64_t perBlock = products16 / accumulationBlocks;
+  forEachSet(step, sums, all, [&](int64_t first, Values &set) {
+    for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
+      // The high bytes, and the low ones; or 64 columns, and the next.
+      Values x = loadTokens(step.pieces, block, 0);
+      Values others = isInteger ? loadTokens(step.pieces, block, image.blockBytes() / 2)
+                                : loadTokens(k.offset(step.pieces, tilePieceBytes), block, 0);
+      Values steps = loadPair(step, scalesAt, step.inStage, block, k.f32());
+      for (int64_t number = 0; number < accumulationBlocks; ++number) {
+        Values inputSums;
+        if (format.hasZeroPoint())
+          inputSums = loadPair(step, sumsAt,
+                               k.add(k.mul(step.inStage, accumulationBlocks), number), block,
+                               k.i32());
+        for (int64_t rowTile : all) {
+          Values high(4, isInteger ? k.constI32(0) : k.number(0.0)), low = high;
+          for (int64_t f = number * perBlock; f < (number + 1) * perBlock; ++f) {
+            if (isInteger) {
+              high = k.mmaInt8(high, operands[rowTile][f], ArrayRef<Value>(x).slice(2 * f, 2));
+              low = k.mmaInt8(low, operands[rowTile][f], ArrayRef<Value>(others).slice(2 * f, 2));
+            } else {
+              ArrayRef<Value> from = f < 4 ? x : others;
+              high = k.mmaFloat(k.f16(), high, operands[rowTile][f], from.slice(f % 4 * 2, 2));
+            }
+          }
+          for (int64_t n = 0; n < 4; ++n) {
+            Value &sum = set[sumNumber(rowTile, block, n)];
+            Value exact = high[n];
+            if (isInteger) {
+              exact = exactSum(high[n], low[n]);
+              if (format.hasZeroPoint())
+                exact = k.sub(exact, k.mul(zeros[rowTile][number][n / 2], inputSums[n % 2]));
+              exact = k.toFloat(exact);
+            }
+            sum = k.fma(exact, k.mulF(scales[rowTile][number][n / 2], steps[n % 2]), sum);
+          }
+        }
+      }
+    }
+  });
+  return sums;
+}
+
+DeviceBuilder::Values MatmulKernel::transposeQuad(Values words) {
+  for (int64_t distance : {1, 2}) {
+    Value upper = k.equal(k.bitAnd(lane, distance), k.constI32(distance));
+    for (int64_t i = 0; i < 4; ++i) {
+      if (i & distance)
+        continue;
+      Value &low = words[i], &high = words[i + distance];
+      Value received = k.shuffleXor(k.select(upper, low, high), distance);
+      Value newLow = k.select(upper, received, low);
+      high = k.select(upper, high, received);
+      low = newLow;
+    }
+  }
+  return words;
+}
+
+void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
+                                  int64_t rowTile, Values &sums) {
+  const Encoding &encoding = part.shape.format();
+  RecordProduct product(k, encoding, lane);
+  RecordProduct::Weights weights = product.loadWeights(record);
+  bool isUnsigned = encoding.code() == Encoding::Code::Unsigned;
+  int64_t unit = formats::RecordShape(encoding).unit();
+  unsigned halves = product.halves(), units = unit == 128 ? 1 : 4 * halves;
+  Value firstOfQuad = k.bitAnd(lane, ~int64_t(3));
+  for (unsigned g = 0; g < 2; ++g) {
+    // [sub-block][register]
+    SmallVector<Values> operands(4, Values(4));
+    for (unsigned r = 0; r < 2; ++r)
+      for (unsigned half = 0; half < 2; ++half) {
+        // Words of 4 columns of row 8 r, first those of columns 0 to 15 of a sub-block.
+        Values words;
+        for (unsigned word = 0; word < 4; ++word)
+          words.push_back(weights.operands[4 * g + 2 * half + word / 2][r + word % 2 * 2]);
+        for (auto [subBlock, value] : llvm::enumerate(transposeQuad(words)))
+          operands[subBlock][r + 2 * half] = value;
+      }
+    // [unit][row]
+    SmallVector<Values> scales(units, Values(2)), offsets(units, Values(2));
+    for (unsigned u = 0; u < units; ++u)
+      for (unsigned r = 0; r < 2; ++r) {
+        auto ofUnit = [&](Value numbers[2][2][2]) {
+          Value own = numbers[g][u % halves][r];
+          return units == 1 ? own : k.shuffleFrom(own, k.add(firstOfQuad, u / halves));
+        };
+        scales[u][r] = ofUnit(weights.units.scale);
+        if (product.factor(g) != 1)
+          scales[u][r] = k.mulF(scales[u][r], k.number(product.factor(g)));
+        if (encoding.hasOffset())
+          offsets[u][r] = ofUnit(weights.units.offset);
+      }
+    Value groupInStage = k.add(k.shl(step.inStage, 1), g);
+    Value piece = k.offset(step.pieces, g * tilePieceBytes);
+    forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
+      for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
+        Values high = loadTokens(piece, block, 0),
+               low = loadTokens(piece, block, image.blockBytes() / 2);
+        Values steps = loadPair(step, scalesAt, groupInStage, block, k.f32());
+        auto multiply = [&](const Values &x, ArrayRef<unsigned> subBlocks, unsigned half) {
+          Values products(4, k.constI32(0));
+          for (unsigned s : subBlocks) {
+            Values words = operands[s];
+            // A unit of 16 columns is half of an operand.
+            if (halves == 2)
+              words[half ? 0 : 2] = words[half ? 1 : 3] = k.constI32(0);
+            products =
+                k.mmaInt8(products, words, ArrayRef<Value>(x).slice(2 * s, 2), isUnsigned);
+          }
+          return products;
+        };
+        auto exact = [&](ArrayRef<unsigned> subBlocks, unsigned half) {
+          Values sums;
+          for (auto [h, l] : llvm::zip_equal(multiply(high, subBlocks, half),
+                                             multiply(low, subBlocks, half)))
+            sums.push_back(k.toFloat(exactSum(h, l)));
+          return sums;
+        };
+        auto inputSum = [&](unsigned number) {
+          return loadPair(step, sumsAt,
+                          k.add(k.mul(groupInStage, image.sumsPerGroup()), number), block,
+                          k.f32());
+        };
+        for (unsigned s = 0; s < (units == 1 ? 1 : 4); ++s) {
+          SmallVector<unsigned> subBlocks = {s};
+          if (units == 1)
+            subBlocks = {0, 1, 2, 3};
+          Values one = exact(subBlocks, 0), two = halves == 2 ? exact(subBlocks, 1) : Values();
+          // Sums of inputs may be those of smaller units, for other weights that read them.
+          SmallVector<Values> totals;
+          if (encoding.hasOffset()) {
+            if (image.sumColumns == 16) {
+              totals = {inputSum(2 * s), inputSum(2 * s + 1)};
+              if (halves == 1)
+                for (size_t i = 0; i < 2; ++i)
+                  totals[0][i] = k.addF(totals[0][i], totals[1][i]);
+            } else {
+              totals = {inputSum(s)};
+            }
+          }
+          for (int64_t n = 0; n < 4; ++n) {
+            Value &sum = set[sumNumber(rowTile, block, n)];
+            int64_t r = n / 2, t = n % 2;
+            if (halves == 1) {
+              sum = k.fma(one[n], k.mulF(scales[s][r], steps[t]), sum);
+            } else {
+              Value both = k.fma(two[n], scales[2 * s + 1][r], k.mulF(one[n], scales[2 * s][r]));
+              sum = k.fma(both, steps[t], sum);
+            }
+            for (unsigned h = 0; encoding.hasOffset() && h < halves; ++h)
+              sum = k.fma(offsets[halves * s + h][r], totals[h][t], sum);
+          }
+        }
+      }
+    });
+  }
+}
+
+DeviceBuilder::Values MatmulKernel::multiplyRecords(const Step &step, const Tile &tile,
+                                                    ValueRange carried) {
+  Values sums = llvm::to_vector(carried);
+  int64_t perTile = warpTokens / 8 * 4;
+  for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
+    Value inBlock = k.add(k.mul(rowWarp, warpRowTiles), rowTile);
+    Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
+    Value from = k.offset(k.offset(step.stage, weightsAt), k.mul(inBlock, weightBytes));
+    std::function<Values(size_t)> multiplyFrom = [&](size_t n) -> Values {
+      auto here = [&] {
+        Value record =
+            k.at(from, step.inStage, formats::RecordShape(parts[n].shape.format()).bytes());
+        Values changed = sums;
+        multiplyRecord(parts[n], step, record, rowTile, changed);
+        return Values(ArrayRef<Value>(changed).slice(rowTile * perTile, perTile));
+      };
+      if (n + 1 == parts.size())
+        return here();
+      return k.ifElseYield(k.less(number, k.constI32(parts[n].endTile())), here,
+                           [&] { return multiplyFrom(n + 1); });
+    };
+    llvm::copy(multiplyFrom(0), sums.begin() + rowTile * perTile);
+  }
+  return sums;
+}
+
+//===----------------------------------------------------------------------===//
+// Results
+//===----------------------------------------------------------------------===//
+
+LogicalResult MatmulKernel::finish(Value thread, const Tile &tile, ValueRange sums) {
+  LogicalResult result = success();
+  int64_t set = image.setTokens, span = set * warpColumns, threads = warps * kWarp;
+  Value pair = k.shr(lane, 2), column = k.bitAnd(lane, 3);
+  for (int64_t first = 0; first < warpTokens; first += set) {
+    auto finishSet = [&] {
+      for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
+        Value place = k.add(k.mul(slice, rowTiles),
+                            k.add(k.mul(rowWarp, warpRowTiles), rowTile));
+        place = k.add(k.mul(place, span), k.add(k.mul(columnWarp, set), k.shl(column, 1)));
+        Value to = k.offset(k.at(partialSums, place, kSumBytes), k.shl(pair, 3));
+        for (int64_t block = 0; block < set / 8; ++block)
+          for (int64_t token = 0; token < 2; ++token) {
+            size_t low = sumNumber(rowTile, first / 8 + block, token);
+            k.store(k.vectorOf({sums[low], sums[low + 2]}),
+                    k.offset(to, (block * 8 + token) * kSumBytes), 8);
+          }
+      }
+      k.barrier(1, threads);
+      k.loop(thread, k.constI32(8 * rowTiles * span), threads, [&](Value item) {
+        Value row = k.bitAnd(item, 7), rest = k.shr(item, 3);
+        Value inBlock = k.rem(rest, rowTiles), inSpan = k.div(rest, rowTiles);
+        Value token = k.add(k.mul(tile.tokenTile, tileTokens), first);
+        if (warpColumns > 1)
+          token = k.add(token, k.add(k.mul(k.div(inSpan, set), warpTokens), k.rem(inSpan, set)));
+        else
+          token = k.add(token, inSpan);
+        Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
+        Value exists = k.bitAnd(k.less(token, active), k.less(number, k.constI32(tiles)));
+        k.ifThen(exists, [&] {
+          Value place = k.add(k.mul(inBlock, span), inSpan);
+          Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(row, 3));
+          Value low, high;
+          for (int64_t part = 0; part < slices; ++part) {
+            Values both = k.lanes(k.load(
+                k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
+            low = low ? k.addF(low, both[0]) : both[0];
+            high = high ? k.addF(high, both[1]) : both[1];
+          }
+          kernels::emitForSegment(k, segments, number, [&](size_t n, Value inSegment) {
+            if (succeeded(result))
+              result = emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
+                                    EpilogueLoads());
+          });
+        });
+      });
+      k.barrier(1, threads); // before the next sums come to the same place
+    };
+    if (first == 0)
+      finishSet();
+    else
+      k.ifThen(k.less(k.constI32(first), tile.tokens), finishSet);
+  }
+  return result;
+}
+
+LogicalResult MatmulKernel::consume(Value thread) {
+  lane = k.bitAnd(thread, kWarp - 1);
+  Value warp = k.shr(thread, 5);
+  columnWarp = k.rem(warp, warpColumns);
+  Value rest = k.div(warp, warpColumns);
+  slice = k.rem(rest, slices);
+  rowWarp = k.div(rest, slices);
+  Value row = k.bitAnd(lane, 7), matrix = k.shr(lane, 3);
+  for (int64_t half : {0, 1})
+    chunks[half] = k.add(k.shl(row, 7), k.shl(k.bitXor(k.add(matrix, half * 4), row), 4));
+
+  k.waitForPredecessor();
+  active = emitActiveRows(kernel, op.getActive(), image.tokens);
+  LogicalResult result = success();
+  Value zero = k.constI32(0);
+  forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carriedTile) {
+    Values start = llvm::to_vector(carriedTile);
+    start.append(warpRowTiles * (warpTokens / 8) * 4, k.number(0.0));
+    Values end = k.loop(zero, k.constI32(stages), 1, start, [&](Value stage, ValueRange carried) {
+      Value slot = carried[0], parity = carried[1];
+      Step step;
+      step.stage = k.at(stagesAt, slot, stageBytes);
+      step.tokens = k.sub(tile.tokens, k.mul(columnWarp, warpTokens));
+      k.wait(k.at(fullAt, slot, 8), parity);
+      Value stepCount = k.constI32(stageSteps);
+      if (lastStageSteps() < stageSteps)
+        stepCount = k.select(k.equal(stage, k.constI32(stages - 1)),
+                             k.constI32(lastStageSteps()), stepCount);
+      Values sums = k.loop(slice, stepCount, k.constI32(slices), carried.drop_front(2),
+                           [&](Value inStage, ValueRange values) {
+                             step.inStage = inStage;
+                             step.number = k.add(k.mul(stage, stageSteps), inStage);
+                             step.isLast = k.equal(step.number, k.constI32(steps - 1));
+                             step.pieces = k.offset(
+                                 step.stage,
+                                 k.add(k.mul(inStage, stepPieces * tilePieceBytes),
+                                       k.mul(columnWarp, warpTokens / 8 * image.blockBytes())));
+                             return records ? multiplyRecords(step, tile, values)
+                                            : multiplyStep(step, tile, values);
+                           });
+      k.syncWarp();
+      k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+      stageRing().advance(slot, parity, 1);
+      Values next = {slot, parity};
+      next.append(sums);
+      return next;
+    });
+    if (succeeded(result))
+      result = finish(thread, tile, ValueRange(end).drop_front(2));
+    return Values{end[0], end[1]};
+  });
+  return result;
+}
+
+LogicalResult MatmulKernel::emit() {
+  int64_t threads = warps * kWarp;
+  Value thread = k.thread();
+  block = k.block();
+  stagesAt = kernel.at(stagesRange);
+  fullAt = kernel.at(full);
+  emptyAt = kernel.at(empty);
+  partialSums = kernel.at(sums);
+  k.ifThen(k.equal(thread, k.constI32(0)), [&] {
+    // Before sm_90 the copying warp's lanes arrive one by one.
+    for (int64_t slot = 0; slot < ring; ++slot) {
+      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
+      k.initBarrier(k.offset(emptyAt, slot * 8), warps);
+    }
+    k.fenceBarrierInit();
+  });
+  k.barrier();
+  k.launchDependents();
+  LogicalResult result = success();
+  k.ifElse(
+      k.less(thread, k.constI32(threads)), [&] { result = consume(thread); },
+      [&] { produce(k.sub(thread, threads)); });
+  return result;
+}
+
+LogicalResult device::emitMatmul(Kernel &kernel, fused::MatmulOp op) {
+  FailureOr<fused::MatmulPlan> plan = fused::MatmulPlan::get(op, kernel.schedule, kernel.device);
+  if (failed(plan))
+    return failure();
+  FailureOr<SmallVector<PackedSegment>> segments = kernels::packedSegments(op);
+  if (failed(segments))
+    return failure();
+  return MatmulKernel(kernel, op, *plan, std::move(*segments)).emit();
+}

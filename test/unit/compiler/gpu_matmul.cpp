@@ -1,0 +1,268 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Generated GPU products of many tokens, and what prepares their input, run by the emulator against
+// the definitions in sluice/Formats; and what ptxas says of the same kernels.
+
+#include "GpuKernels.h"
+
+#include "dialects/Fused/PreparedInput.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <cmath>
+#include <deque>
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+using formats::Encoding;
+using formats::Layout;
+
+namespace {
+/// What two warps to a scheduler can have.
+constexpr int64_t kMostRegisters = 224;
+
+struct Schedule {
+  int64_t blocks, warps, stages, columns, rows, tokens;
+
+  std::string text() const {
+    return "schedule(#fused.gpu_schedule<blocks = " + std::to_string(blocks) +
+           ", warps = " + std::to_string(warps) + ", stages = " + std::to_string(stages) +
+           ", in_flight = " + std::to_string(stages) + ", columns = " + std::to_string(columns) +
+           ", splits = 1, early = \"weights\", rows = " + std::to_string(rows) +
+           ", tokens = " + std::to_string(tokens) + ">)";
+  }
+};
+
+struct Part {
+  Encoding format;
+  int64_t rows;
+};
+
+/// A product of `tokens` tokens at most.
+struct Product {
+  std::vector<Part> parts;
+  Layout layout;
+  int64_t columns, tokens;
+  Schedule schedule;
+  std::vector<int64_t> active;
+
+  std::string text(size_t number) const;
+};
+
+std::string preparedType(int64_t tokens, int64_t columns, const std::vector<Part> &parts) {
+  std::string text =
+      "!fused.prepared<" + std::to_string(tokens) + ", " + std::to_string(columns) + ", for = [";
+  for (auto [n, part] : llvm::enumerate(parts)) {
+    // "!quantized.tensor<1x1xBODY>"
+    std::string tensor = tensorType(part.format, 1, 1, "rows");
+    text += (n ? ", " : "") + ("#quantized.encoding<" + tensor.substr(tensor.find("1x1x") + 4));
+  }
+  return text + "], image>";
+}
+
+std::string prepareSchedule(int64_t tokens, int64_t warps) {
+  return "schedule(#fused.gpu_schedule<blocks = " + std::to_string(tokens) +
+         ", warps = " + std::to_string(warps) +
+         ", stages = 1, in_flight = 1, columns = 64, splits = 1, early = \"none\">)";
+}
+
+std::string Product::text(size_t number) const {
+  std::string arguments, operands, types, results, segments, values;
+  for (auto [i, part] : llvm::enumerate(parts)) {
+    std::string n = std::to_string(i), separator = i ? ", " : "";
+    std::string type = packedType(part.format, part.rows, columns, layout);
+    arguments += ", %w" + n + ": " + type;
+    operands += separator + "%w" + n;
+    types += ", " + type;
+    results += separator + activation(tokens, part.rows, "f32");
+    segments += separator + std::to_string(part.rows);
+    values += separator + "%y#" + n;
+  }
+  std::string input = activation(tokens, columns, "f32");
+  std::string prepared = preparedType(tokens, columns, parts);
+  return "func.func @f" + std::to_string(number) + "(%x: " + input + ", %n: tensor<1xi32>" +
+         arguments + ") -> (" + results + ") {\n  %p = fused.prepare %x active(%n) " +
+         prepareSchedule(tokens, 1 + number % 4) + " : " + input + " -> " + prepared +
+         "\n  %y:" + std::to_string(parts.size()) + " = fused.matmul %p active(%n) weights(" +
+         operands + ") segments [" + segments + "] " + schedule.text() + " : " + prepared + types +
+         " -> " + results + "\n  return " + values + " : " + results + "\n}\n";
+}
+
+/// Bytes that nothing computes.
+constexpr uint8_t kUntouched = 0xA5;
+
+class GpuMatmul : public testing::TestWithParam<const char *> {
+protected:
+  /// Runs the two launches from number `first` on as one step: `prepare` reads `x`, `n` and
+  /// `captured` and `matmul` reads `n` and `operands` and writes `outputs`.
+  void run(GpuKernels &kernels, size_t first, std::vector<Buffer *> x, Buffer &n,
+           const std::vector<Buffer *> &captured, const std::vector<Buffer *> &operands,
+           const std::vector<Buffer *> &outputs, int64_t preparedBytes) {
+    using emulator::MemoryKind;
+    ASSERT_TRUE(kernels.emulator);
+    ASSERT_LT(first + 1, kernels.launches.size());
+    auto buffer = [&](Buffer *memory, MemoryKind kind) {
+      std::string name = "buffer " + std::to_string(count++);
+      uint32_t index = kernels.emulator->addMemory(name, memory->as<void>(), memory->size(), kind);
+      return kernels.emulator->addBuffer(name, index, 0, memory->size());
+    };
+    emulator::Launch prepare = kernels.launches[first], matmul = kernels.launches[first + 1];
+    for (Buffer *memory : x)
+      prepare.buffers.push_back(buffer(memory, MemoryKind::Persistent));
+    uint32_t active = buffer(&n, MemoryKind::Persistent);
+    prepare.buffers.push_back(active);
+    for (Buffer *memory : captured)
+      prepare.buffers.push_back(buffer(memory, MemoryKind::Constant));
+    Buffer &prepared = keep(Buffer(preparedBytes));
+    uint32_t image = buffer(&prepared, MemoryKind::Scratch);
+    prepare.buffers.push_back(image);
+    matmul.buffers = {image, active};
+    for (Buffer *memory : operands)
+      matmul.buffers.push_back(buffer(memory, MemoryKind::Constant));
+    for (Buffer *memory : outputs)
+      matmul.buffers.push_back(buffer(memory, MemoryKind::Scratch));
+    emulator::Launch step[] = {prepare, matmul};
+    llvm::Error error = kernels.emulator->run(step);
+    EXPECT_FALSE(static_cast<bool>(error)) << llvm::toString(std::move(error));
+  }
+
+  /// Memory must outlive the emulator.
+  Buffer &keep(Buffer buffer) {
+    memories.push_back(std::move(buffer));
+    return memories.back();
+  }
+
+  void check(const std::vector<Product> &products, uint32_t seed);
+
+private:
+  std::deque<Buffer> memories;
+  size_t count = 0;
+};
+
+int64_t bytesOf(const Product &product) {
+  mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
+  context.loadDialect<quantized::QuantizedDialect, fused::FusedDialect>();
+  std::vector<quantized::EncodingAttr> encodings;
+  for (const Part &part : product.parts)
+    encodings.push_back(quantized::EncodingAttr::get(&context, part.format));
+  return fused::preparedBytes(fused::PreparedType::get(&context, product.tokens, product.columns,
+                                                       encodings, /*image=*/true));
+}
+
+void GpuMatmul::check(const std::vector<Product> &products, uint32_t seed) {
+  std::string text;
+  for (auto [number, product] : llvm::enumerate(products))
+    text += product.text(number);
+  GpuKernels kernels(text, GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  ASSERT_EQ(kernels.launches.size(), 2 * products.size());
+  Random random(seed);
+  for (auto [number, product] : llvm::enumerate(products)) {
+    int64_t tokens = product.tokens, columns = product.columns;
+    std::vector<float> x = random.normal(tokens * columns);
+    std::vector<Buffer *> weights;
+    // [part][token][row]
+    std::vector<std::vector<double>> expected;
+    std::string name;
+    for (const Part &part : product.parts) {
+      Weight weight(part.format, part.rows, columns, random);
+      weights.push_back(&keep(packGpu(weight, naturalRows(part.rows), product.layout)));
+      expected.emplace_back();
+      for (int64_t token = 0; token < *llvm::max_element(product.active); ++token)
+        for (int64_t row = 0; row < part.rows; ++row)
+          expected.back().push_back(weight.product(
+              row, {x.begin() + token * columns, x.begin() + (token + 1) * columns}));
+      name += part.format.name() + " " + std::to_string(part.rows) + "x" + std::to_string(columns) +
+              " ";
+    }
+    for (int64_t active : product.active) {
+      SCOPED_TRACE(name + std::to_string(active) + " of " + std::to_string(tokens) + " tokens");
+      std::vector<float> given = x;
+      std::fill(given.begin() + active * columns, given.end(), NAN);
+      std::vector<Buffer *> outputs;
+      for (const Part &part : product.parts) {
+        outputs.push_back(&keep(Buffer(tokens * part.rows * 4)));
+        memset(outputs.back()->as<void>(), kUntouched, outputs.back()->size());
+      }
+      run(kernels, 2 * number, {&keep(Buffer(given))},
+          keep(Buffer(std::vector<int32_t>{int32_t(active)})), {}, weights, outputs,
+          bytesOf(product));
+      if (HasFailure())
+        return;
+      for (auto [n, part] : llvm::enumerate(product.parts)) {
+        std::vector<float> found = outputs[n]->copy<float>();
+        size_t written = active * part.rows;
+        auto *rest = outputs[n]->as<uint8_t>();
+        EXPECT_TRUE(std::all_of(rest + written * 4, rest + outputs[n]->size(),
+                                [](uint8_t byte) { return byte == kUntouched; }));
+        found.resize(written);
+        EXPECT_LE(relativeError(found, {expected[n].begin(), expected[n].begin() + written}), 1e-6);
+      }
+    }
+  }
+  kernels.checkResources(kMostRegisters);
+}
+} // namespace
+
+TEST_P(GpuMatmul, AllFormats) {
+  std::vector<Product> products;
+  for (auto [number, format] : llvm::enumerate(allFormats())) {
+    bool free = !format.isScaled() || format.group == Encoding::channel;
+    int64_t group = free ? 8 : format.group, chunk = std::max<int64_t>(group, 128);
+    int64_t step = format.isScaled() ? 128 : 64;
+    Layout layout = gpuLayout(format, chunk), wide = gpuLayout(format, 2 * chunk);
+    // Less than a group; rows and columns that do not fill tiles.
+    products.push_back({{{format, 20}}, layout, 104, 16, {1, 2, 2, step, 32, 16}, {1, 16}});
+    // A ring that is used again, chunks of several stages, a short last group, two row tiles a
+    // warp.
+    products.push_back({{{format, 70}}, wide, 3 * chunk + 40, 16, {2, 1, 3, step, 32, 16}, {7}});
+    // Warps that divide a stage's columns.
+    if (number % 3 == 0)
+      products.push_back(
+          {{{format, 40}}, wide, 4 * chunk, 64, {2, 4, 2, 2 * step, 32, 64}, {31, 64}});
+    // Tiles of tokens.
+    if (number % 3 == 1)
+      products.push_back({{{format, 23}}, layout, 256, 64, {3, 2, 4, step, 32, 32}, {33}});
+  }
+  check(products, 1);
+}
+
+TEST_P(GpuMatmul, Records) {
+  std::vector<Product> products;
+  for (auto [number, format] : llvm::enumerate(recordFormats())) {
+    bool super = !format.fitsColumns(1);
+    Layout layout{Layout::Kind::Records, 512};
+    products.push_back(
+        {{{format, 40}}, layout, super ? 1280 : 1300, 16, {2, 2, 2, 512, 32, 16}, {1, 16}});
+    if (number % 4 == 0)
+      products.push_back({{{format, 24}}, layout, 512, 64, {1, 4, 2, 512, 32, 64}, {33}});
+  }
+  check(products, 2);
+}
+
+TEST_P(GpuMatmul, WeightsOfSeveralEncodings) {
+  auto named = [](const char *name) { return *Encoding::fromName(name); };
+  const std::vector<std::vector<Part>> cases = {
+      {{named("q4_k"), 40}, {named("q6_k"), 16}},
+      {{named("q6_k"), 24}, {named("q4_k"), 33}, {named("q2_k"), 20}},
+      {{named("q4_1"), 16}, {named("int8-g32"), 50}},
+      {{named("iq4_nl"), 20}, {named("q5_k"), 20}}};
+  std::vector<Product> products;
+  for (const std::vector<Part> &parts : cases)
+    products.push_back(
+        {parts, {Layout::Kind::Records, 512}, 1280, 32, {2, 2, 2, 256, 64, 32}, {9, 32}});
+  check(products, 3);
+}
+
+TEST_P(GpuMatmul, ManyTokens) {
+  // Warps that divide a tile's tokens.
+  Encoding format{Encoding::Element::I8, 128};
+  check(
+      {{{{format, 50}}, gpuLayout(format, 256), 640, 192, {2, 4, 3, 128, 32, 128}, {1, 100, 192}}},
+      4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, GpuMatmul, testing::Values("h200", "a100"),
+                         [](const auto &info) { return std::string(info.param); });
