@@ -27,7 +27,9 @@ CacheShape CachedAttention::shape(bool keys, bool isGpu) const {
   return {sequences, positions, heads, dim, (keys ? keyChoice : valueChoice).encoding, order};
 }
 
-std::string CachedAttention::text(const std::string &schedule, bool isGpu) const {
+std::string CachedAttention::text(const std::string &schedule, bool isGpu,
+                                  const std::string &appendSchedule) const {
+  int64_t tokens = rows.value_or(this->tokens);
   mlir::MLIRContext context;
   context.loadDialect<quantized::QuantizedDialect>();
   auto cacheType = [&](bool keys) {
@@ -56,16 +58,29 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   if (rotary != Rotary::None)
     module += "model.rope_table @rope <theta = 10000.0> : " + table + "\n";
   module += "func.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
-            ", %p: " + at + ") -> " + result + " {\n";
+            ", %p: " + at + (rows ? ", %n: tensor<1xi32>" : "") + ") -> " + result + " {\n";
   if (norms)
     module += "  %qg = model.parameter @qg : " + vector +
               "\n  %kg = model.parameter @kg : " + vector + "\n";
   if (rotary != Rotary::None)
     module += "  %t = model.parameter @rope : " + table + "\n";
-  module += std::string("  %y = fused.attention %q") + (appends ? " new(%k, %v)" : "") +
-            ", @k, @v at %p scale " + number + " " +
-            (window ? "window " + std::to_string(*window) + " " : "") + schedule + " : " + query +
-            (appends ? " new(" + row + ", " + row + ")" : "") + ", " + at + " -> " + result;
+  bool ownAppend = appends && rows;
+  std::string count = rows ? "active(%n) " : "";
+  if (ownAppend)
+    module += "  %q1 = fused.append %q new(%k, %v), @k, @v at %p " + count + appendSchedule +
+              " : " + query + " new(" + row + ", " + row + "), " + at + " -> " + query;
+  std::string attention = std::string("  %y = fused.attention %q") +
+                          (ownAppend ? "1"
+                           : appends ? " new(%k, %v)"
+                                     : "") +
+                          ", @k, @v at %p scale " + number + " " +
+                          (window ? "window " + std::to_string(*window) + " " : "") +
+                          (softCap ? "soft_cap " + std::to_string(*softCap) + " " : "") + count +
+                          schedule + " : " + query +
+                          (appends && !ownAppend ? " new(" + row + ", " + row + ")" : "") + ", " +
+                          at + " -> " + result;
+  if (!ownAppend)
+    module += attention;
   if (appends) {
     module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
     std::string last[2];
@@ -92,6 +107,8 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
               "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n  fused.yield " +
               last[0] + " : " + query + "\n}";
   }
+  if (ownAppend)
+    module += "\n" + attention;
   return module + "\n  return %y : " + result + "\n}\n";
 }
 
@@ -135,6 +152,23 @@ std::vector<Buffer *> CachedAttention::Step::arguments() {
   return result;
 }
 
+std::vector<Buffer *> CachedAttention::Step::appendArguments() {
+  std::vector<Buffer *> result = arguments();
+  result.back() = &*query;
+  return result;
+}
+
+std::vector<Buffer *> CachedAttention::Step::attentionArguments() {
+  // Positions and the number of tokens come behind the query and what is appended.
+  size_t count = buffers.size();
+  return {&*query,
+          &buffers[3],
+          &buffers[4],
+          &buffers[count - 3],
+          &buffers[count - 2],
+          &buffers[count - 1]};
+}
+
 CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<int32_t> &at,
                                             bool isGpu) const {
   Step step;
@@ -160,6 +194,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
       int64_t last = sequences == 1 ? *std::max_element(at.begin(), at.end()) : at[sequence];
       int64_t first = sequences == 1 ? *std::min_element(at.begin(), at.end()) : last;
       int64_t oldest = window ? std::max<int64_t>(0, first - *window + 1) : 0;
+      int64_t newest = rows ? first : last; // the first of those that are appended
       for (int64_t head = 0; head < heads; ++head)
         for (int64_t position = oldest; position <= last; ++position) {
           std::vector<float> x =
@@ -169,7 +204,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
                 bytes + (sequence * heads + head) * layout.headBytes(), layout.headBytes());
           };
           formats::storeCacheVector(layout, headOf(after.data()), position, x);
-          if (!appends || position < last)
+          if (!appends || position < newest)
             formats::storeCacheVector(layout, headOf(caches[part].as<uint8_t>()), position, x);
           int64_t place = sequence * positions + position, groups = layout.groups();
           llvm::MutableArrayRef<float> scales =
@@ -187,11 +222,18 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
   step.isGpu = isGpu;
   step.positions = at;
   step.attended = prepared(query, gain(false), at);
-  Tensor expected = llvm::cantFail(reference::fusedAttention(
-      step.attended, step.keysRead, step.valuesRead, Tensor::ints({tokens}, at), scale, window));
+  Tensor expected =
+      llvm::cantFail(reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
+                                               Tensor::ints({tokens}, at), scale, window, softCap));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
-  step.buffers.push_back(Buffer(data.query));
+  // Rows that are not there hold what no kernel may read.
+  int64_t made = rows.value_or(tokens);
+  auto bufferOf = [&](std::vector<float> x, int64_t width) {
+    x.resize(made * width, std::numeric_limits<float>::quiet_NaN());
+    return Buffer(x);
+  };
+  step.buffers.push_back(bufferOf(data.query, width()));
   if (appends)
     for (const std::vector<float> *all : {&data.keys, &data.values}) {
       std::vector<float> rows;
@@ -199,9 +241,16 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
         const float *from = all->data() + (sequenceOf(token) * positions + at[token]) * row;
         rows.insert(rows.end(), from, from + row);
       }
-      step.buffers.push_back(Buffer(rows));
+      step.buffers.push_back(bufferOf(rows, row));
     }
-  step.buffers.push_back(Buffer(at));
+  std::vector<int32_t> all = at;
+  all.resize(made, std::numeric_limits<int32_t>::max());
+  step.buffers.push_back(Buffer(all));
+  if (rows) {
+    step.buffers.push_back(Buffer(std::vector<int32_t>{static_cast<int32_t>(tokens)}));
+    if (appends)
+      step.query.emplace(bufferOf({}, width()));
+  }
   // In the order of their first use.
   if (norms)
     step.buffers.push_back(Buffer(gain(false)));
@@ -211,7 +260,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     step.buffers.push_back(Buffer(gain(true)));
   step.buffers.push_back(std::move(caches[0]));
   step.buffers.push_back(std::move(caches[1]));
-  step.buffers.push_back(Buffer(tokens * width() * 2));
+  step.buffers.push_back(Buffer(made * width() * 2));
   return step;
 }
 
@@ -229,12 +278,13 @@ void CachedAttention::check(Step &step, double tolerance) const {
                             : 0x1p-10;
     for (int64_t token = 0; token < tokens; ++token)
       for (int64_t head = 0; head < heads; ++head) {
-        int64_t begin = (token * heads + head) * layout.headBytes(),
+        int64_t sequence = sequences == 1 ? 0 : token;
+        int64_t begin = (sequence * heads + head) * layout.headBytes(),
                 position = step.positions[token];
         auto headOf = [&](std::vector<uint8_t> &bytes) {
           return llvm::MutableArrayRef<uint8_t>(bytes).slice(begin, layout.headBytes());
         };
-        int64_t row = (token * positions + position) * heads + head;
+        int64_t row = (sequence * positions + position) * heads + head;
         std::vector<float> expected(dim);
         auto scales =
             llvm::MutableArrayRef<float>(step.keysRead.scales.values).slice(row * groups, groups);
@@ -266,11 +316,14 @@ void CachedAttention::check(Step &step, double tolerance) const {
       }
     Tensor expected = llvm::cantFail(
         reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
-                                  Tensor::ints({tokens}, step.positions), scale, window));
+                                  Tensor::ints({tokens}, step.positions), scale, window, softCap));
     step.expected.assign(expected.values.begin(), expected.values.end());
   }
   std::vector<float> y(step.expected.size());
-  formats::f16ToFloat(step.buffers.back().copy<uint16_t>(), y);
+  std::vector<uint16_t> stored = step.buffers.back().copy<uint16_t>();
+  formats::f16ToFloat(llvm::ArrayRef(stored).take_front(y.size()), y);
+  EXPECT_TRUE(step.buffers.back().untouchedFrom(y.size() * 2))
+      << "a row that is not there was written";
   double error = relativeError(y, step.expected);
   EXPECT_LE(error, tolerance);
   // Of a single position the result is its value, which may be an f16.

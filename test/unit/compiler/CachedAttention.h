@@ -23,6 +23,10 @@ struct CachedAttention {
   bool appends = false;
   double scale = 0.125;
   std::optional<int64_t> window = std::nullopt;
+  std::optional<double> softCap = std::nullopt;
+  /// Rows that the operation is made for, of which `tokens` are there: neighbouring tokens of one
+  /// sequence. What it appends is then appended by an operation of its own.
+  std::optional<int64_t> rows = std::nullopt;
   /// What the operation does to queries and new keys before it rotates and rounds them.
   bool norms = false;
   enum class Rotary { None, Halves, Interleaved } rotary = Rotary::None;
@@ -36,8 +40,10 @@ struct CachedAttention {
   bool computes() const { return norms || rotary != Rotary::None; }
   /// The module: one function with one attention. Arguments of its kernel are the query, new keys
   /// and values if it appends, positions, the norms' gains and the rotary table if it has them,
-  /// keys, values and the result.
-  std::string text(const std::string &schedule, bool isGpu) const;
+  /// keys, values and the result. With `rows` the number of tokens follows positions; and if
+  /// something is appended, there are two kernels, the append's first.
+  std::string text(const std::string &schedule, bool isGpu,
+                   const std::string &appendSchedule = "") const;
 
   /// Keys and values of all positions, the query of every token.
   struct Data {
@@ -48,6 +54,7 @@ struct CachedAttention {
   /// A step with the tokens at `positions`.
   struct Step {
     std::vector<Buffer> buffers; ///< in the order of the kernel's arguments, the result last
+    std::optional<Buffer> query; ///< of an append of its own, its result
     std::vector<double> expected;
     std::vector<uint8_t> keysAfter, valuesAfter; ///< the bytes of the caches after the step
     bool isGpu = false;
@@ -55,6 +62,8 @@ struct CachedAttention {
     reference::Tensor attended;            ///< the queries that meet the keys
     reference::Cache keysRead, valuesRead; ///< the caches after the step
     std::vector<Buffer *> arguments();
+    /// Of the two kernels where the append has its own.
+    std::vector<Buffer *> appendArguments(), attentionArguments();
   };
   /// What no position has yet, and what is behind the window, is there as 0xFF, which is NaN in
   /// every format.
