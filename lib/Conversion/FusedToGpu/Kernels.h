@@ -132,6 +132,9 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::ProductOp op, const Pack
 /// The active rows of a step, between 0 and `most`. Not to be read before the previous kernel has
 /// ended.
 mlir::Value emitActiveRows(Kernel &kernel, mlir::Value active, int64_t most);
+/// Emits `body` for a row that is there: of number `row` below `active`, one i32 in memory, if that
+/// is not null.
+void ifActive(Kernel &kernel, mlir::Value active, mlir::Value row, llvm::function_ref<void()> body);
 
 // The kernels. Each fills the body of a function whose arguments the interface has, as the
 // operation's plan (dialects/Fused/GpuPlan.h) says.
@@ -139,6 +142,10 @@ mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::LogicalResult emitPrepare(Kernel &kernel, fused::PrepareOp op);
 mlir::LogicalResult emitMatmul(Kernel &kernel, fused::MatmulOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
+/// The same of many tokens of one sequence.
+mlir::LogicalResult emitPrefillAttention(Kernel &kernel, fused::AttentionOp op);
+mlir::LogicalResult emitAppend(Kernel &kernel, fused::AppendOp op);
+mlir::LogicalResult emitLastRow(Kernel &kernel, fused::LastRowOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
 mlir::LogicalResult emitRows(Kernel &kernel, fused::RowsOp op);
 mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);
