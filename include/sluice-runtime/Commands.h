@@ -42,6 +42,9 @@ struct RunOptions {
   SessionOptions session;
   GenerateOptions generate;
   DraftOptions draft;
+  /// A file that keeps the session's state from run to run; may be empty. What the prompt has in
+  /// common with it is not computed again.
+  std::filesystem::path promptCache;
   std::string prompt;
   /// Prompt and continuation as ids on one line, and nothing else.
   bool tokenIds = false;

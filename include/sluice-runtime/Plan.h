@@ -183,6 +183,9 @@ struct Plan {
   /// XXH3 of the JSON without that key, dumped compactly with sorted keys.
   static std::string checksum(std::string_view text, const std::string &name);
 
+  /// The digest of the whole plan, 16 hexadecimal digits: of all that decides what a session holds,
+  /// as it has the checksums of weights and kernels in it.
+  std::string digest;
   std::string producer;
   ModelInfo model;
   TargetInfo target;

@@ -10,6 +10,7 @@
 #include "sluice-runtime/Sampling.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -112,6 +113,14 @@ public:
   /// without appending them; returns each launch's time in seconds.
   std::vector<double> profile(std::span<const int32_t> tokens);
   std::vector<double> profile(int32_t token) { return profile(std::span(&token, 1)); }
+
+  /// Writes the sequence, and of the caches what it has filled, to a safetensors file, which is
+  /// complete when it has its name. An Error if the sequence has tokens that seek() skipped.
+  void save(const std::filesystem::path &path);
+  /// Takes over a sequence that a session of the same artifact saved: it goes on as that one would,
+  /// bit for bit. An Error, after which the session is as reset() leaves it, if the file is damaged
+  /// or of another artifact.
+  void load(const std::filesystem::path &path);
 
   /// A copy of a buffer's bytes as the last step left them; an Error if there is none so named.
   std::vector<std::byte> readBuffer(std::string_view name);

@@ -132,6 +132,23 @@ SLUICE_API int64_t sluice_session_position(const sluice_session *session);
  * it has fewer. */
 SLUICE_API sluice_status sluice_session_truncate(sluice_session *session, int64_t position);
 
+/* Goes back to where the sequence and the `count` tokens of `ids` part, or to before the last of
+ * them, whose logits are wanted; `kept`, which may be NULL, is how many of `ids` the sequence then
+ * has. So what two prompts have in common is computed once. */
+SLUICE_API sluice_status sluice_session_rewind(sluice_session *session, const int32_t *ids,
+                                               size_t count, size_t *kept);
+
+/* Writes the sequence and what the caches hold of it to a file, and takes it over from one that a
+ * session of the same artifact wrote; it goes on bit for bit as that one would. */
+SLUICE_API sluice_status sluice_session_save(sluice_session *session, const char *path);
+SLUICE_API sluice_status sluice_session_load(sluice_session *session, const char *path);
+
+/* Appends `count` tokens, at least one, as a prompt is read: as many at a time as the artifact's
+ * steps take. An error, and no change, if one is not in the vocabulary or they do not fit into the
+ * context. */
+SLUICE_API sluice_status sluice_session_append(sluice_session *session, const int32_t *ids,
+                                               size_t count);
+
 /* Appends a token to the sequence and points `logits` to the vocab_size numbers that predict the
  * next one, valid until the next call with this session. An error, and no change, when the
  * sequence has context_length tokens already. */

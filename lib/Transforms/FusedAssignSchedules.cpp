@@ -242,8 +242,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
   if (!columns)
     return op.emitOpError() << "finds no stage that fits the shared memory of target "
                             << description.name;
-  int64_t blocks = std::min(multiprocessors, llvm::divideCeil(least->tiles, rowTiles) *
-                                                 least->tokenTiles);
+  int64_t blocks = std::min<int64_t>(
+      multiprocessors, llvm::divideCeil(least->tiles, rowTiles) * least->tokenTiles);
   auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
                               /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
   auto plan = fused::MatmulPlan::get(op, schedule, device);

@@ -176,6 +176,42 @@ sluice_status sluice_session_truncate(sluice_session *session, int64_t position)
   });
 }
 
+sluice_status sluice_session_rewind(sluice_session *session, const int32_t *ids, size_t count,
+                                    size_t *kept) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    if (count)
+      requirePointer(ids, "ids");
+    int64_t position = session->session.rewind({ids, count});
+    if (kept)
+      *kept = static_cast<size_t>(position);
+  });
+}
+
+sluice_status sluice_session_save(sluice_session *session, const char *path) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    requirePointer(path, "path");
+    session->session.save(path);
+  });
+}
+
+sluice_status sluice_session_load(sluice_session *session, const char *path) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    requirePointer(path, "path");
+    session->session.load(path);
+  });
+}
+
+sluice_status sluice_session_append(sluice_session *session, const int32_t *ids, size_t count) {
+  return guarded([&] {
+    requirePointer(session, "session");
+    requirePointer(ids, "ids");
+    session->session.append(std::span(ids, count));
+  });
+}
+
 sluice_status sluice_session_decode(sluice_session *session, int32_t token, const float **logits) {
   return guarded([&] {
     requirePointer(session, "session");

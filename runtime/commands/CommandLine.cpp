@@ -262,7 +262,7 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
   struct State {
     RunOptions options;
     ChatArguments chat;
-    std::string model, file, draft;
+    std::string model, file, draft, promptCache;
     bool isChat = false, noBos = false, noEcho = false;
   };
   auto state = std::make_shared<State>();
@@ -301,6 +301,11 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
       ->add_flag("--special", options.parseSpecial,
                  "names such as <|im_end|> in the prompt are control tokens")
       ->excludes(isChat);
+  command
+      ->add_option("--prompt-cache", state->promptCache,
+                   "file that keeps the session from run to run: what the prompt has in common with "
+                   "what is there is not computed again")
+      ->excludes(isChat);
   command->add_flag("--no-echo", state->noEcho, "print the new text (or ids) without the prompt");
   addSession(*command, options.session);
   command->callback([state, hooks, command] {
@@ -315,6 +320,7 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
       if (options.prompt.ends_with('\n'))
         options.prompt.erase(options.prompt.size() - (options.prompt.ends_with("\r\n") ? 2 : 1));
     }
+    options.promptCache = state->promptCache;
     options.addBos = !state->noBos;
     options.echo = !state->noEcho;
     if (state->isChat) {

@@ -52,6 +52,11 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
                                               options.parseSpecial);
   Session session = openSession(artifact, options.session);
 
+  std::span<const int32_t> unread = prompt;
+  if (!options.promptCache.empty() && std::filesystem::exists(options.promptCache)) {
+    session.load(options.promptCache);
+    unread = unread.subspan(static_cast<size_t>(session.rewind(prompt)));
+  }
   InterruptGuard guard;
   bool echo = options.echo && !options.tokenIds && !options.chatTemplate;
   bool started = !options.prompt.empty() && echo;
@@ -84,7 +89,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   GenerateOptions generating = options.generate;
   generating.drafter = guesses.drafter();
   generating.startsText = options.chatTemplate.has_value();
-  GenerateResult result = generate(session, prompt, generating, callbacks);
+  GenerateResult result = generate(session, unread, generating, callbacks);
+  if (!options.promptCache.empty())
+    session.save(options.promptCache);
 
   if (options.tokenIds) {
     std::vector<int32_t> ids;
@@ -98,7 +105,7 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   if (isTerminal()) {
     auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
     std::fprintf(stderr, "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s%s]\n",
-                 prompt.size(), rate(static_cast<double>(prompt.size()), result.promptSeconds),
+                 unread.size(), rate(static_cast<double>(unread.size()), result.promptSeconds),
                  result.ids.size(), rate(static_cast<double>(result.ids.size()), result.seconds),
                  guessNote(result).c_str(), finishNote(result.reason));
   }

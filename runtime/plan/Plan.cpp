@@ -479,6 +479,7 @@ Plan Plan::parse(std::string_view text, const std::string &name) {
                 ": the file was changed");
 
   Plan plan;
+  plan.digest = stored;
   plan.producer = top.at("producer").asText();
   plan.model = readModel(top.at("model"));
   plan.target = readTarget(top.at("target"));
