@@ -227,7 +227,7 @@ kernels::Values MatmulKernel::scale(Value group, Value token, Value block, Value
 
 kernels::Values MatmulKernel::integerSums(Value firstWord, Value endWord) {
   kernels::Values zeros(tokens() * tiles(), k.integer(k.vec(kLanes, k.i32()), 0));
-  return products(firstWord, endWord, 1, /*unroll=*/4, zeros);
+  return products(firstWord, endWord, 1, /*unroll=*/8, zeros);
 }
 
 kernels::Values MatmulKernel::scaledSums(Value firstWord, Value endWord) {
