@@ -67,8 +67,9 @@ private:
 };
 
 FailureOr<Choice> FusedAssignSchedules::chooseHost(Operation *op) {
-  if (auto matvec = dyn_cast<fused::MatvecOp>(op))
-    if (quantized::QuantizedTensorType type = matvec.getPackedType();
+  if (auto product = dyn_cast<fused::ProductOp>(op))
+    if (auto type =
+            dyn_cast<quantized::QuantizedTensorType>(product.getWeights().front().getType());
         type && type.getLayout().isForGpu())
       return op->emitOpError() << "reads weights packed for a GPU (" << type << "), target "
                                << description.name << " is a CPU";

@@ -14,13 +14,14 @@ def ConvertFusedToHost : Pass<"convert-fused-to-host", "::mlir::ModuleOp"> {
 
     A kernel is `void(ptr arguments, i64 begin, i64 end)`. `arguments` holds one pointer for each operand, cache and result of the
     dispatch; operands are the operation's input and weight, then what its regions capture, in the order of first use. The kernel carries out the work
-    items [begin, end) of the launch's grid, a work item being 16 packed rows of a product, one key/value head of a token of attention,
+    items [begin, end) of the launch's grid, a work item being 16 packed rows of a product (of many tokens: two such tiles), a token of a prologue of its own, one key/value head of a token of attention,
     or one row of an embedding.
 
     Kernels are written in `vector`, `arith`, `math`, `scf` and `llvm` operations; the pipeline `host-lower-kernels` takes them to `llvm` alone.
 
     - Products want one weight in layout `lanes`; the prologue runs once a call into stack memory (for integer weights it ends in 16-bit fixed point, see
       docs/numerics.md), and the epilogue on the sums of 16 rows. Integer sums inside an accumulation block are exact; the sums over blocks are float32, in order.
+      Products of many tokens add in the same order; their prologue is a kernel of its own.
     - A norm's sum of squares is 16 partial sums, element i in sum i mod 16, added in halves (8, 4, 2, 1).
     - Attention updates a running maximum after every `positions` positions; a weight is exp(score - maximum so far), rounded to f16 before it is multiplied by V.
 

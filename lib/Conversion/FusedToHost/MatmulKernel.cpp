@@ -38,9 +38,11 @@ private:
 
   /// Tiles whose products share a load of the input.
   int64_t tiles() const { return k.isa == Isa::Avx2 ? 1 : 2; }
-  /// Tokens whose sums are registers at a time.
+  /// Tokens whose sums are registers at a time: as many as have room beside what a group's blocks
+  /// or a block's chains are added to.
   int64_t tokens() const {
-    return k.isa == Isa::Avx2 || (!format.isInteger() && format.isScaled()) ? kBlock / 2 : kBlock;
+    bool hasTotals = format.isScaled() && (!format.isInteger() || blocksPerGroup() > 1);
+    return k.isa == Isa::Avx2 || hasTotals ? kBlock / 2 : kBlock;
   }
   /// Columns that are multiplied by one word of the input and one vector of the panel.
   int64_t wordColumns() const { return format.isInteger() ? 2 : 1; }
@@ -69,15 +71,20 @@ private:
   }
   /// Adds the products of activation group `group` for tokens [token, token + tokens()).
   void multiply(Value group, Value token);
-  void addIntegers(Value group, Value token, Value block, Value firstWord, Value endWord);
-  void addScaled(Value group, Value token, Value block, Value firstWord, Value endWord);
+  /// The sums (token, tile) of a block that are multiplied by its scales.
+  kernels::Values integerSums(Value firstWord, Value endWord);
+  kernels::Values scaledSums(Value firstWord, Value endWord);
   void addFloats(Value token, Value firstWord, Value endWord);
   /// Multiplies words [first, end), each `step`th, of the tokens at `x`. `carried` are sums of
   /// (token, tile).
   kernels::Values products(Value first, Value end, int64_t step, int64_t unroll,
                            ValueRange carried);
-  /// Adds a block's sums (token, tile), times its scales, to the held ones.
-  void scale(Value group, Value token, Value block, ValueRange blockSums);
+  /// Totals (token, tile) plus a block's sums times its scales.
+  kernels::Values scale(Value group, Value token, Value block, ValueRange blockSums,
+                        ValueRange totals);
+  /// Carries the held sums (token, tile) of `chain` through `body`.
+  void updateHeld(Value token, Value chain,
+                  llvm::function_ref<kernels::Values(ValueRange totals)> body);
   void finish(Value item, Value tokenCount);
 
   KernelBuilder &k;
@@ -191,12 +198,14 @@ kernels::Values MatmulKernel::products(Value first, Value end, int64_t step, int
   });
 }
 
-void MatmulKernel::scale(Value group, Value token, Value block, ValueRange blockSums) {
+kernels::Values MatmulKernel::scale(Value group, Value token, Value block, ValueRange blockSums,
+                                    ValueRange totals) {
   Value tokensOfGroup = k.index(input.blocks() * kBlock);
   auto number = [&](int64_t section, Value row, int64_t i) {
     Value place = k.add(k.add(k.mul(row, tokensOfGroup), token), i);
     return k.splat(k.load(k.f32(), k.at(k.offset(prepared, section), place, 4), 4), kLanes);
   };
+  kernels::Values results(totals);
   for (int64_t tile = 0; tile < tiles(); ++tile) {
     Value place = k.add(k.mul(block, tiles()), tile);
     Value weightScale = k.load(floats(), vectorAt(scales, place), kVectorBytes), offset;
@@ -206,25 +215,22 @@ void MatmulKernel::scale(Value group, Value token, Value block, ValueRange block
       Value blockSum = blockSums[i * tiles() + tile];
       if (format.isInteger())
         blockSum = k.toFloat(blockSum);
-      Value sumPlace = held(k.add(token, i), tile, k.index(0));
-      Value total = k.load(floats(), sumPlace, kVectorBytes);
+      Value &total = results[i * tiles() + tile];
       total = k.fma(blockSum, k.mulF(weightScale, number(input.scales, group, i)), total);
       if (offset)
         total = k.fma(
             offset, number(input.sums, k.add(k.mul(group, input.sumsPerGroup()), block), i), total);
-      k.store(total, sumPlace, kVectorBytes);
     }
   }
+  return results;
 }
 
-void MatmulKernel::addIntegers(Value group, Value token, Value block, Value firstWord,
-                               Value endWord) {
+kernels::Values MatmulKernel::integerSums(Value firstWord, Value endWord) {
   kernels::Values zeros(tokens() * tiles(), k.integer(k.vec(kLanes, k.i32()), 0));
-  scale(group, token, block, products(firstWord, endWord, 1, /*unroll=*/4, zeros));
+  return products(firstWord, endWord, 1, /*unroll=*/8, zeros);
 }
 
-void MatmulKernel::addScaled(Value group, Value token, Value block, Value firstWord,
-                             Value endWord) {
+kernels::Values MatmulKernel::scaledSums(Value firstWord, Value endWord) {
   kernels::Values zeros(tokens() * tiles(), k.number(floats(), 0.0)), totals;
   for (int64_t chain = 0; chain < std::min(chains, blockColumns()); ++chain) {
     kernels::Values chainSums =
@@ -235,20 +241,26 @@ void MatmulKernel::addScaled(Value group, Value token, Value block, Value firstW
       for (auto [total, sum] : llvm::zip_equal(totals, chainSums))
         total = k.addF(total, sum);
   }
-  scale(group, token, block, totals);
+  return totals;
+}
+
+void MatmulKernel::updateHeld(Value token, Value chain,
+                              llvm::function_ref<kernels::Values(ValueRange)> body) {
+  kernels::Values places, totals;
+  for (int64_t i = 0; i < tokens(); ++i)
+    for (int64_t tile = 0; tile < tiles(); ++tile) {
+      places.push_back(held(k.add(token, i), tile, chain));
+      totals.push_back(k.load(floats(), places.back(), kVectorBytes));
+    }
+  for (auto [place, total] : llvm::zip_equal(places, body(totals)))
+    k.store(total, place, kVectorBytes);
 }
 
 void MatmulKernel::addFloats(Value token, Value firstWord, Value endWord) {
   k.loop(k.index(0), k.index(chains), 1, [&](Value chain) {
-    kernels::Values places, totals;
-    for (int64_t i = 0; i < tokens(); ++i)
-      for (int64_t tile = 0; tile < tiles(); ++tile) {
-        places.push_back(held(k.add(token, i), tile, chain));
-        totals.push_back(k.load(floats(), places.back(), kVectorBytes));
-      }
-    totals = products(k.add(firstWord, chain), endWord, chains, /*unroll=*/1, totals);
-    for (auto [place, total] : llvm::zip_equal(places, totals))
-      k.store(total, place, kVectorBytes);
+    updateHeld(token, chain, [&](ValueRange totals) {
+      return products(k.add(firstWord, chain), endWord, chains, /*unroll=*/1, totals);
+    });
   });
 }
 
@@ -261,19 +273,20 @@ void MatmulKernel::multiply(Value group, Value token) {
   Value words = k.div(columns, wordColumns());
   if (!format.isScaled())
     return addFloats(token, k.index(0), words);
-  auto addBlock = [&](Value block) {
+  auto addBlock = [&](Value block, ValueRange totals) {
     int64_t blockWords = blockColumns() / wordColumns();
     Value first = k.mul(block, blockWords);
     Value end = blocksPerGroup() == 1 ? words : k.min(words, k.add(first, blockWords));
-    if (format.isInteger())
-      addIntegers(group, token, block, first, end);
-    else
-      addScaled(group, token, block, first, end);
+    return scale(group, token, block,
+                 format.isInteger() ? integerSums(first, end) : scaledSums(first, end), totals);
   };
-  if (blocksPerGroup() == 1)
-    return addBlock(k.index(0));
-  Value count = columnsOf(group, input.columns);
-  k.loop(k.index(0), k.div(k.add(count, blockColumns() - 1), blockColumns()), 1, addBlock);
+  updateHeld(token, k.index(0), [&](ValueRange totals) {
+    if (blocksPerGroup() == 1)
+      return addBlock(k.index(0), totals);
+    Value blocks =
+        k.div(k.add(columnsOf(group, input.columns), blockColumns() - 1), blockColumns());
+    return k.loop(k.index(0), blocks, 1, totals, addBlock);
+  });
 }
 
 void MatmulKernel::finish(Value item, Value tokenCount) {
@@ -314,7 +327,8 @@ LogicalResult MatmulKernel::emit(Value begin, Value end) {
       Value tile = k.min(k.add(k.mul(item, tiles()), number), k.index(shape.tiles() - 1));
       tilePointers.push_back(k.offset(weights, k.mul(tile, shape.tileBytes())));
     }
-    k.loop(k.index(0), k.mul(count, tiles() * heldSums()), 1, [&](Value number) {
+    Value rounded = k.mul(k.div(k.add(count, tokens() - 1), tokens()), tokens());
+    k.loop(k.index(0), k.mul(rounded, tiles() * heldSums()), 1, [&](Value number) {
       k.store(k.number(floats(), 0.0), vectorAt(sums, number), kVectorBytes);
     });
     k.loop(k.index(0), k.index(input.groups()), 1, [&](Value group) {

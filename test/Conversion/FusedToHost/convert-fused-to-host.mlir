@@ -122,3 +122,30 @@ func.func @embedding(%t: tensor<3xi32>, %w: !quantized.tensor<64x32xi4, group = 
 func.func @nothing() {
   return
 }
+
+// -----
+
+// Many tokens: a work item of the prologue is a token, one of the product two tiles of 16 rows.
+
+// CHECK-LABEL: func.func @prefill
+// CHECK-SAME: %[[X:.*]]: tensor<64x96xf32>, %[[N:.*]]: tensor<1xi32>, %[[GAIN:.*]]: tensor<96xf32>, %[[W:.*]]: !quantized.tensor
+func.func @prefill(%x: tensor<64x96xf32>, %n: tensor<1xi32>, %gain: tensor<96xf32>, %w: !quantized.tensor<48x96xi4, group = 32, layout = lanes>)
+    -> tensor<64x48xf32> {
+  // CHECK: %[[P:.*]] = plan.dispatch @kernels::@prepare_0(%[[X]], %[[N]], %[[GAIN]])
+  // CHECK-SAME: launch <grid = 64,
+  %p = fused.prepare %x active(%n) schedule (#fused.host_schedule<isa = "avx512_vnni", accumulators = 4, positions = 0>)
+      : tensor<64x96xf32> -> !fused.prepared<64, 96, for = [#quantized.encoding<i4, group = 32>]>
+  prologue {
+  ^bb0(%in: tensor<64x96xf32>):
+    %m = model.rms_norm %in, %gain epsilon 1.0e-5 : tensor<64x96xf32>, tensor<96xf32>
+    fused.yield %m : tensor<64x96xf32>
+  }
+  // CHECK: plan.dispatch @kernels::@matmul_0(%[[P]], %[[N]], %[[W]])
+  // CHECK-SAME: launch <grid = 2,
+  %y = fused.matmul %p active(%n) weights(%w) segments [48] schedule (#fused.host_schedule<isa = "avx512_vnni", accumulators = 4, positions = 0>)
+      : !fused.prepared<64, 96, for = [#quantized.encoding<i4, group = 32>]>, !quantized.tensor<48x96xi4, group = 32, layout = lanes> -> tensor<64x48xf32>
+  return %y : tensor<64x48xf32>
+}
+
+// CHECK-DAG: llvm.func @prepare_0(%{{.*}}: !llvm.ptr, %{{.*}}: i64, %{{.*}}: i64)
+// CHECK-DAG: llvm.func @matmul_0(%{{.*}}: !llvm.ptr, %{{.*}}: i64, %{{.*}}: i64)

@@ -282,3 +282,30 @@ func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
   }
   return
 }
+
+// -----
+
+func.func @f(%x: tensor<64x32xf32>, %n: tensor<1xi32>) -> !fused.prepared<64, 32, for = [#quantized.encoding<f16>], image> {
+  // expected-error @+1 {{makes an image of a GPU block's shared memory, which no host kernel reads}}
+  %p = fused.prepare %x active(%n) schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<64x32xf32> -> !fused.prepared<64, 32, for = [#quantized.encoding<f16>], image>
+  return %p : !fused.prepared<64, 32, for = [#quantized.encoding<f16>], image>
+}
+
+// -----
+
+func.func @f(%x: tensor<64x32xf32>, %n: tensor<1xi32>) -> !fused.prepared<64, 32, for = [#quantized.encoding<f16>, #quantized.encoding<i8, group = 32>]> {
+  // expected-error @+1 {{is for weights of different encodings, host kernels take one}}
+  %p = fused.prepare %x active(%n) schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<64x32xf32> -> !fused.prepared<64, 32, for = [#quantized.encoding<f16>, #quantized.encoding<i8, group = 32>]>
+  return %p : !fused.prepared<64, 32, for = [#quantized.encoding<f16>, #quantized.encoding<i8, group = 32>]>
+}
+
+// -----
+
+func.func @f(%p: !fused.prepared<64, 32, for = [#quantized.encoding<i8, group = 32>]>, %n: tensor<1xi32>, %w: !quantized.tensor<32x32xf16, layout = lanes>) -> tensor<64x32xf32> {
+  // expected-error @+1 {{expected one for its weight's encoding on a host}}
+  %y = fused.matmul %p active(%n) weights(%w) segments [32] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : !fused.prepared<64, 32, for = [#quantized.encoding<i8, group = 32>]>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<64x32xf32>
+  return %y : tensor<64x32xf32>
+}
