@@ -172,12 +172,12 @@ FailureOr<GpuLaunch> MatvecOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
 // Attention
 //===----------------------------------------------------------------------===//
 
-FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
-                                            const GpuDevice &device) {
-  AttentionPlan plan;
+/// The caches that `op` names, if kernels can read and write them.
+template <typename Op>
+static LogicalResult findCaches(Op op, formats::CacheShape &keys, formats::CacheShape &values) {
   for (auto [symbol, shape, layout] :
-       {std::tuple(op.getKeysAttr(), &plan.keys, quantized::CacheLayout::MmaKeys),
-        {op.getValuesAttr(), &plan.values, quantized::CacheLayout::MmaValues}}) {
+       {std::tuple(op.getKeysAttr(), &keys, quantized::CacheLayout::MmaKeys),
+        {op.getValuesAttr(), &values, quantized::CacheLayout::MmaValues}}) {
     auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol);
     if (!cache)
       return op.emitOpError() << "names an unknown cache " << symbol;
@@ -193,6 +193,14 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
                               << " positions, GPU kernels need a multiple of "
                               << formats::cacheBlock;
   }
+  return success();
+}
+
+FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device) {
+  AttentionPlan plan;
+  if (failed(findCaches(op, plan.keys, plan.values)))
+    return failure();
   const formats::CacheShape &keys = plan.keys;
   if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < keys.positions)
     plan.window = window;
@@ -286,9 +294,114 @@ GpuLaunch AttentionPlan::launch() const {
   return launch;
 }
 
+FailureOr<PrefillAttentionPlan> PrefillAttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
+                                                          const GpuDevice &device) {
+  PrefillAttentionPlan plan;
+  if (failed(findCaches(op, plan.keys, plan.values)))
+    return failure();
+  const formats::CacheShape &keys = plan.keys;
+  if (keys.sequences != 1)
+    return op.emitOpError() << "of one sequence's tokens reads caches of " << keys.sequences
+                            << " sequences";
+  if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < keys.positions)
+    plan.window = window;
+  plan.heads = keys.heads;
+  plan.dim = keys.dim;
+  if (plan.dim % 2)
+    return op.emitOpError() << "has heads of " << plan.dim
+                            << " elements, GPU kernels need an even number";
+  plan.tokens = op.getTokens();
+  plan.group = op.getQuery().getType().getDimSize(1) / keys.dim / keys.heads;
+  plan.headParts = llvm::divideCeil(plan.group, schedule.getWarps());
+  plan.partHeads = llvm::divideCeil(plan.group, plan.headParts);
+  plan.tokenTiles = std::min<int64_t>(schedule.getWarps() / plan.partHeads,
+                                      llvm::divideCeil(plan.tokens, kTokens));
+  plan.overlap = device.bulkCopies;
+  plan.early = device.bulkCopies && schedule.getEarly() != "none";
+  int64_t least = plan.values.encoding.isInteger() ? formats::cacheBlock : formats::cacheTile;
+  if (schedule.getColumns() != least && schedule.getColumns() != formats::cacheBlock)
+    return reject(op, schedule) << "a stage holds "
+                                << (least == formats::cacheBlock ? "" : "32 or ")
+                                << formats::cacheBlock << " positions";
+  plan.stageTiles = schedule.getColumns() / formats::cacheTile;
+  plan.stageBytes = plan.stageTiles * (keys.tileBytes() + plan.values.tileBytes());
+  plan.ring = schedule.getStages();
+  if (plan.ring < 2)
+    return reject(op, schedule) << "while one stage is read another one is filled";
+  if (schedule.getSplits() != 1)
+    return reject(op, schedule) << "attention of many tokens is not split";
+  if (schedule.getBlocks() != plan.grid())
+    return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
+                                << " tokens need " << plan.grid() << " blocks";
+  SharedRanges ranges;
+  plan.stages = ranges.take(plan.ring * plan.stageBytes, 128);
+  plan.full = ranges.take(plan.ring * 8, 8);
+  plan.empty = ranges.take(plan.ring * 8, 8);
+  plan.shared = ranges.bytes();
+  return plan;
+}
+
+GpuLaunch PrefillAttentionPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = grid();
+  launch.block = warps() * kWarpThreads;
+  launch.shared = shared;
+  // 168 registers a thread hold a head of up to 128 elements, but not a query and weights that are
+  // sums of two bf16 numbers.
+  auto isBf16 = [](const formats::CacheShape &shape) {
+    return shape.encoding.element == formats::CacheEncoding::Element::BF16;
+  };
+  constexpr int64_t warpsOf168 = 12;
+  bool fits = dim <= 128 && !isBf16(keys) && !isBf16(values);
+  launch.resident = fits ? warpsOf168 / warps() : 0;
+  launch.overlap = overlap;
+  return launch;
+}
+
 FailureOr<GpuLaunch> AttentionOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  if (getActive()) {
+    FailureOr<PrefillAttentionPlan> plan = PrefillAttentionPlan::get(*this, schedule, device);
+    if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+      return failure();
+    return plan->launch();
+  }
   FailureOr<AttentionPlan> plan = AttentionPlan::get(*this, schedule, device);
   if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
+    return failure();
+  return plan->launch();
+}
+
+FailureOr<AppendPlan> AppendPlan::get(AppendOp op, GpuScheduleAttr schedule,
+                                      const GpuDevice &device) {
+  AppendPlan plan;
+  if (failed(findCaches(op, plan.keys, plan.values)))
+    return failure();
+  plan.tokens = op.getTokens();
+  plan.heads = plan.keys.heads;
+  plan.dim = plan.keys.dim;
+  plan.group = op.getQuery().getType().getDimSize(1) / plan.dim / plan.heads;
+  plan.warps = schedule.getWarps();
+  plan.overlap = device.bulkCopies;
+  if (plan.keys.sequences != 1)
+    return op.emitOpError() << "appends one sequence's tokens to caches of " << plan.keys.sequences
+                            << " sequences";
+  if (schedule.getBlocks() != plan.tokens * plan.heads)
+    return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
+                                << " tokens need " << plan.tokens * plan.heads << " blocks";
+  return plan;
+}
+
+GpuLaunch AppendPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = tokens * heads;
+  launch.block = warps * kWarpThreads;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> AppendOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<AppendPlan> plan = AppendPlan::get(*this, schedule, device);
+  if (failed(plan))
     return failure();
   return plan->launch();
 }
@@ -431,6 +544,33 @@ FailureOr<GpuLaunch> EmbeddingOp::planGpuLaunch(GpuScheduleAttr schedule, const 
   return plan->launch();
 }
 
+FailureOr<LastRowPlan> LastRowPlan::get(LastRowOp op, GpuScheduleAttr schedule,
+                                        const GpuDevice &device) {
+  LastRowPlan plan;
+  plan.rows = op.getInput().getType().getDimSize(0);
+  plan.width = op.getInput().getType().getDimSize(1);
+  plan.threads = schedule.getWarps() * kWarpThreads;
+  // More blocks would have nothing to read.
+  plan.blocks = std::min<int64_t>(schedule.getBlocks(), llvm::divideCeil(plan.width, plan.threads));
+  plan.overlap = device.bulkCopies;
+  return plan;
+}
+
+GpuLaunch LastRowPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = blocks;
+  launch.block = threads;
+  launch.overlap = overlap;
+  return launch;
+}
+
+FailureOr<GpuLaunch> LastRowOp::planGpuLaunch(GpuScheduleAttr schedule, const GpuDevice &device) {
+  FailureOr<LastRowPlan> plan = LastRowPlan::get(*this, schedule, device);
+  if (failed(plan))
+    return failure();
+  return plan->launch();
+}
+
 // Products of many tokens have no kernels on GPUs yet, and with them what prepares their input.
 static FailureOr<GpuLaunch> hasNoKernel(Operation *op) {
   return op->emitOpError() << "has no kernel for GPUs";
@@ -439,11 +579,5 @@ FailureOr<GpuLaunch> PrepareOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &
   return hasNoKernel(*this);
 }
 FailureOr<GpuLaunch> MatmulOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
-  return hasNoKernel(*this);
-}
-FailureOr<GpuLaunch> AppendOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
-  return hasNoKernel(*this);
-}
-FailureOr<GpuLaunch> LastRowOp::planGpuLaunch(GpuScheduleAttr, const GpuDevice &) {
   return hasNoKernel(*this);
 }

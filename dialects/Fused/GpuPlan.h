@@ -171,6 +171,66 @@ struct AttentionPlan {
   int64_t partRow() const { return dim + 4; }
 };
 
+/// Attention of many tokens of one sequence, causal. A warp has 16 neighbouring tokens of a query
+/// head. The warps of a block share a key/value head, whose positions stream through a ring from
+/// the oldest to the latest that one of the block's tokens reads: they are up to `partHeads` query
+/// heads, each of `tokenTiles` times 16 tokens. Blocks of later tokens, which read more, come
+/// first.
+struct PrefillAttentionPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<PrefillAttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
+                                                   const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  /// Tokens of a warp, the rows of the tensor cores' first operand.
+  static constexpr int64_t kTokens = 16;
+
+  formats::CacheShape keys, values;
+  int64_t tokens = 0, heads = 0;
+  int64_t window = 0;     ///< latest positions that a token reads at most; 0: all
+  int64_t dim = 0;        ///< elements of a head
+  int64_t group = 0;      ///< query heads of a key/value head
+  int64_t headParts = 0;  ///< blocks that divide them
+  int64_t partHeads = 0;  ///< query heads of a block; the last part may have fewer
+  int64_t tokenTiles = 0; ///< of a query head in a block
+  int64_t ring = 0;       ///< stages
+  /// Tiles of a stage: a block (formats::cacheBlock) where its positions share the unit of their
+  /// weights, as those of integer values do; else one tile or two.
+  int64_t stageTiles = 0;
+  int64_t stageBytes = 0;
+  bool overlap = false;
+  bool early =
+      false; ///< whether positions of earlier steps are copied before the previous kernel has ended
+  /// The ring, and a barrier of 8 bytes per stage for "filled" and for "read".
+  SharedRange stages, full, empty;
+  int64_t shared = 0; ///< bytes in all
+
+  int64_t warps() const { return partHeads * tokenTiles; }
+  int64_t blockTokens() const { return tokenTiles * kTokens; }
+  int64_t tokenBlocks() const { return llvm::divideCeil(tokens, blockTokens()); }
+  int64_t grid() const { return tokenBlocks() * heads * headParts; }
+  int64_t stagePositions() const { return stageTiles * formats::cacheTile; }
+};
+
+/// What tokens' queries, keys and values go through before attention: a block has the heads of a
+/// token that belong to one key/value head, a warp one of them at a time.
+struct AppendPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<AppendPlan> get(AppendOp op, GpuScheduleAttr schedule,
+                                         const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  formats::CacheShape keys, values;
+  int64_t tokens = 0, heads = 0;
+  int64_t dim = 0;   ///< elements of a head
+  int64_t group = 0; ///< query heads of a key/value head
+  int64_t warps = 0;
+  bool overlap = false;
+
+  /// Elements of a head in a warp's registers, a multiple of 32.
+  int64_t padded() const { return std::max(keys.paddedDim(), values.paddedDim()); }
+};
+
 /// The choice of a token by a cluster of blocks that divide a row's logits.
 struct SamplePlan {
   /// As ProductPlan::get.
@@ -220,6 +280,18 @@ struct RowsPlan {
   bool overlap = false;
   SharedRange warpSums; ///< as InputPlan's
   int64_t shared = 0;   ///< bytes in all
+};
+
+/// The copy of the last row: a thread has a number at a time.
+struct LastRowPlan {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<LastRowPlan> get(LastRowOp op, GpuScheduleAttr schedule,
+                                          const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  int64_t rows = 0, width = 0, threads = 0; ///< threads of a block
+  int64_t blocks = 0;
+  bool overlap = false;
 };
 
 /// Bytes between the places of one row sum and the next in `warpSums`.

@@ -41,6 +41,9 @@ private:
   bool standsBesideAttention(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
+  FailureOr<Choice> choosePrefill(fused::AttentionOp op);
+  FailureOr<Choice> chooseGpu(fused::AppendOp op);
+  FailureOr<Choice> chooseGpu(fused::LastRowOp op);
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
   /// before and after it, which start before their predecessors have ended.
   int64_t roomBesideProducts(fused::AttentionOp op);
@@ -192,7 +195,73 @@ int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
   return device.sharedBytes - greatest - reserved;
 }
 
+FailureOr<Choice> FusedAssignSchedules::choosePrefill(fused::AttentionOp op) {
+  // Four warps, and as many bytes a stage as copies need to be fast (docs/kernels.md).
+  constexpr int64_t warps = 4, mostStages = 4, stageBytes = 16384;
+  auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
+  if (!keys)
+    return op.emitOpError() << "names an unknown cache " << op.getKeysAttr();
+  auto values = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getValuesAttr());
+  if (!values)
+    return op.emitOpError() << "names an unknown cache " << op.getValuesAttr();
+  int64_t heads = keys.getCacheType().getHeads();
+  int64_t group = op.getQuery().getType().getDimSize(1) / keys.getCacheType().getHeadDim() / heads;
+  int64_t parts = llvm::divideCeil(group, warps);
+  int64_t tiles =
+      std::min<int64_t>(warps / llvm::divideCeil(group, parts),
+                        llvm::divideCeil(op.getTokens(), fused::PrefillAttentionPlan::kTokens));
+  int64_t blocks = heads * parts *
+                   llvm::divideCeil(op.getTokens(), tiles * fused::PrefillAttentionPlan::kTokens);
+  auto planOf = [&](int64_t stages, int64_t positions) {
+    fused::GpuScheduleAttr schedule =
+        gpuSchedule(blocks, warps, stages, /*inFlight=*/stages, positions, /*splits=*/1, "cache");
+    return std::pair(schedule, fused::PrefillAttentionPlan::get(op, schedule, device));
+  };
+  int64_t positions = formats::cacheBlock;
+  if (!values.getCacheType().getEncoding().isInteger()) {
+    FailureOr<fused::PrefillAttentionPlan> one = planOf(2, formats::cacheTile).second;
+    if (failed(one))
+      return failure();
+    if (one->stageBytes >= stageBytes)
+      positions = formats::cacheTile;
+  }
+  int64_t stages = mostStages;
+  FailureOr<fused::PrefillAttentionPlan> least = planOf(2, positions).second;
+  if (failed(least))
+    return failure();
+  while (stages > 2 && planOf(stages, positions).second->shared > device.sharedBytes)
+    --stages;
+  auto [schedule, plan] = planOf(stages, positions);
+  if (failed(fused::checkShared(op, schedule, plan->shared, device)))
+    return failure();
+  return Choice{schedule,
+                formatv("{0} tokens a block of {1} query heads; a ring of {2} x {3} bytes",
+                        plan->blockTokens(), plan->partHeads, stages, plan->stageBytes)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AppendOp op) {
+  auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
+  if (!keys)
+    return op.emitOpError() << "names an unknown cache " << op.getKeysAttr();
+  int64_t heads = keys.getCacheType().getHeads(), dim = keys.getCacheType().getHeadDim();
+  int64_t group = op.getQuery().getType().getDimSize(1) / dim / heads;
+  // A warp for each query head, the key and the value.
+  int64_t warps = std::min<int64_t>(group + 2, description.gpuTuning.productWarps.value);
+  return Choice{gpuSchedule(op.getTokens() * heads, warps, /*stages=*/1, /*inFlight=*/1, dim,
+                            /*splits=*/1, "none"),
+                formatv("{0} heads of a token in a block", group + 2)};
+}
+
+FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::LastRowOp op) {
+  int64_t width = op.getType().getDimSize(1), warps = description.gpuTuning.embeddingWarps.value;
+  return Choice{gpuSchedule(llvm::divideCeil(width, warps * fused::kWarpThreads), warps,
+                            /*stages=*/1, /*inFlight=*/1, width, /*splits=*/1, "none"),
+                formatv("a row of {0} numbers", width)};
+}
+
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
+  if (op.getActive())
+    return choosePrefill(op);
   const GpuTuning &tuning = description.gpuTuning;
   auto keys = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, op.getKeysAttr());
   if (!keys)
@@ -285,7 +354,8 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   else
     choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
                  .Case<fused::EmbeddingOp, fused::MatvecOp, fused::AttentionOp, fused::RowsOp,
-                       fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
+                       fused::SampleOp, fused::AppendOp, fused::LastRowOp>(
+                     [&](auto kernel) { return chooseGpu(kernel); })
                  .Default([](Operation *op) -> FailureOr<Choice> {
                    return op->emitOpError() << "has no kernel for GPUs";
                  });

@@ -24,6 +24,7 @@
 // into the newest tile once that has come, and stores them.
 
 #include "AttentionPrologue.h"
+#include "AttentionTiles.h"
 #include "StageRing.h"
 
 #include "sluice/Formats/Activations.h"
@@ -39,9 +40,6 @@ using namespace sluice::device;
 using formats::CacheEncoding;
 using formats::CacheShape;
 using formats::cacheTile;
-
-/// Below every score; subtracting it from itself gives 0, unlike minus infinity.
-static constexpr double kLowest = -1e30;
 
 namespace {
 class AttentionKernel : fused::AttentionPlan {
@@ -71,7 +69,6 @@ private:
 
   void readPositions();
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
-  Value tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile);
   StageRing stageRing() { return {k, ring, fullAt}; }
   /// The n-th stage that this block takes; n counts from 0.
   Value stageNumber(Value n);
@@ -89,8 +86,6 @@ private:
     SmallVector<Values> words; ///< operands of every 32 elements
     Value factor;              ///< from sums of products to exponents of 2, of head t
   };
-  /// From scores to exponents of 2.
-  double exponentScale() { return op.getScale().convertToDouble() * 1.44269504088896341; }
   void storeQuery(Value number, const Values &elements);
   /// Waits for the previous kernel and has all consuming warps make the operands of the query
   /// heads, which each of them then loads.
@@ -106,11 +101,10 @@ private:
                    Value firstPosition, Value keep, Value unit, ValueRange outputs);
   /// Whether a position is not attended to: it does not exist yet, or is behind the window.
   Value isOutside(Value position);
-  /// Masks of a lane's words of an operand of float values (two masks for an operand of bytes):
-  /// zeros at positions that are not attended to.
+  /// Masks that leave the positions that are attended to.
   Values attended(Value firstPosition);
   /// Values of positions that are not attended to must not make a weight of 0 NaN.
-  void clearValues(Value tile, Value firstPosition);
+  void clearTile(Value tile, Value firstPosition);
   SmallVector<Values> loadScales(const CacheShape &shape, Value tile);
   /// Four bytes of E4M3 as two pairs of f16.
   Values widenE4M3(Value word);
@@ -186,13 +180,6 @@ Value AttentionKernel::stageNumber(Value n) {
   return window ? k.add(firstStage, number) : number;
 }
 
-Value AttentionKernel::tilePlace(const CacheShape &shape, FlatSymbolRefAttr cache, Value tile) {
-  // A head's tiles follow each other.
-  Value number = k.add(k.mul(headNumber, shape.tiles()), tile);
-  Value byte = k.mul(k.extendUnsigned(number, k.i64()), shape.tileBytes());
-  return k.offset(kernel.interface.cachePointer(cache), byte);
-}
-
 //===----------------------------------------------------------------------===//
 // The copying warp
 //===----------------------------------------------------------------------===//
@@ -218,7 +205,8 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
     auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-      Value from = tilePlace(shape, cache, begin), bytes = k.mul(count, shape.tileBytes());
+      Value from = tilePlace(kernel, shape, cache, headNumber, begin),
+            bytes = k.mul(count, shape.tileBytes());
       Value target = k.at(k.offset(to, first), place, shape.tileBytes());
       if (k.hasBulkCopies())
         return k.bulkCopy(target, from, bytes, barrier);
@@ -274,8 +262,8 @@ LogicalResult AttentionKernel::appendNew(Head &newest) {
     storeVector(k, target.shape, target.vector, target.inRing, position, lane);
   k.arrive(appendedAt);
   for (Target &target : targets)
-    storeVector(k, target.shape, target.vector, tilePlace(target.shape, target.cache, tile),
-                position, lane);
+    storeVector(k, target.shape, target.vector,
+                tilePlace(kernel, target.shape, target.cache, headNumber, tile), position, lane);
   return success();
 }
 
@@ -360,7 +348,7 @@ void AttentionKernel::storeQuery(Value number, const Values &elements) {
     k.store(k.truncate(bits, k.i8()), placeOf(second, i, 1), 1);
   }
   // Nibbles are multiplied where they lie, at the top of a byte.
-  double factor = exponentScale() / (keys.encoding.bits() == 4 ? 16 : 1);
+  double factor = exponentScale(op) / (keys.encoding.bits() == 4 ? 16 : 1);
   k.ifThen(k.equal(lane, k.constI32(0)), [&] {
     k.store(k.mulF(fixed.scale, k.number(factor)), floats(queryFactorsAt, number), 4);
   });
@@ -408,7 +396,7 @@ SmallVector<AttentionKernel::Query> AttentionKernel::loadQueries() {
           k.load(k.vec(2 * bytes, k.i32()), k.offset(place, chunk * 32 * bytes), 8 * bytes)));
     query.factor = keys.encoding.isInteger()
                        ? k.load(k.f32(), floats(queryFactorsAt, numberOf(column)), 4)
-                       : k.number(exponentScale());
+                       : k.number(exponentScale(op));
     queries.push_back(query);
   }
   return queries;
@@ -527,40 +515,15 @@ Value AttentionKernel::isOutside(Value position) {
 }
 
 DeviceBuilder::Values AttentionKernel::attended(Value firstPosition) {
-  // Words and bytes of a lane, as CacheLayout.h has positions 8t .. 8t+7.
-  Value first = k.add(firstPosition, k.shl(column, 3));
-  auto mask = [&](ArrayRef<int64_t> positions, int64_t bits) {
-    Value word = k.constI32(0);
-    for (auto [i, p] : llvm::enumerate(positions)) {
-      int64_t ones = ((int64_t(1) << bits) - 1) << (bits * i);
-      Value part =
-          k.select(isOutside(k.add(first, p)), k.constI32(0), k.constI32(int64_t(int32_t(ones))));
-      word = k.bitOr(word, part);
-    }
-    return word;
-  };
-  if (values.encoding.bits() == 16)
-    return {mask({0, 4}, 16), mask({1, 5}, 16), mask({2, 6}, 16), mask({3, 7}, 16)};
-  return {mask({0, 4, 1, 5}, 8), mask({2, 6, 3, 7}, 8)};
+  return valueMasks(k, values, k.add(firstPosition, k.shl(column, 3)),
+                    [&](Value position) { return isOutside(position); });
 }
 
-void AttentionKernel::clearValues(Value tile, Value firstPosition) {
+void AttentionKernel::clearTile(Value tile, Value firstPosition) {
   Values masks = attended(firstPosition);
   // A lane reads what it wrote itself.
-  auto clear = [&](Value place, Value early, Value late) {
-    Values words = k.lanes(k.load(k.vec(4, k.i32()), place, 16));
-    for (int64_t word = 0; word < 4; ++word)
-      words[word] = k.bitAnd(words[word], word < 2 ? early : late);
-    k.store(k.vectorOf(words), place, 16);
-  };
-  bool halves = values.encoding.bits() == 16;
-  Value mine = k.offset(tile, k.shl(lane, 4));
-  k.loop(k.constI32(0), k.constI32(valueParts()), k.constI32(1), [&](Value part) {
-    Value place = k.at(mine, part, halves ? 1024 : 512);
-    clear(place, masks[0], masks[1]);
-    if (halves)
-      clear(k.offset(place, 512), masks[2], masks[3]);
-  });
+  k.loop(k.constI32(0), k.constI32(valueParts()), k.constI32(1),
+         [&](Value part) { clearValues(k, values, tile, part, lane, masks); });
 }
 
 DeviceBuilder::Values AttentionKernel::addValues(Value tiles, ArrayRef<Values> weights,
@@ -664,8 +627,8 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
         k.bitOr(isOutside(firstPosition), isOutside(k.add(firstPosition, warpPositions() - 1))),
         [&] {
           for (int64_t tile = 0; tile < warpTiles; ++tile)
-            clearValues(k.offset(valuesPlace, tile * values.tileBytes()),
-                        k.add(firstPosition, tile * cacheTile));
+            clearTile(k.offset(valuesPlace, tile * values.tileBytes()),
+                      k.add(firstPosition, tile * cacheTile));
         });
   SmallVector<Values> outside(warpTiles); // the lane's positions
 
@@ -693,9 +656,8 @@ void AttentionKernel::consumeTiles(Value firstTile, Value keysPlace, Value value
     Value greatest = k.number(-1e29);
     for (int64_t tile = 0; tile < warpTiles; ++tile) {
       Values t = scoresOf(k.offset(keysPlace, tile * keys.tileBytes()), query);
-      if (std::optional<APFloat> cap = op.getSoftCap())
-        for (Value &exponent : t)
-          exponent = model::softCapped(k, exponent, cap->convertToDouble() * 1.44269504088896341);
+      for (Value &exponent : t)
+        exponent = cappedExponent(k, op, exponent);
       for (int64_t i = 0; i < 4; ++i) {
         t[i] = k.select(outside[tile][i], k.number(-std::numeric_limits<double>::infinity()), t[i]);
         Value reach = integerValues ? k.addF(t[i], scaleExponents[tile][i]) : t[i];
@@ -734,7 +696,7 @@ DeviceBuilder::Values AttentionKernel::consume() {
   Value inStage = k.mul(reader, warpTiles);
   Values carried = {warpGroup, k.constI32(0)};
   for (int64_t pass = 0; pass < passes; ++pass) {
-    carried.append({k.number(kLowest), k.number(0.0)});
+    carried.append({k.number(kLowestScore), k.number(0.0)});
     carried.append(passValues() - 2, k.number(0.0));
   }
   Values after =
@@ -944,7 +906,7 @@ LogicalResult AttentionKernel::emit() {
   LogicalResult result = success();
   Values nothing;
   for (int64_t pass = 0; pass < passes; ++pass) {
-    nothing.append({k.number(kLowest), k.number(0.0)});
+    nothing.append({k.number(kLowestScore), k.number(0.0)});
     nothing.append(passValues() - 2, k.number(0.0));
   }
   Values consumed = k.ifElseYield(

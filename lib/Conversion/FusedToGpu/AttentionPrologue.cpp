@@ -37,7 +37,7 @@ FailureOr<Values> Head::evaluate(Value value, const DenseMap<Value, Values> &kno
 }
 
 LogicalResult Head::preload(ValueRange values) {
-  Block &block = op.getPrologue().front();
+  Block &block = prologue.front();
   llvm::SetVector<Operation *> needed;
   auto need = [&](ValueRange operands) {
     for (Value operand : operands)
@@ -66,13 +66,13 @@ LogicalResult Head::preload(ValueRange values) {
 FailureOr<Values> Head::load(Value value) {
   if (auto found = constants.vectors.find(value); found != constants.vectors.end())
     return found->second;
-  Value pointer = kernel.interface.pointer(op.getSource(value));
+  Value pointer = kernel.interface.pointer(sourceOf(value));
   auto type = dyn_cast<RankedTensorType>(value.getType());
   // A vector is for all heads.
   bool isVector = type && type.getRank() == 1;
   if (!pointer || !kernels::isFloatTensor(value) || (isVector && type.getDimSize(0) != dim))
-    return op.emitOpError() << "prologue reads a value of type " << value.getType()
-                            << " in a way that cannot be converted to GPU code";
+    return op->emitOpError() << "prologue reads a value of type " << value.getType()
+                             << " in a way that cannot be converted to GPU code";
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
   Value base = pointer;

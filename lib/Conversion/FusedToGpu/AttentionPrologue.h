@@ -28,10 +28,13 @@ public:
   using Builder = DeviceBuilder;
   static constexpr llvm::StringLiteral kRegion = "a prologue";
 
-  /// A head of token `token`: `dim` elements, with padding `padded`, a multiple of 32.
-  Head(Kernel &kernel, fused::AttentionOp op, mlir::Value lane, mlir::Value token, int64_t dim,
-       int64_t padded)
-      : k(kernel.k), kernel(kernel), op(op), lane(lane), token(token), dim(dim), padded(padded) {}
+  /// A head of token `token` in the prologue of `op` (attention or append): `dim` elements, with
+  /// padding `padded`, a multiple of 32.
+  template <typename Op>
+  Head(Kernel &kernel, Op op, mlir::Value lane, mlir::Value token, int64_t dim, int64_t padded)
+      : k(kernel.k), kernel(kernel), op(op), prologue(op.getPrologue()),
+        sourceOf([op](mlir::Value value) mutable { return op.getSource(value); }), lane(lane),
+        token(token), dim(dim), padded(padded) {}
 
   /// Emits the loads of what `values` are computed with that may be read before the previous kernel
   /// has ended. Fails, with a message, if it cannot be read.
@@ -65,7 +68,9 @@ private:
 
   HeadConstants constants;
   Kernel &kernel;
-  fused::AttentionOp op;
+  mlir::Operation *op;
+  mlir::Region &prologue;
+  std::function<mlir::Value(mlir::Value)> sourceOf;
   mlir::Value lane, token, number;
   int64_t dim, padded;
 };

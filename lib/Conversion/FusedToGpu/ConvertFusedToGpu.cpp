@@ -85,7 +85,12 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
   LogicalResult emitted =
       llvm::TypeSwitch<Operation *, LogicalResult>(op)
           .Case<fused::MatvecOp>([&](auto matvec) { return emitMatvec(body, matvec); })
-          .Case<fused::AttentionOp>([&](auto attention) { return emitAttention(body, attention); })
+          .Case<fused::AttentionOp>([&](auto attention) {
+            return attention.getActive() ? emitPrefillAttention(body, attention)
+                                         : emitAttention(body, attention);
+          })
+          .Case<fused::AppendOp>([&](auto append) { return emitAppend(body, append); })
+          .Case<fused::LastRowOp>([&](auto lastRow) { return emitLastRow(body, lastRow); })
           .Case<fused::EmbeddingOp>([&](auto embedding) { return emitEmbedding(body, embedding); })
           .Case<fused::RowsOp>([&](auto rows) { return emitRows(body, rows); })
           .Case<fused::SampleOp>([&](auto sample) { return emitSample(body, sample); })

@@ -117,20 +117,22 @@ LogicalResult device::emitEmbedding(Kernel &kernel, fused::EmbeddingOp op) {
   Value block = k.block();
   Value number = tokens == 1 ? k.constI32(0) : k.div(block, parts);
   Value part = tokens == 1 ? block : k.rem(block, parts);
-  Value token =
-      k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
-  Value row = k.offset(kernel.interface.pointer(op.getTable()),
-                       k.mul(k.toI64(k.clampIndex(token, shape.rows())), shape.tileBytes()));
-  Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
-  Value first = k.shl(k.add(k.mul(part, plan->threads), k.thread()), 1);
-  auto store = [&](Value column) {
-    DeviceBuilder::Values values = emitPair(k, shape, element, row, column);
-    k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
-  };
-  int64_t atOnce = parts * plan->threads * kColumns;
-  if (atOnce >= width)
-    k.ifThen(k.less(first, k.constI32(width)), [&] { store(first); });
-  else
-    k.loop(first, k.constI32(width), k.constI32(atOnce), store);
+  ifActive(kernel, op.getActive(), number, [&] {
+    Value token =
+        k.load(k.i32(), k.offset(kernel.interface.pointer(op.getTokens()), k.shl(number, 2)), 4);
+    Value row = k.offset(kernel.interface.pointer(op.getTable()),
+                         k.mul(k.toI64(k.clampIndex(token, shape.rows())), shape.tileBytes()));
+    Value result = k.offset(kernel.interface.resultPointer(0), k.mul(number, width * 4));
+    Value first = k.shl(k.add(k.mul(part, plan->threads), k.thread()), 1);
+    auto store = [&](Value column) {
+      DeviceBuilder::Values values = emitPair(k, shape, element, row, column);
+      k.store(k.vectorOf(values), k.offset(result, k.shl(column, 2)), 8);
+    };
+    int64_t atOnce = parts * plan->threads * kColumns;
+    if (atOnce >= width)
+      k.ifThen(k.less(first, k.constI32(width)), [&] { store(first); });
+    else
+      k.loop(first, k.constI32(width), k.constI32(atOnce), store);
+  });
   return success();
 }

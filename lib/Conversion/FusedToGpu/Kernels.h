@@ -110,10 +110,18 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::ProductOp op, const Pack
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
                                  mlir::Value high, mlir::Value token, const EpilogueLoads &loads);
 
+/// Emits `body` for a row that is there: of number `row` below `active`, one i32 in memory, if that
+/// is not null.
+void ifActive(Kernel &kernel, mlir::Value active, mlir::Value row, llvm::function_ref<void()> body);
+
 // The kernels. Each fills the body of a function whose arguments the interface has, as the
 // operation's plan (dialects/Fused/GpuPlan.h) says.
 mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
+/// The same of many tokens of one sequence.
+mlir::LogicalResult emitPrefillAttention(Kernel &kernel, fused::AttentionOp op);
+mlir::LogicalResult emitAppend(Kernel &kernel, fused::AppendOp op);
+mlir::LogicalResult emitLastRow(Kernel &kernel, fused::LastRowOp op);
 mlir::LogicalResult emitEmbedding(Kernel &kernel, fused::EmbeddingOp op);
 mlir::LogicalResult emitRows(Kernel &kernel, fused::RowsOp op);
 mlir::LogicalResult emitSample(Kernel &kernel, fused::SampleOp op);

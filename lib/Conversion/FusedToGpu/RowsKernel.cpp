@@ -35,6 +35,7 @@ private:
   FailureOr<Value> forEachPlace(Value carried,
                                 llvm::function_ref<FailureOr<Value>(Value carried)> body);
   LogicalResult emitWrites();
+  LogicalResult emitRow();
 
   Kernel &kernel;
   fused::RowsOp op;
@@ -147,6 +148,12 @@ LogicalResult RowColumns::emit() {
   k.waitForPredecessor();
   row = k.block();
   thread = k.thread();
+  LogicalResult result = success();
+  ifActive(kernel, op.getActive(), row, [&] { result = emitRow(); });
+  return result;
+}
+
+LogicalResult RowColumns::emitRow() {
   if (failed(kernels::evaluateNorms(*this, kernel.interface, op.getBody(), factors)))
     return failure();
   return forEachPlace(k.number(0.0), [&](Value carried) -> FailureOr<Value> {

@@ -44,10 +44,10 @@ Buffer::~Buffer() {
     munmap(mapping, mapped);
 }
 
-bool Buffer::intact() const {
+bool Buffer::untouchedFrom(size_t first) const {
   const uint8_t *end = static_cast<const uint8_t *>(mapping) + mapped - sysconf(_SC_PAGESIZE);
   auto untouched = [](uint8_t byte) { return byte == kCanary; };
-  return std::all_of(static_cast<const uint8_t *>(start) + bytes, end, untouched) &&
+  return std::all_of(static_cast<const uint8_t *>(start) + first, end, untouched) &&
          std::all_of(static_cast<const uint8_t *>(mapping), static_cast<const uint8_t *>(start),
                      untouched);
 }

@@ -36,7 +36,9 @@ public:
     return std::vector<T>(as<T>(), as<T>() + bytes / sizeof(T));
   }
   /// Whether nothing was written beyond the end.
-  bool intact() const;
+  bool intact() const { return untouchedFrom(bytes); }
+  /// Whether nothing was written to a fresh buffer from byte `first` on.
+  bool untouchedFrom(size_t first) const;
 
 private:
   void *mapping = nullptr;
