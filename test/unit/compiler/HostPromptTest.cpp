@@ -103,7 +103,7 @@ protected:
 } // namespace
 
 // Every encoding with every other, and each of them with every shape; an instruction set has a part
-// of the pairs.
+// of the pairs. Tokens are decoded where that meets every shape once.
 TEST_P(HostPrompt, FormatsAndShapes) {
   struct Shape {
     int64_t dim, heads, group, tokens;
@@ -134,7 +134,7 @@ TEST_P(HostPrompt, FormatsAndShapes) {
       int64_t all = shape.tokens;
       run(attention.caches(keys, values),
           {{0, std::min<int64_t>(all, 31)}, {all, all}, {150, all / 2}, {97, 1}, {320 - all, all}},
-          /*decodes=*/(k + 2 * v) % 3 == 0);
+          /*decodes=*/k == v);
       if (HasFailure())
         return;
     }
