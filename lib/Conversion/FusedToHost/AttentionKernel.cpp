@@ -164,9 +164,8 @@ LogicalResult AttentionKernel::plan() {
   keysRead = keys;
   valuesRead = values;
   if (causal) {
-    // Enough rows for what is read once for all of them.
-    constexpr int64_t leastRows = 32, leastTokens = 8;
-    block = static_cast<int64_t>(llvm::alignTo(llvm::divideCeil(leastRows, group), leastTokens));
+    // More would read less often what is in the cache anyway, but are less evenly divided.
+    block = 8;
     for (CacheShape *shape : {&keysRead, &valuesRead})
       if (shape->encoding.element == CacheEncoding::Element::E4M3) {
         shape->dim = shape->paddedDim();
