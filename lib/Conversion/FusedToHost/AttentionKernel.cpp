@@ -164,9 +164,8 @@ LogicalResult AttentionKernel::plan() {
   keysRead = keys;
   valuesRead = values;
   if (causal) {
-    // Enough rows for what is read once for all of them.
-    constexpr int64_t leastRows = 32, leastTokens = 8;
-    block = static_cast<int64_t>(llvm::alignTo(llvm::divideCeil(leastRows, group), leastTokens));
+    // More would read less often what is in the cache anyway, but are less evenly divided.
+    block = 8;
     for (CacheShape *shape : {&keysRead, &valuesRead})
       if (shape->encoding.element == CacheEncoding::Element::E4M3) {
         shape->dim = shape->paddedDim();
@@ -275,15 +274,23 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
   // Vectors of 16 positions that are computed together, so that they share the query's loads.
   int64_t halves = k.isa == Isa::Avx2 ? 1 : 2;
   k.loop(k.index(0), k.index(2), halves, [&](Value half) {
-    for (int64_t begin = 0; begin < group; begin += queryTile()) {
-      int64_t count = std::min(queryTile(), group - begin);
-      int64_t parts = chains(count * halves, keys.encoding.isInteger());
-      if (!causal) {
-        scoresOf(tileBase, tile, half, halves, k.index(begin), count, parts, begin == 0);
-        continue;
+    auto chainsOf = [&](int64_t count) {
+      return chains(count * halves, keys.encoding.isInteger());
+    };
+    if (!causal) {
+      for (int64_t begin = 0; begin < group; begin += queryTile()) {
+        int64_t count = std::min(queryTile(), group - begin);
+        scoresOf(tileBase, tile, half, halves, k.index(begin), count, chainsOf(count), begin == 0);
       }
-      // The same sums for tokens instead of query heads.
-      k.loop(k.index(begin), k.index(begin + count), 1, [&](Value query) {
+      return;
+    }
+    // As many chains as each query head has where a token is alone: the last ones may have more.
+    int64_t rest = group % queryTile();
+    for (auto [begin, end, parts] : {std::tuple(int64_t(0), group - rest, chainsOf(queryTile())),
+                                     {group - rest, group, chainsOf(std::max<int64_t>(rest, 1))}}) {
+      if (begin == end)
+        continue;
+      k.loop(k.index(begin), k.index(end), 1, [&](Value query) {
         forEachTokenTile([&](const TokenTile &tokensOf) {
           Value from = k.add(k.mul(tile, cacheTile), blockFirst);
           Value isRead = k.less(from, k.add(tokensOf.last, 1));
@@ -902,24 +909,16 @@ void AttentionKernel::mixCausal(Value valueTiles, Value first, Value firstRow,
   auto inBlock = [&](Value position) {
     return k.max(k.min(k.sub(position, first), k.index(cacheBlock)), k.index(0));
   };
-  // What every token of the tile attends to, and the whole of it.
+  // What every token of the tile attends to, and what any does.
   Value latestOldest = oldestOf(tile.last);
   Value begin = latestOldest ? inBlock(latestOldest) : k.index(0);
   Value end = inBlock(k.add(tile.position, 1)), behind = inBlock(k.add(tile.last, 1));
-  Value isWhole = k.less(k.index(cacheBlock - 1), end);
-  if (latestOldest)
-    isWhole = k.bitAnd(isWhole, k.less(latestOldest, k.add(first, 1)));
-  auto weigh = [&](bool masks) {
-    k.loop(k.index(0), k.index(tokenTile()), kSoftmaxQueries, [&](Value token) {
-      softmax(k.add(firstRow, token), kSoftmaxQueries, [&](int64_t i, int64_t lane) {
-        if (!masks)
-          return Value();
-        Value position = positionOf(k.add(k.add(tile.first, token), i));
-        return attended(k.add(first, lane), position, oldestOf(position));
-      });
+  k.loop(k.index(0), k.index(tokenTile()), kSoftmaxQueries, [&](Value token) {
+    softmax(k.add(firstRow, token), kSoftmaxQueries, [&](int64_t i, int64_t lane) {
+      Value position = positionOf(k.add(k.add(tile.first, token), i));
+      return attended(k.add(first, lane), position, oldestOf(position));
     });
-  };
-  k.ifElse(isWhole, [&] { weigh(false); }, [&] { weigh(true); });
+  });
   if (values.encoding.isInteger()) {
     Value firstTile = tile.oldest ? k.div(inBlock(tile.oldest), cacheTile) : k.index(0);
     addIntegers(valueTiles, firstTile, k.div(k.add(behind, cacheTile - 1), cacheTile), firstRow,

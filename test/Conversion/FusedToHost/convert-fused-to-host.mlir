@@ -149,3 +149,34 @@ func.func @prefill(%x: tensor<64x96xf32>, %n: tensor<1xi32>, %gain: tensor<96xf3
 
 // CHECK-DAG: llvm.func @prepare_0(%{{.*}}: !llvm.ptr, %{{.*}}: i64, %{{.*}}: i64)
 // CHECK-DAG: llvm.func @matmul_0(%{{.*}}: !llvm.ptr, %{{.*}}: i64, %{{.*}}: i64)
+
+// -----
+
+// Steps of up to so many tokens: the grid is for all, kernels read how many there are.
+
+model.cache @k : !quantized.cache<1x128x2x16xi8, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x128x2x16xf16, layout = lanes_values>
+
+// CHECK-LABEL: func.func @prefill
+// CHECK-SAME: %[[T:.*]]: tensor<64xi32>, %[[P:.*]]: tensor<64xi32>, %[[N:.*]]: tensor<1xi32>, %[[E:.*]]: tensor<9x40xf16>, %[[Q:.*]]: tensor<64x64xf32>, %[[X:.*]]: tensor<64x32xf32>
+func.func @prefill(%t: tensor<64xi32>, %p: tensor<64xi32>, %n: tensor<1xi32>, %e: tensor<9x40xf16>, %q: tensor<64x64xf32>, %x: tensor<64x32xf32>)
+    -> (tensor<64x40xf32>, tensor<1x64xf16>) {
+  // CHECK: plan.dispatch @kernels::@embedding_0(%[[T]], %[[E]], %[[N]]) {{.*}}launch <grid = 64,
+  %h = fused.embedding %t, %e active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<64xi32>, tensor<9x40xf16> -> tensor<64x40xf32>
+  // CHECK: %[[A:.*]] = plan.dispatch @kernels::@append_0(%[[Q]], %[[X]], %[[P]], %[[N]]) caches [@k, @v] launch <grid = 128, {{.*}} label "append to k, v"
+  %a = fused.append %q new(%x, %x), @k, @v at %p active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
+      : tensor<64x64xf32> new(tensor<64x32xf32>, tensor<64x32xf32>), tensor<64xi32> -> tensor<64x64xf32>
+  prologue {
+  ^bb0(%q0: tensor<64x64xf32>, %k0: tensor<64x32xf32>, %v0: tensor<64x32xf32>):
+    model.cache_append @v, %v0 at %p : tensor<64x32xf32>, tensor<64xi32>
+    model.cache_append @k, %k0 at %p : tensor<64x32xf32>, tensor<64xi32>
+    fused.yield %q0 : tensor<64x64xf32>
+  }
+  // CHECK: %[[Y:.*]] = plan.dispatch @kernels::@attention_0(%[[A]], %[[P]], %[[N]]) caches [@k, @v] launch <grid = 128,
+  %y = fused.attention %a, @k, @v at %p scale 0.25 active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
+      : tensor<64x64xf32>, tensor<64xi32> -> tensor<64x64xf16>
+  // CHECK: plan.dispatch @kernels::@last_row_0(%[[Y]], %[[N]]) {{.*}}launch <grid = 4, {{.*}} label "last row"
+  %l = fused.last_row %y active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>) : tensor<64x64xf16> -> tensor<1x64xf16>
+  return %h, %l : tensor<64x40xf32>, tensor<1x64xf16>
+}

@@ -294,6 +294,17 @@ func.func @f(%x: tensor<64x32xf32>, %n: tensor<1xi32>) -> !fused.prepared<64, 32
 
 // -----
 
+model.cache @k : !quantized.cache<2x64x1x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<2x64x1x16xf16, layout = lanes_values>
+func.func @f(%q: tensor<2x16xf16>, %p: tensor<2xi32>, %n: tensor<1xi32>) -> tensor<2x16xf16> {
+  // expected-error @+1 {{attends to tokens of one sequence in caches of 2}}
+  %y = fused.attention %q, @k, @v at %p scale 0.25 active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 64>)
+      : tensor<2x16xf16>, tensor<2xi32> -> tensor<2x16xf16>
+  return %y : tensor<2x16xf16>
+}
+
+// -----
+
 func.func @f(%x: tensor<64x32xf32>, %n: tensor<1xi32>) -> !fused.prepared<64, 32, for = [#quantized.encoding<f16>, #quantized.encoding<i8, group = 32>]> {
   // expected-error @+1 {{is for weights of different encodings, host kernels take one}}
   %p = fused.prepare %x active(%n) schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
@@ -303,9 +314,41 @@ func.func @f(%x: tensor<64x32xf32>, %n: tensor<1xi32>) -> !fused.prepared<64, 32
 
 // -----
 
+model.cache @k : !quantized.cache<1x64x1x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x1x16xf16>
+func.func @f(%q: tensor<2x16xf16>, %x: tensor<2x16xf32>, %p: tensor<2xi32>, %n: tensor<1xi32>) -> tensor<2x16xf16> {
+  // expected-error @+1 {{reads cache @v as lanes_values, but it is}}
+  %y = fused.append %q new(%x, %x), @k, @v at %p active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>)
+      : tensor<2x16xf16> new(tensor<2x16xf32>, tensor<2x16xf32>), tensor<2xi32> -> tensor<2x16xf16>
+  prologue {
+  ^bb0(%q0: tensor<2x16xf16>, %k0: tensor<2x16xf32>, %v0: tensor<2x16xf32>):
+    fused.yield %q0 : tensor<2x16xf16>
+  }
+  return %y : tensor<2x16xf16>
+}
+
+// -----
+
 func.func @f(%p: !fused.prepared<64, 32, for = [#quantized.encoding<i8, group = 32>]>, %n: tensor<1xi32>, %w: !quantized.tensor<32x32xf16, layout = lanes>) -> tensor<64x32xf32> {
   // expected-error @+1 {{expected one for its weight's encoding on a host}}
   %y = fused.matmul %p active(%n) weights(%w) segments [32] schedule (#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 0>)
       : !fused.prepared<64, 32, for = [#quantized.encoding<i8, group = 32>]>, !quantized.tensor<32x32xf16, layout = lanes> -> tensor<64x32xf32>
   return %y : tensor<64x32xf32>
+}
+
+// -----
+
+model.cache @k : !quantized.cache<1x64x1x16xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<1x64x1x16xf16, layout = lanes_values>
+model.cache @other : !quantized.cache<1x64x1x16xf16, layout = lanes_values>
+func.func @f(%q: tensor<2x16xf16>, %x: tensor<2x16xf32>, %p: tensor<2xi32>, %n: tensor<1xi32>) -> tensor<2x16xf16> {
+  %y = fused.append %q new(%x, %x), @k, @v at %p active(%n) schedule(#fused.host_schedule<isa = "avx2", accumulators = 1, positions = 0>)
+      : tensor<2x16xf16> new(tensor<2x16xf32>, tensor<2x16xf32>), tensor<2xi32> -> tensor<2x16xf16>
+  prologue {
+  ^bb0(%q0: tensor<2x16xf16>, %k0: tensor<2x16xf32>, %v0: tensor<2x16xf32>):
+    // expected-error @+1 {{in a prologue appends to a cache that attention does not read}}
+    model.cache_append @other, %v0 at %p : tensor<2x16xf32>, tensor<2xi32>
+    fused.yield %q0 : tensor<2x16xf16>
+  }
+  return %y : tensor<2x16xf16>
 }

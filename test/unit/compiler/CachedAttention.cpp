@@ -6,7 +6,6 @@
 #include "dialects/Quantized/Quantized.h"
 #include "sluice/Formats/RopeTable.h"
 
-#include <cmath>
 #include <gtest/gtest.h>
 
 using namespace sluice;
@@ -28,7 +27,9 @@ CacheShape CachedAttention::shape(bool keys, bool isGpu) const {
   return {sequences, positions, heads, dim, (keys ? keyChoice : valueChoice).encoding, order};
 }
 
-std::string CachedAttention::text(const std::string &schedule, bool isGpu) const {
+std::string CachedAttention::text(const std::string &schedule, bool isGpu,
+                                  const std::string &appendSchedule) const {
+  int64_t tokens = rows.value_or(this->tokens);
   mlir::MLIRContext context;
   context.loadDialect<quantized::QuantizedDialect>();
   auto cacheType = [&](bool keys) {
@@ -40,6 +41,9 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
     llvm::raw_string_ostream(result) << quantized::CacheType::get(
         &context, {sequences, positions, heads, dim}, shape(keys, isGpu).encoding, layout);
     return result;
+  };
+  auto tensor = [&](int64_t columns, const char *element) {
+    return "tensor<" + std::to_string(tokens) + "x" + std::to_string(columns) + "x" + element + ">";
   };
   std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
               at = "tensor<" + std::to_string(tokens) + "xi32>", result = tensor(width(), "f16");
@@ -54,79 +58,63 @@ std::string CachedAttention::text(const std::string &schedule, bool isGpu) const
   if (rotary != Rotary::None)
     module += "model.rope_table @rope <theta = 10000.0> : " + table + "\n";
   module += "func.func @f(%q: " + query + (appends ? ", %k: " + row + ", %v: " + row : "") +
-            ", %p: " + at + (causal ? ", %n: tensor<1xi32>" : "") + ") -> " + result + " {\n";
+            ", %p: " + at + (rows ? ", %n: tensor<1xi32>" : "") + ") -> " + result + " {\n";
   if (norms)
     module += "  %qg = model.parameter @qg : " + vector +
               "\n  %kg = model.parameter @kg : " + vector + "\n";
   if (rotary != Rotary::None)
     module += "  %t = model.parameter @rope : " + table + "\n";
-  std::string types = " new(" + row + ", " + row + ")",
-              options = " scale " + number + " " +
-                        (window ? "window " + std::to_string(*window) + " " : "") +
-                        (softCap ? "soft_cap " + std::to_string(*softCap) + " " : "");
-  std::string attended = "%q", attendedType = query;
-  if (causal) {
-    attended = "%m";
-    attendedType = tensor(width(), queryElement());
-    module += "  %m = fused.append %q new(%k, %v), @k, @v at %p active(%n) " + schedule + " : " +
-              query + types + ", " + at + " -> " + attendedType + prologue();
-    options += "active(%n) ";
+  bool ownAppend = appends && rows;
+  std::string count = rows ? "active(%n) " : "";
+  std::string attended = halfQuery ? tensor(width(), "f16") : query;
+  if (ownAppend)
+    module += "  %q1 = fused.append %q new(%k, %v), @k, @v at %p " + count + appendSchedule +
+              " : " + query + " new(" + row + ", " + row + "), " + at + " -> " + attended;
+  std::string attention = std::string("  %y = fused.attention %q") +
+                          (ownAppend ? "1"
+                           : appends ? " new(%k, %v)"
+                                     : "") +
+                          ", @k, @v at %p scale " + number + " " +
+                          (window ? "window " + std::to_string(*window) + " " : "") +
+                          (softCap ? "soft_cap " + std::to_string(*softCap) + " " : "") + count +
+                          schedule + " : " + attended +
+                          (appends && !ownAppend ? " new(" + row + ", " + row + ")" : "") + ", " +
+                          at + " -> " + result;
+  if (!ownAppend)
+    module += attention;
+  if (appends) {
+    module += " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
+    std::string last[2];
+    for (bool isKey : {false, true}) {
+      std::string name = isKey ? "%k" : "%q", type = isKey ? row : query, value = name + "0";
+      auto step = [&](const std::string &op, const std::string &types) {
+        std::string next = name + "_" + op.substr(0, op.find(' '));
+        module += "  " + next + " = model." + op + " : " + type + types + "\n";
+        value = next;
+      };
+      if (norms)
+        step("rms_norm " + value + ", " + name + "g epsilon 1.0e-5 head_dim " + headDim,
+             ", " + vector);
+      if (rotary != Rotary::None)
+        step("rotary " + value + " at %p head_dim " + headDim +
+                 (rotary == Rotary::Interleaved ? " interleaved" : "") +
+                 " <theta = 10000.0> table %t",
+             ", " + at + ", " + table);
+      if (keyChoice.rotated)
+        step("hadamard " + value + " head_dim " + headDim, "");
+      last[isKey] = value;
+    }
+    module += "  model.cache_append @k, " + last[1] + " at %p : " + row + ", " + at +
+              "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n";
+    if (halfQuery) {
+      module += "  %half = arith.truncf " + last[0] + " : " + query + " to " + attended + "\n";
+      last[0] = "%half";
+    }
+    module += "  fused.yield " + last[0] + " : " + attended + "\n}";
   }
-  bool inside = appends && !causal;
-  module += "  %y = fused.attention " + attended + (inside ? " new(%k, %v)" : "") +
-            ", @k, @v at %p" + options + schedule + " : " + attendedType +
-            (inside ? types : std::string()) + ", " + at + " -> " + result +
-            (inside ? prologue() : std::string());
+  if (ownAppend)
+    module += "\n" + attention;
   return module + "\n  return %y : " + result + "\n}\n";
-}
-
-std::string CachedAttention::tensor(int64_t columns, const char *element) const {
-  return "tensor<" + std::to_string(tokens) + "x" + std::to_string(columns) + "x" + element + ">";
-}
-
-const char *CachedAttention::queryElement() const {
-  formats::CacheEncoding::Element keys = keyChoice.encoding.element;
-  bool isHalf =
-      keys == formats::CacheEncoding::Element::F16 || keys == formats::CacheEncoding::Element::E4M3;
-  return causal && isHalf && !keyChoice.rotated ? "f16" : "f32";
-}
-
-std::string CachedAttention::prologue() const {
-  std::string query = tensor(width(), "f32"), row = tensor(heads * dim, "f32"),
-              at = "tensor<" + std::to_string(tokens) + "xi32>", headDim = std::to_string(dim);
-  std::string vector = "tensor<" + headDim + "xf32>",
-              table = "tensor<" + std::to_string(positions) + "x" + headDim + "xf32>";
-  std::string module =
-      " prologue {\n^bb0(%q0: " + query + ", %k0: " + row + ", %v0: " + row + "):\n";
-  std::string last[2];
-  for (bool isKey : {false, true}) {
-    std::string name = isKey ? "%k" : "%q", type = isKey ? row : query, value = name + "0";
-    auto step = [&](const std::string &op, const std::string &types) {
-      std::string next = name + "_" + op.substr(0, op.find(' '));
-      module += "  " + next + " = model." + op + " : " + type + types + "\n";
-      value = next;
-    };
-    if (norms)
-      step("rms_norm " + value + ", " + name + "g epsilon 1.0e-5 head_dim " + headDim,
-           ", " + vector);
-    if (rotary != Rotary::None)
-      step("rotary " + value + " at %p head_dim " + headDim +
-               (rotary == Rotary::Interleaved ? " interleaved" : "") +
-               " <theta = 10000.0> table %t",
-           ", " + at + ", " + table);
-    if (keyChoice.rotated)
-      step("hadamard " + value + " head_dim " + headDim, "");
-    last[isKey] = value;
-  }
-  module += "  model.cache_append @k, " + last[1] + " at %p : " + row + ", " + at +
-            "\n  model.cache_append @v, %v0 at %p : " + row + ", " + at + "\n";
-  std::string yielded = last[0], type = query;
-  if (llvm::StringRef(queryElement()) == "f16") {
-    yielded = "%half";
-    type = tensor(width(), "f16");
-    module += "  %half = arith.truncf " + last[0] + " : " + query + " to " + type + "\n";
-  }
-  return module + "  fused.yield " + yielded + " : " + type + "\n}";
 }
 
 std::vector<float> CachedAttention::gain(bool keys) const {
@@ -171,13 +159,19 @@ std::vector<Buffer *> CachedAttention::Step::arguments() {
 
 std::vector<Buffer *> CachedAttention::Step::appendArguments() {
   std::vector<Buffer *> result = arguments();
-  result.back() = &queries[0];
+  result.back() = &*query;
   return result;
 }
 
 std::vector<Buffer *> CachedAttention::Step::attentionArguments() {
-  std::vector<Buffer *> all = arguments();
-  return {&queries[0], all[3], all[4], all[all.size() - 3], all[all.size() - 2], all.back()};
+  // Positions and the number of tokens come behind the query and what is appended.
+  size_t count = buffers.size();
+  return {&*query,
+          &buffers[3],
+          &buffers[4],
+          &buffers[count - 3],
+          &buffers[count - 2],
+          &buffers[count - 1]};
 }
 
 CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<int32_t> &at,
@@ -205,6 +199,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
       int64_t last = sequences == 1 ? *std::max_element(at.begin(), at.end()) : at[sequence];
       int64_t first = sequences == 1 ? *std::min_element(at.begin(), at.end()) : last;
       int64_t oldest = window ? std::max<int64_t>(0, first - *window + 1) : 0;
+      int64_t newest = rows ? first : last; // the first of those that are appended
       for (int64_t head = 0; head < heads; ++head)
         for (int64_t position = oldest; position <= last; ++position) {
           std::vector<float> x =
@@ -214,7 +209,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
                 bytes + (sequence * heads + head) * layout.headBytes(), layout.headBytes());
           };
           formats::storeCacheVector(layout, headOf(after.data()), position, x);
-          if (!appends || position < first)
+          if (!appends || position < newest)
             formats::storeCacheVector(layout, headOf(caches[part].as<uint8_t>()), position, x);
           int64_t place = sequence * positions + position, groups = layout.groups();
           llvm::MutableArrayRef<float> scales =
@@ -228,39 +223,39 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     }
     (part ? step.valuesAfter : step.keysAfter) = after;
   }
-  auto count = static_cast<int64_t>(at.size());
-  std::vector<float> queries(data.query.begin(), data.query.begin() + count * width());
-  Tensor query = Tensor::floats({count, width()}, queries);
+  Tensor query = Tensor::floats({tokens, width()}, data.query);
   step.isGpu = isGpu;
   step.positions = at;
   step.attended = prepared(query, gain(false), at);
   Tensor expected =
       llvm::cantFail(reference::fusedAttention(step.attended, step.keysRead, step.valuesRead,
-                                               Tensor::ints({count}, at), scale, window, softCap));
+                                               Tensor::ints({tokens}, at), scale, window, softCap));
   step.expected.assign(expected.values.begin(), expected.values.end());
 
-  auto filled = [&](std::vector<float> rows) {
-    rows.resize(rows.size() / count * tokens, NAN);
-    return Buffer(rows);
+  // Rows that are not there hold what no kernel may read.
+  int64_t made = rows.value_or(tokens);
+  auto bufferOf = [&](std::vector<float> x, int64_t width) {
+    x.resize(made * width, std::numeric_limits<float>::quiet_NaN());
+    return Buffer(x);
   };
-  step.buffers.push_back(filled(queries));
+  step.buffers.push_back(bufferOf(data.query, width()));
   if (appends)
     for (const std::vector<float> *all : {&data.keys, &data.values}) {
       std::vector<float> rows;
-      for (int64_t token = 0; token < count; ++token) {
+      for (int64_t token = 0; token < tokens; ++token) {
         const float *from = all->data() + (sequenceOf(token) * positions + at[token]) * row;
         rows.insert(rows.end(), from, from + row);
       }
-      step.buffers.push_back(filled(rows));
+      step.buffers.push_back(bufferOf(rows, row));
     }
   std::vector<int32_t> all = at;
-  all.resize(tokens, std::numeric_limits<int32_t>::max());
+  all.resize(made, std::numeric_limits<int32_t>::max());
   step.buffers.push_back(Buffer(all));
-  if (causal) {
-    step.buffers.push_back(Buffer(std::vector<int32_t>{static_cast<int32_t>(count)}));
-    bool isHalf = llvm::StringRef(queryElement()) == "f16";
-    step.queries.push_back(Buffer(tokens * width() * (isHalf ? 2 : 4)));
-    memset(step.queries[0].as<void>(), 0xFF, step.queries[0].size());
+  if (rows) {
+    step.buffers.push_back(Buffer(std::vector<int32_t>{static_cast<int32_t>(tokens)}));
+    if (appends)
+      step.query.emplace(halfQuery ? Buffer(std::vector<uint16_t>(made * width(), 0x7E00))
+                                   : bufferOf({}, width()));
   }
   // In the order of their first use.
   if (norms)
@@ -271,7 +266,7 @@ CachedAttention::Step CachedAttention::step(const Data &data, const std::vector<
     step.buffers.push_back(Buffer(gain(true)));
   step.buffers.push_back(std::move(caches[0]));
   step.buffers.push_back(std::move(caches[1]));
-  step.buffers.push_back(Buffer(tokens * width() * 2));
+  step.buffers.push_back(Buffer(made * width() * 2));
   return step;
 }
 
@@ -287,10 +282,11 @@ void CachedAttention::check(Step &step, double tolerance) const {
                         : layout.encoding.element == formats::CacheEncoding::Element::BF16
                             ? 0x1p-7
                             : 0x1p-10;
-    for (auto [token, position] : llvm::enumerate(step.positions))
+    for (int64_t token = 0; token < tokens; ++token)
       for (int64_t head = 0; head < heads; ++head) {
-        int64_t sequence = sequences == 1 ? 0 : int64_t(token);
-        int64_t begin = (sequence * heads + head) * layout.headBytes();
+        int64_t sequence = sequences == 1 ? 0 : token;
+        int64_t begin = (sequence * heads + head) * layout.headBytes(),
+                position = step.positions[token];
         auto headOf = [&](std::vector<uint8_t> &bytes) {
           return llvm::MutableArrayRef<uint8_t>(bytes).slice(begin, layout.headBytes());
         };
@@ -330,12 +326,10 @@ void CachedAttention::check(Step &step, double tolerance) const {
     step.expected.assign(expected.values.begin(), expected.values.end());
   }
   std::vector<float> y(step.expected.size());
-  std::vector<uint16_t> halves = step.buffers.back().copy<uint16_t>();
-  EXPECT_TRUE(std::all_of(halves.begin() + y.size(), halves.end(), [](uint16_t bits) {
-    return bits == 0xA5A5;
-  })) << "results of rows that are not there";
-  halves.resize(y.size());
-  formats::f16ToFloat(halves, y);
+  std::vector<uint16_t> stored = step.buffers.back().copy<uint16_t>();
+  formats::f16ToFloat(llvm::ArrayRef(stored).take_front(y.size()), y);
+  EXPECT_TRUE(step.buffers.back().untouchedFrom(y.size() * 2))
+      << "a row that is not there was written";
   double error = relativeError(y, step.expected);
   EXPECT_LE(error, tolerance);
   // Of a single position the result is its value, which may be an f16.

@@ -24,9 +24,11 @@ struct CachedAttention {
   double scale = 0.125;
   std::optional<int64_t> window = std::nullopt;
   std::optional<double> softCap = std::nullopt;
-  /// Whether rows are tokens of one sequence that attend to each other: a fused.append of up to
-  /// `tokens` rows, then a fused.attention. It appends.
-  bool causal = false;
+  /// Rows that the operation is made for, of which `tokens` are there: neighbouring tokens of one
+  /// sequence. What it appends is then appended by an operation of its own.
+  std::optional<int64_t> rows = std::nullopt;
+  /// Whether that one stores the query as f16, as it may for keys in f16 or fp8.
+  bool halfQuery = false;
   /// What the operation does to queries and new keys before it rotates and rounds them.
   bool norms = false;
   enum class Rotary { None, Halves, Interleaved } rotary = Rotary::None;
@@ -40,8 +42,10 @@ struct CachedAttention {
   bool computes() const { return norms || rotary != Rotary::None; }
   /// The module: one function with one attention. Arguments of its kernel are the query, new keys
   /// and values if it appends, positions, the norms' gains and the rotary table if it has them,
-  /// keys, values and the result. If causal, there are two kernels (Step).
-  std::string text(const std::string &schedule, bool isGpu) const;
+  /// keys, values and the result. With `rows` the number of tokens follows positions; and if
+  /// something is appended, there are two kernels, the append's first.
+  std::string text(const std::string &schedule, bool isGpu,
+                   const std::string &appendSchedule = "") const;
 
   /// Keys and values of all positions, the query of every token.
   struct Data {
@@ -52,6 +56,7 @@ struct CachedAttention {
   /// A step with the tokens at `positions`.
   struct Step {
     std::vector<Buffer> buffers; ///< in the order of the kernel's arguments, the result last
+    std::optional<Buffer> query; ///< of an append of its own, its result
     std::vector<double> expected;
     std::vector<uint8_t> keysAfter, valuesAfter; ///< the bytes of the caches after the step
     bool isGpu = false;
@@ -59,13 +64,11 @@ struct CachedAttention {
     reference::Tensor attended;            ///< the queries that meet the keys
     reference::Cache keysRead, valuesRead; ///< the caches after the step
     std::vector<Buffer *> arguments();
-    /// If causal, those of the two kernels; `queries` lies between them.
-    std::vector<Buffer> queries;
+    /// Of the two kernels where the append has its own.
     std::vector<Buffer *> appendArguments(), attentionArguments();
   };
   /// What no position has yet, and what is behind the window, is there as 0xFF, which is NaN in
-  /// every format. If causal, there may be fewer positions than tokens; what is read of the others
-  /// is NaN, and their results stay as they are.
+  /// every format.
   Step step(const Data &data, const std::vector<int32_t> &positions, bool isGpu) const;
   /// Compares the result with the definition and, if the step appends, the caches: bit for bit, but
   /// where the step computes with new keys, a few of their codes may be neighbours; the result is
@@ -73,11 +76,6 @@ struct CachedAttention {
   void check(Step &step, double tolerance) const;
 
 private:
-  /// The type of queries between two kernels.
-  const char *queryElement() const;
-  /// ` prologue {...}`.
-  std::string prologue() const;
-  std::string tensor(int64_t columns, const char *element) const;
   /// Heads of `x`, of which row r is at positions[r], as they meet each other: normalised with
   /// `gain`, turned, rotated.
   reference::Tensor prepared(reference::Tensor x, llvm::ArrayRef<float> gain,
