@@ -29,8 +29,7 @@ PreparedShape PreparedShape::get(PreparedType type) {
   if (!format.isScaled())
     return shape;
   shape.accumulationColumns = fused::accumulationColumns(format);
-  int64_t perGroup =
-      shape.accumulationColumns >= 128 ? 1 : 128 / shape.accumulationColumns;
+  int64_t perGroup = shape.accumulationColumns >= 128 ? 1 : 128 / shape.accumulationColumns;
   shape.scales = take(shape.tokens * groups * 4);
   shape.sums = take(shape.tokens * groups * perGroup * 4);
   shape.biases = take(shape.tokens * groups * perGroup * 4);
