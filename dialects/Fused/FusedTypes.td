@@ -19,7 +19,7 @@ def Fused_PreparedType : TypeDef<FusedDialect, "Prepared"> {
     GPU block's shared memory, piece by piece; without it, rows of a host. `dialects/Fused/PreparedInput.h` has the place of every byte.
   }];
   let parameters = (ins "int64_t":$tokens, "int64_t":$columns, ArrayRefParameter<"::sluice::quantized::EncodingAttr">:$encodings, "bool":$image);
-  let assemblyFormat = "`<` $tokens `,` $columns `,` `for` `=` `[` qualified($encodings) `]` custom<Image>($image) `>`";
+  let assemblyFormat = "`<` $tokens `,` $columns `,` `for` `=` `[` qualified($encodings) `]` `` custom<Image>($image) `>`";
   let genVerifyDecl = 1;
 }
 

@@ -5,6 +5,7 @@
 
 #include "dialects/Fused/GpuPlan.h"
 #include "sluice/Analysis/TimeModel.h"
+#include "sluice/Formats/Activations.h"
 #include "sluice/Target/GpuDevice.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -239,16 +240,16 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
   if (!columns)
     return op.emitOpError() << "finds no stage that fits the shared memory of target "
                             << description.name;
-  int64_t blocks = std::min(multiprocessors, llvm::divideCeil(least->tiles, rowTiles) *
-                                                 least->tokenTiles);
+  int64_t blocks = std::min<int64_t>(multiprocessors,
+                                     llvm::divideCeil(least->tiles, rowTiles) * least->tokenTiles);
   auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
                               /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
   auto plan = fused::MatmulPlan::get(op, schedule, device);
   if (failed(plan) || failed(fused::checkShared(op, schedule, plan->shared, device)))
     return failure();
   return Choice{schedule, formatv("{0} tiles of {1} rows by {2} tokens; a ring of {3} x {4} bytes",
-                                  plan->rowGroups * plan->tokenTiles,
-                                  rowTiles * formats::tileRows, tokens, stages, plan->stageBytes)};
+                                  plan->rowGroups * plan->tokenTiles, rowTiles * formats::tileRows,
+                                  tokens, stages, plan->stageBytes)};
 }
 
 int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
@@ -370,7 +371,8 @@ LogicalResult FusedAssignSchedules::assign(fused::KernelOp op) {
   else
     choice = llvm::TypeSwitch<Operation *, FailureOr<Choice>>(op)
                  .Case<fused::EmbeddingOp, fused::MatvecOp, fused::PrepareOp, fused::MatmulOp,
-                       fused::AttentionOp, fused::RowsOp, fused::SampleOp>([&](auto kernel) { return chooseGpu(kernel); })
+                       fused::AttentionOp, fused::RowsOp, fused::SampleOp>(
+                     [&](auto kernel) { return chooseGpu(kernel); })
                  .Default([](Operation *op) -> FailureOr<Choice> {
                    return op->emitOpError() << "has no kernel for GPUs";
                  });
