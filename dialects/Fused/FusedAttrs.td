@@ -70,7 +70,7 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
                         DefaultValuedParameter<"int64_t", "0">:$rows, DefaultValuedParameter<"int64_t", "0">:$tokens);
   let assemblyFormat = [{
     `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
-    `splits` `=` $splits `,` `early` `=` $early custom<GpuScheduleOptions>($held, $resident, $rows, $tokens) `>`
+    `splits` `=` $splits `,` `early` `=` $early `` custom<GpuScheduleOptions>($held, $resident, $rows, $tokens) `>`
   }];
   let genVerifyDecl = 1;
 }

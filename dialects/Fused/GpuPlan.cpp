@@ -235,8 +235,7 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     if (encoding.isInteger() != plan.image.format.isInteger() ||
         (!encoding.isInteger() && encoding.element != plan.image.format.element))
       return op.emitOpError() << "multiplies " << encoding.name()
-                              << " weights with an input prepared for "
-                              << plan.image.format.name();
+                              << " weights with an input prepared for " << plan.image.format.name();
     bool needsSums = encoding.hasZeroPoint() || encoding.hasOffset();
     int64_t unit = plan.records ? formats::RecordShape(encoding).unit()
                    : needsSums  ? accumulationColumns(encoding)
@@ -275,7 +274,7 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << plan.rowTiles << " tiles of 16 rows cannot be divided among "
                                 << rowWarps << " warps";
 
-  plan.stepColumns = plan.records       ? formats::RecordShape::columns
+  plan.stepColumns = plan.records        ? formats::RecordShape::columns
                      : format.isScaled() ? formats::activationGroup
                                          : 64;
   if (schedule.getColumns() % plan.stepColumns)
@@ -296,13 +295,15 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   plan.weightsAt = plan.stageSteps * plan.stepPieces * plan.tilePieceBytes;
   plan.scalesAt = plan.weightsAt + plan.rowTiles * plan.weightBytes;
   plan.sumsAt = plan.scalesAt + groups * plan.tileTokens * 4;
-  plan.stageBytes = llvm::alignTo(
-      plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
+  plan.stageBytes =
+      llvm::alignTo(plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
   SharedRanges ranges;
   plan.stagesRange = ranges.take(plan.ring * plan.stageBytes, 1024);
   plan.full = ranges.take(plan.ring * 8, 8);
   plan.empty = ranges.take(plan.ring * 8, 8);
   plan.sums = ranges.take(plan.slices * plan.rowTiles * set * plan.warpColumns * kSumBytes);
+  if (plan.records)
+    plan.scratch = ranges.take(plan.warps * kScratchBytes);
   plan.shared = ranges.bytes();
   return plan;
 }

@@ -134,9 +134,9 @@ struct PreparePlan {
   int64_t shared = 0; ///< bytes in all
 };
 
-/// A product of many tokens. Blocks take tiles of `rowTiles` tiles of 16 rows by `tileTokens` tokens
-/// in turn, the tiles of the same rows after each other. A tile's columns come in stages, a stage's
-/// columns in steps, which `slices` warps take in turn.
+/// A product of many tokens. Blocks take tiles of `rowTiles` tiles of 16 rows by `tileTokens`
+/// tokens in turn, the tiles of the same rows after each other. A tile's columns come in stages, a
+/// stage's columns in steps, which `slices` warps take in turn.
 ///
 ///     stage:  | activations [pieces] | weights [rowTiles] | activation scales | input sums |
 struct MatmulPlan {
@@ -165,8 +165,14 @@ struct MatmulPlan {
   int64_t tilePieceBytes = 0, stepPieces = 0;
   // In a stage.
   int64_t weightsAt = 0, scalesAt = 0, sumsAt = 0, stageBytes = 0;
-  /// Barriers as ProductPlan's. `sums` are those of a set: [slice][row tile][token][8 pairs of rows].
+  /// Barriers as ProductPlan's. `sums` are those of a set: [slice][row tile][token][8 pairs of
+  /// rows].
   SharedRange stagesRange, full, empty, sums;
+  /// Of weights in records, for each warp: the operands of 128 columns [sub-block][lane][16 bytes],
+  /// and what their units have, [sub-block][row r of 8][8 floats].
+  SharedRange scratch;
+  static constexpr int64_t kOperandBytes = 4 * 512, kUnitBytes = 32;
+  static constexpr int64_t kScratchBytes = kOperandBytes + 4 * 8 * kUnitBytes;
   int64_t shared = 0; ///< bytes in all
 
   int64_t stageColumns() const { return stageSteps * stepColumns; }

@@ -52,10 +52,11 @@ struct PreparedShape {
 /// Tokens are padded to whole sets. Those of the last set that has an active token, but are not
 /// active themselves, are zeros; the sets behind it are not written. Columns are padded with zeros.
 ///
-/// Eight tokens (`t` = token % 8) of a piece are rows of 128 bytes. Bytes 16 c to 16 c + 15 of row t
-/// lie at place c ^ t, the 128-byte swizzle of `wgmma` and of tensor copies (PTX ISA, "Shared Memory
-/// Matrix Layout"), in which `ldmatrix` reads them without bank conflicts:
-/// - `numbers`: integer weights: int8 [columns / 128][tokens / 8][high, low][8 rows][128 bytes] of the
+/// Eight tokens (`t` = token % 8) of a piece are rows of 128 bytes. Bytes 16 c to 16 c + 15 of row
+/// t lie at place c ^ t, the 128-byte swizzle of `wgmma` and of tensor copies (PTX ISA, "Shared
+/// Memory Matrix Layout"), in which `ldmatrix` reads them without bank conflicts:
+/// - `numbers`: integer weights: int8 [columns / 128][tokens / 8][high, low][8 rows][128 bytes] of
+/// the
 ///   16-bit fixed point numbers (formats::highByte, lowByte). Others: f16 or bf16
 ///   [columns / 64][tokens / 8][8 rows][128 bytes]; for E4M3 weights, of which a lane has four
 ///   neighbouring columns, the pairs of every 16 columns in the order 0 2 4 6 1 3 5 7.

@@ -5,6 +5,7 @@
 
 #include "dialects/Fused/GpuPlan.h"
 #include "sluice/Analysis/TimeModel.h"
+#include "sluice/Formats/Activations.h"
 #include "sluice/Target/GpuDevice.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -191,68 +192,66 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";
+  bool records = type.getLayout().getKind() == LayoutKind::Records;
+  int64_t step = records                         ? formats::RecordShape::columns
+                 : type.getEncoding().isScaled() ? formats::activationGroup
+                                                 : 64;
+  int64_t chunk = type.getLayout().getColumns();
+  if (!records && chunk % step)
+    return op.emitOpError() << "reads weights in chunks of " << chunk
+                            << " columns, which are no multiple of " << step;
   constexpr int64_t warps = 8, mostTokens = 128, mostRowTiles = 8, mostStages = 8;
-  constexpr int64_t stageWeightBytes = 65536;
+  constexpr int64_t mostWeightBytes = 65536;
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
-  int64_t tokens = std::min(image.paddedTokens, mostTokens);
   int64_t multiprocessors = description.multiprocessors.value;
-  auto planOf = [&](int64_t rowTiles, int64_t stages, int64_t columns) {
+  auto planOf = [&](int64_t rowTiles, int64_t tokens, int64_t stages, int64_t columns) {
     fused::GpuScheduleAttr schedule =
         gpuSchedule(multiprocessors, warps, stages, stages, columns, /*splits=*/1, "weights",
                     /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
     return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
   };
-  bool records = type.getLayout().getKind() == LayoutKind::Records;
-  bool isScaled = type.getEncoding().isScaled();
-  int64_t step = records ? formats::RecordShape::columns : isScaled ? formats::activationGroup : 64;
-  int64_t chunk = type.getLayout().getColumns();
-  if (!records && chunk % step)
-    return op.emitOpError() << "reads weights in chunks of " << chunk
-                            << " columns, which are no multiple of " << step;
-  FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, 1, step).second;
-  if (failed(least))
-    return failure();
-  // The fewest rounds of all blocks, weighted with what a round takes.
-  int64_t rowTiles = mostRowTiles, fewest = std::numeric_limits<int64_t>::max();
-  for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
-    int64_t blocks = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
-    int64_t rounds = llvm::divideCeil(blocks, multiprocessors) * candidate;
-    if (rounds < fewest) {
-      fewest = rounds;
-      rowTiles = candidate;
+  // Fewer tokens a tile where stages of more would not fit.
+  for (int64_t tokens = std::min(image.paddedTokens, mostTokens); tokens >= image.setTokens;
+       tokens = tokens / 2 / image.setTokens * image.setTokens) {
+    FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, tokens, 1, step).second;
+    if (failed(least))
+      return failure();
+    // The least time of all rounds of blocks. Few rows a tile share what is read of the activations
+    // less: they must save an eighth.
+    int64_t rowTiles = mostRowTiles, blocks = 0;
+    double shortest = std::numeric_limits<double>::infinity();
+    for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
+      int64_t number = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
+      auto rounds = static_cast<double>(llvm::divideCeil(number, multiprocessors) * candidate);
+      if (rounds < 0.875 * shortest) {
+        shortest = rounds;
+        rowTiles = candidate;
+        blocks = std::min(multiprocessors, number);
+      }
+    }
+    // The longest stages of which several fit; two suffice where shorter ones would leave warps
+    // that divide the columns without work.
+    for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
+      if (!records && chunk % columns)
+        continue;
+      auto plan = planOf(rowTiles, tokens, 1, columns).second;
+      if (failed(plan))
+        return failure();
+      int64_t stages =
+          std::min(mostStages, (device.sharedBytes - 1024 - plan->shared) / plan->stageBytes + 1);
+      int64_t wanted = plan->stageSteps <= plan->slices ? 2 : 3;
+      if (stages < std::min(wanted, plan->stages) || rowTiles * plan->weightBytes > mostWeightBytes)
+        continue;
+      auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
+                                  /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
+      return Choice{schedule,
+                    formatv("{0} tiles of {1} rows by {2} tokens; a ring of {3} x {4} bytes",
+                            plan->rowGroups * plan->tokenTiles, rowTiles * formats::tileRows,
+                            tokens, stages, plan->stageBytes)};
     }
   }
-  // The longest stages that leave room for several.
-  int64_t columns = 0, stages = 0;
-  for (int64_t candidate = records ? 8 * step : chunk; candidate >= step; candidate -= step) {
-    if (!records && chunk % candidate)
-      continue;
-    auto plan = planOf(rowTiles, 1, candidate).second;
-    if (failed(plan))
-      return failure();
-    int64_t fitting =
-        std::min(mostStages, (device.sharedBytes - (plan->shared - plan->stageBytes) - 1024) /
-                                 plan->stageBytes);
-    if (fitting < std::min<int64_t>(3, plan->stages) ||
-        rowTiles * plan->weightBytes > stageWeightBytes)
-      continue;
-    columns = candidate;
-    stages = fitting;
-    break;
-  }
-  if (!columns)
-    return op.emitOpError() << "finds no stage that fits the shared memory of target "
-                            << description.name;
-  int64_t blocks = std::min<int64_t>(
-      multiprocessors, llvm::divideCeil(least->tiles, rowTiles) * least->tokenTiles);
-  auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
-                              /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
-  auto plan = fused::MatmulPlan::get(op, schedule, device);
-  if (failed(plan) || failed(fused::checkShared(op, schedule, plan->shared, device)))
-    return failure();
-  return Choice{schedule, formatv("{0} tiles of {1} rows by {2} tokens; a ring of {3} x {4} bytes",
-                                  plan->rowGroups * plan->tokenTiles,
-                                  rowTiles * formats::tileRows, tokens, stages, plan->stageBytes)};
+  return op.emitOpError() << "finds no stage that fits the shared memory of target "
+                          << description.name;
 }
 
 int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {

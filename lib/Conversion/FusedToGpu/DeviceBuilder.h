@@ -126,8 +126,8 @@ public:
   void waitForPredecessor();
   void launchDependents();
 
-  /// Loads four matrices of 8 rows of 16 bytes from shared memory: lane 8m + r names row r of matrix
-  /// m, lane l gets word l % 4 of row l / 4 of each (ldmatrix).
+  /// Loads four matrices of 8 rows of 16 bytes from shared memory: lane 8m + r names row r of
+  /// matrix m, lane l gets word l % 4 of row l / 4 of each (ldmatrix).
   Values loadMatrices(Value row);
 
   // Tensor cores. Operands are i32 registers; accumulators are four i32 or f32.

@@ -201,8 +201,8 @@ FailureOr<Value> Prologue::sumRow(llvm::function_ref<FailureOr<Value>(Value)> ac
 }
 
 Value Prologue::clearMissing(size_t number, Value x) {
-  Value exists = plan.columns % kVector ? columnExists(current, number)
-                                           : vectorExists(current, plan.columns);
+  Value exists =
+      plan.columns % kVector ? columnExists(current, number) : vectorExists(current, plan.columns);
   return exists ? k.select(exists, x, k.number(0.0)) : x;
 }
 
@@ -216,7 +216,7 @@ FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
   auto type = dyn_cast<RankedTensorType>(value.getType());
   if (!kernels::isFloatTensor(value) || type.getShape().back() != plan.columns)
     return op->emitOpError() << "prologue reads a value of type " << value.getType()
-                            << " in a way that cannot be converted to GPU code";
+                             << " in a way that cannot be converted to GPU code";
   Values elements = loadVector(pointer, type, currentRow, current, !isConstant(value));
   return loaded[{value, current}] = elements;
 }
@@ -460,8 +460,8 @@ void Prologue::emitHalvesOfImage(int64_t n, const Values &x, Type element, Value
     // Words of even number, and those of odd number, of two vectors are neighbours.
     for (int64_t odd : {0, 1}) {
       Value to = imageChunk(piece, k.add(k.bitAnd(chunk, 6), odd));
-      k.store(k.vectorOf({words[odd], words[odd + 2]}),
-              k.offset(to, k.shl(k.bitAnd(vector, 1), 3)), 8);
+      k.store(k.vectorOf({words[odd], words[odd + 2]}), k.offset(to, k.shl(k.bitAnd(vector, 1), 3)),
+              8);
     }
     storeFirstOfImage(vector, formats::activationGroup, scale, image->scales);
   };

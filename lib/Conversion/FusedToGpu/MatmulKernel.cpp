@@ -2,13 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // A product of many tokens: Y^T = W X^T, so that weights are the tensor cores' first operand, in
-// whose order they are packed. One warp copies stages of weights and activations to a ring in shared
-// memory, the others multiply. What a warp has accumulated of a tile goes to shared memory, a set of
-// tokens at a time, from where all threads run the epilogue, each for rows r and r + 8 of a tile of
-// 16 rows and a token.
+// whose order they are packed. One warp copies stages of weights and activations to a ring in
+// shared memory, the others multiply. What a warp has accumulated of a tile goes to shared memory,
+// a set of tokens at a time, from where all threads run the epilogue, each for rows r and r + 8 of
+// a tile of 16 rows and a token.
 //
-// The second operand's 8 columns are 8 tokens: of integers their high bytes in one product and their
-// low bytes in another one.
+// The second operand's 8 columns are 8 tokens: of integers their high bytes in one product and
+// their low bytes in another one.
 
 #include "../FusedKernels/GroupNumbers.h"
 #include "Kernels.h"
@@ -77,17 +77,22 @@ private:
   Values multiplyRecords(const Step &step, const Tile &tile, ValueRange sums);
   void multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
                       int64_t rowTile, Values &sums);
-  /// Lane 4r + t has word t of an operand's four sub-blocks, one each, of which lane 4r + s had all
-  /// words of sub-block s.
-  Values transposeQuad(Values words);
+  /// Writes group `group` of a record's weights to the warp's scratch memory. There lane 4r + t
+  /// finds its words of the operand of each sub-block, of which lane 4r + s had all.
+  void storeGroup(const RecordProduct::Weights &weights, unsigned group, bool hasOffset,
+                  unsigned halves, double factor);
+  /// Operand `subBlock` of it.
+  Values loadOperand(Value subBlock);
   /// Runs `body` for the sets of 8-token blocks that have active tokens; it changes their sums.
   void forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
                   llvm::function_ref<void(int64_t firstBlock, Values &sums)> body);
-  /// Operands of 8 tokens: 4 products' of 64 bytes each, [half][word].
-  Values loadTokens(Value piece, int64_t block, int64_t byte);
+  /// Operands of 8 tokens of 64 columns of floats: those of four products, two words each.
+  Values loadHalves(Value piece, int64_t block);
+  /// Operands of 8 tokens of integers: columns 32 number to 32 number + 31 of a piece, two words of
+  /// high bytes and two of low ones.
+  Values loadBytes(Value piece, int64_t block, Value number);
   /// The numbers of tokens 2t and 2t + 1 of a block in row `row` of a section of the stage.
   Values loadPair(const Step &step, int64_t section, Value row, int64_t block, Type element);
-  /// Adds a product of integers: sums += float(256 high + low - zero) * (scale * step).
   Value exactSum(Value high, Value low) { return k.add(k.shl(high, 8), low); }
   LogicalResult finish(Value thread, const Tile &tile, ValueRange sums);
 
@@ -96,8 +101,10 @@ private:
   fused::MatmulOp op;
   SmallVector<PackedSegment> segments;
   Value block, lane, rowWarp, columnWarp, slice, stagesAt, fullAt, emptyAt, partialSums, active;
-  /// Where the lane's row of chunks 0 to 3, and of 4 to 7, lies in a block of eight tokens.
-  Value chunks[2];
+  /// Where the row that the lane names lies in a block of eight tokens: of chunks 0 to 3 and of 4
+  /// to 7; of chunks 0 and 1 of high bytes and of low bytes.
+  Value chunks[2], byteChunks;
+  Value scratchAt;
 };
 } // namespace
 
@@ -121,16 +128,15 @@ DeviceBuilder::Values
 MatmulKernel::forEachTile(ValueRange carried,
                           llvm::function_ref<Values(const Tile &, ValueRange)> body) {
   // Blocks that run at the same time share the weights' rows: tokens come first.
-  Value tokenCount = tokenTiles == 1
-                         ? k.min(active, k.constI32(1))
-                         : k.div(k.add(active, tileTokens - 1), tileTokens);
+  Value tokenCount = tokenTiles == 1 ? k.min(active, k.constI32(1))
+                                     : k.div(k.add(active, tileTokens - 1), tileTokens);
   return k.loop(block, k.mul(tokenCount, rowGroups), k.constI32(grid), carried,
                 [&](Value number, ValueRange values) {
                   Tile tile{number, k.constI32(0), active};
                   if (tokenTiles > 1) {
                     tile.rowGroup = divide(number, tokenCount);
-                    tile.tokenTile = k.sub(number, arith::MulIOp::create(k.b, k.loc, tile.rowGroup,
-                                                                         tokenCount));
+                    tile.tokenTile =
+                        k.sub(number, arith::MulIOp::create(k.b, k.loc, tile.rowGroup, tokenCount));
                     tile.tokens = k.min(k.sub(active, k.mul(tile.tokenTile, tileTokens)),
                                         k.constI32(tileTokens));
                   }
@@ -167,8 +173,8 @@ void MatmulKernel::produce(Value copier) {
   });
   Value zero = k.constI32(0), rows = k.constI32(rowTiles);
   forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carriedTile) {
-    Value tokens = k.mul(k.div(k.add(tile.tokens, image.setTokens - 1), image.setTokens),
-                         image.setTokens);
+    Value tokens =
+        k.mul(k.div(k.add(tile.tokens, image.setTokens - 1), image.setTokens), image.setTokens);
     Value firstToken = k.mul(tile.tokenTile, tileTokens);
     Value pieceSize = k.mul(k.shr(tokens, 3), image.blockBytes());
     Value firstTile = k.mul(tile.rowGroup, rowTiles);
@@ -220,10 +226,11 @@ void MatmulKernel::produce(Value copier) {
       }
       copyAll(copier, pieces, barrier, [&](Value piece) {
         Value from = k.add(k.mul(number, stageSteps * stepPieces), piece);
-        return Copy{k.at(stage, piece, tilePieceBytes),
-                    k.offset(k.at(k.offset(input, image.numbers), k.toI64(from), image.pieceBytes()),
-                             k.mul(k.shr(firstToken, 3), image.blockBytes())),
-                    pieceSize};
+        return Copy{
+            k.at(stage, piece, tilePieceBytes),
+            k.offset(k.at(k.offset(input, image.numbers), k.toI64(from), image.pieceBytes()),
+                     k.mul(k.shr(firstToken, 3), image.blockBytes())),
+            pieceSize};
       });
       copyAll(copier, rows, barrier, [&](Value row) {
         Value number16 = rowTile(row);
@@ -271,12 +278,17 @@ void MatmulKernel::produce(Value copier) {
 // Products
 //===----------------------------------------------------------------------===//
 
-DeviceBuilder::Values MatmulKernel::loadTokens(Value piece, int64_t block, int64_t byte) {
+DeviceBuilder::Values MatmulKernel::loadHalves(Value piece, int64_t block) {
   Values words;
   for (Value chunk : chunks)
-    llvm::append_range(words, k.loadMatrices(k.offset(
-                                  k.offset(piece, chunk), block * image.blockBytes() + byte)));
+    llvm::append_range(
+        words, k.loadMatrices(k.offset(k.offset(piece, chunk), block * image.blockBytes())));
   return words;
+}
+
+DeviceBuilder::Values MatmulKernel::loadBytes(Value piece, int64_t block, Value number) {
+  Value row = k.bitXor(byteChunks, k.shl(number, 5));
+  return k.loadMatrices(k.offset(k.offset(piece, row), block * image.blockBytes()));
 }
 
 DeviceBuilder::Values MatmulKernel::loadPair(const Step &step, int64_t section, Value row,
@@ -334,7 +346,8 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   weights = k.offset(weights, k.add(k.mul(step.inStage, loads * 512), k.shl(lane, 4)));
   SmallVector<SmallVector<Values>> operands;
   for (int64_t rowTile : all) {
-    Value from = k.offset(weights, k.mul(k.add(k.mul(rowWarp, warpRowTiles), rowTile), weightBytes));
+    Value from =
+        k.offset(weights, k.mul(k.add(k.mul(rowWarp, warpRowTiles), rowTile), weightBytes));
     SmallVector<Values> w;
     for (int64_t number = 0; number < loads; ++number) {
       Value place = clamped(number, llvm::divideCeil(rest, loadColumns), 512);
@@ -366,7 +379,7 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
     Type element = format.element == Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
     forEachSet(step, sums, all, [&](int64_t first, Values &set) {
       for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
-        Values x = loadTokens(step.pieces, block, 0);
+        Values x = loadHalves(step.pieces, block);
         for (int64_t rowTile : all) {
           auto own = MutableArrayRef<Value>(set).slice(sumNumber(rowTile, block, 0), 4);
           Values products(own.begin(), own.end());
@@ -408,8 +421,8 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   // [row tile][block][row]
   SmallVector<SmallVector<Values>> scales, zeros;
   for (int64_t rowTile : all) {
-    Value number = k.add(k.mul(tile.rowGroup, rowTiles),
-                         k.add(k.mul(rowWarp, warpRowTiles), rowTile));
+    Value number =
+        k.add(k.mul(tile.rowGroup, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
     Value from = weightPointer(k.min(number, k.constI32(tiles - 1)));
     if (last)
       from = k.at(from, k.toI64(chunk), shape.chunkOffset(1));
@@ -435,8 +448,8 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
         Value at =
             k.offset(k.offset(from, perChunk(shape.chunkOffsets(0), shape.chunkOffsets(last))),
                      k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
-        Values rows = k.lanes(k.load(
-            k.vec(2, k.i8()), k.offset(at, clamped(number * stride, existing, 16)), 2));
+        Values rows = k.lanes(
+            k.load(k.vec(2, k.i8()), k.offset(at, clamped(number * stride, existing, 16)), 2));
         for (Value &zero : rows) {
           zero = k.extend(zero, k.i32());
           if (int4)
@@ -453,26 +466,32 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   int64_t perBlock = products16 / accumulationBlocks;
   forEachSet(step, sums, all, [&](int64_t first, Values &set) {
     for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
-      // The high bytes, and the low ones; or 64 columns, and the next.
-      Values x = loadTokens(step.pieces, block, 0);
-      Values others = isInteger ? loadTokens(step.pieces, block, image.blockBytes() / 2)
-                                : loadTokens(k.offset(step.pieces, tilePieceBytes), block, 0);
+      SmallVector<Values> x; // of each product, two words, or two of high and two of low bytes
+      if (isInteger) {
+        for (int64_t f = 0; f < products16; ++f)
+          x.push_back(loadBytes(step.pieces, block, k.constI32(f)));
+      } else {
+        for (int64_t piece = 0; piece < stepPieces; ++piece) {
+          Values words = loadHalves(k.offset(step.pieces, piece * tilePieceBytes), block);
+          for (int64_t f = 0; f < 4; ++f)
+            x.push_back({words[2 * f], words[2 * f + 1]});
+        }
+      }
       Values steps = loadPair(step, scalesAt, step.inStage, block, k.f32());
       for (int64_t number = 0; number < accumulationBlocks; ++number) {
         Values inputSums;
         if (format.hasZeroPoint())
-          inputSums = loadPair(step, sumsAt,
-                               k.add(k.mul(step.inStage, accumulationBlocks), number), block,
-                               k.i32());
+          inputSums = loadPair(step, sumsAt, k.add(k.mul(step.inStage, accumulationBlocks), number),
+                               block, k.i32());
         for (int64_t rowTile : all) {
           Values high(4, isInteger ? k.constI32(0) : k.number(0.0)), low = high;
           for (int64_t f = number * perBlock; f < (number + 1) * perBlock; ++f) {
+            ArrayRef<Value> words = x[f];
             if (isInteger) {
-              high = k.mmaInt8(high, operands[rowTile][f], ArrayRef<Value>(x).slice(2 * f, 2));
-              low = k.mmaInt8(low, operands[rowTile][f], ArrayRef<Value>(others).slice(2 * f, 2));
+              high = k.mmaInt8(high, operands[rowTile][f], words.take_front(2));
+              low = k.mmaInt8(low, operands[rowTile][f], words.drop_front(2));
             } else {
-              ArrayRef<Value> from = f < 4 ? x : others;
-              high = k.mmaFloat(k.f16(), high, operands[rowTile][f], from.slice(f % 4 * 2, 2));
+              high = k.mmaFloat(k.f16(), high, operands[rowTile][f], words);
             }
           }
           for (int64_t n = 0; n < 4; ++n) {
@@ -493,20 +512,45 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   return sums;
 }
 
-DeviceBuilder::Values MatmulKernel::transposeQuad(Values words) {
-  for (int64_t distance : {1, 2}) {
-    Value upper = k.equal(k.bitAnd(lane, distance), k.constI32(distance));
-    for (int64_t i = 0; i < 4; ++i) {
-      if (i & distance)
-        continue;
-      Value &low = words[i], &high = words[i + distance];
-      Value received = k.shuffleXor(k.select(upper, low, high), distance);
-      Value newLow = k.select(upper, received, low);
-      high = k.select(upper, high, received);
-      low = newLow;
-    }
+void MatmulKernel::storeGroup(const RecordProduct::Weights &weights, unsigned group, bool hasOffset,
+                              unsigned halves, double factor) {
+  Value row = k.shr(lane, 2), subBlock = k.bitAnd(lane, 3);
+  k.syncWarp(); // others may still read the group before
+  for (unsigned t = 0; t < 4; ++t) {
+    // Word w of a row is columns 4w to 4w + 3 of the sub-block; lane t's are words t and t + 4.
+    Values words;
+    for (unsigned half = 0; half < 2; ++half)
+      for (unsigned r = 0; r < 2; ++r)
+        words.push_back(weights.operands[4 * group + 2 * half + t / 2][r + t % 2 * 2]);
+    // Rotated, so that lanes of one row write to different banks.
+    Value place = k.add(k.shl(row, 6), k.shl(k.bitAnd(k.add(subBlock, t), 3), 4));
+    k.store(k.vectorOf(words), k.offset(scratchAt, k.add(k.shl(subBlock, 9), place)), 16);
   }
-  return words;
+  Values numbers;
+  auto take = [&](const Value(&units)[2][2][2], double times) {
+    for (unsigned half = 0; half < halves; ++half)
+      for (unsigned r = 0; r < 2; ++r) {
+        Value number = units[group][half][r];
+        numbers.push_back(times == 1 ? number : k.mulF(number, k.number(times)));
+      }
+  };
+  take(weights.units.scale, factor);
+  if (hasOffset)
+    take(weights.units.offset, 1);
+  Value to = k.offset(k.offset(scratchAt, kOperandBytes),
+                      k.add(k.shl(subBlock, 8), k.mul(row, kUnitBytes)));
+  for (size_t first = 0; first < numbers.size(); first += 4) {
+    ArrayRef<Value> some = ArrayRef<Value>(numbers).drop_front(first).take_front(4);
+    k.store(k.vectorOf(some), k.offset(to, first * 4), some.size() * 4);
+  }
+  k.syncWarp();
+}
+
+DeviceBuilder::Values MatmulKernel::loadOperand(Value subBlock) {
+  Value place =
+      k.add(k.shl(k.shr(lane, 2), 6), k.shl(k.bitAnd(k.add(subBlock, k.bitAnd(lane, 3)), 3), 4));
+  return k.lanes(
+      k.load(k.vec(4, k.i32()), k.offset(scratchAt, k.add(k.shl(subBlock, 9), place)), 16));
 }
 
 void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
@@ -514,99 +558,108 @@ void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &ste
   const Encoding &encoding = part.shape.format();
   RecordProduct product(k, encoding, lane);
   RecordProduct::Weights weights = product.loadWeights(record);
-  bool isUnsigned = encoding.code() == Encoding::Code::Unsigned;
-  int64_t unit = formats::RecordShape(encoding).unit();
-  unsigned halves = product.halves(), units = unit == 128 ? 1 : 4 * halves;
-  Value firstOfQuad = k.bitAnd(lane, ~int64_t(3));
-  for (unsigned g = 0; g < 2; ++g) {
-    // [sub-block][register]
-    SmallVector<Values> operands(4, Values(4));
-    for (unsigned r = 0; r < 2; ++r)
-      for (unsigned half = 0; half < 2; ++half) {
-        // Words of 4 columns of row 8 r, first those of columns 0 to 15 of a sub-block.
-        Values words;
-        for (unsigned word = 0; word < 4; ++word)
-          words.push_back(weights.operands[4 * g + 2 * half + word / 2][r + word % 2 * 2]);
-        for (auto [subBlock, value] : llvm::enumerate(transposeQuad(words)))
-          operands[subBlock][r + 2 * half] = value;
+  bool isUnsigned = encoding.code() == Encoding::Code::Unsigned, hasOffset = encoding.hasOffset();
+  int64_t blocks = image.setTokens / 8;
+  unsigned halves = product.halves();
+  bool isLong = formats::RecordShape(encoding).unit() == 128;
+  for (unsigned group = 0; group < 2; ++group) {
+    storeGroup(weights, group, hasOffset, halves, product.factor(group));
+    Value inStage = k.add(k.shl(step.inStage, 1), group);
+    Value piece = k.offset(step.pieces, group * tilePieceBytes);
+    auto unitsOf = [&](Value subBlock) {
+      Value from = k.offset(k.offset(scratchAt, kOperandBytes),
+                            k.add(k.shl(subBlock, 8), k.mul(k.shr(lane, 2), kUnitBytes)));
+      Values numbers;
+      for (unsigned left = 2 * halves * (hasOffset ? 2 : 1), first = 0; left;) {
+        unsigned some = std::min(left, 4u);
+        llvm::append_range(
+            numbers, k.lanes(k.load(k.vec(some, k.f32()), k.offset(from, first * 4), some * 4)));
+        first += some;
+        left -= some;
       }
-    // [unit][row]
-    SmallVector<Values> scales(units, Values(2)), offsets(units, Values(2));
-    for (unsigned u = 0; u < units; ++u)
-      for (unsigned r = 0; r < 2; ++r) {
-        auto ofUnit = [&](Value numbers[2][2][2]) {
-          Value own = numbers[g][u % halves][r];
-          return units == 1 ? own : k.shuffleFrom(own, k.add(firstOfQuad, u / halves));
-        };
-        scales[u][r] = ofUnit(weights.units.scale);
-        if (product.factor(g) != 1)
-          scales[u][r] = k.mulF(scales[u][r], k.number(product.factor(g)));
-        if (encoding.hasOffset())
-          offsets[u][r] = ofUnit(weights.units.offset);
-      }
-    Value groupInStage = k.add(k.shl(step.inStage, 1), g);
-    Value piece = k.offset(step.pieces, g * tilePieceBytes);
-    forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
-      for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
-        Values high = loadTokens(piece, block, 0),
-               low = loadTokens(piece, block, image.blockBytes() / 2);
-        Values steps = loadPair(step, scalesAt, groupInStage, block, k.f32());
-        auto multiply = [&](const Values &x, ArrayRef<unsigned> subBlocks, unsigned half) {
-          Values products(4, k.constI32(0));
-          for (unsigned s : subBlocks) {
-            Values words = operands[s];
-            // A unit of 16 columns is half of an operand.
-            if (halves == 2)
-              words[half ? 0 : 2] = words[half ? 1 : 3] = k.constI32(0);
-            products =
-                k.mmaInt8(products, words, ArrayRef<Value>(x).slice(2 * s, 2), isUnsigned);
+      return numbers;
+    };
+    auto toFloats = [&](ArrayRef<Value> high, ArrayRef<Value> low) {
+      Values result;
+      for (auto [h, l] : llvm::zip_equal(high, low))
+        result.push_back(k.toFloat(exactSum(h, l)));
+      return result;
+    };
+    const Values zeros(4, k.constI32(0));
+    if (isLong) {
+      Values numbers = unitsOf(k.constI32(0));
+      SmallVector<Values> operands;
+      for (int64_t s = 0; s < 4; ++s)
+        operands.push_back(loadOperand(k.constI32(s)));
+      forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
+        for (int64_t block = first; block < first + blocks; ++block) {
+          Values steps = loadPair(step, scalesAt, inStage, block, k.f32()), high = zeros,
+                 low = zeros;
+          for (int64_t s = 0; s < 4; ++s) {
+            Values x = loadBytes(piece, block, k.constI32(s));
+            high = k.mmaInt8(high, operands[s], ArrayRef<Value>(x).take_front(2), isUnsigned);
+            low = k.mmaInt8(low, operands[s], ArrayRef<Value>(x).drop_front(2), isUnsigned);
           }
-          return products;
-        };
-        auto exact = [&](ArrayRef<unsigned> subBlocks, unsigned half) {
-          Values sums;
-          for (auto [h, l] : llvm::zip_equal(multiply(high, subBlocks, half),
-                                             multiply(low, subBlocks, half)))
-            sums.push_back(k.toFloat(exactSum(h, l)));
-          return sums;
-        };
-        auto inputSum = [&](unsigned number) {
-          return loadPair(step, sumsAt,
-                          k.add(k.mul(groupInStage, image.sumsPerGroup()), number), block,
-                          k.f32());
-        };
-        for (unsigned s = 0; s < (units == 1 ? 1 : 4); ++s) {
-          SmallVector<unsigned> subBlocks = {s};
-          if (units == 1)
-            subBlocks = {0, 1, 2, 3};
-          Values one = exact(subBlocks, 0), two = halves == 2 ? exact(subBlocks, 1) : Values();
-          // Sums of inputs may be those of smaller units, for other weights that read them.
-          SmallVector<Values> totals;
-          if (encoding.hasOffset()) {
-            if (image.sumColumns == 16) {
-              totals = {inputSum(2 * s), inputSum(2 * s + 1)};
-              if (halves == 1)
-                for (size_t i = 0; i < 2; ++i)
-                  totals[0][i] = k.addF(totals[0][i], totals[1][i]);
-            } else {
-              totals = {inputSum(s)};
-            }
-          }
+          Values exact = toFloats(high, low);
           for (int64_t n = 0; n < 4; ++n) {
             Value &sum = set[sumNumber(rowTile, block, n)];
-            int64_t r = n / 2, t = n % 2;
-            if (halves == 1) {
-              sum = k.fma(one[n], k.mulF(scales[s][r], steps[t]), sum);
-            } else {
-              Value both = k.fma(two[n], scales[2 * s + 1][r], k.mulF(one[n], scales[2 * s][r]));
-              sum = k.fma(both, steps[t], sum);
-            }
-            for (unsigned h = 0; encoding.hasOffset() && h < halves; ++h)
-              sum = k.fma(offsets[halves * s + h][r], totals[h][t], sum);
+            sum = k.fma(exact[n], k.mulF(numbers[n / 2], steps[n % 2]), sum);
           }
         }
-      }
-    });
+      });
+      continue;
+    }
+    // One sub-block after the other: registers hold the operand of one alone.
+    int64_t perTile = warpTokens / 8 * 4;
+    auto own = MutableArrayRef<Value>(sums).slice(rowTile * perTile, perTile);
+    Values after = k.loop(
+        k.constI32(0), k.constI32(4), 1, Values(own), [&](Value subBlock, ValueRange carried) {
+          llvm::copy(carried, own.begin());
+          Values operand = loadOperand(subBlock), numbers = unitsOf(subBlock);
+          forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
+            for (int64_t block = first; block < first + blocks; ++block) {
+              Values steps = loadPair(step, scalesAt, inStage, block, k.f32());
+              Values x = loadBytes(piece, block, subBlock);
+              SmallVector<Values> exact;
+              for (unsigned half = 0; half < halves; ++half) {
+                Values words = operand;
+                // A unit of 16 columns is half of an operand.
+                if (halves == 2)
+                  words[half ? 0 : 2] = words[half ? 1 : 3] = k.constI32(0);
+                exact.push_back(toFloats(
+                    k.mmaInt8(zeros, words, ArrayRef<Value>(x).take_front(2), isUnsigned),
+                    k.mmaInt8(zeros, words, ArrayRef<Value>(x).drop_front(2), isUnsigned)));
+              }
+              SmallVector<Values> totals;
+              if (hasOffset) {
+                // Sums of inputs may be those of smaller units, for other weights that read them.
+                unsigned perSubBlock = 32 / image.sumColumns;
+                for (unsigned u = 0; u < perSubBlock; ++u) {
+                  Value number = k.add(k.mul(inStage, image.sumsPerGroup()),
+                                       k.add(k.mul(subBlock, perSubBlock), u));
+                  totals.push_back(loadPair(step, sumsAt, number, block, k.f32()));
+                }
+                if (halves < perSubBlock)
+                  for (size_t t = 0; t < 2; ++t)
+                    totals[0][t] = k.addF(totals[0][t], totals[1][t]);
+              }
+              for (int64_t n = 0; n < 4; ++n) {
+                Value &sum = set[sumNumber(rowTile, block, n)];
+                int64_t r = n / 2, t = n % 2;
+                if (halves == 1) {
+                  sum = k.fma(exact[0][n], k.mulF(numbers[r], steps[t]), sum);
+                } else {
+                  Value both = k.fma(exact[1][n], numbers[2 + r], k.mulF(exact[0][n], numbers[r]));
+                  sum = k.fma(both, steps[t], sum);
+                }
+                for (unsigned h = 0; hasOffset && h < halves; ++h)
+                  sum = k.fma(numbers[2 * halves + 2 * h + r], totals[h][t], sum);
+              }
+            }
+          });
+          return Values(own);
+        });
+    llvm::copy(after, own.begin());
   }
 }
 
@@ -647,8 +700,7 @@ LogicalResult MatmulKernel::finish(Value thread, const Tile &tile, ValueRange su
   for (int64_t first = 0; first < warpTokens; first += set) {
     auto finishSet = [&] {
       for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
-        Value place = k.add(k.mul(slice, rowTiles),
-                            k.add(k.mul(rowWarp, warpRowTiles), rowTile));
+        Value place = k.add(k.mul(slice, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
         place = k.add(k.mul(place, span), k.add(k.mul(columnWarp, set), k.shl(column, 1)));
         Value to = k.offset(k.at(partialSums, place, kSumBytes), k.shl(pair, 3));
         for (int64_t block = 0; block < set / 8; ++block)
@@ -674,8 +726,8 @@ LogicalResult MatmulKernel::finish(Value thread, const Tile &tile, ValueRange su
           Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(row, 3));
           Value low, high;
           for (int64_t part = 0; part < slices; ++part) {
-            Values both = k.lanes(k.load(
-                k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
+            Values both = k.lanes(
+                k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
             low = low ? k.addF(low, both[0]) : both[0];
             high = high ? k.addF(high, both[1]) : both[1];
           }
@@ -706,6 +758,10 @@ LogicalResult MatmulKernel::consume(Value thread) {
   Value row = k.bitAnd(lane, 7), matrix = k.shr(lane, 3);
   for (int64_t half : {0, 1})
     chunks[half] = k.add(k.shl(row, 7), k.shl(k.bitXor(k.add(matrix, half * 4), row), 4));
+  byteChunks = k.add(k.shl(row, 7), k.shl(k.bitXor(k.bitAnd(matrix, 1), row), 4));
+  byteChunks = k.add(byteChunks, k.mul(k.shr(matrix, 1), image.blockBytes() / 2));
+  if (records)
+    scratchAt = k.at(kernel.at(scratch), warp, kScratchBytes);
 
   k.waitForPredecessor();
   active = emitActiveRows(kernel, op.getActive(), image.tokens);
@@ -722,20 +778,19 @@ LogicalResult MatmulKernel::consume(Value thread) {
       k.wait(k.at(fullAt, slot, 8), parity);
       Value stepCount = k.constI32(stageSteps);
       if (lastStageSteps() < stageSteps)
-        stepCount = k.select(k.equal(stage, k.constI32(stages - 1)),
-                             k.constI32(lastStageSteps()), stepCount);
-      Values sums = k.loop(slice, stepCount, k.constI32(slices), carried.drop_front(2),
-                           [&](Value inStage, ValueRange values) {
-                             step.inStage = inStage;
-                             step.number = k.add(k.mul(stage, stageSteps), inStage);
-                             step.isLast = k.equal(step.number, k.constI32(steps - 1));
-                             step.pieces = k.offset(
-                                 step.stage,
-                                 k.add(k.mul(inStage, stepPieces * tilePieceBytes),
-                                       k.mul(columnWarp, warpTokens / 8 * image.blockBytes())));
-                             return records ? multiplyRecords(step, tile, values)
-                                            : multiplyStep(step, tile, values);
-                           });
+        stepCount = k.select(k.equal(stage, k.constI32(stages - 1)), k.constI32(lastStageSteps()),
+                             stepCount);
+      Values sums = k.loop(
+          slice, stepCount, k.constI32(slices), carried.drop_front(2),
+          [&](Value inStage, ValueRange values) {
+            step.inStage = inStage;
+            step.number = k.add(k.mul(stage, stageSteps), inStage);
+            step.isLast = k.equal(step.number, k.constI32(steps - 1));
+            step.pieces =
+                k.offset(step.stage, k.add(k.mul(inStage, stepPieces * tilePieceBytes),
+                                           k.mul(columnWarp, warpTokens / 8 * image.blockBytes())));
+            return records ? multiplyRecords(step, tile, values) : multiplyStep(step, tile, values);
+          });
       k.syncWarp();
       k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
       stageRing().advance(slot, parity, 1);

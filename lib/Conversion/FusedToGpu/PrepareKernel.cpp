@@ -30,7 +30,7 @@ LogicalResult device::emitPrepare(Kernel &kernel, fused::PrepareOp op) {
     return failure();
   k.waitForPredecessor();
   Value active = emitActiveRows(kernel, op.getActive(), image.tokens);
-  // Tokens behind the last active one, up to the end of its set, are read but do not count.
+  // Products read the tokens of a set together.
   Value prepared = k.mul(k.div(k.add(active, image.setTokens - 1), image.setTokens),
                          image.setTokens);
   LogicalResult result = success();

@@ -17,13 +17,13 @@ static std::string store(const std::string &value, int buffer = 0) {
          value.substr(1) + " : i32, !llvm.ptr<1>\n";
 }
 
-static std::string runWarp(const std::string &body, std::vector<int> &result,
-                           unsigned threads = 32) {
+static std::string runWarp(const std::string &body, std::vector<int> &result, unsigned threads = 32,
+                           uint32_t shared = 0) {
   Bench bench(kernel("k", 1, body + "  llvm.return"));
   if (!bench.error.empty())
     return bench.error;
   uint32_t out = bench.buffer("y", std::vector<int>(threads));
-  bench.launch("k", 1, threads, 0, {out});
+  bench.launch("k", 1, threads, shared, {out});
   std::string fault = bench.run();
   result.assign(bench.at<int>(out), bench.at<int>(out) + threads);
   return fault;
@@ -161,6 +161,42 @@ TEST(Warp, Movmatrix) {
     EXPECT_EQ(y[lane] & 0xffff, 8 * column + row);
     EXPECT_EQ(y[lane] >> 16, 8 * (column + 1) + row);
   }
+}
+
+/// Each lane writes four words, 4 lane to 4 lane + 3, and names the row that lane ^ 5 wrote, at
+/// `rowBytes` bytes a row; word `matrix` of what it gets is stored.
+static std::string loadMatrices(const std::string &between, int matrix, int rowBytes = 16) {
+  std::string body;
+  for (int i = 0; i < 4; ++i) {
+    std::string n = std::to_string(i);
+    body += "  %m" + n + " = llvm.mul %lane, %c4 : i32\n  %v" + n + " = llvm.add %m" + n + ", %c" +
+            n + " : i32\n  %p" + n + " = llvm.getelementptr %s[%v" + n +
+            "] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i32\n  llvm.store %v" + n + ", %p" + n +
+            " {alignment = 4 : i64} : i32, !llvm.ptr<3>\n";
+  }
+  std::string four = "!llvm.struct<(i32, i32, i32, i32)>";
+  return body + between + "  %other = llvm.xor %lane, %c5 : i32\n  %bytes = llvm.mlir.constant(" +
+         std::to_string(rowBytes) +
+         " : i32) : i32\n  %at = llvm.mul %other, %bytes : i32\n"
+         "  %row = llvm.getelementptr %s[%at] : (!llvm.ptr<3>, i32) -> !llvm.ptr<3>, i8\n"
+         "  %x = nvvm.ldmatrix %row {num = 4 : i32, layout = #nvvm.mma_layout<row>, shape = "
+         "#nvvm.ld_st_matrix_shape<m = 8, n = 8>, eltType = #nvvm.ld_st_matrix_elt_type<b16>} : "
+         "(!llvm.ptr<3>) -> " +
+         four + "\n  %w = llvm.extractvalue %x[" + std::to_string(matrix) + "] : " + four + "\n" +
+         store("%w");
+}
+
+TEST(Warp, Ldmatrix) {
+  std::vector<int> y;
+  const std::string sync = "  nvvm.bar.warp.sync %full : i32\n";
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    ASSERT_EQ(runWarp(loadMatrices(sync, matrix), y, 32, 512), "");
+    for (int lane = 0; lane < 32; ++lane)
+      EXPECT_EQ(y[lane], ((8 * matrix + lane / 4) ^ 5) * 4 + lane % 4);
+  }
+  EXPECT_FAULT(runWarp(loadMatrices("", 0), y, 32, 512), "was never written (uninitialised)");
+  EXPECT_FAULT(runWarp(loadMatrices(sync, 0, 8), y, 32, 512),
+               "of shared memory, but must be a multiple of 16");
 }
 
 /// Loads the operands of an mma from argument 0 (A: four registers a lane, as the instruction has
