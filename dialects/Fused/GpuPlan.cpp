@@ -485,15 +485,22 @@ FailureOr<PrefillAttentionPlan> PrefillAttentionPlan::get(AttentionOp op, GpuSch
   plan.ring = schedule.getStages();
   if (plan.ring < 2)
     return reject(op, schedule) << "while one stage is read another one is filled";
-  if (schedule.getSplits() != 1)
-    return reject(op, schedule) << "attention of many tokens is not split";
+  plan.splits = schedule.getSplits();
+  plan.ownRows = llvm::divideCeil(plan.rows(), plan.splits);
+  if (failed(checkSplits(op, schedule, device)))
+    return failure();
   if (schedule.getBlocks() != plan.grid())
     return reject(op, schedule) << plan.heads << " key/value heads and " << plan.tokens
                                 << " tokens need " << plan.grid() << " blocks";
   SharedRanges ranges;
-  plan.stages = ranges.take(plan.ring * plan.stageBytes, 128);
+  int64_t gathered = plan.splits > 1 ? plan.splits * plan.ownRows * plan.gatheredRow() : 0;
+  plan.stages = ranges.take(std::max(plan.ring * plan.stageBytes, gathered), 128);
   plan.full = ranges.take(plan.ring * 8, 8);
   plan.empty = ranges.take(plan.ring * 8, 8);
+  if (plan.splits > 1) {
+    plan.gatheredMaxima = ranges.take(plan.splits * plan.ownRows * 4);
+    plan.gatheredSums = ranges.take(plan.splits * plan.ownRows * 4);
+  }
   plan.shared = ranges.bytes();
   return plan;
 }
@@ -503,14 +510,15 @@ GpuLaunch PrefillAttentionPlan::launch() const {
   launch.grid = grid();
   launch.block = warps() * kWarpThreads;
   launch.shared = shared;
+  launch.cluster = splits;
   // 168 registers a thread hold a head of up to 128 elements, but not a query and weights that are
-  // sums of two bf16 numbers.
-  auto isBf16 = [](const formats::CacheShape &shape) {
-    return shape.encoding.element == formats::CacheEncoding::Element::BF16;
+  // two numbers each.
+  auto isSingle = [](const formats::CacheShape &shape) {
+    return !shape.encoding.isInteger() &&
+           shape.encoding.element != formats::CacheEncoding::Element::BF16;
   };
   constexpr int64_t warpsOf168 = 12;
-  bool fits = dim <= 128 && !isBf16(keys) && !isBf16(values);
-  launch.resident = fits ? warpsOf168 / warps() : 0;
+  launch.resident = dim <= 128 && isSingle(keys) && isSingle(values) ? warpsOf168 / warps() : 0;
   launch.overlap = overlap;
   return launch;
 }

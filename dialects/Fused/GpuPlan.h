@@ -240,8 +240,8 @@ struct AttentionPlan {
 /// Attention of many tokens of one sequence, causal. A warp has 16 neighbouring tokens of a query
 /// head. The warps of a block share a key/value head, whose positions stream through a ring from
 /// the oldest to the latest that one of the block's tokens reads: they are up to `partHeads` query
-/// heads, each of `tokenTiles` times 16 tokens. Blocks of later tokens, which read more, come
-/// first.
+/// heads, each of `tokenTiles` times 16 tokens. A cluster of `splits` blocks divides the positions.
+/// Blocks of later tokens, which read more, come first.
 struct PrefillAttentionPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<PrefillAttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
@@ -259,6 +259,8 @@ struct PrefillAttentionPlan {
   int64_t headParts = 0;  ///< blocks that divide them
   int64_t partHeads = 0;  ///< query heads of a block; the last part may have fewer
   int64_t tokenTiles = 0; ///< of a query head in a block
+  int64_t splits = 0;
+  int64_t ownRows = 0;    ///< of the warps' rows those that a block of a cluster finishes
   int64_t ring = 0;       ///< stages
   /// Tiles of a stage: a block (formats::cacheBlock) where its positions share the unit of their
   /// weights, as those of integer values do; else one tile or two.
@@ -269,12 +271,18 @@ struct PrefillAttentionPlan {
       false; ///< whether positions of earlier steps are copied before the previous kernel has ended
   /// The ring, and a barrier of 8 bytes per stage for "filled" and for "read".
   SharedRange stages, full, empty;
+  /// What a cluster's blocks have of a block's own rows; the outputs take the ring's memory when all
+  /// stages have been read.
+  SharedRange gatheredMaxima, gatheredSums;
   int64_t shared = 0; ///< bytes in all
 
   int64_t warps() const { return partHeads * tokenTiles; }
+  int64_t rows() const { return warps() * kTokens; }
+  /// Bytes of a row's outputs.
+  int64_t gatheredRow() const { return llvm::alignTo(dim, 8) * 4; }
   int64_t blockTokens() const { return tokenTiles * kTokens; }
   int64_t tokenBlocks() const { return llvm::divideCeil(tokens, blockTokens()); }
-  int64_t grid() const { return tokenBlocks() * heads * headParts; }
+  int64_t grid() const { return tokenBlocks() * heads * headParts * splits; }
   int64_t stagePositions() const { return stageTiles * formats::cacheTile; }
 };
 

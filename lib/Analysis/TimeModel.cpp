@@ -185,7 +185,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
            (1 / attentionRate(load.keys) + 1 / attentionRate(load.values));
   };
   if (!description.isGpu()) {
-    double stream = bytes / description.bandwidth(), work = workOf(group);
+    double stream = bytes / description.bandwidth(), work = workOf(group * load.rows);
     formula.perPosition = divide(norm8(stream, work), stream, 0, work);
     formula.fixed.boundary = description.cpuTime.launch.value;
     return formula;
@@ -193,11 +193,17 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   const GpuTime &time = description.gpuTime;
   int64_t blocks =
       std::max<int64_t>(1, tokens * load.kvHeads * description.gpuTuning.attentionSplits.value);
+  // A block has 64 rows of query heads' tokens.
+  constexpr int64_t blockRows = 64;
+  if (load.rows > 1)
+    blocks *= llvm::divideCeil(group * load.rows, blockRows);
   int64_t running = std::min(blocks, description.multiprocessors.value);
   double stream = bytes / std::min(time.cacheBandwidth.value,
                                    static_cast<double>(running) * time.blockBandwidth.value);
-  double work = workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads)) *
-                static_cast<double>(description.multiprocessors.value) /
+  // With many rows a product of the tensor cores has 128 scores, with one it has 64.
+  double arithmetic = load.rows > 1 ? workOf(group * load.rows) / 2
+                                    : workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads));
+  double work = arithmetic * static_cast<double>(description.multiprocessors.value) /
                 static_cast<double>(running);
   formula.perPosition = divide(norm8(stream, work), stream, 0, work);
   formula.fixed.boundary = time.attentionWait.value;
@@ -225,6 +231,8 @@ static AttentionLoad attentionLoad(fused::AttentionOp op) {
     return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, name);
   };
   load.window = op.getWindow().value_or(0);
+  if (op.getActive())
+    load.rows = op.getTokens();
   model::CacheOp keys = cacheOf(op.getKeysAttr()), values = cacheOf(op.getValuesAttr());
   if (!keys || !values)
     return load;

@@ -297,9 +297,14 @@ FailureOr<Choice> FusedAssignSchedules::choosePrefill(fused::AttentionOp op) {
                         llvm::divideCeil(op.getTokens(), fused::PrefillAttentionPlan::kTokens));
   int64_t blocks = heads * parts *
                    llvm::divideCeil(op.getTokens(), tiles * fused::PrefillAttentionPlan::kTokens);
+  // Few tokens are few blocks: several divide the positions, as far as there are multiprocessors.
+  int64_t splits = 1;
+  while (device.bulkCopies && 2 * splits <= description.gpuTuning.attentionSplits.value &&
+         2 * splits * blocks <= description.multiprocessors.value)
+    splits *= 2;
   auto planOf = [&](int64_t stages, int64_t positions) {
-    fused::GpuScheduleAttr schedule =
-        gpuSchedule(blocks, warps, stages, /*inFlight=*/stages, positions, /*splits=*/1, "cache");
+    fused::GpuScheduleAttr schedule = gpuSchedule(blocks * splits, warps, stages,
+                                                  /*inFlight=*/stages, positions, splits, "cache");
     return std::pair(schedule, fused::PrefillAttentionPlan::get(op, schedule, device));
   };
   int64_t positions = formats::cacheBlock;
@@ -320,8 +325,9 @@ FailureOr<Choice> FusedAssignSchedules::choosePrefill(fused::AttentionOp op) {
   if (failed(fused::checkShared(op, schedule, plan->shared, device)))
     return failure();
   return Choice{schedule,
-                formatv("{0} tokens a block of {1} query heads; a ring of {2} x {3} bytes",
-                        plan->blockTokens(), plan->partHeads, stages, plan->stageBytes)};
+                formatv("{0} tokens a block of {1} query heads, positions in {2} parts; a ring of "
+                        "{3} x {4} bytes",
+                        plan->blockTokens(), plan->partHeads, splits, stages, plan->stageBytes)};
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AppendOp op) {

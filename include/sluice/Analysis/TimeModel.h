@@ -64,6 +64,8 @@ struct AttentionLoad {
   int64_t queryHeads = 0; ///< in all
   int64_t headDim = 0;
   int64_t window = 0; ///< latest positions that are read at most; 0: all
+  /// Neighbouring tokens of one sequence that attend, each up to itself.
+  int64_t rows = 1;
 
   bool operator==(const AttentionLoad &) const = default;
 };

@@ -134,6 +134,12 @@ void DeviceBuilder::fenceAsync() {
   NVVM::FenceProxyOp::create(b, loc, kind, NVVM::SharedSpaceAttr());
 }
 
+void DeviceBuilder::fenceAsyncShared() {
+  auto kind = NVVM::ProxyKindAttr::get(b.getContext(), NVVM::ProxyKind::async_shared);
+  auto space = NVVM::SharedSpaceAttr::get(b.getContext(), NVVM::SharedSpace::shared_cta);
+  NVVM::FenceProxyOp::create(b, loc, kind, space);
+}
+
 void DeviceBuilder::copy16(Value to, Value from) {
   NVVM::CpAsyncOp::create(b, loc, to, from, 16, NVVM::LoadCacheModifierKind::CG, Value());
 }

@@ -112,6 +112,8 @@ public:
   void bulkCopy(Value to, Value from, Value bytes, Value barrier);
   /// Orders ordinary accesses of global memory before asynchronous copies that follow.
   void fenceAsync();
+  /// The same of the block's shared memory.
+  void fenceAsyncShared();
   /// Since sm_90, by one thread: has `bytes` (a multiple of 16) brought into the L2 cache.
   void bulkPrefetch(Value from, Value bytes) {
     mlir::NVVM::CpAsyncBulkPrefetchOp::create(b, loc, from, bytes, Value());

@@ -94,7 +94,7 @@ private:
   /// floats to which 1.5 * 2^23 + 128 has been added.
   std::pair<Value, Value> splitBytes(ArrayRef<Value> x);
 
-  void clearTail(Value firstPosition, Value stage);
+  void clearOutside(Value firstPosition, Value stage);
   Values loadScales(const CacheShape &shape, Value tile, int64_t group);
   Scores scoresOf(Value tile, const Query &query);
   void addFloats(Value tile, Scores &weights, Values &outputs);
@@ -107,6 +107,13 @@ private:
                      llvm::function_ref<void()> scored);
   State consume(const Query &query);
   void storeResult(const State &state);
+  void combine(const State &state);
+  /// Where in its row a token's head begins.
+  Value resultPlace(Value token, Value queryHead);
+  double valueDivisor() {
+    return values.encoding.element == CacheEncoding::Element::E4M3 ? DeviceBuilder::e4m3Divisor
+                                                                   : 1;
+  }
 
   Kernel &kernel;
   DeviceBuilder &k;
@@ -115,11 +122,14 @@ private:
   Value head, inGroup, queryHead;        ///< of keys and values; of queries
   Value active, blockToken, firstToken;  ///< of the block, of the warp
   Value origin;                          ///< the first token's position
-  Value last, warpFirst,
-      warpLast; ///< latest position that the block and that the warp's first and last token read
+  /// Latest and, if there is a window, oldest position that one of the block's tokens reads.
+  Value last, oldest;
+  Value warpFirst, warpLast; ///< positions of the warp's first and last token
   Values rowTokens, rowLast;
   Value firstStage, stageCount;
-  Value stagesAt, fullAt, emptyAt;
+  Value oldestStage, latestStage; ///< of the cluster, counted from the block's first
+  Value rank, part;               ///< in the cluster; of the query heads
+  Value stagesAt, fullAt, emptyAt, maximaAt, sumsAt;
 };
 } // namespace
 
@@ -162,10 +172,21 @@ void PrefillAttention::readPositions() {
   }
   firstStage = k.constI32(0);
   if (window) {
-    Value oldest = k.max(k.sub(positionOf(blockToken), window - 1), k.constI32(0));
+    oldest = k.max(k.sub(positionOf(blockToken), window - 1), k.constI32(0));
     firstStage = k.div(oldest, stagePositions());
   }
   stageCount = k.sub(k.add(k.div(last, stagePositions()), 1), firstStage);
+  oldestStage = k.constI32(0);
+  latestStage = k.sub(stageCount, 1);
+  if (splits == 1)
+    return;
+  // A block has neighbouring stages; of few stages the last blocks have none.
+  Value share = k.div(k.add(stageCount, splits - 1), splits);
+  Value begin = k.min(k.mul(rank, share), stageCount);
+  stageCount = k.min(share, k.sub(stageCount, begin));
+  firstStage = k.add(firstStage, begin);
+  oldestStage = k.sub(oldestStage, begin);
+  latestStage = k.sub(latestStage, begin);
 }
 
 void PrefillAttention::copyStage(Value number, Value slot) {
@@ -428,11 +449,14 @@ void PrefillAttention::mask(MutableArrayRef<Scores> scores, Value firstPosition)
 // Weights and values
 //===----------------------------------------------------------------------===//
 
-/// A weight of 0 does not keep away what is not a number: clears values behind the block's last
-/// position, which may hold anything. Of integer values their scales.
-void PrefillAttention::clearTail(Value firstPosition, Value stage) {
+/// A weight of 0 does not keep away what is not a number: clears values that none of the block's
+/// tokens attends to, which may hold anything. Of integer values their scales.
+void PrefillAttention::clearOutside(Value firstPosition, Value stage) {
   Value first = k.offset(stage, stageTiles * keys.tileBytes());
-  auto isOutside = [&](Value position) { return k.less(last, position); };
+  auto isOutside = [&](Value position) {
+    Value isNew = k.less(last, position);
+    return window ? k.bitOr(isNew, k.less(position, oldest)) : isNew;
+  };
   if (values.encoding.isInteger()) {
     int64_t perTile = values.groups() * cacheTile;
     k.loop(thread, k.constI32(stageTiles * perTile), warps() * kWarp, [&](Value number) {
@@ -654,8 +678,13 @@ PrefillAttention::State PrefillAttention::consume(const Query &query) {
         Value stage = k.at(stagesAt, slot, stageBytes);
         Value firstPosition = k.mul(k.add(firstStage, n), stagePositions());
         k.wait(k.at(fullAt, slot, 8), parity);
-        k.ifThen(k.equal(n, k.sub(stageCount, 1)), [&] {
-          clearTail(firstPosition, stage);
+        Value atEnd = k.equal(n, latestStage);
+        if (window)
+          atEnd = k.bitOr(atEnd, k.equal(n, oldestStage));
+        k.ifThen(atEnd, [&] {
+          clearOutside(firstPosition, stage);
+          if (window && k.hasBulkCopies())
+            k.fenceAsyncShared(); // the stage is filled again
           k.barrier();
         });
         auto refill = [&] {
@@ -687,16 +716,16 @@ PrefillAttention::State PrefillAttention::consume(const Query &query) {
   return stateOf(ValueRange(after).drop_front(4));
 }
 
+Value PrefillAttention::resultPlace(Value token, Value queryHead) {
+  Value number = k.add(k.mul(token, op.getType().getDimSize(1)), k.mul(queryHead, dim));
+  return k.at(kernel.interface.resultPointer(0), k.toI64(number), 2);
+}
+
 void PrefillAttention::storeResult(const State &state) {
-  RankedTensorType type = op.getType();
-  double divisor =
-      values.encoding.element == CacheEncoding::Element::E4M3 ? DeviceBuilder::e4m3Divisor : 1;
   for (int64_t r = 0; r < kRows; ++r) {
     Value sum = overRow(state.sums[r], [&](Value x, Value y) { return k.addF(x, y); });
-    Value factor = k.divF(k.number(divisor), sum);
-    Value number = k.add(k.mul(rowTokens[r], type.getDimSize(1)), k.mul(queryHead, dim));
-    number = k.add(number, k.shl(column, 1));
-    Value to = k.at(kernel.interface.resultPointer(0), k.toI64(number), 2);
+    Value factor = k.divF(k.number(valueDivisor()), sum);
+    Value to = k.at(resultPlace(rowTokens[r], queryHead), column, 4);
     k.ifThen(k.less(rowTokens[r], active), [&] {
       for (int64_t tile = 0; tile < outputTiles(); ++tile) {
         auto store = [&] {
@@ -712,6 +741,66 @@ void PrefillAttention::storeResult(const State &state) {
       }
     });
   }
+}
+
+/// Joins what the cluster's blocks have: of the warps' rows each block finishes its own.
+void PrefillAttention::combine(const State &state) {
+  // All rings have been read: their memory is free.
+  k.clusterArrive();
+  k.clusterWait();
+  for (int64_t r = 0; r < kRows; ++r) {
+    Value sum = overRow(state.sums[r], [&](Value x, Value y) { return k.addF(x, y); });
+    Value number = k.add(k.add(k.mul(warp, kTokens), row), 8 * r);
+    Value owner = k.div(number, ownRows);
+    Value place = k.add(k.mul(rank, ownRows), k.rem(number, ownRows));
+    Value to = k.ofBlock(k.offset(k.at(stagesAt, place, gatheredRow()), k.shl(column, 3)), owner);
+    for (int64_t tile = 0; tile < outputTiles(); ++tile)
+      for (int64_t i = 0; i < 2; ++i)
+        k.store(state.outputs[tile * 4 + 2 * r + i], k.offset(to, tile * 32 + i * 4), 4);
+    k.ifThen(k.equal(column, k.constI32(0)), [&] {
+      k.store(state.references[r], k.ofBlock(k.at(maximaAt, place, 4), owner), 4);
+      k.store(sum, k.ofBlock(k.at(sumsAt, place, 4), owner), 4);
+    });
+  }
+  k.clusterArrive();
+  k.clusterWait();
+  int64_t pairs = dim / 2;
+  k.loop(thread, k.constI32(ownRows * pairs), warps() * kWarp, [&](Value i) {
+    Value inOwn = k.div(i, pairs), pair = k.rem(i, pairs);
+    Value number = k.add(k.mul(rank, ownRows), inOwn), itsWarp = k.div(number, kTokens);
+    Value token = k.add(k.add(blockToken, k.mul(k.rem(itsWarp, tokenTiles), kTokens)),
+                        k.rem(number, kTokens));
+    Value inGroup = k.add(k.mul(part, partHeads), k.div(itsWarp, tokenTiles));
+    Value exists = k.bitAnd(k.less(token, active), k.less(inGroup, k.constI32(group)));
+    if (ownRows * splits != rows())
+      exists = k.bitAnd(exists, k.less(number, k.constI32(rows())));
+    k.ifThen(exists, [&] {
+      Values maxima;
+      Value greatest;
+      auto load = [&](Value base, int64_t from) {
+        return k.load(k.f32(), k.at(k.offset(base, from * ownRows * 4), inOwn, 4), 4);
+      };
+      for (int64_t from = 0; from < splits; ++from) {
+        maxima.push_back(load(maximaAt, from));
+        greatest = greatest ? k.maxF(greatest, maxima.back()) : maxima.back();
+      }
+      Value rowSum = k.number(0.0);
+      Values sums(2, k.number(0.0));
+      for (int64_t from = 0; from < splits; ++from) {
+        Value ratio = k.exp2(k.subF(maxima[from], greatest));
+        Value outputs = k.offset(k.at(stagesAt, inOwn, gatheredRow()), k.shl(pair, 3));
+        for (int64_t n = 0; n < 2; ++n) {
+          Value place = k.offset(outputs, from * ownRows * gatheredRow() + n * 4);
+          sums[n] = k.fma(k.load(k.f32(), place, 4), ratio, sums[n]);
+        }
+        rowSum = k.fma(load(sumsAt, from), ratio, rowSum);
+      }
+      Value factor = k.divF(k.number(valueDivisor()), rowSum);
+      Value to = resultPlace(token, k.add(k.mul(head, group), inGroup));
+      k.store(k.packPair(k.mulF(sums[0], factor), k.mulF(sums[1], factor), k.f16()),
+              k.at(to, pair, 4), 4);
+    });
+  });
 }
 
 //===----------------------------------------------------------------------===//
@@ -734,7 +823,9 @@ LogicalResult PrefillAttention::emitBlock() {
   if (failed(query))
     return failure();
   State state = consume(*query);
-  if (headParts * partHeads == group)
+  if (splits > 1)
+    combine(state);
+  else if (headParts * partHeads == group)
     storeResult(state);
   else
     k.ifThen(k.less(inGroup, k.constI32(group)), [&] { storeResult(state); });
@@ -745,16 +836,21 @@ LogicalResult PrefillAttention::emit() {
   stagesAt = kernel.at(stages);
   fullAt = kernel.at(full);
   emptyAt = kernel.at(empty);
+  maximaAt = kernel.at(gatheredMaxima);
+  sumsAt = kernel.at(gatheredSums);
   thread = k.thread();
   warp = k.shr(thread, 5);
   lane = k.bitAnd(thread, kWarp - 1);
   row = k.shr(lane, 2);
   column = k.bitAnd(lane, 3);
   // Heads first, so that the blocks of the latest tokens, which take longest, start together.
-  Value block = k.block(), part = k.rem(block, heads * headParts);
+  rank = splits == 1 ? k.constI32(0) : k.rem(k.block(), splits);
+  Value block = splits == 1 ? k.block() : k.div(k.block(), splits);
+  Value inToken = k.rem(block, heads * headParts);
   Value tokenBlock = k.sub(k.constI32(tokenBlocks() - 1), k.div(block, heads * headParts));
-  head = k.div(part, headParts);
-  inGroup = k.add(k.mul(k.rem(part, headParts), partHeads), k.div(warp, tokenTiles));
+  head = k.div(inToken, headParts);
+  part = k.rem(inToken, headParts);
+  inGroup = k.add(k.mul(part, partHeads), k.div(warp, tokenTiles));
   queryHead = k.add(k.mul(head, group), k.min(inGroup, k.constI32(group - 1)));
   blockToken = k.mul(tokenBlock, blockTokens());
   firstToken = k.add(blockToken, k.mul(k.rem(warp, tokenTiles), kTokens));

@@ -21,12 +21,14 @@ std::string test::gpuSchedule(int64_t blocks, int64_t warps, int64_t stages, int
          ", splits = " + std::to_string(splits) + ", early = \"" + early + "\">)";
 }
 
-std::unique_ptr<GpuKernels> GpuKernels::compile(const std::string &text,
-                                                const std::string &target) {
+/// The module after conversion; null, a failure of the test, if there is none.
+static mlir::OwningOpRef<mlir::ModuleOp>
+convert(mlir::MLIRContext &context, const std::string &text, const std::string &target) {
   mlir::DialectRegistry registry;
   registry.insert<model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
                   plan::PlanDialect, mlir::func::FuncDialect, mlir::arith::ArithDialect>();
-  mlir::MLIRContext context(registry, mlir::MLIRContext::Threading::DISABLED);
+  nvidia::registerGpuTranslations(registry);
+  context.appendDialectRegistry(registry);
   mlir::OwningOpRef<mlir::ModuleOp> module =
       mlir::parseSourceString<mlir::ModuleOp>(text, &context);
   if (!module) {
@@ -39,6 +41,19 @@ std::unique_ptr<GpuKernels> GpuKernels::compile(const std::string &text,
     ADD_FAILURE() << "cannot convert\n" << text;
     return nullptr;
   }
+  if (!module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule)) {
+    ADD_FAILURE() << "there are no kernels";
+    return nullptr;
+  }
+  return module;
+}
+
+std::unique_ptr<GpuKernels> GpuKernels::compile(const std::string &text,
+                                                const std::string &target) {
+  mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
+  mlir::OwningOpRef<mlir::ModuleOp> module = convert(context, text, target);
+  if (!module)
+    return nullptr;
   auto result = std::make_unique<GpuKernels>();
   module->walk([&](plan::DispatchOp dispatch) {
     plan::LaunchAttr launch = dispatch.getLaunch();
@@ -51,34 +66,68 @@ std::unique_ptr<GpuKernels> GpuKernels::compile(const std::string &text,
     entry.overlap = launch.getOverlap();
     result->dispatches.push_back(entry);
   });
-  auto kernels = module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule);
-  if (!kernels) {
-    ADD_FAILURE() << "there are no kernels";
-    return nullptr;
-  }
-  llvm::raw_string_ostream(result->text) << *kernels;
+  llvm::raw_string_ostream(result->text)
+      << *module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule);
   return result;
+}
+
+std::vector<nvidia::KernelResources> GpuKernels::assemble(const std::string &text,
+                                                          const std::string &target) {
+  mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
+  mlir::OwningOpRef<mlir::ModuleOp> module = convert(context, text, target);
+  if (!module)
+    return {};
+  llvm::Expected<nvidia::GpuCode> code =
+      nvidia::compileKernels(module->lookupSymbol<mlir::gpu::GPUModuleOp>(kKernelsModule));
+  if (!code) {
+    ADD_FAILURE() << llvm::toString(code.takeError());
+    return {};
+  }
+  return code->resources;
 }
 
 void GpuKernels::run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed,
                      size_t caches) {
   ASSERT_LT(dispatch, dispatches.size());
+  run(dispatches[dispatch], llvm::ArrayRef<std::vector<Buffer *>>(arguments), seed, caches);
+}
+
+void GpuKernels::runAll(const std::vector<std::vector<Buffer *>> &arguments, uint64_t seed,
+                        size_t caches) {
+  ASSERT_EQ(arguments.size(), dispatches.size());
+  run(dispatches, arguments, seed, caches);
+}
+
+void GpuKernels::run(llvm::ArrayRef<emulator::Launch> launches,
+                     llvm::ArrayRef<std::vector<Buffer *>> arguments, uint64_t seed,
+                     size_t caches) {
   emulator::Options options;
   options.seed = seed;
   auto machine = emulator::Emulator::create(text, "kernels.mlir", options);
   ASSERT_TRUE(bool(machine)) << llvm::toString(machine.takeError());
-  emulator::Launch launch = dispatches[dispatch];
-  for (auto [number, argument] : llvm::enumerate(arguments)) {
-    size_t behind = arguments.size() - 1 - number;
-    auto kind = behind == 0        ? emulator::MemoryKind::Scratch
-                : behind <= caches ? emulator::MemoryKind::Persistent
-                                   : emulator::MemoryKind::Constant;
-    std::string name = "argument " + std::to_string(launch.buffers.size());
+  // What one launch writes another one may read.
+  llvm::MapVector<Buffer *, emulator::MemoryKind> kinds;
+  for (const std::vector<Buffer *> &all : arguments)
+    for (auto [number, argument] : llvm::enumerate(all)) {
+      size_t behind = all.size() - 1 - number;
+      auto kind = behind == 0        ? emulator::MemoryKind::Scratch
+                  : behind <= caches ? emulator::MemoryKind::Persistent
+                                     : emulator::MemoryKind::Constant;
+      kinds.try_emplace(argument, kind);
+    }
+  llvm::DenseMap<Buffer *, uint32_t> buffers;
+  for (auto [argument, kind] : kinds) {
+    std::string name = "argument " + std::to_string(buffers.size());
     uint32_t memory = (*machine)->addMemory(name, argument->as<void>(), argument->size(), kind);
-    launch.buffers.push_back((*machine)->addBuffer(name, memory, 0, argument->size()));
+    buffers[argument] = (*machine)->addBuffer(name, memory, 0, argument->size());
   }
-  llvm::Error error = (*machine)->run(launch);
+  std::vector<emulator::Launch> step = launches.vec();
+  for (auto [launch, all] : llvm::zip_equal(step, arguments))
+    for (Buffer *argument : all)
+      launch.buffers.push_back(buffers.lookup(argument));
+  llvm::Error error = (*machine)->run(step);
   EXPECT_FALSE(bool(error)) << llvm::toString(std::move(error));
-  for (auto [number, argument] : llvm::enumerate(arguments))
-    EXPECT_TRUE(argument->intact()) << launch.kernel << " wrote outside argument " << number;
+  for (auto [number, entry] : llvm::enumerate(kinds))
+    EXPECT_TRUE(entry.first->intact())
+        << step.front().kernel << " wrote outside argument " << number;
 }

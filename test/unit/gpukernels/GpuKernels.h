@@ -9,6 +9,7 @@
 #include "../compiler/HostKernels.h"
 
 #include "sluice/Emulator/Emulator.h"
+#include "sluice/Target/GpuTarget.h"
 
 namespace sluice::test {
 
@@ -21,6 +22,9 @@ class GpuKernels {
 public:
   /// A failure is a failure of the test, and null.
   static std::unique_ptr<GpuKernels> compile(const std::string &text, const std::string &target);
+  /// What ptxas says of the kernels.
+  static std::vector<nvidia::KernelResources> assemble(const std::string &text,
+                                                       const std::string &target);
 
   /// The dispatches in the module, in order; without buffers.
   std::vector<emulator::Launch> dispatches;
@@ -29,8 +33,14 @@ public:
   /// fault, or a write beyond a buffer, is a failure of the test.
   void run(size_t dispatch, const std::vector<Buffer *> &arguments, uint64_t seed,
            size_t caches = 0);
+  /// Runs all dispatches as one step, each on its buffers as above.
+  void runAll(const std::vector<std::vector<Buffer *>> &arguments, uint64_t seed,
+              size_t caches = 0);
 
 private:
+  void run(llvm::ArrayRef<emulator::Launch> launches,
+           llvm::ArrayRef<std::vector<Buffer *>> arguments, uint64_t seed, size_t caches);
+
   std::string text;
 };
 
