@@ -16,6 +16,7 @@ def ConvertFusedToHost : Pass<"convert-fused-to-host", "::mlir::ModuleOp"> {
     dispatch; operands are the operation's input and weight, then what its regions capture, in the order of first use. The kernel carries out the work
     items [begin, end) of the launch's grid, a work item being 16 packed rows of a product (of many tokens: two such tiles), a token of a prologue of its own, one key/value head of a token of attention,
     or one row of an embedding.
+    Operations with `active` have a grid for all tokens; the items carry out even shares of what the active ones need.
 
     Kernels are written in `vector`, `arith`, `math`, `scf` and `llvm` operations; the pipeline `host-lower-kernels` takes them to `llvm` alone.
 
