@@ -501,6 +501,8 @@ FailureOr<PrefillAttentionPlan> PrefillAttentionPlan::get(AttentionOp op, GpuSch
     plan.gatheredMaxima = ranges.take(plan.splits * plan.ownRows * 4);
     plan.gatheredSums = ranges.take(plan.splits * plan.ownRows * 4);
   }
+  if (plan.dim > 128)
+    plan.queries = ranges.take(plan.warps() * plan.queryOperands() * kWarpThreads * 16);
   plan.shared = ranges.bytes();
   return plan;
 }
@@ -513,12 +515,8 @@ GpuLaunch PrefillAttentionPlan::launch() const {
   launch.cluster = splits;
   // 168 registers a thread hold a head of up to 128 elements, but not a query and weights that are
   // two numbers each.
-  auto isSingle = [](const formats::CacheShape &shape) {
-    return !shape.encoding.isInteger() &&
-           shape.encoding.element != formats::CacheEncoding::Element::BF16;
-  };
   constexpr int64_t warpsOf168 = 12;
-  launch.resident = dim <= 128 && isSingle(keys) && isSingle(values) ? warpsOf168 / warps() : 0;
+  launch.resident = dim <= 128 && !isDouble(keys) && !isDouble(values) ? warpsOf168 / warps() : 0;
   launch.overlap = overlap;
   return launch;
 }

@@ -260,8 +260,8 @@ struct PrefillAttentionPlan {
   int64_t partHeads = 0;  ///< query heads of a block; the last part may have fewer
   int64_t tokenTiles = 0; ///< of a query head in a block
   int64_t splits = 0;
-  int64_t ownRows = 0;    ///< of the warps' rows those that a block of a cluster finishes
-  int64_t ring = 0;       ///< stages
+  int64_t ownRows = 0; ///< of the warps' rows those that a block of a cluster finishes
+  int64_t ring = 0;    ///< stages
   /// Tiles of a stage: a block (formats::cacheBlock) where its positions share the unit of their
   /// weights, as those of integer values do; else one tile or two.
   int64_t stageTiles = 0;
@@ -271,11 +271,22 @@ struct PrefillAttentionPlan {
       false; ///< whether positions of earlier steps are copied before the previous kernel has ended
   /// The ring, and a barrier of 8 bytes per stage for "filled" and for "read".
   SharedRange stages, full, empty;
-  /// What a cluster's blocks have of a block's own rows; the outputs take the ring's memory when all
-  /// stages have been read.
+  /// What a cluster's blocks have of a block's own rows; the outputs take the ring's memory when
+  /// all stages have been read.
   SharedRange gatheredMaxima, gatheredSums;
+  /// The operands of heads that registers do not hold beside their outputs.
+  SharedRange queries;
   int64_t shared = 0; ///< bytes in all
 
+  /// Whether a query or a weight is two numbers.
+  static bool isDouble(const formats::CacheShape &shape) {
+    return shape.encoding.isInteger() ||
+           shape.encoding.element == formats::CacheEncoding::Element::BF16;
+  }
+  /// First operands of a warp's query.
+  int64_t queryOperands() const {
+    return keys.paddedDim() / (keys.encoding.isInteger() ? 32 : 16) * (isDouble(keys) ? 2 : 1);
+  }
   int64_t warps() const { return partHeads * tokenTiles; }
   int64_t rows() const { return warps() * kTokens; }
   /// Bytes of a row's outputs.

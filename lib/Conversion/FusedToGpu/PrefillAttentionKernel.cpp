@@ -94,6 +94,12 @@ private:
   /// floats to which 1.5 * 2^23 + 128 has been added.
   std::pair<Value, Value> splitBytes(ArrayRef<Value> x);
 
+  /// Puts the operands into shared memory, if registers do not hold them; a lane reads its own.
+  void shareQuery(const Query &query);
+  Value operandPlace(int64_t number, bool second);
+  /// `second`: what is added to the numbers.
+  Values operandOf(const Query &query, int64_t number, bool second);
+
   void clearOutside(Value firstPosition, Value stage);
   Values loadScales(const CacheShape &shape, Value tile, int64_t group);
   Scores scoresOf(Value tile, const Query &query);
@@ -111,8 +117,7 @@ private:
   /// Where in its row a token's head begins.
   Value resultPlace(Value token, Value queryHead);
   double valueDivisor() {
-    return values.encoding.element == CacheEncoding::Element::E4M3 ? DeviceBuilder::e4m3Divisor
-                                                                   : 1;
+    return values.encoding.element == CacheEncoding::Element::E4M3 ? DeviceBuilder::e4m3Divisor : 1;
   }
 
   Kernel &kernel;
@@ -129,7 +134,7 @@ private:
   Value firstStage, stageCount;
   Value oldestStage, latestStage; ///< of the cluster, counted from the block's first
   Value rank, part;               ///< in the cluster; of the query heads
-  Value stagesAt, fullAt, emptyAt, maximaAt, sumsAt;
+  Value stagesAt, fullAt, emptyAt, queriesAt, maximaAt, sumsAt;
 };
 } // namespace
 
@@ -339,6 +344,28 @@ FailureOr<PrefillAttention::Query> PrefillAttention::prepareQuery() {
 // Scores
 //===----------------------------------------------------------------------===//
 
+Value PrefillAttention::operandPlace(int64_t number, bool second) {
+  Value mine = k.add(k.mul(warp, queryOperands()), number + (second ? queryOperands() / 2 : 0));
+  return k.offset(k.at(queriesAt, mine, kWarp * 16), k.shl(lane, 4));
+}
+
+void PrefillAttention::shareQuery(const Query &query) {
+  if (!queriesAt)
+    return;
+  for (int64_t number = 0; number < static_cast<int64_t>(query.high.size()); ++number) {
+    k.store(k.vectorOf(query.high[number]), operandPlace(number, false), 16);
+    if (isDouble(keys))
+      k.store(k.vectorOf(query.low[number]), operandPlace(number, true), 16);
+  }
+}
+
+PrefillAttention::Values PrefillAttention::operandOf(const Query &query, int64_t number,
+                                                     bool second) {
+  if (!queriesAt)
+    return second ? query.low[number] : query.high[number];
+  return k.lanes(k.load(k.vec(4, k.i32()), operandPlace(number, second), 16));
+}
+
 /// Joins what the four lanes of a row have.
 Value PrefillAttention::overRow(Value x, llvm::function_ref<Value(Value, Value)> join) {
   for (int64_t distance : {1, 2})
@@ -374,7 +401,13 @@ PrefillAttention::Scores PrefillAttention::scoresOf(Value tile, const Query &que
     Type element = elementOf(k, keys);
     SmallVector<Values> sums(4, Values(4, k.number(0.0)));
     bool bytes = keys.encoding.bits() == 8;
-    for (int64_t chunk = 0; chunk < keyChunks(); ++chunk)
+    for (int64_t chunk = 0; chunk < keyChunks(); ++chunk) {
+      SmallVector<Values> high, low;
+      for (int64_t step = 2 * chunk; step < 2 * chunk + 2; ++step) {
+        high.push_back(operandOf(query, step, /*second=*/false));
+        if (isDouble(keys))
+          low.push_back(operandOf(query, step, /*second=*/true));
+      }
       for (int64_t first : {0, 2}) {
         int64_t base = first / 2 * halfTile + chunk * (bytes ? 512 : 1024);
         Values all = words(base);
@@ -382,14 +415,14 @@ PrefillAttention::Scores PrefillAttention::scoresOf(Value tile, const Query &que
           all.append(words(base + 512));
         for (int64_t half = 0; half < 2; ++half)
           for (int64_t n = first; n < first + 2; ++n) {
-            int64_t step = 2 * chunk + half;
             Values b = bytes ? k.decodeE4M3(all[2 * half + n % 2])
                              : Values{all[4 * half + n % 2], all[4 * half + 2 + n % 2]};
-            sums[n] = k.mmaFloat(element, sums[n], query.high[step], b);
-            if (!query.low[step].empty())
-              sums[n] = k.mmaFloat(element, sums[n], query.low[step], b);
+            sums[n] = k.mmaFloat(element, sums[n], high[half], b);
+            if (!low.empty())
+              sums[n] = k.mmaFloat(element, sums[n], low[half], b);
           }
       }
+    }
     for (int64_t n = 0; n < 4; ++n)
       finish(n, sums[n]);
     return scores;
@@ -402,7 +435,9 @@ PrefillAttention::Scores PrefillAttention::scoresOf(Value tile, const Query &que
     int64_t begin = g * groupElements / 32;
     int64_t end = std::min((g + 1) * groupElements / 32, keyChunks());
     SmallVector<Values> high(4, Values(4, k.constI32(0))), low = high;
-    for (int64_t chunk = begin; chunk < end; ++chunk)
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      Values first = operandOf(query, chunk, /*second=*/false),
+             second = operandOf(query, chunk, /*second=*/true);
       for (int64_t half = 0; half < 2; ++half) {
         Values all = words(half * halfTile + (nibbles ? chunk / 2 : chunk) * 512);
         if (nibbles)
@@ -410,10 +445,11 @@ PrefillAttention::Scores PrefillAttention::scoresOf(Value tile, const Query &que
             word = k.bitAnd(chunk % 2 ? k.shl(word, 4) : word, int64_t(int32_t(0xF0F0F0F0)));
         for (int64_t n = 2 * half; n < 2 * half + 2; ++n) {
           Values b = {all[n % 2], all[2 + n % 2]};
-          high[n] = k.mmaInt8(high[n], query.high[chunk], b);
-          low[n] = k.mmaInt8(low[n], query.low[chunk], b);
+          high[n] = k.mmaInt8(high[n], first, b);
+          low[n] = k.mmaInt8(low[n], second, b);
         }
       }
+    }
     Values scales = loadScales(keys, tile, g);
     for (int64_t n = 0; n < 4; ++n)
       for (int64_t i = 0; i < 4; ++i) {
@@ -822,6 +858,7 @@ LogicalResult PrefillAttention::emitBlock() {
   FailureOr<Query> query = prepareQuery();
   if (failed(query))
     return failure();
+  shareQuery(*query);
   State state = consume(*query);
   if (splits > 1)
     combine(state);
@@ -836,6 +873,7 @@ LogicalResult PrefillAttention::emit() {
   stagesAt = kernel.at(stages);
   fullAt = kernel.at(full);
   emptyAt = kernel.at(empty);
+  queriesAt = kernel.at(queries);
   maximaAt = kernel.at(gatheredMaxima);
   sumsAt = kernel.at(gatheredSums);
   thread = k.thread();
