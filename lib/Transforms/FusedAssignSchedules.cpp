@@ -237,8 +237,10 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
       auto plan = planOf(rowTiles, tokens, 1, columns).second;
       if (failed(plan))
         return failure();
-      int64_t stages =
-          std::min(mostStages, (device.sharedBytes - 1024 - plan->shared) / plan->stageBytes + 1);
+      int64_t room = device.sharedBytes - plan->shared;
+      if (room < 0)
+        continue;
+      int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
       int64_t wanted = plan->stageSteps <= plan->slices ? 2 : 3;
       if (stages < std::min(wanted, plan->stages) || rowTiles * plan->weightBytes > mostWeightBytes)
         continue;
