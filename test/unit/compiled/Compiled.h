@@ -24,7 +24,7 @@ struct Compiled {
 
   void compile(const std::string &model, const std::string &weights, int64_t context,
                const std::string &target, const std::string &keyCache = "",
-               const std::string &valueCache = "") {
+               const std::string &valueCache = "", const std::string &prefill = "none") {
     CompileOptions options;
     options.model = model;
     options.weights = weights;
@@ -32,6 +32,8 @@ struct Compiled {
     options.target = target;
     options.keyCache = keyCache;
     options.valueCache = valueCache;
+    // Steps of many tokens take longer to compile than all others; most tests decode.
+    options.prefill = prefill;
     options.output = artifact();
     options.emitIr = folder / "ir";
     llvm::Error error = sluice::compile(options);

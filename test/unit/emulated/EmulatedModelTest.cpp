@@ -386,3 +386,55 @@ INSTANTIATE_TEST_SUITE_P(Heads, HeadNorms,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return "dim" + std::to_string(std::get<0>(info.param)) + "_" + name;
                          });
+
+// Prompts that are read many tokens a step, against the same tokens decoded one by one on the host.
+namespace {
+struct PromptCase {
+  const char *weights, *keys, *values, *target;
+  /// About twice what was measured: numbers that fall to different sides when they are rounded, of
+  /// int8 and int4 caches by whole codes.
+  double tolerance;
+};
+class EmulatedPrompt : public testing::TestWithParam<PromptCase> {
+protected:
+  static void SetUpTestSuite() { emulator::registerEmulatorDevice(); }
+};
+} // namespace
+
+TEST_P(EmulatedPrompt, IsReadAsTokensAreDecoded) {
+  auto [weights, keys, values, target, tolerance] = GetParam();
+  Compiled compiled, host;
+  compiled.compile(kModel, weights, 128, target, keys, values, "16,64");
+  host.compile(kModel, weights, 128, "host", keys, values);
+  Device decoding(host, "cpu"), reading(compiled, "emulator");
+  std::vector<int32_t> ids = {1};
+  while (ids.size() < 66)
+    ids.push_back(static_cast<int32_t>(3 + ids.size() * 7919 % 2000));
+  std::vector<std::vector<float>> expected;
+  for (int32_t id : ids)
+    expected.push_back(decoding.decode(id));
+  double worst = 0;
+  for (size_t count : {2, 31, 65}) {
+    reading.session.reset();
+    reading.session.append(std::span(ids).first(count));
+    std::span<const float> logits = reading.session.logits();
+    worst = worse(worst, relativeError({logits.data(), logits.size()}, expected[count - 1]));
+  }
+  // What was appended is what decoding appends.
+  worst = worse(worst, relativeError(reading.decode(ids[65]), expected[65]));
+  RecordProperty("worst", std::to_string(worst));
+  EXPECT_LE(worst, tolerance);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Formats, EmulatedPrompt,
+    testing::Values(PromptCase{"int8-g128", "f16", "f16", "h100", 4e-4},
+                    PromptCase{"q4_k", "int4-h32-rot", "int8", "h100", 1.6e-3},
+                    PromptCase{"f16", "fp8", "bf16", "a100", 2e-3}),
+    [](const auto &info) {
+      const PromptCase &chosen = info.param;
+      std::string name = std::string(chosen.weights) + "_" + chosen.keys + "_" + chosen.values +
+                         "_" + chosen.target;
+      std::replace_if(name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
+      return name;
+    });
