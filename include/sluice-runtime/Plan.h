@@ -26,6 +26,8 @@ struct ModelInfo {
   int64_t vocabSize = 0;
   /// Positions that the caches have room for: a step's position is in [0, contextLength).
   int64_t contextLength = 0;
+  /// Sequences of which a step has one token each, every one with caches of its own: 1 to 64.
+  int64_t batch = 1;
   int64_t hiddenSize = 0;
   int64_t layers = 0;
   int64_t heads = 0;
@@ -165,8 +167,8 @@ struct Step {
 /// plan.json. A Plan that parse() returned satisfies:
 /// - buffers have distinct names; arena buffers lie in [0, arenaBytes); two that overlap are never
 ///   both in use across the end of a launch; plain elements fit into their buffer's bytes;
-/// - there is a step "decode", inputs "token" and "position" (one i32 each) and an output "logits"
-///   (vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
+/// - there is a step "decode", inputs "token" and "position" (an i32 for each of `batch` sequences)
+///   and an output "logits" (batch x vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
 ///   output "next" (SamplingWords.h);
 /// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
 ///   and "count" of one; where one gives all logits, there is an output "all_logits" of

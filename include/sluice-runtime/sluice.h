@@ -255,6 +255,31 @@ SLUICE_API sluice_status sluice_chat_say(sluice_chat *chat, const char *text,
                                          sluice_text_callback callback, void *user,
                                          sluice_generate_result *result);
 
+/* ---- Several sequences together ---- */
+
+/* An artifact that was compiled for several sequences (--batch), on a device: sequences join and
+ * leave between steps, each with its own position and sampling. */
+typedef struct sluice_batch sluice_batch;
+
+SLUICE_API sluice_status sluice_batch_create(const sluice_artifact *artifact,
+                                             const sluice_session_options *options,
+                                             sluice_batch **batch);
+/* NULL is fine. */
+SLUICE_API void sluice_batch_free(sluice_batch *batch);
+/* The most sequences that there can be, 0 for NULL. */
+SLUICE_API int64_t sluice_batch_capacity(const sluice_batch *batch);
+/* Adds a sequence that begins with `count` tokens, at least one; `sequence` is its number. Of
+ * `options`, which may be NULL, the sampling counts. */
+SLUICE_API sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,
+                                          const sluice_generate_options *options,
+                                          int64_t *sequence);
+/* Takes every sequence one token on. Those that are behind their prompts choose their next token:
+ * `sequences` and `tokens`, each with room for as many as there can be, get them, `count` their
+ * number. */
+SLUICE_API sluice_status sluice_batch_step(sluice_batch *batch, int64_t *sequences, int32_t *tokens,
+                                           size_t *count);
+SLUICE_API sluice_status sluice_batch_remove(sluice_batch *batch, int64_t sequence);
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

@@ -29,8 +29,10 @@ namespace {
 /// Builds one module. Weights are declared as they are used, so that both come from one place.
 class ModelBuilder {
 public:
-  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions, int64_t rows)
-      : config(files.config), files(files), positions(positions), rows(rows), symbols(&context),
+  ModelBuilder(MLIRContext &context, const ModelFiles &files, int64_t positions,
+               const ImportOptions &options)
+      : config(files.config), files(files), positions(positions),
+        rows(options.tokens * options.sequences), sequences(options.sequences), symbols(&context),
         code(&context) {}
 
   OwningOpRef<ModuleOp> build();
@@ -73,7 +75,7 @@ private:
 
   const ModelConfig &config;
   const ModelFiles &files;
-  int64_t positions, rows;
+  int64_t positions, rows, sequences;
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
@@ -106,6 +108,8 @@ DictionaryAttr ModelBuilder::configAttr() {
   integer("head_dim", config.headDim);
   integer("context_length", positions);
   integer("max_context_length", config.contextLength);
+  if (sequences > 1)
+    integer("batch", sequences);
   entries.push_back(code.getNamedAttr("norm_epsilon", normEpsilon()));
   if (config.bosId)
     integer("bos_id", *config.bosId);
@@ -321,7 +325,7 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
   k = rotary("attn_k.rope", k);
 
   auto cacheType = quantized::CacheType::get(
-      code.getContext(), {1, positions, config.kvHeads, config.headDim},
+      code.getContext(), {sequences, positions, config.kvHeads, config.headDim},
       formats::CacheEncoding{formats::CacheEncoding::Element::F16}, quantized::CacheLayout::Rows);
   auto append = [&](StringRef kind, Value value) {
     std::string cache = ("cache." + kind + "." + Twine(layer)).str();
@@ -445,7 +449,7 @@ sluice::importModel(MLIRContext &context, const ModelFiles &files, const ImportO
 
   context.loadDialect<arith::ArithDialect, func::FuncDialect, model::ModelDialect,
                       quantized::QuantizedDialect>();
-  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options.tokens).build();
+  OwningOpRef<ModuleOp> module = ModelBuilder(context, files, positions, options).build();
 
   std::string message;
   ScopedDiagnosticHandler collect(&context, [&](Diagnostic &diagnostic) {

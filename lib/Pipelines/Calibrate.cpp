@@ -124,6 +124,8 @@ static Expected<CompileOptions> compileOptions(const Twine &folder, const json &
   options.valueCache = values.str();
   options.context = positions;
   options.syntheticWeights = true;
+  // Steps of decoding are measured.
+  options.prefill = "none";
   return options;
 }
 

@@ -288,7 +288,7 @@ Error Compilation::importModelFile() {
   ImportOptions importOptions;
   if (options.context)
     importOptions.context = options.context;
-  importOptions.tokens = options.batch;
+  importOptions.sequences = options.batch;
   Expected<OwningOpRef<ModuleOp>> imported = importModel(context, *files, importOptions);
   if (!imported)
     return imported.takeError();
@@ -721,11 +721,12 @@ Expected<std::vector<KernelLoad>> Compilation::loads() {
   if (Error error = importModelFile())
     return std::move(error);
   setOption("target", options.target);
+  setOption("prefill", options.prefill);
   for (Stage next : {Stage::Quantized, Stage::Fused, Stage::Scheduled})
     if (Error error = runStage(next))
       return std::move(error);
   std::vector<KernelLoad> loads;
-  module->walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
+  module->lookupSymbol<func::FuncOp>("decode").walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
   return loads;
 }
 

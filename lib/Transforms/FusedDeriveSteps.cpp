@@ -19,15 +19,27 @@ namespace sluice {
 namespace {
 using namespace mlir;
 
-/// Writes one step of many tokens from the step of one.
+/// What a step is for: the tokens of a prompt, tokens whose logits are all wanted, or a token of
+/// each of several sequences, which are the rows of @decode already.
+enum class StepKind { Prefill, Verify, Batch };
+
+/// Writes one step of many tokens from @decode.
 class StepWriter {
 public:
-  StepWriter(func::FuncOp decode, int64_t tokens, bool allLogits)
-      : decode(decode), tokens(tokens), allLogits(allLogits), builder(decode.getContext()) {}
+  StepWriter(func::FuncOp decode, int64_t rows, int64_t tokens, StepKind kind)
+      : decode(decode), rows(rows), tokens(tokens), kind(kind),
+        allLogits(kind != StepKind::Prefill), builder(decode.getContext()) {}
 
   LogicalResult write(StringRef name);
 
 private:
+  /// A matrix of activations with a row for each of @decode's tokens.
+  bool isRow(Value value) {
+    auto type = dyn_cast<RankedTensorType>(value.getType());
+    Operation *definition = value.getDefiningOp();
+    return type && type.getRank() == 2 && type.getDimSize(0) == rows &&
+           !(definition && isa<model::ParameterOp>(definition));
+  }
   RankedTensorType withTokens(RankedTensorType type) {
     return RankedTensorType::get({tokens, type.getDimSize(1)}, type.getElementType());
   }
@@ -48,20 +60,14 @@ private:
   }
 
   func::FuncOp decode;
-  int64_t tokens;
+  /// Of @decode, and of the step.
+  int64_t rows, tokens;
+  StepKind kind;
   bool allLogits;
   OpBuilder builder;
   IRMapping mapping;
   Value count;
 };
-
-/// A matrix of activations with one row: of what depends on the step's token.
-bool isRow(Value value) {
-  auto type = dyn_cast<RankedTensorType>(value.getType());
-  Operation *definition = value.getDefiningOp();
-  return type && type.getRank() == 2 && type.getDimSize(0) == 1 &&
-         !(definition && isa<model::ParameterOp>(definition));
-}
 
 LogicalResult StepWriter::widen(Region &region) {
   for (BlockArgument argument : region.getArguments())
@@ -117,6 +123,11 @@ LogicalResult StepWriter::convert(fused::MatvecOp op) {
 }
 
 LogicalResult StepWriter::convert(fused::AttentionOp op) {
+  // Of different sequences each attends to what is its own.
+  if (kind == StepKind::Batch) {
+    builder.clone(*op, mapping);
+    return success();
+  }
   Value query = mapping.lookup(Value(op.getQuery()));
   Value positions = mapping.lookup(Value(op.getPositions()));
   if (!op.getPrologue().empty()) {
@@ -148,6 +159,8 @@ LogicalResult StepWriter::convertRows(Operation &op) {
       return failure();
   for (StringRef chosen : {"traffic", "schedule"})
     clone->removeAttr(chosen);
+  if (kind == StepKind::Batch)
+    return success();
   if (auto embedding = dyn_cast<fused::EmbeddingOp>(clone))
     embedding.getActiveMutable().assign(count);
   else if (auto rows = dyn_cast<fused::RowsOp>(clone))
@@ -162,9 +175,11 @@ LogicalResult StepWriter::convert(Operation &op) {
     return convert(attention);
   if (isa<fused::EmbeddingOp, fused::RowsOp>(op))
     return convertRows(op);
-  if (isa<fused::SampleOp>(op) && allLogits)
+  if (isa<fused::SampleOp>(op) && kind == StepKind::Batch)
+    return convertRows(op);
+  if (isa<fused::SampleOp>(op) && kind == StepKind::Verify)
     return success();
-  if (isa<func::ReturnOp>(op) && allLogits) {
+  if (isa<func::ReturnOp>(op) && kind == StepKind::Verify) {
     func::ReturnOp::create(builder, op.getLoc(), mapping.lookup(op.getOperand(0)));
     return success();
   }
@@ -197,11 +212,11 @@ LogicalResult StepWriter::write(StringRef name) {
   Type perRow = RankedTensorType::get({tokens}, builder.getI32Type());
   SmallVector<Type> inputs = {perRow, perRow, RankedTensorType::get({1}, builder.getI32Type())};
   SmallVector<Type> outputs(decode.getResultTypes());
-  // Of all logits the runtime chooses.
-  bool samples = decode.getNumArguments() == 3 && !allLogits;
+  // Of all logits of a sequence the runtime chooses.
+  bool samples = decode.getNumArguments() == 3 && kind != StepKind::Verify;
   if (samples)
     inputs.push_back(decode.getArgumentTypes()[2]);
-  if (allLogits)
+  if (kind == StepKind::Verify)
     outputs = {withTokens(cast<RankedTensorType>(outputs[0]))};
   builder.setInsertionPointAfter(decode);
   auto step = func::FuncOp::create(builder, loc, name, builder.getFunctionType(inputs, outputs));
@@ -252,31 +267,52 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
     auto config = getOperation()->getAttrOfType<DictionaryAttr>("model.config");
     auto context = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();
-    // What is no step of decoding is the business of plan-assign-buffers. A step of several
-    // sequences' tokens has rows already.
-    if (!decode || !context || !decode.getBody().hasOneBlock() || decode.getNumArguments() < 2 ||
-        decode.getArgumentTypes()[0] !=
-            RankedTensorType::get({1}, IntegerType::get(&getContext(), 32)))
+    // What is no step of decoding is the business of plan-assign-buffers.
+    auto rows = decode && decode.getNumArguments() >= 2
+                    ? dyn_cast<RankedTensorType>(decode.getArgumentTypes()[0])
+                    : RankedTensorType();
+    if (!rows || rows.getRank() != 1 || !context || !decode.getBody().hasOneBlock())
       return markAllAnalysesPreserved();
     SymbolTable symbols(getOperation());
-    auto derive = [&](StringRef kind, int64_t tokens, bool allLogits) -> LogicalResult {
+    if (rows.getDimSize(0) > 1) {
+      if (failed(batch(decode, rows.getDimSize(0), symbols)))
+        signalPassFailure();
+      return;
+    }
+    auto derive = [&](StringRef name, int64_t tokens, StepKind kind) -> LogicalResult {
       tokens = std::min(tokens, context.getInt());
-      std::string name = (kind + "_" + Twine(tokens)).str();
-      if (tokens < 2 || symbols.lookup(name))
+      std::string symbol = (name + "_" + Twine(tokens)).str();
+      if (tokens < 2 || symbols.lookup(symbol))
         return success();
-      if (failed(StepWriter(decode, tokens, allLogits).write(name)))
+      if (failed(StepWriter(decode, /*rows=*/1, tokens, kind).write(symbol)))
         return failure();
-      LDBG() << "@" << name;
+      LDBG() << "@" << symbol;
       symbols.insert(decode->getNextNode());
       return success();
     };
     for (int64_t tokens : prefill.empty() ? ArrayRef(description->prefillTokens.value)
                                           : ArrayRef<int64_t>(prefill))
-      if (failed(derive("prefill", tokens, /*allLogits=*/false)))
+      if (failed(derive("prefill", tokens, StepKind::Prefill)))
         return signalPassFailure();
     if (failed(derive("verify", verify < 0 ? description->verifyTokens.value : verify,
-                      /*allLogits=*/true)))
+                      StepKind::Verify)))
       return signalPassFailure();
+  }
+
+private:
+  /// Gives a @decode of many sequences products of many tokens. Few are better served by its own,
+  /// which read the weights at the memory's speed.
+  LogicalResult batch(func::FuncOp decode, int64_t rows, SymbolTable &symbols) {
+    constexpr int64_t few = 2;
+    if (rows <= few || decode.getOps<fused::MatvecOp>().empty())
+      return success();
+    if (failed(StepWriter(decode, rows, rows, StepKind::Batch).write("decode_batch")))
+      return failure();
+    auto step = cast<func::FuncOp>(decode->getNextNode());
+    symbols.erase(decode);
+    step.setSymName("decode");
+    symbols.insert(step);
+    return success();
   }
 };
 } // namespace

@@ -30,8 +30,10 @@ constexpr int64_t alignment = 256;
 /// Names of what a step returns, and of what it takes: @decode one token, other steps up to so many,
 /// of which `count` says how many are there.
 constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext}, kVerifyOutputs[] = {"all_logits"};
-constexpr StringRef kDecodeInputs[] = {"token", "position", "sampling"},
-                    kChunkInputs[] = {"tokens", "positions", "count", "sampling"};
+/// A @decode of several sequences may take `count` as well, which is their number.
+constexpr StringRef kDecodeInputs[] = {"token", "position"},
+                    kChunkInputs[] = {"tokens", "positions"}, kCount = "count",
+                    kSampling = "sampling";
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -56,9 +58,8 @@ struct StepFunction {
   /// What it returns, and the output's name.
   llvm::MapVector<Value, StringRef> returned;
 
-  ArrayRef<StringRef> inputNames() const {
-    return isDecode ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs);
-  }
+  /// The names of what it takes.
+  SmallVector<StringRef, 4> inputNames;
 };
 
 struct PlanAssignBuffers : impl::PlanAssignBuffersBase<PlanAssignBuffers> {
@@ -88,27 +89,35 @@ private:
 };
 
 LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
-  auto hasShape = [](Type type, size_t rank) {
+  auto integers = [](Type type, int64_t rank) {
     auto tensor = dyn_cast<RankedTensorType>(type);
-    return tensor && tensor.getRank() == static_cast<int64_t>(rank) && tensor.hasStaticShape() &&
-           tensor.getElementType().isInteger(32);
+    bool fits = tensor && tensor.getRank() == rank && tensor.hasStaticShape() &&
+                tensor.getElementType().isInteger(32);
+    return fits ? tensor : RankedTensorType();
   };
-  TypeRange arguments = step.function.getArgumentTypes();
-  size_t without = step.inputNames().size() - 1; // sampling
-  step.samples = arguments.size() == without + 1;
-  bool fits = arguments.size() == without || (step.samples && !step.isVerify);
-  for (auto [number, type] : llvm::enumerate(arguments))
-    fits &= number < without ? hasShape(type, 1)
-                             : hasShape(type, 2) && cast<RankedTensorType>(type).getDimSize(1) ==
-                                                        sampling::kWords;
-  if (fits && !step.isDecode)
-    fits = cast<RankedTensorType>(arguments[2]).getDimSize(0) == 1;
-  if (fits)
+  ArrayRef<Type> arguments = step.function.getArgumentTypes();
+  step.inputNames.assign(step.isDecode ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs));
+  bool fits = arguments.size() >= 2 && integers(arguments[0], 1) && integers(arguments[1], 1);
+  ArrayRef<Type> rest = fits ? arguments.drop_front(2) : ArrayRef<Type>();
+  auto count = rest.empty() ? RankedTensorType() : integers(rest.front(), 1);
+  if (count && count.getDimSize(0) == 1) {
+    step.inputNames.push_back(kCount);
+    rest = rest.drop_front();
+  } else {
+    fits &= step.isDecode;
+  }
+  auto words = rest.empty() ? RankedTensorType() : integers(rest.front(), 2);
+  step.samples = words && words.getDimSize(1) == sampling::kWords && !step.isVerify;
+  if (step.samples) {
+    step.inputNames.push_back(kSampling);
+    rest = rest.drop_front();
+  }
+  if (fits && rest.empty())
     return success();
   return step.function.emitOpError()
          << "must take tokens and positions, two int32 vectors, "
          << (step.isDecode ? "" : "their number, ") << "and where it samples " << sampling::kWords
-         << " int32 words per token, found (" << arguments << ")";
+         << " int32 words per token, found (" << TypeRange(arguments) << ")";
 }
 
 LogicalResult PlanAssignBuffers::collect(StepFunction &step) {
@@ -268,7 +277,7 @@ LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
   auto interfaceBuffer = [&](StringRef name) {
     return FlatSymbolRefAttr::get(interface[name].getSymNameAttr());
   };
-  for (auto [argument, name] : llvm::zip(function.getArguments(), step.inputNames()))
+  for (auto [argument, name] : llvm::zip(function.getArguments(), step.inputNames))
     buffers[argument] = interfaceBuffer(name);
   // What launches compute.
   SmallVector<ArenaBuffer> lifetimes;
@@ -378,7 +387,7 @@ void PlanAssignBuffers::runOnOperation() {
       return signalPassFailure();
   builder.emplace(decode);
   for (StepFunction &step : steps) {
-    for (auto [type, name] : llvm::zip(step.function.getArgumentTypes(), step.inputNames()))
+    for (auto [type, name] : llvm::zip(step.function.getArgumentTypes(), step.inputNames))
       if (failed(createInterface(step.function, name, BufferKind::Input, type)))
         return signalPassFailure();
   }

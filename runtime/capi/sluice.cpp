@@ -3,6 +3,7 @@
 
 #include "sluice-runtime/sluice.h"
 
+#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Chat.h"
 
 #include <algorithm>
@@ -135,18 +136,22 @@ sluice_status sluice_detokenize(const sluice_artifact *artifact, const int32_t *
   });
 }
 
+static SessionOptions makeSessionOptions(const sluice_session_options *options) {
+  SessionOptions chosen;
+  if (options) {
+    chosen.device = options->device ? options->device : "";
+    chosen.deviceOptions.threads = options->threads;
+  }
+  return chosen;
+}
+
 sluice_status sluice_session_create(const sluice_artifact *artifact,
                                     const sluice_session_options *options,
                                     sluice_session **session) {
   return guarded([&] {
     requirePointer(artifact, "artifact");
     requirePointer(session, "session");
-    SessionOptions chosen;
-    if (options) {
-      chosen.device = options->device ? options->device : "";
-      chosen.deviceOptions.threads = options->threads;
-    }
-    *session = new sluice_session{Session(artifact->artifact, chosen)};
+    *session = new sluice_session{Session(artifact->artifact, makeSessionOptions(options))};
   });
 }
 
@@ -307,6 +312,59 @@ static ChatTemplate makeTemplate(const Artifact &artifact, const char *source) {
   if (source)
     return {source, "chat template", artifact.tokenizer()};
   return ChatTemplate::ofModel(artifact.tokenizer(), artifact.directory().string());
+}
+
+struct sluice_batch {
+  Batch batch;
+};
+
+sluice_status sluice_batch_create(const sluice_artifact *artifact,
+                                  const sluice_session_options *options, sluice_batch **batch) {
+  return guarded([&] {
+    requirePointer(artifact, "artifact");
+    requirePointer(batch, "batch");
+    *batch = new sluice_batch{Batch(artifact->artifact, makeSessionOptions(options))};
+  });
+}
+
+void sluice_batch_free(sluice_batch *batch) { delete batch; }
+
+int64_t sluice_batch_capacity(const sluice_batch *batch) {
+  return batch ? batch->batch.capacity() : 0;
+}
+
+sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,
+                               const sluice_generate_options *options, int64_t *sequence) {
+  return guarded([&] {
+    requirePointer(batch, "batch");
+    requirePointer(sequence, "sequence");
+    if (count)
+      requirePointer(ids, "ids");
+    *sequence = batch->batch.add({ids, count}, makeOptions(options).sampling);
+  });
+}
+
+sluice_status sluice_batch_step(sluice_batch *batch, int64_t *sequences, int32_t *tokens,
+                                size_t *count) {
+  return guarded([&] {
+    requirePointer(batch, "batch");
+    requirePointer(sequences, "sequences");
+    requirePointer(tokens, "tokens");
+    requirePointer(count, "count");
+    std::span<const Batch::Choice> choices = batch->batch.step();
+    for (size_t i = 0; i < choices.size(); ++i) {
+      sequences[i] = choices[i].sequence;
+      tokens[i] = choices[i].token;
+    }
+    *count = choices.size();
+  });
+}
+
+sluice_status sluice_batch_remove(sluice_batch *batch, int64_t sequence) {
+  return guarded([&] {
+    requirePointer(batch, "batch");
+    batch->batch.remove(sequence);
+  });
 }
 
 sluice_status sluice_chat_render(const sluice_artifact *artifact, const char *chat_template,

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/BenchJson.h"
@@ -332,9 +333,79 @@ static void printPredictions(const BenchResult &result, std::FILE *out) {
   writeText(out, format("median error of a kernel %.1f%%\n", 100 * medianError(result)));
 }
 
+/// All sequences of a batch at the same position, again and again.
+static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOptions &options,
+                       std::FILE *out) {
+  const Plan &plan = artifact->plan();
+  int64_t longest = plan.model.contextLength;
+  int64_t context = options.context ? options.context : std::min<int64_t>(512, longest);
+  if (context > longest)
+    throw Error("option --context is " + std::to_string(context) +
+                ", expected 1 to the artifact's " + std::to_string(longest));
+  if (options.prompt || options.perKernel)
+    throw Error(std::string("option ") + (options.prompt ? "--prompt" : "--per-kernel") +
+                " is for artifacts of one sequence, this one decodes " +
+                std::to_string(plan.model.batch));
+  Batch batch(artifact, options.session);
+  InterruptGuard guard;
+  auto run = [&](int64_t count) {
+    double seconds = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      InterruptGuard::check();
+      batch.seekAll(context - 1);
+      auto start = std::chrono::steady_clock::now();
+      batch.step();
+      seconds +=
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+    return seconds;
+  };
+  double once = std::min(run(1), run(3) / 3);
+  int64_t count = options.tokens ? options.tokens
+                                 : std::clamp<int64_t>(std::llround(0.5 / once), 3, 100'000);
+  std::vector<double> speeds, steps;
+  for (int64_t r = 0; r < options.repetitions; ++r) {
+    speeds.push_back(static_cast<double>(count * batch.capacity()) / run(count));
+    if (auto seconds = batch.device().measureStep(*plan.findStep("decode"), count))
+      steps.push_back(*seconds);
+  }
+  const std::string device = batch.device().name() + ": " + batch.device().description();
+  if (options.json) {
+    nlohmann::json json = {{"model", plan.model.name},
+                           {"weights", plan.model.weights},
+                           {"target", plan.target.name},
+                           {"device", device},
+                           {"context", context},
+                           {"batch", batch.capacity()},
+                           {"tokens_per_second", median(speeds)}};
+    if (!steps.empty())
+      json["step_seconds"] = median(steps);
+    writeText(out, json.dump(2) + "\n");
+  } else {
+    writeText(out, format("model           %s, weights %s, for target %s\n",
+                          plan.model.name.c_str(), plan.model.weights.c_str(),
+                          plan.target.name.c_str()));
+    writeText(out, format("device          %s\n", device.c_str()));
+    writeText(out, format("memory          %s\n", memoryText(plan).c_str()));
+    writeText(out, format("context         %lld positions of each of %lld sequences\n",
+                          static_cast<long long>(context),
+                          static_cast<long long>(batch.capacity())));
+    writeText(out, format("speed           %.1f tokens/s in all (median of %lld x %lld steps)\n",
+                          median(speeds), static_cast<long long>(options.repetitions),
+                          static_cast<long long>(count)));
+    if (!steps.empty())
+      writeText(out, format("step alone      %.1f us on the device (%.1f tokens/s)\n",
+                            median(steps) * 1e6,
+                            static_cast<double>(batch.capacity()) / median(steps)));
+  }
+  flush(out);
+}
+
 void sluice::runtime::bench(const std::filesystem::path &path, const BenchOptions &options,
                             std::FILE *out) {
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
+  if (artifact->model().batch > 1)
+    return benchBatch(artifact, options, out);
   Session session = openSession(artifact, options.session);
   InterruptGuard guard;
   BenchResult result = measureSpeed(session, options);

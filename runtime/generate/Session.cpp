@@ -19,6 +19,9 @@ using sluice::support::printable;
 Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions &options)
     : theArtifact(std::move(artifact)) {
   const Plan &plan = theArtifact->plan();
+  if (plan.model.batch != 1)
+    throw Error(theArtifact->planName() + ": decodes " + std::to_string(plan.model.batch) +
+                " sequences together, a session has one; compile the model without --batch");
   theDevice = createDevice(options.device.empty() ? defaultDevice(plan) : options.device,
                            options.deviceOptions);
   theDevice->load(theArtifact);
@@ -26,7 +29,7 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
-  if (plan.findBuffer("count")) {
+  if (plan.findBuffer("tokens")) {
     tokensBuffer = plan.bufferIndex("tokens");
     positionsBuffer = plan.bufferIndex("positions");
     countBuffer = plan.bufferIndex("count");

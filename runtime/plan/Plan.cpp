@@ -101,6 +101,7 @@ static ModelInfo readModel(const JsonField &value) {
   model.architecture = value.at("architecture").asText();
   model.vocabSize = value.at("vocab_size").asInt(1, maxId);
   model.contextLength = value.at("context_length").asInt(1, maxId);
+  model.batch = value.intAt("batch", 1, 64, model.batch);
   model.hiddenSize = value.at("hidden_size").asInt(1, maxId);
   model.layers = value.at("layers").asInt(1, maxId);
   model.heads = value.at("heads").asInt(1, maxId);
@@ -402,9 +403,12 @@ static void checkInterface(const Plan &plan, const std::string &name) {
                   found.type + ", expected " + std::string(bufferKindName(kind)) + ", " +
                   std::to_string(elements) + " x " + type);
   };
-  require("token", BufferKind::Input, "i32", 1);
-  require("position", BufferKind::Input, "i32", 1);
-  require("logits", BufferKind::Output, "f32", plan.model.vocabSize);
+  const int64_t batch = plan.model.batch;
+  require("token", BufferKind::Input, "i32", batch);
+  require("position", BufferKind::Input, "i32", batch);
+  require("logits", BufferKind::Output, "f32", batch * plan.model.vocabSize);
+  if (plan.findBuffer("count"))
+    require("count", BufferKind::Input, "i32", 1);
   int64_t most = 1, verifying = 0;
   for (const Step &step : plan.steps) {
     most = std::max(most, step.tokens);
@@ -420,8 +424,8 @@ static void checkInterface(const Plan &plan, const std::string &name) {
     require("count", BufferKind::Input, "i32", 1);
   }
   if (plan.samples()) {
-    require("sampling", BufferKind::Input, "i32", sluice::sampling::kWords);
-    require("next", BufferKind::Output, "i32", 1);
+    require("sampling", BufferKind::Input, "i32", batch * sluice::sampling::kWords);
+    require("next", BufferKind::Output, "i32", batch);
   }
 }
 

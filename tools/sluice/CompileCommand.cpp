@@ -104,7 +104,7 @@ void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
                   "each makes a step for up to so many tokens (default: what the target says)")
       ->type_name("N,...");
   command.add_option("--batch", options.batch, "Sequences decoded together (default: 1)")
-      ->check(CLI::Range(1, 8))
+      ->check(CLI::Range(1, 64))
       ->transform(runtime::wholeNumber())
       ->type_name("N");
 }
@@ -182,9 +182,6 @@ void driver::addCompileCommand(CLI::App &app) {
       throw Failure("compile: needs a MODEL or --from-ir FILE");
     if (options->output.empty() && options->emitIr.empty())
       throw Failure("compile: needs -o DIR, or --emit-ir DIR to see the stages only");
-    if (options->batch != 1)
-      throw Failure("--batch " + std::to_string(options->batch) +
-                    ": artifacts decode one sequence so far (explain takes more)");
     compileWithProgress(*options);
   });
 }

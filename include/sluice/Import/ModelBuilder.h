@@ -26,6 +26,9 @@ struct ImportOptions {
   /// Rows of a step. All rows share the caches: they are tokens of one text, each attending to the
   /// positions up to its own.
   int64_t tokens = 1;
+  /// Sequences, each with caches of its own, of which a step has one token each: then rows are
+  /// sequences, and `tokens` is 1.
+  int64_t sequences = 1;
 
   static constexpr int64_t defaultContext = 4096;
 };

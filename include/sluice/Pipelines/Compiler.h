@@ -46,7 +46,7 @@ struct CompileOptions {
   std::string plan;
   /// Positions of the cache; 0 takes the smaller of the model's and 4096.
   int64_t context = 0;
-  /// Sequences that are decoded together.
+  /// Sequences that are decoded together, 1 to 64, each with caches of its own.
   int64_t batch = 1;
   /// The greatest numbers of tokens of the steps that read prompts, separated by commas, or "none".
   /// Empty: what the target says, or what fromIr's module was compiled for.

@@ -409,6 +409,8 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     - behind the last attention, where no token depends on another one, only the last token's row is kept (`fused.last_row`), so that the operations from there on,
       the head among them, are those of `@decode`.
 
+    A `@decode` of a token of each of several sequences is rewritten: beyond two of them, its products become those of many tokens, and it takes `%count`, too. No other steps are made of it.
+
     T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none. `@verify_T` is a step of the same kind that gives the logits of all its tokens:
     for texts that are only scored, and for tokens that something guessed. It chooses none of them. Its T is the target's `verify_tokens`, or `verify`.
 

@@ -24,7 +24,7 @@ struct Compiled {
 
   void compile(const std::string &model, const std::string &weights, int64_t context,
                const std::string &target, const std::string &keyCache = "",
-               const std::string &valueCache = "", const std::string &prefill = "none") {
+               const std::string &valueCache = "", const std::string &prefill = "none", int64_t batch = 1) {
     CompileOptions options;
     options.model = model;
     options.weights = weights;
@@ -34,6 +34,7 @@ struct Compiled {
     options.valueCache = valueCache;
     // Steps of many tokens take longer to compile than all others; most tests decode.
     options.prefill = prefill;
+    options.batch = batch;
     options.output = artifact();
     options.emitIr = folder / "ir";
     llvm::Error error = sluice::compile(options);

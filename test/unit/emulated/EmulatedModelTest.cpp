@@ -6,7 +6,7 @@
 
 #include "../compiled/Compiled.h"
 #include "../compiled/RandomModels.h"
-#include "sluice-runtime/Session.h"
+#include "sluice-runtime/Batch.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/CacheLayout.h"
 #include "sluice/Pipelines/Pipelines.h"
@@ -438,3 +438,32 @@ INSTANTIATE_TEST_SUITE_P(
       std::replace_if(name.begin(), name.end(), [](char c) { return !isalnum(c); }, '_');
       return name;
     });
+
+// Sequences that are decoded together by a GPU's kernels choose the tokens that the host's do.
+TEST_F(EmulatedContext, BatchesAreTheHosts) {
+  for (int64_t count : {2, 5}) {
+    Compiled gpu, host;
+    gpu.compile(kModel, "int8-g128", 64, "h100", "int8", "f16", "none", count);
+    host.compile(kModel, "int8-g128", 64, "host", "int8", "f16", "none", count);
+    runtime::Batch emulated(runtime::Artifact::open(gpu.artifact()), {"emulator", {}}),
+        expected(runtime::Artifact::open(host.artifact()));
+    double worst = 0;
+    for (int64_t i = 0; i < count; ++i)
+      for (runtime::Batch *batch : {&emulated, &expected})
+        batch->add(std::vector<int32_t>(static_cast<size_t>(1 + i), static_cast<int32_t>(11 + i)),
+                   {.temperature = 0});
+    for (int step = 0; step < 7; ++step) {
+      emulated.step();
+      expected.step();
+      for (int64_t i = 0; i < count; ++i) {
+        std::span<const float> found = emulated.logits(i), wanted = expected.logits(i);
+        worst = worse(worst, relativeError({found.data(), found.size()},
+                                           {wanted.data(), wanted.size()}));
+      }
+    }
+    for (int64_t i = 0; i < count; ++i)
+      EXPECT_TRUE(std::ranges::equal(emulated.tokens(i), expected.tokens(i))) << i;
+    EXPECT_LE(worst, 1.3e-3);
+    RecordProperty("worst" + std::to_string(count), std::to_string(worst));
+  }
+}
