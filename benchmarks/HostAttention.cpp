@@ -45,12 +45,14 @@ static void attention(benchmark::State &state, const std::string &format, int th
     bench::fail("there are more tokens than positions");
   std::string rows = "tensor<" + std::to_string(count) + "x", at = rows + "i32>",
               query = rows + width + "xf32>", result = rows + width + "xf16>";
-  bench::KernelFunction kernel = bench::compileKernels(
-      caches + "func.func @f(%q: " + query + ", %p: " + at + ", %n: tensor<1xi32>) -> " + result +
-          " {\n  %y = fused.attention %q, @k, @v at %p scale 0.0883 " +
+  bench::KernelFunction kernel =
+      bench::compileKernels(
+          caches + "func.func @f(%q: " + query + ", %p: " + at + ", %n: tensor<1xi32>) -> " +
+          result + " {\n  %y = fused.attention %q, @k, @v at %p scale 0.0883 " +
           (tokens ? "active(%n) " : "") + "schedule(#fused.host_schedule<isa = \"" +
           host::isaName(bench::isa).str() + "\", accumulators = 4, positions = 64>) : " + query +
-          ", " + at + " -> " + result + "\n  return %y : " + result + "\n}\n")[0].run;
+          ", " + at + " -> " + result + "\n  return %y : " + result + "\n}\n")[0]
+          .run;
   std::vector<float> queries(count * heads * group * dim);
   for (size_t i = 0; i < queries.size(); ++i)
     queries[i] = static_cast<float>(i % 17) * 0.01f - 0.08f;

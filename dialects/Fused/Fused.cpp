@@ -62,8 +62,8 @@ static void printGpuScheduleOptions(AsmPrinter &printer, int64_t held, int64_t r
 #define GET_ATTRDEF_CLASSES
 #include "dialects/Fused/FusedAttrs.cpp.inc"
 #define GET_TYPEDEF_CLASSES
-#include "dialects/Fused/FusedTypes.cpp.inc"
 #include "dialects/Fused/FusedInterfaces.cpp.inc"
+#include "dialects/Fused/FusedTypes.cpp.inc"
 
 void FusedDialect::initialize() {
   addAttributes<
@@ -291,7 +291,8 @@ LogicalResult AttentionOp::verify() {
   if (getPrologue().empty() != getAppended().empty())
     return emitOpError() << "new keys and values come with a prologue";
   if (getActive() && !getPrologue().empty())
-    return emitOpError() << "of one sequence's tokens cannot append them: they attend to each other";
+    return emitOpError()
+           << "of one sequence's tokens cannot append them: they attend to each other";
   if (!getPrologue().empty()) {
     SmallVector<Type> arguments = {getQuery().getType()};
     llvm::append_range(arguments, getAppended().getTypes());
@@ -329,9 +330,8 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
       failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
                                     getKeysAttr(), getValuesAttr(), symbols)))
     return failure();
-  return getPrologue().empty()
-             ? success()
-             : verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
+  return getPrologue().empty() ? success()
+                               : verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
 }
 
 LogicalResult AppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
@@ -451,13 +451,13 @@ static LogicalResult verifyRegion(Operation *op, Region &region, StringRef name,
                                   ArrayRef<Type> arguments, TypeRange results) {
   if (!llvm::equal(region.getArgumentTypes(), arguments))
     return op->emitOpError() << name << " must take (" << arguments << "), found ("
-                            << region.getArgumentTypes() << ")";
+                             << region.getArgumentTypes() << ")";
   auto yield = dyn_cast<YieldOp>(region.front().getTerminator());
   if (!yield)
     return op->emitOpError() << name << " must end in fused.yield";
   if (yield.getValues().getTypes() != results)
     return op->emitOpError() << name << " must yield (" << results << "), found ("
-                            << yield.getValues().getTypes() << ")";
+                             << yield.getValues().getTypes() << ")";
   return success();
 }
 
@@ -473,13 +473,13 @@ static LogicalResult verifyOrder(ProductOp op) {
       seen.push_back(second);
     if (llvm::any_of(seen, [&](int64_t segment) { return segment >= count; }))
       return op->emitOpError() << "order names a segment that does not exist (there are " << count
-                              << ")";
+                               << ")";
     if (order.isZip() && segments[first] != segments[second])
       return op->emitOpError() << "order zips segments of different lengths: " << segments[first]
-                              << " and " << segments[second];
+                               << " and " << segments[second];
     if (order.isPairs() && segments[first] % second)
       return op->emitOpError() << "order has heads of " << second << " rows, but segment " << first
-                              << " has " << segments[first];
+                               << " has " << segments[first];
   }
   llvm::sort(seen);
   if (!llvm::equal(seen, llvm::seq<int64_t>(0, count)))
@@ -497,7 +497,7 @@ static LogicalResult verifyProduct(ProductOp op) {
     auto [weightRows, weightColumns] = weightShape(weight.getType());
     if (weightColumns != columns)
       return op->emitOpError() << "input is " << columns << " wide, a weight has " << weightColumns
-                           << " columns";
+                               << " columns";
     if (ShapedType::isDynamic(weightRows))
       return op->emitOpError() << "weights must have a static shape";
     rows = llvm::SaturatingAdd(rows, static_cast<uint64_t>(weightRows));
@@ -508,8 +508,9 @@ static LogicalResult verifyProduct(ProductOp op) {
     segmentRows = llvm::SaturatingAdd(segmentRows, static_cast<uint64_t>(segment));
   }
   if (segmentRows != rows)
-    return op->emitOpError() << "segments must sum to the " << rows << " rows of the weights, found "
-                         << DenseI64ArrayAttr::get(op->getContext(), op.getSegments());
+    return op->emitOpError() << "segments must sum to the " << rows
+                             << " rows of the weights, found "
+                             << DenseI64ArrayAttr::get(op->getContext(), op.getSegments());
   if (op.getOrder() && failed(verifyOrder(op)))
     return failure();
 

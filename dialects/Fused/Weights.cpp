@@ -45,13 +45,13 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(ProductOp op) {
     auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
     if (!type || !type.getLayout().isForGpu())
       return op->emitOpError() << "weight must be packed in layout mma or records, found "
-                              << weight.getType();
+                               << weight.getType();
     if (several && type.getLayout().getKind() != quantized::LayoutKind::Records)
       return op->emitOpError()
              << "has several weights, which must be packed in layout records, found " << type;
     if (layout && type.getLayout() != layout)
       return op->emitOpError() << "has weights packed in chunks of " << layout.getColumns()
-                              << " and " << type.getLayout().getColumns() << " columns";
+                               << " and " << type.getLayout().getColumns() << " columns";
     layout = type.getLayout();
     // The segments that this weight has, and their order.
     size_t firstSegment = nextSegment;
@@ -62,7 +62,7 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(ProductOp op) {
     }
     if (llvm::sum_of(rows) != type.getRows())
       return op->emitOpError() << "has a weight of " << type.getRows()
-                              << " rows, which are no whole number of segments";
+                               << " rows, which are no whole number of segments";
     SmallVector<Attribute> own;
     auto isOwn = [&](int64_t segment) {
       return segment >= int64_t(firstSegment) && segment < int64_t(nextSegment);
@@ -79,7 +79,7 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(ProductOp op) {
         quantized::expandRowOrder(ArrayAttr::get(op->getContext(), own), rows);
     if (!expanded)
       return op->emitOpError() << "has a row order that does not fit: "
-                              << llvm::toString(expanded.takeError());
+                               << llvm::toString(expanded.takeError());
     llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
         type.getEncoding().getValue(), layout.toLayout(), expanded->rows(), op.getColumns());
     if (!shape)

@@ -168,8 +168,8 @@ struct Step {
 /// - buffers have distinct names; arena buffers lie in [0, arenaBytes); two that overlap are never
 ///   both in use across the end of a launch; plain elements fit into their buffer's bytes;
 /// - there is a step "decode", inputs "token" and "position" (an i32 for each of `batch` sequences)
-///   and an output "logits" (batch x vocabSize f32); where the step chooses the next token too, also an input "sampling" and an
-///   output "next" (SamplingWords.h);
+///   and an output "logits" (batch x vocabSize f32); where the step chooses the next token too,
+///   also an input "sampling" and an output "next" (SamplingWords.h);
 /// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
 ///   and "count" of one; where one gives all logits, there is an output "all_logits" of
 ///   `tokens` times vocabSize f32, and no other such step;

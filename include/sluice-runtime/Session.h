@@ -55,8 +55,8 @@ public:
   /// The most tokens that one step takes.
   int64_t chunk() const { return theArtifact->plan().mostTokens(); }
 
-  /// Appends tokens, at least one and at most verifyChunk(), and returns the logits that follow each
-  /// of them: tokens x vocabSize, valid until the next call.
+  /// Appends tokens, at least one and at most verifyChunk(), and returns the logits that follow
+  /// each of them: tokens x vocabSize, valid until the next call.
   std::span<const float> verify(std::span<const int32_t> tokens);
   /// Row `row` of what the last verify() or score() computed.
   std::span<const float> verified(int64_t row);
@@ -65,11 +65,11 @@ public:
   /// The most tokens of verify(): those of the artifact's step that gives all logits, else 1.
   int64_t verifyChunk() const;
 
-  /// Appends tokens, at least one and at most chunk(), and chooses the token that comes next (without appending it): on the device, if the
-  /// artifact's step does so and the choice depends on logits alone, else from the logits here.
-  /// `history` is what Sampler::sample takes, `tokens` included. Errors are decode's and sample's;
-  /// where logits are not finite, the message names the first kernel of the step whose result is
-  /// not, and so does score's.
+  /// Appends tokens, at least one and at most chunk(), and chooses the token that comes next
+  /// (without appending it): on the device, if the artifact's step does so and the choice depends
+  /// on logits alone, else from the logits here. `history` is what Sampler::sample takes, `tokens`
+  /// included. Errors are decode's and sample's; where logits are not finite, the message names the
+  /// first kernel of the step whose result is not, and so does score's.
   ///
   /// `followAt` says that the next call is expected to be next() with the chosen token at that
   /// position. A device that works beside the host starts that step at once and takes the token

@@ -312,8 +312,8 @@ uint32_t movmatrix(Thread *thread, uint32_t location, uint32_t value) {
   return thread->results[0];
 }
 
-/// ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane 8m + r names row r of matrix m; lane l gets columns
-/// 2(l%4) and the next of row l/4 of each matrix. The lane that names a row reads it.
+/// ldmatrix.sync.aligned.m8n8.x4.shared.b16: lane 8m + r names row r of matrix m; lane l gets
+/// columns 2(l%4) and the next of row l/4 of each matrix. The lane that names a row reads it.
 void ldmatrix(Thread *thread, uint32_t location, void *row, uint32_t *results) {
   thread->machine->access(*thread, location, row, 16, 16, Machine::InShared);
   finish(thread);

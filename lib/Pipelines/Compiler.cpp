@@ -372,11 +372,11 @@ Error Compilation::checkStageOptions() {
                     "is past the stage that chooses formats (it was made for " + *decided + ")");
   }
   if (!options.prefill.empty() && stage >= Stage::Scheduled && options.prefill != option("prefill"))
-    return refuse("--prefill " + options.prefill,
-                  "is past the stage that makes steps (it was made for " +
-                      (option("prefill").empty() ? Twine("what the target says")
-                                                 : Twine(option("prefill"))) +
-                      ")");
+    return refuse(
+        "--prefill " + options.prefill,
+        "is past the stage that makes steps (it was made for " +
+            (option("prefill").empty() ? Twine("what the target says") : Twine(option("prefill"))) +
+            ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -726,7 +726,8 @@ Expected<std::vector<KernelLoad>> Compilation::loads() {
     if (Error error = runStage(next))
       return std::move(error);
   std::vector<KernelLoad> loads;
-  module->lookupSymbol<func::FuncOp>("decode").walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
+  module->lookupSymbol<func::FuncOp>("decode").walk(
+      [&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
   return loads;
 }
 

@@ -372,9 +372,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));
           })
-          .Case<fused::PrepareOp>([&](auto op) {
-            return runPrologue(op.getPrologue(), {lookup(op.getInput())});
-          })
+          .Case<fused::PrepareOp>(
+              [&](auto op) { return runPrologue(op.getPrologue(), {lookup(op.getInput())}); })
           .Case<fused::AppendOp>([&](auto op) -> Result {
             Results given = {lookup(op.getQuery()), lookup(op.getNewKeys()),
                              lookup(op.getNewValues())};
@@ -422,7 +421,7 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
       if (!computed)
         // An error inside a region has its own operation's name already.
         return isa<fused::ProductOp>(op) ? computed.takeError()
-                                        : inOperation(&op, computed.takeError());
+                                         : inOperation(&op, computed.takeError());
       results = std::move(*computed);
     }
     for (auto [result, value] : llvm::zip_equal(op.getResults(), results))
@@ -436,7 +435,8 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
 
 /// Rows that are not active have no value here: tokens and positions are cut to the number of
 /// those that are, and with them everything that is computed from them.
-static llvm::Error keepActiveRows(func::FuncOp function, MutableArrayRef<EvaluatedValue> arguments) {
+static llvm::Error keepActiveRows(func::FuncOp function,
+                                  MutableArrayRef<EvaluatedValue> arguments) {
   std::optional<int64_t> active;
   std::string message;
   function.walk([&](fused::KernelOp op) {

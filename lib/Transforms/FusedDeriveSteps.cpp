@@ -108,8 +108,8 @@ LogicalResult StepWriter::convert(fused::MatvecOp op) {
                                           /*traffic=*/nullptr, /*schedule=*/nullptr);
   if (failed(cloneInto(op.getPrologue(), prepare.getPrologue())))
     return failure();
-  SmallVector<Value> weights = llvm::map_to_vector(
-      op.getWeights(), [&](Value weight) { return mapping.lookup(weight); });
+  SmallVector<Value> weights =
+      llvm::map_to_vector(op.getWeights(), [&](Value weight) { return mapping.lookup(weight); });
   SmallVector<Type> types = llvm::map_to_vector(op.getResultTypes(), [&](Type type) -> Type {
     return withTokens(cast<RankedTensorType>(type));
   });
@@ -229,12 +229,11 @@ LogicalResult StepWriter::write(StringRef name) {
 
   // Behind the last attention no row depends on another one, and only the last one's logits are
   // wanted.
-  auto lastAttention = llvm::find_if(llvm::reverse(body), [](Operation &op) {
-    return isa<fused::AttentionOp>(op);
-  });
+  auto lastAttention =
+      llvm::find_if(llvm::reverse(body), [](Operation &op) { return isa<fused::AttentionOp>(op); });
   for (Operation &op : body) {
-    bool isBehind = !allLogits && lastAttention != body.rend() &&
-                    lastAttention->isBeforeInBlock(&op);
+    bool isBehind =
+        !allLogits && lastAttention != body.rend() && lastAttention->isBeforeInBlock(&op);
     if (!isBehind) {
       if (failed(convert(op)))
         return failure();
@@ -290,8 +289,8 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
       symbols.insert(decode->getNextNode());
       return success();
     };
-    for (int64_t tokens : prefill.empty() ? ArrayRef(description->prefillTokens.value)
-                                          : ArrayRef<int64_t>(prefill))
+    for (int64_t tokens :
+         prefill.empty() ? ArrayRef(description->prefillTokens.value) : ArrayRef<int64_t>(prefill))
       if (failed(derive("prefill", tokens, StepKind::Prefill)))
         return signalPassFailure();
     if (failed(derive("verify", verify < 0 ? description->verifyTokens.value : verify,

@@ -62,10 +62,10 @@ private:
 
 void FusedFuseDequantize::fuse(model::EmbeddingOp op) {
   OpBuilder builder(op);
-  auto fusedOp =
-      fused::EmbeddingOp::create(builder, op.getLoc(), op.getResult().getType(), op.getTokens(),
-                                 lookThroughDequantize(op.getTable()), /*active=*/nullptr, /*traffic=*/nullptr,
-                                 /*schedule=*/nullptr);
+  auto fusedOp = fused::EmbeddingOp::create(builder, op.getLoc(), op.getResult().getType(),
+                                            op.getTokens(), lookThroughDequantize(op.getTable()),
+                                            /*active=*/nullptr, /*traffic=*/nullptr,
+                                            /*schedule=*/nullptr);
   op.replaceAllUsesWith(fusedOp.getResult());
   op.erase();
 }

@@ -93,9 +93,10 @@ void FusedFuseRows::fuse(Operation *first) {
         hoist(operand, first, dominance);
   SmallVector<Location> locations =
       llvm::map_to_vector(members, [](Operation *op) { return op->getLoc(); });
-  auto rows = fused::RowsOp::create(builder, FusedLoc::get(&getContext(), locations),
-                                    TypeRange(ValueRange(yielded)), /*active=*/nullptr, /*traffic=*/nullptr,
-                                    /*schedule=*/nullptr);
+  auto rows =
+      fused::RowsOp::create(builder, FusedLoc::get(&getContext(), locations),
+                            TypeRange(ValueRange(yielded)), /*active=*/nullptr, /*traffic=*/nullptr,
+                            /*schedule=*/nullptr);
   builder.createBlock(&rows.getBody());
   IRMapping mapping;
   for (Operation *op : members)

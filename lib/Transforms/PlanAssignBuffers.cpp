@@ -27,9 +27,10 @@ using quantized::QuantizedTensorType;
 /// Of arena buffers: GPUs want 256 for wide and bulk accesses, hosts 64.
 constexpr int64_t alignment = 256;
 
-/// Names of what a step returns, and of what it takes: @decode one token, other steps up to so many,
-/// of which `count` says how many are there.
-constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext}, kVerifyOutputs[] = {"all_logits"};
+/// Names of what a step returns, and of what it takes: @decode one token, other steps up to so
+/// many, of which `count` says how many are there.
+constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext},
+                    kVerifyOutputs[] = {"all_logits"};
 /// A @decode of several sequences may take `count` as well, which is their number.
 constexpr StringRef kDecodeInputs[] = {"token", "position"},
                     kChunkInputs[] = {"tokens", "positions"}, kCount = "count",
@@ -143,7 +144,8 @@ LogicalResult PlanAssignBuffers::collect(StepFunction &step) {
                         [](Value value) { return value.getDefiningOp<plan::DispatchOp>(); }))
         return terminator.emitOpError()
                << "must return the logits" << (step.samples ? " and the next tokens" : "")
-               << (step.samples ? ", two values" : ", one value") << " that a plan.dispatch computes";
+               << (step.samples ? ", two values" : ", one value")
+               << " that a plan.dispatch computes";
       for (auto [value, name] :
            llvm::zip(terminator.getOperands(),
                      step.isVerify ? ArrayRef(kVerifyOutputs) : ArrayRef(kOutputs)))
@@ -327,10 +329,9 @@ LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
   // The step takes the function's name and place.
   std::string stepName = function.getSymName().str();
   int64_t tokens = cast<RankedTensorType>(function.getArgumentTypes()[0]).getDimSize(0);
-  auto made = plan::StepOp::create(*builder, function.getLoc(), stepName, arena.bytes,
-                                   step.isDecode ? IntegerAttr()
-                                                 : builder->getI64IntegerAttr(tokens),
-                                   step.isVerify);
+  auto made = plan::StepOp::create(
+      *builder, function.getLoc(), stepName, arena.bytes,
+      step.isDecode ? IntegerAttr() : builder->getI64IntegerAttr(tokens), step.isVerify);
   auto copyTime = [](Operation *from, Operation *to) {
     if (Attribute time = from->getDiscardableAttr(fused::kTimeAttr))
       to->setDiscardableAttr(fused::kTimeAttr, time);

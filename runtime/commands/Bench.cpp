@@ -355,14 +355,13 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
       batch.seekAll(context - 1);
       auto start = std::chrono::steady_clock::now();
       batch.step();
-      seconds +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     return seconds;
   };
   double once = std::min(run(1), run(3) / 3);
-  int64_t count = options.tokens ? options.tokens
-                                 : std::clamp<int64_t>(std::llround(0.5 / once), 3, 100'000);
+  int64_t count =
+      options.tokens ? options.tokens : std::clamp<int64_t>(std::llround(0.5 / once), 3, 100'000);
   std::vector<double> speeds, steps;
   for (int64_t r = 0; r < options.repetitions; ++r) {
     speeds.push_back(static_cast<double>(count * batch.capacity()) / run(count));
@@ -382,21 +381,21 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
       json["step_seconds"] = median(steps);
     writeText(out, json.dump(2) + "\n");
   } else {
-    writeText(out, format("model           %s, weights %s, for target %s\n",
-                          plan.model.name.c_str(), plan.model.weights.c_str(),
-                          plan.target.name.c_str()));
+    writeText(out,
+              format("model           %s, weights %s, for target %s\n", plan.model.name.c_str(),
+                     plan.model.weights.c_str(), plan.target.name.c_str()));
     writeText(out, format("device          %s\n", device.c_str()));
     writeText(out, format("memory          %s\n", memoryText(plan).c_str()));
-    writeText(out, format("context         %lld positions of each of %lld sequences\n",
-                          static_cast<long long>(context),
-                          static_cast<long long>(batch.capacity())));
+    writeText(out,
+              format("context         %lld positions of each of %lld sequences\n",
+                     static_cast<long long>(context), static_cast<long long>(batch.capacity())));
     writeText(out, format("speed           %.1f tokens/s in all (median of %lld x %lld steps)\n",
                           median(speeds), static_cast<long long>(options.repetitions),
                           static_cast<long long>(count)));
     if (!steps.empty())
-      writeText(out, format("step alone      %.1f us on the device (%.1f tokens/s)\n",
-                            median(steps) * 1e6,
-                            static_cast<double>(batch.capacity()) / median(steps)));
+      writeText(out,
+                format("step alone      %.1f us on the device (%.1f tokens/s)\n",
+                       median(steps) * 1e6, static_cast<double>(batch.capacity()) / median(steps)));
   }
   flush(out);
 }
@@ -457,12 +456,12 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
                 "                (a token's bytes fit into the caches, so it can exceed 100%)\n");
   }
   if (result.prompt)
-    writeText(out, format("prompt          %lld tokens, %.1f tokens/s (median of %lld; %.1f to "
-                          "%.1f)\n",
-                          static_cast<long long>(result.prompt->tokens),
-                          result.prompt->tokensPerSecond,
-                          static_cast<long long>(result.repetitions), result.prompt->slowest,
-                          result.prompt->fastest));
+    writeText(out,
+              format("prompt          %lld tokens, %.1f tokens/s (median of %lld; %.1f to "
+                     "%.1f)\n",
+                     static_cast<long long>(result.prompt->tokens), result.prompt->tokensPerSecond,
+                     static_cast<long long>(result.repetitions), result.prompt->slowest,
+                     result.prompt->fastest));
   if (options.perKernel) {
     printKernels(result, result.kernels, out);
     if (result.predictedStep)

@@ -236,8 +236,7 @@ static void addDraft(CLI::App &command, std::string &draft, GenerateOptions &gen
       "what guesses tokens, several of which one step verifies: lookup (what followed the same "
       "tokens before), or a smaller model of the same vocabulary, as MODEL. The text stays the "
       "same");
-  command
-      .add_option("--draft-tokens", generate.draftTokens, "tokens guessed at a time, at most")
+  command.add_option("--draft-tokens", generate.draftTokens, "tokens guessed at a time, at most")
       ->capture_default_str()
       ->check(CLI::Range(int64_t(1), int64_t(1024)))
       ->transform(wholeNumber())
@@ -302,9 +301,10 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
                  "names such as <|im_end|> in the prompt are control tokens")
       ->excludes(isChat);
   command
-      ->add_option("--prompt-cache", state->promptCache,
-                   "file that keeps the session from run to run: what the prompt has in common with "
-                   "what is there is not computed again")
+      ->add_option(
+          "--prompt-cache", state->promptCache,
+          "file that keeps the session from run to run: what the prompt has in common with "
+          "what is there is not computed again")
       ->excludes(isChat);
   command->add_flag("--no-echo", state->noEcho, "print the new text (or ids) without the prompt");
   addSession(*command, options.session);
@@ -329,8 +329,8 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
       if (!command->count("--tokens"))
         options.generate.maxTokens = -1;
     }
-    fs::path artifact = resolveModel(
-        hooks, state->model, {.device = options.session.device, .needsTokenizer = true});
+    fs::path artifact = resolveModel(hooks, state->model,
+                                     {.device = options.session.device, .needsTokenizer = true});
     options.draft = draftOptions(hooks, state->draft, options.session);
     runModel(artifact, options);
   });
@@ -367,11 +367,11 @@ CLI::App *sluice::runtime::addChatCommand(CLI::App &app, const CommandHooks &hoo
     checkInputs(hooks, state->model, state->session);
     state->generate.validate();
     ChatTemplate chatTemplate = makeChatTemplate(hooks, state->model, state->chat);
-    fs::path artifact = resolveModel(
-        hooks, state->model, {.device = state->session.device, .needsTokenizer = true});
-    chat(artifact, {state->session, state->generate,
-                    draftOptions(hooks, state->draft, state->session), std::move(chatTemplate),
-                    state->chat.system});
+    fs::path artifact = resolveModel(hooks, state->model,
+                                     {.device = state->session.device, .needsTokenizer = true});
+    chat(artifact,
+         {state->session, state->generate, draftOptions(hooks, state->draft, state->session),
+          std::move(chatTemplate), state->chat.system});
   });
   return command;
 }

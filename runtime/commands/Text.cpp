@@ -104,7 +104,8 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   flush(out);
   if (isTerminal()) {
     auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
-    std::fprintf(stderr, "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s%s]\n",
+    std::fprintf(stderr,
+                 "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s%s]\n",
                  unread.size(), rate(static_cast<double>(unread.size()), result.promptSeconds),
                  result.ids.size(), rate(static_cast<double>(result.ids.size()), result.seconds),
                  guessNote(result).c_str(), finishNote(result.reason));

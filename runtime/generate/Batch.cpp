@@ -107,8 +107,7 @@ std::span<const Batch::Choice> Batch::step() {
     int64_t position = goesOn(sequence) ? sequence.position : sequence.position - 1;
     positions[i] = static_cast<int32_t>(position);
     tokens[i] = sequence.tokens[static_cast<size_t>(position)];
-    bool chooses = goesOn(sequence) &&
-                   position + 1 == static_cast<int64_t>(sequence.tokens.size());
+    bool chooses = goesOn(sequence) && position + 1 == static_cast<int64_t>(sequence.tokens.size());
     if (samplingBuffer && chooses && !sequence.sampler->needsHistory())
       words[i] = sequence.sampler->nextWords();
   }

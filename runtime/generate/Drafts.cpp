@@ -20,8 +20,8 @@ std::vector<int32_t> PromptLookup::propose(std::span<const int32_t> history, int
     if (found == before.end())
       continue;
     auto begin = found + static_cast<int64_t>(length);
-    auto end = begin + std::min<int64_t>(most, history.end() - history.begin() -
-                                                   (begin - before.begin()));
+    auto end =
+        begin + std::min<int64_t>(most, history.end() - history.begin() - (begin - before.begin()));
     return {begin, end};
   }
   return {};

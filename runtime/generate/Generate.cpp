@@ -113,8 +113,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     int64_t count = static_cast<int64_t>(result.ids.size()) + 1;
     bool goesOn = mostGuesses == 0 && (options.maxTokens < 0 || count < options.maxTokens);
     int64_t following = session.position() + static_cast<int64_t>(tokens.size());
-    return session.next(tokens, sampler, history,
-                        goesOn ? std::optional(following) : std::nullopt);
+    return session.next(tokens, sampler, history, goesOn ? std::optional(following) : std::nullopt);
   };
 
   auto start = Clock::now();
@@ -154,8 +153,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     }
     // What was computed behind the first wrong guess does not count.
     result.accepted += static_cast<int64_t>(taken);
-    policy.verified(stepSeconds, static_cast<int64_t>(guesses.size()),
-                    static_cast<int64_t>(taken));
+    policy.verified(stepSeconds, static_cast<int64_t>(guesses.size()), static_cast<int64_t>(taken));
     session.seek(session.position() - static_cast<int64_t>(guesses.size() - taken));
     guesses.clear();
     taken = 0;

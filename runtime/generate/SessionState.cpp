@@ -162,7 +162,8 @@ void Session::load(const std::filesystem::path &path) {
     std::memcpy(tokens.data(), ids.data(), ids.size());
   const auto filled = static_cast<int64_t>(tokens.size());
   if (filled > plan.model.contextLength)
-    throw Error(name + ": has " + std::to_string(filled) + " tokens, expected at most the context's " +
+    throw Error(name + ": has " + std::to_string(filled) +
+                " tokens, expected at most the context's " +
                 std::to_string(plan.model.contextLength));
   for (int32_t token : tokens)
     if (token < 0 || token >= plan.model.vocabSize)

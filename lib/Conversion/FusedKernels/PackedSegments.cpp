@@ -14,7 +14,7 @@ FailureOr<SmallVector<PackedSegment>> kernels::packedSegments(fused::ProductOp o
   ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
   if (auto places = quantized::expandRowOrder(orders, rows); !places)
     return op->emitOpError() << "has a row order that does not fit: "
-                            << llvm::toString(places.takeError());
+                             << llvm::toString(places.takeError());
   if (orders && !orders.empty())
     for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
       result.push_back({order});

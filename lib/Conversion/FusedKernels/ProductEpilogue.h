@@ -159,7 +159,7 @@ template <EpilogueRows R> mlir::FailureOr<Values> ProductEpilogue<R>::load(mlir:
     return op->emitOpError() << "epilogue combines rows of different segments";
   if (!isFloatTensor(value))
     return op->emitOpError() << "epilogue reads a value of type " << value.getType()
-                            << " in a way that cannot be converted to " << Builder::kCode;
+                             << " in a way that cannot be converted to " << Builder::kCode;
   return loadRows(value);
 }
 

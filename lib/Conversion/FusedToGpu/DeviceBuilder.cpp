@@ -168,10 +168,10 @@ static DeviceBuilder::Values fieldsOf(DeviceBuilder &k, Value result) {
 DeviceBuilder::Values DeviceBuilder::loadMatrices(Value row) {
   Type result = LLVM::LLVMStructType::getLiteral(b.getContext(), {i32(), i32(), i32(), i32()});
   MLIRContext *context = b.getContext();
-  return fieldsOf(*this, NVVM::LdMatrixOp::create(
-                             b, loc, result, row, /*num=*/4, NVVM::MMALayout::row,
-                             NVVM::LdStMatrixShapeAttr::get(context, 8, 8),
-                             NVVM::LdStMatrixEltType::B16));
+  return fieldsOf(*this,
+                  NVVM::LdMatrixOp::create(b, loc, result, row, /*num=*/4, NVVM::MMALayout::row,
+                                           NVVM::LdStMatrixShapeAttr::get(context, 8, 8),
+                                           NVVM::LdStMatrixEltType::B16));
 }
 
 DeviceBuilder::Values DeviceBuilder::mmaInt8(const Values &accumulators, ArrayRef<Value> aOperand,

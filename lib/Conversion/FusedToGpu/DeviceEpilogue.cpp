@@ -48,16 +48,15 @@ struct ThreadRows {
 } // namespace
 
 void device::preloadEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
-                             Value tile, Value row, Value token, bool fresh,
-                             EpilogueLoads &loads) {
+                             Value tile, Value row, Value token, bool fresh, EpilogueLoads &loads) {
   ThreadRows rows{kernel.k, row};
   kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)
       .preload(fresh, loads);
 }
 
-LogicalResult device::emitEpilogue(Kernel &kernel, fused::ProductOp op, const PackedSegment &segment,
-                                   Value tile, Value row, Value low, Value high, Value token,
-                                   const EpilogueLoads &loads) {
+LogicalResult device::emitEpilogue(Kernel &kernel, fused::ProductOp op,
+                                   const PackedSegment &segment, Value tile, Value row, Value low,
+                                   Value high, Value token, const EpilogueLoads &loads) {
   ThreadRows rows{kernel.k, row};
   return kernels::ProductEpilogue<ThreadRows>(rows, op, kernel.interface, segment, tile, token)
       .emit({low, high}, loads);

@@ -505,8 +505,8 @@ void MatvecKernel::preload(Value thread, bool fresh) {
           const PackedSegment &segment = segments[part % segments.size()];
           Value inSegment = k.max(
               k.min(k.sub(tile, segment.firstTile), k.constI32(segment.tiles - 1)), k.constI32(0));
-          preloadEpilogue(kernel, op, segment, inSegment, row, k.constI32(part / segments.size()), fresh,
-                          loads[part]);
+          preloadEpilogue(kernel, op, segment, inSegment, row, k.constI32(part / segments.size()),
+                          fresh, loads[part]);
           for (auto &[key, elements] : loads[part])
             all.append(elements);
         }

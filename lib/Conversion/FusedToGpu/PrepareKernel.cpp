@@ -31,8 +31,8 @@ LogicalResult device::emitPrepare(Kernel &kernel, fused::PrepareOp op) {
   k.waitForPredecessor();
   Value active = emitActiveRows(kernel, op.getActive(), image.tokens);
   // Products read the tokens of a set together.
-  Value prepared = k.mul(k.div(k.add(active, image.setTokens - 1), image.setTokens),
-                         image.setTokens);
+  Value prepared =
+      k.mul(k.div(k.add(active, image.setTokens - 1), image.setTokens), image.setTokens);
   LogicalResult result = success();
   k.ifThen(k.less(token, prepared), [&] {
     result = prologue.emitToImage(image, kernel.interface.resultPointer(0), token,

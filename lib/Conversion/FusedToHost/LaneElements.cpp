@@ -61,8 +61,8 @@ void sluice::host::prefetchElements(KernelBuilder &k, const formats::PackedShape
   int64_t elementBytes = shape.chunkScales(0);
   Value ahead = k.add(place, kPrefetchBytes);
   Value inTile = k.less(ahead, k.index(elementBytes));
-  ahead = k.add(ahead,
-                k.select(inTile, k.index(0), k.index(tiles * shape.tileBytes() - elementBytes)));
+  ahead =
+      k.add(ahead, k.select(inTile, k.index(0), k.index(tiles * shape.tileBytes() - elementBytes)));
   Value pointer = k.outside(tile, ahead);
   for (int64_t byte = 0; byte < bytes; byte += kLineBytes)
     k.prefetch(k.outside(pointer, k.index(byte)), locality);
@@ -71,7 +71,8 @@ void sluice::host::prefetchElements(KernelBuilder &k, const formats::PackedShape
 kernels::GroupNumbers sluice::host::loadGroupNumbers(KernelBuilder &k,
                                                      const formats::PackedShape &shape, Value tile,
                                                      Value group, Value super,
-                                                     std::optional<bool> isOdd, int64_t prefetchedTiles) {
+                                                     std::optional<bool> isOdd,
+                                                     int64_t prefetchedTiles) {
   auto pointerTo = [&](int64_t section, Value place, Type element) {
     Value pointer = k.offset(k.offset(tile, section), k.mul(place, bytesOf(element) * kLanes));
     // The next tile's scales wait in the second cache.

@@ -63,8 +63,8 @@ private:
 inline constexpr int64_t kPrefetchBytes = 4096;
 inline constexpr int64_t kLineBytes = 64;
 
-/// Asks for `bytes` bytes of elements that will be needed kPrefetchBytes after those at byte `place`
-/// of the tile, in this tile or in the one `tiles` tiles behind it.
+/// Asks for `bytes` bytes of elements that will be needed kPrefetchBytes after those at byte
+/// `place` of the tile, in this tile or in the one `tiles` tiles behind it.
 void prefetchElements(KernelBuilder &k, const formats::PackedShape &shape, mlir::Value tile,
                       mlir::Value place, int64_t bytes, int64_t tiles, unsigned locality);
 

@@ -198,8 +198,7 @@ static void readGpu(const JsonField &root, TargetDescription &target) {
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
-  target.gpuTuning =
-      readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, stepKeys);
+  target.gpuTuning = readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, stepKeys);
   readSteps(root.at("tuning"), target);
   target.gpuTime = readTime<GpuTime>(root.at("time"), gpuTimeKeys, target);
 }
@@ -225,8 +224,7 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
       for (StringRef needed : known.features)
         if (!is_contained(target.features, needed))
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
-  target.cpuTuning =
-      readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, stepKeys);
+  target.cpuTuning = readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, stepKeys);
   readSteps(root.at("tuning"), target);
   target.cpuTime = readTime<CpuTime>(root.at("time"), cpuTimeKeys, target);
 }

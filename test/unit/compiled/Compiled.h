@@ -24,7 +24,8 @@ struct Compiled {
 
   void compile(const std::string &model, const std::string &weights, int64_t context,
                const std::string &target, const std::string &keyCache = "",
-               const std::string &valueCache = "", const std::string &prefill = "none", int64_t batch = 1) {
+               const std::string &valueCache = "", const std::string &prefill = "none",
+               int64_t batch = 1) {
     CompileOptions options;
     options.model = model;
     options.weights = weights;

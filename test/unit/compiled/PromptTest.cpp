@@ -67,9 +67,10 @@ static std::vector<Formats> allFormats() {
   // kernels of all are those of one token bit for bit is HostMatmulTest's.
   std::vector<Formats> all;
   for (const char *weights :
-       {"f32", "f16", "bf16", "fp8-g128", "fp8-channel", "int8-channel", "int8-g32-zp", "int4-g128",
-        "int3-g32", "int5-g32-n8", "int6-g64", "iq4-g32-n8", "q4_1", "q5_0", "q8_0", "q2_k", "q3_k",
-        "q5_k", "q6_k", "iq4_xs", "mxfp4", "nvfp4"})
+       {"f32",         "f16",       "bf16",     "fp8-g128",    "fp8-channel", "int8-channel",
+        "int8-g32-zp", "int4-g128", "int3-g32", "int5-g32-n8", "int6-g64",    "iq4-g32-n8",
+        "q4_1",        "q5_0",      "int8-g32", "q2_k",        "q3_k",        "q5_k",
+        "q6_k",        "iq4_xs",    "mxfp4",    "nvfp4"})
     all.push_back({weights, "f16", "f16"});
   for (const char *cache : {"bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"})
     all.push_back({"int8-g128", cache, cache});
@@ -139,8 +140,8 @@ TEST(Drafts, GiveTheSameTokens) {
     options.sampling.seed = 7;
     runtime::GenerateResult expected = generate(session, prompt, options);
     int64_t position = session.position();
-    for (runtime::Drafter *drafter : {static_cast<runtime::Drafter *>(&lookup),
-                                      static_cast<runtime::Drafter *>(&model)}) {
+    for (runtime::Drafter *drafter :
+         {static_cast<runtime::Drafter *>(&lookup), static_cast<runtime::Drafter *>(&model)}) {
       session.reset();
       options.drafter = drafter;
       runtime::GenerateResult found = generate(session, prompt, options);
@@ -245,9 +246,9 @@ TEST(SessionState, RefusesWhatIsNotItsOwn) {
     EXPECT_EQ(session.position(), 0);
   }
   EXPECT_NE(message([&] { session.load(path + ".missing"); }), "no error");
-  EXPECT_NE(message([&] { session.save(compiled.folder / "no/such/file"); })
-                .find("cannot be written"),
-            std::string::npos);
+  EXPECT_NE(
+      message([&] { session.save(compiled.folder / "no/such/file"); }).find("cannot be written"),
+      std::string::npos);
   session.seek(5);
   EXPECT_NE(message([&] { session.save(path); }).find("has skipped positions"), std::string::npos);
 }
