@@ -415,16 +415,25 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     for texts that are only scored, and for tokens that something guessed. It chooses none of them. Its T is the target's `verify_tokens`, or `verify`.
 
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
-      ...
-      %q:3 = fused.matvec %x weights(%w) segments [256, 128, 128] ... prologue { norm }
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x768xf32> {
+      %table = model.parameter @token_embd : tensor<2048x256xf16>
+      %w = model.parameter @w : !quantized.tensor<768x256xi8, group = 128, layout = lanes>
+      %x = fused.embedding %token, %table : tensor<1xi32>, tensor<2048x256xf16> -> tensor<1x256xf32>
+      %y = fused.matvec %x weights(%w) segments [768] : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128, layout = lanes> -> tensor<1x768xf32>
+      return %y : tensor<1x768xf32>
+    }
     ```
-    ==>
+    ==> (without an attention every row goes on to the end)
     ```mlir
-    func.func @prefill_64(%token: tensor<64xi32>, %position: tensor<64xi32>, %count: tensor<1xi32>) -> tensor<1x2048xf32> {
-      ...
-      %p = fused.prepare %x active(%count) : tensor<64x256xf32> -> !fused.prepared<64, 256, ...> prologue { norm }
-      %q:3 = fused.matmul %p active(%count) weights(%w) segments [256, 128, 128] ...
+    func.func @verify_64(%token: tensor<64xi32>, %position: tensor<64xi32>, %count: tensor<1xi32>) -> tensor<64x768xf32> {
+      %table = model.parameter @token_embd : tensor<2048x256xf16>
+      %w = model.parameter @w : !quantized.tensor<768x256xi8, group = 128, layout = lanes>
+      %x = fused.embedding %token, %table active(%count) : tensor<64xi32>, tensor<2048x256xf16> -> tensor<64x256xf32>
+      %p = fused.prepare %x active(%count) : tensor<64x256xf32> -> !fused.prepared<64, 256, for = [#quantized.encoding<i8, group = 128>]>
+      %y = fused.matmul %p active(%count) weights(%w) segments [768]
+          : !fused.prepared<64, 256, for = [#quantized.encoding<i8, group = 128>]>, !quantized.tensor<768x256xi8, group = 128, layout = lanes> -> tensor<64x768xf32>
+      return %y : tensor<64x768xf32>
+    }
     ```
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
