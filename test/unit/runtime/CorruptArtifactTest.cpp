@@ -285,6 +285,44 @@ const std::vector<Corruption> corruptions = {
      [](A &a) { a.plan["steps"] = {{"prefill", a.plan["steps"]["decode"]}}; },
      {},
      {"plan.json", "steps.decode is missing"}},
+    {"DecodeOfManyTokens",
+     [](A &a) { a.plan["steps"]["decode"]["tokens"] = 16; },
+     {},
+     {"plan.json", "steps.decode.tokens", "is for other steps"}},
+    {"StepWithoutTokens",
+     [](A &a) { a.plan["steps"]["prefill_16"] = a.plan["steps"]["decode"]; },
+     {},
+     {"plan.json", "steps.prefill_16.tokens is missing"}},
+    {"StepOfOneToken",
+     [](A &a) {
+       a.plan["steps"]["prefill_1"] = a.plan["steps"]["decode"];
+       a.plan["steps"]["prefill_1"]["tokens"] = 1;
+     },
+     {},
+     {"plan.json", "steps.prefill_1.tokens is 1", "from 2"}},
+    {"StepWithoutInputs",
+     [](A &a) {
+       a.plan["steps"]["prefill_16"] = a.plan["steps"]["decode"];
+       a.plan["steps"]["prefill_16"]["tokens"] = 16;
+     },
+     {},
+     {"plan.json", "there is no buffer \"tokens\""}},
+    {"AllLogitsWithoutBuffer",
+     [](A &a) {
+       a.plan["steps"]["verify_16"] = a.plan["steps"]["decode"];
+       a.plan["steps"]["verify_16"]["tokens"] = 16;
+       a.plan["steps"]["verify_16"]["all_logits"] = true;
+     },
+     {},
+     {"plan.json", "there is no buffer \"all_logits\""}},
+    {"BatchTooLarge",
+     [](A &a) { a.plan["model"]["batch"] = 65; },
+     {},
+     {"plan.json", "model.batch is 65", "from 1 to 64"}},
+    {"BatchWithoutRoom",
+     [](A &a) { a.plan["model"]["batch"] = 2; },
+     {},
+     {"plan.json", "buffer \"token\" is input, 1 x i32, expected input, 2 x i32"}},
     {"NegativeGrid",
      [](A &a) { launch(a, 0)["grid"] = -1; },
      {},
