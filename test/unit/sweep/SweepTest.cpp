@@ -135,7 +135,9 @@ std::string attentionText(const Shape &s) {
          ", tensor<1xi32> -> " + query + "\n  return %y : " + query + "\n}\n";
 }
 
-std::string productText(const Shape &s, const Format &format) {
+/// A function that takes what a product does, or with `isStep` @decode, which has a token and a
+/// position and loads the rest.
+std::string productText(const Shape &s, const Format &format, bool isStep = false) {
   std::string globals, arguments = "%x: " + tensor({1, s.columns}, "f32"), body, weights, types,
                        segments, sums, values, in = tensor({1, s.columns}, "f32");
   for (auto [number, rows] : llvm::enumerate(s.rows)) {
@@ -191,15 +193,36 @@ std::string productText(const Shape &s, const Format &format) {
     values = "  %a = fused.attention %y, @k, @v at %at scale 0.125 : " + half +
              ", tensor<1xi32> -> " + half + "\n";
   }
-  return globals + "func.func @f(" + arguments + ") -> " + result + " {\n" + body +
-         "  %y = fused.matvec %x weights(" + weights + ") segments [" + segments + "] : " + in +
-         types + " -> " + result + regions + "\n" + values + "  return " +
-         (values.empty() ? "%y" : "%a") + " : " + result + "\n}\n";
+  std::string header = "func.func @f(" + arguments + ") -> ";
+  if (isStep) {
+    header = "func.func @decode(%token: tensor<1xi32>, %at: tensor<1xi32>) -> ";
+    auto rows = [&](const std::string &name, int64_t width) {
+      std::string table = tensor({64, width}, "f16"), row = tensor({1, width}, "f32");
+      globals += "model.weight @" + name + ".rows : " + table + "\n";
+      body += "  %" + name + "e = model.parameter @" + name + ".rows : " + table + "\n  %" + name +
+              " = fused.embedding %token, %" + name + "e : tensor<1xi32>, " + table + " -> " + row +
+              "\n";
+    };
+    auto vector = [&](const std::string &name, const std::string &type, const std::string &op) {
+      globals += op + " : " + type + "\n";
+      body += "  %" + name + " = model.parameter @" + name + " : " + type + "\n";
+    };
+    rows("x", s.columns);
+    if (s.kind == Kind::Residual)
+      rows("h", s.rows[0]);
+    if (s.kind != Kind::Plain && s.kind != Kind::Residual)
+      vector("gain", tensor({s.columns}, "f32"), "model.weight @gain");
+    if (s.kind == Kind::QueryKeyValue)
+      vector("t", tensor({2048, s.headDim}, "f32"), "model.rope_table @t <theta = 10000.0>");
+  }
+  return globals + header + result + " {\n" + body + "  %y = fused.matvec %x weights(" + weights +
+         ") segments [" + segments + "] : " + in + types + " -> " + result + regions + "\n" +
+         values + "  return " + (values.empty() ? "%y" : "%a") + " : " + result + "\n}\n";
 }
 
 /// The first error of compiling `text` for a target; empty if there is none.
 std::string compile(const std::string &text, const TargetDescription &target,
-                    mlir::MLIRContext &context) {
+                    mlir::MLIRContext &context, llvm::ArrayRef<int64_t> tokens = {}) {
   std::string error;
   mlir::ScopedDiagnosticHandler handler(&context, [&](mlir::Diagnostic &diagnostic) {
     if (error.empty() && diagnostic.getSeverity() == mlir::DiagnosticSeverity::Error)
@@ -213,6 +236,13 @@ std::string compile(const std::string &text, const TargetDescription &target,
   mlir::PassManager pm(&context);
   pm.addPass(createFusedPackWeights({target.name}));
   pm.addPass(createFusedTileCaches({target.name}));
+  for (int64_t count : tokens) {
+    FusedDeriveStepsOptions steps;
+    steps.target = target.name;
+    steps.prefill = {0};
+    steps.verify = count;
+    pm.addPass(createFusedDeriveSteps(steps));
+  }
   pm.addPass(createFusedAssignSchedules({target.name}));
   if (target.isGpu())
     pm.addPass(createConvertFusedToGpu({target.name}));
@@ -268,6 +298,42 @@ TEST(Sweep, EveryShapeFormatAndTarget) {
             << targets.size() << " targets\n";
   for (auto &[reason, count] : refused)
     std::cout << "coverage: " << count << " refused: " << reason << "\n";
+}
+
+// The same of products of many tokens, for some of the models: for as many tokens as steps are
+// made.
+TEST(Sweep, EveryFormatAndTargetOfPrompts) {
+  mlir::DialectRegistry registry;
+  registry.insert<model::ModelDialect, quantized::QuantizedDialect, fused::FusedDialect,
+                  plan::PlanDialect, mlir::func::FuncDialect, mlir::arith::ArithDialect>();
+  mlir::MLIRContext context(registry, mlir::MLIRContext::Threading::DISABLED);
+  size_t tried = 0;
+  for (const std::string &name : targetNames()) {
+    TargetDescription target = llvm::cantFail(loadTarget(name));
+    if (!target.isGpu())
+      continue;
+    for (const Model &model : kModels) {
+      if (!llvm::is_contained({"GPT-2", "Llama-3-8B", "SmolLM2-135M", "OpenLLaMA-3B"},
+                              llvm::StringRef(model.name)))
+        continue;
+      for (const Shape &shape : shapesOf(model)) {
+        // A prompt's head has one row.
+        if (shape.isAttention() || shape.rows[0] == model.vocabulary)
+          continue;
+        for (const Format &format : allFormats()) {
+          if (format.element == "f32")
+            continue;
+          std::string text =
+              "module attributes {model.config = {context_length = 2048 : i64}} {\n" +
+              productText(shape, format, /*isStep=*/true) + "}\n";
+          std::string error = compile(text, target, context, target.prefillTokens.value);
+          EXPECT_EQ(error, "") << shape.describe() << ", " << format.name() << " for " << name;
+          ++tried;
+        }
+      }
+    }
+  }
+  std::cout << "coverage: " << tried << " products of many tokens\n";
 }
 
 } // namespace
