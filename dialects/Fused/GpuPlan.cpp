@@ -323,10 +323,14 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     if (failed(checkSplits(op, schedule, device)))
       return failure();
     // Two steps of floats at a time.
-    if (plan.stages % schedule.getSplits() || plan.grid % schedule.getSplits() ||
-        (!isInteger && plan.steps / schedule.getSplits() % 2))
+    int64_t splits = schedule.getSplits();
+    if (plan.stages % splits || plan.grid % splits || (!isInteger && plan.steps / splits % 2))
       return reject(op, schedule) << "splits must divide the blocks and the " << plan.stages
                                   << " stages";
+    if (splits > 1 &&
+        (plan.grid / splits < plan.rowGroups * plan.tokenTiles || plan.tileTokens % (4 * splits)))
+      return reject(op, schedule) << "splits need blocks for all tiles, which they divide by "
+                                     "multiples of 4 tokens";
   }
 
   for (const PackedPart &part : plan.parts)
@@ -340,7 +344,9 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   plan.stageBytes =
       llvm::alignTo(plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
   SharedRanges ranges;
-  plan.stagesRange = ranges.take(plan.ring * plan.stageBytes, 1024);
+  int64_t allSums =
+      schedule.getSplits() > 1 ? plan.rowTiles * plan.tileTokens * kSumBytes : int64_t(0);
+  plan.stagesRange = ranges.take(std::max(plan.ring * plan.stageBytes, allSums), 1024);
   plan.full = ranges.take(plan.ring * 8, 8);
   plan.empty = ranges.take(plan.ring * 8, 8);
   plan.sums = ranges.take(plan.slices * plan.rowTiles * set * plan.warpColumns * kSumBytes);

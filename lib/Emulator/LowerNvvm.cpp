@@ -130,6 +130,11 @@ static std::optional<sluice::ptx::WarpgroupProducts> parseProducts(LLVM::InlineA
 }
 
 Error Lowering::lowerInlineAsm(LLVM::InlineAsmOp op) {
+  if (op.getAsmString() == sluice::ptx::opaqueCopy &&
+      op.getConstraints() == sluice::ptx::opaqueCopyConstraints) {
+    replace(op, op.getOperands()[0]);
+    return Error::success();
+  }
   auto result =
       op.getRes() ? dyn_cast<LLVM::LLVMStructType>(op.getRes().getType()) : LLVM::LLVMStructType();
   if (!result || !op.getHasSideEffects())

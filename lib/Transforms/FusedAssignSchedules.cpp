@@ -218,9 +218,9 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
       continue;
     int64_t number = plan->rowGroups * plan->tokenTiles;
     // Blocks that would have no tile share those of others.
-    int64_t splits = 8;
-    while (splits > 1 &&
-           (number * splits > multiprocessors || plan->stages % splits || plan->steps / splits % 2))
+    int64_t splits = 2;
+    while (splits > 1 && (number * splits > multiprocessors || tokens % (4 * splits) ||
+                          plan->stages % splits || plan->steps / splits % 2))
       splits /= 2;
     return Choice{scheduleOf(std::min(multiprocessors, number), splits, stages),
                   formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of {4} "

@@ -88,6 +88,10 @@ inline std::string takeSumsConstraints(int64_t sums, bool isInteger) {
   return all + "~{memory}";
 }
 
+/// An i32 as it is, of which an optimizer knows nothing: what is computed from it stays behind it.
+inline constexpr char opaqueCopy[] = "mov.b32 $0, $1;";
+inline constexpr char opaqueCopyConstraints[] = "=r,r";
+
 /// The descriptor of a second operand at an address of shared memory, a multiple of 1024 bytes
 /// plus one of 32 below 128: rows of 128 bytes in the 128-byte swizzle, eight of them 1024 bytes
 /// apart (PTX ISA, "Matrix Descriptor Format"). Its low bits are (address % 2^18) / 16.

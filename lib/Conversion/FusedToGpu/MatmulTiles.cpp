@@ -181,42 +181,27 @@ void MatmulTiles::forEachSetOf(const Tile &tile, llvm::function_ref<void(int64_t
   }
 }
 
-void MatmulTiles::standBy(const Tile &tile) {
-  if (splits == 1)
-    return;
-  forEachSetOf(tile, [&](int64_t) {
-    for (int64_t times = 0; times < 2; ++times) {
-      k.clusterArrive();
-      k.clusterWait();
+void MatmulTiles::storeSums(Value to, ValueRange sums, int64_t rowTile, int64_t first) {
+  to = k.offset(k.at(to, k.shl(k.bitAnd(lane, 3), 1), kSumBytes), k.shl(k.shr(lane, 2), 3));
+  for (int64_t block = 0; block < image.setTokens / 8; ++block)
+    for (int64_t token = 0; token < 2; ++token) {
+      size_t low = sumNumber(rowTile, first / 8 + block, token);
+      k.store(k.vectorOf({sums[low], sums[low + 2]}), k.offset(to, (block * 8 + token) * kSumBytes),
+              8);
     }
-  });
 }
 
 LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sums) {
   LogicalResult result = success();
   int64_t set = image.setTokens, span = set * warpColumns, threads = warps * kWarp;
-  Value pair = k.shr(lane, 2), column = k.bitAnd(lane, 3);
-  auto meet = [&] {
-    if (splits == 1)
-      return k.barrier(1, threads);
-    k.clusterArrive();
-    k.clusterWait();
-  };
   forEachSetOf(tile, [&](int64_t first) {
     for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
       Value place = k.add(k.mul(slice, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
-      place = k.add(k.mul(place, span), k.add(k.mul(columnWarp, set), k.shl(column, 1)));
-      Value to = k.offset(k.at(partialSums, place, kSumBytes), k.shl(pair, 3));
-      for (int64_t block = 0; block < set / 8; ++block)
-        for (int64_t token = 0; token < 2; ++token) {
-          size_t low = sumNumber(rowTile, first / 8 + block, token);
-          k.store(k.vectorOf({sums[low], sums[low + 2]}),
-                  k.offset(to, (block * 8 + token) * kSumBytes), 8);
-        }
+      place = k.add(k.mul(place, span), k.mul(columnWarp, set));
+      storeSums(k.at(partialSums, place, kSumBytes), sums, rowTile, first);
     }
-    meet();
-    Value firstItem = splits == 1 ? thread : k.add(thread, k.mul(rank, threads));
-    k.loop(firstItem, k.constI32(8 * rowTiles * span), threads * splits, [&](Value item) {
+    k.barrier(1, threads);
+    k.loop(thread, k.constI32(8 * rowTiles * span), threads, [&](Value item) {
       Value row = k.bitAnd(item, 7), rest = k.shr(item, 3);
       Value inBlock = k.rem(rest, rowTiles), inSpan = k.div(rest, rowTiles);
       Value token = k.add(k.mul(tile.tokenTile, tileTokens), first);
@@ -230,14 +215,11 @@ LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sum
         Value place = k.add(k.mul(inBlock, span), inSpan);
         Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(row, 3));
         Value low, high;
-        for (int64_t split = 0; split < splits; ++split) {
-          Value there = splits == 1 ? from : k.ofBlock(from, k.constI32(split));
-          for (int64_t part = 0; part < slices; ++part) {
-            Values both = k.lanes(
-                k.load(k.vec(2, k.f32()), k.offset(there, part * rowTiles * span * kSumBytes), 8));
-            low = low ? k.addF(low, both[0]) : both[0];
-            high = high ? k.addF(high, both[1]) : both[1];
-          }
+        for (int64_t part = 0; part < slices; ++part) {
+          Values both = k.lanes(
+              k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
+          low = low ? k.addF(low, both[0]) : both[0];
+          high = high ? k.addF(high, both[1]) : both[1];
         }
         kernels::emitForSegment(k, segments, number, [&](size_t n, Value inSegment) {
           if (succeeded(result))
@@ -246,7 +228,7 @@ LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sum
         });
       });
     });
-    meet(); // before the next sums come to the same place
+    k.barrier(1, threads); // before the next sums come to the same place
   });
   return result;
 }

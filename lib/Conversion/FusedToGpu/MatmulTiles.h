@@ -70,9 +70,10 @@ protected:
                    int64_t number);
   /// Runs `body` for the sets of a tile that have active tokens, with their first one.
   void forEachSetOf(const Tile &tile, llvm::function_ref<void(int64_t first)> body);
+  /// Writes a warp's sums of a set to shared memory, [token][8 pairs of rows].
+  void storeSums(Value to, mlir::ValueRange sums, int64_t rowTile, int64_t first);
+  /// Runs the epilogue for a tile whose sums the block's threads have.
   mlir::LogicalResult finish(Value thread, const Tile &tile, mlir::ValueRange sums);
-  /// What the threads do meanwhile that have no sums, where blocks share a tile's columns.
-  void standBy(const Tile &tile);
 
   Kernel &kernel;
   DeviceBuilder &k;

@@ -16,6 +16,8 @@
 
 #include "MatmulTiles.h"
 
+#include "llvm/Support/SaveAndRestore.h"
+
 #include <deque>
 
 using namespace mlir;
@@ -59,6 +61,21 @@ private:
   LogicalResult consume(Value thread);
   Values multiplyIntegers(const Tile &tile, Value &slot, Value &parity);
   Values multiplyFloats(Value &slot, Value &parity);
+  /// Runs the epilogue for tokens `first` to `last` of a tile, for the warp's rows, whose sums of
+  /// them lie at `from`, of the blocks that share the tile each a part.
+  LogicalResult finishTokens(const Tile &tile, Value from, Value first, int64_t tokens);
+  LogicalResult finish(const Tile &tile, ValueRange sums);
+  Value opaque(Value x) {
+    return LLVM::InlineAsmOp::create(
+               k.b, k.loc, k.i32(), x, ptx::opaqueCopy, ptx::opaqueCopyConstraints,
+               /*has_side_effects=*/true, /*is_align_stack=*/false, LLVM::TailCallKind::None,
+               LLVM::AsmDialectAttr::get(k.b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
+        .getRes();
+  }
+  void meetCluster() {
+    k.clusterArrive();
+    k.clusterWait();
+  }
 
   Stage waitForStage(Value slot, Value parity);
   void release(Value slot, Value condition = {});
@@ -180,7 +197,10 @@ void WgmmaKernel::produce(Value warp) {
           stageRing().advance(slot, parity, 1);
           return Values{slot, parity};
         });
-    standBy(tile);
+    if (splits > 1) { // as those that have sums
+      meetCluster();
+      meetCluster();
+    }
     return Values{end[0], end[1], zero};
   });
 }
@@ -237,16 +257,13 @@ WgmmaKernel::Values WgmmaKernel::add(const Group &group, int64_t pending, Values
   int64_t blocks = image.setTokens / 8, first = group.set * blocks;
   bool hasZeros = !numbers.zeros.empty();
   auto blockCount = static_cast<int64_t>(step.numbers.size());
-  Values factors;
-  SmallVector<Values> inputSums(blocks);
+  SmallVector<Values> steps(blocks), inputSums(blocks);
   for (int64_t block = 0; block < blocks; ++block) {
-    Values steps = loadPair(step.stage, scalesAt, k.constI32(step.inStage), first + block, k.f32());
+    steps[block] = loadPair(step.stage, scalesAt, k.constI32(step.inStage), first + block, k.f32());
     if (hasZeros)
       inputSums[block] =
           loadPair(step.stage, sumsAt, k.constI32(step.inStage * blockCount + group.number),
                    first + block, k.i32());
-    for (int64_t n = 0; n < 4; ++n)
-      factors.push_back(k.mulF(numbers.scales[n / 2], steps[n % 2]));
   }
   k.waitForProducts(pending);
   Values results = k.takeSums(group.results);
@@ -255,13 +272,13 @@ WgmmaKernel::Values WgmmaKernel::add(const Group &group, int64_t pending, Values
       Value &sum = sums[sumNumber(0, first + block, n)];
       Value exact = exactFloat(results[8 * block + n], results[8 * block + 4 + n], numbers,
                                inputSums[block], n);
-      sum = k.fma(exact, factors[4 * block + n], sum);
+      sum = k.fma(exact, k.mulF(numbers.scales[n / 2], steps[block][n % 2]), sum);
     }
   return results;
 }
 
 WgmmaKernel::Values WgmmaKernel::multiplyIntegers(const Tile &tile, Value &slot, Value &parity) {
-  int64_t unit = ownSteps() % 2 ? 1 : 2; // steps of a pipeline
+  int64_t unit = stageSteps; // steps of a pipeline
   int64_t sets = tileTokens / image.setTokens;
   Value row = k.add(k.mul(tile.rowGroup, rowTiles), rowWarp);
   Value weights = weightPointer(k.min(row, k.constI32(tiles - 1)));
@@ -407,6 +424,84 @@ WgmmaKernel::Values WgmmaKernel::multiplyFloats(Value &slot, Value &parity) {
   return Values(end.begin() + 3, end.end());
 }
 
+//===----------------------------------------------------------------------===//
+// Results
+//===----------------------------------------------------------------------===//
+
+LogicalResult WgmmaKernel::finishTokens(const Tile &tile, Value from, Value first, int64_t tokens) {
+  LogicalResult result = success();
+  // A lane has one pair of rows; loads of several tokens are under way at once.
+  int64_t perPass = kWarp / 8, passes = std::min<int64_t>(4, tokens / perPass);
+  Value row = k.bitAnd(lane, 7), number = k.add(k.mul(tile.rowGroup, rowTiles), rowWarp);
+  from = k.offset(from, k.shl(row, 3));
+  Value firstToken = k.add(k.mul(tile.tokenTile, tileTokens), first);
+  k.ifThen(k.less(number, k.constI32(tiles)), [&] {
+    kernels::emitForSegment(k, segments, number, [&](size_t segment, Value inSegment) {
+      k.loop(k.shr(lane, 3), k.constI32(tokens), perPass * passes, [&](Value start) {
+        struct Item {
+          Value token, low, high;
+          EpilogueLoads loads;
+        };
+        SmallVector<Item> items(passes);
+        for (auto [pass, item] : llvm::enumerate(items)) {
+          Value inRange = k.add(start, static_cast<int64_t>(pass) * perPass);
+          Value place = k.at(from, inRange, kSumBytes);
+          for (int64_t split = 0; split < splits; ++split) {
+            Value there = splits == 1 ? place : k.ofBlock(place, k.constI32(split));
+            Values both = k.lanes(k.load(k.vec(2, k.f32()), there, 8));
+            item.low = item.low ? k.addF(item.low, both[0]) : both[0];
+            item.high = item.high ? k.addF(item.high, both[1]) : both[1];
+          }
+          item.token = k.add(firstToken, inRange);
+          Value existing = k.min(item.token, k.sub(active, 1));
+          for (bool fresh : {false, true})
+            preloadEpilogue(kernel, op, segments[segment], inSegment, row, existing, fresh,
+                            item.loads);
+        }
+        for (Item &item : items)
+          k.ifThen(k.less(item.token, active), [&] {
+            if (succeeded(result))
+              result = emitEpilogue(kernel, op, segments[segment], inSegment, row, item.low,
+                                    item.high, item.token, item.loads);
+          });
+      });
+    });
+  });
+  return result;
+}
+
+LogicalResult WgmmaKernel::finish(const Tile &tile, ValueRange sums) {
+  LogicalResult result = success();
+  // Else what the epilogue computes from them is computed before all tiles, and takes the registers
+  // that the products need.
+  llvm::SaveAndRestore keptLane(lane, opaque(lane)), keptWarp(rowWarp, opaque(rowWarp)),
+      keptActive(active, opaque(active));
+  int64_t set = image.setTokens;
+  if (splits == 1) {
+    // A warp needs no other one.
+    Value own = k.at(partialSums, k.mul(rowWarp, set), kSumBytes);
+    forEachSetOf(tile, [&](int64_t first) {
+      storeSums(own, sums, /*rowTile=*/0, first);
+      k.syncWarp();
+      if (succeeded(result))
+        result = finishTokens(tile, own, k.constI32(first), set);
+      k.syncWarp();
+    });
+    return result;
+  }
+  // The cluster's only tile: its stages have been read, and their memory takes all sums.
+  k.barrier(1, warps * kWarp);
+  Value own = k.at(stagesAt, k.mul(rowWarp, tileTokens), kSumBytes);
+  for (int64_t first = 0; first < tileTokens; first += set)
+    storeSums(k.offset(own, first * kSumBytes), sums, /*rowTile=*/0, first);
+  meetCluster();
+  int64_t share = tileTokens / splits;
+  Value first = k.mul(rank, share);
+  result = finishTokens(tile, k.at(own, first, kSumBytes), first, share);
+  meetCluster();
+  return result;
+}
+
 LogicalResult WgmmaKernel::consume(Value thread) {
   rowWarp = k.shr(thread, 5);
   columnWarp = slice = k.constI32(0);
@@ -418,7 +513,7 @@ LogicalResult WgmmaKernel::consume(Value thread) {
     Value slot = carried[0], parity = carried[1];
     Values sums = isInteger() ? multiplyIntegers(tile, slot, parity) : multiplyFloats(slot, parity);
     if (succeeded(result))
-      result = finish(thread, tile, sums);
+      result = finish(tile, sums);
     return Values{slot, parity};
   });
   return result;
