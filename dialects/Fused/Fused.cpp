@@ -25,8 +25,8 @@ using sluice::quantized::printRowOrders;
 
 /// `, held = 14, rows = 128`: those that are not what they are without being named.
 static ParseResult parseGpuScheduleOptions(AsmParser &parser, int64_t &held, int64_t &resident,
-                                           int64_t &rows, int64_t &tokens) {
-  held = rows = tokens = 0;
+                                           int64_t &rows, int64_t &tokens, int64_t &warpgroups) {
+  held = rows = tokens = warpgroups = 0;
   resident = 1;
   while (succeeded(parser.parseOptionalComma())) {
     StringRef name;
@@ -38,16 +38,17 @@ static ParseResult parseGpuScheduleOptions(AsmParser &parser, int64_t &held, int
                           .Case("resident", &resident)
                           .Case("rows", &rows)
                           .Case("tokens", &tokens)
+                          .Case("warpgroups", &warpgroups)
                           .Default(nullptr);
     if (!option)
-      return parser.emitError(place) << "expected held, resident, rows or tokens";
+      return parser.emitError(place) << "expected held, resident, rows, tokens or warpgroups";
     if (parser.parseEqual() || parser.parseInteger(*option))
       return failure();
   }
   return success();
 }
 static void printGpuScheduleOptions(AsmPrinter &printer, int64_t held, int64_t resident,
-                                    int64_t rows, int64_t tokens) {
+                                    int64_t rows, int64_t tokens, int64_t warpgroups) {
   auto print = [&](StringRef name, int64_t value, int64_t usual) {
     if (value != usual)
       printer << ", " << name << " = " << value;
@@ -56,6 +57,7 @@ static void printGpuScheduleOptions(AsmPrinter &printer, int64_t held, int64_t r
   print("resident", resident, 1);
   print("rows", rows, 0);
   print("tokens", tokens, 0);
+  print("warpgroups", warpgroups, 0);
 }
 
 #include "dialects/Fused/FusedDialect.cpp.inc"
@@ -95,7 +97,7 @@ LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
                                       int64_t warps, int64_t stages, int64_t inFlight,
                                       int64_t columns, int64_t splits, StringRef early,
                                       int64_t held, int64_t resident, int64_t rows,
-                                      int64_t tokens) {
+                                      int64_t tokens, int64_t warpgroups) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
   // What kernels compute with, and more than any shared memory holds.
@@ -111,6 +113,9 @@ LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitErr
     return emitError() << "held must not be negative, found " << held;
   if (resident < 1 || resident > 2)
     return emitError() << "resident must be 1 or 2, found " << resident;
+  if (warpgroups && warps != 4 * warpgroups)
+    return emitError() << "a warpgroup has 4 warps, found " << warpgroups << " of " << warps
+                       << " warps";
   if (rows < 0 || tokens < 0 || rows > most || tokens > most)
     return emitError() << "rows and tokens must be 0 to " << most << ", found " << rows << " and "
                        << tokens;

@@ -57,6 +57,7 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
     - `resident`: blocks of a product for which a multiprocessor's registers have to suffice, 1 or 2: with 2 the assembler uses so few that a block of attention finds room
       beside one of the product, and each of them starts while the other one still runs.
     - `rows`, `tokens`: of a product of many tokens, what a block computes at a time; 0 for others.
+    - `warpgroups`: of a product of many tokens, the groups of four consuming warps that multiply with `wgmma` (four more warps copy); 0: the warps multiply alone, with `mma`.
 
     Sampling reads `splits`, `blocks` and `warps` only, an embedding `blocks` and `warps`. What a schedule means in detail, shared memory included, is
     dialects/Fused/GpuPlan.h.
@@ -67,10 +68,11 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
   }];
   let parameters = (ins "int64_t":$blocks, "int64_t":$warps, "int64_t":$stages, "int64_t":$inFlight, "int64_t":$columns, "int64_t":$splits,
                         StringRefParameter<"none, weights or cache">:$early, DefaultValuedParameter<"int64_t", "0">:$held, DefaultValuedParameter<"int64_t", "1">:$resident,
-                        DefaultValuedParameter<"int64_t", "0">:$rows, DefaultValuedParameter<"int64_t", "0">:$tokens);
+                        DefaultValuedParameter<"int64_t", "0">:$rows, DefaultValuedParameter<"int64_t", "0">:$tokens,
+                        DefaultValuedParameter<"int64_t", "0">:$warpgroups);
   let assemblyFormat = [{
     `<` `blocks` `=` $blocks `,` `warps` `=` $warps `,` `stages` `=` $stages `,` `in_flight` `=` $inFlight `,` `columns` `=` $columns `,`
-    `splits` `=` $splits `,` `early` `=` $early `` custom<GpuScheduleOptions>($held, $resident, $rows, $tokens) `>`
+    `splits` `=` $splits `,` `early` `=` $early `` custom<GpuScheduleOptions>($held, $resident, $rows, $tokens, $warpgroups) `>`
   }];
   let genVerifyDecl = 1;
 }

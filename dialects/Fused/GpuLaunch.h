@@ -19,6 +19,8 @@ struct GpuDevice {
   int64_t sharedBytes = 0;
   /// Whether blocks form clusters, and single threads copy whole stages.
   bool bulkCopies = false;
+  /// Whether warpgroups multiply (`wgmma`): sm_90a.
+  bool warpgroups = false;
 };
 
 /// How a kernel is launched, except for its name.

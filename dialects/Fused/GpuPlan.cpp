@@ -219,6 +219,23 @@ int64_t MatmulPlan::bytesOf(const PackedPart &part, int64_t stage) const {
                   part.shape.chunkElements(column / chunk) - column % chunk * perColumn);
 }
 
+std::optional<std::string> MatmulPlan::warpgroupProblem(MatmulOp op, const GpuDevice &device) {
+  if (!device.warpgroups)
+    return device.arch + " has no instructions for them";
+  auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
+    return "weights in records are made into operands anew";
+  formats::Encoding format = type.getEncoding().getValue();
+  if (format.isScaled() && !format.isInteger())
+    return "weights of " + format.name() + " are not multiplied as they are";
+  // Two steps of floats at a time.
+  constexpr int64_t columns = formats::activationGroup;
+  if (op.getColumns() % columns)
+    return std::to_string(op.getColumns()) + " columns are no multiple of " +
+           std::to_string(columns);
+  return std::nullopt;
+}
+
 FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
                                       const GpuDevice &device) {
   FailureOr<SmallVector<PackedPart, 1>> parts = packedParts(op);
@@ -261,7 +278,18 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << "tokens must be a multiple of " << set;
   plan.tokenTiles = llvm::divideCeil(plan.image.paddedTokens, plan.tileTokens);
   plan.early = plan.tokenTiles == 1 && plan.overlap;
-  plan.warpTokens = std::min(plan.tileTokens, kWarpTokens);
+  plan.wgmma = schedule.getWarpgroups() > 0;
+  if (plan.wgmma) {
+    auto refuse = [&] { return reject(op, schedule) << "warpgroups do not multiply: "; };
+    if (std::optional<std::string> problem = warpgroupProblem(op, device))
+      return refuse() << *problem;
+    if (plan.rowTiles != plan.warps)
+      return refuse() << "each has 64 rows";
+    if (plan.image.paddedTokens % plan.tileTokens || plan.tileTokens > PreparedImage::kTileTokens)
+      return refuse() << "tiles must be whole, and have " << PreparedImage::kTileTokens
+                      << " tokens at most";
+  }
+  plan.warpTokens = plan.wgmma ? plan.tileTokens : std::min(plan.tileTokens, kWarpTokens);
   plan.warpColumns = plan.tileTokens / plan.warpTokens;
   if (plan.tileTokens % plan.warpTokens || plan.warps % plan.warpColumns)
     return reject(op, schedule) << plan.tileTokens << " tokens cannot be divided among "
@@ -286,6 +314,24 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
       plan.shape.layout().columns % schedule.getColumns())
     return reject(op, schedule) << "its weight is packed in chunks of "
                                 << plan.shape.layout().columns << " columns";
+  if (plan.wgmma) {
+    bool isInteger = format.isInteger();
+    if (plan.stageSteps > (isInteger ? 2 : 1) || plan.steps % plan.stageSteps ||
+        plan.shape.layout().columns % schedule.getColumns())
+      return reject(op, schedule) << "warpgroups take stages of " << plan.stepColumns
+                                  << (isInteger ? " or 256" : "") << " columns, all of them whole";
+    if (failed(checkSplits(op, schedule, device)))
+      return failure();
+    // Two steps of floats at a time.
+    int64_t splits = schedule.getSplits();
+    if (plan.stages % splits || plan.grid % splits || (!isInteger && plan.steps / splits % 2))
+      return reject(op, schedule) << "splits must divide the blocks and the " << plan.stages
+                                  << " stages";
+    if (splits > 1 &&
+        (plan.grid / splits < plan.rowGroups * plan.tokenTiles || plan.tileTokens % (4 * splits)))
+      return reject(op, schedule) << "splits need blocks for all tiles, which they divide by "
+                                     "multiples of 4 tokens";
+  }
 
   for (const PackedPart &part : plan.parts)
     plan.weightBytes = std::max(plan.weightBytes, plan.bytesOf(part, 0));
@@ -298,7 +344,9 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   plan.stageBytes =
       llvm::alignTo(plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
   SharedRanges ranges;
-  plan.stagesRange = ranges.take(plan.ring * plan.stageBytes, 1024);
+  int64_t allSums =
+      schedule.getSplits() > 1 ? plan.rowTiles * plan.tileTokens * kSumBytes : int64_t(0);
+  plan.stagesRange = ranges.take(std::max(plan.ring * plan.stageBytes, allSums), 1024);
   plan.full = ranges.take(plan.ring * 8, 8);
   plan.empty = ranges.take(plan.ring * 8, 8);
   plan.sums = ranges.take(plan.slices * plan.rowTiles * set * plan.warpColumns * kSumBytes);
@@ -311,7 +359,7 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
 GpuLaunch MatmulPlan::launch() const {
   GpuLaunch launch;
   launch.grid = grid;
-  launch.block = (warps + 1) * kWarpThreads;
+  launch.block = threads();
   launch.shared = shared;
   launch.resident = 1;
   launch.overlap = overlap;
@@ -322,7 +370,9 @@ FailureOr<GpuLaunch> MatmulOp::planGpuLaunch(GpuScheduleAttr schedule, const Gpu
   FailureOr<MatmulPlan> plan = MatmulPlan::get(*this, schedule, device);
   if (failed(plan) || failed(checkShared(*this, schedule, plan->shared, device)))
     return failure();
-  return plan->launch();
+  GpuLaunch launch = plan->launch();
+  launch.cluster = plan->wgmma ? schedule.getSplits() : 1;
+  return launch;
 }
 
 //===----------------------------------------------------------------------===//

@@ -140,6 +140,8 @@ struct PreparePlan {
 ///
 ///     stage:  | activations [pieces] | weights [rowTiles] | activation scales | input sums |
 struct MatmulPlan {
+  /// What keeps warpgroups from multiplying this product; nothing if they can.
+  static std::optional<std::string> warpgroupProblem(MatmulOp op, const GpuDevice &device);
   /// As ProductPlan::get.
   static mlir::FailureOr<MatmulPlan> get(MatmulOp op, GpuScheduleAttr schedule,
                                          const GpuDevice &device);
@@ -154,6 +156,10 @@ struct MatmulPlan {
   formats::PackedShape shape; ///< the first part's
   PreparedImage image;
   bool records = false, overlap = false, early = false;
+  /// Whether a warpgroup multiplies 64 rows by a tile's tokens at a time (wgmma), and four warps
+  /// copy. Then all stages are alike.
+  bool wgmma = false;
+  static constexpr int64_t kGroupWarps = 4;
   int64_t grid = 0, warps = 0, ring = 0;
   int64_t tiles = 0; ///< of 16 rows
   int64_t rowTiles = 0, rowGroups = 0;
@@ -175,6 +181,7 @@ struct MatmulPlan {
   static constexpr int64_t kScratchBytes = kOperandBytes + 4 * 8 * kUnitBytes;
   int64_t shared = 0; ///< bytes in all
 
+  int64_t threads() const { return (warps + (wgmma ? kGroupWarps : 1)) * kWarpThreads; }
   int64_t stageColumns() const { return stageSteps * stepColumns; }
   int64_t lastStageSteps() const { return steps - (stages - 1) * stageSteps; }
   /// Bytes of a stage of 16 rows of a part's weights.

@@ -49,8 +49,9 @@ struct PreparedShape {
 /// A prepared input of a GPU: pieces of columns as products have them in shared memory, so that a
 /// piece of any number of neighbouring tokens is one copy.
 ///
-/// Tokens are padded to whole sets. Those of the last set that has an active token, but are not
-/// active themselves, are zeros; the sets behind it are not written. Columns are padded with zeros.
+/// Tokens are padded to whole sets. Those of the last tile (of kTileTokens) that has an active
+/// token, but are not active themselves, are zeros; the tiles behind it are not written. Columns
+/// are padded with zeros.
 ///
 /// Eight tokens (`t` = token % 8) of a piece are rows of 128 bytes. Bytes 16 c to 16 c + 15 of row
 /// t lie at place c ^ t, the 128-byte swizzle of `wgmma` and of tensor copies (PTX ISA, "Shared
@@ -66,6 +67,8 @@ struct PreparedShape {
 struct PreparedImage {
   /// Tokens of a set at most.
   static constexpr int64_t kSetTokens = 32;
+  /// Tokens of a tile of a product at most.
+  static constexpr int64_t kTileTokens = 128;
 
   formats::Encoding format; ///< of the first weight
   int64_t tokens = 0, columns = 0;

@@ -242,6 +242,8 @@ Error Lowering::lowerOperation(Operation *op) {
   }
   if (auto intrinsic = dyn_cast<LLVM::CallIntrinsicOp>(op))
     return lowerIntrinsic(intrinsic);
+  if (auto assembly = dyn_cast<LLVM::InlineAsmOp>(op))
+    return lowerInlineAsm(assembly);
   if (isa<LLVM::UnreachableOp>(op)) {
     call("trap", Type(), {}, op);
     return Error::success();

@@ -110,9 +110,75 @@ Error Lowering::lowerInlinePtx(NVVM::InlinePtxOp op) {
   return unsupported(op, "\"" + op.getPtxCode() + "\"");
 }
 
-Value Lowering::fourRegisters(Value registers, LLVM::LLVMStructType type) {
+/// The products that an assembly text stands for.
+static std::optional<sluice::ptx::WarpgroupProducts> parseProducts(LLVM::InlineAsmOp op) {
+  using sluice::ptx::WarpgroupProducts;
+  auto result = dyn_cast_or_null<LLVM::LLVMStructType>(op.getRes().getType());
+  if (!result)
+    return std::nullopt;
+  auto sums = static_cast<int64_t>(result.getBody().size());
+  for (auto kind :
+       {WarpgroupProducts::Kind::S8, WarpgroupProducts::Kind::F16, WarpgroupProducts::Kind::BF16})
+    for (bool accumulates : {false, true})
+      for (int64_t products = 1; products <= 4; ++products) {
+        WarpgroupProducts candidate{kind, 2 * sums, products, accumulates};
+        if (op.getAsmString() == candidate.text() &&
+            op.getConstraints() == candidate.constraints())
+          return candidate;
+      }
+  return std::nullopt;
+}
+
+Error Lowering::lowerInlineAsm(LLVM::InlineAsmOp op) {
+  if (op.getAsmString() == sluice::ptx::opaqueCopy &&
+      op.getConstraints() == sluice::ptx::opaqueCopyConstraints) {
+    replace(op, op.getOperands()[0]);
+    return Error::success();
+  }
+  auto result =
+      op.getRes() ? dyn_cast<LLVM::LLVMStructType>(op.getRes().getType()) : LLVM::LLVMStructType();
+  if (!result || !op.getHasSideEffects())
+    return unsupported(op, "\"" + op.getAsmString() + "\"");
+  auto words = [](Type type) { return type.isInteger(64) ? 2 : 1; };
+  int64_t count = 0;
+  for (Value operand : op.getOperands())
+    count += words(operand.getType());
+  Value in = registers(count);
+  int32_t slot = 0;
+  auto storeOperands = [&] {
+    for (Value operand : op.getOperands()) {
+      Value at = LLVM::GEPOp::create(builder, location, pointer(), i32(), in,
+                                     ArrayRef<LLVM::GEPArg>{slot});
+      slot += words(operand.getType());
+      LLVM::StoreOp::create(builder, location,
+                            operand.getType().isInteger(64) ? operand : toI32(operand), at,
+                            /*alignment=*/4);
+    }
+  };
+  if (op.getAsmString() == sluice::ptx::takeSums &&
+      op.getConstraints() ==
+          sluice::ptx::takeSumsConstraints(count, result.getBody().front().isInteger())) {
+    storeOperands();
+    call("take_sums", Type(), {constant(count), in}, op);
+    replace(op, structOf(in, result));
+    return Error::success();
+  }
+  std::optional<sluice::ptx::WarpgroupProducts> products = parseProducts(op);
+  if (!products)
+    return unsupported(op, "\"" + op.getAsmString() + "\"");
+  storeOperands();
+  Value out = registers(products->sums());
+  call("start_products", Type(),
+       {constant(int64_t(products->kind)), constant(products->columns),
+        constant(products->products), constant(products->accumulates), in, out},
+       op);
+  replace(op, structOf(out, result));
+  return Error::success();
+}
+
+Value Lowering::structOf(Value registers, LLVM::LLVMStructType type) {
   Value whole = LLVM::UndefOp::create(builder, location, type);
-  for (int32_t i = 0; i < 4; ++i) {
+  for (int32_t i = 0, e = type.getBody().size(); i < e; ++i) {
     Value at = LLVM::GEPOp::create(builder, location, pointer(), i32(), registers,
                                    ArrayRef<LLVM::GEPArg>{i});
     Value bits = fromI32(LLVM::LoadOp::create(builder, location, i32(), at), type.getBody()[i]);
@@ -180,7 +246,7 @@ Error Lowering::lowerMma(NVVM::MmaOp op) {
       LLVM::StoreOp::create(builder, location, toI32(operand), at);
     }
   call("mma", Type(), {constant(int64_t(*kind)), in, out}, op);
-  replace(op, fourRegisters(out, result));
+  replace(op, structOf(out, result));
   return Error::success();
 }
 
@@ -192,7 +258,7 @@ Error Lowering::lowerLdMatrix(NVVM::LdMatrixOp op) {
     return unsupported(op, "in another form than four matrices of 8 x 8 16-bit elements, by rows");
   Value out = registers(4);
   call("ldmatrix", Type(), {generic(op.getPtr()), out}, op);
-  replace(op, fourRegisters(out, result));
+  replace(op, structOf(out, result));
   return Error::success();
 }
 
@@ -233,6 +299,14 @@ Error Lowering::lowerNvvm(Operation *op) {
       .Case([&](NVVM::InlinePtxOp inlined) -> Error { return lowerInlinePtx(inlined); })
       .Case([&](NVVM::MmaOp mma) -> Error { return lowerMma(mma); })
       .Case([&](NVVM::LdMatrixOp load) -> Error { return lowerLdMatrix(load); })
+      .Case([&](NVVM::WgmmaWaitGroupSyncOp wait) -> Error {
+        call("wait_products", Type(), {constant(wait.getGroup())}, op);
+        return done();
+      })
+      .Case([&](NVVM::SetMaxRegisterOp set) -> Error {
+        call("set_registers", Type(), {constant(set.getRegCount())}, op);
+        return done();
+      })
       .Case([&](NVVM::RcpApproxFtzF32Op rcp) -> Error {
         Value one = LLVM::ConstantOp::create(builder, location, rcp.getType(),
                                              builder.getF32FloatAttr(1.0f));

@@ -36,6 +36,7 @@ private:
   llvm::Error lowerNvvm(mlir::Operation *op);
   llvm::Error lowerIntrinsic(mlir::LLVM::CallIntrinsicOp op);
   llvm::Error lowerInlinePtx(mlir::NVVM::InlinePtxOp op);
+  llvm::Error lowerInlineAsm(mlir::LLVM::InlineAsmOp op);
   llvm::Error lowerMma(mlir::NVVM::MmaOp op);
   llvm::Error lowerLdMatrix(mlir::NVVM::LdMatrixOp op);
   llvm::Error checkRecursion();
@@ -89,8 +90,8 @@ private:
     builder.setInsertionPointToStart(&function.getBody().front());
     return mlir::LLVM::AllocaOp::create(builder, location, pointer(), i32(), constant(words), 4);
   }
-  /// The four registers at `registers` as a struct of that type.
-  mlir::Value fourRegisters(mlir::Value registers, mlir::LLVM::LLVMStructType type);
+  /// The registers at `registers` as a struct of that type.
+  mlir::Value structOf(mlir::Value registers, mlir::LLVM::LLVMStructType type);
   uint32_t idOf(mlir::Operation *op) {
     locations.push_back(describe(op));
     return locations.size() - 1;

@@ -60,6 +60,14 @@ public:
   /// Lets the other lanes of the mask go on with their results.
   void completeWarp(Thread &thread, uint32_t mask);
 
+  /// Products of a warpgroup. `operands` are those of ptx::WarpgroupProducts, each in as many words
+  /// as it has. Until they are taken, sums are the number of their group.
+  void startProducts(Thread &thread, uint32_t location, const ptx::WarpgroupProducts &shape,
+                     const uint32_t *operands, uint32_t *sums);
+  void waitForProducts(Thread &thread, uint32_t location, uint32_t pending);
+  void takeSums(Thread &thread, uint32_t location, uint32_t count, uint32_t *sums);
+  void setRegisters(Thread &thread, uint32_t location, uint32_t count);
+
   void mbarrierInit(Thread &thread, uint32_t location, void *address, uint32_t count);
   void mbarrierInvalidate(Thread &thread, uint32_t location, void *address);
   uint64_t mbarrierArrive(Thread &thread, uint32_t location, void *address, uint32_t count,
@@ -134,6 +142,7 @@ private:
   static void writeCopy(const Copy &copy, uint32_t actor, uint32_t clock);
   void completeNamedBarrier(Block &block, uint32_t id);
   void completeClusterBarrier(Cluster &cluster);
+  void computeProducts(Thread &thread, Warpgroup &warpgroup, ProductGroup &group);
 
   Options options;
   std::vector<std::string> &locations;

@@ -331,6 +331,30 @@ void ldmatrix(Thread *thread, uint32_t location, void *row, uint32_t *results) {
   std::memcpy(results, thread->results, sizeof(thread->results));
 }
 
+void startProducts(Thread *thread, uint32_t location, uint32_t kind, uint32_t columns,
+                   uint32_t products, uint32_t accumulates, const uint32_t *operands,
+                   uint32_t *sums) {
+  sluice::ptx::WarpgroupProducts shape{sluice::ptx::WarpgroupProducts::Kind(kind), columns,
+                                       products, accumulates != 0};
+  thread->machine->startProducts(*thread, location, shape, operands, sums);
+  finish(thread);
+}
+
+void waitForProducts(Thread *thread, uint32_t location, uint32_t pending) {
+  thread->machine->waitForProducts(*thread, location, pending);
+  finish(thread);
+}
+
+void takeSums(Thread *thread, uint32_t location, uint32_t count, uint32_t *sums) {
+  thread->machine->takeSums(*thread, location, count, sums);
+  finish(thread);
+}
+
+void setRegisters(Thread *thread, uint32_t location, uint32_t count) {
+  thread->machine->setRegisters(*thread, location, count);
+  finish(thread);
+}
+
 void mbarrierInit(Thread *thread, uint32_t location, void *address, uint32_t count) {
   thread->machine->mbarrierInit(*thread, location, address, count);
   finish(thread);
@@ -448,6 +472,10 @@ llvm::ArrayRef<HostFunction> sluice::emulator::hostFunctions() {
       SLUICE_OPERATION("mma", mma),
       SLUICE_OPERATION("movmatrix", movmatrix),
       SLUICE_OPERATION("ldmatrix", ldmatrix),
+      SLUICE_OPERATION("start_products", startProducts),
+      SLUICE_OPERATION("wait_products", waitForProducts),
+      SLUICE_OPERATION("take_sums", takeSums),
+      SLUICE_OPERATION("set_registers", setRegisters),
       SLUICE_OPERATION("mbarrier_init", mbarrierInit),
       SLUICE_OPERATION("mbarrier_invalidate", mbarrierInvalidate),
       SLUICE_OPERATION("mbarrier_arrive", mbarrierArrive),

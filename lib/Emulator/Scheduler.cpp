@@ -121,6 +121,7 @@ void Machine::startCluster(LaunchState &launch) {
     block.shadow.reset(block.sharedBytes, cluster.actors);
     block.threads.resize(threads);
     block.warps.assign((threads + warpSize - 1) / warpSize, Warp());
+    block.warpgroups.assign(threads / Warpgroup::threads, Warpgroup());
     block.running = threads;
     block.triggered = block.synchronizes = block.finished = false;
     for (uint32_t i = 0; i < block.warps.size(); ++i) {
@@ -174,6 +175,8 @@ void Machine::finishThread(Thread &thread) {
       return fail(thread, block.barriers[id].waiting.front()->waitLocation,
                   "divergent barrier: the thread has exited, while others wait for all threads of "
                   "the block");
+  if (thread.endedProducts != thread.startedProducts)
+    return fail(thread, ~0u, "the thread has exited without waiting for its products (wgmma)");
   if (!thread.openCopies.empty() || !thread.copyGroups.empty()) {
     bool any = !thread.openCopies.empty();
     uint32_t location = any ? thread.openCopies.front().location : 0;
@@ -298,6 +301,8 @@ void Machine::reportDeadlock(bool polling) {
       return waits + " (about to run)";
     case WaitKind::Warp:
       return waits + " wait for lanes " + laneMask(thread.waitDetail) + " of the warp";
+    case WaitKind::Warpgroup:
+      return waits + " wait for the other threads of the warpgroup";
     case WaitKind::Barrier: {
       const NamedBarrier &barrier = thread.block->barriers[thread.waitDetail];
       return waits + " wait at barrier " + number(thread.waitDetail) + " (" +

@@ -11,6 +11,7 @@
 #include "Fiber.h"
 #include "SharedShadow.h"
 #include "sluice/Emulator/Emulator.h"
+#include "sluice/Target/InlinePtx.h"
 
 #include "llvm/ADT/SmallVector.h"
 
@@ -46,7 +47,16 @@ struct Kernel {
 };
 
 /// Why a thread does not run.
-enum class WaitKind : uint8_t { None, Warp, Barrier, Mbarrier, ClusterBarrier, Grid, Poll };
+enum class WaitKind : uint8_t {
+  None,
+  Warp,
+  Warpgroup,
+  Barrier,
+  Mbarrier,
+  ClusterBarrier,
+  Grid,
+  Poll
+};
 
 /// What lanes of a warp perform together: an operation is complete when all lanes of its mask have
 /// arrived at one of the same kind.
@@ -67,6 +77,30 @@ struct Flight {
   Block *block = nullptr;
   uint32_t barrier = 0; ///< index in the block's barriers
   uint32_t transactions = 0, arrivals = 0;
+};
+
+/// Products of a warpgroup, which are computed when one of its threads first waits for them.
+struct ProductGroup {
+  uint32_t serial = 0, location = 0;
+  ptx::WarpgroupProducts shape;
+  /// Of the second operand.
+  uint32_t offset = 0;
+  /// The group whose sums these are added to; 0: none.
+  uint32_t addend = 0;
+  bool computed = false;
+  /// By thread.
+  std::vector<uint32_t> operands, sums;
+};
+
+/// Four warps of a block.
+struct Warpgroup {
+  static constexpr uint32_t threads = 4 * warpSize;
+  /// Products that some threads have not arrived at, the number of those that have, and the ones
+  /// that wait for them.
+  uint32_t arrived = 0, location = 0;
+  std::vector<Thread *> waiting;
+  uint32_t serial = 0;
+  std::deque<ProductGroup> groups;
 };
 
 struct Warp {
@@ -103,6 +137,9 @@ struct Thread {
   WaitKind waitKind = WaitKind::None;
   uint32_t waitLocation = 0, waitDetail = 0;
   const void *waitObject = nullptr;
+
+  /// The latest group of products that the thread has started, and has waited for.
+  uint32_t startedProducts = 0, endedProducts = 0;
 
   /// Operands and results of an operation of the warp.
   uint32_t operands[12] = {}, results[4] = {};
@@ -141,6 +178,7 @@ struct Block {
   SharedShadow shadow;
   std::vector<Thread> threads;
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
   uint32_t running = 0;
   bool triggered = false, synchronizes = false, finished = false;
   NamedBarrier barriers[namedBarriers];

@@ -43,6 +43,7 @@ private:
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::PrepareOp op);
   FailureOr<Choice> chooseGpu(fused::MatmulOp op);
+  std::optional<Choice> chooseWarpgroups(fused::MatmulOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> choosePrefill(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::AppendOp op);
@@ -58,9 +59,9 @@ private:
   fused::GpuScheduleAttr gpuSchedule(int64_t blocks, int64_t warps, int64_t stages,
                                      int64_t inFlight, int64_t columns, int64_t splits,
                                      StringRef early, int64_t held = 0, int64_t resident = 1,
-                                     int64_t rows = 0, int64_t tokens = 0) {
+                                     int64_t rows = 0, int64_t tokens = 0, int64_t warpgroups = 0) {
     return fused::GpuScheduleAttr::get(&getContext(), blocks, warps, stages, inFlight, columns,
-                                       splits, early, held, resident, rows, tokens);
+                                       splits, early, held, resident, rows, tokens, warpgroups);
   }
 
   TargetDescription description;
@@ -184,6 +185,51 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
                 formatv("a row of {0} numbers a token, {1} warps", op.getColumns(), warps)};
 }
 
+/// Nothing if single warps have to multiply, or are faster.
+std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op) {
+  constexpr int64_t warpgroups = 2, warps = 8, rows = 128, leastTokens = 64, mostStages = 8;
+  fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
+  if (image.paddedTokens < leastTokens || fused::MatmulPlan::warpgroupProblem(op, device))
+    return std::nullopt;
+  auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  int64_t tokens = fused::PreparedImage::kTileTokens;
+  while (image.paddedTokens % tokens)
+    tokens /= 2;
+  int64_t step = type.getEncoding().isScaled() ? formats::activationGroup : 64;
+  int64_t chunk = type.getLayout().getColumns(),
+          multiprocessors = description.multiprocessors.value;
+  // The longest stages of which several fit.
+  for (int64_t columns : {2 * step, step}) {
+    if (chunk % columns || op.getColumns() % columns || (columns > step && step < 128))
+      continue;
+    auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
+      return gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
+                         /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+    };
+    auto plan =
+        fused::MatmulPlan::get(op, scheduleOf(/*blocks=*/1, /*splits=*/1, /*stages=*/1), device);
+    if (failed(plan))
+      return std::nullopt;
+    int64_t room = device.sharedBytes - plan->shared;
+    if (room < 0)
+      continue;
+    int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
+    if (stages < 3)
+      continue;
+    int64_t number = plan->rowGroups * plan->tokenTiles;
+    // Blocks that would have no tile share those of others.
+    int64_t splits = 2;
+    while (splits > 1 && (number * splits > multiprocessors || tokens % (4 * splits) ||
+                          plan->stages % splits || plan->steps / splits % 2))
+      splits /= 2;
+    return Choice{scheduleOf(std::min(multiprocessors, number), splits, stages),
+                  formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of {4} "
+                          "x {5} bytes",
+                          number, rows, tokens, splits, stages, plan->stageBytes)};
+  }
+  return std::nullopt;
+}
+
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
   if (!op.getInput().getType().getImage())
     return op.emitOpError() << "reads rows of a host, target " << description.name << " is a GPU";
@@ -192,6 +238,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";
+  if (std::optional<Choice> choice = chooseWarpgroups(op))
+    return *choice;
   bool records = type.getLayout().getKind() == LayoutKind::Records;
   int64_t step = records                         ? formats::RecordShape::columns
                  : type.getEncoding().isScaled() ? formats::activationGroup

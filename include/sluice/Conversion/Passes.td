@@ -77,8 +77,8 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
     %y = plan.dispatch @kernels::@matvec_0(%x, %w) launch <grid = 4, block = 544, shared = 5968, cluster = 1, overlap = true> label "blk.0.attn_q"
         : (tensor<1x256xf32>, !quantized.tensor<64x256xi8, group = 128, layout = mma, columns = 256>) -> tensor<1x64xf32>
     // ...
-    gpu.module @kernels [#nvvm.target<O = 3, chip = "sm_90", features = "+ptx83">] {
-      llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 128 : i64} : !llvm.array<0 x i8>
+    gpu.module @kernels [#nvvm.target<O = 3, chip = "sm_90a", features = "+ptx83">] {
+      llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>
       llvm.func @matvec_0(%x: !llvm.ptr<1>, %w: !llvm.ptr<1>, %y: !llvm.ptr<1>) attributes {gpu.kernel, nvvm.kernel, nvvm.maxntid = array<i32: 544>} {
         // ...
         llvm.return

@@ -12,7 +12,8 @@
 namespace sluice {
 
 inline fused::GpuDevice gpuDevice(const TargetDescription &target) {
-  return {target.arch, target.sharedBytesPerBlock.value, target.hasBulkCopies()};
+  return {target.arch, target.sharedBytesPerBlock.value, target.hasBulkCopies(),
+          target.hasWarpgroups()};
 }
 
 } // namespace sluice

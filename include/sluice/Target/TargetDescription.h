@@ -124,6 +124,8 @@ struct TargetDescription {
   /// Whether kernels may start before their predecessor has ended, blocks share memory in clusters,
   /// and single threads copy whole stages: since sm_90.
   bool hasBulkCopies() const { return computeCapability() >= 90; }
+  /// Whether warpgroups multiply: instructions of sm_90a alone (PTX ISA, "wgmma").
+  bool hasWarpgroups() const { return arch == "sm_90a"; }
   /// Bytes per second that a floor is computed with: the measured ceiling, or the vendor's number
   /// where there is none.
   double bandwidth() const { return (readCeiling ? readCeiling : peakBandwidth)->value; }

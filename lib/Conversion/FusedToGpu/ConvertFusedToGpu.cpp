@@ -178,10 +178,10 @@ void ConvertFusedToGpu::runOnOperation() {
   auto kernelModule = mlir::gpu::GPUModuleOp::create(b, module.getLoc(), kKernelsModule,
                                                      b.getArrayAttr({nvvmTarget}));
   b.setInsertionPointToStart(kernelModule.getBody());
-  // Its size is the launch's.
+  // Its size is the launch's. The operands of warpgroups begin at multiples of 1024.
   LLVM::GlobalOp::create(b, module.getLoc(), LLVM::LLVMArrayType::get(b.getI8Type(), 0),
                          /*isConstant=*/false, LLVM::Linkage::External, kShared, Attribute(),
-                         /*alignment=*/128, /*addrSpace=*/3);
+                         /*alignment=*/device.warpgroups ? 1024 : 128, /*addrSpace=*/3);
   for (fused::KernelOp op : fusedOps)
     if (failed(convert(op, kernelModule)))
       return signalPassFailure();

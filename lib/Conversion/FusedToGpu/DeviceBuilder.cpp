@@ -203,6 +203,49 @@ DeviceBuilder::Values DeviceBuilder::mmaFloat(Type element, const Values &accumu
   return fieldsOf(*this, product);
 }
 
+static DeviceBuilder::Values inlineAssembly(DeviceBuilder &k, ValueRange operands, Type result,
+                                            int64_t results, StringRef text,
+                                            StringRef constraints) {
+  MLIRContext *context = k.b.getContext();
+  SmallVector<Type> types(results, result);
+  auto op = LLVM::InlineAsmOp::create(
+      k.b, k.loc, LLVM::LLVMStructType::getLiteral(context, types), operands, text, constraints,
+      /*has_side_effects=*/true, /*is_align_stack=*/false, LLVM::TailCallKind::None,
+      LLVM::AsmDialectAttr::get(context, LLVM::AsmDialect::AD_ATT), ArrayAttr());
+  DeviceBuilder::Values fields;
+  for (int64_t field = 0; field < results; ++field)
+    fields.push_back(LLVM::ExtractValueOp::create(k.b, k.loc, op.getRes(), field));
+  return fields;
+}
+
+DeviceBuilder::Values DeviceBuilder::startProducts(ptx::WarpgroupProducts products,
+                                                   ArrayRef<Value> operands, Value descriptor,
+                                                   Value adds, ValueRange sums) {
+  products.accumulates = bool(adds);
+  Values all(operands.begin(), operands.end());
+  all.push_back(descriptor);
+  if (adds)
+    all.push_back(adds);
+  Type type = products.isInteger() ? i32() : f32();
+  llvm::append_range(all, sums);
+  if (sums.empty())
+    all.append(products.sums(), LLVM::UndefOp::create(b, loc, type));
+  return inlineAssembly(*this, all, type, products.sums(),
+                        products.text(), products.constraints());
+}
+
+DeviceBuilder::Values DeviceBuilder::takeSums(ValueRange sums) {
+  Type type = sums.front().getType();
+  return inlineAssembly(*this, sums, type, sums.size(), ptx::takeSums,
+                        ptx::takeSumsConstraints(sums.size(), type.isInteger()));
+}
+
+Value DeviceBuilder::operandDescriptor(Value address) {
+  Value bytes = LLVM::PtrToIntOp::create(b, loc, i32(), address);
+  Value place = shr(bitAnd(bytes, ptx::kDescriptorAddress), 4);
+  return bitOr(toI64(place), integer(i64(), ptx::kOperandDescriptor));
+}
+
 DeviceBuilder::Values
 DeviceBuilder::whileLoop(ValueRange carried,
                          llvm::function_ref<std::pair<Value, Values>(ValueRange)> body) {

@@ -9,6 +9,8 @@
 
 #include "../FusedKernels/ComputeBuilder.h"
 
+#include "sluice/Target/InlinePtx.h"
+
 #include "mlir/Dialect/LLVMIR/NVVMDialect.h"
 
 namespace sluice::device {
@@ -138,6 +140,26 @@ public:
                  bool unsignedA = false);
   Values mmaFloat(mlir::Type element, const Values &accumulators, llvm::ArrayRef<Value> a,
                   llvm::ArrayRef<Value> b);
+
+  // Warpgroups, of sm_90a.
+  /// Starts products of a warpgroup, a group of their own. What it gives are the sums only after
+  /// `waitForProducts` and `takeSums`. `sums` are those of an earlier group, to which these are
+  /// added unless `adds` is 0; without `adds` values that are not needed any more, or none.
+  Values startProducts(ptx::WarpgroupProducts products, llvm::ArrayRef<Value> operands,
+                       Value descriptor, Value adds = {}, mlir::ValueRange sums = {});
+  /// Waits until at most `pending` groups are under way.
+  void waitForProducts(int64_t pending) {
+    mlir::NVVM::WgmmaWaitGroupSyncOp::create(b, loc, pending);
+  }
+  Values takeSums(mlir::ValueRange sums);
+  /// Of operands at `address` in shared memory.
+  Value operandDescriptor(Value address);
+  /// Changes how many registers the warpgroup's threads have.
+  void setRegisters(int64_t count, bool more) {
+    mlir::NVVM::SetMaxRegisterOp::create(b, loc, count,
+                                         more ? mlir::NVVM::SetMaxRegisterAction::increase
+                                              : mlir::NVVM::SetMaxRegisterAction::decrease);
+  }
 
   // Control flow.
   /// Emits a loop whose `body` runs at least once and returns {whether it runs again, the next

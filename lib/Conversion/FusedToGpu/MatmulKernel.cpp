@@ -10,10 +10,8 @@
 // The second operand's 8 columns are 8 tokens: of integers their high bytes in one product and
 // their low bytes in another one.
 
-#include "../FusedKernels/GroupNumbers.h"
-#include "Kernels.h"
+#include "MatmulTiles.h"
 #include "RecordProduct.h"
-#include "StageRing.h"
 
 #include "sluice/Formats/Activations.h"
 
@@ -25,28 +23,13 @@ using namespace sluice::device;
 using formats::Encoding;
 
 namespace {
-class MatmulKernel : fused::MatmulPlan {
+class MatmulKernel : MatmulTiles {
 public:
-  using Values = DeviceBuilder::Values;
-
-  MatmulKernel(Kernel &kernel, fused::MatmulOp op, const fused::MatmulPlan &plan,
-               SmallVector<PackedSegment> segments)
-      : fused::MatmulPlan(plan), kernel(kernel), k(kernel.k), op(op),
-        segments(std::move(segments)) {}
+  using MatmulTiles::MatmulTiles;
 
   LogicalResult emit();
 
 private:
-  /// What a block computes at a time.
-  struct Tile {
-    Value rowGroup, tokenTile;
-    Value tokens; ///< active tokens, tileTokens at most
-  };
-  /// A warp's sums: [row tile][8 tokens][row r: tokens 2t, 2t + 1; row r + 8: the same], t being
-  /// lane % 4 and r lane / 4.
-  size_t sumNumber(int64_t rowTile, int64_t block, int64_t number) const {
-    return (rowTile * (warpTokens / 8) + block) * 4 + number;
-  }
   /// What a step has in shared memory, for the warp that takes it.
   struct Step {
     Value stage, inStage; ///< the stage's address, the step's number in it
@@ -55,15 +38,6 @@ private:
     Value pieces;         ///< its activations from the warp's first token on
     Value tokens;         ///< active tokens of the warp
   };
-
-  StageRing stageRing() { return {k, ring, fullAt}; }
-  Value divide(Value x, Value y) { return arith::DivUIOp::create(k.b, k.loc, x, y); }
-  /// A number of the weight that a tile of 16 rows is in.
-  Value ofPart(Value tile, llvm::function_ref<Value(const fused::PackedPart &, size_t)> number);
-  /// Of a tile of 16 rows.
-  Value weightPointer(Value tile);
-  Values forEachTile(ValueRange carried,
-                     llvm::function_ref<Values(const Tile &, ValueRange carried)> body);
 
   void produce(Value lane);
   struct Copy {
@@ -91,58 +65,13 @@ private:
   /// Operands of 8 tokens of integers: columns 32 number to 32 number + 31 of a piece, two words of
   /// high bytes and two of low ones.
   Values loadBytes(Value piece, int64_t block, Value number);
-  /// The numbers of tokens 2t and 2t + 1 of a block in row `row` of a section of the stage.
-  Values loadPair(const Step &step, int64_t section, Value row, int64_t block, Type element);
-  Value exactSum(Value high, Value low) { return k.add(k.shl(high, 8), low); }
-  LogicalResult finish(Value thread, const Tile &tile, ValueRange sums);
 
-  Kernel &kernel;
-  DeviceBuilder &k;
-  fused::MatmulOp op;
-  SmallVector<PackedSegment> segments;
-  Value block, lane, rowWarp, columnWarp, slice, stagesAt, fullAt, emptyAt, partialSums, active;
   /// Where the row that the lane names lies in a block of eight tokens: of chunks 0 to 3 and of 4
   /// to 7; of chunks 0 and 1 of high bytes and of low bytes.
   Value chunks[2], byteChunks;
   Value scratchAt;
 };
 } // namespace
-
-Value MatmulKernel::ofPart(Value tile,
-                           llvm::function_ref<Value(const fused::PackedPart &, size_t)> number) {
-  Value result = number(parts.back(), parts.size() - 1);
-  for (size_t n = parts.size() - 1; n-- > 0;)
-    result = k.select(k.less(tile, k.constI32(parts[n].endTile())), number(parts[n], n), result);
-  return result;
-}
-
-Value MatmulKernel::weightPointer(Value tile) {
-  return ofPart(tile, [&](const fused::PackedPart &part, size_t n) {
-    Value inPart = k.extendUnsigned(part.firstTile ? k.sub(tile, part.firstTile) : tile, k.i64());
-    return k.offset(kernel.interface.pointer(op.getWeights()[n]),
-                    k.mul(inPart, part.shape.tileBytes()));
-  });
-}
-
-DeviceBuilder::Values
-MatmulKernel::forEachTile(ValueRange carried,
-                          llvm::function_ref<Values(const Tile &, ValueRange)> body) {
-  // Blocks that run at the same time share the weights' rows: tokens come first.
-  Value tokenCount = tokenTiles == 1 ? k.min(active, k.constI32(1))
-                                     : k.div(k.add(active, tileTokens - 1), tileTokens);
-  return k.loop(block, k.mul(tokenCount, rowGroups), k.constI32(grid), carried,
-                [&](Value number, ValueRange values) {
-                  Tile tile{number, k.constI32(0), active};
-                  if (tokenTiles > 1) {
-                    tile.rowGroup = divide(number, tokenCount);
-                    tile.tokenTile =
-                        k.sub(number, arith::MulIOp::create(k.b, k.loc, tile.rowGroup, tokenCount));
-                    tile.tokens = k.min(k.sub(active, k.mul(tile.tokenTile, tileTokens)),
-                                        k.constI32(tileTokens));
-                  }
-                  return body(tile, values);
-                });
-}
 
 //===----------------------------------------------------------------------===//
 // Copies
@@ -291,13 +220,6 @@ DeviceBuilder::Values MatmulKernel::loadBytes(Value piece, int64_t block, Value 
   return k.loadMatrices(k.offset(k.offset(piece, row), block * image.blockBytes()));
 }
 
-DeviceBuilder::Values MatmulKernel::loadPair(const Step &step, int64_t section, Value row,
-                                             int64_t block, Type element) {
-  Value from = k.at(k.offset(step.stage, section), row, tileTokens * 4);
-  from = k.offset(from, k.add(k.mul(columnWarp, warpTokens * 4), k.shl(k.bitAnd(lane, 3), 3)));
-  return k.lanes(k.load(k.vec(2, element), k.offset(from, block * 32), 8));
-}
-
 void MatmulKernel::forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
                               llvm::function_ref<void(int64_t, Values &)> body) {
   int64_t blocks = image.setTokens / 8;
@@ -336,9 +258,7 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   // Columns that do not exist are multiplied like the others: with zeros of the input, and whatever
   // elements, scales and zero points come last.
   auto clamped = [&](int64_t index, int64_t existing, int64_t bytes) {
-    if (!step.isLast || !rest || index < existing)
-      return k.constI32(index * bytes);
-    return k.select(step.isLast, k.constI32((existing - 1) * bytes), k.constI32(index * bytes));
+    return clampedPlace(rest ? step.isLast : Value(), index, existing, bytes);
   };
   // A warp loads 512 bytes at a time: these columns of 16 rows.
   int64_t loadColumns = int4 ? 64 : format.isScaled() ? 32 : 16, loads = stepColumns / loadColumns;
@@ -353,14 +273,7 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
       Value place = clamped(number, llvm::divideCeil(rest, loadColumns), 512);
       Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(from, place), 16));
       if (int4) {
-        // Of 8 bits only the high nibble: 16 times the element.
-        Values high, low;
-        for (Value word : words) {
-          high.push_back(k.bitAnd(word, 0xF0F0F0F0));
-          low.push_back(k.bitAnd(k.shl(word, 4), 0xF0F0F0F0));
-        }
-        w.push_back(high);
-        w.push_back(low);
+        llvm::append_range(w, int4Operands(words));
       } else if (format.isScaled() && !isInteger) {
         // 16 bytes of a lane are the f16 operands of two products.
         for (int64_t half = 0; half < 2; ++half) {
@@ -393,73 +306,14 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
     return sums;
   }
 
-  // Scales and zero points, from the device's memory.
-  int64_t columns = fused::accumulationColumns(format);
-  int64_t accumulationBlocks = stepColumns / columns;
-  int64_t last = shape.chunks() - 1, chunkSteps = shape.layout().columns / stepColumns;
-  Value chunk = k.constI32(0), inChunk = step.number;
-  if (last) {
-    chunk = k.div(step.number, chunkSteps);
-    inChunk = k.rem(step.number, chunkSteps);
-  }
-  auto perChunk = [&](int64_t others, int64_t ofLast) {
-    if (others == ofLast || !last)
-      return k.constI32(ofLast);
-    return k.select(k.equal(chunk, k.constI32(last)), k.constI32(ofLast), k.constI32(others));
-  };
-  int64_t group = format.group == Encoding::channel ? 0 : format.group, stride = 0;
-  Value firstGroup = k.constI32(0);
-  if (group && group <= stepColumns) {
-    firstGroup = k.mul(inChunk, stepColumns / group);
-    stride = 1;
-  } else if (group && shape.layout().columns % group == 0) {
-    firstGroup = k.div(inChunk, group / stepColumns);
-  }
-  Type scaleType = kernels::scaleType(k, format);
-  int64_t scaleBytes = kernels::bytesOf(scaleType);
-  Value pair = k.shr(lane, 2);
-  // [row tile][block][row]
-  SmallVector<SmallVector<Values>> scales, zeros;
+  int64_t accumulationBlocks = stepColumns / fused::accumulationColumns(format);
+  SmallVector<SmallVector<BlockNumbers>> numbers; // [row tile][block]
   for (int64_t rowTile : all) {
     Value number =
         k.add(k.mul(tile.rowGroup, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
     Value from = weightPointer(k.min(number, k.constI32(tiles - 1)));
-    if (last)
-      from = k.at(from, k.toI64(chunk), shape.chunkOffset(1));
-    Value scalesFrom =
-        k.offset(k.offset(from, perChunk(shape.chunkScales(0), shape.chunkScales(last))),
-                 k.add(k.mul(firstGroup, 16 * scaleBytes), k.mul(pair, 2 * scaleBytes)));
-    SmallVector<Values> ofTile, zerosOfTile;
-    for (int64_t number = 0; number < accumulationBlocks; ++number) {
-      int64_t existing = llvm::divideCeil(rest, columns);
-      Values both =
-          k.lanes(k.load(k.vec(2, scaleType),
-                         k.offset(scalesFrom, clamped(number * stride, existing, 16 * scaleBytes)),
-                         2 * scaleBytes));
-      for (Value &scale : both) {
-        scale = k.widen(scale);
-        if (int4)
-          scale = k.mulF(scale, k.number(1.0 / 16));
-        else if (!isInteger)
-          scale = k.mulF(scale, k.number(DeviceBuilder::e4m3Divisor));
-      }
-      ofTile.push_back(both);
-      if (format.hasZeroPoint()) {
-        Value at =
-            k.offset(k.offset(from, perChunk(shape.chunkOffsets(0), shape.chunkOffsets(last))),
-                     k.add(k.mul(firstGroup, 16), k.shl(pair, 1)));
-        Values rows = k.lanes(
-            k.load(k.vec(2, k.i8()), k.offset(at, clamped(number * stride, existing, 16)), 2));
-        for (Value &zero : rows) {
-          zero = k.extend(zero, k.i32());
-          if (int4)
-            zero = k.shl(zero, 4);
-        }
-        zerosOfTile.push_back(rows);
-      }
-    }
-    scales.push_back(std::move(ofTile));
-    zeros.push_back(std::move(zerosOfTile));
+    numbers.push_back(llvm::map_to_vector(loadNumbers(from, step.number, step.isLast),
+                                          [&](const RawNumbers &raw) { return numbersOf(raw); }));
   }
 
   int64_t products16 = isInteger ? 4 : 8; // of a step
@@ -477,12 +331,13 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
             x.push_back({words[2 * f], words[2 * f + 1]});
         }
       }
-      Values steps = loadPair(step, scalesAt, step.inStage, block, k.f32());
+      Values steps = loadPair(step.stage, scalesAt, step.inStage, block, k.f32());
       for (int64_t number = 0; number < accumulationBlocks; ++number) {
         Values inputSums;
         if (format.hasZeroPoint())
-          inputSums = loadPair(step, sumsAt, k.add(k.mul(step.inStage, accumulationBlocks), number),
-                               block, k.i32());
+          inputSums =
+              loadPair(step.stage, sumsAt, k.add(k.mul(step.inStage, accumulationBlocks), number),
+                       block, k.i32());
         for (int64_t rowTile : all) {
           Values high(4, isInteger ? k.constI32(0) : k.number(0.0)), low = high;
           for (int64_t f = number * perBlock; f < (number + 1) * perBlock; ++f) {
@@ -496,14 +351,11 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
           }
           for (int64_t n = 0; n < 4; ++n) {
             Value &sum = set[sumNumber(rowTile, block, n)];
+            const BlockNumbers &block = numbers[rowTile][number];
             Value exact = high[n];
-            if (isInteger) {
-              exact = exactSum(high[n], low[n]);
-              if (format.hasZeroPoint())
-                exact = k.sub(exact, k.mul(zeros[rowTile][number][n / 2], inputSums[n % 2]));
-              exact = k.toFloat(exact);
-            }
-            sum = k.fma(exact, k.mulF(scales[rowTile][number][n / 2], steps[n % 2]), sum);
+            if (isInteger)
+              exact = exactFloat(high[n], low[n], block, inputSums, n);
+            sum = k.fma(exact, k.mulF(block.scales[n / 2], steps[n % 2]), sum);
           }
         }
       }
@@ -593,7 +445,7 @@ void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &ste
         operands.push_back(loadOperand(k.constI32(s)));
       forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
         for (int64_t block = first; block < first + blocks; ++block) {
-          Values steps = loadPair(step, scalesAt, inStage, block, k.f32()), high = zeros,
+          Values steps = loadPair(step.stage, scalesAt, inStage, block, k.f32()), high = zeros,
                  low = zeros;
           for (int64_t s = 0; s < 4; ++s) {
             Values x = loadBytes(piece, block, k.constI32(s));
@@ -618,7 +470,7 @@ void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &ste
           Values operand = loadOperand(subBlock), numbers = unitsOf(subBlock);
           forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
             for (int64_t block = first; block < first + blocks; ++block) {
-              Values steps = loadPair(step, scalesAt, inStage, block, k.f32());
+              Values steps = loadPair(step.stage, scalesAt, inStage, block, k.f32());
               Values x = loadBytes(piece, block, subBlock);
               SmallVector<Values> exact;
               for (unsigned half = 0; half < halves; ++half) {
@@ -637,7 +489,7 @@ void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &ste
                 for (unsigned u = 0; u < perSubBlock; ++u) {
                   Value number = k.add(k.mul(inStage, image.sumsPerGroup()),
                                        k.add(k.mul(subBlock, perSubBlock), u));
-                  totals.push_back(loadPair(step, sumsAt, number, block, k.f32()));
+                  totals.push_back(loadPair(step.stage, sumsAt, number, block, k.f32()));
                 }
                 if (halves < perSubBlock)
                   for (size_t t = 0; t < 2; ++t)
@@ -687,65 +539,6 @@ DeviceBuilder::Values MatmulKernel::multiplyRecords(const Step &step, const Tile
     llvm::copy(multiplyFrom(0), sums.begin() + rowTile * perTile);
   }
   return sums;
-}
-
-//===----------------------------------------------------------------------===//
-// Results
-//===----------------------------------------------------------------------===//
-
-LogicalResult MatmulKernel::finish(Value thread, const Tile &tile, ValueRange sums) {
-  LogicalResult result = success();
-  int64_t set = image.setTokens, span = set * warpColumns, threads = warps * kWarp;
-  Value pair = k.shr(lane, 2), column = k.bitAnd(lane, 3);
-  for (int64_t first = 0; first < warpTokens; first += set) {
-    auto finishSet = [&] {
-      for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
-        Value place = k.add(k.mul(slice, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
-        place = k.add(k.mul(place, span), k.add(k.mul(columnWarp, set), k.shl(column, 1)));
-        Value to = k.offset(k.at(partialSums, place, kSumBytes), k.shl(pair, 3));
-        for (int64_t block = 0; block < set / 8; ++block)
-          for (int64_t token = 0; token < 2; ++token) {
-            size_t low = sumNumber(rowTile, first / 8 + block, token);
-            k.store(k.vectorOf({sums[low], sums[low + 2]}),
-                    k.offset(to, (block * 8 + token) * kSumBytes), 8);
-          }
-      }
-      k.barrier(1, threads);
-      k.loop(thread, k.constI32(8 * rowTiles * span), threads, [&](Value item) {
-        Value row = k.bitAnd(item, 7), rest = k.shr(item, 3);
-        Value inBlock = k.rem(rest, rowTiles), inSpan = k.div(rest, rowTiles);
-        Value token = k.add(k.mul(tile.tokenTile, tileTokens), first);
-        if (warpColumns > 1)
-          token = k.add(token, k.add(k.mul(k.div(inSpan, set), warpTokens), k.rem(inSpan, set)));
-        else
-          token = k.add(token, inSpan);
-        Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
-        Value exists = k.bitAnd(k.less(token, active), k.less(number, k.constI32(tiles)));
-        k.ifThen(exists, [&] {
-          Value place = k.add(k.mul(inBlock, span), inSpan);
-          Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(row, 3));
-          Value low, high;
-          for (int64_t part = 0; part < slices; ++part) {
-            Values both = k.lanes(
-                k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
-            low = low ? k.addF(low, both[0]) : both[0];
-            high = high ? k.addF(high, both[1]) : both[1];
-          }
-          kernels::emitForSegment(k, segments, number, [&](size_t n, Value inSegment) {
-            if (succeeded(result))
-              result = emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
-                                    EpilogueLoads());
-          });
-        });
-      });
-      k.barrier(1, threads); // before the next sums come to the same place
-    };
-    if (first == 0)
-      finishSet();
-    else
-      k.ifThen(k.less(k.constI32(first), tile.tokens), finishSet);
-  }
-  return result;
 }
 
 LogicalResult MatmulKernel::consume(Value thread) {
@@ -808,21 +601,8 @@ LogicalResult MatmulKernel::consume(Value thread) {
 LogicalResult MatmulKernel::emit() {
   int64_t threads = warps * kWarp;
   Value thread = k.thread();
-  block = k.block();
-  stagesAt = kernel.at(stagesRange);
-  fullAt = kernel.at(full);
-  emptyAt = kernel.at(empty);
-  partialSums = kernel.at(sums);
-  k.ifThen(k.equal(thread, k.constI32(0)), [&] {
-    // Before sm_90 the copying warp's lanes arrive one by one.
-    for (int64_t slot = 0; slot < ring; ++slot) {
-      k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
-      k.initBarrier(k.offset(emptyAt, slot * 8), warps);
-    }
-    k.fenceBarrierInit();
-  });
-  k.barrier();
-  k.launchDependents();
+  // Before sm_90 the copying warp's lanes arrive one by one.
+  start(/*copiers=*/k.hasBulkCopies() ? 1 : kWarp, /*readers=*/warps);
   LogicalResult result = success();
   k.ifElse(
       k.less(thread, k.constI32(threads)), [&] { result = consume(thread); },
@@ -837,5 +617,7 @@ LogicalResult device::emitMatmul(Kernel &kernel, fused::MatmulOp op) {
   FailureOr<SmallVector<PackedSegment>> segments = kernels::packedSegments(op);
   if (failed(segments))
     return failure();
+  if (plan->wgmma)
+    return emitWgmma(kernel, op, *plan, std::move(*segments));
   return MatmulKernel(kernel, op, *plan, std::move(*segments)).emit();
 }

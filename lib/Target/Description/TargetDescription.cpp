@@ -53,8 +53,10 @@ static bool isName(StringRef text) {
 }
 
 static bool isArch(StringRef text) {
-  return text.consume_front("sm_") && (text.size() == 2 || text.size() == 3) &&
-         all_of(text, isDigit);
+  if (!text.consume_front("sm_"))
+    return false;
+  text.consume_back("a");
+  return (text.size() == 2 || text.size() == 3) && all_of(text, isDigit);
 }
 
 static bool isText(StringRef text) { return !text.trim().empty(); }
@@ -193,7 +195,7 @@ static void readSteps(const JsonField &tuning, TargetDescription &target) {
 }
 
 static void readGpu(const JsonField &root, TargetDescription &target) {
-  target.arch = readText(root.at("arch"), isArch, "\"sm_\" and two or three digits");
+  target.arch = readText(root.at("arch"), isArch, "\"sm_\" and two or three digits, perhaps an \"a\"");
   target.multiprocessors = readNumber<int64_t>(root.at("multiprocessors"), 1, 4096);
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =

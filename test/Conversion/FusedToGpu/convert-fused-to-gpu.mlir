@@ -43,8 +43,8 @@ func.func @decode(%x: tensor<1x1024xf32>, %w: !quantized.tensor<96x1024xi8, grou
   return %y, %y1 : tensor<1x32xf16>, tensor<1x32xf16>
 }
 
-// CHECK: gpu.module @kernels [#nvvm.target<O = 3, chip = "sm_90", features = "+ptx83">]
-// CHECK: llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 128 : i64} : !llvm.array<0 x i8>
+// CHECK: gpu.module @kernels [#nvvm.target<O = 3, chip = "sm_90a", features = "+ptx83">]
+// CHECK: llvm.mlir.global external @shared() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>
 // CHECK-LABEL: llvm.func @matvec_0
 // CHECK: nvvm.mbarrier.init
 // CHECK: nvvm.fence.mbarrier.init

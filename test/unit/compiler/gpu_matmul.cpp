@@ -25,14 +25,16 @@ namespace {
 constexpr int64_t kMostRegisters = 255;
 
 struct Schedule {
-  int64_t blocks, warps, stages, columns, rows, tokens;
+  int64_t blocks, warps, stages, columns, rows, tokens, warpgroups = 0, splits = 1;
 
   std::string text() const {
     return "schedule(#fused.gpu_schedule<blocks = " + std::to_string(blocks) +
            ", warps = " + std::to_string(warps) + ", stages = " + std::to_string(stages) +
            ", in_flight = " + std::to_string(stages) + ", columns = " + std::to_string(columns) +
-           ", splits = 1, early = \"weights\", rows = " + std::to_string(rows) +
-           ", tokens = " + std::to_string(tokens) + ">)";
+           ", splits = " + std::to_string(splits) +
+           ", early = \"weights\", rows = " + std::to_string(rows) +
+           ", tokens = " + std::to_string(tokens) +
+           (warpgroups ? ", warpgroups = " + std::to_string(warpgroups) : "") + ">)";
   }
 };
 
@@ -274,6 +276,31 @@ TEST_P(GpuMatmul, ManyTokens) {
   check(
       {{{{format, 50}}, gpuLayout(format, 256), 640, 192, {2, 4, 3, 128, 32, 128}, {1, 100, 192}}},
       4);
+}
+
+TEST_P(GpuMatmul, Warpgroups) {
+  if (!isThorough())
+    GTEST_SKIP() << "no warpgroups";
+  auto named = [](const char *name) { return *Encoding::fromName(name); };
+  auto product = [&](const char *name, int64_t rows, int64_t columns, int64_t chunk, int64_t tokens,
+                     Schedule schedule, std::vector<int64_t> active) {
+    Encoding format = named(name);
+    return Product{{{format, rows}}, gpuLayout(format, chunk), columns, tokens, schedule, active};
+  };
+  check(
+      {// Two row groups, of which the second has few rows; two steps a stage, two chunks.
+       product("int8-g128", 150, 768, 512, 64, {2, 8, 2, 256, 128, 64, 2}, {31, 64}),
+       // Tiles of tokens, an odd number of steps, a ring that is used again.
+       product("int4-g128", 128, 640, 128, 96, {2, 8, 2, 128, 128, 32, 2}, {70}),
+       product("int8-channel", 100, 256, 256, 128, {1, 8, 2, 128, 128, 128, 2}, {100}),
+       product("int4-g32-zp", 128, 512, 256, 64, {1, 8, 3, 128, 128, 64, 2}, {64}),
+       product("int8-g64", 128, 256, 256, 16, {1, 8, 1, 256, 128, 16, 2}, {9}),
+       product("f16", 200, 384, 128, 128, {3, 8, 3, 64, 128, 64, 2}, {128}),
+       // Clusters that share a tile's columns.
+       product("int8-g128", 100, 1024, 512, 64, {4, 8, 2, 128, 128, 64, 2, 4}, {64}),
+       product("f16", 200, 512, 256, 64, {4, 8, 2, 64, 128, 64, 2, 2}, {33}),
+       product("bf16", 128, 128, 128, 32, {1, 8, 2, 64, 128, 32, 2}, {20})},
+      5);
 }
 
 TEST_P(GpuMatmul, NormGateAndResidual) {

@@ -51,7 +51,7 @@ TEST(Target, Numbers) {
   EXPECT_LE(h200->bandwidth(), 4.7e12);
   EXPECT_EQ(h200->multiprocessors.value, 132);
   EXPECT_EQ(h200->sharedBytesPerBlock.value, 227 * 1024);
-  EXPECT_EQ(planTarget(*h200), (json{{"name", "h200"}, {"kind", "gpu"}, {"arch", "sm_90"}}));
+  EXPECT_EQ(planTarget(*h200), (json{{"name", "h200"}, {"kind", "gpu"}, {"arch", "sm_90a"}}));
 }
 
 TEST(Target, Host) {
@@ -125,7 +125,7 @@ TEST(Target, ErrorsOfText) {
   for (const Case &c : std::initializer_list<Case>{
            {"h100", "/name", R"("a b")", R"(name is 'a b', expected letters, digits, '-' and '_')"},
            {"h100", "/kind", R"("tpu")", R"(kind is 'tpu', expected "gpu" or "cpu")"},
-           {"h100", "/arch", R"("90")", R"(arch is '90', expected "sm_" and two or three digits)"},
+           {"h100", "/arch", R"("90")", R"(arch is '90', expected "sm_" and two or three digits, perhaps an "a")"},
            {"h100", "/arch", nullptr, "arch is missing"},
            {"h100", "/peak_bandwidth", "3",
             R"(peak_bandwidth is 3, expected {"value": number, "source": text})"},
