@@ -198,7 +198,12 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
           multiprocessors = description.multiprocessors.value;
   std::optional<Choice> best;
   double shortest = std::numeric_limits<double>::infinity();
-  for (int64_t tokens = fused::PreparedImage::kTileTokens; tokens >= image.setTokens; tokens /= 2) {
+  // The numbers of small groups and zero points take the registers of half of the tokens.
+  formats::Encoding format = type.getEncoding().getValue();
+  bool hasMoreNumbers = isInteger && (format.hasZeroPoint() || fused::accumulationColumns(format) <
+                                                                   formats::activationGroup);
+  for (int64_t tokens = fused::PreparedImage::kTileTokens / (hasMoreNumbers ? 2 : 1);
+       tokens >= image.setTokens; tokens /= 2) {
     if (image.paddedTokens % tokens)
       continue;
     // The longest stages of which several fit.
