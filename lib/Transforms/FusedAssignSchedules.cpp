@@ -192,42 +192,58 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
   if (image.paddedTokens < leastTokens || fused::MatmulPlan::warpgroupProblem(op, device))
     return std::nullopt;
   auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
-  int64_t tokens = fused::PreparedImage::kTileTokens;
-  while (image.paddedTokens % tokens)
-    tokens /= 2;
-  int64_t step = type.getEncoding().isScaled() ? formats::activationGroup : 64;
+  bool isInteger = type.getEncoding().getValue().isInteger();
+  int64_t step = isInteger ? formats::activationGroup : 64;
   int64_t chunk = type.getLayout().getColumns(),
           multiprocessors = description.multiprocessors.value;
-  // The longest stages of which several fit.
-  for (int64_t columns : {2 * step, step}) {
-    if (chunk % columns || op.getColumns() % columns || (columns > step && step < 128))
+  std::optional<Choice> best;
+  double shortest = std::numeric_limits<double>::infinity();
+  // The numbers of small groups and zero points take the registers of half of the tokens.
+  formats::Encoding format = type.getEncoding().getValue();
+  bool hasMoreNumbers = isInteger && (format.hasZeroPoint() || fused::accumulationColumns(format) <
+                                                                   formats::activationGroup);
+  for (int64_t tokens = fused::PreparedImage::kTileTokens / (hasMoreNumbers ? 2 : 1);
+       tokens >= image.setTokens; tokens /= 2) {
+    if (image.paddedTokens % tokens)
       continue;
-    auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
-      return gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
-                         /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
-    };
-    auto plan =
-        fused::MatmulPlan::get(op, scheduleOf(/*blocks=*/1, /*splits=*/1, /*stages=*/1), device);
-    if (failed(plan))
-      return std::nullopt;
-    int64_t room = device.sharedBytes - plan->shared;
-    if (room < 0)
-      continue;
-    int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
-    if (stages < 3)
-      continue;
-    int64_t number = plan->rowGroups * plan->tokenTiles;
-    // Blocks that would have no tile share those of others.
-    int64_t splits = 2;
-    while (splits > 1 && (number * splits > multiprocessors || tokens % (4 * splits) ||
-                          plan->stages % splits || plan->steps / splits % 2))
-      splits /= 2;
-    return Choice{scheduleOf(std::min(multiprocessors, number), splits, stages),
-                  formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of {4} "
-                          "x {5} bytes",
-                          number, rows, tokens, splits, stages, plan->stageBytes)};
+    // The longest stages of which several fit.
+    for (int64_t columns : {2 * step, step}) {
+      if (chunk % columns || op.getColumns() % columns || (columns > step && !isInteger))
+        continue;
+      auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
+        return gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
+                           /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+      };
+      auto plan =
+          fused::MatmulPlan::get(op, scheduleOf(/*blocks=*/1, /*splits=*/1, /*stages=*/1), device);
+      if (failed(plan))
+        return std::nullopt;
+      int64_t room = device.sharedBytes - plan->shared;
+      int64_t stages = room < 0 ? 0 : std::min(mostStages, room / plan->stageBytes + 1);
+      if (stages < 3)
+        continue;
+      // Blocks that would have no tile share those of others, two and two: larger clusters do not
+      // find room on all multiprocessors.
+      int64_t number = plan->rowGroups * plan->tokenTiles;
+      int64_t splits =
+          2 * number <= multiprocessors && plan->stages % 2 == 0 && plan->steps / 2 % 2 == 0 ? 2
+                                                                                             : 1;
+      // The time of all rounds of blocks. Few tokens a tile share what is read of the weights less:
+      // they must save an eighth. Floats, which are read twice as fast, would have to save half.
+      double time = static_cast<double>(llvm::divideCeil(number * splits, multiprocessors)) *
+                    static_cast<double>(tokens) / static_cast<double>(splits);
+      if (time < (isInteger ? 0.875 : 0.5) * shortest) {
+        shortest = time;
+        best = Choice{
+            scheduleOf(std::min(multiprocessors, number), splits, stages),
+            formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of {4} x {5} "
+                    "bytes",
+                    number, rows, tokens, splits, stages, plan->stageBytes)};
+      }
+      break;
+    }
   }
-  return std::nullopt;
+  return best;
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
