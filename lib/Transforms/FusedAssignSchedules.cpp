@@ -188,8 +188,12 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
 /// Nothing if single warps have to multiply, or are faster.
 std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op) {
   constexpr int64_t warpgroups = 2, warps = 8, rows = 128, leastTokens = 64, mostStages = 8;
+  // Fewer are a pipeline or two, which become straight code: there ptxas spills, and copies end as
+  // late as the products.
+  constexpr int64_t leastColumns = 512;
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
-  if (image.paddedTokens < leastTokens || fused::MatmulPlan::warpgroupProblem(op, device))
+  if (image.paddedTokens < leastTokens || op.getColumns() < leastColumns ||
+      fused::MatmulPlan::warpgroupProblem(op, device))
     return std::nullopt;
   auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
   bool isInteger = type.getEncoding().getValue().isInteger();
@@ -316,6 +320,30 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
                             tokens, stages, plan->stageBytes)};
     }
   }
+  // Where shared memory is small, whatever fits: the fewest tokens, then fewer rows, then one
+  // stage.
+  for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2)
+    for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
+      if (!records && chunk % columns)
+        continue;
+      auto plan = planOf(rowTiles, image.setTokens, 1, columns).second;
+      if (failed(plan))
+        return failure();
+      int64_t room = device.sharedBytes - plan->shared;
+      if (room < 0)
+        continue;
+      int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
+      int64_t blocks = std::min<int64_t>(multiprocessors, llvm::divideCeil(plan->tiles, rowTiles) *
+                                                              plan->tokenTiles);
+      auto schedule =
+          gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
+                      /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, image.setTokens);
+      return Choice{schedule,
+                    formatv("all that shared memory has room for: {0} rows by {1} tokens; "
+                            "a ring of {2} x {3} bytes",
+                            rowTiles * formats::tileRows, image.setTokens, stages,
+                            plan->stageBytes)};
+    }
   return op.emitOpError() << "finds no stage that fits the shared memory of target "
                           << description.name;
 }
