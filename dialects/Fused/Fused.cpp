@@ -96,8 +96,8 @@ LogicalResult HostScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitEr
 LogicalResult GpuScheduleAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t blocks,
                                       int64_t warps, int64_t stages, int64_t inFlight,
                                       int64_t columns, int64_t splits, StringRef early,
-                                      int64_t held, int64_t resident, int64_t rows,
-                                      int64_t tokens, int64_t warpgroups) {
+                                      int64_t held, int64_t resident, int64_t rows, int64_t tokens,
+                                      int64_t warpgroups) {
   if (blocks < 1 || warps < 1 || warps > 31 || stages < 1 || columns < 1 || splits < 1)
     return emitError() << "blocks, warps (at most 31), stages, columns and splits must be positive";
   // What kernels compute with, and more than any shared memory holds.

@@ -122,8 +122,7 @@ static std::optional<sluice::ptx::WarpgroupProducts> parseProducts(LLVM::InlineA
     for (bool accumulates : {false, true})
       for (int64_t products = 1; products <= 4; ++products) {
         WarpgroupProducts candidate{kind, 2 * sums, products, accumulates};
-        if (op.getAsmString() == candidate.text() &&
-            op.getConstraints() == candidate.constraints())
+        if (op.getAsmString() == candidate.text() && op.getConstraints() == candidate.constraints())
           return candidate;
       }
   return std::nullopt;

@@ -230,8 +230,7 @@ DeviceBuilder::Values DeviceBuilder::startProducts(ptx::WarpgroupProducts produc
   llvm::append_range(all, sums);
   if (sums.empty())
     all.append(products.sums(), LLVM::UndefOp::create(b, loc, type));
-  return inlineAssembly(*this, all, type, products.sums(),
-                        products.text(), products.constraints());
+  return inlineAssembly(*this, all, type, products.sums(), products.text(), products.constraints());
 }
 
 DeviceBuilder::Values DeviceBuilder::takeSums(ValueRange sums) {

@@ -32,8 +32,8 @@ LogicalResult device::emitPrepare(Kernel &kernel, fused::PrepareOp op) {
   Value active = emitActiveRows(kernel, op.getActive(), image.tokens);
   // Products read the tokens of a tile together.
   constexpr int64_t tile = fused::PreparedImage::kTileTokens;
-  Value prepared = k.min(k.mul(k.div(k.add(active, tile - 1), tile), tile),
-                         k.constI32(image.paddedTokens));
+  Value prepared =
+      k.min(k.mul(k.div(k.add(active, tile - 1), tile), tile), k.constI32(image.paddedTokens));
   LogicalResult result = success();
   k.ifThen(k.less(token, prepared), [&] {
     result = prologue.emitToImage(image, kernel.interface.resultPointer(0), token,

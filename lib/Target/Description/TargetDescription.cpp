@@ -195,7 +195,8 @@ static void readSteps(const JsonField &tuning, TargetDescription &target) {
 }
 
 static void readGpu(const JsonField &root, TargetDescription &target) {
-  target.arch = readText(root.at("arch"), isArch, "\"sm_\" and two or three digits, perhaps an \"a\"");
+  target.arch =
+      readText(root.at("arch"), isArch, "\"sm_\" and two or three digits, perhaps an \"a\"");
   target.multiprocessors = readNumber<int64_t>(root.at("multiprocessors"), 1, 4096);
   target.l2Bytes = readNumber<int64_t>(root.at("l2_bytes"), 1 << 16, 64 * gib);
   target.sharedBytesPerBlock =

@@ -125,7 +125,8 @@ TEST(Target, ErrorsOfText) {
   for (const Case &c : std::initializer_list<Case>{
            {"h100", "/name", R"("a b")", R"(name is 'a b', expected letters, digits, '-' and '_')"},
            {"h100", "/kind", R"("tpu")", R"(kind is 'tpu', expected "gpu" or "cpu")"},
-           {"h100", "/arch", R"("90")", R"(arch is '90', expected "sm_" and two or three digits, perhaps an "a")"},
+           {"h100", "/arch", R"("90")",
+            R"(arch is '90', expected "sm_" and two or three digits, perhaps an "a")"},
            {"h100", "/arch", nullptr, "arch is missing"},
            {"h100", "/peak_bandwidth", "3",
             R"(peak_bandwidth is 3, expected {"value": number, "source": text})"},

@@ -130,10 +130,9 @@ TEST(Basic, LaunchesAreChecked) {
 
 TEST(Basic, OperationsWithoutSemanticsAreErrors) {
   auto refused = [](const std::string &body) { return Bench(kernel("k", 1, body)).error; };
-  EXPECT_FAULT(refused("  nvvm.setmaxregister increase 64\n llvm.return"),
-               "kernel 'k': nvvm.setmaxregister at test.mlir:");
-  EXPECT_FAULT(refused("  nvvm.setmaxregister increase 64\n llvm.return"),
-               "has no semantics in the emulator");
+  EXPECT_FAULT(refused("  nvvm.breakpoint\n llvm.return"),
+               "kernel 'k': nvvm.breakpoint at test.mlir:");
+  EXPECT_FAULT(refused("  nvvm.breakpoint\n llvm.return"), "has no semantics in the emulator");
   EXPECT_FAULT(refused("  nvvm.inline_ptx \"bar.sync 0;\"\n llvm.return"), "\"bar.sync 0;\"");
   EXPECT_FAULT(refused("  %x = nvvm.read.ptx.sreg.smid : i32\n llvm.return"),
                "nvvm.read.ptx.sreg.smid");
