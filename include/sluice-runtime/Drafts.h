@@ -50,7 +50,7 @@ public:
   /// A token's step took so long.
   void decoded(double seconds);
   /// A step with guesses, and what made them, took so long; `accepted` of them were right.
-  void verified(double seconds, int64_t guessed, int64_t accepted);
+  void verified(double seconds, int64_t accepted);
   /// Nothing was guessed although it was wanted: that costs nothing.
   void nothing() { waited = 0; }
 

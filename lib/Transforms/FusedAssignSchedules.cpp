@@ -278,27 +278,10 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
                     /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
     return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
   };
-  // Fewer tokens a tile where stages of more would not fit.
-  for (int64_t tokens = std::min(image.paddedTokens, mostTokens); tokens >= image.setTokens;
-       tokens = tokens / 2 / image.setTokens * image.setTokens) {
-    FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, tokens, 1, step).second;
-    if (failed(least))
-      return failure();
-    // The least time of all rounds of blocks. Few rows a tile share what is read of the activations
-    // less: they must save an eighth.
-    int64_t rowTiles = mostRowTiles, blocks = 0;
-    double shortest = std::numeric_limits<double>::infinity();
-    for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
-      int64_t number = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
-      auto rounds = static_cast<double>(llvm::divideCeil(number, multiprocessors) * candidate);
-      if (rounds < 0.875 * shortest) {
-        shortest = rounds;
-        rowTiles = candidate;
-        blocks = std::min(multiprocessors, number);
-      }
-    }
-    // The longest stages of which several fit; two suffice where shorter ones would leave warps
-    // that divide the columns without work.
+  /// The longest stages of which several fit, or else nothing. Two suffice where shorter ones would
+  /// leave warps that divide the columns without work; with `any` so does one, of any size.
+  auto chooseStages = [&](int64_t rowTiles, int64_t tokens,
+                          bool any) -> FailureOr<std::optional<Choice>> {
     for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
       if (!records && chunk % columns)
         continue;
@@ -310,40 +293,52 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
         continue;
       int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
       int64_t wanted = plan->stageSteps <= plan->slices ? 2 : 3;
-      if (stages < std::min(wanted, plan->stages) || rowTiles * plan->weightBytes > mostWeightBytes)
+      if (!any && (stages < std::min(wanted, plan->stages) ||
+                   rowTiles * plan->weightBytes > mostWeightBytes))
         continue;
-      auto schedule = gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
-                                  /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
-      return Choice{schedule,
-                    formatv("{0} tiles of {1} rows by {2} tokens; a ring of {3} x {4} bytes",
-                            plan->rowGroups * plan->tokenTiles, rowTiles * formats::tileRows,
-                            tokens, stages, plan->stageBytes)};
+      int64_t number = plan->rowGroups * plan->tokenTiles;
+      auto schedule = gpuSchedule(std::min(multiprocessors, number), warps, stages, stages, columns,
+                                  /*splits=*/1, "weights", /*held=*/0, /*resident=*/1,
+                                  rowTiles * formats::tileRows, tokens);
+      return std::optional(Choice{
+          schedule, formatv("{0}{1} tiles of {2} rows by {3} tokens; a ring of {4} x {5} bytes",
+                            any ? "all that shared memory has room for: " : "", number,
+                            rowTiles * formats::tileRows, tokens, stages, plan->stageBytes)});
     }
+    return std::optional<Choice>();
+  };
+  // Fewer tokens a tile where stages of more would not fit.
+  for (int64_t tokens = std::min(image.paddedTokens, mostTokens); tokens >= image.setTokens;
+       tokens = tokens / 2 / image.setTokens * image.setTokens) {
+    FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, tokens, 1, step).second;
+    if (failed(least))
+      return failure();
+    // The least time of all rounds of blocks. Few rows a tile share what is read of the activations
+    // less: they must save an eighth.
+    int64_t rowTiles = mostRowTiles;
+    double shortest = std::numeric_limits<double>::infinity();
+    for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
+      int64_t number = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
+      auto rounds = static_cast<double>(llvm::divideCeil(number, multiprocessors) * candidate);
+      if (rounds < 0.875 * shortest) {
+        shortest = rounds;
+        rowTiles = candidate;
+      }
+    }
+    FailureOr<std::optional<Choice>> choice = chooseStages(rowTiles, tokens, /*any=*/false);
+    if (failed(choice))
+      return failure();
+    if (*choice)
+      return **choice;
   }
-  // Where shared memory is small, whatever fits: the fewest tokens, then fewer rows, then one
-  // stage.
-  for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2)
-    for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
-      if (!records && chunk % columns)
-        continue;
-      auto plan = planOf(rowTiles, image.setTokens, 1, columns).second;
-      if (failed(plan))
-        return failure();
-      int64_t room = device.sharedBytes - plan->shared;
-      if (room < 0)
-        continue;
-      int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
-      int64_t blocks = std::min<int64_t>(multiprocessors, llvm::divideCeil(plan->tiles, rowTiles) *
-                                                              plan->tokenTiles);
-      auto schedule =
-          gpuSchedule(blocks, warps, stages, stages, columns, /*splits=*/1, "weights",
-                      /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, image.setTokens);
-      return Choice{schedule,
-                    formatv("all that shared memory has room for: {0} rows by {1} tokens; "
-                            "a ring of {2} x {3} bytes",
-                            rowTiles * formats::tileRows, image.setTokens, stages,
-                            plan->stageBytes)};
-    }
+  // Where shared memory is small: the fewest tokens, then fewer rows.
+  for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2) {
+    FailureOr<std::optional<Choice>> choice = chooseStages(rowTiles, image.setTokens, /*any=*/true);
+    if (failed(choice))
+      return failure();
+    if (*choice)
+      return **choice;
+  }
   return op.emitOpError() << "finds no stage that fits the shared memory of target "
                           << description.name;
 }

@@ -27,8 +27,7 @@ enum class StepKind { Prefill, Verify, Batch };
 class StepWriter {
 public:
   StepWriter(func::FuncOp decode, int64_t rows, int64_t tokens, StepKind kind)
-      : decode(decode), rows(rows), tokens(tokens), kind(kind),
-        allLogits(kind != StepKind::Prefill), builder(decode.getContext()) {}
+      : decode(decode), rows(rows), tokens(tokens), kind(kind), builder(decode.getContext()) {}
 
   LogicalResult write(StringRef name);
 
@@ -63,7 +62,6 @@ private:
   /// Of @decode, and of the step.
   int64_t rows, tokens;
   StepKind kind;
-  bool allLogits;
   OpBuilder builder;
   IRMapping mapping;
   Value count;
@@ -175,10 +173,8 @@ LogicalResult StepWriter::convert(Operation &op) {
     return convert(attention);
   if (isa<fused::EmbeddingOp, fused::RowsOp>(op))
     return convertRows(op);
-  if (isa<fused::SampleOp>(op) && kind == StepKind::Batch)
-    return convertRows(op);
-  if (isa<fused::SampleOp>(op) && kind == StepKind::Verify)
-    return success();
+  if (isa<fused::SampleOp>(op))
+    return kind == StepKind::Verify ? success() : convertRows(op);
   if (isa<func::ReturnOp>(op) && kind == StepKind::Verify) {
     func::ReturnOp::create(builder, op.getLoc(), mapping.lookup(op.getOperand(0)));
     return success();
@@ -229,15 +225,16 @@ LogicalResult StepWriter::write(StringRef name) {
 
   // Behind the last attention no row depends on another one, and only the last one's logits are
   // wanted.
-  auto lastAttention =
-      llvm::find_if(llvm::reverse(body), [](Operation &op) { return isa<fused::AttentionOp>(op); });
+  Operation *lastAttention = nullptr;
+  if (kind == StepKind::Prefill)
+    for (auto attention : body.getOps<fused::AttentionOp>())
+      lastAttention = attention;
   for (Operation &op : body) {
-    bool isBehind =
-        !allLogits && lastAttention != body.rend() && lastAttention->isBeforeInBlock(&op);
+    bool isBehind = lastAttention && lastAttention->isBeforeInBlock(&op);
     if (!isBehind) {
       if (failed(convert(op)))
         return failure();
-      if (!allLogits && lastAttention != body.rend() && &op == &*lastAttention)
+      if (&op == lastAttention)
         keepLastRow(std::next(op.getIterator()), body);
       continue;
     }

@@ -3,6 +3,8 @@
 
 #include "sluice-runtime/Batch.h"
 
+#include "runtime/generate/Checks.h"
+
 #include <algorithm>
 
 using namespace sluice::runtime;
@@ -10,16 +12,13 @@ using namespace sluice::runtime;
 Batch::Batch(std::shared_ptr<const Artifact> artifact, const SessionOptions &options)
     : theArtifact(std::move(artifact)) {
   const Plan &plan = theArtifact->plan();
-  theDevice = createDevice(options.device.empty() ? defaultDevice(plan) : options.device,
-                           options.deviceOptions);
-  theDevice->load(theArtifact);
+  theDevice = openDevice(theArtifact, options);
   sequences.resize(static_cast<size_t>(plan.model.batch));
   decodeStep = *plan.findStep("decode");
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
-  if (plan.model.batch > 1)
-    countBuffer = plan.findBuffer("count");
+  countBuffer = plan.findBuffer("count");
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
     nextBuffer = plan.bufferIndex("next");
@@ -45,10 +44,7 @@ int64_t Batch::add(std::span<const int32_t> prompt, const SamplingOptions &sampl
     throw Error("the prompt has " + std::to_string(prompt.size()) + " tokens, the context " +
                 std::to_string(model.contextLength) +
                 "; compile the model with a longer one (--context)");
-  for (int32_t token : prompt)
-    if (token < 0 || token >= model.vocabSize)
-      throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
-                  std::to_string(model.vocabSize));
+  checkTokens(model, prompt);
   auto place = std::find_if(sequences.begin(), sequences.end(),
                             [](const Sequence &sequence) { return !sequence.exists; });
   if (place == sequences.end())
@@ -83,11 +79,10 @@ int32_t Batch::choose(size_t place) {
   if (!nextBuffer || sequence.sampler->needsHistory())
     return sequence.sampler->sample(logits(static_cast<int64_t>(place)), sequence.tokens);
   int32_t chosen = static_cast<const int32_t *>(theDevice->output(*nextBuffer))[place];
-  if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
+  if (!isInVocabulary(theArtifact->model(), chosen)) {
     // Says what is wrong with the logits.
     (void)greedy(logits(static_cast<int64_t>(place)));
-    throw Error("the device chose token " + std::to_string(chosen) + " of a vocabulary of " +
-                std::to_string(theArtifact->model().vocabSize));
+    failChoice(theArtifact->model(), chosen);
   }
   return chosen;
 }

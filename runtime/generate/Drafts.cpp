@@ -77,7 +77,7 @@ int64_t DraftPolicy::wanted() {
 
 void DraftPolicy::decoded(double seconds) { average(decodeSeconds, seconds); }
 
-void DraftPolicy::verified(double seconds, int64_t, int64_t right) {
+void DraftPolicy::verified(double seconds, int64_t right) {
   average(verifySeconds, seconds);
   accepted += kWeight * (static_cast<double>(right) - accepted);
   waited = 0;

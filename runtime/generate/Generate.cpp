@@ -3,6 +3,8 @@
 
 #include "sluice-runtime/Drafts.h"
 
+#include "runtime/generate/Checks.h"
+
 #include <algorithm>
 #include <chrono>
 #include <optional>
@@ -85,11 +87,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
         std::to_string(room) +
         " positions of the context are left; compile the model with a longer one (--context)");
   options.validate();
-  for (int32_t id : prompt)
-    if (id < 0 || id >= artifact.model().vocabSize)
-      throw Error("token " + std::to_string(id) +
-                  " of the prompt is not in the model's vocabulary of " +
-                  std::to_string(artifact.model().vocabSize));
+  checkTokens(artifact.model(), prompt, " of the prompt");
 
   std::vector<int32_t> eosIds = artifact.model().eosIds;
   if (artifact.hasTokenizer())
@@ -153,7 +151,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     }
     // What was computed behind the first wrong guess does not count.
     result.accepted += static_cast<int64_t>(taken);
-    policy.verified(stepSeconds, static_cast<int64_t>(guesses.size()), static_cast<int64_t>(taken));
+    policy.verified(stepSeconds, static_cast<int64_t>(taken));
     session.seek(session.position() - static_cast<int64_t>(guesses.size() - taken));
     guesses.clear();
     taken = 0;

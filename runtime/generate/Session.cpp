@@ -3,6 +3,7 @@
 
 #include "sluice-runtime/Session.h"
 
+#include "runtime/generate/Checks.h"
 #include "sluice-support/Float16.h"
 #include "sluice-support/Text.h"
 
@@ -22,9 +23,7 @@ Session::Session(std::shared_ptr<const Artifact> artifact, const SessionOptions 
   if (plan.model.batch != 1)
     throw Error(theArtifact->planName() + ": decodes " + std::to_string(plan.model.batch) +
                 " sequences together, a session has one; compile the model without --batch");
-  theDevice = createDevice(options.device.empty() ? defaultDevice(plan) : options.device,
-                           options.deviceOptions);
-  theDevice->load(theArtifact);
+  theDevice = openDevice(theArtifact, options);
   queue = theDevice->queue();
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
@@ -51,10 +50,7 @@ bool Session::Inputs::operator==(const Inputs &other) const {
 
 Session::Inputs Session::checkedInputs(std::span<const int32_t> tokens) const {
   const ModelInfo &model = theArtifact->model();
-  for (int32_t token : tokens)
-    if (token < 0 || token >= model.vocabSize)
-      throw Error("token " + std::to_string(token) + " is not in the model's vocabulary of " +
-                  std::to_string(model.vocabSize));
+  checkTokens(model, tokens);
   if (nextPosition + static_cast<int64_t>(tokens.size()) > model.contextLength)
     throw Error("the context is full: position " +
                 std::to_string(std::max(nextPosition, model.contextLength)) + " of a context of " +
@@ -156,15 +152,14 @@ int32_t Session::next(std::span<const int32_t> tokens, Sampler &sampler,
     following->tokens = {chosen};
     ahead = following;
   }
-  if (chosen < 0 || chosen >= theArtifact->model().vocabSize) {
+  if (!isInVocabulary(theArtifact->model(), chosen)) {
     try {
       // Says what is wrong with the logits.
       (void)greedy(logits());
     } catch (const Error &error) {
       throw explained(error);
     }
-    throw Error("the device chose token " + std::to_string(chosen) + " of a vocabulary of " +
-                std::to_string(theArtifact->model().vocabSize));
+    failChoice(theArtifact->model(), chosen);
   }
   return chosen;
 }

@@ -7,6 +7,7 @@
 
 #include "sluice-runtime/Session.h"
 
+#include "runtime/generate/Checks.h"
 #include "sluice-support/MappedFile.h"
 #include "sluice-support/Safetensors.h"
 #include "sluice-support/Text.h"
@@ -165,10 +166,11 @@ void Session::load(const std::filesystem::path &path) {
     throw Error(name + ": has " + std::to_string(filled) +
                 " tokens, expected at most the context's " +
                 std::to_string(plan.model.contextLength));
-  for (int32_t token : tokens)
-    if (token < 0 || token >= plan.model.vocabSize)
-      throw Error(name + ": token " + std::to_string(token) +
-                  " is not in the model's vocabulary of " + std::to_string(plan.model.vocabSize));
+  try {
+    checkTokens(plan.model, tokens);
+  } catch (const Error &error) {
+    throw Error(name + ": " + error.what());
+  }
   // Everything is checked before the caches change.
   for (const Buffer &buffer : plan.buffers)
     if (buffer.kind == BufferKind::Cache && filled) {

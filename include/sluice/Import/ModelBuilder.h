@@ -23,8 +23,8 @@ struct ImportOptions {
   /// Positions that the caches hold. Without it as many as the model was made for, but at most
   /// `defaultContext`: a cache is memory, and models that allow 128k positions rarely see them.
   std::optional<int64_t> context = std::nullopt;
-  /// Rows of a step. All rows share the caches: they are tokens of one text, each attending to the
-  /// positions up to its own.
+  /// Rows of a step. Of one sequence all rows share the caches: they are tokens of one text, each
+  /// attending to the positions up to its own.
   int64_t tokens = 1;
   /// Sequences, each with caches of its own, of which a step has one token each: then rows are
   /// sequences, and `tokens` is 1.
@@ -38,9 +38,9 @@ struct ImportOptions {
 ///   module @name attributes {model.source = "path", model.config = {architecture = "llama", ...}}
 ///   {
 ///     model.weight @token_embd ... ; @blk.N.attn_q ... ; @output ...
-///     model.cache @cache.k.N, @cache.v.N : !quantized.cache<1 x context x kv_heads x head_dim x
-///     f16> func.func @decode(tensor<tokens x i32>, tensor<tokens x i32>)
-///         -> tensor<tokens x vocab_size x f32>
+///     model.cache @cache.k.N, @cache.v.N : !quantized.cache<sequences x context x
+///     kv_heads x head_dim x f16>
+///     func.func @decode(tensor<rows x i32>, tensor<rows x i32>) -> tensor<rows x vocab_size x f32>
 ///   }
 ///
 /// Weights carry GGUF's names without `.weight` (a bias ends in `.bias`), whatever the file calls

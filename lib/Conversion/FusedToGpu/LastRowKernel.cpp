@@ -7,13 +7,6 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 
-void device::ifActive(Kernel &kernel, Value active, Value row, llvm::function_ref<void()> body) {
-  if (!active)
-    return body();
-  DeviceBuilder &k = kernel.k;
-  k.ifThen(k.less(row, k.load(k.i32(), kernel.interface.pointer(active), 4)), body);
-}
-
 LogicalResult device::emitLastRow(Kernel &kernel, fused::LastRowOp op) {
   FailureOr<fused::LastRowPlan> plan = fused::LastRowPlan::get(op, kernel.schedule, kernel.device);
   if (failed(plan))

@@ -10,12 +10,6 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
 
-Value device::emitActiveRows(Kernel &kernel, Value active, int64_t most) {
-  DeviceBuilder &k = kernel.k;
-  Value count = k.loadFresh(k.i32(), kernel.interface.pointer(active), 4);
-  return k.clampIndex(count, most + 1);
-}
-
 LogicalResult device::emitPrepare(Kernel &kernel, fused::PrepareOp op) {
   FailureOr<fused::PreparePlan> plan = fused::PreparePlan::get(op, kernel.schedule, kernel.device);
   if (failed(plan))

@@ -6,7 +6,7 @@
 // tokens, a few at a time, whose sums are registers. Sums of the same columns are the same numbers
 // as those of fused.matvec, added in the same order.
 
-#include "Products.h"
+#include "ActiveTokens.h"
 
 #include "dialects/Fused/PreparedInput.h"
 
@@ -310,7 +310,7 @@ void MatmulKernel::finish(Value item, Value tokenCount) {
 
 LogicalResult MatmulKernel::emit(Value begin, Value end) {
   prepared = interface.pointer(op.getInput());
-  Value count = activeRows(k, interface, op.getActive(), input.tokens);
+  Value count = activeTokens(k, interface, op.getActive(), input.tokens);
   int64_t allTokens = input.blocks() * kBlock;
   panel = k.scratch(kGroup / wordColumns() * tiles() * kVectorBytes);
   sums = k.scratch(allTokens * tiles() * heldSums() * kVectorBytes);

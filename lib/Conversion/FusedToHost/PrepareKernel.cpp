@@ -4,7 +4,7 @@
 // The input of products of many tokens: the prologue of 8 tokens at a time into rows on the stack,
 // which are then brought into the order of dialects/Fused/PreparedInput.h.
 
-#include "Products.h"
+#include "ActiveTokens.h"
 
 #include "dialects/Fused/PreparedInput.h"
 
@@ -14,12 +14,6 @@ using namespace sluice::host;
 using formats::Encoding;
 
 static constexpr int64_t kTokenBlock = fused::PreparedShape::kTokenBlock;
-
-Value sluice::host::activeRows(KernelBuilder &k, const KernelInterface &interface, Value active,
-                               int64_t tokens) {
-  Value count = k.load(k.i32(), interface.pointer(active), 4);
-  return k.toIndex(k.max(k.min(count, k.constI32(tokens)), k.constI32(1)));
-}
 
 /// Transposes as many vectors as each has lanes, a power of two.
 static void transpose(KernelBuilder &k, MutableArrayRef<Value> rows) {
@@ -56,7 +50,7 @@ FailureOr<int64_t> sluice::host::emitPrepare(KernelBuilder &k, fused::PrepareOp 
   PreparedInput rows = allocateInput(k, format, kTokenBlock, shape.columns, format.hasOffset(),
                                      /*hasBiases=*/false);
   Value result = interface.resultPointer(0);
-  end = k.min(end, activeRows(k, interface, op.getActive(), shape.tokens));
+  end = k.min(end, activeTokens(k, interface, op.getActive(), shape.tokens));
 
   // A pair of int16 or a float.
   const int64_t wordColumns = format.isInteger() ? 2 : 1,

@@ -90,10 +90,6 @@ mlir::LogicalResult emitEpilogue(KernelBuilder &k, fused::ProductOp op,
                                  const KernelInterface &interface, const PackedSegment &segment,
                                  mlir::Value tile, mlir::Value sums, mlir::Value token);
 
-/// How many rows are there: the count in memory, 1 to `tokens`, as an index.
-mlir::Value activeRows(KernelBuilder &k, const KernelInterface &interface, mlir::Value active,
-                       int64_t tokens);
-
 // The kernels. Each fills the body of a function whose pointers `interface` has and returns
 // the number of work items of a launch.
 mlir::FailureOr<int64_t> emitMatvec(KernelBuilder &k, fused::MatvecOp op,

@@ -171,12 +171,12 @@ TEST(Drafts, PolicyStopsWhatDoesNotPay) {
   runtime::DraftPolicy policy(8);
   policy.decoded(1.0);
   EXPECT_EQ(policy.wanted(), 8);
-  policy.verified(1.5, 8, 6);
+  policy.verified(1.5, 6);
   EXPECT_EQ(policy.wanted(), 8);
   int64_t tries = 0;
   for (int step = 0; step < 1000; ++step) {
     if (policy.wanted()) {
-      policy.verified(1.5, 8, 0);
+      policy.verified(1.5, 0);
       ++tries;
     } else {
       policy.decoded(1.0);
@@ -187,7 +187,7 @@ TEST(Drafts, PolicyStopsWhatDoesNotPay) {
   while (!policy.wanted())
     ;
   for (int i = 0; i < 8; ++i)
-    policy.verified(1.5, 8, 8);
+    policy.verified(1.5, 8);
   EXPECT_EQ(policy.wanted(), 8);
 }
 

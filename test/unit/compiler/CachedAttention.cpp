@@ -14,6 +14,20 @@ using formats::CacheOrder;
 using formats::CacheShape;
 using reference::Tensor;
 
+std::vector<CachePair> test::allCachePairs() {
+  std::vector<CachePair> pairs;
+  for (const char *keys : {"f16", "bf16", "fp8", "int8", "int8-h32-rot", "int4", "int4-h64-rot"})
+    for (const char *values : {"f16", "bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"})
+      pairs.push_back({keys, values});
+  return pairs;
+}
+
+std::string test::cachePairName(const CachePair &pair) {
+  std::string name = std::string(pair.first) + "_" + pair.second;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 CachedAttention &CachedAttention::caches(llvm::StringRef keys, llvm::StringRef values) {
   keyChoice = llvm::cantFail(formats::CacheScheme::parse(keys, true)).common;
   valueChoice = llvm::cantFail(formats::CacheScheme::parse(values, false)).common;

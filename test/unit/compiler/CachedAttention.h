@@ -15,6 +15,13 @@
 
 namespace sluice::test {
 
+/// Formats of keys and values.
+using CachePair = std::pair<const char *, const char *>;
+/// Every format of keys with every one of values.
+std::vector<CachePair> allCachePairs();
+/// As a test's name: "int8_h32_rot_f16".
+std::string cachePairName(const CachePair &pair);
+
 struct CachedAttention {
   int64_t dim = 64, heads = 2, group = 2, tokens = 1, sequences = 1, positions = 320;
   formats::CacheChoice keyChoice = {}, valueChoice = {};

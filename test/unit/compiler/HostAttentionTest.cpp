@@ -74,22 +74,21 @@ TEST_P(HostAttention, HeadsGroupsAndContexts) {
 
 // Every encoding with every other, of a key and of a value that attention itself appends.
 TEST_P(HostAttention, Formats) {
-  for (const char *keys : {"f16", "bf16", "fp8", "int8", "int8-h32-rot", "int4", "int4-h64-rot"})
-    for (const char *values : {"f16", "bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"}) {
-      SCOPED_TRACE(std::string(keys) + " " + values);
-      CachedAttention attention{64, 1, 2, 1, 1, 320};
-      attention.appends = true;
-      attention.caches(keys, values);
-      std::unique_ptr<HostKernels> kernels =
-          HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
-      ASSERT_TRUE(kernels);
-      Random random(2);
-      CachedAttention::Data data = attention.data(random);
-      for (int32_t last : {0, 30, 31, 32, 299})
-        run(attention, *kernels, data, {last}, tolerance);
-      if (testing::Test::HasFailure())
-        return;
-    }
+  for (auto [keys, values] : allCachePairs()) {
+    SCOPED_TRACE(std::string(keys) + " " + values);
+    CachedAttention attention{64, 1, 2, 1, 1, 320};
+    attention.appends = true;
+    attention.caches(keys, values);
+    std::unique_ptr<HostKernels> kernels =
+        HostKernels::compile(attention.text(schedule(GetParam(), 4, 64), false));
+    ASSERT_TRUE(kernels);
+    Random random(2);
+    CachedAttention::Data data = attention.data(random);
+    for (int32_t last : {0, 30, 31, 32, 299})
+      run(attention, *kernels, data, {last}, tolerance);
+    if (testing::Test::HasFailure())
+      return;
+  }
 }
 
 // Norms of heads and rotary embedding before keys are rotated and rounded: registers that hold

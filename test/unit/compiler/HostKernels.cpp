@@ -273,6 +273,22 @@ Buffer test::pack(const Weight &weight, const std::vector<int64_t> &rows,
   return buffer;
 }
 
+std::vector<int64_t> test::orderedRows(const std::vector<formats::RowSegment> &order,
+                                       const std::vector<int64_t> &sources) {
+  formats::RowOrder rows = llvm::cantFail(formats::RowOrder::get(order, sources));
+  std::vector<int64_t> first = {0}, places;
+  for (int64_t source : sources)
+    first.push_back(first.back() + source);
+  for (formats::RowPlace place : rows.places())
+    places.push_back(place.empty() ? -1 : first[place.source] + place.row);
+  return places;
+}
+
+Buffer test::packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
+                         const std::vector<int64_t> &sources) {
+  return pack(weight, orderedRows(order, sources), formats::Layout::Kind::Lanes);
+}
+
 std::vector<int64_t> test::naturalRows(int64_t rows) {
   std::vector<int64_t> result(rows);
   std::iota(result.begin(), result.end(), 0);

@@ -7,6 +7,7 @@
 #define SLUICE_TEST_UNIT_COMPILER_HOSTKERNELS_H
 
 #include "sluice/Formats/Packing.h"
+#include "sluice/Formats/RowOrder.h"
 #include "sluice/Target/HostTarget.h"
 
 #include <memory>
@@ -105,6 +106,12 @@ std::string tensorType(formats::Encoding format, int64_t rows, int64_t columns,
                        const std::string &layout);
 /// Packs rows, -1 for an empty place, in the given layout.
 Buffer pack(const Weight &weight, const std::vector<int64_t> &rows, formats::Layout::Kind layout);
+/// The rows of a weight, whose sources follow each other in it, in an order: -1 for an empty place.
+std::vector<int64_t> orderedRows(const std::vector<formats::RowSegment> &order,
+                                 const std::vector<int64_t> &sources);
+/// Packs sources by an order, as rows of one weight, for the host.
+Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
+                   const std::vector<int64_t> &sources);
 /// 0, 1, 2, ...
 std::vector<int64_t> naturalRows(int64_t rows);
 

@@ -195,18 +195,6 @@ std::vector<float> fromF16(const std::vector<uint16_t> &halves) {
   formats::f16ToFloat(halves, values);
   return values;
 }
-
-/// Packs sources by an order, as rows of one weight.
-Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
-                   const std::vector<int64_t> &sources) {
-  formats::RowOrder rows = llvm::cantFail(formats::RowOrder::get(order, sources));
-  std::vector<int64_t> first = {0}, places;
-  for (int64_t source : sources)
-    first.push_back(first.back() + source);
-  for (formats::RowPlace place : rows.places())
-    places.push_back(place.empty() ? -1 : first[place.source] + place.row);
-  return pack(weight, places, formats::Layout::Kind::Lanes);
-}
 } // namespace
 
 TEST_P(HostMatvec, GatedMlp) {

@@ -72,13 +72,7 @@ Buffer packMma(const Weight &weight, const std::vector<int64_t> &rows, int64_t c
 
 Buffer packOrdered(const Weight &weight, const std::vector<formats::RowSegment> &order,
                    const std::vector<int64_t> &sources, int64_t chunk) {
-  formats::RowOrder rows = llvm::cantFail(formats::RowOrder::get(order, sources));
-  std::vector<int64_t> first = {0}, places;
-  for (int64_t source : sources)
-    first.push_back(first.back() + source);
-  for (formats::RowPlace place : rows.places())
-    places.push_back(place.empty() ? -1 : first[place.source] + place.row);
-  return packMma(weight, places, chunk);
+  return packMma(weight, orderedRows(order, sources), chunk);
 }
 
 std::vector<Product> productsOf(Encoding format, size_t number) {

@@ -70,8 +70,7 @@ struct Shape {
 class GpuAttention : public testing::TestWithParam<Shape> {};
 
 /// Names of formats of keys and values.
-using Pair = std::pair<const char *, const char *>;
-class GpuAttentionFormats : public testing::TestWithParam<Pair> {};
+class GpuAttentionFormats : public testing::TestWithParam<CachePair> {};
 
 /// About twice what is measured: the result is rounded to f16, 2e-4; weights of values that are
 /// floats are, too.
@@ -145,20 +144,8 @@ TEST_P(GpuAttentionFormats, AppendAndAttend) {
     run(attention, *kernels, data, {last}, tolerance);
 }
 
-static std::vector<Pair> allPairs() {
-  std::vector<Pair> pairs;
-  for (const char *keys : {"f16", "bf16", "fp8", "int8", "int8-h32-rot", "int4", "int4-h64-rot"})
-    for (const char *values : {"f16", "bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"})
-      pairs.push_back({keys, values});
-  return pairs;
-}
-INSTANTIATE_TEST_SUITE_P(Pairs, GpuAttentionFormats, testing::ValuesIn(allPairs()),
-                         [](const auto &info) {
-                           std::string name =
-                               std::string(info.param.first) + "_" + info.param.second;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Pairs, GpuAttentionFormats, testing::ValuesIn(allCachePairs()),
+                         [](const auto &info) { return cachePairName(info.param); });
 
 namespace {
 class GpuAttentionPrologue : public testing::TestWithParam<std::tuple<int64_t, const char *>> {};

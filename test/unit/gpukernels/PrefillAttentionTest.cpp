@@ -84,8 +84,7 @@ struct Shape {
 class GpuPrefillAttention : public testing::TestWithParam<Shape> {};
 
 /// Names of formats of keys and values.
-using Pair = std::pair<const char *, const char *>;
-class GpuPrefillFormats : public testing::TestWithParam<Pair> {};
+class GpuPrefillFormats : public testing::TestWithParam<CachePair> {};
 
 } // namespace
 
@@ -136,20 +135,8 @@ TEST_P(GpuPrefillFormats, AppendAndAttend) {
   run(attention.caches(GetParam().first, GetParam().second), {4, 2, 64}, {{14, 90}});
 }
 
-static std::vector<Pair> allPairs() {
-  std::vector<Pair> pairs;
-  for (const char *keys : {"f16", "bf16", "fp8", "int8", "int8-h32-rot", "int4", "int4-h64-rot"})
-    for (const char *values : {"f16", "bf16", "fp8", "int8", "int8-h32", "int4", "int4-h64"})
-      pairs.push_back({keys, values});
-  return pairs;
-}
-INSTANTIATE_TEST_SUITE_P(Pairs, GpuPrefillFormats, testing::ValuesIn(allPairs()),
-                         [](const auto &info) {
-                           std::string name =
-                               std::string(info.param.first) + "_" + info.param.second;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Pairs, GpuPrefillFormats, testing::ValuesIn(allCachePairs()),
+                         [](const auto &info) { return cachePairName(info.param); });
 
 namespace {
 class GpuAppend : public testing::TestWithParam<std::tuple<int64_t, const char *>> {};
