@@ -146,27 +146,33 @@ Type PreparedType::parse(AsmParser &parser) {
       parser.parseCommaSeparatedList(AsmParser::Delimiter::Square, parseEncoding))
     return {};
   bool image = succeeded(parser.parseOptionalComma());
-  if ((image && parser.parseKeyword("image")) || parser.parseGreater())
+  if (image && parser.parseKeyword("image"))
     return {};
-  return parser.getChecked<PreparedType>(parser.getContext(), tokens, columns, encodings, image);
+  bool records = image && succeeded(parser.parseOptionalComma());
+  if ((records && parser.parseKeyword("records")) || parser.parseGreater())
+    return {};
+  return parser.getChecked<PreparedType>(parser.getContext(), tokens, columns, encodings, image,
+                                         records);
 }
 
 void PreparedType::print(AsmPrinter &printer) const {
   printer << "<" << getTokens() << ", " << getColumns() << ", for = [";
   llvm::interleaveComma(getEncodings(), printer,
                         [&](quantized::EncodingAttr encoding) { printer << encoding; });
-  printer << (getImage() ? "], image>" : "]>");
+  printer << "]" << (getImage() ? ", image" : "") << (getRecords() ? ", records" : "") << ">";
 }
 
 LogicalResult PreparedType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t tokens,
                                    int64_t columns, ArrayRef<quantized::EncodingAttr> encodings,
-                                   bool) {
+                                   bool image, bool records) {
   constexpr int64_t most = std::numeric_limits<int32_t>::max();
   if (tokens < 1 || columns < 1 || tokens > most || columns > most)
     return emitError() << "tokens and columns must be 1 to " << most << ", found " << tokens
                        << " and " << columns;
   if (encodings.empty())
     return emitError() << "names no encoding that it is for";
+  if (records && !image)
+    return emitError() << "is for records, which hosts do not have";
   return success();
 }
 

@@ -186,8 +186,11 @@ FailureOr<PreparePlan> PreparePlan::get(PrepareOp op, GpuScheduleAttr schedule,
   plan.warps = schedule.getWarps();
   plan.overlap = device.bulkCopies;
   SharedRanges ranges;
-  if (!op.getPrologue().empty())
-    plan.input.warpSums = ranges.take(countRowSums(op.getPrologue()) * rowSumStride(plan.warps));
+  int64_t sums = op.getPrologue().empty() ? 0 : countRowSums(op.getPrologue());
+  if (plan.image.records)
+    ++sums; // the greatest number of a row
+  if (sums)
+    plan.input.warpSums = ranges.take(sums * rowSumStride(plan.warps));
   plan.shared = ranges.bytes();
   return plan;
 }
@@ -209,6 +212,8 @@ FailureOr<GpuLaunch> PrepareOp::planGpuLaunch(GpuScheduleAttr schedule, const Gp
 }
 
 int64_t MatmulPlan::bytesOf(const PackedPart &part, int64_t stage) const {
+  if (records && wgmma)
+    return formats::RecordShape(part.shape.format()).bytes();
   if (records) {
     int64_t count = stage + 1 < stages ? stageSteps : lastStageSteps();
     return count * formats::RecordShape(part.shape.format()).bytes();
@@ -223,8 +228,18 @@ std::optional<std::string> MatmulPlan::warpgroupProblem(MatmulOp op, const GpuDe
   if (!device.warpgroups)
     return device.arch + " has no instructions for them";
   auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
-  if (!type || type.getLayout().getKind() != quantized::LayoutKind::Mma)
-    return "weights in records are made into operands anew";
+  if (!type || !type.getLayout().isForGpu())
+    return "weights are not packed for a GPU";
+  if (type.getLayout().getKind() == quantized::LayoutKind::Records) {
+    FailureOr<SmallVector<PackedPart, 1>> parts = packedParts(op);
+    bool divided =
+        succeeded(parts) && llvm::any_of(ArrayRef(*parts).drop_back(), [](const PackedPart &part) {
+          return part.endTile() % kGroupRowTiles;
+        });
+    if (divided)
+      return "a block's rows would be of several weights";
+    return std::nullopt;
+  }
   formats::Encoding format = type.getEncoding().getValue();
   if (format.isScaled() && !format.isInteger())
     return "weights of " + format.name() + " are not multiplied as they are";
@@ -247,19 +262,18 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   const formats::Encoding &format = plan.shape.format();
   plan.image = PreparedImage::get(op.getInput().getType());
   plan.records = plan.shape.layout().kind == formats::Layout::Kind::Records;
+  if (plan.records != plan.image.records)
+    return op.emitOpError() << "multiplies weights in layout " << (plan.records ? "records" : "mma")
+                            << " with an input prepared for another one";
   for (const PackedPart &part : plan.parts) {
     const formats::Encoding &encoding = part.shape.format();
+    if (plan.records)
+      continue;
     if (encoding.isInteger() != plan.image.format.isInteger() ||
         (!encoding.isInteger() && encoding.element != plan.image.format.element))
       return op.emitOpError() << "multiplies " << encoding.name()
                               << " weights with an input prepared for " << plan.image.format.name();
-    bool needsSums = encoding.hasZeroPoint() || encoding.hasOffset();
-    int64_t unit = plan.records ? formats::RecordShape(encoding).unit()
-                   : needsSums  ? accumulationColumns(encoding)
-                                : 0;
-    if (needsSums && (!plan.image.sumColumns || plan.image.sumColumns > unit ||
-                      plan.image.integerSums != encoding.hasZeroPoint() ||
-                      (encoding.hasZeroPoint() && plan.image.sumColumns != unit)))
+    if (encoding.hasZeroPoint() && plan.image.sumColumns != accumulationColumns(encoding))
       return op.emitOpError() << "multiplies " << encoding.name()
                               << " weights with an input whose sums they cannot use";
   }
@@ -277,13 +291,13 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   if (plan.tileTokens < 1 || plan.tileTokens % set)
     return reject(op, schedule) << "tokens must be a multiple of " << set;
   plan.tokenTiles = llvm::divideCeil(plan.image.paddedTokens, plan.tileTokens);
-  plan.early = plan.tokenTiles == 1 && plan.overlap;
+  plan.early = plan.tileTokens == plan.image.paddedTokens && plan.overlap;
   plan.wgmma = schedule.getWarpgroups() > 0;
   if (plan.wgmma) {
     auto refuse = [&] { return reject(op, schedule) << "warpgroups do not multiply: "; };
     if (std::optional<std::string> problem = warpgroupProblem(op, device))
       return refuse() << *problem;
-    if (plan.rowTiles != plan.warps)
+    if (plan.rowTiles != plan.warps || (plan.records && plan.rowTiles > kGroupRowTiles))
       return refuse() << "each has 64 rows";
     if (plan.image.paddedTokens % plan.tileTokens || plan.tileTokens > PreparedImage::kTileTokens)
       return refuse() << "tiles must be whole, and have " << PreparedImage::kTileTokens
@@ -302,22 +316,27 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     return reject(op, schedule) << plan.rowTiles << " tiles of 16 rows cannot be divided among "
                                 << rowWarps << " warps";
 
-  plan.stepColumns = plan.records        ? formats::RecordShape::columns
-                     : format.isScaled() ? formats::activationGroup
-                                         : 64;
+  // Of records, warpgroups take half of the input at a time.
+  plan.stepColumns = plan.records && !plan.wgmma ? formats::RecordShape::columns
+                     : format.isScaled()         ? formats::activationGroup
+                                                 : 64;
   if (schedule.getColumns() % plan.stepColumns)
     return reject(op, schedule) << "columns must be a multiple of " << plan.stepColumns;
   plan.stageSteps = schedule.getColumns() / plan.stepColumns;
-  plan.steps = llvm::divideCeil(op.getColumns(), plan.stepColumns);
+  plan.steps = (plan.records ? plan.image.paddedColumns : op.getColumns() + plan.stepColumns - 1) /
+               plan.stepColumns;
   plan.stages = llvm::divideCeil(plan.steps, plan.stageSteps);
   if (!plan.records && plan.shape.chunks() > 1 &&
       plan.shape.layout().columns % schedule.getColumns())
     return reject(op, schedule) << "its weight is packed in chunks of "
                                 << plan.shape.layout().columns << " columns";
   if (plan.wgmma) {
-    bool isInteger = format.isInteger();
+    // Two that are multiplied, one to go on with.
+    if (plan.records && plan.ring < 3)
+      return reject(op, schedule) << "warpgroups multiply records in three stages or more";
+    bool isInteger = plan.image.format.isInteger();
     if (plan.stageSteps > (isInteger ? 2 : 1) || plan.steps % plan.stageSteps ||
-        plan.shape.layout().columns % schedule.getColumns())
+        (!plan.records && plan.shape.layout().columns % schedule.getColumns()))
       return reject(op, schedule) << "warpgroups take stages of " << plan.stepColumns
                                   << (isInteger ? " or 256" : "") << " columns, all of them whole";
     if (failed(checkSplits(op, schedule, device)))
@@ -337,9 +356,11 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
     plan.weightBytes = std::max(plan.weightBytes, plan.bytesOf(part, 0));
   plan.stepPieces = plan.stepColumns / plan.image.pieceColumns();
   plan.tilePieceBytes = plan.tileTokens / 8 * plan.image.blockBytes();
-  int64_t groups = format.isScaled() ? plan.stageColumns() / formats::activationGroup : 0;
+  int64_t groups =
+      plan.image.format.isScaled() ? plan.stageColumns() / formats::activationGroup : 0;
   plan.weightsAt = plan.stageSteps * plan.stepPieces * plan.tilePieceBytes;
-  plan.scalesAt = plan.weightsAt + plan.rowTiles * plan.weightBytes;
+  bool apart = plan.records && plan.wgmma;
+  plan.scalesAt = plan.weightsAt + (apart ? 0 : plan.rowTiles * plan.weightBytes);
   plan.sumsAt = plan.scalesAt + groups * plan.tileTokens * 4;
   plan.stageBytes =
       llvm::alignTo(plan.sumsAt + groups * plan.image.sumsPerGroup() * plan.tileTokens * 4, 1024);
@@ -347,11 +368,12 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
   int64_t allSums =
       schedule.getSplits() > 1 ? plan.rowTiles * plan.tileTokens * kSumBytes : int64_t(0);
   plan.stagesRange = ranges.take(std::max(plan.ring * plan.stageBytes, allSums), 1024);
+  // A record's place is free when the stage before that which it comes with is.
+  plan.recordSlots = apart ? llvm::divideCeil(plan.ring + 1, 2) : 0;
+  plan.recordsRange = ranges.take(plan.recordSlots * plan.rowTiles * plan.weightBytes, 16);
   plan.full = ranges.take(plan.ring * 8, 8);
   plan.empty = ranges.take(plan.ring * 8, 8);
   plan.sums = ranges.take(plan.slices * plan.rowTiles * set * plan.warpColumns * kSumBytes);
-  if (plan.records)
-    plan.scratch = ranges.take(plan.warps * kScratchBytes);
   plan.shared = ranges.bytes();
   return plan;
 }

@@ -160,6 +160,8 @@ struct MatmulPlan {
   /// copy. Then all stages are alike.
   bool wgmma = false;
   static constexpr int64_t kGroupWarps = 4;
+  /// Row tiles of two warpgroups.
+  static constexpr int64_t kGroupRowTiles = 8;
   int64_t grid = 0, warps = 0, ring = 0;
   int64_t tiles = 0; ///< of 16 rows
   int64_t rowTiles = 0, rowGroups = 0;
@@ -174,11 +176,10 @@ struct MatmulPlan {
   /// Barriers as ProductPlan's. `sums` are those of a set: [slice][row tile][token][8 pairs of
   /// rows].
   SharedRange stagesRange, full, empty, sums;
-  /// Of weights in records, for each warp: the operands of 128 columns [sub-block][lane][16 bytes],
-  /// and what their units have, [sub-block][row r of 8][8 floats].
-  SharedRange scratch;
-  static constexpr int64_t kOperandBytes = 4 * 512, kUnitBytes = 32;
-  static constexpr int64_t kScratchBytes = kOperandBytes + 4 * 8 * kUnitBytes;
+  /// Of records that warpgroups multiply, a ring of its own, [slot][row tile]: a record comes with
+  /// the first of its two stages, which have the input alone.
+  SharedRange recordsRange;
+  int64_t recordSlots = 0;
   int64_t shared = 0; ///< bytes in all
 
   int64_t threads() const { return (warps + (wgmma ? kGroupWarps : 1)) * kWarpThreads; }

@@ -38,23 +38,22 @@ PreparedShape PreparedShape::get(PreparedType type) {
 
 PreparedImage PreparedImage::get(PreparedType type) {
   PreparedImage image;
-  image.format = type.getEncodings().front().getValue();
+  image.records = type.getRecords();
+  image.format = image.records ? formats::Encoding{formats::Encoding::Element::F16}
+                               : type.getEncodings().front().getValue();
   image.tokens = type.getTokens();
   image.columns = type.getColumns();
   image.setTokens = std::min<int64_t>(kSetTokens, llvm::alignTo(image.tokens, 8));
   image.paddedTokens = llvm::alignTo(image.tokens, image.setTokens);
   // A record has 256 columns.
-  image.paddedColumns =
-      llvm::alignTo(image.columns, image.format.isInteger() ? formats::RecordShape::columns
-                                                            : formats::activationGroup);
+  image.paddedColumns = llvm::alignTo(image.columns, image.records ? formats::RecordShape::columns
+                                                                   : formats::activationGroup);
   for (quantized::EncodingAttr attribute : type.getEncodings()) {
     formats::Encoding encoding = attribute.getValue();
-    if (!encoding.hasZeroPoint() && !encoding.hasOffset())
+    if (image.records || !encoding.hasZeroPoint())
       continue;
-    int64_t unit = encoding.hasZeroPoint() ? accumulationColumns(encoding)
-                                           : formats::RecordShape(encoding).unit();
+    int64_t unit = accumulationColumns(encoding);
     image.sumColumns = image.sumColumns ? std::min(image.sumColumns, unit) : unit;
-    image.integerSums |= encoding.hasZeroPoint();
   }
   auto take = [&](int64_t bytes) {
     int64_t start = image.bytes;
@@ -62,7 +61,9 @@ PreparedImage PreparedImage::get(PreparedType type) {
     return start;
   };
   image.numbers = take(image.paddedColumns / image.pieceColumns() * image.pieceBytes());
-  if (image.format.isScaled())
+  if (image.records)
+    image.scales = take(image.paddedTokens * 4);
+  else if (image.format.isScaled())
     image.scales = take(image.paddedColumns / formats::activationGroup * image.paddedTokens * 4);
   if (image.sumColumns)
     image.sums = take(image.paddedColumns / image.sumColumns * image.paddedTokens * 4);

@@ -61,21 +61,27 @@ struct PreparedShape {
 ///   16-bit fixed point numbers (formats::highByte, lowByte). Others: f16 or bf16
 ///   [columns / 64][tokens / 8][8 rows][128 bytes]; for E4M3 weights, of which a lane has four
 ///   neighbouring columns, the pairs of every 16 columns in the order 0 2 4 6 1 3 5 7.
-/// - `scales`: scaled weights only: float32 [columns / 128][tokens], the activation scales.
-/// - `sums`: of weights with zero points, int32, or with offsets, float32 and times the activation
-///   scale: [columns / sumColumns][tokens], the sums of the fixed point numbers.
+///   For weights in records, f16 in the order in which their lanes have columns
+///   (Formats/Records.h): chunk q (0 to 15) of 128 columns is columns 32 s + 2 q and 32 s + 2 q + 1
+///   for s = 0, 1, 2, 3.
+/// - `scales`: scaled weights only: float32 [columns / 128][tokens], the activation scales; for
+///   weights in records one of the whole row, [tokens].
+/// - `sums`: of weights with zero points, int32 [columns / sumColumns][tokens], the sums of the
+///   fixed point numbers.
 struct PreparedImage {
   /// Tokens of a set at most.
   static constexpr int64_t kSetTokens = 32;
   /// Tokens of a tile of a product at most.
   static constexpr int64_t kTileTokens = 128;
 
-  formats::Encoding format; ///< of the first weight
+  /// How the input is rounded: as for the first weight, or as for f16 weights where weights in
+  /// records are multiplied as such.
+  formats::Encoding format;
+  bool records = false;
   int64_t tokens = 0, columns = 0;
   int64_t setTokens = 0;
   int64_t paddedTokens = 0, paddedColumns = 0;
   int64_t sumColumns = 0; ///< 0: no sums
-  bool integerSums = false;
   int64_t numbers = 0, scales = 0, sums = 0, bytes = 0;
 
   int64_t pieceColumns() const { return format.isInteger() ? 128 : 64; }

@@ -245,6 +245,11 @@ Traffic LastRowOp::computeTraffic() {
 Traffic AttentionOp::computeTraffic() {
   Traffic traffic = traffic::attention(*this, getQuery(), getKeysAttr(), getValuesAttr(),
                                        getPositions(), getWindow());
+  // Tokens of one sequence share what is read.
+  if (getActive()) {
+    traffic.keys = cacheBytes(*this, getKeysAttr());
+    traffic.values = cacheBytes(*this, getValuesAttr());
+  }
   for (Value row : getAppended())
     traffic.activations += tensorBytes(row.getType());
   SmallPtrSet<Value, 8> seen;

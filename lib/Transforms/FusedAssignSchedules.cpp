@@ -44,6 +44,7 @@ private:
   FailureOr<Choice> chooseGpu(fused::PrepareOp op);
   FailureOr<Choice> chooseGpu(fused::MatmulOp op);
   std::optional<Choice> chooseWarpgroups(fused::MatmulOp op);
+  std::optional<Choice> chooseWarpgroupsOfRecords(fused::MatmulOp op);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> choosePrefill(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::AppendOp op);
@@ -196,6 +197,8 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
       fused::MatmulPlan::warpgroupProblem(op, device))
     return std::nullopt;
   auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  if (type.getLayout().getKind() == LayoutKind::Records)
+    return chooseWarpgroupsOfRecords(op);
   bool isInteger = type.getEncoding().getValue().isInteger();
   int64_t step = isInteger ? formats::activationGroup : 64;
   int64_t chunk = type.getLayout().getColumns(),
@@ -245,6 +248,52 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
                     number, rows, tokens, splits, stages, plan->stageBytes)};
       }
       break;
+    }
+  }
+  return best;
+}
+
+std::optional<Choice> FusedAssignSchedules::chooseWarpgroupsOfRecords(fused::MatmulOp op) {
+  constexpr int64_t warpgroups = 2, warps = 8, rows = 128, leastStages = 3, mostStages = 8,
+                    mostSplits = 2;
+  fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
+  int64_t multiprocessors = description.multiprocessors.value;
+  auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages, int64_t tokens) {
+    return gpuSchedule(blocks * splits, warps, stages, stages, formats::activationGroup, splits,
+                       "weights", /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+  };
+  std::optional<Choice> best;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int64_t tokens = fused::PreparedImage::kTileTokens; tokens >= image.setTokens; tokens /= 2) {
+    if (image.paddedTokens % tokens)
+      continue;
+    // The most stages that fit.
+    int64_t stages = mostStages + 1;
+    FailureOr<fused::MatmulPlan> plan = failure();
+    do {
+      plan = fused::MatmulPlan::get(op, scheduleOf(1, 1, --stages, tokens), device);
+      if (failed(plan))
+        return std::nullopt;
+    } while (plan->shared > device.sharedBytes && stages > leastStages);
+    if (plan->shared > device.sharedBytes)
+      continue;
+    int64_t number = plan->rowGroups * plan->tokenTiles;
+    // What a block copies one after the other, and writes and reads of the sums: the least takes
+    // the least time.
+    for (int64_t splits = 1; splits <= mostSplits; splits *= 2) {
+      if (splits > 1 && (number * splits > multiprocessors || plan->steps % (2 * splits)))
+        break;
+      int64_t copied =
+          plan->steps / splits * (plan->stageBytes + plan->rowTiles * plan->weightBytes / 2);
+      int64_t sums = (splits > 1 ? 2 : 1) * 8 * rows * tokens;
+      int64_t bytes = llvm::divideCeil(number * splits, multiprocessors) * (copied + sums);
+      if (bytes >= least)
+        continue;
+      least = bytes;
+      best = Choice{scheduleOf(std::min(multiprocessors, number), splits, stages, tokens),
+                    formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of "
+                            "{4} x {5} bytes",
+                            number, rows, tokens, splits, stages, plan->stageBytes)};
     }
   }
   return best;

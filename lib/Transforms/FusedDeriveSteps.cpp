@@ -90,17 +90,18 @@ LogicalResult StepWriter::cloneInto(Region &from, Region &to) {
 
 LogicalResult StepWriter::convert(fused::MatvecOp op) {
   SmallVector<quantized::EncodingAttr> encodings;
-  bool image = false;
+  bool image = false, records = false;
   for (Value weight : op.getWeights()) {
     auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
     if (!type || !type.getLayout().isTiled())
       return op.emitOpError() << "has a weight that is not packed, of type " << weight.getType();
     image = type.getLayout().isForGpu();
+    records = type.getLayout().getKind() == quantized::LayoutKind::Records;
     if (!llvm::is_contained(encodings, type.getEncoding()))
       encodings.push_back(type.getEncoding());
   }
-  auto prepared =
-      fused::PreparedType::get(builder.getContext(), tokens, op.getColumns(), encodings, image);
+  auto prepared = fused::PreparedType::get(builder.getContext(), tokens, op.getColumns(), encodings,
+                                           image, records);
   auto prepare = fused::PrepareOp::create(builder, op.getLoc(), prepared,
                                           mapping.lookup(Value(op.getInput())), count,
                                           /*traffic=*/nullptr, /*schedule=*/nullptr);

@@ -78,6 +78,14 @@ func.func @attention(%q: tensor<1x256xf16>, %position: tensor<1xi32>) -> tensor<
   return %y : tensor<1x256xf16>
 }
 
+// Many tokens of one sequence read keys and values once.
+// CHECK-LABEL: @prompt
+func.func @prompt(%q: tensor<64x256xf16>, %positions: tensor<64xi32>, %n: tensor<1xi32>) -> tensor<64x256xf16> {
+  // CHECK: keys = 256, values = 256, written = 32768, operations = 0, operations_per_position = 65536>)
+  %y = fused.attention %q, @cache.k.0, @cache.v.0 at %positions scale 0.125 active(%n) : tensor<64x256xf16>, tensor<64xi32> -> tensor<64x256xf16>
+  return %y : tensor<64x256xf16>
+}
+
 // Shapes that no model has still count without overflow.
 // CHECK-LABEL: @degenerate
 func.func @degenerate(%token: tensor<1xi32>, %x: tensor<1x4611686018427387904xf32>) -> tensor<1x256xf32> {

@@ -90,9 +90,10 @@ FailureOr<PreparedInput> Prologue::preload() {
       k.store(arith::ConstantOp::create(k.b, k.loc, zeros),
               k.offset(input.zerosAt, k.shl(thread, 4)), 16);
     });
+  if (plan.warpSums.bytes)
+    scratch = kernel.at(plan.warpSums);
   if (region.empty())
     return input;
-  scratch = kernel.at(plan.warpSums);
   if (rounds() > kKeptRounds)
     return input;
   for (Operation &inner : region.front())
@@ -139,12 +140,18 @@ LogicalResult Prologue::emitRow(PreparedInput &input, Value row) {
       if (failed(load(result)))
         return failure();
   }
+  SmallVector<Values> all;
   for (current = 0; current < rounds(); ++current) {
     FailureOr<Values> x = kernels::evaluateInRow(*this, kernel.interface, factors, result);
     if (failed(x))
       return failure();
-    emitVector(input, row, current, *x);
+    if (image && image->records)
+      all.push_back(*x);
+    else
+      emitVector(input, row, current, *x);
   }
+  if (!all.empty())
+    emitRowOfImage(all);
   return success();
 }
 
@@ -430,8 +437,6 @@ void Prologue::emitFixedOfImage(int64_t n, const Values &fixed, Value scale,
       sum = sum ? k.add(sum, q) : q;
     for (int64_t distance = 1; distance < image->sumColumns / kVector; distance *= 2)
       sum = k.add(sum, k.shuffleXor(sum, distance));
-    if (!image->integerSums)
-      sum = k.mulF(k.toFloat(sum), scale);
   }
   auto storeAll = [&] {
     Value vector = vectorIndex(n);
@@ -449,12 +454,50 @@ void Prologue::emitFixedOfImage(int64_t n, const Values &fixed, Value scale,
     storeAll();
 }
 
+void Prologue::emitRowOfImage(ArrayRef<Values> x) {
+  Value greatest;
+  for (const Values &vector : x)
+    for (Value element : vector) {
+      Value magnitude = kernels::magnitudeBits(k, element);
+      greatest = greatest ? k.max(greatest, magnitude) : magnitude;
+    }
+  greatest = k.greatestOfWarp(greatest);
+  Value place = k.offset(scratch, sumNumber++ * fused::rowSumStride(threads / kWarp));
+  Value lane = k.bitAnd(thread, kWarp - 1), warp = k.shr(thread, 5);
+  k.ifThen(k.equal(lane, k.constI32(0)),
+           [&] { k.store(greatest, k.offset(place, k.shl(warp, 2)), 4); });
+  k.barrier(1, threads);
+  for (int64_t part = 0; part < threads / kWarp; ++part)
+    greatest = k.max(greatest, k.load(k.i32(), k.offset(place, part * 4), 4));
+  auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
+  for (auto [n, vector] : llvm::enumerate(x)) {
+    Values scaled;
+    for (Value element : vector)
+      scaled.push_back(k.mulF(k.select(usable, element, k.number(0.0)), inverse));
+    emitHalvesOfImage(n, scaled, k.f16(), Value());
+  }
+  k.ifThen(k.equal(thread, k.constI32(0)), [&] {
+    k.store(scale, k.offset(k.offset(imageBase, image->scales), k.shl(imageToken, 2)), 4);
+  });
+}
+
 void Prologue::emitHalvesOfImage(int64_t n, const Values &x, Type element, Value scale) {
   auto storeAll = [&] {
     Value vector = vectorIndex(n), piece = k.shr(vector, 3), chunk = k.bitAnd(vector, 7);
     Values words;
     for (int64_t e = 0; e < kVector; e += 2)
       words.push_back(k.packPair(x[e], x[e + 1], element));
+    if (image->records) {
+      // Four pairs of sub-block vector / 4, each a word of a chunk of its own.
+      Value subBlock = k.bitAnd(k.shr(vector, 2), 3);
+      Value first = k.shl(k.bitAnd(vector, 3), 2), group = k.shr(vector, 4);
+      for (int64_t n = 0; n < 4; ++n) {
+        Value q = k.add(first, n);
+        Value to = imageChunk(k.add(k.shl(group, 1), k.shr(q, 3)), k.bitAnd(q, 7));
+        k.store(words[n], k.offset(to, k.shl(subBlock, 2)), 4);
+      }
+      return;
+    }
     if (!scale)
       return k.store(k.vectorOf(words), imageChunk(piece, chunk), 16);
     // Words of even number, and those of odd number, of two vectors are neighbours.

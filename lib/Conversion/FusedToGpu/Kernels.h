@@ -101,6 +101,8 @@ private:
   void emitFixedOfImage(int64_t n, const Values &fixed, mlir::Value scale,
                         llvm::function_ref<mlir::Value(int64_t)> highBytes,
                         llvm::function_ref<mlir::Value(int64_t)> lowBytes);
+  /// A row for weights in records: with one scale.
+  void emitRowOfImage(llvm::ArrayRef<Values> x);
   void emitHalvesOfImage(int64_t n, const Values &x, mlir::Type element, mlir::Value scale);
 
   Kernel &kernel;

@@ -49,16 +49,11 @@ private:
   LogicalResult consume(Value thread);
   Values multiplyStep(const Step &step, const Tile &tile, ValueRange sums);
   Values multiplyRecords(const Step &step, const Tile &tile, ValueRange sums);
-  void multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
-                      int64_t rowTile, Values &sums);
-  /// Writes group `group` of a record's weights to the warp's scratch memory. There lane 4r + t
-  /// finds its words of the operand of each sub-block, of which lane 4r + s had all.
-  void storeGroup(const RecordProduct::Weights &weights, unsigned group, bool hasOffset,
-                  unsigned halves, double factor);
-  /// Operand `subBlock` of it.
-  Values loadOperand(Value subBlock);
+  /// Multiplies 16-bit floats, `pieces` of activations by the operands of each row tile.
+  void multiplyHalves(const Step &step, Value pieces, Type element,
+                      ArrayRef<SmallVector<Values>> operands, Values &sums);
   /// Runs `body` for the sets of 8-token blocks that have active tokens; it changes their sums.
-  void forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
+  void forEachSet(const Step &step, Values &sums,
                   llvm::function_ref<void(int64_t firstBlock, Values &sums)> body);
   /// Operands of 8 tokens of 64 columns of floats: those of four products, two words each.
   Values loadHalves(Value piece, int64_t block);
@@ -69,7 +64,6 @@ private:
   /// Where the row that the lane names lies in a block of eight tokens: of chunks 0 to 3 and of 4
   /// to 7; of chunks 0 and 1 of high bytes and of low bytes.
   Value chunks[2], byteChunks;
-  Value scratchAt;
 };
 } // namespace
 
@@ -94,112 +88,168 @@ void MatmulKernel::copyAll(Value copier, Value count, Value barrier,
 }
 
 void MatmulKernel::produce(Value copier) {
-  k.waitForPredecessor();
-  active = emitActiveRows(kernel, op.getActive(), image.tokens);
-  Value input = kernel.interface.pointer(op.getInput());
   bool hasShort = llvm::any_of(parts, [&](const fused::PackedPart &part) {
     return bytesOf(part, stages - 1) != bytesOf(part, 0);
   });
   Value zero = k.constI32(0), rows = k.constI32(rowTiles);
-  forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carriedTile) {
-    Value tokens =
-        k.mul(k.div(k.add(tile.tokens, image.setTokens - 1), image.setTokens), image.setTokens);
-    Value firstToken = k.mul(tile.tokenTile, tileTokens);
-    Value pieceSize = k.mul(k.shr(tokens, 3), image.blockBytes());
-    Value firstTile = k.mul(tile.rowGroup, rowTiles);
-    // Behind the last tile of rows, it once more.
-    auto rowTile = [&](Value number) {
-      return k.min(k.add(firstTile, number), k.constI32(tiles - 1));
-    };
-    auto sizeOf = [&](Value number, int64_t stage) {
-      return ofPart(number, [&](const fused::PackedPart &part, size_t) {
-        return k.constI32(bytesOf(part, stage));
-      });
-    };
+  Value input = kernel.interface.pointer(op.getInput());
+  // Stages whose weights are copied before the input is ready; all of the tile's tokens are then.
+  int64_t before = early ? std::min(ring, stages) : 0;
+
+  auto isLastStage = [&](Value number) {
+    return stages > 1 ? k.equal(number, k.constI32(stages - 1)) : Value();
+  };
+  auto perStage = [&](Value number, Value others, Value last) {
+    Value isLast = isLastStage(number);
+    return !isLast ? last : k.select(isLast, last, others);
+  };
+  auto perStageNumber = [&](Value number, int64_t perStep) {
+    return stages == 1 || lastStageSteps() == stageSteps
+               ? k.constI32(lastStageSteps() * perStep)
+               : perStage(number, k.constI32(stageSteps * perStep),
+                          k.constI32(lastStageSteps() * perStep));
+  };
+  // Behind the last tile of rows, it once more.
+  auto rowTileOf = [&](Value rowGroup, Value row) {
+    return k.min(k.add(k.mul(rowGroup, rowTiles), row), k.constI32(tiles - 1));
+  };
+  auto sizeOf = [&](Value rowTile, int64_t stage) {
+    return ofPart(rowTile, [&](const fused::PackedPart &part, size_t) {
+      return k.constI32(bytesOf(part, stage));
+    });
+  };
+  // Weights of a stage: of all row tiles.
+  auto weightsOf = [&](Value rowGroup) {
     auto sizeOfAll = [&](int64_t stage) {
       if (parts.size() == 1)
         return k.constI32(rowTiles * bytesOf(parts.front(), stage));
       Value sum = zero;
       for (int64_t r = 0; r < rowTiles; ++r)
-        sum = k.add(sum, sizeOf(rowTile(k.constI32(r)), stage));
+        sum = k.add(sum, sizeOf(rowTileOf(rowGroup, k.constI32(r)), stage));
       return sum;
     };
-    Value allWeights = sizeOfAll(0), lastWeights = hasShort ? sizeOfAll(stages - 1) : allWeights;
-    return k.loop(zero, k.constI32(stages), 1, carriedTile, [&](Value number, ValueRange carried) {
-      Value slot = carried[0], parity = carried[1];
-      Value barrier = k.at(fullAt, slot, 8), stage = k.at(stagesAt, slot, stageBytes);
-      Value isLast = stages > 1 ? k.equal(number, k.constI32(stages - 1)) : Value();
-      auto perStage = [&](Value others, Value last) {
-        return !isLast ? last : k.select(isLast, last, others);
-      };
-      auto perStageNumber = [&](int64_t perStep) {
-        return stages == 1 || lastStageSteps() == stageSteps
-                   ? k.constI32(lastStageSteps() * perStep)
-                   : perStage(k.constI32(stageSteps * perStep),
-                              k.constI32(lastStageSteps() * perStep));
-      };
-      k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
-      Value pieces = perStageNumber(stepPieces), groups, sumRows;
-      Value expected = k.add(k.mul(pieces, Value(pieceSize)), perStage(allWeights, lastWeights));
-      if (image.format.isScaled()) {
-        groups = perStageNumber(stepColumns / formats::activationGroup);
-        expected = k.add(expected, k.mul(groups, k.shl(tokens, 2)));
-        if (image.sumColumns) {
-          sumRows = perStageNumber(stepColumns / image.sumColumns);
-          expected = k.add(expected, k.mul(sumRows, k.shl(tokens, 2)));
-        }
-      }
-      if (k.hasBulkCopies()) {
-        k.ifThen(k.equal(copier, zero), [&] { k.expectBytes(barrier, expected); });
-        k.syncWarp();
-      }
-      copyAll(copier, pieces, barrier, [&](Value piece) {
-        Value from = k.add(k.mul(number, stageSteps * stepPieces), piece);
-        return Copy{
-            k.at(stage, piece, tilePieceBytes),
-            k.offset(k.at(k.offset(input, image.numbers), k.toI64(from), image.pieceBytes()),
-                     k.mul(k.shr(firstToken, 3), image.blockBytes())),
-            pieceSize};
-      });
-      copyAll(copier, rows, barrier, [&](Value row) {
-        Value number16 = rowTile(row);
-        Value from = weightPointer(number16);
-        if (records) {
-          Value bytes = sizeOf(number16, 0);
-          from = k.offset(from, k.mul(k.toI64(number), k.toI64(bytes)));
+    Value all = sizeOfAll(0);
+    return std::pair(all, hasShort ? sizeOfAll(stages - 1) : all);
+  };
+  // How many copies of each section a stage has.
+  struct Counts {
+    Value pieces, groups, sumRows;
+  };
+  auto countsOf = [&](Value number) {
+    Counts counts{perStageNumber(number, stepPieces), {}, {}};
+    if (image.format.isScaled()) {
+      counts.groups = perStageNumber(number, stepColumns / formats::activationGroup);
+      if (image.sumColumns)
+        counts.sumRows = perStageNumber(number, stepColumns / image.sumColumns);
+    }
+    return counts;
+  };
+  auto expect = [&](Value number, Value barrier, Value tokens, Value weights, Value lastWeights) {
+    if (!k.hasBulkCopies())
+      return;
+    Counts counts = countsOf(number);
+    Value expected = k.add(k.mul(counts.pieces, Value(k.mul(k.shr(tokens, 3), image.blockBytes()))),
+                           perStage(number, weights, lastWeights));
+    for (Value count : {counts.groups, counts.sumRows})
+      if (count)
+        expected = k.add(expected, k.mul(count, Value(k.shl(tokens, 2))));
+    k.ifThen(k.equal(copier, zero), [&] { k.expectBytes(barrier, expected); });
+    k.syncWarp();
+  };
+  auto copyWeights = [&](Value number, Value stage, Value barrier, Value rowGroup) {
+    copyAll(copier, rows, barrier, [&](Value row) {
+      Value number16 = rowTileOf(rowGroup, row);
+      Value from = weightPointer(number16);
+      if (records) {
+        Value bytes = sizeOf(number16, 0);
+        from = k.offset(from, k.mul(k.toI64(number), k.toI64(bytes)));
+      } else {
+        int64_t bytes = stageColumns() * formats::tileRows * shape.format().bits() / 8;
+        if (shape.chunks() > 1) {
+          int64_t perChunk = shape.layout().columns / stageColumns();
+          from = k.at(from, k.toI64(k.div(number, perChunk)), shape.chunkOffset(1));
+          from = k.at(from, k.rem(number, perChunk), bytes);
         } else {
-          int64_t perStage = stageColumns() * formats::tileRows * shape.format().bits() / 8;
-          if (shape.chunks() > 1) {
-            int64_t perChunk = shape.layout().columns / stageColumns();
-            from = k.at(from, k.toI64(k.div(number, perChunk)), shape.chunkOffset(1));
-            from = k.at(from, k.rem(number, perChunk), perStage);
-          } else {
-            from = k.at(from, number, perStage);
-          }
+          from = k.at(from, number, bytes);
         }
-        Value size = sizeOf(number16, 0);
-        if (hasShort)
-          size = perStage(size, sizeOf(number16, stages - 1));
-        return Copy{k.at(k.offset(stage, weightsAt), row, weightBytes), from, size};
-      });
-      auto copyRows = [&](Value count, int64_t perStage, int64_t section, int64_t to) {
-        copyAll(copier, count, barrier, [&](Value row) {
-          Value from = k.add(k.mul(number, perStage), row);
-          return Copy{k.at(k.offset(stage, to), row, tileTokens * 4),
-                      k.offset(k.at(k.offset(input, section), from, image.paddedTokens * 4),
-                               k.shl(firstToken, 2)),
-                      k.shl(tokens, 2)};
-        });
-      };
-      if (groups)
-        copyRows(groups, stageColumns() / formats::activationGroup, image.scales, scalesAt);
-      if (sumRows)
-        copyRows(sumRows, stageColumns() / image.sumColumns, image.sums, sumsAt);
-      if (!k.hasBulkCopies())
-        k.arriveAfterCopies(barrier);
-      stageRing().advance(slot, parity, 1);
-      return Values{slot, parity};
+      }
+      Value size = sizeOf(number16, 0);
+      if (hasShort)
+        size = perStage(number, size, sizeOf(number16, stages - 1));
+      return Copy{k.at(k.offset(stage, weightsAt), row, weightBytes), from, size};
     });
+  };
+  auto copyInput = [&](Value number, Value stage, Value barrier, Value firstToken, Value tokens) {
+    Counts counts = countsOf(number);
+    copyAll(copier, counts.pieces, barrier, [&](Value piece) {
+      Value from = k.add(k.mul(number, stageSteps * stepPieces), piece);
+      return Copy{k.at(stage, piece, tilePieceBytes),
+                  k.offset(k.at(k.offset(input, image.numbers), k.toI64(from), image.pieceBytes()),
+                           k.mul(k.shr(firstToken, 3), image.blockBytes())),
+                  k.mul(k.shr(tokens, 3), image.blockBytes())};
+    });
+    auto copyRows = [&](Value count, int64_t perStage, int64_t section, int64_t to) {
+      copyAll(copier, count, barrier, [&](Value row) {
+        Value from = k.add(k.mul(number, perStage), row);
+        return Copy{k.at(k.offset(stage, to), row, tileTokens * 4),
+                    k.offset(k.at(k.offset(input, section), from, image.paddedTokens * 4),
+                             k.shl(firstToken, 2)),
+                    k.shl(tokens, 2)};
+      });
+    };
+    if (counts.groups)
+      copyRows(counts.groups, stageColumns() / formats::activationGroup, image.scales, scalesAt);
+    if (counts.sumRows)
+      copyRows(counts.sumRows, stageColumns() / image.sumColumns, image.sums, sumsAt);
+  };
+
+  Value hasTile = k.less(block, k.constI32(rowGroups));
+  auto forEarly = [&](llvm::function_ref<void(Value number, Value stage, Value barrier)> body) {
+    if (before)
+      k.ifThen(hasTile, [&] {
+        k.loop(zero, k.constI32(before), 1, [&](Value number) {
+          body(number, k.at(stagesAt, number, stageBytes), k.at(fullAt, number, 8));
+        });
+      });
+  };
+  Value allTokens = k.constI32(tileTokens);
+  std::pair<Value, Value> firstWeights;
+  if (before)
+    firstWeights = weightsOf(block);
+  forEarly([&](Value number, Value stage, Value barrier) {
+    expect(number, barrier, allTokens, firstWeights.first, firstWeights.second);
+    copyWeights(number, stage, barrier, block);
+  });
+  k.waitForPredecessor();
+  active = emitActiveRows(kernel, op.getActive(), image.tokens);
+  forEarly([&](Value number, Value stage, Value barrier) {
+    copyInput(number, stage, barrier, zero, allTokens);
+  });
+  // Slot and parity of the next stage, and the tile's first one that is not under way.
+  Values start = {k.constI32(before % ring), k.constI32(before / ring), k.constI32(before)};
+  forEachTile(start, [&](const Tile &tile, ValueRange carriedTile) {
+    Value tokens = allTokens;
+    if (!early)
+      tokens =
+          k.mul(k.div(k.add(tile.tokens, image.setTokens - 1), image.setTokens), image.setTokens);
+    Value firstToken = k.mul(tile.tokenTile, tileTokens);
+    auto [weights, lastWeights] = weightsOf(tile.rowGroup);
+    Value all = weights, last = lastWeights;
+    Values end = k.loop(carriedTile[2], k.constI32(stages), 1, carriedTile.take_front(2),
+                        [&](Value number, ValueRange carried) {
+                          Value slot = carried[0], parity = carried[1];
+                          Value barrier = k.at(fullAt, slot, 8),
+                                stage = k.at(stagesAt, slot, stageBytes);
+                          k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
+                          expect(number, barrier, tokens, all, last);
+                          copyInput(number, stage, barrier, firstToken, tokens);
+                          copyWeights(number, stage, barrier, tile.rowGroup);
+                          if (!k.hasBulkCopies())
+                            k.arriveAfterCopies(barrier);
+                          stageRing().advance(slot, parity, 1);
+                          return Values{slot, parity};
+                        });
+    return Values{end[0], end[1], zero};
   });
 }
 
@@ -220,7 +270,7 @@ DeviceBuilder::Values MatmulKernel::loadBytes(Value piece, int64_t block, Value 
   return k.loadMatrices(k.offset(k.offset(piece, row), block * image.blockBytes()));
 }
 
-void MatmulKernel::forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> rowTiles,
+void MatmulKernel::forEachSet(const Step &step, Values &sums,
                               llvm::function_ref<void(int64_t, Values &)> body) {
   int64_t blocks = image.setTokens / 8;
   for (int64_t first = 0; first < warpTokens / 8; first += blocks) {
@@ -229,7 +279,7 @@ void MatmulKernel::forEachSet(const Step &step, Values &sums, ArrayRef<int64_t> 
       continue;
     }
     SmallVector<size_t> places;
-    for (int64_t rowTile : rowTiles)
+    for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile)
       for (int64_t n = 0; n < blocks * 4; ++n)
         places.push_back(sumNumber(rowTile, first, n));
     auto own = [&](const Values &all) {
@@ -290,19 +340,7 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
 
   if (!format.isScaled()) {
     Type element = format.element == Encoding::Element::BF16 ? Type(k.b.getBF16Type()) : k.f16();
-    forEachSet(step, sums, all, [&](int64_t first, Values &set) {
-      for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
-        Values x = loadHalves(step.pieces, block);
-        for (int64_t rowTile : all) {
-          auto own = MutableArrayRef<Value>(set).slice(sumNumber(rowTile, block, 0), 4);
-          Values products(own.begin(), own.end());
-          for (int64_t f = 0; f < 4; ++f)
-            products = k.mmaFloat(element, products, operands[rowTile][f],
-                                  ArrayRef<Value>(x).slice(2 * f, 2));
-          llvm::copy(products, own.begin());
-        }
-      }
-    });
+    multiplyHalves(step, step.pieces, element, operands, sums);
     return sums;
   }
 
@@ -318,7 +356,7 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
 
   int64_t products16 = isInteger ? 4 : 8; // of a step
   int64_t perBlock = products16 / accumulationBlocks;
-  forEachSet(step, sums, all, [&](int64_t first, Values &set) {
+  forEachSet(step, sums, [&](int64_t first, Values &set) {
     for (int64_t block = first; block < first + image.setTokens / 8; ++block) {
       SmallVector<Values> x; // of each product, two words, or two of high and two of low bytes
       if (isInteger) {
@@ -364,179 +402,55 @@ DeviceBuilder::Values MatmulKernel::multiplyStep(const Step &step, const Tile &t
   return sums;
 }
 
-void MatmulKernel::storeGroup(const RecordProduct::Weights &weights, unsigned group, bool hasOffset,
-                              unsigned halves, double factor) {
-  Value row = k.shr(lane, 2), subBlock = k.bitAnd(lane, 3);
-  k.syncWarp(); // others may still read the group before
-  for (unsigned t = 0; t < 4; ++t) {
-    // Word w of a row is columns 4w to 4w + 3 of the sub-block; lane t's are words t and t + 4.
-    Values words;
-    for (unsigned half = 0; half < 2; ++half)
-      for (unsigned r = 0; r < 2; ++r)
-        words.push_back(weights.operands[4 * group + 2 * half + t / 2][r + t % 2 * 2]);
-    // Rotated, so that lanes of one row write to different banks.
-    Value place = k.add(k.shl(row, 6), k.shl(k.bitAnd(k.add(subBlock, t), 3), 4));
-    k.store(k.vectorOf(words), k.offset(scratchAt, k.add(k.shl(subBlock, 9), place)), 16);
-  }
-  Values numbers;
-  auto take = [&](const Value(&units)[2][2][2], double times) {
-    for (unsigned half = 0; half < halves; ++half)
-      for (unsigned r = 0; r < 2; ++r) {
-        Value number = units[group][half][r];
-        numbers.push_back(times == 1 ? number : k.mulF(number, k.number(times)));
-      }
-  };
-  take(weights.units.scale, factor);
-  if (hasOffset)
-    take(weights.units.offset, 1);
-  Value to = k.offset(k.offset(scratchAt, kOperandBytes),
-                      k.add(k.shl(subBlock, 8), k.mul(row, kUnitBytes)));
-  for (size_t first = 0; first < numbers.size(); first += 4) {
-    ArrayRef<Value> some = ArrayRef<Value>(numbers).drop_front(first).take_front(4);
-    k.store(k.vectorOf(some), k.offset(to, first * 4), some.size() * 4);
-  }
-  k.syncWarp();
-}
-
-DeviceBuilder::Values MatmulKernel::loadOperand(Value subBlock) {
-  Value place =
-      k.add(k.shl(k.shr(lane, 2), 6), k.shl(k.bitAnd(k.add(subBlock, k.bitAnd(lane, 3)), 3), 4));
-  return k.lanes(
-      k.load(k.vec(4, k.i32()), k.offset(scratchAt, k.add(k.shl(subBlock, 9), place)), 16));
-}
-
-void MatmulKernel::multiplyRecord(const fused::PackedPart &part, const Step &step, Value record,
-                                  int64_t rowTile, Values &sums) {
-  const Encoding &encoding = part.shape.format();
-  RecordProduct product(k, encoding, lane);
-  RecordProduct::Weights weights = product.loadWeights(record);
-  bool isUnsigned = encoding.code() == Encoding::Code::Unsigned, hasOffset = encoding.hasOffset();
-  int64_t blocks = image.setTokens / 8;
-  unsigned halves = product.halves();
-  bool isLong = formats::RecordShape(encoding).unit() == 128;
-  for (unsigned group = 0; group < 2; ++group) {
-    storeGroup(weights, group, hasOffset, halves, product.factor(group));
-    Value inStage = k.add(k.shl(step.inStage, 1), group);
-    Value piece = k.offset(step.pieces, group * tilePieceBytes);
-    auto unitsOf = [&](Value subBlock) {
-      Value from = k.offset(k.offset(scratchAt, kOperandBytes),
-                            k.add(k.shl(subBlock, 8), k.mul(k.shr(lane, 2), kUnitBytes)));
-      Values numbers;
-      for (unsigned left = 2 * halves * (hasOffset ? 2 : 1), first = 0; left;) {
-        unsigned some = std::min(left, 4u);
-        llvm::append_range(
-            numbers, k.lanes(k.load(k.vec(some, k.f32()), k.offset(from, first * 4), some * 4)));
-        first += some;
-        left -= some;
-      }
-      return numbers;
-    };
-    auto toFloats = [&](ArrayRef<Value> high, ArrayRef<Value> low) {
-      Values result;
-      for (auto [h, l] : llvm::zip_equal(high, low))
-        result.push_back(k.toFloat(exactSum(h, l)));
-      return result;
-    };
-    const Values zeros(4, k.constI32(0));
-    if (isLong) {
-      Values numbers = unitsOf(k.constI32(0));
-      SmallVector<Values> operands;
-      for (int64_t s = 0; s < 4; ++s)
-        operands.push_back(loadOperand(k.constI32(s)));
-      forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
-        for (int64_t block = first; block < first + blocks; ++block) {
-          Values steps = loadPair(step.stage, scalesAt, inStage, block, k.f32()), high = zeros,
-                 low = zeros;
-          for (int64_t s = 0; s < 4; ++s) {
-            Values x = loadBytes(piece, block, k.constI32(s));
-            high = k.mmaInt8(high, operands[s], ArrayRef<Value>(x).take_front(2), isUnsigned);
-            low = k.mmaInt8(low, operands[s], ArrayRef<Value>(x).drop_front(2), isUnsigned);
-          }
-          Values exact = toFloats(high, low);
-          for (int64_t n = 0; n < 4; ++n) {
-            Value &sum = set[sumNumber(rowTile, block, n)];
-            sum = k.fma(exact[n], k.mulF(numbers[n / 2], steps[n % 2]), sum);
-          }
+void MatmulKernel::multiplyHalves(const Step &step, Value pieces, Type element,
+                                  ArrayRef<SmallVector<Values>> operands, Values &sums) {
+  SmallVector<int64_t> all = llvm::to_vector(llvm::seq<int64_t>(warpRowTiles));
+  forEachSet(step, sums, [&](int64_t first, Values &set) {
+    for (int64_t block = first; block < first + image.setTokens / 8; ++block)
+      for (size_t piece = 0; piece < operands.front().size() / 4; ++piece) {
+        Values x = loadHalves(k.offset(pieces, piece * tilePieceBytes), block);
+        for (int64_t rowTile : all) {
+          auto own = MutableArrayRef<Value>(set).slice(sumNumber(rowTile, block, 0), 4);
+          Values products(own.begin(), own.end());
+          for (int64_t f = 0; f < 4; ++f)
+            products = k.mmaFloat(element, products, operands[rowTile][4 * piece + f],
+                                  ArrayRef<Value>(x).slice(2 * f, 2));
+          llvm::copy(products, own.begin());
         }
-      });
-      continue;
-    }
-    // One sub-block after the other: registers hold the operand of one alone.
-    int64_t perTile = warpTokens / 8 * 4;
-    auto own = MutableArrayRef<Value>(sums).slice(rowTile * perTile, perTile);
-    Values after = k.loop(
-        k.constI32(0), k.constI32(4), 1, Values(own), [&](Value subBlock, ValueRange carried) {
-          llvm::copy(carried, own.begin());
-          Values operand = loadOperand(subBlock), numbers = unitsOf(subBlock);
-          forEachSet(step, sums, {rowTile}, [&](int64_t first, Values &set) {
-            for (int64_t block = first; block < first + blocks; ++block) {
-              Values steps = loadPair(step.stage, scalesAt, inStage, block, k.f32());
-              Values x = loadBytes(piece, block, subBlock);
-              SmallVector<Values> exact;
-              for (unsigned half = 0; half < halves; ++half) {
-                Values words = operand;
-                // A unit of 16 columns is half of an operand.
-                if (halves == 2)
-                  words[half ? 0 : 2] = words[half ? 1 : 3] = k.constI32(0);
-                exact.push_back(toFloats(
-                    k.mmaInt8(zeros, words, ArrayRef<Value>(x).take_front(2), isUnsigned),
-                    k.mmaInt8(zeros, words, ArrayRef<Value>(x).drop_front(2), isUnsigned)));
-              }
-              SmallVector<Values> totals;
-              if (hasOffset) {
-                // Sums of inputs may be those of smaller units, for other weights that read them.
-                unsigned perSubBlock = 32 / image.sumColumns;
-                for (unsigned u = 0; u < perSubBlock; ++u) {
-                  Value number = k.add(k.mul(inStage, image.sumsPerGroup()),
-                                       k.add(k.mul(subBlock, perSubBlock), u));
-                  totals.push_back(loadPair(step.stage, sumsAt, number, block, k.f32()));
-                }
-                if (halves < perSubBlock)
-                  for (size_t t = 0; t < 2; ++t)
-                    totals[0][t] = k.addF(totals[0][t], totals[1][t]);
-              }
-              for (int64_t n = 0; n < 4; ++n) {
-                Value &sum = set[sumNumber(rowTile, block, n)];
-                int64_t r = n / 2, t = n % 2;
-                if (halves == 1) {
-                  sum = k.fma(exact[0][n], k.mulF(numbers[r], steps[t]), sum);
-                } else {
-                  Value both = k.fma(exact[1][n], numbers[2 + r], k.mulF(exact[0][n], numbers[r]));
-                  sum = k.fma(both, steps[t], sum);
-                }
-                for (unsigned h = 0; hasOffset && h < halves; ++h)
-                  sum = k.fma(numbers[2 * halves + 2 * h + r], totals[h][t], sum);
-              }
-            }
-          });
-          return Values(own);
-        });
-    llvm::copy(after, own.begin());
-  }
+      }
+  });
 }
 
 DeviceBuilder::Values MatmulKernel::multiplyRecords(const Step &step, const Tile &tile,
                                                     ValueRange carried) {
   Values sums = llvm::to_vector(carried);
-  int64_t perTile = warpTokens / 8 * 4;
-  for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
-    Value inBlock = k.add(k.mul(rowWarp, warpRowTiles), rowTile);
-    Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
-    Value from = k.offset(k.offset(step.stage, weightsAt), k.mul(inBlock, weightBytes));
-    std::function<Values(size_t)> multiplyFrom = [&](size_t n) -> Values {
-      auto here = [&] {
-        Value record =
-            k.at(from, step.inStage, formats::RecordShape(parts[n].shape.format()).bytes());
-        Values changed = sums;
-        multiplyRecord(parts[n], step, record, rowTile, changed);
-        return Values(ArrayRef<Value>(changed).slice(rowTile * perTile, perTile));
+  for (unsigned quarter = 0; quarter < 4; ++quarter) {
+    SmallVector<SmallVector<Values>> operands;
+    for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
+      Value inBlock = k.add(k.mul(rowWarp, warpRowTiles), rowTile);
+      Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
+      Value from = k.offset(k.offset(step.stage, weightsAt), k.mul(inBlock, weightBytes));
+      // Words of all products, one after the other.
+      std::function<Values(size_t)> loadFrom = [&](size_t n) -> Values {
+        const Encoding &encoding = parts[n].shape.format();
+        auto here = [&] {
+          Value record = k.at(from, step.inStage, formats::RecordShape(encoding).bytes());
+          Values words;
+          for (const Values &product : RecordProduct(k, encoding, lane).loadHalves(record, quarter))
+            llvm::append_range(words, product);
+          return words;
+        };
+        if (n + 1 == parts.size())
+          return here();
+        return k.ifElseYield(k.less(number, k.constI32(parts[n].endTile())), here,
+                             [&] { return loadFrom(n + 1); });
       };
-      if (n + 1 == parts.size())
-        return here();
-      return k.ifElseYield(k.less(number, k.constI32(parts[n].endTile())), here,
-                           [&] { return multiplyFrom(n + 1); });
-    };
-    llvm::copy(multiplyFrom(0), sums.begin() + rowTile * perTile);
+      Values words = loadFrom(0);
+      SmallVector<Values> &products = operands.emplace_back();
+      for (size_t first = 0; first < words.size(); first += 4)
+        products.emplace_back(words.begin() + first, words.begin() + first + 4);
+    }
+    multiplyHalves(step, k.offset(step.pieces, quarter * tilePieceBytes), k.f16(), operands, sums);
   }
   return sums;
 }
@@ -553,8 +467,6 @@ LogicalResult MatmulKernel::consume(Value thread) {
     chunks[half] = k.add(k.shl(row, 7), k.shl(k.bitXor(k.add(matrix, half * 4), row), 4));
   byteChunks = k.add(k.shl(row, 7), k.shl(k.bitXor(k.bitAnd(matrix, 1), row), 4));
   byteChunks = k.add(byteChunks, k.mul(k.shr(matrix, 1), image.blockBytes() / 2));
-  if (records)
-    scratchAt = k.at(kernel.at(scratch), warp, kScratchBytes);
 
   k.waitForPredecessor();
   active = emitActiveRows(kernel, op.getActive(), image.tokens);

@@ -3,6 +3,8 @@
 
 #include "MatmulTiles.h"
 
+#include "RecordProduct.h"
+
 #include "../FusedKernels/GroupNumbers.h"
 
 #include "llvm/Support/MathExtras.h"
@@ -220,6 +222,15 @@ LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sum
               k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
           low = low ? k.addF(low, both[0]) : both[0];
           high = high ? k.addF(high, both[1]) : both[1];
+        }
+        if (records) {
+          Value scales = k.offset(kernel.interface.pointer(op.getInput()), image.scales);
+          Value factor = ofPart(number, [&](const fused::PackedPart &part, size_t) {
+            return k.number(1 / RecordProduct::halfFactor(part.shape.format()));
+          });
+          factor = k.mulF(factor, k.loadFresh(k.f32(), k.offset(scales, k.shl(token, 2)), 4));
+          low = k.mulF(low, factor);
+          high = k.mulF(high, factor);
         }
         kernels::emitForSegment(k, segments, number, [&](size_t n, Value inSegment) {
           if (succeeded(result))

@@ -234,21 +234,60 @@ double RecordProduct::factor(unsigned group) const {
   return std::ldexp(1.0, -static_cast<int>(shape.fraction(4 * group)));
 }
 
-RecordProduct::Weights RecordProduct::loadWeights(Value record) {
+SmallVector<RecordProduct::Values> RecordProduct::loadHalves(Value record, unsigned quarter) {
+  unsigned group = quarter / 2;
+  const Encoding &encoding = shape.encoding();
   SmallVector<Values> planes = loadPlanes(record);
-  Weights weights;
-  for (unsigned o = 0; o < kOperands; ++o) {
-    auto [words, others] = operand(o, planes);
-    // Byte by byte, without carries from one to the next.
-    for (size_t r = 0; twice() && r < words.size(); ++r) {
-      constexpr auto tops = static_cast<int32_t>(0x80808080);
-      Value sum = k.add(k.bitAnd(words[r], 0x7F7F7F7F), k.bitAnd(others[r], 0x7F7F7F7F));
-      words[r] = k.bitXor(sum, k.bitAnd(k.bitXor(words[r], others[r]), tops));
+  Units units;
+  scalesOf(loadNumbers(record), units);
+  Type pair = k.vec(2, k.f16());
+  auto twoOf = [&](Value number, double times) {
+    if (times != 1)
+      number = k.mulF(number, k.number(times));
+    return k.bitcast(k.packPair(number, number, k.f16()), pair);
+  };
+  // [unit of 16][row]
+  Value scales[2][2], offsets[2][2];
+  for (unsigned h = 0; h < halves(); ++h)
+    for (unsigned r = 0; r < 2; ++r) {
+      scales[h][r] = twoOf(units.scale[group][h][r], halfFactor(encoding) * factor(group));
+      if (encoding.hasOffset())
+        offsets[h][r] = twoOf(units.offset[group][h][r], halfFactor(encoding));
     }
-    weights.operands.push_back(std::move(words));
+  bool isUnsigned = encoding.code() == Encoding::Code::Unsigned;
+  // A byte below 0x64 is 1024 plus itself as an f16; a signed one is made unsigned, 128 more.
+  Value high = k.constI32(0x64646464);
+  Value less =
+      k.bitcast(k.constI32(static_cast<int32_t>(isUnsigned ? 0xE400E400 : 0xE480E480)), pair);
+  SmallVector<Values> products;
+  for (unsigned o = 2 * quarter; o < 2 * quarter + 2; ++o) {
+    auto [words, others] = operand(o, planes);
+    unsigned h = halves() == 2 ? o / 2 % 2 : 0;
+    for (unsigned i = 0; i < 4; i += 2) {
+      Values product(4);
+      for (unsigned r = 0; r < 2; ++r) {
+        Value word = words[i + r];
+        constexpr auto tops = static_cast<int32_t>(0x80808080);
+        if (twice()) {
+          // Byte by byte, without carries from one to the next.
+          Value other = others[i + r];
+          Value sum = k.add(k.bitAnd(word, 0x7F7F7F7F), k.bitAnd(other, 0x7F7F7F7F));
+          word = k.bitXor(sum, k.bitAnd(k.bitXor(word, other), tops));
+        }
+        if (!isUnsigned)
+          word = k.bitXor(word, tops);
+        for (unsigned half = 0; half < 2; ++half) {
+          Value bits = k.permute(word, high, k.constI32(half ? 0x4342 : 0x4140));
+          Value number = k.addF(k.bitcast(bits, pair), less);
+          number = encoding.hasOffset() ? k.fma(number, scales[h][r], offsets[h][r])
+                                        : k.mulF(number, scales[h][r]);
+          product[2 * half + r] = k.bitcast(number, k.i32());
+        }
+      }
+      products.push_back(std::move(product));
+    }
   }
-  scalesOf(loadNumbers(record), weights.units);
-  return weights;
+  return products;
 }
 
 RecordProduct::Values RecordProduct::multiply(const PreparedInput &plan, ArrayRef<Input> inputs,

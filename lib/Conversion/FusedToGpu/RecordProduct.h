@@ -43,23 +43,27 @@ public:
   /// number, row lane / 4 + 8's in the others.
   Value addSubBlocks(Value low, Value high);
 
+  /// For products of many tokens: a quarter of a record's weights times `halfFactor`, rounded to
+  /// f16, as the first operands of four m16n8k16 products, four words each. Of product p of group
+  /// `quarter` / 2, numbered from 4 (`quarter` % 2), the pairs of columns 2t and 8 + 2t are columns
+  /// 32 t + 4 p and 32 t + 4 p + 2 of the group, t being the number of a lane in its row
+  /// (fused::PreparedImage).
+  llvm::SmallVector<Values> loadHalves(Value record, unsigned quarter);
+  /// Makes scales of small weights normal numbers, so that weights may be as great as 1023. NVFP4's
+  /// are relative to a factor of the whole tensor, and as great as 2688.
+  static double halfFactor(const formats::Encoding &encoding) {
+    return encoding.scale == formats::Encoding::Scale::E4M3 ? 1 : 64;
+  }
+
+private:
   /// [group][unit of 16][row]; where units are longer, only the first of a group.
   struct Units {
     Value scale[2][2][2], offset[2][2][2];
   };
-  /// For products of many tokens: what a lane has of a record, four words an operand, elements of
-  /// a table looked up.
-  struct Weights {
-    llvm::SmallVector<Values> operands;
-    Units units;
-  };
-  Weights loadWeights(Value record);
   /// What the integers of operands of group `group` are multiplied by to be elements.
   double factor(unsigned group) const;
   /// Units of a sub-block.
   unsigned halves() const { return shape.unit() == 16 ? 2 : 1; }
-
-private:
   /// What a lane has of scales and offsets: words as they lie there.
   struct Numbers {
     Values units, supers;
@@ -72,7 +76,6 @@ private:
   /// The words of an operand from those of the planes, [plane][register]; with a table, those to be
   /// added to them.
   std::pair<Values, Values> operand(unsigned number, llvm::ArrayRef<Values> planes);
-  Units unitsOf(const Numbers &numbers);
   void scalesOf(const Numbers &numbers, Units &units);
   /// Byte `number` of a word of unsigned bytes times d, and d times `bias` less: exact.
   Value byteTimes(Value word, unsigned number, Value d, double bias);

@@ -12,9 +12,10 @@
 // products under way across a loop's end, ptxas would run them one after the other.
 //
 // Floats: one set of accumulators has all of a tile's tokens; while a step is multiplied, the next
-// one's weights are loaded.
+// one's weights are loaded. Weights in records are made f16, 128 columns at a time.
 
 #include "MatmulTiles.h"
+#include "RecordProduct.h"
 
 #include "llvm/Support/SaveAndRestore.h"
 
@@ -76,6 +77,13 @@ private:
     k.clusterArrive();
     k.clusterWait();
   }
+  /// `recordSlot`: the record's place in its ring.
+  Values multiplyRecords(const Encoding &encoding, Value &slot, Value &parity, Value &recordSlot);
+  Value recordPlace(Value slot) { return k.at(recordsAt, slot, rowTiles * weightBytes); }
+  Value nextRecord(Value slot) {
+    Value next = k.add(slot, 1);
+    return k.select(k.equal(next, k.constI32(recordSlots)), k.constI32(0), next);
+  }
 
   Stage waitForStage(Value slot, Value parity);
   void release(Value slot, Value condition = {});
@@ -86,7 +94,9 @@ private:
   /// returns.
   Values add(const Group &group, int64_t pending, Values &sums);
 
-  bool isInteger() const { return shape.format().isInteger(); }
+  Value recordsAt;
+
+  bool isInteger() const { return image.format.isInteger(); }
   /// Those of the columns that the block multiplies.
   int64_t ownSteps() const { return steps / splits; }
   int64_t ownStages() const { return stages / splits; }
@@ -99,12 +109,12 @@ void WgmmaKernel::produce(Value warp) {
   int64_t own = llvm::divideCeil(rowTiles, kGroupWarps);
   Value row = k.add(k.mul(warp, own), lane);
   Value copiesWeights = k.bitAnd(k.less(lane, k.constI32(own)), k.less(row, k.constI32(rowTiles)));
-  Value weightsTo = k.add(k.mul(row, weightBytes), weightsAt);
+  Value weightsTo = k.add(k.mul(row, weightBytes), records ? 0 : weightsAt);
   // Lanes of the first warp copy one piece of the input each.
   struct Section {
     int64_t count, from, rowBytes, to, bytes, tokenBytes;
   };
-  int64_t groups = shape.format().isScaled() ? stageColumns() / formats::activationGroup : 0;
+  int64_t groups = image.format.isScaled() ? stageColumns() / formats::activationGroup : 0;
   SmallVector<Section> sections = {{stageSteps * stepPieces, image.numbers, image.pieceBytes(), 0,
                                     tilePieceBytes, image.blockBytes() / 8}};
   if (groups)
@@ -112,7 +122,7 @@ void WgmmaKernel::produce(Value warp) {
   if (groups && image.sumColumns)
     sections.push_back({groups * image.sumsPerGroup(), image.sums, image.paddedTokens * 4, sumsAt,
                         tileTokens * 4, 4});
-  int64_t firstLane = 0, expected = rowTiles * weightBytes;
+  int64_t firstLane = 0, inputSize = 0;
   Value inputFrom = k.constI32(0), inputStride = inputFrom, inputTo = inputFrom,
         inputBytes = inputFrom, tokenBytes = inputFrom;
   for (const Section &section : sections) {
@@ -126,15 +136,18 @@ void WgmmaKernel::produce(Value warp) {
     choose(k.constI32(section.bytes), inputBytes);
     choose(k.constI32(section.tokenBytes), tokenBytes);
     firstLane += section.count;
-    expected += section.count * section.bytes;
+    inputSize += section.count * section.bytes;
   }
   Value isFirstWarp = k.equal(warp, zero);
   Value copiesInput = k.bitAnd(isFirstWarp, k.less(lane, k.constI32(firstLane)));
   Value expects = k.bitAnd(isFirstWarp, k.equal(lane, zero));
 
   int64_t perStage = stageColumns() * formats::tileRows * shape.format().bits() / 8;
-  auto weightsOf = [&](Value tileWeights, Value ownStage) {
+  auto weightsOf = [&](Value tileWeights, Value ownStage, Value bytes) {
     Value stage = k.add(k.mul(rank, ownStages()), ownStage);
+    if (records)
+      return k.offset(tileWeights,
+                      arith::MulIOp::create(k.b, k.loc, k.toI64(k.shr(stage, 1)), k.toI64(bytes)));
     if (shape.chunks() == 1)
       return k.at(tileWeights, stage, perStage);
     int64_t perChunk = shape.layout().columns / stageColumns();
@@ -144,13 +157,19 @@ void WgmmaKernel::produce(Value warp) {
   auto rowWeights = [&](Value rowGroup) {
     return weightPointer(k.min(k.add(k.mul(rowGroup, rowTiles), row), k.constI32(tiles - 1)));
   };
-  auto expect = [&](Value barrier) {
-    k.ifThen(expects, [&] { k.expectBytes(barrier, k.constI32(expected)); });
-  };
-  auto copyWeights = [&](Value from, Value stage, Value barrier) {
-    k.ifThen(copiesWeights, [&] {
-      k.bulkCopy(k.offset(stage, weightsTo), from, k.constI32(weightBytes), barrier);
+  // Of a row tile; all of a tile are in one part.
+  auto weightSize = [&](Value rowGroup) {
+    return ofPart(k.mul(rowGroup, rowTiles), [&](const fused::PackedPart &part, size_t) {
+      return k.constI32(bytesOf(part, 0));
     });
+  };
+  // Without weights where `bytes` is null.
+  auto expect = [&](Value barrier, Value bytes) {
+    Value all = bytes ? k.add(k.mul(bytes, rowTiles), inputSize) : k.constI32(inputSize);
+    k.ifThen(expects, [&] { k.expectBytes(barrier, all); });
+  };
+  auto copyWeights = [&](Value from, Value to, Value bytes, Value barrier) {
+    k.ifThen(copiesWeights, [&] { k.bulkCopy(k.offset(to, weightsTo), from, bytes, barrier); });
   };
   auto copyInput = [&](Value from, Value stage, Value barrier) {
     k.ifThen(copiesInput, [&] { k.bulkCopy(k.offset(stage, inputTo), from, inputBytes, barrier); });
@@ -158,14 +177,19 @@ void WgmmaKernel::produce(Value warp) {
 
   // Weights do not depend on the previous kernel.
   int64_t before = early ? std::min(ring, ownStages()) : 0;
-  Value firstWeights;
   if (before) {
-    firstWeights = rowWeights(block);
+    Value firstWeights = rowWeights(block), bytes = weightSize(block);
     for (int64_t slot = 0; slot < before; ++slot) {
       Value barrier = k.offset(fullAt, slot * 8);
-      expect(barrier);
-      copyWeights(weightsOf(firstWeights, k.constI32(slot)), k.offset(stagesAt, slot * stageBytes),
-                  barrier);
+      if (records && slot % 2) {
+        expect(barrier, Value());
+        continue;
+      }
+      expect(barrier, bytes);
+      copyWeights(weightsOf(firstWeights, k.constI32(slot), bytes),
+                  records ? recordPlace(k.constI32(slot / 2))
+                          : k.offset(stagesAt, slot * stageBytes),
+                  bytes, barrier);
     }
   }
   k.waitForPredecessor();
@@ -177,31 +201,49 @@ void WgmmaKernel::produce(Value warp) {
   for (int64_t slot = 0; slot < before; ++slot)
     copyInput(k.offset(input, k.mul(k.toI64(inputStride), slot)),
               k.offset(stagesAt, slot * stageBytes), k.offset(fullAt, slot * 8));
+  // Slot, parity, first stage, and of records the next one's place.
   Values start = {k.constI32(before % ring), k.constI32(before / ring), k.constI32(before)};
+  if (records)
+    start.push_back(k.constI32(llvm::divideCeil(before, 2) % recordSlots));
   forEachTile(start, [&](const Tile &tile, ValueRange carriedTile) {
     Value tileWeights = rowWeights(tile.rowGroup);
     Value tileInput = k.offset(input, k.toI64(k.b.createOrFold<arith::MulIOp>(
                                           k.loc, k.mul(tile.tokenTile, tileTokens), tokenBytes)));
+    Value bytes = weightSize(tile.rowGroup);
+    Values entry = {carriedTile[0], carriedTile[1]};
+    if (records)
+      entry.push_back(carriedTile[3]);
     Values end = k.loop(
-        carriedTile[2], k.constI32(ownStages()), 1, carriedTile.take_front(2),
-        [&](Value number, ValueRange carried) {
+        carriedTile[2], k.constI32(ownStages()), 1, entry, [&](Value number, ValueRange carried) {
           Value slot = carried[0], parity = carried[1];
           Value barrier = k.at(fullAt, slot, 8), stage = k.at(stagesAt, slot, stageBytes);
-          Value weightsFrom = weightsOf(tileWeights, number);
+          Value weightsFrom = weightsOf(tileWeights, number, bytes);
           Value inputAt = k.offset(
               tileInput, arith::MulIOp::create(k.b, k.loc, k.toI64(number), k.toI64(inputStride)));
           k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
-          expect(barrier);
+          if (!records) {
+            expect(barrier, bytes);
+            copyInput(inputAt, stage, barrier);
+            copyWeights(weightsFrom, stage, bytes, barrier);
+            stageRing().advance(slot, parity, 1);
+            return Values{slot, parity};
+          }
+          Value place = carried[2];
+          Value isFirst = k.equal(k.bitAnd(number, 1), zero);
+          k.ifElse(isFirst, [&] { expect(barrier, bytes); }, [&] { expect(barrier, Value()); });
           copyInput(inputAt, stage, barrier);
-          copyWeights(weightsFrom, stage, barrier);
+          k.ifThen(isFirst, [&] { copyWeights(weightsFrom, recordPlace(place), bytes, barrier); });
           stageRing().advance(slot, parity, 1);
-          return Values{slot, parity};
+          return Values{slot, parity, k.select(isFirst, nextRecord(place), place)};
         });
     if (splits > 1) { // as those that have sums
       meetCluster();
       meetCluster();
     }
-    return Values{end[0], end[1], zero};
+    Values next = {end[0], end[1], zero};
+    if (records)
+      next.push_back(end[2]);
+    return next;
   });
 }
 
@@ -502,6 +544,84 @@ LogicalResult WgmmaKernel::finish(const Tile &tile, ValueRange sums) {
   return result;
 }
 
+//===----------------------------------------------------------------------===//
+// Records
+//===----------------------------------------------------------------------===//
+
+WgmmaKernel::Values WgmmaKernel::multiplyRecords(const Encoding &encoding, Value &slot,
+                                                 Value &parity, Value &recordSlot) {
+  Products products{Products::Kind::F16, tileTokens, 4}; // of a piece
+  RecordProduct product(k, encoding, lane);
+  auto load = [&](Value place, unsigned group) {
+    Values all;
+    Value record = k.offset(recordPlace(place), k.mul(rowWarp, weightBytes));
+    for (unsigned half = 0; half < 2; ++half)
+      for (const Values &words : product.loadHalves(record, 2 * group + half))
+        llvm::append_range(all, words);
+    return all;
+  };
+  // Two groups of products.
+  auto multiply = [&](const Stage &stage, ArrayRef<Value> operands, Value adds, ValueRange sums) {
+    Values next(sums.begin(), sums.end());
+    for (int64_t piece = 0; piece < 2; ++piece) {
+      next = k.startProducts(
+          products, operands.slice(piece * products.operands(), products.operands()),
+          k.operandDescriptor(k.offset(stage.address, piece * tilePieceBytes)), adds, next);
+      adds = k.constI32(1);
+    }
+    return next;
+  };
+  Value zero = k.constI32(0), one = k.constI32(1);
+  waitForStage(slot, parity);
+  // Carried: the stage of `operands`, the one before it, the record's place, operands, sums.
+  Values carried = {slot, parity, slot, recordSlot};
+  size_t first = carried.size(), operands = 2 * products.operands();
+  carried.append(load(recordSlot, 0));
+  carried.append(products.sums(), k.number(0.0));
+  auto multiplyRecord = [&](ValueRange values, Value isNotFirst, bool isLast) {
+    Value at = values[0], phase = values[1], before = values[2], place = values[3];
+    Values own(values.begin() + first, values.begin() + first + operands);
+    Stage stage{at, k.at(stagesAt, at, stageBytes)};
+    Values sums = multiply(stage, own, isNotFirst ? k.select(isNotFirst, one, zero) : zero,
+                           values.drop_front(first + operands));
+    k.waitForProducts(2);
+    if (isNotFirst)
+      release(before, isNotFirst);
+    Values others = load(place, 1);
+    stageRing().advance(at, phase, 1);
+    Stage second = waitForStage(at, phase);
+    sums = multiply(second, others, one, sums);
+    k.waitForProducts(isLast ? 0 : 2);
+    release(stage.slot);
+    if (isLast) {
+      release(second.slot);
+      sums = k.takeSums(sums);
+    }
+    stageRing().advance(at, phase, 1);
+    place = nextRecord(place);
+    Values result = {at, phase, second.slot, place};
+    if (!isLast) {
+      waitForStage(at, phase);
+      result.append(load(place, 0));
+    }
+    result.append(sums);
+    return result;
+  };
+  int64_t count = ownSteps() / 2;
+  if (count > 1)
+    carried = k.loop(zero, k.constI32(count - 1), 1, carried, [&](Value number, ValueRange values) {
+      return multiplyRecord(values, k.less(zero, number), /*isLast=*/false);
+    });
+  Value isNotFirst;
+  if (count > 1)
+    isNotFirst = arith::ConstantOp::create(k.b, k.loc, k.b.getBoolAttr(true));
+  Values end = multiplyRecord(carried, isNotFirst, /*isLast=*/true);
+  slot = end[0];
+  parity = end[1];
+  recordSlot = end[3];
+  return Values(end.begin() + first, end.end());
+}
+
 LogicalResult WgmmaKernel::consume(Value thread) {
   rowWarp = k.shr(thread, 5);
   columnWarp = slice = k.constI32(0);
@@ -509,12 +629,38 @@ LogicalResult WgmmaKernel::consume(Value thread) {
   active = emitActiveRows(kernel, op.getActive(), image.tokens);
   LogicalResult result = success();
   Value zero = k.constI32(0);
-  forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carried) {
+  Values start = {zero, zero};
+  if (records)
+    start.push_back(zero);
+  forEachTile(start, [&](const Tile &tile, ValueRange carried) {
     Value slot = carried[0], parity = carried[1];
-    Values sums = isInteger() ? multiplyIntegers(tile, slot, parity) : multiplyFloats(slot, parity);
+    Values sums, next;
+    if (records) {
+      Value firstTile = k.mul(tile.rowGroup, rowTiles);
+      // Slot, parity, the next record's place, sums.
+      std::function<Values(size_t)> multiplyPart = [&](size_t n) -> Values {
+        auto here = [&] {
+          Value at = carried[0], phase = carried[1], place = carried[2];
+          Values own = multiplyRecords(parts[n].shape.format(), at, phase, place);
+          Values all = {at, phase, place};
+          all.append(own);
+          return all;
+        };
+        if (n + 1 == parts.size())
+          return here();
+        return k.ifElseYield(k.less(firstTile, k.constI32(parts[n].endTile())), here,
+                             [&] { return multiplyPart(n + 1); });
+      };
+      Values all = multiplyPart(0);
+      next.append(all.begin(), all.begin() + 3);
+      sums.append(all.begin() + 3, all.end());
+    } else {
+      sums = isInteger() ? multiplyIntegers(tile, slot, parity) : multiplyFloats(slot, parity);
+      next = {slot, parity};
+    }
     if (succeeded(result))
       result = finish(tile, sums);
-    return Values{slot, parity};
+    return next;
   });
   return result;
 }
@@ -524,6 +670,8 @@ LogicalResult WgmmaKernel::emit() {
   Value thread = k.thread();
   lane = k.bitAnd(thread, kWarp - 1);
   MatmulTiles::start(/*copiers=*/1, /*readers=*/warps);
+  if (records)
+    recordsAt = kernel.at(recordsRange);
   LogicalResult result = success();
   k.ifElse(
       k.less(thread, k.constI32(consumers)),
