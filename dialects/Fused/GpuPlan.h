@@ -149,8 +149,10 @@ struct MatmulPlan {
 
   /// Tokens of a warp at most.
   static constexpr int64_t kWarpTokens = 64;
-  /// Bytes of a token's sums of 16 rows; 16 more than they have, for the banks.
-  static constexpr int64_t kSumBytes = 80;
+  /// Bytes of a token's sums of 16 rows; 16 more than they have, for the banks. With weights in
+  /// records, those of the first row tile have there the scales of the token and of those that have
+  /// its place in other sets, of which a warp has four at most.
+  static constexpr int64_t kSumBytes = 80, kScalesInSums = 64;
 
   llvm::SmallVector<PackedPart, 1> parts;
   formats::PackedShape shape; ///< the first part's

@@ -473,6 +473,7 @@ LogicalResult MatmulKernel::consume(Value thread) {
   LogicalResult result = success();
   Value zero = k.constI32(0);
   forEachTile(Values{zero, zero}, [&](const Tile &tile, ValueRange carriedTile) {
+    loadTokenScales(thread, warps * kWarp, tile);
     Values start = llvm::to_vector(carriedTile);
     start.append(warpRowTiles * (warpTokens / 8) * 4, k.number(0.0));
     Values end = k.loop(zero, k.constI32(stages), 1, start, [&](Value stage, ValueRange carried) {

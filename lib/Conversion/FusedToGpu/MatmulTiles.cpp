@@ -193,9 +193,36 @@ void MatmulTiles::storeSums(Value to, ValueRange sums, int64_t rowTile, int64_t 
     }
 }
 
+void MatmulTiles::loadTokenScales(Value thread, int64_t threads, const Tile &tile) {
+  tokenScales.clear();
+  if (!records)
+    return;
+  Value scales = k.offset(kernel.interface.pointer(op.getInput()), image.scales);
+  for (int64_t first = 0; first < tileTokens; first += threads) {
+    Value token = k.add(k.add(thread, first), k.mul(tile.tokenTile, tileTokens));
+    token = k.min(token, k.sub(active, 1)); // the others have none
+    tokenScales.push_back(k.loadFresh(k.f32(), k.offset(scales, k.shl(token, 2)), 4));
+  }
+}
+
+Value MatmulTiles::recordFactor(Value rowTile) {
+  return ofPart(rowTile, [&](const fused::PackedPart &part, size_t) {
+    return k.number(1 / RecordProduct::halfFactor(part.shape.format()));
+  });
+}
+
 LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sums) {
   LogicalResult result = success();
   int64_t set = image.setTokens, span = set * warpColumns, threads = warps * kWarp;
+  for (auto [n, scale] : llvm::enumerate(tokenScales)) {
+    Value token = k.add(thread, n * threads);
+    k.ifThen(k.less(token, k.constI32(tileTokens)), [&] {
+      Value inWarp = k.rem(token, warpTokens);
+      Value inSpan = k.add(k.mul(k.div(token, warpTokens), set), k.rem(inWarp, set));
+      Value to = k.offset(k.at(partialSums, inSpan, kSumBytes), kScalesInSums);
+      k.store(scale, k.offset(to, k.shl(k.div(inWarp, set), 2)), 4);
+    });
+  }
   forEachSetOf(tile, [&](int64_t first) {
     for (int64_t rowTile = 0; rowTile < warpRowTiles; ++rowTile) {
       Value place = k.add(k.mul(slice, rowTiles), k.add(k.mul(rowWarp, warpRowTiles), rowTile));
@@ -203,41 +230,63 @@ LogicalResult MatmulTiles::finish(Value thread, const Tile &tile, ValueRange sum
       storeSums(k.at(partialSums, place, kSumBytes), sums, rowTile, first);
     }
     k.barrier(1, threads);
-    k.loop(thread, k.constI32(8 * rowTiles * span), threads, [&](Value item) {
-      Value row = k.bitAnd(item, 7), rest = k.shr(item, 3);
-      Value inBlock = k.rem(rest, rowTiles), inSpan = k.div(rest, rowTiles);
-      Value token = k.add(k.mul(tile.tokenTile, tileTokens), first);
-      if (warpColumns > 1)
-        token = k.add(token, k.add(k.mul(k.div(inSpan, set), warpTokens), k.rem(inSpan, set)));
-      else
-        token = k.add(token, inSpan);
-      Value number = k.add(k.mul(tile.rowGroup, rowTiles), inBlock);
-      Value exists = k.bitAnd(k.less(token, active), k.less(number, k.constI32(tiles)));
-      k.ifThen(exists, [&] {
-        Value place = k.add(k.mul(inBlock, span), inSpan);
-        Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(row, 3));
-        Value low, high;
-        for (int64_t part = 0; part < slices; ++part) {
-          Values both = k.lanes(
-              k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
-          low = low ? k.addF(low, both[0]) : both[0];
-          high = high ? k.addF(high, both[1]) : both[1];
-        }
-        if (records) {
-          Value scales = k.offset(kernel.interface.pointer(op.getInput()), image.scales);
-          Value factor = ofPart(number, [&](const fused::PackedPart &part, size_t) {
-            return k.number(1 / RecordProduct::halfFactor(part.shape.format()));
+    // Several at a time, whose loads are on their way together.
+    int64_t items = 8 * rowTiles * span, stride = threads, together = 1;
+    while (segments.size() == 1 && together < 4 && items % (2 * together * stride) == 0)
+      together *= 2;
+    k.loop(thread, k.constI32(items), together * stride, [&](Value firstOfAll) {
+      struct Item {
+        Value row, inBlock, inSpan, token, number, exists;
+        EpilogueLoads loads;
+      };
+      SmallVector<Item> all(together);
+      for (int64_t n = 0; n < together; ++n) {
+        Value item = k.add(firstOfAll, n * stride), rest = k.shr(item, 3);
+        Item &one = all[n];
+        one.row = k.bitAnd(item, 7);
+        one.inBlock = k.rem(rest, rowTiles);
+        one.inSpan = k.div(rest, rowTiles);
+        one.token = k.add(k.mul(tile.tokenTile, tileTokens), first);
+        if (warpColumns > 1)
+          one.token = k.add(
+              one.token, k.add(k.mul(k.div(one.inSpan, set), warpTokens), k.rem(one.inSpan, set)));
+        else
+          one.token = k.add(one.token, one.inSpan);
+        one.number = k.add(k.mul(tile.rowGroup, rowTiles), one.inBlock);
+        one.exists = k.bitAnd(k.less(one.token, active), k.less(one.number, k.constI32(tiles)));
+        if (together == 1)
+          continue;
+        // Of a place that exists.
+        Value token = k.min(one.token, k.sub(active, 1));
+        Value number = k.min(one.number, k.constI32(tiles - 1));
+        for (bool fresh : {false, true})
+          preloadEpilogue(kernel, op, segments.front(), k.sub(number, segments.front().firstTile),
+                          one.row, token, fresh, one.loads);
+      }
+      for (Item &one : all)
+        k.ifThen(one.exists, [&] {
+          Value place = k.add(k.mul(one.inBlock, span), one.inSpan);
+          Value from = k.offset(k.at(partialSums, place, kSumBytes), k.shl(one.row, 3));
+          Value low, high;
+          for (int64_t part = 0; part < slices; ++part) {
+            Values both = k.lanes(
+                k.load(k.vec(2, k.f32()), k.offset(from, part * rowTiles * span * kSumBytes), 8));
+            low = low ? k.addF(low, both[0]) : both[0];
+            high = high ? k.addF(high, both[1]) : both[1];
+          }
+          if (records) {
+            Value scale =
+                k.offset(k.at(partialSums, one.inSpan, kSumBytes), kScalesInSums + first / set * 4);
+            Value factor = k.mulF(recordFactor(one.number), k.load(k.f32(), scale, 4));
+            low = k.mulF(low, factor);
+            high = k.mulF(high, factor);
+          }
+          kernels::emitForSegment(k, segments, one.number, [&](size_t n, Value inSegment) {
+            if (succeeded(result))
+              result = emitEpilogue(kernel, op, segments[n], inSegment, one.row, low, high,
+                                    one.token, one.loads);
           });
-          factor = k.mulF(factor, k.loadFresh(k.f32(), k.offset(scales, k.shl(token, 2)), 4));
-          low = k.mulF(low, factor);
-          high = k.mulF(high, factor);
-        }
-        kernels::emitForSegment(k, segments, number, [&](size_t n, Value inSegment) {
-          if (succeeded(result))
-            result = emitEpilogue(kernel, op, segments[n], inSegment, row, low, high, token,
-                                  EpilogueLoads());
         });
-      });
     });
     k.barrier(1, threads); // before the next sums come to the same place
   });

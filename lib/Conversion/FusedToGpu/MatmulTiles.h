@@ -72,6 +72,11 @@ protected:
   void forEachSetOf(const Tile &tile, llvm::function_ref<void(int64_t first)> body);
   /// Writes a warp's sums of a set to shared memory, [token][8 pairs of rows].
   void storeSums(Value to, mlir::ValueRange sums, int64_t rowTile, int64_t first);
+  /// Of weights in records: loads the scales of the tile's tokens `thread`, `thread` + `threads`
+  /// and so on, while there is other work; `finish` stores those of the block's threads.
+  void loadTokenScales(Value thread, int64_t threads, const Tile &tile);
+  /// Of weights in records: what sums are multiplied with besides a token's scale.
+  Value recordFactor(Value rowTile);
   /// Runs the epilogue for a tile whose sums the block's threads have.
   mlir::LogicalResult finish(Value thread, const Tile &tile, mlir::ValueRange sums);
 
@@ -81,6 +86,7 @@ protected:
   llvm::SmallVector<PackedSegment> segments;
   /// Blocks of a cluster, which share a tile's columns.
   const int64_t splits;
+  Values tokenScales;
   /// `block` is that of the cluster, where blocks share a tile.
   Value block, rank, lane, rowWarp, columnWarp, slice, stagesAt, fullAt, emptyAt, partialSums,
       active;

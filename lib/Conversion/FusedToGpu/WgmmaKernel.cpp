@@ -66,6 +66,15 @@ private:
   /// them lie at `from`, of the blocks that share the tile each a part.
   LogicalResult finishTokens(const Tile &tile, Value from, Value first, int64_t tokens);
   LogicalResult finish(const Tile &tile, ValueRange sums);
+  /// Lanes have the scales of 32 tokens each, from `loadTokenScales` on.
+  Value tokenScale(Value token) {
+    Value scale, source = k.bitAnd(token, kWarp - 1);
+    for (auto [n, scales] : llvm::enumerate(tokenScales)) {
+      Value mine = k.shuffleFrom(scales, source);
+      scale = scale ? k.select(k.less(token, k.constI32(n * kWarp)), scale, mine) : mine;
+    }
+    return scale;
+  }
   Value opaque(Value x) {
     return LLVM::InlineAsmOp::create(
                k.b, k.loc, k.i32(), x, ptx::opaqueCopy, ptx::opaqueCopyConstraints,
@@ -494,6 +503,11 @@ LogicalResult WgmmaKernel::finishTokens(const Tile &tile, Value from, Value firs
             item.low = item.low ? k.addF(item.low, both[0]) : both[0];
             item.high = item.high ? k.addF(item.high, both[1]) : both[1];
           }
+          if (records) {
+            Value factor = k.mulF(recordFactor(number), tokenScale(k.add(first, inRange)));
+            item.low = k.mulF(item.low, factor);
+            item.high = k.mulF(item.high, factor);
+          }
           item.token = k.add(firstToken, inRange);
           Value existing = k.min(item.token, k.sub(active, 1));
           for (bool fresh : {false, true})
@@ -635,6 +649,7 @@ LogicalResult WgmmaKernel::consume(Value thread) {
   forEachTile(start, [&](const Tile &tile, ValueRange carried) {
     Value slot = carried[0], parity = carried[1];
     Values sums, next;
+    loadTokenScales(lane, kWarp, tile);
     if (records) {
       Value firstTile = k.mul(tile.rowGroup, rowTiles);
       // Slot, parity, the next record's place, sums.
