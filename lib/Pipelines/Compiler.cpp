@@ -458,6 +458,7 @@ Error Compilation::runStage(Stage next) {
       pipeline.prefill.push_back(count);
   }
   pipeline.target = option("target").str();
+  pipeline.racecheck = options.racecheck;
   if (next == Stage::Quantized && !option("plan").empty())
     if (Error error = readPlan(pipeline))
       return error;
@@ -748,6 +749,13 @@ Error Compilation::run() {
     if (Expected<SmallVector<int64_t>> tokens = parsePrefill(options.prefill); !tokens)
       return tokens.takeError();
     setOption("prefill", options.prefill);
+  }
+  if (options.racecheck) {
+    Expected<TargetDescription> target = loadTarget(option("target"));
+    if (!target)
+      return target.takeError();
+    if (!target->isGpu())
+      return createStringError("--racecheck is for GPUs, target " + target->name + " is a CPU");
   }
   if (Error error = runStages())
     return error;

@@ -209,7 +209,7 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
   formats::Encoding format = type.getEncoding().getValue();
   bool hasMoreNumbers = isInteger && (format.hasZeroPoint() || fused::accumulationColumns(format) <
                                                                    formats::activationGroup);
-  for (int64_t tokens = fused::PreparedImage::kTileTokens / (hasMoreNumbers ? 2 : 1);
+  for (int64_t tokens = image.mostTileTokens() / (hasMoreNumbers ? 2 : 1);
        tokens >= image.setTokens; tokens /= 2) {
     if (image.paddedTokens % tokens)
       continue;
@@ -236,10 +236,13 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op)
           2 * number <= multiprocessors && plan->stages % 2 == 0 && plan->steps / 2 % 2 == 0 ? 2
                                                                                              : 1;
       // The time of all rounds of blocks. Few tokens a tile share what is read of the weights less:
-      // they must save an eighth. Floats, which are read twice as fast, would have to save half.
+      // they must save an eighth. Floats, which are read twice as fast, would have to save half, or
+      // a fifth of what 256 tokens take.
+      constexpr int64_t wide = fused::PreparedImage::kTileTokens;
       double time = static_cast<double>(llvm::divideCeil(number * splits, multiprocessors)) *
                     static_cast<double>(tokens) / static_cast<double>(splits);
-      if (time < (isInteger ? 0.875 : 0.5) * shortest) {
+      double least = isInteger ? 0.875 : 2 * tokens == wide ? 0.8 : 0.5;
+      if (time < least * shortest) {
         shortest = time;
         best = Choice{
             scheduleOf(std::min(multiprocessors, number), splits, stages),
@@ -264,7 +267,7 @@ std::optional<Choice> FusedAssignSchedules::chooseWarpgroupsOfRecords(fused::Mat
   };
   std::optional<Choice> best;
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (int64_t tokens = fused::PreparedImage::kTileTokens; tokens >= image.setTokens; tokens /= 2) {
+  for (int64_t tokens = image.mostTileTokens(); tokens >= image.setTokens; tokens /= 2) {
     if (image.paddedTokens % tokens)
       continue;
     // The most stages that fit.
