@@ -326,7 +326,7 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   result.fused = count(after, batch / tokensOf(after), context);
   result.unfusedFloor = floorOf(result.unfused.total, target, batch);
   result.fusedFloor = floorOf(result.fused.total, target, batch);
-  result.predicted = TimeModel(target, context, batch).step(after);
+  result.predicted = TimeModel(target, context, batch / tokensOf(after)).step(after);
 
   double layers = static_cast<double>(result.layers);
   const Traffic &mlp = result.fused[ModelPart::Mlp],
