@@ -212,6 +212,9 @@ struct Plan {
   /// The step that gives the last one's logits of `tokens` tokens of a sequence, at least one:
   /// "decode" for one, else the smallest that takes so many, or nothing.
   std::optional<uint32_t> stepFor(int64_t tokens) const;
+  /// Seconds that the steps for a prompt of so many tokens were predicted to take, the first of
+  /// them at position 0; nothing if one has no prediction.
+  std::optional<double> predictedPrompt(int64_t tokens) const;
   /// The most tokens that such a step takes, 1 without steps of many.
   int64_t mostTokens() const;
   /// The step that gives all logits, if there is one.

@@ -38,6 +38,19 @@ static std::string describe(const SamplingOptions &options) {
   return text;
 }
 
+/// A launch that took `seconds` at a context, with what was predicted.
+static void addKernel(std::vector<BenchKernel> &kernels, const Launch &launch, double seconds,
+                      int64_t context) {
+  auto positions = static_cast<uint64_t>(context);
+  uint64_t bytes = launch.traffic ? launch.traffic->bytes(positions) : 0;
+  BenchKernel &kernel =
+      kernels.emplace_back(BenchKernel{launch.label, launch.kernel, seconds, bytes, {}, {}});
+  if (!launch.time)
+    return;
+  kernel.predictedInStep = launch.time->seconds(positions);
+  kernel.predicted = *kernel.predictedInStep + launch.time->alone;
+}
+
 static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
   const ModelInfo &model = session.artifact().model();
   if (options.prompt > model.contextLength)
@@ -68,10 +81,11 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
   result.tokensPerSecond = median(speeds);
   result.slowest = *std::min_element(speeds.begin(), speeds.end());
   result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  const Plan &plan = session.artifact().plan();
+  result.predicted = plan.predictedPrompt(options.prompt);
   if (!options.perKernel)
     return result;
   result.stepTokens = std::min(options.prompt, session.chunk());
-  const Plan &plan = session.artifact().plan();
   const Step &step = plan.steps[*plan.stepFor(result.stepTokens)];
   std::vector<std::vector<double>> launches(step.launches.size());
   for (int64_t r = 0; r < options.repetitions; ++r) {
@@ -81,12 +95,8 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
     for (size_t k = 0; k < times.size(); ++k)
       launches[k].push_back(times[k]);
   }
-  for (size_t k = 0; k < launches.size(); ++k) {
-    const Launch &launch = step.launches[k];
-    uint64_t bytes =
-        launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.stepTokens)) : 0;
-    result.kernels.push_back({launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
-  }
+  for (size_t k = 0; k < launches.size(); ++k)
+    addKernel(result.kernels, step.launches[k], median(launches[k]), result.stepTokens);
   return result;
 }
 
@@ -158,17 +168,8 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
     result.stepSeconds = median(steps);
   result.profileRemark = session.device().profileRemark();
   if (options.perKernel)
-    for (size_t k = 0; k < launches.size(); ++k) {
-      const Launch &launch = step.launches[k];
-      uint64_t bytes =
-          launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.context)) : 0;
-      BenchKernel &kernel = result.kernels.emplace_back(
-          BenchKernel{launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
-      if (launch.time) {
-        kernel.predictedInStep = launch.time->seconds(static_cast<uint64_t>(result.context));
-        kernel.predicted = *kernel.predictedInStep + launch.time->alone;
-      }
-    }
+    for (size_t k = 0; k < launches.size(); ++k)
+      addKernel(result.kernels, step.launches[k], median(launches[k]), result.context);
   if (options.prompt)
     result.prompt = measurePrompt(session, options);
   result.predictedStep = step.predictedSeconds(static_cast<uint64_t>(result.context));
@@ -267,6 +268,9 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
                       {"tokens_per_second", result.prompt->tokensPerSecond},
                       {"tokens_per_second_slowest", result.prompt->slowest},
                       {"tokens_per_second_fastest", result.prompt->fastest}};
+    if (result.prompt->predicted)
+      json["prompt"]["predicted_tokens_per_second"] =
+          static_cast<double>(result.prompt->tokens) / *result.prompt->predicted;
     if (!result.prompt->kernels.empty()) {
       json["prompt"]["step_tokens"] = result.prompt->stepTokens;
       json["prompt"]["kernels"] = kernelsJson(result.prompt->kernels);
@@ -333,6 +337,12 @@ static void printPredictions(const BenchResult &result, std::FILE *out) {
   writeText(out, format("median error of a kernel %.1f%%\n", 100 * medianError(result)));
 }
 
+/// A line beside a measured speed.
+static std::string predictedText(double predicted, double measured) {
+  return format("predicted       %.1f tokens/s (%+.1f%%)\n", predicted,
+                100 * (predicted / measured - 1));
+}
+
 /// All sequences of a batch at the same position, again and again.
 static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOptions &options,
                        std::FILE *out) {
@@ -369,6 +379,8 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
       steps.push_back(*seconds);
   }
   const std::string device = batch.device().name() + ": " + batch.device().description();
+  const std::optional<double> predicted =
+      plan.steps[*plan.findStep("decode")].predictedSeconds(static_cast<uint64_t>(context));
   if (options.json) {
     nlohmann::json json = {{"model", plan.model.name},
                            {"weights", plan.model.weights},
@@ -379,6 +391,10 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
                            {"tokens_per_second", median(speeds)}};
     if (!steps.empty())
       json["step_seconds"] = median(steps);
+    if (predicted)
+      json["prediction"] = {
+          {"step_seconds", *predicted},
+          {"tokens_per_second", static_cast<double>(batch.capacity()) / *predicted}};
     writeText(out, json.dump(2) + "\n");
   } else {
     writeText(out,
@@ -392,6 +408,9 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
     writeText(out, format("speed           %.1f tokens/s in all (median of %lld x %lld steps)\n",
                           median(speeds), static_cast<long long>(options.repetitions),
                           static_cast<long long>(count)));
+    if (predicted)
+      writeText(out, predictedText(static_cast<double>(batch.capacity()) / *predicted,
+                                   median(speeds)));
     if (!steps.empty())
       writeText(out,
                 format("step alone      %.1f us on the device (%.1f tokens/s)\n",
@@ -462,6 +481,10 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
                      static_cast<long long>(result.prompt->tokens), result.prompt->tokensPerSecond,
                      static_cast<long long>(result.repetitions), result.prompt->slowest,
                      result.prompt->fastest));
+  if (result.prompt && result.prompt->predicted)
+    writeText(out, predictedText(static_cast<double>(result.prompt->tokens) /
+                                     *result.prompt->predicted,
+                                 result.prompt->tokensPerSecond));
   if (options.perKernel) {
     printKernels(result, result.kernels, out);
     if (result.predictedStep)
