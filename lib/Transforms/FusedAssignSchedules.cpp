@@ -278,14 +278,12 @@ FusedAssignSchedules::tilesOfWarps(fused::MatmulOp op, bool any) {
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
   int64_t multiprocessors = description.multiprocessors.value;
   for (int64_t tokens = std::min(image.paddedTokens, tuning.matmulTokens.value);
-       tokens >= image.setTokens;
-       tokens = tokens / 2 / image.setTokens * image.setTokens) {
+       tokens >= image.setTokens; tokens = tokens / 2 / image.setTokens * image.setTokens) {
     for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2) {
       auto planOf = [&](int64_t blocks, int64_t stages, int64_t columns) {
-        fused::GpuScheduleAttr schedule =
-            gpuSchedule(blocks, tuning.matmulWarps.value, stages, stages, columns, /*splits=*/1,
-                        "weights", /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows,
-                        tokens);
+        fused::GpuScheduleAttr schedule = gpuSchedule(
+            blocks, tuning.matmulWarps.value, stages, stages, columns, /*splits=*/1, "weights",
+            /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
         return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
       };
       for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
@@ -329,9 +327,9 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
       candidates = tilesOfWarps(op, any);
   if (failed(candidates))
     return failure();
-  // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about which
-  // predictions are least certain: they must save an eighth, or give work to multiprocessors that
-  // have none.
+  // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about
+  // which predictions are least certain: they must save an eighth, or give work to multiprocessors
+  // that have none.
   constexpr double worthwhile = 0.875;
   TimeModel model(description, /*context=*/1);
   const Tiles *best = nullptr;

@@ -69,8 +69,8 @@ struct GpuTime {
   Sourced<double> attentionWait;
   /// Products of many tokens: what they take beside copying and multiplying, and what each stage of
   /// a tile adds; weights that are multiplied with a token, a second, by single warps and by
-  /// warpgroups (where there are none, the rates of single warps): integers exactly in two products,
-  /// floats as they are, records after unpacking.
+  /// warpgroups (where there are none, the rates of single warps): integers exactly in two
+  /// products, floats as they are, records after unpacking.
   Sourced<double> matmulWait, matmulStage;
   Sourced<double> warpIntegers, warpFloats, warpRecords;
   Sourced<double> warpgroupIntegers, warpgroupFloats, warpgroupRecords;

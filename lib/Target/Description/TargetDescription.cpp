@@ -401,9 +401,9 @@ static nlohmann::ordered_json timeJson(const TargetDescription &target, const Ti
   nlohmann::ordered_json object;
   for (const TimeKey<Time> &entry : keys)
     object[entry.key.str()] = sourcedJson(time.*entry.number);
-  for (const auto &[key, rates] : {std::pair("products", &target.productRates),
-                                   std::pair("attention", &target.attentionRates),
-                                   std::pair("matmul", &target.matmulRates)})
+  for (const auto &[key, rates] :
+       {std::pair("products", &target.productRates), std::pair("attention", &target.attentionRates),
+        std::pair("matmul", &target.matmulRates)})
     for (const auto &[name, rate] : *rates)
       object[key][name] = sourcedJson(rate);
   return object;
