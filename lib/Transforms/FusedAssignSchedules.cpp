@@ -195,7 +195,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
 FailureOr<std::vector<FusedAssignSchedules::Tiles>>
 FusedAssignSchedules::tilesOfWarpgroups(fused::MatmulOp op) {
   std::vector<Tiles> candidates;
-  constexpr int64_t warpgroups = 2, rows = 128, leastStages = 3, mostSplits = 2;
+  constexpr int64_t warpgroups = 2, warps = warpgroups * fused::MatmulPlan::kGroupWarps, rows = 128,
+                    leastStages = 3, mostSplits = 2;
   // Fewer are a pipeline or two, which become straight code: there ptxas spills, and copies end as
   // late as the products.
   constexpr int64_t leastColumns = 512;
@@ -225,8 +226,8 @@ FusedAssignSchedules::tilesOfWarpgroups(fused::MatmulOp op) {
         continue;
       auto planOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
         fused::GpuScheduleAttr schedule =
-            gpuSchedule(blocks * splits, tuning.matmulWarps.value, stages, stages, columns, splits,
-                        "weights", /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+            gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
+                        /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
         return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
       };
       int64_t stages = tuning.matmulStages.value;

@@ -33,8 +33,8 @@ struct GpuTuning {
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
   /// The most bytes of the next product's weight that a block brings into L2 at its end.
   Sourced<int64_t> productPrefetchBytes;
-  /// Products of many tokens: warps that multiply; the most stages of the ring of copies and bytes
-  /// of weights in a stage; the most tokens of a tile of single warps; tokens from which on
+  /// Products of many tokens: single warps that multiply; the most stages of the ring of copies and
+  /// bytes of weights in a stage; the most tokens of a tile of single warps; tokens from which on
   /// warpgroups multiply.
   Sourced<int64_t> matmulWarps, matmulStages, matmulWeightBytes, matmulTokens, warpgroupTokens;
   /// Attention: warps that read, for up to 16 query heads per key/value head; blocks that share one

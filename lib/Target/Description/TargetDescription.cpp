@@ -101,7 +101,7 @@ static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
     {"matmul_warps", &GpuTuning::matmulWarps, 4, 16},
     {"matmul_stages", &GpuTuning::matmulStages, 3, 64},
     {"matmul_weight_bytes", &GpuTuning::matmulWeightBytes, 1024, 1 << 20},
-    {"matmul_tokens", &GpuTuning::matmulTokens, 8, 512},
+    {"matmul_tokens", &GpuTuning::matmulTokens, 8, 128},
     {"warpgroup_tokens", &GpuTuning::warpgroupTokens, 1, 1 << 16},
     {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
     {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
