@@ -114,6 +114,7 @@ struct Traffic {
 /// Seconds that the compiler predicted for a launch, or for what a step takes beside its launches.
 struct PredictedTime {
   /// Reading memory, arithmetic that goes on after it, and the boundary to the launch before.
+  /// Arithmetic may be less than 0; with its part for the context it counts at least 0.
   double memory = 0, arithmetic = 0, boundary = 0;
   /// For each position of context.
   double memoryPerPosition = 0, arithmeticPerPosition = 0;

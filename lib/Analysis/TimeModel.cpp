@@ -346,8 +346,8 @@ KernelLoad sluice::kernelLoad(fused::KernelOp op) {
       load.place = ProductPlace::BehindAttention;
   } else if (auto product = dyn_cast<fused::MatmulOp>(operation)) {
     load.kind = KernelLoad::Kind::Matmul;
-    load.matmul = matmulLoad(
-        product, dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr()));
+    load.matmul =
+        matmulLoad(product, dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr()));
   } else if (auto attention = dyn_cast<fused::AttentionOp>(operation)) {
     load.kind = KernelLoad::Kind::Attention;
     load.attention = attentionLoad(attention);
@@ -378,12 +378,10 @@ TimeFormula TimeModel::formula(const KernelLoad &load) const {
   }
   const GpuTime &time = description.gpuTime;
   // A token's logits are a cluster's.
-  int64_t rounds = llvm::divideCeil(tokens * load.tokens *
-                                        description.gpuTuning.sampleSplits.value,
+  int64_t rounds = llvm::divideCeil(tokens * load.tokens * description.gpuTuning.sampleSplits.value,
                                     description.multiprocessors.value);
   formula.fixed.boundary =
-      time.smallKernel.value +
-      static_cast<double>(load.logits * rounds) * time.samplingLogit.value;
+      time.smallKernel.value + static_cast<double>(load.logits * rounds) * time.samplingLogit.value;
   formula.fixed.memory = bytes / time.rowsBandwidth.value;
   formula.alone = time.alone.value;
   return formula;

@@ -54,6 +54,8 @@ private:
   FailureOr<Choice> choosePrefill(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::AppendOp op);
   FailureOr<Choice> chooseGpu(fused::LastRowOp op);
+  /// The products before and after.
+  SmallVector<fused::MatvecOp, 2> neighbours(fused::AttentionOp op);
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
   /// before and after it, which start before their predecessors have ended.
   int64_t roomBesideProducts(fused::AttentionOp op);
@@ -195,7 +197,8 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
 FailureOr<std::vector<FusedAssignSchedules::Tiles>>
 FusedAssignSchedules::tilesOfWarpgroups(fused::MatmulOp op) {
   std::vector<Tiles> candidates;
-  constexpr int64_t warpgroups = 2, rows = 128, leastStages = 3, mostSplits = 2;
+  constexpr int64_t warpgroups = 2, warps = warpgroups * fused::MatmulPlan::kGroupWarps, rows = 128,
+                    leastStages = 3, mostSplits = 2;
   // Fewer are a pipeline or two, which become straight code: there ptxas spills, and copies end as
   // late as the products.
   constexpr int64_t leastColumns = 512;
@@ -227,8 +230,8 @@ FusedAssignSchedules::tilesOfWarpgroups(fused::MatmulOp op) {
         continue;
       auto planOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
         fused::GpuScheduleAttr schedule =
-            gpuSchedule(blocks * splits, tuning.matmulWarps.value, stages, stages, columns, splits,
-                        "weights", /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+            gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
+                        /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
         return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
       };
       int64_t stages = tuning.matmulStages.value;
@@ -280,14 +283,12 @@ FusedAssignSchedules::tilesOfWarps(fused::MatmulOp op, bool any) {
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
   int64_t multiprocessors = description.multiprocessors.value;
   for (int64_t tokens = std::min(image.paddedTokens, tuning.matmulTokens.value);
-       tokens >= image.setTokens;
-       tokens = tokens / 2 / image.setTokens * image.setTokens) {
+       tokens >= image.setTokens; tokens = tokens / 2 / image.setTokens * image.setTokens) {
     for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2) {
       auto planOf = [&](int64_t blocks, int64_t stages, int64_t columns) {
-        fused::GpuScheduleAttr schedule =
-            gpuSchedule(blocks, tuning.matmulWarps.value, stages, stages, columns, /*splits=*/1,
-                        "weights", /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows,
-                        tokens);
+        fused::GpuScheduleAttr schedule = gpuSchedule(
+            blocks, tuning.matmulWarps.value, stages, stages, columns, /*splits=*/1, "weights",
+            /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
         return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
       };
       for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
@@ -331,9 +332,9 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
       candidates = tilesOfWarps(op, any);
   if (failed(candidates))
     return failure();
-  // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about which
-  // predictions are least certain: they must save an eighth, or give work to multiprocessors that
-  // have none.
+  // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about
+  // which predictions are least certain: they must save an eighth, or give work to multiprocessors
+  // that have none.
   constexpr double worthwhile = 0.875;
   TimeModel model(description, /*context=*/1);
   const Tiles *best = nullptr;
@@ -360,26 +361,29 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
               best->schedule.getSplits(), candidates->size(), plan.ring, plan.stageBytes)};
 }
 
-int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
+SmallVector<fused::MatvecOp, 2> FusedAssignSchedules::neighbours(fused::AttentionOp op) {
   auto isProduct = [](Operation &other) { return isa<fused::MatvecOp>(other); };
   Block &block = *op->getBlock();
   Block::iterator place(op);
-  auto after = std::find_if(place, block.end(), isProduct);
-  auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+  SmallVector<fused::MatvecOp, 2> products;
+  if (auto after = std::find_if(place, block.end(), isProduct); after != block.end())
+    products.push_back(cast<fused::MatvecOp>(*after));
+  if (auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+      before != block.rend())
+    products.push_back(cast<fused::MatvecOp>(*before));
+  return products;
+}
+
+int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
   int64_t greatest = 0;
-  auto consider = [&](Operation &other) {
-    auto product = cast<fused::MatvecOp>(other);
+  for (fused::MatvecOp product : neighbours(op)) {
     auto schedule = dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr());
     if (!schedule)
-      return;
+      continue;
     FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(product, schedule, device);
     if (succeeded(plan))
       greatest = std::max(greatest, plan->shared);
-  };
-  if (after != block.end())
-    consider(*after);
-  if (before != block.rend())
-    consider(*before);
+  }
   // A multiprocessor has what a block can have, and what is reserved for that block; a second block
   // has a reserve, too (CUDA C++ Programming Guide, "Compute Capability 9.0").
   constexpr int64_t reserved = 1024;
@@ -475,9 +479,13 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   FailureOr<Plan> least = planOf(Plan::kMaxWarps, 1, formats::cacheBlock).second;
   if (failed(least))
     return failure();
-  bool isShort = least->reach() <= tuning.shortContext.value;
+  // A short ring leaves room for products; where none can stand there, it has no use.
+  bool isShort = least->reach() <= tuning.shortContext.value &&
+                 llvm::any_of(neighbours(op), [&](fused::MatvecOp product) {
+                   return standsBesideAttention(product);
+                 });
   int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
-  if (isShort && device.bulkCopies)
+  if (isShort)
     ringBytes = std::min(ringBytes, roomBesideProducts(op) - (least->shared - least->stageBytes));
   // Larger stages have more warps that read them. With one stage alone nothing would be on its way
   // while it is read.

@@ -409,8 +409,8 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
                           median(speeds), static_cast<long long>(options.repetitions),
                           static_cast<long long>(count)));
     if (predicted)
-      writeText(out, predictedText(static_cast<double>(batch.capacity()) / *predicted,
-                                   median(speeds)));
+      writeText(out,
+                predictedText(static_cast<double>(batch.capacity()) / *predicted, median(speeds)));
     if (!steps.empty())
       writeText(out,
                 format("step alone      %.1f us on the device (%.1f tokens/s)\n",
@@ -482,9 +482,9 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
                      static_cast<long long>(result.repetitions), result.prompt->slowest,
                      result.prompt->fastest));
   if (result.prompt && result.prompt->predicted)
-    writeText(out, predictedText(static_cast<double>(result.prompt->tokens) /
-                                     *result.prompt->predicted,
-                                 result.prompt->tokensPerSecond));
+    writeText(out,
+              predictedText(static_cast<double>(result.prompt->tokens) / *result.prompt->predicted,
+                            result.prompt->tokensPerSecond));
   if (options.perKernel) {
     printKernels(result, result.kernels, out);
     if (result.predictedStep)

@@ -106,8 +106,8 @@ llvm::Expected<Explanation> explain(mlir::ModuleOp unfused, mlir::ModuleOp fused
                                     const TargetDescription &target, int64_t context,
                                     int64_t batch);
 
-/// Adds what only the module at stage scheduled tells: the times of steps for prompts, and of a step
-/// of several sequences (if the module's has as many as the explanation).
+/// Adds what only the module at stage scheduled tells: the times of steps for prompts, and of a
+/// step of several sequences (if the module's has as many as the explanation).
 void addScheduled(Explanation &explanation, mlir::ModuleOp scheduled);
 
 /// The same as a table for people. Byte for byte the same for the same explanation.

@@ -48,8 +48,8 @@
 // Alone, between two events (bench --per-kernel), a kernel takes `alone` longer, and a product
 // behind attention its whole stream.
 //
-// On a CPU every kernel takes launch + norm8(bytes / read ceiling, elements / rate); products of many
-// tokens have rates of their own, and others no elements.
+// On a CPU every kernel takes launch + norm8(bytes / read ceiling, elements / rate); products of
+// many tokens have rates of their own, and others no elements.
 
 #ifndef SLUICE_ANALYSIS_TIMEMODEL_H
 #define SLUICE_ANALYSIS_TIMEMODEL_H
@@ -79,7 +79,7 @@ struct AttentionLoad {
   int64_t kvHeads = 0;
   int64_t queryHeads = 0; ///< in all
   int64_t headDim = 0;
-  int64_t window = 0; ///< latest positions that are read at most; 0: all
+  int64_t window = 0;    ///< latest positions that are read at most; 0: all
   int64_t sequences = 1; ///< tokens of different sequences, each with a cache of its own
   /// Neighbouring tokens of one sequence that attend, each up to itself.
   int64_t rows = 1;

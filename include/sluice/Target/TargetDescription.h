@@ -33,13 +33,13 @@ struct GpuTuning {
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
   /// The most bytes of the next product's weight that a block brings into L2 at its end.
   Sourced<int64_t> productPrefetchBytes;
-  /// Products of many tokens: warps that multiply; the most stages of the ring of copies and bytes
-  /// of weights in a stage; the most tokens of a tile of single warps; columns of an
+  /// Products of many tokens: single warps that multiply; the most stages of the ring of copies and
+  /// bytes of weights in a stage; the most tokens of a tile of single warps; columns of an
   /// instruction from which on warpgroups multiply.
   Sourced<int64_t> matmulWarps, matmulStages, matmulWeightBytes, matmulTokens, warpgroupColumns;
   /// Attention: warps that read, for up to 16 query heads per key/value head; blocks that share one
-  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages for at
-  /// most `shortContext` positions, and for more.
+  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages; those for
+  /// at most `shortContext` positions where a product has room beside it.
   Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext,
       shortRingBytes, longRingBytes;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
@@ -69,8 +69,8 @@ struct GpuTime {
   Sourced<double> attentionWait;
   /// Products of many tokens: what they take beside copying and multiplying, and what each stage of
   /// a tile adds; weights that are multiplied with a token, a second, by single warps and by
-  /// warpgroups (where there are none, the rates of single warps): integers exactly in two products,
-  /// floats as they are, records after unpacking.
+  /// warpgroups (where there are none, the rates of single warps): integers exactly in two
+  /// products, floats as they are, records after unpacking.
   Sourced<double> matmulWait, matmulStage;
   Sourced<double> warpIntegers, warpFloats, warpRecords;
   Sourced<double> warpgroupIntegers, warpgroupFloats, warpgroupRecords;

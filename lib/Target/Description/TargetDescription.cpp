@@ -101,7 +101,7 @@ static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
     {"matmul_warps", &GpuTuning::matmulWarps, 4, 16},
     {"matmul_stages", &GpuTuning::matmulStages, 3, 64},
     {"matmul_weight_bytes", &GpuTuning::matmulWeightBytes, 1024, 1 << 20},
-    {"matmul_tokens", &GpuTuning::matmulTokens, 8, 512},
+    {"matmul_tokens", &GpuTuning::matmulTokens, 8, 128},
     {"warpgroup_columns", &GpuTuning::warpgroupColumns, 1, 1 << 16},
     {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
     {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
@@ -401,9 +401,9 @@ static nlohmann::ordered_json timeJson(const TargetDescription &target, const Ti
   nlohmann::ordered_json object;
   for (const TimeKey<Time> &entry : keys)
     object[entry.key.str()] = sourcedJson(time.*entry.number);
-  for (const auto &[key, rates] : {std::pair("products", &target.productRates),
-                                   std::pair("attention", &target.attentionRates),
-                                   std::pair("matmul", &target.matmulRates)})
+  for (const auto &[key, rates] :
+       {std::pair("products", &target.productRates), std::pair("attention", &target.attentionRates),
+        std::pair("matmul", &target.matmulRates)})
     for (const auto &[name, rate] : *rates)
       object[key][name] = sourcedJson(rate);
   return object;
