@@ -114,6 +114,7 @@ static const char *operationName(WarpOperation operation) {
 
 bool Machine::arriveWarp(Thread &thread, uint32_t location, uint32_t mask,
                          WarpOperation operation) {
+  thread.watches.clear();
   Warp &warp = *thread.warp;
   uint32_t bit = 1u << thread.lane;
   auto divergent = [&] { return std::string("divergent ") + operationName(operation) + ": "; };

@@ -185,6 +185,8 @@ private:
   size_t schedulerStackBytes = 0;
   uint32_t firstSerial = 1, nextSerial = 1;
   uint64_t state = 1, turns = 0, idlePolls = 0;
+  /// Polls in a row when the threads that wait for a change were last woken.
+  uint64_t wokenAt = 0;
   bool serialize = false;
   std::chrono::steady_clock::time_point stepStart;
   std::string message;

@@ -11,6 +11,7 @@ using namespace sluice::emulator;
 
 Mbarrier *Machine::findBarrier(Thread &thread, uint32_t location, void *address, Block **block,
                                bool ordered) {
+  thread.watches.clear();
   SharedPlace place = findShared(thread, address);
   if (!place.block || place.block->finished) {
     fail(thread, location, "the mbarrier's address is not in shared memory");

@@ -390,6 +390,13 @@ void Machine::loop() {
       reportDeadlock(true);
       return;
     }
+    // Sleepers that do not only poll must get on although others never stop.
+    if (idlePolls < wokenAt)
+      wokenAt = 0;
+    if (!watchers.empty() && idlePolls >= wokenAt + pollLimit / 32) {
+      wokenAt = idlePolls;
+      wakeWatchers();
+    }
     size_t chosen = random() % readyBlocks.size();
     Block &block = *readyBlocks[chosen];
     bool newest = random() % 8 == 0;
@@ -473,7 +480,7 @@ std::string Machine::run(llvm::ArrayRef<Launch> step, std::vector<double> *secon
     return "";
   if (std::string error = prepare(step); !error.empty())
     return error;
-  idlePolls = 0;
+  idlePolls = wokenAt = 0;
   serialize = seconds != nullptr;
   stepStart = std::chrono::steady_clock::now();
   loop();

@@ -119,7 +119,7 @@ void Machine::access(Thread &thread, uint32_t location, const void *address, uin
   }
   // A thread that polls memory must let other threads change it.
   bool polls = (flags & (AtomicAccess | VolatileAccess)) && !(flags & Write);
-  if (flags & InGlobal && polls && !(flags & ReadWrite))
+  if (flags & InGlobal && flags & AtomicAccess && !(flags & (Write | ReadWrite)))
     watch(thread, location, address, bytes);
   else
     thread.watches.clear();

@@ -333,6 +333,36 @@ TEST(Cooperative, BufferUsedAgain) {
     EXPECT_FAULT(runMessage(message, seed), "byte 0 of buffer 'mail', which races with the ");
 }
 
+TEST(Cooperative, LoadsOfTheSameWordAreNoPolling) {
+  // Block 0 looks at the word eight times before it writes it, while a thread of block 1 never stops
+  // to ask a barrier.
+  std::string text = kernel("k", 1, R"(
+    %first = llvm.icmp "eq" %block, %c0 : i32
+    llvm.cond_br %first, ^look(%c0 : i32), ^other
+  ^look(%i: i32):
+    %x = llvm.load %a0 atomic syncscope("device") monotonic {alignment = 4 : i64} : !llvm.ptr<1> -> i32
+    %n = llvm.add %i, %c1 : i32
+    %more = llvm.icmp "ult" %n, %c8 : i32
+    llvm.cond_br %more, ^look(%n : i32), ^write
+  ^write:
+    llvm.store %c1, %a0 atomic syncscope("device") monotonic {alignment = 4 : i64} : i32, !llvm.ptr<1>
+    llvm.br ^end
+  ^other:
+    nvvm.mbarrier.init %s, %c1 : !llvm.ptr<3>, i32
+    llvm.br ^ask
+  ^ask:
+    %done = nvvm.mbarrier.test.wait %s, %c0 : !llvm.ptr<3>, i32 -> i1
+    %y = llvm.load %a0 atomic syncscope("device") monotonic {alignment = 4 : i64} : !llvm.ptr<1> -> i32
+    %set = llvm.icmp "eq" %y, %c1 : i32
+    llvm.cond_br %set, ^end, ^ask
+  ^end:
+    llvm.return)");
+  Bench bench(text);
+  ASSERT_EQ(bench.error, "");
+  bench.launch("k", 2, 1, 64, {bench.buffer("word", std::vector<int>(1))}, false, 1, true);
+  EXPECT_EQ(bench.run(), "");
+}
+
 TEST(Cooperative, TooManyBlocks) {
   Bench bench(kernel("k", 0, "    llvm.return"));
   bench.launch("k", 4097, 1, 0, {}, false, 1, true);
