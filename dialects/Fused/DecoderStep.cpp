@@ -45,7 +45,8 @@ public:
     Value stream = step.embedding.getResult();
     while (remaining() > 1 && isa_and_present<AttentionOp>(peek(1)))
       if (Error error = takeLayer(stream))
-        return std::move(error);
+        return createStringError("layer " + Twine(step.layers.size()) + ": " +
+                                 llvm::toString(std::move(error)));
     if (step.layers.empty())
       return createStringError("the step has no layers of a projection, attention and an MLP");
     if (Error error = take(step.head, "the head"))

@@ -59,6 +59,13 @@ struct PersistentSchedule {
   /// Stages of the ring that all weights and caches pass through; how many are under way at once
   /// around attention and in the MLP.
   int64_t stages = 0, attentionInFlight = 0, mlpInFlight = 0;
+
+  static PersistentSchedule get(PersistentScheduleAttr attribute) {
+    return {
+        attribute.getClusters(),   attribute.getClusterBlocks(), attribute.getAttentionClusters(),
+        attribute.getWarps(),      attribute.getStages(),        attribute.getAttentionInFlight(),
+        attribute.getMlpInFlight()};
+  }
 };
 
 /// Indices [begin, end).
