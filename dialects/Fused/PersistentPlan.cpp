@@ -191,7 +191,7 @@ GpuLaunch PersistentPlan::launch() const {
   launch.shared = shared;
   launch.cluster = schedule.clusterBlocks;
   launch.resident = 1;
-  launch.overlap = true;
+  launch.overlap = launch.cooperative = true;
   return launch;
 }
 
