@@ -77,6 +77,30 @@ def Fused_GpuScheduleAttr : AttrDef<FusedDialect, "GpuSchedule"> {
   let genVerifyDecl = 1;
 }
 
+def Fused_PersistentScheduleAttr : AttrDef<FusedDialect, "PersistentSchedule"> {
+  let mnemonic = "persistent_schedule";
+  let summary = "How a decode step runs as one kernel on a GPU";
+  let description = [{
+    - `clusters`, `cluster_blocks`: clusters of the grid, and blocks of each. All live at the same time.
+    - `attention_clusters`: the clusters, the first ones, that divide the key/value heads among themselves. All divide the MLP and the head.
+    - `warps`: computing warps per block (one more warp copies).
+    - `stages`: stages of the ring in shared memory that weights, keys and values pass through.
+    - `attention_in_flight`, `mlp_in_flight`: stages whose copy may be under way at once, around attention and in the MLP.
+
+    What a schedule means in detail is dialects/Fused/PersistentPlan.h.
+
+    ```mlir
+    #fused.persistent_schedule<clusters = 14, cluster_blocks = 8, attention_clusters = 8, warps = 16, stages = 11, attention_in_flight = 3, mlp_in_flight = 4>
+    ```
+  }];
+  let parameters = (ins "int64_t":$clusters, "int64_t":$clusterBlocks, "int64_t":$attentionClusters, "int64_t":$warps, "int64_t":$stages,
+                        "int64_t":$attentionInFlight, "int64_t":$mlpInFlight);
+  let assemblyFormat = [{
+    `<` `clusters` `=` $clusters `,` `cluster_blocks` `=` $clusterBlocks `,` `attention_clusters` `=` $attentionClusters `,` `warps` `=` $warps `,`
+    `stages` `=` $stages `,` `attention_in_flight` `=` $attentionInFlight `,` `mlp_in_flight` `=` $mlpInFlight `>`
+  }];
+}
+
 def Fused_PrefetchAttr : AttrDef<FusedDialect, "Prefetch"> {
   let mnemonic = "prefetch";
   let summary = "What a kernel brings into a GPU's L2 cache for a later one";

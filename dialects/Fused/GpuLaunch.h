@@ -31,6 +31,8 @@ struct GpuLaunch {
   int64_t resident = 0;
   /// Whether the kernel may start before its predecessor has ended.
   bool overlap = false;
+  /// Whether all blocks must live at the same time.
+  bool cooperative = false;
 };
 
 } // namespace sluice::fused

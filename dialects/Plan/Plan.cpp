@@ -32,12 +32,15 @@ void PlanDialect::initialize() {
 }
 
 LogicalResult LaunchAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t grid,
-                                 int64_t block, int64_t shared, int64_t cluster, bool overlap) {
+                                 int64_t block, int64_t shared, int64_t cluster, bool overlap,
+                                 bool cooperative) {
   if (grid < 1 || block < 0 || shared < 0 || cluster < 1)
     return emitError()
            << "grid and cluster must be positive, block and shared must not be negative";
   if (grid % cluster)
     return emitError() << "grid (" << grid << ") must be a multiple of cluster (" << cluster << ")";
+  if (cooperative && block == 0)
+    return emitError() << "only blocks of a GPU can wait for each other (cooperative)";
   return success();
 }
 

@@ -23,14 +23,17 @@ def Plan_LaunchAttr : AttrDef<PlanDialect, "Launch"> {
   let description = [{
     `grid`: blocks (work items on the host, divided among threads). `block`: threads per block, `shared`: dynamic shared memory in bytes, `cluster`: blocks
     per cluster (0 or 1 on the host). `overlap`: the kernel may start before its predecessor has ended (programmatic dependent launch).
+    `cooperative`: all blocks must live at the same time, because they wait for each other.
 
     ```mlir
     #plan.launch_config<grid = 132, block = 544, shared = 170000, cluster = 1, overlap = true>
     ```
   }];
-  let parameters = (ins "int64_t":$grid, "int64_t":$block, "int64_t":$shared, "int64_t":$cluster, "bool":$overlap);
+  let parameters = (ins "int64_t":$grid, "int64_t":$block, "int64_t":$shared, "int64_t":$cluster, "bool":$overlap,
+                        DefaultValuedParameter<"bool", "false">:$cooperative);
   let assemblyFormat = [{
-    `<` `grid` `=` $grid `,` `block` `=` $block `,` `shared` `=` $shared `,` `cluster` `=` $cluster `,` `overlap` `=` $overlap `>`
+    `<` `grid` `=` $grid `,` `block` `=` $block `,` `shared` `=` $shared `,` `cluster` `=` $cluster `,` `overlap` `=` $overlap
+    (`,` `cooperative` `=` $cooperative^)? `>`
   }];
   let genVerifyDecl = 1;
 }

@@ -137,6 +137,8 @@ struct Launch {
   int64_t block = 0, shared = 0, cluster = 0;
   /// May start before the launch before it has ended.
   bool overlap = false;
+  /// All blocks must live at the same time: they wait for each other.
+  bool cooperative = false;
   /// Indices into Plan::buffers, in the order of the kernel's pointers.
   std::vector<uint32_t> arguments;
   std::optional<Traffic> traffic;

@@ -66,14 +66,66 @@ void Machine::completeCopy(size_t index) {
   flights.pop_back();
   idlePolls = 0;
   Mbarrier &barrier = flight.block->mbarriers[flight.barrier];
+  if (flight.released)
+    flight.copies.front().source = reinterpret_cast<const std::byte *>(flight.words.data());
   for (const Copy &copy : flight.copies)
     writeCopy(copy, barrier.actor, barrier.phase + 1);
   --flight.block->copiesInFlight;
+  if (flight.released)
+    barrier.arriving.add(flight.released);
+  barrier.remoteArriving |= flight.remote;
   barrier.transactions -= flight.transactions;
   barrier.pending -= flight.arrivals;
   if (barrier.pending == 0)
     barrier.arriving.add(flight.block->cluster->zero);
   completePhase(*flight.block, barrier);
+}
+
+void Machine::remoteStore(Thread &thread, uint32_t location, void *destination,
+                          void *barrierAddress, const uint32_t *words, uint32_t count) {
+  uint32_t bytes = count * sizeof(uint32_t);
+  if (reinterpret_cast<uintptr_t>(destination) % bytes)
+    return fail(thread, location,
+                "misaligned destination of a store to a block of the cluster: expected a multiple "
+                "of " +
+                    number(bytes));
+  SharedPlace place = findShared(thread, destination);
+  if (!place.block || place.block->finished ||
+      place.offset + uint64_t(bytes) > place.block->sharedBytes)
+    return fail(thread, location,
+                "stores " + number(bytes) + " bytes to outside of shared memory" +
+                    (place.block ? ": at byte " + number(place.offset) + " of " +
+                                       number(place.block->sharedBytes) +
+                                       (place.block->finished ? " of a block that has ended" : "")
+                                 : std::string()));
+  Block *barrierBlock;
+  Mbarrier *barrier = findBarrier(thread, location, barrierAddress, &barrierBlock);
+  if (!barrier)
+    return;
+  if (barrierBlock != place.block)
+    return fail(thread, location, "the store's mbarrier is in another block than its destination");
+  if (!report(thread, location, *place.block,
+              place.block->shadow.startCopy(place.offset, bytes, accessOf(thread, location)), bytes,
+              "stores"))
+    return;
+  Flight flight;
+  flight.copies.emplace_back();
+  Copy &copy = flight.copies.front();
+  copy.block = place.block;
+  copy.offset = place.offset;
+  copy.bytes = copy.sourceBytes = bytes;
+  copy.location = location;
+  std::copy_n(words, count, flight.words.begin());
+  flight.block = barrierBlock;
+  flight.barrier = barrier - barrierBlock->mbarriers.data();
+  flight.transactions = bytes;
+  flight.remote = barrierBlock != thread.block;
+  // The completion releases what the thread has done and knows of (PTX ISA, "st.async").
+  Gathering released;
+  release(thread, released);
+  flight.released = released.take();
+  ++place.block->copiesInFlight;
+  flights.push_back(std::move(flight));
 }
 
 void Machine::bulkPrefetch(Thread &thread, uint32_t location, const void *source, uint32_t bytes) {

@@ -16,6 +16,11 @@ void Machine::release(Thread &thread, Gathering &into) {
   uint32_t &own = into.clock.values()[thread.actor];
   own = std::max(own, thread.clock);
   ++thread.clock;
+  Block &block = *thread.block;
+  if (block.launch->shadow) {
+    uint32_t &released = into.clock.values()[block.cluster->blockActor(block.index)];
+    released = std::max(released, block.epoch++);
+  }
 }
 
 void Machine::barrier(Thread &thread, uint32_t location, uint32_t id, uint32_t count, bool wait) {
@@ -109,6 +114,7 @@ static const char *operationName(WarpOperation operation) {
 
 bool Machine::arriveWarp(Thread &thread, uint32_t location, uint32_t mask,
                          WarpOperation operation) {
+  thread.watches.clear();
   Warp &warp = *thread.warp;
   uint32_t bit = 1u << thread.lane;
   auto divergent = [&] { return std::string("divergent ") + operationName(operation) + ": "; };

@@ -163,7 +163,7 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
       launches.push_back({launch.kernel, launch.label, uint32_t(launch.grid),
                           uint32_t(launch.block), uint32_t(launch.shared),
                           uint32_t(std::max<int64_t>(launch.cluster, 1)), launch.overlap,
-                          launch.arguments});
+                          launch.arguments, launch.cooperative});
     }
   }
 }

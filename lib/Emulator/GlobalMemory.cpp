@@ -130,6 +130,8 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
       return false;
     }
     if (serial == launch.serial) {
+      if (launch.shadow)
+        continue;
       if (!(flags & AtomicAccess) && !thread.block->synchronizes && launch.launch->cluster == 1) {
         fail(thread, location,
              std::string(write ? "writes " : "reads ") + place(i) + ", which block " +
@@ -149,6 +151,8 @@ bool Machine::checkGlobal(Thread &thread, uint32_t location, const void *address
       return false;
     }
   }
+  if (launch.shadow && !checkOrder(thread, location, begin, bytes, flags, *buffer))
+    return false;
   if (!write)
     return true;
   // An earlier launch that may still run must not have its buffers overwritten.

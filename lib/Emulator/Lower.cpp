@@ -68,7 +68,6 @@ const llvm::StringSet<> &plainOperations() {
       "llvm.cond_br",
       "llvm.switch",
       "llvm.return",
-      "llvm.fence",
       "llvm.addrspacecast",
       "llvm.alloca",
       "llvm.intr.fma",
@@ -137,6 +136,21 @@ std::string placeOf(Location location) {
 
 } // namespace
 
+/// What an atomic access orders, and between whom.
+static uint32_t flagsOf(LLVM::AtomicOrdering ordering, std::optional<StringRef> scope) {
+  using enum LLVM::AtomicOrdering;
+  if (ordering == not_atomic)
+    return 0;
+  uint32_t flags = Machine::AtomicAccess;
+  if (ordering == acquire || ordering == acq_rel || ordering == seq_cst)
+    flags |= Machine::Acquire;
+  if (ordering == release || ordering == acq_rel || ordering == seq_cst)
+    flags |= Machine::Release;
+  if (scope && *scope == "block")
+    flags |= Machine::BlockScope;
+  return flags;
+}
+
 std::string sluice::emulator::describe(Operation *op) {
   std::string place = placeOf(op->getLoc());
   return op->getName().getStringRef().str() + (place.empty() ? "" : " at " + place);
@@ -190,28 +204,33 @@ Error Lowering::lowerOperation(Operation *op) {
     // No other thread has access to the function's own stack.
     if (load.getAddr().getDefiningOp<LLVM::AllocaOp>())
       return Error::success();
-    bool atomic = load.getOrdering() != LLVM::AtomicOrdering::not_atomic;
     checkAccess(op, load.getAddr(), load.getType(), load.getAlignment().value_or(0),
-                (atomic ? Machine::AtomicAccess : 0) |
+                flagsOf(load.getOrdering(), load.getSyncscope()) |
                     (load.getVolatile_() ? Machine::VolatileAccess : 0));
     return Error::success();
   }
   if (auto store = dyn_cast<LLVM::StoreOp>(op)) {
     if (store.getAddr().getDefiningOp<LLVM::AllocaOp>())
       return Error::success();
-    bool atomic = store.getOrdering() != LLVM::AtomicOrdering::not_atomic;
     checkAccess(op, store.getAddr(), store.getValue().getType(), store.getAlignment().value_or(0),
-                Machine::Write | (atomic ? Machine::AtomicAccess : 0));
+                Machine::Write | flagsOf(store.getOrdering(), store.getSyncscope()));
     return Error::success();
   }
   if (auto update = dyn_cast<LLVM::AtomicRMWOp>(op)) {
     checkAccess(op, update.getPtr(), update.getVal().getType(), update.getAlignment().value_or(0),
-                Machine::ReadWrite | Machine::AtomicAccess);
+                Machine::ReadWrite | flagsOf(update.getOrdering(), update.getSyncscope()));
     return Error::success();
   }
   if (auto exchange = dyn_cast<LLVM::AtomicCmpXchgOp>(op)) {
-    checkAccess(op, exchange.getPtr(), exchange.getVal().getType(),
-                exchange.getAlignment().value_or(0), Machine::ReadWrite | Machine::AtomicAccess);
+    checkAccess(
+        op, exchange.getPtr(), exchange.getVal().getType(), exchange.getAlignment().value_or(0),
+        Machine::ReadWrite | flagsOf(exchange.getSuccessOrdering(), exchange.getSyncscope()));
+    return Error::success();
+  }
+  if (auto fence = dyn_cast<LLVM::FenceOp>(op)) {
+    uint32_t flags = flagsOf(fence.getOrdering(), fence.getSyncscope());
+    if (!(flags & Machine::BlockScope))
+      call("fence", Type(), {constant(flags)}, op);
     return Error::success();
   }
   if (auto address = dyn_cast<LLVM::AddressOfOp>(op)) {

@@ -13,9 +13,9 @@ using namespace mlir;
 using namespace sluice::emulator;
 using llvm::Error;
 
-/// Fences do nothing here: the emulator's memory is sequentially consistent.
+/// Fences that do nothing here: the emulator's memory is sequentially consistent.
 static bool isFence(Operation *op) {
-  return isa<NVVM::MembarOp, NVVM::FenceScClusterOp, NVVM::FenceMbarrierInitOp, NVVM::FenceProxyOp,
+  return isa<NVVM::FenceScClusterOp, NVVM::FenceMbarrierInitOp, NVVM::FenceProxyOp,
              NVVM::FenceProxyAcquireOp, NVVM::FenceProxyReleaseOp, NVVM::FenceSyncRestrictOp,
              NVVM::FenceProxySyncRestrictOp>(op);
 }
@@ -134,6 +134,28 @@ Error Lowering::lowerInlineAsm(LLVM::InlineAsmOp op) {
     replace(op, op.getOperands()[0]);
     return Error::success();
   }
+  for (uint32_t words : {1, 2, 4})
+    if (op.getAsmString() == sluice::ptx::remoteStore(words) &&
+        op.getConstraints() == sluice::ptx::remoteStoreConstraints(words) &&
+        op.getHasSideEffects()) {
+      Value in = registers(words);
+      for (uint32_t i = 0; i < words; ++i) {
+        Value at = LLVM::GEPOp::create(builder, location, pointer(), i32(), in,
+                                       ArrayRef<LLVM::GEPArg>{int32_t(i)});
+        LLVM::StoreOp::create(builder, location, toI32(op.getOperands()[1 + i]), at);
+      }
+      // Pointers to shared memory have 32 bits.
+      auto address = [&](Value bits) -> Value {
+        Value wide = LLVM::ZExtOp::create(builder, location, i64(), bits);
+        return LLVM::IntToPtrOp::create(builder, location, pointer(), wide);
+      };
+      call("remote_store", Type(),
+           {address(op.getOperands().front()), address(op.getOperands().back()), in,
+            constant(words)},
+           op);
+      op.erase();
+      return Error::success();
+    }
   auto result =
       op.getRes() ? dyn_cast<LLVM::LLVMStructType>(op.getRes().getType()) : LLVM::LLVMStructType();
   if (!result || !op.getHasSideEffects())
@@ -295,6 +317,12 @@ Error Lowering::lowerNvvm(Operation *op) {
     return done(call("register", i32(), {constant(int64_t(*which))}));
   }
   return llvm::TypeSwitch<Operation *, Error>(op)
+      .Case([&](NVVM::MembarOp fence) -> Error {
+        if (fence.getScope() != NVVM::MemScopeKind::CTA &&
+            fence.getScope() != NVVM::MemScopeKind::CLUSTER)
+          call("fence", Type(), {constant(Machine::Acquire | Machine::Release)}, op);
+        return done();
+      })
       .Case([&](NVVM::InlinePtxOp inlined) -> Error { return lowerInlinePtx(inlined); })
       .Case([&](NVVM::MmaOp mma) -> Error { return lowerMma(mma); })
       .Case([&](NVVM::LdMatrixOp load) -> Error { return lowerLdMatrix(load); })
@@ -428,7 +456,8 @@ Error Lowering::lowerNvvm(Operation *op) {
         // This operation stands for a loop: it ends when the phase is complete.
         Value parity = LLVM::ZExtOp::create(builder, location, i64(), wait.getPhase());
         call("mbarrier_wait", i32(),
-             {generic(wait.getAddr()), parity, constant(0), constant(Machine::Wait)}, op);
+             {generic(wait.getAddr()), parity, constant(0), constant(Machine::Wait), constant(0)},
+             op);
         return done();
       })
       .Case<NVVM::MBarrierTestWaitOp, NVVM::MBarrierTryWaitOp>([&](auto wait) -> Error {
@@ -440,7 +469,9 @@ Error Lowering::lowerNvvm(Operation *op) {
             std::is_same_v<decltype(wait), NVVM::MBarrierTestWaitOp> ? Machine::Test : Machine::Try;
         Value result =
             call("mbarrier_wait", i32(),
-                 {generic(wait.getAddr()), value, constant(isState), constant(mode)}, op);
+                 {generic(wait.getAddr()), value, constant(isState), constant(mode),
+                  constant(wait.getScope() == NVVM::MemScopeKind::CLUSTER && !wait.getRelaxed())},
+                 op);
         return done(fromI32(result, builder.getI1Type()));
       })
       .Case([&](NVVM::CpAsyncBulkGlobalToSharedClusterOp copy) -> Error {

@@ -3,8 +3,8 @@
 
 // The machine that compiled kernels run on: threads as fibers of one OS thread, warps, blocks,
 // clusters, launches that overlap, memory with its history, and asynchronous copies. Its functions
-// are in files by what they are about: GlobalMemory, SharedMemory, Barriers, Mbarriers, AsyncCopies
-// and Scheduler.
+// are in files by what they are about: GlobalMemory, Cooperative, SharedMemory, Barriers,
+// Mbarriers, AsyncCopies and Scheduler.
 
 #ifndef SLUICE_LIB_EMULATOR_MACHINE_H
 #define SLUICE_LIB_EMULATOR_MACHINE_H
@@ -12,6 +12,7 @@
 #include "State.h"
 
 #include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/DenseMap.h"
 
 #include <chrono>
 #include <string>
@@ -49,7 +50,11 @@ public:
     VolatileAccess = 4,
     InShared = 8,
     InGlobal = 16,
-    ReadWrite = 32
+    ReadWrite = 32,
+    /// Of atomic accesses: their order, and that it holds within the block only.
+    Acquire = 64,
+    Release = 128,
+    BlockScope = 256
   };
   void access(Thread &thread, uint32_t location, const void *address, uint32_t bytes,
               uint32_t alignment, uint32_t flags);
@@ -75,10 +80,13 @@ public:
   void mbarrierExpect(Thread &thread, uint32_t location, void *address, int64_t transactions);
   enum WaitMode : uint32_t { Test, Try, Wait };
   bool mbarrierWait(Thread &thread, uint32_t location, void *address, uint64_t value, bool isState,
-                    WaitMode mode);
+                    WaitMode mode, bool clusterScope);
 
   void bulkCopy(Thread &thread, uint32_t location, void *destination, const void *source,
                 void *barrier, uint32_t bytes);
+  /// Stores to the shared memory of a block of the cluster; the bytes complete at its mbarrier.
+  void remoteStore(Thread &thread, uint32_t location, void *destination, void *barrier,
+                   const uint32_t *words, uint32_t count);
   void bulkPrefetch(Thread &thread, uint32_t location, const void *source, uint32_t bytes);
   void asyncCopy(Thread &thread, uint32_t location, void *destination, const void *source,
                  uint32_t bytes, uint32_t sourceBytes);
@@ -91,6 +99,8 @@ public:
   void clusterArrive(Thread &thread, uint32_t location, bool release);
   void clusterWait(Thread &thread, uint32_t location);
   void *mapToRank(Thread &thread, uint32_t location, void *address, uint32_t rank);
+  /// A fence of the whole device: what it orders is known in cooperative launches.
+  void fence(Thread &thread, bool acquires, bool releases);
   /// Lets other threads run: the calling one waits for something that they change.
   void poll(Thread &thread, uint32_t location);
   uint64_t ticks() const { return turns; }
@@ -115,6 +125,15 @@ private:
   void suspend(Thread &thread, WaitKind kind, uint32_t location, const void *object = nullptr,
                uint32_t detail = 0);
   void reportDeadlock(bool polling);
+  /// Remembers a load that may be one of a loop that polls; suspends the thread if it has made the
+  /// same loads before, with the same results, and has done nothing else since.
+  void watch(Thread &thread, uint32_t location, const void *address, uint32_t bytes);
+  void forgetWatches(Thread &thread);
+  /// Wakes the threads that wait for a change of these bytes.
+  void changed(const void *address, uint64_t bytes);
+  void wakeWatchers();
+  /// For messages: what the thread polls, and what is there.
+  std::string watched(const Thread &thread) const;
 
   struct SharedPlace {
     Block *block = nullptr;
@@ -129,6 +148,9 @@ private:
               uint32_t bytes, const char *doing);
   bool checkGlobal(Thread &thread, uint32_t location, const void *address, uint64_t bytes,
                    uint32_t flags);
+  /// Between the blocks of a cooperative launch.
+  bool checkOrder(Thread &thread, uint32_t location, const std::byte *address, uint64_t bytes,
+                  uint32_t flags, const BufferInfo &buffer);
   bool visible(uint32_t serial, const LaunchState &launch, bool waited) const;
   bool waited(const Thread &thread) const;
   LaunchState &launchOf(uint32_t serial) { return launches[serial - firstSerial]; }
@@ -155,12 +177,16 @@ private:
   std::vector<std::byte *> allShared;
   std::vector<Block *> readyBlocks;
   std::vector<Flight> flights;
+  /// By words of 8 bytes of global memory, the threads that wait for a change.
+  llvm::DenseMap<uintptr_t, llvm::SmallVector<Thread *, 2>> watchers;
   StackPool stacks;
   Fiber scheduler;
   const void *schedulerStack = nullptr;
   size_t schedulerStackBytes = 0;
   uint32_t firstSerial = 1, nextSerial = 1;
   uint64_t state = 1, turns = 0, idlePolls = 0;
+  /// Polls in a row when the threads that wait for a change were last woken.
+  uint64_t wokenAt = 0;
   bool serialize = false;
   std::chrono::steady_clock::time_point stepStart;
   std::string message;

@@ -5,10 +5,13 @@
 
 #include "Machine.h"
 
+#include <utility>
+
 using namespace sluice::emulator;
 
 Mbarrier *Machine::findBarrier(Thread &thread, uint32_t location, void *address, Block **block,
                                bool ordered) {
+  thread.watches.clear();
   SharedPlace place = findShared(thread, address);
   if (!place.block || place.block->finished) {
     fail(thread, location, "the mbarrier's address is not in shared memory");
@@ -95,6 +98,7 @@ void Machine::completePhase(Block &block, Mbarrier &barrier) {
   completed.values()[barrier.actor] = barrier.phase;
   barrier.completed = completed;
   barrier.pending = barrier.count;
+  barrier.remoteCompleted = std::exchange(barrier.remoteArriving, false);
   for (Thread *thread : barrier.waiting) {
     thread->seen = barrier.join(thread->seen, barrier.completed);
     makeReady(*thread);
@@ -116,6 +120,7 @@ uint64_t Machine::mbarrierArrive(Thread &thread, uint32_t location, void *addres
     return 0;
   }
   idlePolls = 0;
+  barrier->remoteArriving |= block != thread.block;
   uint64_t before = barrier->phase;
   if (releases)
     release(thread, barrier->arriving);
@@ -139,7 +144,7 @@ void Machine::mbarrierExpect(Thread &thread, uint32_t location, void *address,
 }
 
 bool Machine::mbarrierWait(Thread &thread, uint32_t location, void *address, uint64_t value,
-                           bool isState, WaitMode mode) {
+                           bool isState, WaitMode mode, bool clusterScope) {
   Block *block;
   Mbarrier *barrier = findBarrier(thread, location, address, &block);
   if (!barrier)
@@ -148,11 +153,19 @@ bool Machine::mbarrierWait(Thread &thread, uint32_t location, void *address, uin
     fail(thread, location, "the parity of a phase is 0 or 1, found " + number(value));
     return false;
   }
+  auto acquire = [&] {
+    if (barrier->remoteCompleted && !clusterScope)
+      fail(thread, location,
+           "waits for the mbarrier at byte " + number(barrier->offset) +
+               " of shared memory in the scope of the block, while other blocks of the cluster "
+               "complete it: what they sent is acquired in the scope of the cluster only");
+    return true;
+  };
   auto complete = [&] { return isState ? barrier->phase > value : (barrier->phase & 1) != value; };
   if (complete()) {
     // A wait for the phase before the first one returns at once and acquires nothing.
     thread.seen = barrier->join(thread.seen, barrier->completed);
-    return true;
+    return acquire();
   }
   // try_wait returns false after a time that depends on the device.
   if (mode == Test || (mode == Try && random() % 8 == 0)) {
@@ -161,5 +174,5 @@ bool Machine::mbarrierWait(Thread &thread, uint32_t location, void *address, uin
   }
   barrier->waiting.push_back(&thread);
   suspend(thread, WaitKind::Mbarrier, location, barrier, barrier->offset);
-  return true;
+  return acquire();
 }

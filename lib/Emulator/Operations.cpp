@@ -379,9 +379,9 @@ void mbarrierExpect(Thread *thread, uint32_t location, void *address, int32_t tr
 }
 
 uint32_t mbarrierWait(Thread *thread, uint32_t location, void *address, uint64_t value,
-                      uint32_t isState, uint32_t mode) {
+                      uint32_t isState, uint32_t mode, uint32_t clusterScope) {
   bool done = thread->machine->mbarrierWait(*thread, location, address, value, isState,
-                                            Machine::WaitMode(mode));
+                                            Machine::WaitMode(mode), clusterScope);
   finish(thread);
   return done;
 }
@@ -390,6 +390,16 @@ void bulkCopy(Thread *thread, uint32_t location, void *destination, void *source
               uint32_t bytes) {
   thread->machine->bulkCopy(*thread, location, destination, source, barrier, bytes);
   finish(thread);
+}
+
+void remoteStore(Thread *thread, uint32_t location, void *destination, void *barrier,
+                 const uint32_t *words, uint32_t count) {
+  thread->machine->remoteStore(*thread, location, destination, barrier, words, count);
+  finish(thread);
+}
+
+void fence(Thread *thread, uint32_t location, uint32_t flags) {
+  thread->machine->fence(*thread, flags & Machine::Acquire, flags & Machine::Release);
 }
 
 void bulkPrefetch(Thread *thread, uint32_t location, void *source, uint32_t bytes) {
@@ -482,6 +492,8 @@ llvm::ArrayRef<HostFunction> sluice::emulator::hostFunctions() {
       SLUICE_OPERATION("mbarrier_expect", mbarrierExpect),
       SLUICE_OPERATION("mbarrier_wait", mbarrierWait),
       SLUICE_OPERATION("bulk_copy", bulkCopy),
+      SLUICE_OPERATION("remote_store", remoteStore),
+      SLUICE_OPERATION("fence", fence),
       SLUICE_OPERATION("bulk_prefetch", bulkPrefetch),
       SLUICE_OPERATION("async_copy", asyncCopy),
       SLUICE_OPERATION("async_commit", asyncCommit),

@@ -35,6 +35,8 @@ void Machine::gridTrigger(Thread &thread) {
 }
 
 void Machine::makeReady(Thread &thread, bool next) {
+  if (thread.waitKind == WaitKind::Change)
+    forgetWatches(thread);
   thread.waitKind = WaitKind::None;
   Block &block = *thread.block;
   next ? block.ready.push_front(&thread) : block.ready.push_back(&thread);
@@ -46,6 +48,8 @@ void Machine::makeReady(Thread &thread, bool next) {
 
 void Machine::suspend(Thread &thread, WaitKind kind, uint32_t location, const void *object,
                       uint32_t detail) {
+  if (kind != WaitKind::Poll && kind != WaitKind::Change)
+    thread.watches.clear();
   thread.waitKind = kind;
   thread.waitLocation = location;
   thread.waitObject = object;
@@ -59,6 +63,9 @@ void Machine::poll(Thread &thread, uint32_t location) {
   makeReady(thread);
   suspend(thread, WaitKind::Poll, location);
 }
+
+/// Polls in a row, without anything else done, after which nothing is expected to change.
+static constexpr uint64_t pollLimit = 4000000;
 
 static thread_local Thread *startingThread;
 
@@ -85,7 +92,10 @@ void Machine::startCluster(LaunchState &launch) {
   Cluster &cluster = *clusters.emplace_back(std::make_unique<Cluster>());
   cluster.launch = &launch;
   cluster.threads = cluster.running = count * threads;
-  cluster.actors = count * (threads + barrierLimit) + 1;
+  cluster.barriers = count * barrierLimit;
+  cluster.actors = cluster.gridActor() + 1;
+  if (launch.launch->cooperative)
+    cluster.actors += launch.launch->grid;
   cluster.zero = Clock(cluster.actors);
   cluster.gridClock = Clock(cluster.actors);
   cluster.gridClock.values()[cluster.gridActor()] = 1;
@@ -101,6 +111,7 @@ void Machine::startCluster(LaunchState &launch) {
     block.cluster = &cluster;
     block.launch = &launch;
     block.index = launch.started++;
+    block.epoch = 1;
     block.rank = rank;
     block.sharedBytes = launch.launch->shared;
     if (spareShared.empty()) {
@@ -254,7 +265,8 @@ void Machine::admit() {
     }
     while (launch.started < launch.launch->grid && message.empty()) {
       uint32_t resident = launch.started - launch.finished;
-      if (resident && resident + launch.launch->cluster > options.residentBlocks)
+      if (resident && resident + launch.launch->cluster > options.residentBlocks &&
+          !launch.launch->cooperative)
         return;
       startCluster(launch);
     }
@@ -320,6 +332,8 @@ void Machine::reportDeadlock(bool polling) {
       return waits + " wait for the launch before";
     case WaitKind::Poll:
       return waits + " poll";
+    case WaitKind::Change:
+      return waits + " poll" + watched(thread);
     }
     return waits;
   };
@@ -338,14 +352,15 @@ void Machine::reportDeadlock(bool polling) {
   if (!launch.launch->label.empty())
     message += " \"" + launch.launch->label + "\"";
   message += "): " + kind + text(*first);
-  unsigned more = 0;
+  // Blocks that wait for each other are all of interest.
+  unsigned more = 0, shown = launch.launch->cooperative ? 15 : 3;
   for (const Group &group : groups)
     if (&group != first) {
-      if (more++ < 3)
+      if (more++ < shown)
         message += "; " + text(group);
     }
-  if (more > 3)
-    message += "; and " + number(more - 3) + " other waits";
+  if (more > shown)
+    message += "; and " + number(more - shown) + " other waits";
 }
 
 void Machine::loop() {
@@ -359,15 +374,28 @@ void Machine::loop() {
         completeCopy(random() % flights.size());
         continue;
       }
+      if (!watchers.empty() && idlePolls + pollLimit / 16 < pollLimit) {
+        // They may count how often they poll, and do something else at last.
+        idlePolls += pollLimit / 16;
+        wakeWatchers();
+        continue;
+      }
       if (launches.back().complete())
         return;
-      reportDeadlock(false);
+      reportDeadlock(!watchers.empty());
       return;
     }
     ++turns;
-    if (idlePolls > 4000000 && flights.empty()) {
+    if (idlePolls > pollLimit && flights.empty()) {
       reportDeadlock(true);
       return;
+    }
+    // Sleepers that do not only poll must get on although others never stop.
+    if (idlePolls < wokenAt)
+      wokenAt = 0;
+    if (!watchers.empty() && idlePolls >= wokenAt + pollLimit / 32) {
+      wokenAt = idlePolls;
+      wakeWatchers();
     }
     size_t chosen = random() % readyBlocks.size();
     Block &block = *readyBlocks[chosen];
@@ -421,6 +449,9 @@ std::string Machine::prepare(llvm::ArrayRef<Launch> step) {
         launch.grid % launch.cluster)
       return name + ": a grid of " + number(launch.grid) + " blocks in clusters of " +
              number(launch.cluster);
+    if (launch.cooperative && launch.grid > cooperativeLimit)
+      return name + ": a cooperative launch of " + number(launch.grid) + " blocks, at most " +
+             number(cooperativeLimit) + " are possible";
     if (kernel->cluster && kernel->cluster != launch.cluster)
       return name + ": has clusters of " + number(launch.cluster) +
              " blocks, the kernel declares " + number(kernel->cluster);
@@ -428,6 +459,8 @@ std::string Machine::prepare(llvm::ArrayRef<Launch> step) {
     added.launch = &launch;
     added.kernel = &*kernel;
     added.index = launches.size() - 1;
+    if (launch.cooperative)
+      added.shadow = std::make_unique<GlobalShadow>(launch.grid);
     added.serial = nextSerial++;
     bool overlaps = launch.overlap && added.index > 0;
     added.floor = overlaps ? launches[added.index - 1].floor : added.serial;
@@ -447,7 +480,7 @@ std::string Machine::run(llvm::ArrayRef<Launch> step, std::vector<double> *secon
     return "";
   if (std::string error = prepare(step); !error.empty())
     return error;
-  idlePolls = 0;
+  idlePolls = wokenAt = 0;
   serialize = seconds != nullptr;
   stepStart = std::chrono::steady_clock::now();
   loop();

@@ -117,14 +117,24 @@ void Machine::access(Thread &thread, uint32_t location, const void *address, uin
     fail(thread, location, text + ", but must be a multiple of " + number(alignment));
     return;
   }
+  // A thread that polls memory must let other threads change it.
+  bool polls = (flags & (AtomicAccess | VolatileAccess)) && !(flags & Write);
+  if (flags & InGlobal && flags & AtomicAccess && !(flags & (Write | ReadWrite)))
+    watch(thread, location, address, bytes);
+  else
+    thread.watches.clear();
   if (flags & InShared)
     checkShared(thread, location, address, bytes, flags);
   else
     checkGlobal(thread, location, address, bytes, flags);
-  // A thread that polls memory must let other threads change it.
-  if (!failed() && (flags & (AtomicAccess | VolatileAccess)) && !(flags & Write) &&
-      random() % 4 == 0)
+  if (failed())
+    return;
+  if (polls && random() % 4 == 0)
     poll(thread, location);
+  if (flags & Write)
+    idlePolls = 0;
+  if (flags & InGlobal && flags & (Write | ReadWrite))
+    changed(address, bytes);
 }
 
 void *Machine::mapToRank(Thread &thread, uint32_t location, void *address, uint32_t rank) {

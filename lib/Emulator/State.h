@@ -9,12 +9,14 @@
 
 #include "Clock.h"
 #include "Fiber.h"
+#include "GlobalShadow.h"
 #include "SharedShadow.h"
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Target/InlinePtx.h"
 
 #include "llvm/ADT/SmallVector.h"
 
+#include <array>
 #include <deque>
 #include <memory>
 #include <string>
@@ -34,6 +36,8 @@ constexpr uint32_t namedBarriers = 16;
 constexpr uint32_t barrierLimit = 64;
 /// Bytes of shared memory that a block can have on sm_90: an SM has 228 KB, the system keeps 1 KB.
 constexpr uint32_t sharedLimit = 227 * 1024;
+/// Blocks of a cooperative launch: what writers of global memory are recorded by.
+constexpr uint32_t cooperativeLimit = 4096;
 
 /// An entry point of compiled kernels.
 using KernelEntry = void (*)(Thread *thread, void *const *arguments);
@@ -55,12 +59,20 @@ enum class WaitKind : uint8_t {
   Mbarrier,
   ClusterBarrier,
   Grid,
-  Poll
+  Poll,
+  Change
 };
 
 /// What lanes of a warp perform together: an operation is complete when all lanes of its mask have
 /// arrived at one of the same kind.
 enum class WarpOperation : uint8_t { Sync, Shuffle, Vote, Redux, Mma, Movmatrix, Ldmatrix };
+
+/// A load by a thread that may be polling, and what it found.
+struct Watch {
+  const std::byte *address;
+  uint32_t bytes;
+  uint64_t value;
+};
 
 /// An asynchronous copy to shared memory.
 struct Copy {
@@ -77,6 +89,11 @@ struct Flight {
   Block *block = nullptr;
   uint32_t barrier = 0; ///< index in the block's barriers
   uint32_t transactions = 0, arrivals = 0;
+  /// Of a store to another block's shared memory (st.async): the bytes, and what the storing thread
+  /// knew, which whoever waits for the barrier learns.
+  std::array<uint32_t, 4> words = {};
+  bool remote = false;
+  Clock released;
 };
 
 /// Products of a warpgroup, which are computed when one of its threads first waits for them.
@@ -137,6 +154,12 @@ struct Thread {
   WaitKind waitKind = WaitKind::None;
   uint32_t waitLocation = 0, waitDetail = 0;
   const void *waitObject = nullptr;
+  /// The loads of global memory that the thread has polled with since it last did anything else.
+  llvm::SmallVector<Watch, 4> watches;
+
+  /// In a cooperative launch: what atomic loads have found released and no fence has acquired yet,
+  /// and what the last releasing fence releases with every atomic store after it.
+  Clock loaded, fenced;
 
   /// The latest group of products that the thread has started, and has waited for.
   uint32_t startedProducts = 0, endedProducts = 0;
@@ -163,6 +186,8 @@ struct Mbarrier {
   uint32_t phase = 0;
   uint32_t actor = 0;
   uint32_t creator = 0, created = 0;
+  /// Other blocks take part in the phase under way, or have taken part in the one before.
+  bool remoteArriving = false, remoteCompleted = false;
   Gathering arriving;
   Clock completed;
   ClockJoin join;
@@ -173,6 +198,8 @@ struct Block {
   Cluster *cluster = nullptr;
   LaunchState *launch = nullptr;
   uint32_t index = 0, rank = 0;
+  /// Of a cooperative launch: counts what the block has released to other blocks.
+  uint32_t epoch = 1;
   std::byte *shared = nullptr;
   uint32_t sharedBytes = 0;
   SharedShadow shadow;
@@ -191,14 +218,17 @@ struct Block {
 struct Cluster {
   LaunchState *launch = nullptr;
   std::vector<std::unique_ptr<Block>> blocks;
-  uint32_t actors = 0, threads = 0, running = 0, arrived = 0, phase = 0;
+  uint32_t actors = 0, threads = 0, barriers = 0, running = 0, arrived = 0, phase = 0;
   Gathering arriving;
   Clock completed;
   std::vector<Thread *> waiting;
   ClockJoin join, gridJoin;
   /// The clock of a thread that starts, and the one after a dependency wait and nothing else.
   Clock zero, gridClock;
-  uint32_t gridActor() const { return actors - 1; }
+  /// Actors are the threads, the mbarriers, the launch before, and in a cooperative launch the
+  /// blocks of the grid.
+  uint32_t gridActor() const { return threads + barriers; }
+  uint32_t blockActor(uint32_t block) const { return gridActor() + 1 + block; }
 };
 
 struct Memory {
@@ -235,6 +265,8 @@ struct LaunchState {
   /// Seconds since the step's start.
   double end = 0;
   std::vector<Thread *> waiting;
+  /// Of a cooperative launch.
+  std::unique_ptr<GlobalShadow> shadow;
   bool complete() const { return finished == launch->grid; }
 };
 

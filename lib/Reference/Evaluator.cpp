@@ -7,6 +7,8 @@
 #include "sluice/Formats/RowOrder.h"
 #include "sluice/Reference/Ops.h"
 
+#include "PersistentStep.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/BuiltinAttributes.h"
@@ -69,6 +71,8 @@ static EvaluatedValue wrapAs(Type type, Tensor tensor) {
 Evaluator::Evaluator(ModuleOp module, WeightProvider &weights) : module(module), weights(weights) {
   resetCaches();
 }
+
+Evaluator::~Evaluator() = default;
 
 static Cache makeCache(quantized::CacheType type) {
   return Cache(type.getSequences(), type.getPositions(), type.getHeads(), type.getHeadDim(),
@@ -250,32 +254,59 @@ llvm::Expected<EvaluatedValue> Evaluator::runPrologue(Region &prologue,
   return made->front();
 }
 
+Tensor Evaluator::runWeights(Operation *operation, const Tensor &input) const {
+  auto op = cast<fused::ProductOp>(operation);
+  Tensor sums = Tensor::zeros({input.rows(), llvm::sum_of(op.getSegments(), int64_t(0))});
+  int64_t begin = 0;
+  for (Value weight : op.getWeights()) {
+    EvaluatedValue value = lookup(weight);
+    Tensor part = value.matrix ? product(input, *value.matrix)
+                               : product(input, *value.tensor, elementOf(weight.getType()));
+    for (int64_t row = 0; row < sums.rows(); ++row)
+      llvm::copy(part.row(row), sums.row(row).begin() + begin);
+    begin += part.width();
+  }
+  return sums;
+}
+
 llvm::Expected<Evaluator::Results> Evaluator::runProduct(Operation *operation) {
   auto op = cast<fused::ProductOp>(operation);
   EvaluatedValue input = lookup(op->getOperand(0));
-  if (auto matvec = dyn_cast<fused::MatvecOp>(operation)) {
+  if (persistent && persistent->isAdded(operation)) {
+    for (fused::IndexRange columns : persistent->columnsOf(operation)) {
+      // Groups of zeros add nothing to a sum.
+      Tensor part = *input.tensor;
+      for (auto [column, value] : llvm::enumerate(part.row(0)))
+        if (int64_t(column) < columns.begin || int64_t(column) >= columns.end)
+          value = 0;
+      persistent->add(operation, runWeights(operation, part));
+    }
+    return Results{wrap(persistent->streamAfter(operation, tensor(persistent->embedding())))};
+  }
+  float factor = 1;
+  if (persistent && persistent->isNormed(operation)) {
+    auto norm =
+        cast<model::RmsNormOp>(cast<fused::MatvecOp>(operation).getPrologue().front().front());
+    const Tensor &gain = tensor(norm.getGain());
+    Tensor scaled = *input.tensor;
+    factor = static_cast<float>(rmsFactor(scaled.row(0), norm.getEpsilon().convertToDouble()));
+    for (auto [value, by] : llvm::zip_equal(scaled.row(0), gain.values))
+      value *= norm.getPlusOne() ? by + 1.0f : by;
+    input = wrap(std::move(scaled));
+  } else if (auto matvec = dyn_cast<fused::MatvecOp>(operation)) {
     llvm::Expected<EvaluatedValue> made = runPrologue(matvec.getPrologue(), {input});
     if (!made)
       return made.takeError();
     input = *made;
   }
 
-  int64_t rows = 0;
-  for (int64_t segment : op.getSegments())
-    rows += segment;
-  Tensor sums = Tensor::zeros({input.tensor->rows(), rows});
-  int64_t begin = 0;
-  for (Value weight : op.getWeights()) {
-    EvaluatedValue value = lookup(weight);
-    Tensor part = value.matrix ? product(*input.tensor, *value.matrix)
-                               : product(*input.tensor, *value.tensor, elementOf(weight.getType()));
-    for (int64_t row = 0; row < sums.rows(); ++row)
-      llvm::copy(part.row(row), sums.row(row).begin() + begin);
-    begin += part.width();
-  }
+  Tensor sums = runWeights(operation, *input.tensor);
+  if (factor != 1)
+    for (float &sum : sums.values)
+      sum *= factor;
 
   Results segments;
-  begin = 0;
+  int64_t begin = 0;
   for (int64_t segment : op.getSegments()) {
     segments.push_back(wrap(sliceColumns(sums, begin, segment)));
     begin += segment;
@@ -484,6 +515,13 @@ llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function,
   }
   if (llvm::Error error = keepActiveRows(op, given))
     return error;
+  persistent.reset();
+  if (auto schedule = op->getAttrOfType<fused::PersistentScheduleAttr>("sluice.persistent")) {
+    llvm::Expected<PersistentStep> step = PersistentStep::get(op.getBody().front(), schedule);
+    if (!step)
+      return makeError("function '" + function + "': " + llvm::toString(step.takeError()));
+    persistent = std::make_unique<PersistentStep>(std::move(*step));
+  }
   values.clear();
   llvm::Expected<Results> results = runBlock(op.getBody().front(), given);
   if (!results)

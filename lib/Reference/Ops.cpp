@@ -86,18 +86,23 @@ Expected<Tensor> reference::embedding(const Tensor &tokens, const Tensor &table)
   return result;
 }
 
+double reference::rmsFactor(ArrayRef<float> row, double epsilon) {
+  std::vector<double> x = toDouble(row);
+  return model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()),
+                                             static_cast<int64_t>(x.size()), epsilon);
+}
+
 Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne) {
   Tensor result = input;
   auto width = static_cast<int64_t>(gain.values.size());
   for (int64_t begin = 0, end = static_cast<int64_t>(input.values.size()); begin < end;
        begin += width) {
-    std::vector<double> x = toDouble(ArrayRef(input.values).slice(begin, width));
-    double factor =
-        model::normFactor<DoubleArithmetic>(arithmetic, dot(x, x.data()), width, epsilon);
+    ArrayRef<float> x = ArrayRef(input.values).slice(begin, width);
+    double factor = rmsFactor(x, epsilon);
     for (auto [out, in, g] :
          zip_equal(MutableArrayRef(result.values).slice(begin, width), x, gain.values))
       out = static_cast<float>(model::normalized<DoubleArithmetic>(
-          arithmetic, in, factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
+          arithmetic, static_cast<double>(in), factor, static_cast<double>(g) + (plusOne ? 1 : 0)));
   }
   return result;
 }

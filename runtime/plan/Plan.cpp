@@ -281,6 +281,8 @@ static Launch readLaunch(const JsonField &value,
   launch.shared = value.at("shared").asInt(0, 1 << 30);
   launch.cluster = value.at("cluster").asInt(0, 64);
   launch.overlap = value.at("overlap").asBool();
+  if (std::optional<JsonField> cooperative = value.find("cooperative"))
+    launch.cooperative = cooperative->asBool();
   for (const JsonField &argument : value.at("arguments").elements(maxArguments)) {
     auto found = buffers.find(argument.asText(256));
     if (found == buffers.end())

@@ -52,6 +52,9 @@ struct Launch {
   bool overlap = false;
   /// The kernel's pointers, as addBuffer() returned them.
   std::vector<uint32_t> buffers;
+  /// Cooperative launch: all blocks live at the same time, whatever Options::residentBlocks says,
+  /// so that they may wait for each other.
+  bool cooperative = false;
 };
 
 /// Compiled kernels, the memory they use, and what was observed about it. Used by one thread at a

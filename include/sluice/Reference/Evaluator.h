@@ -30,6 +30,8 @@ struct EvaluatedValue {
   QuantizedPtr matrix;
 };
 
+class PersistentStep;
+
 class Evaluator {
 public:
   /// Called for each operation, those of prologues and epilogues included, once its results are
@@ -39,6 +41,7 @@ public:
   /// `module` must be valid and, like `weights`, outlive the evaluator and stay as it is. Caches
   /// start as zeros.
   Evaluator(mlir::ModuleOp module, WeightProvider &weights);
+  ~Evaluator();
 
   /// Runs a function. Errors, one line that names the operation: an unknown function, arguments
   /// that do not have its types, an operation without semantics here, a token or position out of
@@ -68,6 +71,8 @@ private:
   llvm::Expected<EvaluatedValue> runPrologue(mlir::Region &prologue,
                                              llvm::ArrayRef<EvaluatedValue> inputs);
   llvm::Expected<Results> runProduct(mlir::Operation *op);
+  /// The sums of all weights' rows.
+  Tensor runWeights(mlir::Operation *op, const Tensor &input) const;
   llvm::Expected<EvaluatedValue> runElementwise(mlir::Operation *op);
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);
@@ -78,6 +83,8 @@ private:
   Hook hook;
   llvm::StringMap<Cache> caches;
   llvm::StringMap<EvaluatedValue> symbols;
+  /// Of a function that is planned as one kernel (`sluice.persistent`).
+  std::unique_ptr<PersistentStep> persistent;
   /// Values of the call that is running or ran last.
   llvm::DenseMap<mlir::Value, EvaluatedValue> values;
   /// Values that depend on weights alone, kept from call to call.

@@ -32,6 +32,9 @@ void roundTo(formats::Encoding::Element element, Tensor &tensor);
 /// tokens [S], table [V, H] -> [S, H]. Errors: a token that is not in 0 .. V-1.
 llvm::Expected<Tensor> embedding(const Tensor &tokens, const Tensor &table);
 
+/// 1 / sqrt(mean(x^2) + epsilon)
+double rmsFactor(llvm::ArrayRef<float> row, double epsilon);
+
 /// x / sqrt(mean(x^2) + epsilon) * gain, as many elements at a time as the gain has: a row, or a
 /// head; with `plusOne`, * (gain + 1).
 Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne = false);

@@ -88,6 +88,24 @@ inline std::string takeSumsConstraints(int64_t sums, bool isInteger) {
   return all + "~{memory}";
 }
 
+/// Stores 1, 2 or 4 words to the shared memory of a block of the cluster, without waiting; their
+/// bytes complete at an mbarrier of that block (PTX ISA, "st.async"). Operands, i32: the address
+/// in the cluster's shared memory, a multiple of the words' bytes; the words; the mbarrier's
+/// address there.
+inline std::string remoteStore(int words) {
+  std::string vector = words == 1 ? "" : ".v" + std::to_string(words), list = "$1";
+  for (int i = 1; i < words; ++i)
+    list += ", $" + std::to_string(1 + i);
+  return "st.async.shared::cluster.mbarrier::complete_tx::bytes" + vector + ".b32 [$0], " +
+         (words == 1 ? list : "{" + list + "}") + ", [$" + std::to_string(1 + words) + "];";
+}
+inline std::string remoteStoreConstraints(int words) {
+  std::string all;
+  for (int i = 0; i < words + 2; ++i)
+    all += "r,";
+  return all + "~{memory}";
+}
+
 /// An i32 as it is, of which an optimizer knows nothing: what is computed from it stays behind it.
 inline constexpr char opaqueCopy[] = "mov.b32 $0, $1;";
 inline constexpr char opaqueCopyConstraints[] = "=r,r";

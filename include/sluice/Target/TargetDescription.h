@@ -49,6 +49,15 @@ struct GpuTuning {
   Sourced<int64_t> embeddingWarps, embeddingColumns;
 };
 
+/// How a decode step runs as one persistent kernel (Fused/PersistentPlan.h).
+struct PersistentTuning {
+  /// Clusters of 1, 2, 4 and 8 blocks that live at the same time, each block with a multiprocessor
+  /// of its own; larger ones are not known where there are fewer numbers.
+  Sourced<std::vector<int64_t>> residentClusters;
+  /// Warps that compute; stages under way at once around attention, and in the MLP.
+  Sourced<int64_t> warps, attentionInFlight, mlpInFlight;
+};
+
 /// The same of a CPU.
 struct CpuTuning {
   /// Independent sums of a product; positions that attention handles between two updates of the
@@ -127,6 +136,8 @@ struct TargetDescription {
   /// Only the one of `kind` is set.
   GpuTuning gpuTuning;
   CpuTuning cpuTuning;
+  /// Gpu; nothing where steps are not tried as one kernel.
+  std::optional<PersistentTuning> persistent;
   GpuTime gpuTime;
   CpuTime cpuTime;
   /// Weights that products multiply with one input, by Encoding::name(); cached numbers that

@@ -493,6 +493,29 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
+def FusedPlanPersistent : Pass<"fused-plan-persistent", "::mlir::ModuleOp"> {
+  let summary = "Plan a decode step as one persistent kernel";
+  let description = [{
+    Where `@decode` is an embedding, layers of projections, attention and a gated MLP that are all alike, and a head, one kernel of clusters can do all of it but the embedding and
+    the choice of the token. This pass gives the function `sluice.persistent`, the schedule of that kernel for a target description, and `sluice.persistent_reason`, which says in words what it
+    means, or why there is none. Which block computes what, and what blocks hand to each other, follows from the schedule (dialects/Fused/PersistentPlan.h); that everything that
+    is waited for comes, as often as it is expected, and that no buffer is used again too early, has been checked (dialects/Fused/Protocol.h). A schedule that is there already is kept if it fits, and an error if it does not.
+
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32>
+    ```
+    ==> (for a model of 256 columns, 2 key/value heads of 64 and an MLP of 768)
+    ```mlir
+    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> attributes {
+      sluice.persistent = #fused.persistent_schedule<clusters = 6, cluster_blocks = 8, attention_clusters = 2, warps = 16, stages = 12, attention_in_flight = 3, mlp_in_flight = 4>,
+      sluice.persistent_reason = "6 clusters of 8 blocks, 2 of them with 1 key/value head each; ..."}
+    ```
+  }];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let statistics = [Statistic<"planned", "planned", "steps that can be one kernel">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
+}
+
 //===----------------------------------------------------------------------===//
 // Plan stage
 //===----------------------------------------------------------------------===//

@@ -142,7 +142,7 @@ LogicalResult ConvertFusedToGpu::convert(fused::KernelOp op, mlir::gpu::GPUModul
   const GeneratedKernel &kernel = entry->second;
   const fused::GpuLaunch &launch = kernel.launch;
   auto config = plan::LaunchAttr::get(op->getContext(), launch.grid, launch.block, launch.shared,
-                                      launch.cluster, launch.overlap);
+                                      launch.cluster, launch.overlap, launch.cooperative);
   kernels::dispatchKernel(op, *interface, kernel.name, config);
   op->erase();
   return success();

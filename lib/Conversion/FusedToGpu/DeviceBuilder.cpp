@@ -94,6 +94,52 @@ Value DeviceBuilder::ofBlock(Value place, Value rank) {
   return NVVM::MapaOp::create(b, loc, clusterPointer(b.getContext()), place, rank);
 }
 
+static constexpr StringLiteral kDeviceScope = "device";
+
+Value DeviceBuilder::loadRelaxed(Value pointer) {
+  return LLVM::LoadOp::create(b, loc, i64(), pointer, /*alignment=*/8, /*isVolatile=*/false,
+                              /*isNonTemporal=*/false, /*isInvariant=*/false,
+                              /*isInvariantGroup=*/false, LLVM::AtomicOrdering::monotonic,
+                              kDeviceScope);
+}
+
+void DeviceBuilder::storeRelaxed(Value value, Value pointer) {
+  LLVM::StoreOp::create(b, loc, value, pointer, bytesOf(value.getType()), /*isVolatile=*/false,
+                        /*isNonTemporal=*/false, /*isInvariantGroup=*/false,
+                        LLVM::AtomicOrdering::monotonic, kDeviceScope);
+}
+
+void DeviceBuilder::addRelaxed(Value pointer, Value increment) {
+  LLVM::AtomicRMWOp::create(b, loc, LLVM::AtomicBinOp::add, pointer, increment,
+                            LLVM::AtomicOrdering::monotonic, kDeviceScope);
+}
+
+void DeviceBuilder::fenceDevice(LLVM::AtomicOrdering ordering) {
+  LLVM::FenceOp::create(b, loc, ordering, kDeviceScope);
+}
+
+void DeviceBuilder::sendToBlock(Value to, Value barrier, Value rank, ArrayRef<Value> words) {
+  auto address = [&](Value place) -> Value {
+    return LLVM::PtrToIntOp::create(b, loc, i32(), ofBlock(place, rank));
+  };
+  Values operands = {address(to)};
+  llvm::append_range(operands, words);
+  operands.push_back(address(barrier));
+  LLVM::InlineAsmOp::create(b, loc, TypeRange(), operands, ptx::remoteStore(words.size()),
+                            ptx::remoteStoreConstraints(words.size()), /*has_side_effects=*/true,
+                            /*is_align_stack=*/false, LLVM::TailCallKind::None,
+                            LLVM::AsmDialectAttr::get(b.getContext(), LLVM::AsmDialect::AD_ATT),
+                            ArrayAttr());
+}
+
+void DeviceBuilder::waitOfCluster(Value barrier, Value parity) {
+  whileLoop({}, [&](ValueRange) {
+    Value done = NVVM::MBarrierTryWaitOp::create(b, loc, i1(), barrier, parity, Value(),
+                                                 NVVM::MemScopeKind::CLUSTER, false);
+    return std::pair(bitXor(done, integer(i1(), 1)), Values());
+  });
+}
+
 void DeviceBuilder::arrive(Value barrier) {
   NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, Value());
 }

@@ -68,6 +68,14 @@ public:
     return mlir::LLVM::LoadOp::create(b, loc, type, pointer, alignment, /*isVolatile=*/true);
   }
 
+  // Atomic accesses of global memory, in the scope of the device.
+  /// An i64, relaxed: what other blocks of this kernel change meanwhile.
+  Value loadRelaxed(Value pointer);
+  void storeRelaxed(Value value, Value pointer);
+  /// Adds to an i64 without waiting for what it was.
+  void addRelaxed(Value pointer, Value increment);
+  void fenceDevice(mlir::LLVM::AtomicOrdering ordering);
+
   // Threads.
   Value thread() { return mlir::NVVM::ThreadIdXOp::create(b, loc, i32()); }
   Value block() { return mlir::NVVM::BlockIdXOp::create(b, loc, i32()); }
@@ -93,6 +101,10 @@ public:
   /// The address in the shared memory of block `rank` of the cluster that corresponds to `place` in
   /// this block's.
   Value ofBlock(Value place, Value rank);
+  Value rankInCluster() { return mlir::NVVM::BlockInClusterIdXOp::create(b, loc, i32()); }
+  /// Stores 1, 2 or 4 words, i32, to where `to` is in the shared memory of block `rank` of the
+  /// cluster; their bytes complete at the barrier that lies there like `barrier` here.
+  void sendToBlock(Value to, Value barrier, Value rank, llvm::ArrayRef<Value> words);
 
   // Barriers in shared memory.
   void initBarrier(Value barrier, int64_t count) {
@@ -113,6 +125,8 @@ public:
   /// Returns when the phase of that parity has completed. A fresh barrier is in phase 0, so that
   /// waiting for parity 1 returns at once.
   void wait(Value barrier, Value parity);
+  /// The same, for what other blocks of the cluster have sent.
+  void waitOfCluster(Value barrier, Value parity);
 
   // Asynchronous copies.
   /// Since sm_90, by one thread: arrives at `barrier`, whose phase then completes only after

@@ -1,7 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "../FusedKernels/FixedPoint.h"
+#include "FixedWords.h"
 #include "Kernels.h"
 
 using namespace mlir;
@@ -237,7 +237,8 @@ void Prologue::emitScaled(PreparedInput &input, Value row, int64_t n, const Valu
   // 16 threads have a group of 128.
   for (int64_t distance = 1; distance < formats::activationGroup / kVector; distance *= 2)
     greatest = k.max(greatest, k.shuffleXor(greatest, distance));
-  auto [usable, inverse, scale] = kernels::activationScale(k, greatest);
+  kernels::ActivationScale rounding = kernels::activationScale(k, greatest);
+  auto [usable, inverse, scale] = rounding;
   // The nibbles of int4 weights are multiplied where they lie, at the top of a byte.
   if (!image && !input.diagonal && input.format.element == formats::Encoding::Element::I4)
     scale = k.mulF(scale, k.number(1.0 / 16));
@@ -251,22 +252,12 @@ void Prologue::emitScaled(PreparedInput &input, Value row, int64_t n, const Valu
   }
 
   Values fixed;
-  for (Value element : x) {
-    // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-    Value shifted = k.addF(k.mulF(element, inverse), k.number(12582912.0));
-    Value integer = k.sub(k.bitcast(shifted, k.i32()), 0x4B400000);
-    fixed.push_back(k.select(usable, integer, k.constI32(0)));
-  }
-  auto bytes = [&](llvm::function_ref<Value(Value)> byteOf, int64_t first) {
-    Value word;
-    for (int64_t e = 0; e < 4; ++e) {
-      Value byte = k.shl(k.bitAnd(byteOf(fixed[first + e]), 0xFF), 8 * e);
-      word = word ? k.bitOr(word, byte) : byte;
-    }
-    return word;
+  for (Value element : x)
+    fixed.push_back(toFixedPoint(k, rounding, element));
+  auto bytes = [&](bool high, int64_t first) {
+    return fixedPointBytes(k, ArrayRef(fixed).slice(first, 4), high);
   };
-  auto low = [](Value q) { return q; };
-  auto high = [&](Value q) { return k.shr(k.add(q, 128), 8); };
+  constexpr bool low = false, high = true;
   if (image)
     return emitFixedOfImage(
         n, fixed, scale, [&](int64_t first) { return bytes(high, first); },

@@ -117,8 +117,9 @@ LogicalResult ConvertFusedToHost::convert(fused::KernelOp op, ModuleOp module) {
     entry->second = *made;
   }
   const Kernel &kernel = entry->second;
-  kernels::dispatchKernel(op, *interface, kernel.name,
-                          plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false));
+  kernels::dispatchKernel(
+      op, *interface, kernel.name,
+      plan::LaunchAttr::get(op->getContext(), kernel.grid, 0, 0, 1, false, false));
   op->erase();
   return success();
 }

@@ -106,6 +106,8 @@ static json launchJson(plan::LaunchOp launch) {
                  {"cluster", extent.getCluster()},
                  {"overlap", extent.getOverlap()},
                  {"arguments", arguments}};
+  if (extent.getCooperative())
+    object["cooperative"] = true;
   if (std::optional<fused::TrafficAttr> traffic = launch.getTraffic())
     object["traffic"] = {{"weights", traffic->getWeights()},
                          {"scales", traffic->getScales()},

@@ -210,6 +210,20 @@ static void readSteps(const JsonField &tuning, TargetDescription &target) {
   target.prefillTokens.source = readText(field->at("source"), isText, "where the numbers are from");
 }
 
+static void readPersistent(const JsonField &field, TargetDescription &target) {
+  field.allowOnly({"resident_clusters", "warps", "attention_in_flight", "mlp_in_flight"});
+  PersistentTuning &tuning = target.persistent.emplace();
+  JsonField clusters = field.at("resident_clusters");
+  clusters.allowOnly({"value", "source"});
+  for (const JsonField &count : clusters.at("value").elements(4))
+    tuning.residentClusters.value.push_back(count.asInt(1, 4096));
+  tuning.residentClusters.source =
+      readText(clusters.at("source"), isText, "where the numbers are from");
+  tuning.warps = readNumber<int64_t>(field.at("warps"), 1, 31);
+  tuning.attentionInFlight = readNumber<int64_t>(field.at("attention_in_flight"), 1, 1024);
+  tuning.mlpInFlight = readNumber<int64_t>(field.at("mlp_in_flight"), 1, 1024);
+}
+
 static void readGpu(const JsonField &root, TargetDescription &target) {
   target.arch =
       readText(root.at("arch"), isArch, "\"sm_\" and two or three digits, perhaps an \"a\"");
@@ -219,6 +233,8 @@ static void readGpu(const JsonField &root, TargetDescription &target) {
       readNumber<int64_t>(root.at("shared_bytes_per_block"), 16 << 10, 16 << 20);
   target.gpuTuning = readNumbers<GpuTuning, int64_t>(root.at("tuning"), gpuTuningKeys, stepKeys);
   readSteps(root.at("tuning"), target);
+  if (std::optional<JsonField> persistent = root.find("persistent"))
+    readPersistent(*persistent, target);
   target.gpuTime =
       readTime<GpuTime>(root.at("time"), gpuTimeKeys, target, {"products", "attention"});
 }
@@ -280,7 +296,7 @@ static TargetDescription readTarget(const JsonField &root) {
     readGpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",
                     "operations", "arch", "multiprocessors", "l2_bytes", "shared_bytes_per_block",
-                    "tuning", "time"});
+                    "tuning", "persistent", "time"});
   } else {
     readCpu(root, target);
     root.allowOnly({"name", "description", "kind", "peak_bandwidth", "read_ceiling", "memory_bytes",

@@ -99,6 +99,7 @@ void CudaDevice::load(std::shared_ptr<const Artifact> newArtifact) {
   } rollback{loaded};
   loaded = std::make_unique<Loaded>(driver);
   findKernels(file);
+  checkResidency();
   allocate();
   fillWeights();
   for (Slot &slot : loaded->slots)
@@ -191,31 +192,77 @@ void CudaDevice::launchUtility(Function function, const Utility &utility, void *
                 std::string("cannot launch ") + name);
 }
 
+namespace {
+/// A launch as the driver takes it. It points into itself.
+struct Configured {
+  Configured(const Launch &launch, Stream stream, bool overlap) {
+    config.gridX = static_cast<unsigned>(launch.grid);
+    config.blockX = static_cast<unsigned>(launch.block);
+    config.sharedBytes = static_cast<unsigned>(launch.shared);
+    config.stream = stream;
+    config.attributes = attributes.data();
+    if (overlap)
+      add(launchProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
+    if (launch.cluster > 1)
+      add(launchClusterDimension).clusterDimension = {static_cast<unsigned>(launch.cluster), 1, 1};
+    if (launch.cooperative)
+      add(launchCooperative).cooperative = 1;
+  }
+  Configured(const Configured &) = delete;
+  Configured &operator=(const Configured &) = delete;
+
+  LaunchConfig config;
+
+private:
+  LaunchAttribute &add(LaunchAttributeId id) {
+    LaunchAttribute &attribute = attributes[config.attributeCount++];
+    attribute.id = id;
+    return attribute;
+  }
+  std::array<LaunchAttribute, 3> attributes{};
+};
+} // namespace
+
+void CudaDevice::checkResidency() const {
+  const Plan &plan = artifact->plan();
+  for (size_t index = 0; index < plan.steps.size(); ++index)
+    for (size_t i = 0; i < plan.steps[index].launches.size(); ++i) {
+      const Launch &launch = plan.steps[index].launches[i];
+      if (!launch.cooperative)
+        continue;
+      Function function = loaded->functions[index][i];
+      const std::string name = "launch \"" + printable(launch.label) + "\" of step \"" +
+                               printable(plan.steps[index].name) + "\"",
+                        asking = "cannot ask how many blocks of " + name + " live at the same time";
+      int resident = 0;
+      if (launch.cluster > 1) {
+        Configured configured(launch, loaded->stream, /*overlap=*/false);
+        driver->check(driver->cuOccupancyMaxActiveClusters(&resident, function, &configured.config),
+                      asking);
+      } else {
+        driver->check(driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                          &resident, function, static_cast<int>(launch.block),
+                          static_cast<size_t>(launch.shared)),
+                      asking);
+        resident *= gpu.multiprocessors;
+      }
+      if (int64_t needed = launch.grid / launch.cluster; resident < needed)
+        throw Error(artifact->planName() + ": " + name + " needs " + std::to_string(needed) +
+                    (launch.cluster > 1 ? " clusters of " + std::to_string(launch.cluster) : "") +
+                    " blocks at the same time, " + gpu.name + " has room for " +
+                    std::to_string(resident));
+    }
+}
+
 void CudaDevice::launch(Slot &slot, uint32_t stepIndex, size_t index, bool overlap) {
   const Step &step = artifact->plan().steps[stepIndex];
   const Launch &launch = step.launches[index];
-  std::array<LaunchAttribute, 2> attributes{};
-  LaunchConfig config;
-  config.gridX = static_cast<unsigned>(launch.grid);
-  config.blockX = static_cast<unsigned>(launch.block);
-  config.sharedBytes = static_cast<unsigned>(launch.shared);
-  config.stream = loaded->stream;
-  config.attributes = attributes.data();
-  if (overlap) {
-    LaunchAttribute &attribute = attributes[config.attributeCount++];
-    attribute.id = launchProgrammaticStreamSerialization;
-    attribute.programmaticStreamSerializationAllowed = 1;
-  }
-  if (launch.cluster > 1) {
-    LaunchAttribute &attribute = attributes[config.attributeCount++];
-    attribute.id = launchClusterDimension;
-    attribute.clusterDimension = {static_cast<unsigned>(launch.cluster), 1, 1};
-  }
+  Configured configured(launch, loaded->stream, overlap);
   // The driver copies the values during the call.
   std::vector<void *> parameters;
   for (uint32_t argument : launch.arguments)
     parameters.push_back(&slot.pointers[argument]);
-  driver->check(driver->cuLaunchKernelEx(&config, loaded->functions[stepIndex][index],
+  driver->check(driver->cuLaunchKernelEx(&configured.config, loaded->functions[stepIndex][index],
                                          parameters.data(), nullptr),
                 "cannot launch kernel \"" + printable(launch.kernel) + "\" (\"" +
                     printable(launch.label) + "\")");

@@ -116,6 +116,8 @@ private:
   void layOut();
   void checkMemory(uint64_t present, const char *what) const;
   void findKernels(const KernelFile &file);
+  /// That the blocks of cooperative launches can live at the same time.
+  void checkResidency() const;
   void allocate();
   void fillWeights();
   void synthesizeOnGpu(const std::vector<uint32_t> &buffers,

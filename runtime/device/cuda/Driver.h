@@ -61,6 +61,7 @@ constexpr int captureModeThreadLocal = 1;
 
 /// CUlaunchAttributeID.
 enum LaunchAttributeId : int {
+  launchCooperative = 2,
   launchClusterDimension = 4,
   launchProgrammaticStreamSerialization = 6,
 };
@@ -75,6 +76,7 @@ struct LaunchAttribute {
       unsigned x, y, z;
     } clusterDimension;
     int programmaticStreamSerializationAllowed;
+    int cooperative;
   };
 };
 static_assert(sizeof(LaunchAttribute) == 72 && offsetof(LaunchAttribute, padding) == 8);
@@ -112,6 +114,8 @@ static_assert(sizeof(LaunchConfig) == 56 && offsetof(LaunchConfig, stream) == 32
   X(cuModuleGetFunction, (Function *, Module, const char *))                                       \
   X(cuFuncGetAttribute, (int *, int, Function))                                                    \
   X(cuFuncSetAttribute, (Function, int, int))                                                      \
+  X(cuOccupancyMaxActiveClusters, (int *, Function, const LaunchConfig *))                         \
+  X(cuOccupancyMaxActiveBlocksPerMultiprocessor, (int *, Function, int, size_t))                   \
   X(cuMemAlloc_v2, (DevicePointer *, size_t))                                                      \
   X(cuMemFree_v2, (DevicePointer))                                                                 \
   X(cuMemHostAlloc, (void **, size_t, unsigned))                                                   \

@@ -5,6 +5,11 @@ func.func private @f() attributes {sluice.l = #plan.launch_config<grid = 0, bloc
 
 // -----
 
+// expected-error @+1 {{only blocks of a GPU can wait for each other (cooperative)}}
+func.func private @f() attributes {sluice.l = #plan.launch_config<grid = 3, block = 0, shared = 0, cluster = 1, overlap = false, cooperative = true>}
+
+// -----
+
 // expected-error @+1 {{grid (3) must be a multiple of cluster (2)}}
 func.func private @f() attributes {sluice.l = #plan.launch_config<grid = 3, block = 0, shared = 0, cluster = 2, overlap = false>}
 

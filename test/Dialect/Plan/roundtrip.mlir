@@ -28,6 +28,9 @@ plan.step @decode arena 4096 {
   // CHECK-NEXT: plan.launch @kernels::@matvec_0 [@x.0] launch <grid = 132, block = 544, shared = 170000, cluster = 2, overlap = true> label "gpu"
   plan.launch @kernels::@matvec_0 [@x.0]
       launch <grid = 132, block = 544, shared = 170000, cluster = 2, overlap = true> label "gpu"
+  // CHECK-NEXT: plan.launch @kernels::@matvec_0 [@x.0] launch <grid = 112, block = 544, shared = 231232, cluster = 8, overlap = true, cooperative = true> label "step"
+  plan.launch @kernels::@matvec_0 [@x.0]
+      launch <grid = 112, block = 544, shared = 231232, cluster = 8, overlap = true, cooperative = true> label "step"
 }
 
 // CHECK-LABEL: func.func @dispatch

@@ -153,7 +153,13 @@ TEST(Target, ErrorsOfText) {
            {"h100", "/sms", "1",
             "unknown key 'sms', expected name, description, kind, peak_bandwidth, read_ceiling, "
             "memory_bytes, operations, "
-            "arch, multiprocessors, l2_bytes, shared_bytes_per_block, tuning, time"},
+            "arch, multiprocessors, l2_bytes, shared_bytes_per_block, tuning, persistent, time"},
+           {"h100", "/persistent/warps", nullptr, "persistent.warps is missing"},
+           {"h100", "/persistent/resident_clusters/value", "[132, 0]",
+            "persistent.resident_clusters.value[1] is 0, expected an integer from 1 to 4096"},
+           {"h100", "/persistent/clusters", "3",
+            "unknown key 'persistent.clusters', expected resident_clusters, warps, "
+            "attention_in_flight, mlp_in_flight"},
            {"h100", "/tuning", nullptr, "tuning is missing"},
            {"h100", "/tuning", "3", "tuning is 3, expected an object"},
            {"h100", "/tuning/product_warps", nullptr, "tuning.product_warps is missing"},

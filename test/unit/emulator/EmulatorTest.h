@@ -71,8 +71,10 @@ public:
   }
 
   void launch(const std::string &name, uint32_t grid, uint32_t block, uint32_t shared,
-              std::vector<uint32_t> buffers, bool overlap = false, uint32_t cluster = 1) {
-    step.push_back({name, "", grid, block, shared, cluster, overlap, std::move(buffers)});
+              std::vector<uint32_t> buffers, bool overlap = false, uint32_t cluster = 1,
+              bool cooperative = false) {
+    step.push_back(
+        {name, "", grid, block, shared, cluster, overlap, std::move(buffers), cooperative});
   }
   /// Nothing, or the fault.
   std::string run() {

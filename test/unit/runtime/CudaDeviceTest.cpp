@@ -391,6 +391,26 @@ TEST_F(CudaDevice, SmallOutputsComeWithTheStep) {
   EXPECT_EQ(fake->downloads.size(), 2u);
 }
 
+TEST_F(CudaDevice, BlocksOfCooperativeLaunchesLiveAtTheSameTime) {
+  // 32 blocks.
+  launches()[1]["cooperative"] = true;
+  launches()[1]["cluster"] = 8;
+  fake->residentClusters = 3;
+  EXPECT_EQ(loadError(), planName() +
+                             ": launch \"attend\" of step \"decode\" needs 4 clusters of 8 "
+                             "blocks at the same time, Fake GPU has room for 3");
+  {
+    fake->residentClusters = 4;
+    Session session(open());
+    EXPECT_FALSE(fake->launches[0].cooperative);
+    EXPECT_TRUE(fake->launches[1].cooperative);
+  }
+  launches()[1]["cluster"] = 1;
+  fake->residentBlocks = 7; // on 4 multiprocessors
+  EXPECT_EQ(loadError(), planName() + ": launch \"attend\" of step \"decode\" needs 32 blocks at "
+                                      "the same time, Fake GPU has room for 28");
+}
+
 TEST_F(CudaDevice, LaunchesAreAsThePlanSays) {
   launches()[0]["overlap"] = true; // nothing is before it
   launches()[1]["overlap"] = true;

@@ -363,6 +363,19 @@ FAKE_EXPORT Result cuFuncGetAttribute(int *value, int attribute, Function) {
   *value = attribute == functionMaxThreadsPerBlock ? state.kernelMaxThreads : 0;
   return success;
 }
+FAKE_EXPORT Result cuOccupancyMaxActiveClusters(int *clusters, Function,
+                                                const LaunchConfig *config) {
+  BEGIN(false);
+  if (config->attributeCount == 0)
+    return invalidValue;
+  *clusters = state.residentClusters;
+  return success;
+}
+FAKE_EXPORT Result cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, Function, int, size_t) {
+  BEGIN(false);
+  *blocks = state.residentBlocks;
+  return success;
+}
 FAKE_EXPORT Result cuFuncSetAttribute(Function function, int attribute, int value) {
   BEGIN(false);
   const std::string &name = reinterpret_cast<Kernel *>(function)->name;
@@ -611,6 +624,8 @@ FAKE_EXPORT Result cuLaunchKernelEx(const LaunchConfig *config, Function functio
       launch.cluster = attribute.clusterDimension.x;
       if (attribute.clusterDimension.y != 1 || attribute.clusterDimension.z != 1)
         return invalidValue;
+    } else if (attribute.id == launchCooperative) {
+      launch.cooperative = attribute.cooperative != 0;
     } else {
       return invalidValue;
     }

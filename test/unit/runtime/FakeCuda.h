@@ -21,7 +21,7 @@ namespace sluice::runtime::test {
 struct FakeLaunch {
   std::string kernel;
   unsigned grid = 0, block = 0, shared = 0, cluster = 1;
-  bool overlap = false, captured = false;
+  bool overlap = false, captured = false, cooperative = false;
   std::vector<uint64_t> arguments = {};
 };
 
@@ -32,6 +32,8 @@ enum class WorkOrder { Late, Early, GraphsEarly };
 struct FakeCuda {
   // What the driver and the GPU are.
   int version = 12040, devices = 1, major = 9, minor = 0, multiprocessors = 4;
+  /// Clusters, and blocks of a multiprocessor, that live at the same time.
+  int residentClusters = 16, residentBlocks = 2;
   int maxThreads = 1024, maxShared = 232448, l2Bytes = 1 << 20, kernelMaxThreads = 1024;
   size_t totalBytes = size_t(1) << 30, freeBytes = size_t(1) << 30;
   int initResult = 0;

@@ -1,0 +1,226 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Which steps can be one kernel: their operations are recognised one after another.
+
+#include "dialects/Fused/PersistentPlan.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "llvm/ADT/STLExtras.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::fused;
+using llvm::createStringError;
+using llvm::Error;
+using llvm::Expected;
+using llvm::Twine;
+
+namespace {
+
+std::string labelOf(Operation *op) {
+  auto kernel = dyn_cast<KernelOp>(op);
+  std::string label = kernel ? kernel.getLabel() : std::string();
+  return op->getName().getStringRef().str() + (label.empty() ? "" : " of " + label);
+}
+
+Error problem(Operation *op, const Twine &what) {
+  return createStringError(labelOf(op) + ": " + what);
+}
+
+/// The operations of a step in their order.
+class Matcher {
+public:
+  explicit Matcher(Block &step) {
+    for (Operation &op : step)
+      if (isa<KernelOp>(op))
+        kernels.push_back(&op);
+  }
+
+  Expected<DecoderStep> match() {
+    if (Error error = take(step.embedding, "an embedding"))
+      return std::move(error);
+    if (step.embedding.getResult().getType().getDimSize(0) != 1)
+      return problem(step.embedding, "a step of several tokens");
+    Value stream = step.embedding.getResult();
+    while (remaining() > 1 && isa_and_present<AttentionOp>(peek(1)))
+      if (Error error = takeLayer(stream))
+        return createStringError("layer " + Twine(step.layers.size()) + ": " +
+                                 llvm::toString(std::move(error)));
+    if (step.layers.empty())
+      return createStringError("the step has no layers of a projection, attention and an MLP");
+    if (Error error = take(step.head, "the head"))
+      return std::move(error);
+    if (Error error = checkNormed(step.head, stream))
+      return std::move(error);
+    if (!step.head.getEpilogue().empty())
+      return problem(step.head, "logits that are computed further");
+    // What chooses the token has a kernel of its own.
+    if (remaining() && !isa<SampleOp>(peek()))
+      return problem(peek(), "comes behind the head");
+    if (Error error = findShape())
+      return std::move(error);
+    return std::move(step);
+  }
+
+private:
+  size_t remaining() const { return kernels.size() - next; }
+  Operation *peek(size_t ahead = 0) const {
+    return ahead < remaining() ? kernels[next + ahead] : nullptr;
+  }
+
+  template <typename Op> Error take(Op &into, const char *what) {
+    Operation *op = peek();
+    if (!op)
+      return createStringError("the step ends where " + Twine(what) + " is expected");
+    into = dyn_cast<Op>(op);
+    if (!into)
+      return problem(op, "where " + Twine(what) + " is expected");
+    ++next;
+    return Error::success();
+  }
+
+  /// That a product's input is the stream, normed by its root mean square.
+  Error checkNormed(MatvecOp op, Value stream) {
+    if (op.getInput() != stream)
+      return problem(op, "its input is not the residual stream");
+    if (op.getPrologue().empty())
+      return problem(op, "its input is not normed");
+    Block &body = op.getPrologue().front();
+    auto norm = dyn_cast<model::RmsNormOp>(body.front());
+    if (!norm || norm.getHeadDim() || body.getOperations().size() != 2 ||
+        norm.getInput() != body.getArgument(0))
+      return problem(op,
+                     "its prologue is more than a norm by the root mean square, which alone can "
+                     "be applied to the sums");
+    return Error::success();
+  }
+
+  /// That a product is added to the stream, and nothing else.
+  Error checkAdded(MatvecOp op, Value stream) {
+    if (!op.getPrologue().empty())
+      return problem(op, "has a prologue");
+    auto add = op.getEpilogue().empty() ? arith::AddFOp()
+                                        : dyn_cast<arith::AddFOp>(op.getEpilogue().front().front());
+    bool plain = add && op.getEpilogue().front().getOperations().size() == 2 &&
+                 op.getEpilogue().getNumArguments() == 1;
+    if (plain) {
+      Value sum = op.getEpilogue().getArgument(0), lhs = add.getLhs(), rhs = add.getRhs();
+      plain = (lhs == sum && rhs == stream) || (lhs == stream && rhs == sum);
+    }
+    if (!plain)
+      return problem(op,
+                     "more happens to its sums than that they are added to the residual stream");
+    return Error::success();
+  }
+
+  Error takeLayer(Value &stream) {
+    DecoderStep::Layer layer;
+    if (Error error = take(layer.projections, "a layer's projections"))
+      return error;
+    if (Error error = checkNormed(layer.projections, stream))
+      return error;
+    if (Error error = take(layer.attention, "attention"))
+      return error;
+    auto isProjection = [&](Value value) {
+      return value.getDefiningOp() == layer.projections.getOperation();
+    };
+    if (layer.projections.getSegments().size() != 3 || !isProjection(layer.attention.getQuery()) ||
+        !llvm::all_of(layer.attention.getAppended(), isProjection))
+      return problem(layer.attention, "query, key and value do not come from one product");
+    if (Error error = take(layer.output, "the product behind attention"))
+      return error;
+    if (layer.output.getInput() != layer.attention.getResult())
+      return problem(layer.output, "its input is not attention's result");
+    if (Error error = checkAdded(layer.output, stream))
+      return error;
+    stream = layer.output.getResult(0);
+    if (Error error = take(layer.gates, "the MLP's first product"))
+      return error;
+    if (Error error = checkNormed(layer.gates, stream))
+      return error;
+    if (layer.gates.getSegments().size() != 2 || layer.gates.getNumResults() != 1)
+      return problem(layer.gates, "the MLP has no gate");
+    if (Error error = take(layer.down, "the MLP's second product"))
+      return error;
+    if (layer.down.getInput() != layer.gates.getResult(0))
+      return problem(layer.down, "its input is not what the product before it computes");
+    if (Error error = checkAdded(layer.down, stream))
+      return error;
+    stream = layer.down.getResult(0);
+    step.layers.push_back(layer);
+    return Error::success();
+  }
+
+  /// Bits of the weights' numbers, if they are divided into units of 128 columns.
+  static Expected<int64_t> bitsOf(MatvecOp op) {
+    formats::Encoding encoding = quantized::encodingOf(op.getWeights().front().getType());
+    for (Value weight : op.getWeights())
+      if (!(quantized::encodingOf(weight.getType()) == encoding))
+        return problem(op, "weights of different formats");
+    bool isHalf = !encoding.isScaled() && encoding.bits() == 16,
+         isInteger = encoding.isPlainInteger() && !encoding.hasZeroPoint() &&
+                     encoding.group == PersistentPlan::kGroup;
+    if (!isHalf && !isInteger)
+      return problem(op, "weights of " + encoding.name() +
+                             ", expected f16, bf16, int8-g128 or int4-g128");
+    return encoding.bits();
+  }
+
+  Error findShape() {
+    DecoderShape &shape = step.shape;
+    DecoderStep::Layer first = step.layers.front();
+    shape.width = step.embedding.getResult().getType().getDimSize(1);
+    shape.layers = step.layers.size();
+    shape.vocabulary = llvm::sum_of(step.head.getSegments());
+    shape.inner = first.gates.getSegments()[0];
+    Expected<int64_t> headBits = bitsOf(step.head);
+    if (!headBits)
+      return headBits.takeError();
+    shape.headBits = *headBits;
+    for (DecoderStep::Layer &layer : step.layers) {
+      for (MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down}) {
+        Expected<int64_t> bits = bitsOf(product);
+        if (!bits)
+          return bits.takeError();
+        if (!shape.weightBits)
+          shape.weightBits = *bits;
+        if (shape.weightBits != *bits)
+          return problem(product, "weights of another format than the first product's");
+      }
+      int64_t pieceBytes = 0, positions = formats::cacheTile;
+      formats::CacheShape keys, values;
+      for (auto [symbol, cache] : {std::pair(layer.attention.getKeysAttr(), &keys),
+                                   std::pair(layer.attention.getValuesAttr(), &values)}) {
+        auto found = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(layer.attention, symbol);
+        if (!found)
+          return problem(layer.attention, "an unknown cache");
+        *cache = found.getCacheType().getShapeInfo();
+      }
+      if (values.encoding.isInteger())
+        positions = formats::cacheBlock;
+      pieceBytes = positions / formats::cacheTile * (keys.tileBytes() + values.tileBytes());
+      if (!shape.pieceBytes) {
+        shape.heads = keys.heads;
+        shape.dim = keys.dim;
+        shape.queryHeads = layer.attention.getQuery().getType().getDimSize(1) / keys.dim;
+        shape.piecePositions = positions;
+        shape.pieceBytes = pieceBytes;
+      }
+      if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
+          positions != shape.piecePositions ||
+          layer.gates.getSegments() != first.gates.getSegments() ||
+          layer.projections.getSegments() != first.projections.getSegments())
+        return problem(layer.attention, "its layer differs from the first one");
+    }
+    return Error::success();
+  }
+
+  SmallVector<Operation *> kernels;
+  size_t next = 0;
+  DecoderStep step;
+};
+
+} // namespace
+
+Expected<DecoderStep> DecoderStep::match(Block &step) { return Matcher(step).match(); }

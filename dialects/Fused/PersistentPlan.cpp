@@ -1,0 +1,395 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "dialects/Fused/PersistentPlan.h"
+
+#include "llvm/ADT/STLExtras.h"
+
+#include <numeric>
+
+using namespace sluice::fused;
+using llvm::createStringError;
+using llvm::Expected;
+using llvm::Twine;
+
+/// A part of `total` things, as even as possible.
+static IndexRange part(int64_t total, int64_t parts, int64_t index) {
+  return {total * index / parts, total * (index + 1) / parts};
+}
+
+IndexRange PersistentPlan::inputGroups(int64_t rank) const {
+  return part(widthGroups(), schedule.clusterBlocks, rank);
+}
+
+IndexRange PersistentPlan::heads(int64_t cluster) const {
+  if (cluster >= schedule.attentionClusters)
+    return {};
+  return part(shape.heads, schedule.attentionClusters, cluster);
+}
+
+IndexRange PersistentPlan::projectionTiles(int64_t rank) const {
+  return part(clusterHeads() * shape.projectionRows() / kTile, schedule.clusterBlocks, rank);
+}
+
+IndexRange PersistentPlan::joinedColumns(int64_t set) const {
+  int64_t all = clusterHeads() * shape.group() * shape.dim, columns = joined * shape.dim;
+  return {set * columns, std::min((set + 1) * columns, all)};
+}
+
+int64_t PersistentPlan::ownSets(int64_t rank) const {
+  return llvm::divideCeil(std::max<int64_t>(joinedSets() - rank, 0), schedule.clusterBlocks);
+}
+
+IndexRange PersistentPlan::sumTiles(int64_t rank) const {
+  return part(widthTiles(), schedule.clusterBlocks, rank);
+}
+
+IndexRange PersistentPlan::innerGroups(int64_t block) const {
+  return part(innerGroups(), blocks(), block);
+}
+
+IndexRange PersistentPlan::clusterInnerGroups(int64_t cluster) const {
+  int64_t first = cluster * schedule.clusterBlocks;
+  return {innerGroups(first).begin, innerGroups(first + schedule.clusterBlocks - 1).end};
+}
+
+int64_t PersistentPlan::mostClusterInnerGroups() const {
+  int64_t most = 0;
+  for (int64_t cluster = 0; cluster < schedule.clusters; ++cluster)
+    most = std::max(most, clusterInnerGroups(cluster).size());
+  return most;
+}
+
+IndexRange PersistentPlan::headTiles(int64_t block) const {
+  return part(llvm::divideCeil(shape.vocabulary, kTile), blocks(), block);
+}
+
+int64_t PersistentPlan::unitBytes(int64_t bits) {
+  return kTile * kGroup * bits / 8 + (bits < 16 ? kTile * 2 : 0);
+}
+
+int64_t PersistentPlan::stageUnits(int64_t bits) const {
+  // 16 KB a copy reach the memory's bandwidth (docs/kernels.md).
+  constexpr int64_t weightBytes = 16384;
+  return std::min(weightBytes / (kTile * kGroup * bits / 8), schedule.warps);
+}
+
+int64_t PersistentPlan::projectionUnits(int64_t block) const {
+  return attends(block) ? projectionTiles(rankOf(block)).size() * widthGroups() : 0;
+}
+
+int64_t PersistentPlan::outputUnits(int64_t block) const {
+  return attends(block) ? sumTiles(rankOf(block)).size() * attendedGroups() : 0;
+}
+
+int64_t PersistentPlan::gateUnits(int64_t block) const {
+  return innerGroups(block).size() * 2 * kGroup / kTile * widthGroups();
+}
+
+int64_t PersistentPlan::downUnits(int64_t block) const {
+  return sumTiles(rankOf(block)).size() * clusterInnerGroups(clusterOf(block)).size();
+}
+
+Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
+                                                 const PersistentSchedule &schedule,
+                                                 const GpuDevice &device) {
+  PersistentPlan plan;
+  plan.shape = shape;
+  plan.schedule = schedule;
+  if (!device.bulkCopies)
+    return createStringError("a step as one kernel needs clusters and bulk copies, which " +
+                             device.arch + " does not have");
+  for (auto [name, value, most] :
+       {std::tuple("clusters", schedule.clusters, int64_t(255)),
+        std::tuple("cluster_blocks", schedule.clusterBlocks, int64_t(8)),
+        std::tuple("attention_clusters", schedule.attentionClusters, schedule.clusters),
+        std::tuple("warps", schedule.warps, int64_t(31)),
+        std::tuple("attention_in_flight", schedule.attentionInFlight, schedule.stages),
+        std::tuple("mlp_in_flight", schedule.mlpInFlight, schedule.stages)})
+    if (value < 1 || value > most)
+      return createStringError(Twine(name) + " is " + Twine(value) + ", expected 1 to " +
+                               Twine(most));
+  if (shape.width % kTile || shape.dim % kTile)
+    return createStringError("a width of " + Twine(shape.width) + " and heads of " +
+                             Twine(shape.dim) + " elements are not whole tiles of 16 rows");
+  if (shape.inner % kGroup)
+    return createStringError("an MLP of " + Twine(shape.inner) +
+                             " inner values is not in whole groups of 128");
+  if (shape.heads % schedule.attentionClusters)
+    return createStringError(Twine(shape.heads) + " key/value heads on " +
+                             Twine(schedule.attentionClusters) + " clusters");
+  int64_t columns = plan.clusterHeads() * shape.group() * shape.dim;
+  if (columns % kGroup && schedule.attentionClusters > 1)
+    return createStringError("a cluster's " + Twine(columns) +
+                             " columns of the attention output are not in whole groups of 128");
+  plan.joined = std::lcm(shape.dim, kGroup) / shape.dim;
+  if (plan.innerGroups() < schedule.clusters)
+    return createStringError(Twine(plan.innerGroups()) + " groups of the MLP's inner values for " +
+                             Twine(schedule.clusters) + " clusters");
+  // Four registers of operands each; more would spill (docs/kernels.md).
+  constexpr int64_t mostWarpGroups = 4;
+  if (plan.warpGroups() > mostWarpGroups)
+    return createStringError("an input of " + Twine(shape.width) + " columns is " +
+                             Twine(plan.warpGroups()) + " groups a warp, at most " +
+                             Twine(mostWarpGroups) + " find room in registers");
+
+  SharedRanges ranges;
+  plan.stageBytes = llvm::alignTo(
+      std::max({plan.stageUnits(shape.weightBits) * unitBytes(shape.weightBits),
+                plan.stageUnits(shape.headBits) * unitBytes(shape.headBits), shape.pieceBytes}),
+      128);
+  int64_t ranks = schedule.clusterBlocks, ownSets = plan.ownSets(0),
+          setColumns = plan.joined * shape.dim;
+  plan.ring = ranges.take(schedule.stages * plan.stageBytes, 128);
+  plan.full = ranges.take(schedule.stages * 8, 8);
+  plan.empty = ranges.take(schedule.stages * 8, 8);
+  plan.barriers = ranges.take((Inner - Input + 1) * 8, 8);
+  plan.input = ranges.take(plan.widthGroups() * kGroupBytes);
+  plan.inputMeta = ranges.take(plan.widthGroups() * kGroupMetaBytes);
+  plan.projections = ranges.take(plan.clusterHeads() * shape.projectionRows() * 2);
+  // Of every rank, its part of the sets that this one finishes, and each head's maximum and sum.
+  plan.parts = ranges.take(ranks * ownSets * setColumns * 4);
+  plan.partMeta = ranges.take(ranks * ownSets * plan.joined * 8);
+  plan.attended = ranges.take(plan.attendedGroups() * kGroupBytes);
+  plan.attendedMeta = ranges.take(plan.attendedGroups() * kGroupMetaBytes);
+  plan.innerValues = ranges.take(plan.mostInnerGroups() * kGroup * 2);
+  plan.inner = ranges.take(plan.mostClusterInnerGroups() * kGroupBytes);
+  plan.innerMeta = ranges.take(plan.mostClusterInnerGroups() * kGroupMetaBytes);
+  plan.state = ranges.take(llvm::divideCeil(plan.widthGroups(), ranks) * kGroup * 4 * kSumArrays);
+  // Two floats a row pair and warp; attention's warps leave a head's outputs each.
+  int64_t held = 2 * kGroup / kTile;
+  plan.sums = ranges.take(std::max(held * schedule.warps * kTile * 4,
+                                   plan.attentionWarps() * shape.group() * (shape.dim + 2) * 4));
+  plan.scratch = ranges.take(schedule.warps * kGroupBytes);
+  plan.tokens = ranges.take(3 * ranks * kTokenBytes);
+  plan.rotary = ranges.take(shape.dim * 4);
+  plan.shared = ranges.bytes();
+  if (plan.shared > device.sharedBytes)
+    return createStringError("a ring of " + Twine(schedule.stages) + " stages of " +
+                             Twine(plan.stageBytes) + " bytes and " +
+                             Twine(plan.shared - schedule.stages * plan.stageBytes) +
+                             " other bytes need more than the " + Twine(device.sharedBytes) +
+                             " bytes of shared memory that a block has");
+  return plan;
+}
+
+Expected<PersistentPlan> PersistentPlan::get(const DecoderShape &shape,
+                                             const PersistentSchedule &schedule,
+                                             const GpuDevice &device) {
+  Expected<PersistentPlan> plan = compute(shape, schedule, device);
+  // What is true of four layers is true of all: they repeat with a period of two.
+  if (plan)
+    if (llvm::Error error = checkProtocol(plan->protocol(std::min<int64_t>(shape.layers, 4))))
+      return std::move(error);
+  return plan;
+}
+
+GpuLaunch PersistentPlan::launch() const {
+  GpuLaunch launch;
+  launch.grid = blocks();
+  launch.block = (schedule.warps + 1) * kWarpThreads;
+  launch.shared = shared;
+  launch.cluster = schedule.clusterBlocks;
+  launch.resident = 1;
+  launch.overlap = launch.cooperative = true;
+  return launch;
+}
+
+Protocol PersistentPlan::protocol(int64_t layers) const {
+  Protocol protocol;
+  int64_t ranks = schedule.clusterBlocks, groupBytes = kGroupBytes + kGroupMetaBytes;
+  protocol.clusterBlocks = ranks;
+  auto exchange = [&](const char *name, Exchange::Kind kind, int64_t size) {
+    protocol.exchanges.push_back({name, kind, size});
+  };
+  int64_t words = widthTiles() * kTile, setBytes = joined * (shape.dim * 4 + 8),
+          rowBytes = kTile * 2;
+  exchange("attention sums", Exchange::Kind::Sum, words);
+  exchange("MLP sums, even layers", Exchange::Kind::Sum, words);
+  exchange("MLP sums, odd layers", Exchange::Kind::Sum, words);
+  int64_t tokens = ranks * kTokenBytes;
+  exchange("input", Exchange::Kind::Gather, widthGroups() * groupBytes + tokens);
+  exchange("projections", Exchange::Kind::Gather,
+           clusterHeads() * shape.projectionRows() / kTile * rowBytes + tokens);
+  exchange("parts", Exchange::Kind::Gather, ranks * ownSets(0) * setBytes);
+  exchange("attention output", Exchange::Kind::Gather, attendedGroups() * groupBytes);
+  exchange("inner values", Exchange::Kind::Gather, mostClusterInnerGroups() * groupBytes + tokens);
+
+  using Kind = ProtocolEvent::Kind;
+  for (int64_t block = 0; block < blocks(); ++block) {
+    std::vector<ProtocolEvent> &events = protocol.blocks.emplace_back();
+    int64_t rank = rankOf(block), cluster = clusterOf(block), first = cluster * ranks;
+    // Of gathers, the round that comes next.
+    int64_t rounds[Inner + 1] = {};
+    auto send = [&](int64_t index, IndexRange bytes, int64_t target, int64_t end) {
+      if (bytes.size() > 0)
+        events.push_back(
+            {Kind::Send, index, rounds[index], bytes.begin, bytes.end, 0, target, end});
+    };
+    auto wait = [&](int64_t index, int64_t bytes) {
+      events.push_back({Kind::WaitGather, index, rounds[index], 0, 0, bytes, 0, 0});
+    };
+    // Sends the rank's own of `total` things to its whole cluster and waits for all of them.
+    auto gather = [&](int64_t index, IndexRange own, int64_t total, int64_t bytes,
+                      llvm::function_ref<bool(int64_t)> hasNone) {
+      int64_t tokens = protocol.exchanges[index].size - ranks * kTokenBytes, count = 0;
+      for (int64_t other = 0; other < ranks; ++other)
+        count += hasNone(other);
+      if (hasNone(rank))
+        send(index, {tokens + rank * kTokenBytes, tokens + (rank + 1) * kTokenBytes}, first,
+             first + ranks);
+      send(index, {own.begin * bytes, own.end * bytes}, first, first + ranks);
+      wait(index, total * bytes + count * kTokenBytes);
+    };
+    auto done = [&](int64_t index) {
+      events.push_back({Kind::Done, index, rounds[index]++, 0, 0, 0, 0, 0});
+    };
+    IndexRange own = inputGroups(rank), rows{own.begin * kGroup, std::min(own.end * kGroup, words)},
+               tiles = sumTiles(rank);
+    auto read = [&](int64_t sums, int64_t round, int64_t additions) {
+      if (rows.size() > 0)
+        events.push_back(
+            {Kind::WaitSum, sums, round, rows.begin, rows.end, (round + 1) * additions, 0, 0});
+    };
+    auto add = [&](int64_t sums, int64_t round) {
+      if (tiles.size() > 0)
+        events.push_back({Kind::Add, sums, round, tiles.begin * kTile, tiles.end * kTile, 0, 0, 0});
+    };
+    auto readMlp = [&](int64_t layer) { // what `layer` left
+      read(MlpSums + layer % 2, layer / 2, mlpAdditions());
+    };
+    auto shareInput = [&] {
+      gather(Input, own, widthGroups(), groupBytes,
+             [&](int64_t other) { return inputGroups(other).size() == 0; });
+    };
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      if (attends(block)) {
+        if (layer)
+          readMlp(layer - 1);
+        shareInput();
+        done(Input);
+        gather(Projections, projectionTiles(rank), clusterHeads() * shape.projectionRows() / kTile,
+               rowBytes, [&](int64_t other) { return projectionTiles(other).size() == 0; });
+        done(Projections);
+        // A set's part goes to the rank that finishes it.
+        for (int64_t set = 0; set < joinedSets(); ++set) {
+          int64_t place = rank * ownSets(0) + set / ranks, target = first + set % ranks;
+          send(Parts, {place * setBytes, (place + 1) * setBytes}, target, target + 1);
+        }
+        if (ownSets(rank)) {
+          wait(Parts, ranks * ownSets(rank) * setBytes);
+          events.push_back({Kind::Done, Parts, rounds[Parts], 0, 0, 0, 0, 0});
+          for (int64_t set = rank; set < joinedSets(); set += ranks) {
+            IndexRange columns = joinedColumns(set);
+            send(Attended,
+                 {columns.begin / kGroup * groupBytes,
+                  int64_t(llvm::divideCeil(columns.end, kGroup)) * groupBytes},
+                 first, first + ranks);
+          }
+        }
+        ++rounds[Parts];
+        wait(Attended, attendedGroups() * groupBytes);
+        done(Attended);
+        add(AttentionSums, layer);
+      } else if (layer) {
+        readMlp(layer - 1);
+      }
+      read(AttentionSums, layer, attentionAdditions());
+      shareInput();
+      done(Input);
+      IndexRange inner = innerGroups(block), all = clusterInnerGroups(cluster);
+      gather(Inner, {inner.begin - all.begin, inner.end - all.begin}, all.size(), groupBytes,
+             [&](int64_t other) { return innerGroups(first + other).size() == 0; });
+      done(Inner);
+      add(MlpSums + layer % 2, layer / 2);
+    }
+    readMlp(layers - 1);
+    shareInput();
+    done(Input);
+  }
+  return protocol;
+}
+
+/// The time that a layer's bytes take, if nothing waits: what attention's clusters read, then what
+/// all read. Blocks get the same share of the bandwidth, so the one with most bytes decides.
+static double layerSeconds(const PersistentPlan &plan, const PersistentLimits &limits) {
+  int64_t unit = PersistentPlan::unitBytes(plan.shape.weightBits);
+  auto seconds = [&](llvm::function_ref<int64_t(int64_t)> bytesOf) {
+    int64_t most = 0, readers = 0;
+    for (int64_t block = 0; block < plan.blocks(); ++block)
+      if (int64_t bytes = bytesOf(block)) {
+        most = std::max(most, bytes);
+        ++readers;
+      }
+    return std::max(double(most * readers) / limits.bandwidth,
+                    double(most) / limits.blockBandwidth);
+  };
+  return seconds([&](int64_t block) {
+           return (plan.projectionUnits(block) + plan.outputUnits(block)) * unit;
+         }) +
+         seconds(
+             [&](int64_t block) { return (plan.gateUnits(block) + plan.downUnits(block)) * unit; });
+}
+
+Expected<PersistentSchedule> sluice::fused::choosePersistentSchedule(const DecoderShape &shape,
+                                                                     const PersistentLimits &limits,
+                                                                     const GpuDevice &device) {
+  struct Candidate {
+    PersistentPlan plan;
+    double seconds;
+  };
+  std::vector<Candidate> candidates;
+  // The first thing that did not fit.
+  std::string problem;
+  // The larger a cluster, the fewer blocks round the same numbers.
+  for (int64_t size = limits.residentClusters.size() - 1; size >= 0 && candidates.empty(); --size)
+    for (int64_t attention = std::min(shape.heads, limits.residentClusters[size]); attention >= 1;
+         --attention) {
+      if (shape.heads % attention)
+        continue;
+      for (int64_t clusters = attention; clusters <= limits.residentClusters[size]; ++clusters) {
+        PersistentSchedule schedule;
+        schedule.clusters = clusters;
+        schedule.clusterBlocks = int64_t(1) << size;
+        schedule.attentionClusters = attention;
+        schedule.warps = limits.warps;
+        schedule.attentionInFlight = limits.attentionInFlight;
+        schedule.mlpInFlight = limits.mlpInFlight;
+        schedule.stages = std::max(limits.attentionInFlight, limits.mlpInFlight);
+        Expected<PersistentPlan> plan = PersistentPlan::compute(shape, schedule, device);
+        if (plan) {
+          candidates.push_back({*plan, layerSeconds(*plan, limits)});
+        } else {
+          std::string found = llvm::toString(plan.takeError());
+          if (problem.empty())
+            problem = std::move(found);
+        }
+      }
+    }
+  while (!candidates.empty()) {
+    auto fastest = llvm::min_element(
+        candidates, [](const Candidate &a, const Candidate &b) { return a.seconds < b.seconds; });
+    auto best = fastest;
+    for (auto other = candidates.begin(); other != candidates.end(); ++other)
+      if (other->seconds < 1.01 * fastest->seconds && other->plan.blocks() < best->plan.blocks())
+        best = other;
+    // As many stages as find room: they bridge the waits.
+    PersistentSchedule schedule = best->plan.schedule;
+    schedule.stages += (device.sharedBytes - best->plan.shared) / best->plan.stageBytes;
+    for (; schedule.stages > best->plan.schedule.stages; --schedule.stages) {
+      Expected<PersistentPlan> fits = PersistentPlan::compute(shape, schedule, device);
+      if (fits)
+        break;
+      llvm::consumeError(fits.takeError());
+    }
+    Expected<PersistentPlan> plan = PersistentPlan::get(shape, schedule, device);
+    if (plan)
+      return schedule;
+    if (std::string found = llvm::toString(plan.takeError()); problem.empty())
+      problem = std::move(found);
+    candidates.erase(best);
+  }
+  return createStringError(problem.empty() ? "the target does not say how many clusters live at "
+                                             "the same time"
+                                           : problem);
+}

@@ -1,0 +1,213 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// A decode step as one persistent kernel of clusters: which block computes what, what lies where in
+// shared memory, and what blocks hand to each other. As GpuPlan.h, what a schedule means is
+// computed here and nowhere else. docs/kernels.md, "A step as one kernel", has the design.
+
+#ifndef SLUICE_DIALECTS_FUSED_PERSISTENTPLAN_H
+#define SLUICE_DIALECTS_FUSED_PERSISTENTPLAN_H
+
+#include "dialects/Fused/GpuLaunch.h"
+#include "dialects/Fused/GpuPlan.h"
+#include "dialects/Fused/Protocol.h"
+
+#include "llvm/ADT/ArrayRef.h"
+
+namespace sluice::fused {
+
+/// A decoder whose layers are all alike, in elements, as far as the plan of its step depends on it.
+struct DecoderShape {
+  int64_t width = 0;      ///< of the residual stream
+  int64_t queryHeads = 0; ///< a multiple of `heads`
+  int64_t heads = 0;      ///< of keys and values
+  int64_t dim = 0;        ///< elements of a head
+  int64_t inner = 0;      ///< between the MLP's products
+  int64_t vocabulary = 0;
+  int64_t layers = 0;
+  /// Bits of a number of the weights: 4 or 8 with a scale for each group of 128 columns, or 16.
+  int64_t weightBits = 0, headBits = 0;
+  /// Positions whose keys and values are read at once, and their bytes, of one head.
+  int64_t piecePositions = 0, pieceBytes = 0;
+
+  int64_t group() const { return queryHeads / heads; }
+  /// Rows of query, key and value that belong to one key/value head.
+  int64_t projectionRows() const { return (group() + 2) * dim; }
+};
+
+/// The operations of a decode step that are one kernel.
+struct DecoderStep {
+  struct Layer {
+    MatvecOp projections, output, gates, down;
+    AttentionOp attention;
+  };
+  EmbeddingOp embedding;
+  llvm::SmallVector<Layer> layers;
+  MatvecOp head;
+  DecoderShape shape;
+
+  /// Recognises the operations of a step of one token. An error says what does not fit, and where.
+  static llvm::Expected<DecoderStep> match(mlir::Block &step);
+};
+
+/// The choices of #fused.persistent_schedule.
+struct PersistentSchedule {
+  /// Clusters of the grid, blocks of each; clusters that have key/value heads (the first ones).
+  int64_t clusters = 0, clusterBlocks = 0, attentionClusters = 0;
+  /// Warps that compute; one more copies.
+  int64_t warps = 0;
+  /// Stages of the ring that all weights and caches pass through; how many are under way at once
+  /// around attention and in the MLP.
+  int64_t stages = 0, attentionInFlight = 0, mlpInFlight = 0;
+
+  static PersistentSchedule get(PersistentScheduleAttr attribute) {
+    return {
+        attribute.getClusters(),   attribute.getClusterBlocks(), attribute.getAttentionClusters(),
+        attribute.getWarps(),      attribute.getStages(),        attribute.getAttentionInFlight(),
+        attribute.getMlpInFlight()};
+  }
+};
+
+/// Indices [begin, end).
+struct IndexRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+  bool operator==(const IndexRange &) const = default;
+};
+
+struct PersistentPlan {
+  /// An error says what does not fit, or what is wrong with the protocol.
+  static llvm::Expected<PersistentPlan>
+  get(const DecoderShape &shape, const PersistentSchedule &schedule, const GpuDevice &device);
+
+  /// Columns that share a step of fixed point: what a block rounds, sends and keeps as operands.
+  static constexpr int64_t kGroup = 128;
+  /// Rows of a tile of the tensor cores.
+  static constexpr int64_t kTile = 16;
+  /// What is sent of a group of 128 numbers: high and low bytes (or 16-bit floats), then its step
+  /// and sum of squares, float32.
+  static constexpr int64_t kGroupBytes = 2 * kGroup, kGroupMetaBytes = 8;
+
+  /// What a rank sends that has no share of what is gathered: that it has read the round before.
+  static constexpr int64_t kTokenBytes = 8;
+
+  /// The exchanges of protocol(), by index. The residual stream is the embedding plus two kinds of
+  /// sums: attention outputs of all layers in one array, MLP outputs of even and of odd layers in
+  /// two.
+  enum ExchangeIndex : int64_t {
+    AttentionSums,
+    MlpSums,
+    Input = MlpSums + 2,
+    Projections,
+    Parts,
+    Attended,
+    Inner
+  };
+  static constexpr int64_t kSumArrays = 3;
+
+  DecoderShape shape;
+  PersistentSchedule schedule;
+
+  int64_t blocks() const { return schedule.clusters * schedule.clusterBlocks; }
+  int64_t clusterOf(int64_t block) const { return block / schedule.clusterBlocks; }
+  int64_t rankOf(int64_t block) const { return block % schedule.clusterBlocks; }
+  bool attends(int64_t block) const { return clusterOf(block) < schedule.attentionClusters; }
+
+  int64_t widthGroups() const { return llvm::divideCeil(shape.width, kGroup); }
+  int64_t widthTiles() const { return llvm::divideCeil(shape.width, kTile); }
+  int64_t innerGroups() const { return llvm::divideCeil(shape.inner, kGroup); }
+
+  /// Groups of the input that a rank keeps up to date and sends to its cluster.
+  IndexRange inputGroups(int64_t rank) const;
+  /// Key/value heads of a cluster; with it its rows of query, key and value, and the columns of the
+  /// attention output.
+  IndexRange heads(int64_t cluster) const;
+  int64_t clusterHeads() const { return shape.heads / schedule.attentionClusters; }
+  /// Tiles of a rank, of the rows of its cluster's heads.
+  IndexRange projectionTiles(int64_t rank) const;
+  /// Columns of the attention output of a cluster, in groups.
+  int64_t attendedGroups() const {
+    return llvm::divideCeil(clusterHeads() * shape.group() * shape.dim, kGroup);
+  }
+  /// Query heads that are finished together: their columns are whole groups.
+  int64_t joinedHeads() const { return joined; }
+  /// Sets of joined heads of a cluster, and those that a rank finishes: rank, rank + clusterBlocks
+  /// and so on.
+  int64_t joinedSets() const {
+    return llvm::divideCeil(clusterHeads() * shape.group(), joinedHeads());
+  }
+  IndexRange joinedColumns(int64_t set) const;
+  int64_t ownSets(int64_t rank) const;
+  /// Tiles of a rank, of the rows of the residual stream: both products that add to it.
+  IndexRange sumTiles(int64_t rank) const;
+  /// Groups of the MLP's inner values, of a block and of a cluster.
+  IndexRange innerGroups(int64_t block) const;
+  IndexRange clusterInnerGroups(int64_t cluster) const;
+  int64_t mostInnerGroups() const { return llvm::divideCeil(innerGroups(), blocks()); }
+  int64_t mostClusterInnerGroups() const;
+  /// Tiles of the vocabulary's rows.
+  IndexRange headTiles(int64_t block) const;
+
+  /// Bytes of a unit, 16 rows by 128 columns with their scales; units of a stage.
+  static int64_t unitBytes(int64_t bits);
+  int64_t stageUnits(int64_t bits) const;
+  int64_t stageBytes = 0;
+  /// Units that a block reads in a layer, before and after attention, and in the MLP.
+  int64_t projectionUnits(int64_t block) const;
+  int64_t outputUnits(int64_t block) const;
+  int64_t gateUnits(int64_t block) const;
+  int64_t downUnits(int64_t block) const;
+  /// Groups of the input that a warp keeps in registers.
+  int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
+  /// Warps that read keys and values: half of them, as many as find room for their outputs.
+  int64_t attentionWarps() const { return llvm::divideCeil(schedule.warps, 2); }
+
+  /// Additions to each word: a layer's of the attention sums, and of the MLP sums of its parity.
+  int64_t attentionAdditions() const { return schedule.attentionClusters; }
+  int64_t mlpAdditions() const { return schedule.clusters; }
+
+  /// The ring, its barriers, and the exchanges' barriers; what comes from other blocks of the
+  /// cluster (the groups, then what belongs to them); the residual rows of the rank's groups, three
+  /// parts of them; the partial sums of the warps, rows' and attention's; a place for each warp to
+  /// round a group in; a row of the rotary table; tokens of input, projections and inner values.
+  SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
+      attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens;
+  int64_t shared = 0; ///< bytes in all
+
+  GpuLaunch launch() const;
+
+  /// What the blocks hand to each other in `layers` layers and the head. Layers repeat with a
+  /// period of two.
+  Protocol protocol(int64_t layers) const;
+
+private:
+  friend llvm::Expected<PersistentSchedule>
+  choosePersistentSchedule(const DecoderShape &shape, const struct PersistentLimits &limits,
+                           const GpuDevice &device);
+  /// As get(), with the protocol not yet checked.
+  static llvm::Expected<PersistentPlan>
+  compute(const DecoderShape &shape, const PersistentSchedule &schedule, const GpuDevice &device);
+
+  int64_t joined = 0;
+};
+
+/// What the choice of a schedule depends on, beside the device.
+struct PersistentLimits {
+  /// Clusters of 1, 2, 4 and 8 blocks that live at the same time; fewer entries where larger
+  /// clusters are not known to.
+  llvm::ArrayRef<int64_t> residentClusters;
+  /// Bytes a second, of the device and of one block.
+  double bandwidth = 0, blockBandwidth = 0;
+  /// As PersistentSchedule's.
+  int64_t warps = 0, attentionInFlight = 0, mlpInFlight = 0;
+};
+
+/// Of the largest clusters that fit, the schedule whose layers are read in the least time if
+/// nothing waits, with the fewest blocks that reach it within 1%. An error says why there is none.
+llvm::Expected<PersistentSchedule> choosePersistentSchedule(const DecoderShape &shape,
+                                                            const PersistentLimits &limits,
+                                                            const GpuDevice &device);
+
+} // namespace sluice::fused
+
+#endif // SLUICE_DIALECTS_FUSED_PERSISTENTPLAN_H

@@ -1,0 +1,222 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "ResidualExchange.h"
+
+#include "FixedWords.h"
+
+#include "sluice/Formats/FixedSum.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::device;
+using fused::PersistentPlan;
+
+ResidualExchange::ResidualExchange(DeviceBuilder &k, const PersistentPlan &plan,
+                                   const Pointers &pointers, Value thread)
+    : k(k), plan(plan), pointers(pointers), thread(thread), lane(k.bitAnd(thread, kWarp - 1)),
+      warp(k.shr(thread, 5)), rank(k.rankInCluster()) {}
+
+/// Bytes of all groups of an input and of the tokens of ranks that have none.
+static int64_t inputBytes(const PersistentPlan &plan) {
+  int64_t bytes =
+      plan.widthGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  for (int64_t rank = 0; rank < plan.schedule.clusterBlocks; ++rank)
+    if (plan.inputGroups(rank).size() == 0)
+      bytes += PersistentPlan::kTokenBytes;
+  return bytes;
+}
+
+void ResidualExchange::initBarrier() {
+  k.initBarrier(barrier(), 1);
+  k.expectBytes(barrier(), k.constI32(inputBytes(plan)));
+}
+
+void ResidualExchange::forGroups(llvm::function_ref<void(Value, Value, Value)> body) {
+  int64_t ranks = plan.schedule.clusterBlocks, groups = plan.widthGroups();
+  // The plan's inputGroups of a rank that is known when the kernel runs.
+  Value first = k.div(k.mul(rank, groups), ranks),
+        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
+  k.loop(k.add(first, warp), end, plan.schedule.warps, [&](Value group) {
+    Value row = k.add(k.mul(group, PersistentPlan::kGroup), k.shl(lane, 2));
+    body(group, k.sub(group, first), row);
+  });
+}
+
+Value ResidualExchange::exists(Value row) {
+  return plan.shape.width % PersistentPlan::kGroup ? k.less(row, k.constI32(plan.shape.width))
+                                                   : Value();
+}
+
+Value ResidualExchange::statePlace(int64_t part, Value local) {
+  int64_t groups = llvm::divideCeil(plan.widthGroups(), plan.schedule.clusterBlocks);
+  Value at =
+      k.offset(pointers.shared, plan.state.offset + part * groups * PersistentPlan::kGroup * 4);
+  return k.offset(k.at(at, local, PersistentPlan::kGroup * 4), k.shl(lane, 4));
+}
+
+DeviceBuilder::Values ResidualExchange::loadState(int64_t part, Value local) {
+  return k.lanes(k.load(k.vec(4, k.f32()), statePlace(part, local), 16));
+}
+
+void ResidualExchange::storeState(int64_t part, Value local, const DeviceBuilder::Values &x) {
+  k.store(k.vectorOf(x), statePlace(part, local), 16);
+}
+
+DeviceBuilder::Values ResidualExchange::loadRows(Value array, Value row) {
+  auto load = [&] {
+    return k.lanes(k.load(k.vec(4, k.f32()), k.offset(array, k.shl(row, 2)), 16));
+  };
+  Value there = exists(row);
+  if (!there)
+    return load();
+  return k.ifElseYield(there, load, [&] { return DeviceBuilder::Values(4, k.number(0.0)); });
+}
+
+void ResidualExchange::start() {
+  DeviceBuilder::Values zeros(4, k.number(0.0));
+  forGroups([&](Value, Value local, Value row) {
+    storeState(0, local, loadRows(pointers.embedding, row));
+    storeState(1, local, zeros);
+    storeState(2, local, zeros);
+  });
+}
+
+DeviceBuilder::Values ResidualExchange::readWords(Value array, Value row, Value additions) {
+  Value at = k.offset(pointers.sums, k.shl(k.toI64(k.add(k.mul(array, words()), row)), 3));
+  Value wanted = k.toI64(additions);
+  DeviceBuilder::Values none(4, k.integer(k.i64(), 0));
+  DeviceBuilder::Values found = k.whileLoop(none, [&](ValueRange) {
+    DeviceBuilder::Values loaded;
+    Value differ;
+    for (int64_t i = 0; i < 4; ++i) {
+      loaded.push_back(k.loadRelaxed(k.offset(at, i * 8)));
+      Value differs = k.bitXor(loaded.back(), wanted);
+      differ = differ ? k.bitOr(differ, differs) : differs;
+    }
+    constexpr int64_t counter = (int64_t(1) << formats::fixedSumCountBits) - 1;
+    Value again = k.less(k.integer(k.i64(), 0), k.bitAnd(differ, counter));
+    return std::pair(again, loaded);
+  });
+  DeviceBuilder::Values values;
+  for (Value word : found) {
+    Value sum = k.sar(k.sub(word, wanted), formats::fixedSumCountBits);
+    values.push_back(k.mulF(arith::SIToFPOp::create(k.b, k.loc, k.f32(), sum),
+                            k.number(std::ldexp(1.0, -formats::fixedSumFraction))));
+  }
+  return values;
+}
+
+void ResidualExchange::read(int64_t kind, Value layer) {
+  bool mlp = kind == PersistentPlan::MlpSums;
+  Value array = mlp ? mlpArray(layer) : k.constI32(kind);
+  // Additions since the kernel's start.
+  Value additions = mlp ? k.mul(k.add(k.shr(layer, 1), 1), plan.mlpAdditions())
+                        : k.mul(k.add(layer, 1), plan.attentionAdditions());
+  forGroups([&](Value, Value local, Value row) {
+    auto wait = [&] { return readWords(array, row, additions); };
+    Value there = exists(row);
+    DeviceBuilder::Values sums =
+        there ? k.ifElseYield(there, wait, [&] { return DeviceBuilder::Values(4, k.number(0.0)); })
+              : wait();
+    DeviceBuilder::Values stream;
+    if (mlp) {
+      for (auto [sum, other] : llvm::zip_equal(sums, loadState(2, local)))
+        stream.push_back(k.addF(sum, other));
+      storeState(1, local, stream);
+      storeState(2, local, sums);
+      return;
+    }
+    for (auto [x, sum] : llvm::zip_equal(loadRows(pointers.embedding, row), sums))
+      stream.push_back(k.addF(x, sum));
+    storeState(0, local, stream);
+  });
+}
+
+void ResidualExchange::addAttention(Value row, Value value) {
+  add(k.constI32(PersistentPlan::AttentionSums), row, value,
+      plan.attentionAdditions() * plan.shape.layers);
+}
+
+void ResidualExchange::addMlp(Value layer, Value row, Value value) {
+  add(mlpArray(layer), row, value, plan.mlpAdditions() * llvm::divideCeil(plan.shape.layers, 2));
+}
+
+void ResidualExchange::add(Value array, Value row, Value value, int64_t additions) {
+  float limit = formats::fixedSumLimit(additions);
+  Value fits = k.lessF(k.absF(value), k.number(limit));
+  Value scaled = k.mulF(k.select(fits, value, k.number(0.0)),
+                        k.number(std::ldexp(1.0, formats::fixedSumFraction)));
+  Value rounded = LLVM::RoundEvenOp::create(k.b, k.loc, scaled);
+  Value term = arith::FPToSIOp::create(k.b, k.loc, k.i64(), rounded);
+  k.ifElse(
+      fits, [] {},
+      [&] {
+        // Whoever has read all sums, and then fences, sees it.
+        k.storeRelaxed(k.constI32(1), pointers.poison);
+        k.fenceDevice(LLVM::AtomicOrdering::release);
+      });
+  Value at = k.offset(pointers.sums, k.shl(k.toI64(k.add(k.mul(array, words()), row)), 3));
+  k.addRelaxed(at, k.add(k.shl(term, formats::fixedSumCountBits), 1));
+}
+
+void ResidualExchange::send(Value gains) {
+  int64_t ranks = plan.schedule.clusterBlocks;
+  Value input = k.offset(pointers.shared, plan.input.offset),
+        meta = k.offset(pointers.shared, plan.inputMeta.offset);
+  // A place for the warp to bring the bytes in order.
+  Value scratch =
+      k.at(k.offset(pointers.shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
+  forGroups([&](Value group, Value local, Value row) {
+    DeviceBuilder::Values x, squares;
+    Value square, greatest;
+    DeviceBuilder::Values mlps = loadState(1, local), gain = loadRows(gains, row);
+    for (auto [i, first] : llvm::enumerate(loadState(0, local))) {
+      Value value = k.addF(first, mlps[i]);
+      square = square ? k.fma(value, value, square) : k.mulF(value, value);
+      x.push_back(k.mulF(value, gain[i]));
+      Value magnitude = kernels::magnitudeBits(k, x.back());
+      greatest = greatest ? k.max(greatest, magnitude) : magnitude;
+    }
+    kernels::ActivationScale scale = kernels::activationScale(k, k.greatestOfWarp(greatest));
+    square = k.sumOfWarp(square);
+    DeviceBuilder::Values fixed;
+    for (Value element : x)
+      fixed.push_back(toFixedPoint(k, scale, element));
+    // As InputPlan: 64 bytes for every 32 columns, high bytes first.
+    Value place = k.add(k.shl(k.shr(lane, 3), 6),
+                        k.add(k.shl(k.bitAnd(lane, 3), 3), k.shl(k.bitAnd(k.shr(lane, 2), 1), 2)));
+    Value word = k.offset(scratch, place);
+    k.store(fixedPointBytes(k, fixed, /*high=*/true), word, 4);
+    k.store(fixedPointBytes(k, fixed, /*high=*/false), k.offset(word, 32), 4);
+    k.syncWarp();
+    // Half a warp has all 16 pieces; the halves take ranks in turn.
+    Value piece = k.shl(k.bitAnd(lane, 15), 4);
+    DeviceBuilder::Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(scratch, piece), 16));
+    Value to = k.offset(k.at(input, group, PersistentPlan::kGroupBytes), piece);
+    k.loop(k.shr(lane, 4), k.constI32(ranks), 2,
+           [&](Value peer) { k.sendToBlock(to, barrier(), peer, words); });
+    k.ifThen(k.less(lane, k.constI32(ranks)), [&] {
+      k.sendToBlock(k.at(meta, group, PersistentPlan::kGroupMetaBytes), barrier(), lane,
+                    {k.bitcast(scale.scale, k.i32()), k.bitcast(square, k.i32())});
+    });
+    k.syncWarp(); // before the next group's bytes come to the same place
+  });
+  if (plan.widthGroups() >= ranks)
+    return;
+  Value groups = k.constI32(plan.widthGroups());
+  Value first = k.div(k.mul(rank, groups), ranks),
+        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
+  Value tells = k.bitAnd(k.equal(first, end), k.less(thread, k.constI32(ranks)));
+  k.ifThen(tells, [&] {
+    Value tokens = k.offset(pointers.shared, plan.tokens.offset);
+    k.sendToBlock(k.at(tokens, rank, PersistentPlan::kTokenBytes), barrier(), thread,
+                  {k.constI32(0), k.constI32(0)});
+  });
+}
+
+void ResidualExchange::receive(Value round) {
+  k.waitOfCluster(barrier(), k.bitAnd(round, 1));
+  k.ifThen(k.equal(thread, k.constI32(0)),
+           [&] { k.expectBytes(barrier(), k.constI32(inputBytes(plan))); });
+}

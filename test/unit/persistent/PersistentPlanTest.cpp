@@ -1,0 +1,289 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// The plans of well-known models' steps on an H100, whose parts cover everything once, and what
+// does not fit.
+
+#include "dialects/Fused/PersistentPlan.h"
+
+#include "sluice/Target/GpuDevice.h"
+
+#include "gtest/gtest.h"
+
+using namespace sluice;
+using namespace sluice::fused;
+
+namespace {
+
+DecoderShape shapeOf(int64_t width, int64_t queryHeads, int64_t heads, int64_t dim, int64_t inner,
+                     int64_t vocabulary, int64_t layers, int64_t bits) {
+  DecoderShape shape;
+  shape.width = width;
+  shape.queryHeads = queryHeads;
+  shape.heads = heads;
+  shape.dim = dim;
+  shape.inner = inner;
+  shape.vocabulary = vocabulary;
+  shape.layers = layers;
+  shape.weightBits = shape.headBits = bits;
+  shape.piecePositions = 32;
+  shape.pieceBytes = 2 * 32 * dim * 2;
+  return shape;
+}
+
+struct Model {
+  const char *name;
+  DecoderShape shape;
+  /// Clusters, blocks of each, and clusters that attend.
+  int64_t clusters, clusterBlocks, attentionClusters;
+};
+
+const Model models[] = {
+    {"Llama-3-8B", shapeOf(4096, 32, 8, 128, 14336, 128256, 32, 4), 14, 8, 8},
+    {"Llama-3-8B int8", shapeOf(4096, 32, 8, 128, 14336, 128256, 32, 8), 14, 8, 8},
+    {"Llama-2-7B", shapeOf(4096, 32, 32, 128, 11008, 32000, 32, 4), 11, 8, 8},
+    {"Llama-3.2-1B", shapeOf(2048, 32, 8, 64, 8192, 128256, 16, 4), 8, 8, 8},
+    {"Llama-3.2-1B f16", shapeOf(2048, 32, 8, 64, 8192, 128256, 16, 16), 8, 8, 8},
+    {"Llama-3-70B", shapeOf(8192, 64, 8, 128, 28672, 128256, 80, 4), 14, 8, 8},
+    {"Qwen3-32B", shapeOf(5120, 64, 8, 128, 25600, 151936, 64, 4), 13, 8, 8},
+    {"SmolLM2-135M", shapeOf(576, 9, 3, 64, 1536, 49152, 30, 8), 6, 8, 1},
+    {"llama-4m", shapeOf(256, 4, 2, 64, 768, 2048, 4, 8), 6, 8, 2},
+};
+
+constexpr int64_t residentClusters[] = {132, 66, 30, 14};
+
+const GpuDevice &h100() {
+  static const GpuDevice device = gpuDevice(llvm::cantFail(loadTarget("h100")));
+  return device;
+}
+
+PersistentLimits limits() {
+  PersistentLimits limits;
+  limits.residentClusters = residentClusters;
+  limits.bandwidth = 3.26e12;
+  limits.blockBandwidth = 48.3e9;
+  limits.warps = 16;
+  limits.attentionInFlight = 3;
+  limits.mlpInFlight = 4;
+  return limits;
+}
+
+std::string problemOf(const DecoderShape &shape, const PersistentSchedule &schedule) {
+  return llvm::toString(PersistentPlan::get(shape, schedule, h100()).takeError());
+}
+
+/// That the ranges follow each other from 0 to `total`.
+void expectCovered(llvm::ArrayRef<IndexRange> ranges, int64_t total) {
+  int64_t next = 0;
+  for (IndexRange range : ranges) {
+    EXPECT_EQ(range.begin, next);
+    EXPECT_LE(range.begin, range.end);
+    next = range.end;
+  }
+  EXPECT_EQ(next, total);
+}
+
+} // namespace
+
+TEST(PersistentPlan, KnownModels) {
+  for (const Model &model : models) {
+    SCOPED_TRACE(model.name);
+    auto schedule = choosePersistentSchedule(model.shape, limits(), h100());
+    ASSERT_TRUE(bool(schedule)) << llvm::toString(schedule.takeError());
+    EXPECT_EQ(schedule->clusters, model.clusters);
+    EXPECT_EQ(schedule->clusterBlocks, model.clusterBlocks);
+    EXPECT_EQ(schedule->attentionClusters, model.attentionClusters);
+    auto plan = PersistentPlan::get(model.shape, *schedule, h100());
+    ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+    EXPECT_LE(plan->shared, h100().sharedBytes);
+    // One stage more would not fit.
+    PersistentSchedule more = *schedule;
+    ++more.stages;
+    EXPECT_NE(problemOf(model.shape, more), "");
+
+    int64_t ranks = schedule->clusterBlocks;
+    llvm::SmallVector<IndexRange> input, projections, sums, inner, heads, vocabulary, clusters;
+    int64_t sets = 0;
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      input.push_back(plan->inputGroups(rank));
+      projections.push_back(plan->projectionTiles(rank));
+      sums.push_back(plan->sumTiles(rank));
+      sets += plan->ownSets(rank);
+    }
+    for (int64_t block = 0; block < plan->blocks(); ++block) {
+      inner.push_back(plan->innerGroups(block));
+      vocabulary.push_back(plan->headTiles(block));
+      EXPECT_LE(inner.back().size(), plan->mostInnerGroups());
+    }
+    for (int64_t cluster = 0; cluster < schedule->clusters; ++cluster) {
+      clusters.push_back(plan->clusterInnerGroups(cluster));
+      if (cluster < schedule->attentionClusters)
+        heads.push_back(plan->heads(cluster));
+    }
+    expectCovered(input, llvm::divideCeil(model.shape.width, 128));
+    expectCovered(projections, plan->clusterHeads() * model.shape.projectionRows() / 16);
+    expectCovered(sums, model.shape.width / 16);
+    expectCovered(inner, model.shape.inner / 128);
+    expectCovered(clusters, model.shape.inner / 128);
+    expectCovered(heads, model.shape.heads);
+    expectCovered(vocabulary, model.shape.vocabulary / 16);
+    EXPECT_EQ(sets, plan->joinedSets());
+    // All bytes of a layer are read once.
+    int64_t units = 0;
+    for (int64_t block = 0; block < plan->blocks(); ++block)
+      units += plan->projectionUnits(block) + plan->outputUnits(block) + plan->gateUnits(block) +
+               plan->downUnits(block);
+    auto unitsOf = [](int64_t rows, int64_t columns) {
+      return rows / 16 * int64_t(llvm::divideCeil(columns, 128));
+    };
+    EXPECT_EQ(units, unitsOf(model.shape.heads * model.shape.projectionRows(), model.shape.width) +
+                         unitsOf(model.shape.width, model.shape.queryHeads * model.shape.dim) +
+                         unitsOf(2 * model.shape.inner, model.shape.width) +
+                         unitsOf(model.shape.width, model.shape.inner));
+  }
+}
+
+TEST(PersistentPlan, Llama8B) {
+  const DecoderShape &shape = models[0].shape;
+  auto schedule = choosePersistentSchedule(shape, limits(), h100());
+  ASSERT_TRUE(bool(schedule));
+  auto plan = PersistentPlan::get(shape, *schedule, h100());
+  ASSERT_TRUE(bool(plan));
+  EXPECT_EQ(plan->stageUnits(4), 16);
+  EXPECT_EQ(plan->stageUnits(8), 8);
+  EXPECT_EQ(plan->stageUnits(16), 4);
+  EXPECT_EQ(plan->stageBytes, 16 * (16 * 64 + 32));
+  EXPECT_EQ(schedule->stages, 11);
+  EXPECT_EQ(plan->warpGroups(), 2);
+  EXPECT_EQ(plan->joinedHeads(), 1);
+  EXPECT_EQ(plan->joinedSets(), 4);
+  EXPECT_EQ(plan->inputGroups(1), (IndexRange{4, 8}));
+  EXPECT_EQ(plan->projectionTiles(2), (IndexRange{12, 18}));
+  EXPECT_EQ(plan->sumTiles(7), (IndexRange{224, 256}));
+  EXPECT_EQ(plan->innerGroups(111), (IndexRange{111, 112}));
+  EXPECT_EQ(plan->attendedGroups(), 4);
+  EXPECT_EQ(plan->attentionAdditions(), 8);
+  EXPECT_EQ(plan->mlpAdditions(), 14);
+  GpuLaunch launch = plan->launch();
+  EXPECT_EQ(launch.grid, 112);
+  EXPECT_EQ(launch.block, 544);
+  EXPECT_EQ(launch.cluster, 8);
+  EXPECT_FALSE(plan->attends(64));
+  EXPECT_EQ(plan->projectionUnits(64), 0);
+  // A layer of a block without keys and values, as units of a product each.
+  EXPECT_EQ(plan->gateUnits(64), 16 * 32);
+  EXPECT_EQ(plan->downUnits(64), 32 * 8);
+}
+
+TEST(PersistentPlan, HeadsOf64AreFinishedInPairs) {
+  const DecoderShape &shape = models[3].shape;
+  auto plan = PersistentPlan::get(shape,
+                                  {.clusters = 8,
+                                   .clusterBlocks = 8,
+                                   .attentionClusters = 8,
+                                   .warps = 16,
+                                   .stages = 8,
+                                   .attentionInFlight = 3,
+                                   .mlpInFlight = 3},
+                                  h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(plan->joinedHeads(), 2);
+  EXPECT_EQ(plan->joinedSets(), 2);
+  EXPECT_EQ(plan->joinedColumns(1), (IndexRange{128, 256}));
+  EXPECT_EQ(plan->ownSets(1), 1);
+  EXPECT_EQ(plan->ownSets(2), 0);
+}
+
+TEST(PersistentPlan, WhatDoesNotFit) {
+  PersistentSchedule schedule{.clusters = 14,
+                              .clusterBlocks = 8,
+                              .attentionClusters = 8,
+                              .warps = 16,
+                              .stages = 11,
+                              .attentionInFlight = 3,
+                              .mlpInFlight = 4};
+  const DecoderShape &llama = models[0].shape;
+  EXPECT_EQ(problemOf(llama, schedule), "");
+  auto with = [&](auto change) {
+    PersistentSchedule other = schedule;
+    change(other);
+    return problemOf(llama, other);
+  };
+  EXPECT_EQ(with([](PersistentSchedule &s) { s.attentionClusters = 5; }),
+            "8 key/value heads on 5 clusters");
+  EXPECT_EQ(with([](PersistentSchedule &s) { s.attentionClusters = 15; }),
+            "attention_clusters is 15, expected 1 to 14");
+  EXPECT_EQ(with([](PersistentSchedule &s) { s.clusterBlocks = 16; }),
+            "cluster_blocks is 16, expected 1 to 8");
+  EXPECT_EQ(with([](PersistentSchedule &s) { s.clusters = 113; }),
+            "112 groups of the MLP's inner values for 113 clusters");
+  EXPECT_EQ(with([](PersistentSchedule &s) { s.mlpInFlight = 12; }),
+            "mlp_in_flight is 12, expected 1 to 11");
+  EXPECT_NE(with([](PersistentSchedule &s) { s.stages = 20; }).find("a ring of 20 stages of 16896"),
+            std::string::npos);
+  auto shaped = [&](auto change) {
+    DecoderShape other = llama;
+    change(other);
+    return problemOf(other, schedule);
+  };
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 14336 + 64; }),
+            "an MLP of 14400 inner values is not in whole groups of 128");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.width = 12288; }),
+            "an input of 12288 columns is 6 groups a warp, at most 4 find room in registers");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.dim = 100; }),
+            "a width of 4096 and heads of 100 elements are not whole tiles of 16 rows");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.dim = 48, s.queryHeads = 8; }),
+            "a cluster's 48 columns of the attention output are not in whole groups of 128");
+  GpuDevice a100 = gpuDevice(llvm::cantFail(loadTarget("a100")));
+  EXPECT_EQ(llvm::toString(PersistentPlan::get(llama, schedule, a100).takeError()),
+            "a step as one kernel needs clusters and bulk copies, which sm_80 does not have");
+  PersistentLimits none = limits();
+  none.residentClusters = {};
+  EXPECT_EQ(llvm::toString(choosePersistentSchedule(llama, none, h100()).takeError()),
+            "the target does not say how many clusters live at the same time");
+}
+
+// What the checker of protocols finds in a plan's own one.
+TEST(PersistentPlan, ItsProtocolNeedsAllItsParts) {
+  auto plan = PersistentPlan::get(models[0].shape,
+                                  {.clusters = 14,
+                                   .clusterBlocks = 8,
+                                   .attentionClusters = 8,
+                                   .warps = 16,
+                                   .stages = 11,
+                                   .attentionInFlight = 3,
+                                   .mlpInFlight = 4},
+                                  h100());
+  ASSERT_TRUE(bool(plan));
+  auto problem = [&](auto change) {
+    Protocol protocol = plan->protocol(4);
+    change(protocol);
+    return llvm::toString(checkProtocol(protocol));
+  };
+  EXPECT_EQ(problem([](Protocol &) {}), "");
+  // One array for the MLP's sums of all layers: a cluster without keys and values reads them late.
+  std::string shared = problem([](Protocol &protocol) {
+    for (std::vector<ProtocolEvent> &events : protocol.blocks)
+      for (ProtocolEvent &event : events)
+        if (event.exchange == PersistentPlan::MlpSums ||
+            event.exchange == PersistentPlan::MlpSums + 1) {
+          event.round = event.round * 2 + (event.exchange - PersistentPlan::MlpSums);
+          event.exchange = PersistentPlan::MlpSums;
+          if (event.kind == ProtocolEvent::Kind::WaitSum)
+            event.count = (event.round + 1) * 14;
+        }
+  });
+  EXPECT_NE(shared.find("may add to 'MLP sums, even layers' (round 1) before block 64 has read "
+                        "round 0"),
+            std::string::npos)
+      << shared;
+  // Any one addition or store less.
+  for (auto kind : {ProtocolEvent::Kind::Add, ProtocolEvent::Kind::Send})
+    for (int64_t block : {0, 63, 64, 111})
+      EXPECT_NE(problem([&](Protocol &protocol) {
+                  std::vector<ProtocolEvent> &events = protocol.blocks[block];
+                  events.erase(llvm::find_if(
+                      events, [&](const ProtocolEvent &event) { return event.kind == kind; }));
+                }),
+                "");
+}
