@@ -51,16 +51,33 @@ static void addKernel(std::vector<BenchKernel> &kernels, const Launch &launch, d
   kernel.predicted = *kernel.predictedInStep + launch.time->alone;
 }
 
-static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
-  const ModelInfo &model = session.artifact().model();
+/// The tokens of a prompt of the length asked for.
+static std::vector<int32_t> promptToMeasure(const ModelInfo &model, const BenchOptions &options) {
   if (options.prompt > model.contextLength)
     throw Error("option --prompt is " + std::to_string(options.prompt) +
                 ", expected 1 to the artifact's context of " + std::to_string(model.contextLength));
-  PromptSpeed result;
-  result.tokens = options.prompt;
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < options.prompt; ++i)
     ids.push_back(static_cast<int32_t>(i * 7919 % model.vocabSize));
+  return ids;
+}
+
+/// Fills in the speeds of reading `tokens` tokens, which `read` does and times in seconds.
+template <typename Read>
+static void measureReading(PromptSpeed &result, int64_t tokens, int64_t repetitions, Read read) {
+  read();
+  std::vector<double> speeds;
+  for (int64_t r = 0; r < repetitions; ++r)
+    speeds.push_back(static_cast<double>(tokens) / read());
+  result.tokensPerSecond = median(speeds);
+  result.slowest = *std::min_element(speeds.begin(), speeds.end());
+  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+}
+
+static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
+  const std::vector<int32_t> ids = promptToMeasure(session.artifact().model(), options);
+  PromptSpeed result;
+  result.tokens = options.prompt;
   Sampler sampler(options.sampling);
   auto read = [&] {
     InterruptGuard::check();
@@ -74,13 +91,7 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
     (void)session.next(rest.last(last), sampler, ids);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  read();
-  std::vector<double> speeds;
-  for (int64_t r = 0; r < options.repetitions; ++r)
-    speeds.push_back(static_cast<double>(result.tokens) / read());
-  result.tokensPerSecond = median(speeds);
-  result.slowest = *std::min_element(speeds.begin(), speeds.end());
-  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  measureReading(result, result.tokens, options.repetitions, read);
   const Plan &plan = session.artifact().plan();
   result.predicted = plan.predictedPrompt(options.prompt);
   if (!options.perKernel)
@@ -97,6 +108,30 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
   }
   for (size_t k = 0; k < launches.size(); ++k)
     addKernel(result.kernels, step.launches[k], median(launches[k]), result.stepTokens);
+  return result;
+}
+
+/// Every sequence reads a prompt, from joining to the choice of its first token.
+static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
+  const std::vector<int32_t> ids = promptToMeasure(batch.artifact().model(), options);
+  PromptSpeed result;
+  result.tokens = options.prompt;
+  auto read = [&] {
+    while (batch.size() < batch.capacity())
+      (void)batch.add(ids, options.sampling);
+    int64_t chosen = 0;
+    auto start = std::chrono::steady_clock::now();
+    while (chosen < batch.capacity()) {
+      InterruptGuard::check();
+      chosen += static_cast<int64_t>(batch.step().size());
+    }
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (int64_t sequence = 0; sequence < batch.capacity(); ++sequence)
+      batch.remove(sequence);
+    return seconds;
+  };
+  measureReading(result, options.prompt * batch.capacity(), options.repetitions, read);
   return result;
 }
 
@@ -210,6 +245,16 @@ static double medianError(const BenchResult &result) {
   return errors.empty() ? 0 : median(errors);
 }
 
+static nlohmann::json promptJson(const PromptSpeed &prompt) {
+  nlohmann::json json = {{"tokens", prompt.tokens},
+                         {"tokens_per_second", prompt.tokensPerSecond},
+                         {"tokens_per_second_slowest", prompt.slowest},
+                         {"tokens_per_second_fastest", prompt.fastest}};
+  if (prompt.predicted)
+    json["predicted_tokens_per_second"] = static_cast<double>(prompt.tokens) / *prompt.predicted;
+  return json;
+}
+
 nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artifact &artifact,
                                           const std::string &device) {
   double ceiling = result.bandwidth.bytesPerSecond;
@@ -264,13 +309,7 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
   if (!result.kernels.empty())
     json["kernels"] = kernelsJson(result.kernels);
   if (result.prompt) {
-    json["prompt"] = {{"tokens", result.prompt->tokens},
-                      {"tokens_per_second", result.prompt->tokensPerSecond},
-                      {"tokens_per_second_slowest", result.prompt->slowest},
-                      {"tokens_per_second_fastest", result.prompt->fastest}};
-    if (result.prompt->predicted)
-      json["prompt"]["predicted_tokens_per_second"] =
-          static_cast<double>(result.prompt->tokens) / *result.prompt->predicted;
+    json["prompt"] = promptJson(*result.prompt);
     if (!result.prompt->kernels.empty()) {
       json["prompt"]["step_tokens"] = result.prompt->stepTokens;
       json["prompt"]["kernels"] = kernelsJson(result.prompt->kernels);
@@ -352,10 +391,11 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
   if (context > longest)
     throw Error("option --context is " + std::to_string(context) +
                 ", expected 1 to the artifact's " + std::to_string(longest));
-  if (options.prompt || options.perKernel)
-    throw Error(std::string("option ") + (options.prompt ? "--prompt" : "--per-kernel") +
-                " is for artifacts of one sequence, this one decodes " +
+  if (options.perKernel)
+    throw Error("option --per-kernel is for artifacts of one sequence, this one decodes " +
                 std::to_string(plan.model.batch));
+  if (options.prompt)
+    (void)promptToMeasure(plan.model, options);
   Batch batch(artifact, options.session);
   InterruptGuard guard;
   auto run = [&](int64_t count) {
@@ -378,6 +418,12 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
     if (auto seconds = batch.device().measureStep(*plan.findStep("decode"), count))
       steps.push_back(*seconds);
   }
+  std::optional<PromptSpeed> prompt;
+  if (options.prompt) {
+    for (int64_t sequence = 0; sequence < batch.capacity(); ++sequence)
+      batch.remove(sequence);
+    prompt = measurePrompts(batch, options);
+  }
   const std::string device = batch.device().name() + ": " + batch.device().description();
   const std::optional<double> predicted =
       plan.steps[*plan.findStep("decode")].predictedSeconds(static_cast<uint64_t>(context));
@@ -395,6 +441,8 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
       json["prediction"] = {
           {"step_seconds", *predicted},
           {"tokens_per_second", static_cast<double>(batch.capacity()) / *predicted}};
+    if (prompt)
+      json["prompt"] = promptJson(*prompt);
     writeText(out, json.dump(2) + "\n");
   } else {
     writeText(out,
@@ -415,6 +463,12 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
       writeText(out,
                 format("step alone      %.1f us on the device (%.1f tokens/s)\n",
                        median(steps) * 1e6, static_cast<double>(batch.capacity()) / median(steps)));
+    if (prompt)
+      writeText(out, format("prompts         %lld tokens of each, %.1f tokens/s in all (median of "
+                            "%lld; %.1f to %.1f)\n",
+                            static_cast<long long>(prompt->tokens), prompt->tokensPerSecond,
+                            static_cast<long long>(options.repetitions), prompt->slowest,
+                            prompt->fastest));
   }
   flush(out);
 }
