@@ -1,0 +1,201 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "WeightStream.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::device;
+using formats::Encoding;
+using fused::PersistentPlan;
+
+static constexpr int64_t kGroup = PersistentPlan::kGroup;
+/// Bytes of a unit's scales, f16.
+static constexpr int64_t kScaleBytes = PersistentPlan::kTile * 2;
+
+StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const PersistentPlan &plan)
+    : shape(shape), groups(groups), units(plan.stageUnits(shape.format().bits())),
+      stageTiles(std::max<int64_t>(units / groups, 1)), stageGroups(std::min(groups, units)),
+      tileStages(llvm::divideCeil(groups, units)),
+      unitBytes(PersistentPlan::kTile * kGroup * shape.format().bits() / 8) {}
+
+std::optional<std::string> StreamedPart::problem(const formats::PackedShape &shape) {
+  const Encoding &format = shape.format();
+  if (shape.layout().kind != formats::Layout::Kind::Mma)
+    return "its layout is not mma";
+  if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup)
+    return "its format is " + format.name() + ", expected int8-g128 or int4-g128";
+  if (shape.columns() % kGroup || shape.layout().columns % kGroup)
+    return "its columns are not in whole groups of 128";
+  return std::nullopt;
+}
+
+WeightStream::WeightStream(DeviceBuilder &k, const PersistentPlan &plan, Value shared)
+    : k(k), plan(plan), ring(k.offset(shared, plan.ring.offset)),
+      full(k.offset(shared, plan.full.offset)), empty(k.offset(shared, plan.empty.offset)),
+      sums(k.offset(shared, plan.sums.offset)) {}
+
+void WeightStream::initBarriers() {
+  for (int64_t stage = 0; stage < plan.schedule.stages; ++stage) {
+    k.initBarrier(k.offset(full, stage * 8), 1);
+    k.initBarrier(k.offset(empty, stage * 8), plan.schedule.warps);
+  }
+}
+
+Value WeightStream::stageCount(const StreamedPart &part, const StreamedPart::Extent &extent) {
+  return k.mul(setCount(part, extent), part.tileStages);
+}
+
+void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent &extent,
+                            Value tile, Value place, Value firstGroup, Value groupCount, Value to,
+                            Value barrier) {
+  const formats::PackedShape &shape = part.shape;
+  int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
+  Value from =
+      k.offset(extent.weight, k.mul(k.toI64(k.add(extent.firstTile, tile)), shape.tileBytes()));
+  Value end = k.add(firstGroup, groupCount);
+  Value firstUnit = k.mul(place, part.stageGroups);
+  k.loop(k.div(firstGroup, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
+         [&](Value chunk) {
+           Value begin = k.mul(chunk, chunkGroups);
+           Value low = k.max(firstGroup, begin), high = k.min(end, k.add(begin, chunkGroups));
+           Value inChunk = k.sub(low, begin), count = k.sub(high, low);
+           Value at = k.offset(from, k.mul(k.toI64(chunk), shape.chunkOffset(1)));
+           Value unit = k.add(firstUnit, k.sub(low, firstGroup));
+           k.bulkCopy(k.at(to, unit, part.unitBytes), k.at(at, inChunk, part.unitBytes),
+                      k.mul(count, part.unitBytes), barrier);
+           Value scales = k.constI32(shape.chunkScales(0));
+           if (shape.chunkScales(last) != shape.chunkScales(0))
+             scales = k.select(k.equal(chunk, k.constI32(last)),
+                               k.constI32(shape.chunkScales(last)), scales);
+           k.bulkCopy(k.offset(k.offset(to, part.units * part.unitBytes), k.mul(unit, kScaleBytes)),
+                      k.offset(k.offset(at, scales), k.mul(inChunk, kScaleBytes)),
+                      k.mul(count, kScaleBytes), barrier);
+         });
+}
+
+DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
+                                         const StreamedPart::Extent &extent, int64_t inFlight,
+                                         ValueRange carried) {
+  return k.loop(
+      k.constI32(0), stageCount(part, extent), 1, carried, [&](Value number, ValueRange values) {
+        Value count = values[0], oldest = values[1];
+        // At most one stage more is under way than before.
+        Value full_ = k.less(k.sub(count, oldest), k.constI32(inFlight));
+        oldest = k.ifElseYield(
+            full_, [&] { return Values{oldest}; },
+            [&] {
+              k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
+              return Values{k.add(oldest, 1)};
+            })[0];
+        Value slot = slotOf(count), barrier = k.at(full, slot, 8);
+        k.wait(k.at(empty, slot, 8), k.bitXor(parityOf(count), 1));
+        Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
+        Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
+        Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
+        // A block with fewer groups than the one with most may have none in a last stage.
+        Value groups = k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)),
+                             k.constI32(0));
+        k.expectBytes(barrier, k.mul(k.mul(tiles, groups), part.unitBytes + kScaleBytes));
+        Value to = k.at(ring, slot, plan.stageBytes);
+        k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
+          copyTile(part, extent, k.add(firstTile, tile), tile, k.add(extent.firstGroup, firstGroup),
+                   groups, to, barrier);
+        });
+        return Values{k.add(count, 1), oldest};
+      });
+}
+
+std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Value stage,
+                                                   Value unit, Value operands, Value scale,
+                                                   Value lane) {
+  bool int4 = part.shape.format().element == Encoding::Element::I4;
+  Value elements = k.offset(k.at(stage, unit, part.unitBytes), k.shl(lane, 4));
+  // Lanes 0 to 7 have the two columns; the others' are not used.
+  Value x = k.offset(operands, k.shl(k.min(lane, k.constI32(7)), 3));
+  Values products(4, k.constI32(0));
+  int64_t fragment = 0;
+  auto multiply = [&](ArrayRef<Value> words) {
+    Values b = k.lanes(k.load(k.vec(2, k.i32()), k.offset(x, fragment++ * 64), 8));
+    products = k.mmaInt8(products, words, b);
+  };
+  for (int64_t byte = 0; byte < part.unitBytes; byte += 512) {
+    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, byte), 16));
+    if (!int4) {
+      multiply(words);
+      continue;
+    }
+    DeviceBuilder::Nibbles nibbles = k.nibblesAtTop(words);
+    multiply(nibbles.high);
+    multiply(nibbles.low);
+  }
+  Value scalesAt = k.offset(k.offset(stage, part.units * part.unitBytes),
+                            k.add(k.mul(unit, kScaleBytes), k.shl(k.shr(lane, 2), 2)));
+  Values pair = k.lanes(k.load(k.vec(2, k.f16()), scalesAt, 4));
+  if (int4) // 16 times the elements
+    scale = k.mulF(scale, k.number(1.0 / 16));
+  Value sums[2];
+  for (int64_t row = 0; row < 2; ++row) {
+    Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
+    sums[row] = k.mulF(k.toFloat(sum), k.mulF(k.widen(pair[row]), scale));
+  }
+  return {sums[0], sums[1]};
+}
+
+void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent &extent,
+                            Value passed, Value warp, Value lane,
+                            llvm::function_ref<Value(Value)> operandsOf,
+                            llvm::function_ref<Value(Value)> scaleOf) {
+  // Teams of as many warps as a stage has units take sets of tiles in turn.
+  int64_t teams = plan.schedule.warps / part.units;
+  Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
+  Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
+  k.loop(team, setCount(part, extent), teams, [&](Value set) {
+    Values zero(2, k.number(0.0));
+    Values all = k.loop(
+        k.constI32(0), k.constI32(part.tileStages), 1, zero, [&](Value step, ValueRange carried) {
+          Value stage = k.add(passed, k.add(k.mul(set, part.tileStages), step));
+          Value slot = slotOf(stage);
+          k.wait(k.at(full, slot, 8), parityOf(stage));
+          Value myGroup = k.add(k.mul(step, part.units), group);
+          Value exists =
+              k.bitAnd(k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
+                                k.less(tile, k.constI32(part.stageTiles))),
+                       k.less(myGroup, extent.groupCount));
+          Values next = k.ifElseYield(
+              exists,
+              [&] {
+                auto [low, high] = multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit,
+                                                operandsOf(myGroup), scaleOf(myGroup), lane);
+                return Values{k.addF(carried[0], low), k.addF(carried[1], high)};
+              },
+              [&] { return Values{carried[0], carried[1]}; });
+          k.syncWarp();
+          k.ifThen(k.equal(lane, k.constI32(0)),
+                   [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
+          return next;
+        });
+    k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
+      Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));
+      k.store(k.vectorOf(all), k.offset(sums, to), 8);
+    });
+  });
+}
+
+void WeightStream::finish(const StreamedPart &part, const StreamedPart::Extent &extent,
+                          Value thread, int64_t threads,
+                          llvm::function_ref<void(Value, Value, Value, Value)> body) {
+  k.loop(thread, k.shl(extent.tileCount, 3), threads, [&](Value item) {
+    Value tile = k.shr(item, 3), row = k.bitAnd(item, 7);
+    Value first = k.add(k.mul(k.div(tile, part.stageTiles), part.units),
+                        k.mul(k.rem(tile, part.stageTiles), part.stageGroups));
+    Value from = k.offset(k.at(sums, first, 64), k.shl(row, 3));
+    Value low, high;
+    for (int64_t group = 0; group < part.stageGroups; ++group) {
+      Values pair = k.lanes(k.load(k.vec(2, k.f32()), k.offset(from, group * 64), 8));
+      low = low ? k.addF(low, pair[0]) : pair[0];
+      high = high ? k.addF(high, pair[1]) : pair[1];
+    }
+    body(tile, row, low, high);
+  });
+}

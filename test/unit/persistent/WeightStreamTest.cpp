@@ -1,0 +1,322 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// MLPs of a persistent kernel, generated and emulated: residual stream, gate and up products
+// through the ring, inner values exchanged in the cluster, down products added to the sums.
+
+#include "KernelText.h"
+
+#include "lib/Conversion/FusedToGpu/ResidualExchange.h"
+#include "lib/Conversion/FusedToGpu/WeightStream.h"
+
+#include "sluice-support/Float16.h"
+#include "sluice/Emulator/Emulator.h"
+#include "sluice/Formats/FixedSum.h"
+#include "sluice/Target/GpuDevice.h"
+
+#include "gtest/gtest.h"
+
+#include <random>
+
+using namespace sluice;
+using namespace sluice::fused;
+using device::DeviceBuilder;
+using device::GroupExchange;
+using device::StreamedPart;
+using mlir::Value;
+
+namespace {
+
+struct Shape {
+  int64_t width, inner, clusters, clusterBlocks, layers, warps, stages;
+  formats::Encoding::Element element = formats::Encoding::Element::I8;
+  /// Columns of a chunk of packed weights.
+  int64_t chunk = 256;
+};
+
+struct Faults {
+  bool waitsForInner = true;
+};
+
+constexpr double epsilon = 1e-5;
+
+PersistentPlan planOf(const Shape &shape) {
+  DecoderShape decoder;
+  decoder.width = shape.width;
+  decoder.queryHeads = decoder.heads = 1;
+  decoder.dim = 128;
+  decoder.inner = shape.inner;
+  decoder.vocabulary = 64;
+  decoder.layers = shape.layers;
+  decoder.weightBits = decoder.headBits = shape.element == formats::Encoding::Element::I4 ? 4 : 8;
+  decoder.piecePositions = 32;
+  decoder.pieceBytes = 16384;
+  return llvm::cantFail(PersistentPlan::get(decoder,
+                                            {.clusters = shape.clusters,
+                                             .clusterBlocks = shape.clusterBlocks,
+                                             .attentionClusters = 1,
+                                             .warps = shape.warps,
+                                             .stages = shape.stages,
+                                             .attentionInFlight = 1,
+                                             .mlpInFlight = 2},
+                                            gpuDevice(llvm::cantFail(loadTarget("h100")))));
+}
+
+/// Integers with scales, and the same packed.
+struct Matrix {
+  Matrix(int64_t rows, int64_t columns, const Shape &shape, unsigned seed)
+      : format{shape.element, 128},
+        packed(llvm::cantFail(formats::PackedShape::get(
+            format, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns))) {
+    std::mt19937 random(seed);
+    int64_t groups = columns / 128, top = format.qMax();
+    q.resize(rows * columns);
+    for (int8_t &value : q)
+      value = static_cast<int8_t>(int64_t(random() % (2 * top + 1)) - top);
+    scales.resize(rows * groups);
+    for (uint32_t &scale : scales)
+      scale = support::floatToF16(static_cast<float>(1 + random() % 8) /
+                                  (8.0f * static_cast<float>(top) * 16.0f));
+    bytes.resize(packed.bytes() + 16);
+    for (int64_t tile = 0; tile < packed.tiles(); ++tile) {
+      std::vector<formats::PackRow> all;
+      for (int64_t row = tile * 16; row < tile * 16 + 16; ++row) {
+        formats::PackRow entry;
+        entry.elements = &q[row * columns];
+        entry.scales = &scales[row * groups];
+        all.push_back(entry);
+      }
+      formats::packTile(packed, all,
+                        llvm::MutableArrayRef<uint8_t>(bytes).slice(tile * packed.tileBytes(),
+                                                                    packed.tileBytes()));
+    }
+  }
+  double product(int64_t row, llvm::ArrayRef<double> x) const {
+    double sum = 0;
+    int64_t columns = packed.columns();
+    for (int64_t column = 0; column < columns; ++column)
+      sum += q[row * columns + column] *
+             double(support::f16ToFloat(scales[(row * columns + column) / 128])) * x[column];
+    return sum;
+  }
+
+  formats::Encoding format;
+  formats::PackedShape packed;
+  std::vector<int8_t> q;
+  std::vector<uint32_t> scales;
+  std::vector<uint8_t> bytes;
+};
+
+void emit(const PersistentPlan &plan, const Faults &faults, const formats::PackedShape &gateShape,
+          const formats::PackedShape &downShape, DeviceBuilder &k, Value shared,
+          mlir::ValueRange arguments) {
+  int64_t ranks = plan.schedule.clusterBlocks, warps = plan.schedule.warps,
+          threads = warps * device::kWarp;
+  Value thread = k.thread(), block = k.block(), lane = k.bitAnd(thread, device::kWarp - 1),
+        warp = k.shr(thread, 5), cluster = k.div(block, ranks), rank = k.rankInCluster();
+  device::ResidualExchange exchange(k, plan, {shared, arguments[0], arguments[2], arguments[3]},
+                                    thread);
+  device::WeightStream stream(k, plan, shared);
+  GroupExchange inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta};
+  auto share = [&](int64_t total, int64_t parts, Value index) {
+    return std::pair(k.div(k.mul(index, total), parts),
+                     k.div(k.mul(k.add(index, 1), total), parts));
+  };
+  auto [ownFirst, ownEnd] = share(plan.innerGroups(), plan.blocks(), block);
+  Value clusterFirst = k.div(k.mul(k.mul(cluster, ranks), plan.innerGroups()), plan.blocks()),
+        clusterEnd =
+            k.div(k.mul(k.mul(k.add(cluster, 1), ranks), plan.innerGroups()), plan.blocks());
+  auto [tileFirst, tileEnd] = share(plan.widthTiles(), ranks, rank);
+  Value ownCount = k.sub(ownEnd, ownFirst), clusterCount = k.sub(clusterEnd, clusterFirst);
+  Value innerBytes =
+      k.mul(clusterCount, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  if (plan.mostInnerGroups() == 1)
+    innerBytes = k.add(innerBytes,
+                       k.mul(k.sub(k.constI32(ranks), clusterCount), PersistentPlan::kTokenBytes));
+
+  StreamedPart gate(gateShape, plan.widthGroups(), plan),
+      down(downShape, plan.mostClusterInnerGroups(), plan);
+  Value zero = k.constI32(0), layers = k.constI32(plan.shape.layers);
+  constexpr int64_t tilesOfGroup = 2 * PersistentPlan::kGroup / PersistentPlan::kTile;
+  StreamedPart::Extent gateExtent{arguments[4], k.mul(ownFirst, tilesOfGroup),
+                                  k.mul(ownCount, tilesOfGroup), zero,
+                                  k.constI32(plan.widthGroups())},
+      downExtent{arguments[5], tileFirst, k.sub(tileEnd, tileFirst), clusterFirst, clusterCount};
+
+  k.ifThen(k.equal(thread, zero), [&] {
+    exchange.initBarrier();
+    inner.init(innerBytes);
+    stream.initBarriers();
+    k.fenceBarrierInit();
+  });
+  k.clusterArrive();
+  k.clusterWait();
+  auto copy = [&] {
+    k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
+      auto after = stream.copy(gate, gateExtent, plan.schedule.mlpInFlight, carried);
+      return stream.copy(down, downExtent, plan.schedule.mlpInFlight, after);
+    });
+  };
+  auto compute = [&] {
+    exchange.start();
+    Value place = k.at(k.offset(shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
+    k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
+      Value passed = carried[0];
+      k.ifThen(k.less(zero, layer), [&] { exchange.readMlp(k.sub(layer, 1)); });
+      // Not before the sums of the layer before are complete, which others read meanwhile.
+      k.barrier(1, threads);
+      // Attention adds nothing, but as often as it must.
+      k.ifThen(k.equal(cluster, zero), [&] {
+        k.loop(k.add(k.shl(tileFirst, 4), thread), k.shl(tileEnd, 4), threads,
+               [&](Value row) { exchange.addAttention(row, k.number(0.0)); });
+      });
+      exchange.readAttention(layer);
+      exchange.send(arguments[1]);
+      exchange.receive(layer);
+      GroupExchange input = exchange.exchange();
+      stream.multiply(
+          gate, gateExtent, passed, warp, lane, [&](Value group) { return input.operands(group); },
+          [&](Value group) { return input.scale(group); });
+      passed = k.add(passed, stream.stageCount(gate, gateExtent));
+      Value factor = exchange.normFactor(epsilon);
+      k.barrier(1, threads);
+      Value values = k.offset(shared, plan.innerValues.offset);
+      stream.finish(
+          gate, gateExtent, thread, threads, [&](Value tile, Value row, Value low, Value high) {
+            Value value = k.mulF(k.mulF(low, factor), k.mulF(high, factor));
+            k.store(k.narrow(value, k.f16()), k.at(values, k.add(k.shl(tile, 3), row), 2), 2);
+          });
+      k.barrier(1, threads);
+      k.loop(warp, ownCount, warps, [&](Value group) {
+        Value at = k.offset(k.at(values, group, PersistentPlan::kGroup * 2), k.shl(lane, 3));
+        DeviceBuilder::Values x;
+        for (Value half : k.lanes(k.load(k.vec(4, k.f16()), at, 8)))
+          x.push_back(k.widen(half));
+        inner.send(x, k.number(0.0), k.add(k.sub(ownFirst, clusterFirst), group), place, lane);
+      });
+      k.ifThen(k.equal(ownCount, zero), [&] { inner.sendToken(rank, thread); });
+      if (faults.waitsForInner)
+        inner.receive(layer, innerBytes, thread);
+      stream.multiply(
+          down, downExtent, passed, warp, lane, [&](Value group) { return inner.operands(group); },
+          [&](Value group) { return inner.scale(group); });
+      passed = k.add(passed, stream.stageCount(down, downExtent));
+      k.barrier(1, threads);
+      stream.finish(down, downExtent, thread, threads,
+                    [&](Value tile, Value row, Value low, Value high) {
+                      Value first = k.add(k.shl(k.add(tileFirst, tile), 4), row);
+                      exchange.addMlp(layer, first, low);
+                      exchange.addMlp(layer, k.add(first, 8), high);
+                    });
+      k.barrier(1, threads); // before other sums come to the same place
+      return DeviceBuilder::Values{passed};
+    });
+  };
+  k.ifElse(k.less(thread, k.constI32(threads)), compute,
+           [&] { k.ifThen(k.equal(thread, k.constI32(threads)), copy); });
+  k.clusterArrive();
+  k.clusterWait();
+}
+
+std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}) {
+  PersistentPlan plan = planOf(shape);
+  Matrix gate(2 * shape.inner, shape.width, shape, 1), down(shape.width, shape.inner, shape, 2);
+  std::string text =
+      test::kernelText(6, [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
+        emit(plan, faults, gate.packed, down.packed, k, shared, arguments);
+      });
+  emulator::Options options;
+  options.seed = seed;
+  auto machine = emulator::Emulator::create(text, "step.mlir", options);
+  if (!machine)
+    return llvm::toString(machine.takeError());
+  std::vector<float> embedding(shape.width), gains(shape.width);
+  for (int64_t i = 0; i < shape.width; ++i) {
+    embedding[i] = static_cast<float>(i * 31 % 101 - 50) * 0.02f;
+    gains[i] = 1.0f + static_cast<float>(i * 17 % 29 - 14) * 0.03f;
+  }
+  std::vector<uint64_t> sums(PersistentPlan::kSumArrays * shape.width, 0);
+  std::vector<int32_t> poison(4, 0);
+  std::vector<uint32_t> buffers;
+  auto add = [&](const char *name, auto &values, emulator::MemoryKind kind) {
+    uint64_t size = values.size() * sizeof(values[0]);
+    uint32_t memory = (*machine)->addMemory(name, values.data(), size, kind);
+    buffers.push_back((*machine)->addBuffer(name, memory, 0, size));
+  };
+  add("embedding", embedding, emulator::MemoryKind::Constant);
+  add("gains", gains, emulator::MemoryKind::Constant);
+  add("sums", sums, emulator::MemoryKind::Persistent);
+  add("poison", poison, emulator::MemoryKind::Persistent);
+  add("gate", gate.bytes, emulator::MemoryKind::Constant);
+  add("down", down.bytes, emulator::MemoryKind::Constant);
+  GpuLaunch planned = plan.launch();
+  emulator::Launch launch;
+  launch.kernel = "step";
+  launch.grid = planned.grid;
+  launch.block = planned.block;
+  launch.shared = planned.shared;
+  launch.cluster = planned.cluster;
+  launch.cooperative = planned.cooperative;
+  launch.buffers = buffers;
+  if (std::string fault = llvm::toString((*machine)->run({launch})); !fault.empty())
+    return fault;
+  EXPECT_EQ(poison[0], 0);
+
+  // The same in double precision.
+  std::vector<double> stream(embedding.begin(), embedding.end());
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    double squares = 0;
+    for (double x : stream)
+      squares += x * x;
+    double factor = 1 / std::sqrt(squares / double(shape.width) + epsilon);
+    std::vector<double> x, inner;
+    for (int64_t i = 0; i < shape.width; ++i)
+      x.push_back(stream[i] * gains[i] * factor);
+    for (int64_t i = 0; i < shape.inner; ++i) {
+      int64_t row = i / 8 * 16 + i % 8;
+      inner.push_back(gate.product(row, x) * gate.product(row + 8, x));
+    }
+    for (int64_t i = 0; i < shape.width; ++i)
+      stream[i] += down.product(i, inner);
+  }
+  double difference = 0, norm = 0;
+  for (int64_t i = 0; i < shape.width; ++i) {
+    double found = embedding[i];
+    for (int64_t parity = 0; parity < std::min<int64_t>(shape.layers, 2); ++parity) {
+      int64_t rounds = (shape.layers - parity + 1) / 2;
+      found +=
+          formats::fixedSumValue(sums[(1 + parity) * shape.width + i], rounds * shape.clusters);
+    }
+    difference += (found - stream[i]) * (found - stream[i]);
+    norm += (stream[i] - embedding[i]) * (stream[i] - embedding[i]);
+  }
+  EXPECT_GT(norm, 0);
+  // f16 inner values.
+  EXPECT_LT(std::sqrt(difference / norm), 1e-3);
+  return "";
+}
+
+} // namespace
+
+TEST(WeightStream, MlpsAreWhatTheyShouldBe) {
+  for (uint64_t seed = 1; seed <= 3; ++seed)
+    ASSERT_EQ(run({256, 768, 3, 2, 3, 8, 4}, seed), "") << "seed " << seed;
+}
+
+TEST(WeightStream, FourBits) {
+  EXPECT_EQ(run({256, 768, 3, 2, 2, 16, 4, formats::Encoding::Element::I4}), "");
+}
+
+// Two teams of warps; more groups than a stage has units; chunks that parts begin and end in.
+TEST(WeightStream, OtherDivisions) {
+  EXPECT_EQ(run({256, 512, 2, 2, 2, 16, 3}), "");
+  EXPECT_EQ(run({1280, 256, 2, 1, 2, 8, 3, formats::Encoding::Element::I8, 512}), "");
+  EXPECT_EQ(run({256, 640, 2, 2, 2, 8, 4, formats::Encoding::Element::I8, 384}), "");
+  EXPECT_EQ(run({256, 384, 2, 2, 2, 8, 4}), ""); // a block has no inner values
+}
+
+TEST(WeightStream, InnerValuesThatAreNotWaitedFor) {
+  Faults faults;
+  faults.waitsForInner = false;
+  EXPECT_NE(run({256, 768, 3, 2, 2, 8, 4}, 1, faults), "");
+}
