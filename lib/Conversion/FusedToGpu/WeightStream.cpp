@@ -17,7 +17,13 @@ StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const Per
     : shape(shape), groups(groups), units(plan.stageUnits(shape.format().bits())),
       stageTiles(std::max<int64_t>(units / groups, 1)), stageGroups(std::min(groups, units)),
       tileStages(llvm::divideCeil(groups, units)),
-      unitBytes(PersistentPlan::kTile * kGroup * shape.format().bits() / 8) {}
+      unitBytes(PersistentPlan::kTile * kGroup * shape.format().bits() / 8) {
+  if (shape.columns() % kGroup) {
+    int64_t last = shape.chunks() - 1;
+    int64_t whole = shape.chunkColumns(last) / kGroup * unitBytes;
+    missingBytes = unitBytes - (shape.chunkElements(last) - whole);
+  }
+}
 
 std::optional<std::string> StreamedPart::problem(const formats::PackedShape &shape) {
   const Encoding &format = shape.format();
@@ -25,8 +31,8 @@ std::optional<std::string> StreamedPart::problem(const formats::PackedShape &sha
     return "its layout is not mma";
   if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup)
     return "its format is " + format.name() + ", expected int8-g128 or int4-g128";
-  if (shape.columns() % kGroup || shape.layout().columns % kGroup)
-    return "its columns are not in whole groups of 128";
+  if (shape.layout().columns % kGroup)
+    return "its chunks are not whole groups of 128 columns";
   return std::nullopt;
 }
 
@@ -62,8 +68,12 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
            Value inChunk = k.sub(low, begin), count = k.sub(high, low);
            Value at = k.offset(from, k.mul(k.toI64(chunk), shape.chunkOffset(1)));
            Value unit = k.add(firstUnit, k.sub(low, firstGroup));
-           k.bulkCopy(k.at(to, unit, part.unitBytes), k.at(at, inChunk, part.unitBytes),
-                      k.mul(count, part.unitBytes), barrier);
+           Value bytes = k.mul(count, part.unitBytes);
+           if (part.missingBytes)
+             bytes = k.select(k.equal(high, k.constI32(part.allGroups())),
+                              k.sub(bytes, part.missingBytes), bytes);
+           k.bulkCopy(k.at(to, unit, part.unitBytes), k.at(at, inChunk, part.unitBytes), bytes,
+                      barrier);
            Value scales = k.constI32(shape.chunkScales(0));
            if (shape.chunkScales(last) != shape.chunkScales(0))
              scales = k.select(k.equal(chunk, k.constI32(last)),
@@ -96,19 +106,23 @@ DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
         // A block with fewer groups than the one with most may have none in a last stage.
         Value groups = k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)),
                              k.constI32(0));
-        k.expectBytes(barrier, k.mul(k.mul(tiles, groups), part.unitBytes + kScaleBytes));
+        Value start = k.add(extent.firstGroup, firstGroup);
+        Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
+        if (part.missingBytes)
+          bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
+                           k.sub(bytes, part.missingBytes), bytes);
+        k.expectBytes(barrier, k.mul(tiles, bytes));
         Value to = k.at(ring, slot, plan.stageBytes);
         k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
-          copyTile(part, extent, k.add(firstTile, tile), tile, k.add(extent.firstGroup, firstGroup),
-                   groups, to, barrier);
+          copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
         });
         return Values{k.add(count, 1), oldest};
       });
 }
 
 std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Value stage,
-                                                   Value unit, Value operands, Value scale,
-                                                   Value lane) {
+                                                   Value unit, Value isLast, Value operands,
+                                                   Value scale, Value lane) {
   bool int4 = part.shape.format().element == Encoding::Element::I4;
   Value elements = k.offset(k.at(stage, unit, part.unitBytes), k.shl(lane, 4));
   // Lanes 0 to 7 have the two columns; the others' are not used.
@@ -120,7 +134,12 @@ std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Val
     products = k.mmaInt8(products, words, b);
   };
   for (int64_t byte = 0; byte < part.unitBytes; byte += 512) {
-    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, byte), 16));
+    // Columns that do not exist are multiplied with zeros of the input: any elements will do.
+    int64_t lastByte = std::min(byte, part.unitBytes - part.missingBytes - 512);
+    Value place = isLast && lastByte < byte
+                      ? k.select(isLast, k.constI32(lastByte), k.constI32(byte))
+                      : k.constI32(byte);
+    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, place), 16));
     if (!int4) {
       multiply(words);
       continue;
@@ -140,6 +159,24 @@ std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Val
     sums[row] = k.mulF(k.toFloat(sum), k.mulF(k.widen(pair[row]), scale));
   }
   return {sums[0], sums[1]};
+}
+
+Value WeightStream::forBatches(
+    const StreamedPart &part, const StreamedPart::Extent &extent, int64_t mostTiles, Value passed,
+    llvm::function_ref<void(const StreamedPart::Extent &, Value, Value)> body) {
+  int64_t batch = std::max<int64_t>(plan.sums.bytes / (part.units * 64), 1) * part.stageTiles;
+  if (mostTiles <= batch) {
+    body(extent, k.constI32(0), passed);
+    return k.add(passed, stageCount(part, extent));
+  }
+  return k.loop(k.constI32(0), extent.tileCount, batch, {passed},
+                [&](Value first, ValueRange carried) {
+                  StreamedPart::Extent some = extent;
+                  some.firstTile = k.add(extent.firstTile, first);
+                  some.tileCount = k.min(k.sub(extent.tileCount, first), k.constI32(batch));
+                  body(some, first, carried[0]);
+                  return Values{k.add(carried[0], stageCount(part, some))};
+                })[0];
 }
 
 void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent &extent,
@@ -165,8 +202,13 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
           Values next = k.ifElseYield(
               exists,
               [&] {
-                auto [low, high] = multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit,
-                                                operandsOf(myGroup), scaleOf(myGroup), lane);
+                Value isLast = part.missingBytes
+                                   ? k.equal(k.add(extent.firstGroup, myGroup),
+                                             k.constI32(part.allGroups() - 1))
+                                   : Value();
+                auto [low, high] =
+                    multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit, isLast,
+                                 operandsOf(myGroup), scaleOf(myGroup), lane);
                 return Values{k.addF(carried[0], low), k.addF(carried[1], high)};
               },
               [&] { return Values{carried[0], carried[1]}; });

@@ -30,6 +30,10 @@ struct StreamedPart {
   int64_t stageTiles, stageGroups;
   int64_t tileStages; ///< stages of a set of tiles
   int64_t unitBytes;  ///< of elements
+  /// Bytes that the row's last group lacks of that, where the columns are no whole groups.
+  int64_t missingBytes = 0;
+  int64_t allGroups() const { return llvm::divideCeil(shape.columns(), kGroupColumns); }
+  static constexpr int64_t kGroupColumns = fused::PersistentPlan::kGroup;
 
   /// What the kernel knows only when it runs. `groupCount` is at most `groups`.
   struct Extent {
@@ -55,6 +59,15 @@ public:
   /// Carried: the stages so far, and the oldest that may be under way.
   Values copy(const StreamedPart &part, const StreamedPart::Extent &extent, int64_t inFlight,
               mlir::ValueRange carried);
+
+  /// By threads that compute: runs `body` for runs of tiles whose sums find room at the same time;
+  /// `passed` stages came before the first one. A block has at most `mostTiles`. Returns the stages
+  /// that have passed in the end.
+  mlir::Value forBatches(const StreamedPart &part, const StreamedPart::Extent &extent,
+                         int64_t mostTiles, mlir::Value passed,
+                         llvm::function_ref<void(const StreamedPart::Extent &batch,
+                                                 mlir::Value firstTile, mlir::Value passed)>
+                             body);
 
   /// By a warp that computes: multiplies its units of the part, of which `passed` stages came
   /// before. The operands of group `group` (of the part) are at `operandsOf`, its activation scale
@@ -84,8 +97,9 @@ private:
                 mlir::Value barrier);
   /// Sums of rows r and r + 8, r = lane / 4, of one unit.
   std::pair<mlir::Value, mlir::Value> multiplyUnit(const StreamedPart &part, mlir::Value stage,
-                                                   mlir::Value unit, mlir::Value operands,
-                                                   mlir::Value scale, mlir::Value lane);
+                                                   mlir::Value unit, mlir::Value isLast,
+                                                   mlir::Value operands, mlir::Value scale,
+                                                   mlir::Value lane);
 
   DeviceBuilder &k;
   const fused::PersistentPlan &plan;

@@ -4,7 +4,6 @@
 #include "KernelText.h"
 
 #include "sluice/Conversion/Passes.h"
-#include "sluice/Target/GpuTarget.h"
 
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "mlir/Pass/PassManager.h"
@@ -14,8 +13,8 @@
 using namespace mlir;
 using namespace sluice;
 
-std::string
-test::kernelText(int64_t arguments,
+test::KernelText
+test::kernelText(int64_t arguments, int64_t threads,
                  llvm::function_ref<void(device::DeviceBuilder &, Value, ValueRange)> body) {
   MLIRContext context(MLIRContext::Threading::DISABLED);
   DialectRegistry registry;
@@ -40,6 +39,8 @@ test::kernelText(int64_t arguments,
           SmallVector<Type>(arguments, LLVM::LLVMPointerType::get(&context, 1))));
   function->setAttr("gpu.kernel", b.getUnitAttr());
   function->setAttr("nvvm.kernel", b.getUnitAttr());
+  function->setAttr(NVVM::NVVMDialect::getMaxntidAttrName(),
+                    b.getDenseI32ArrayAttr({static_cast<int32_t>(threads)}));
   Block *entry = function.addEntryBlock(b);
   b.setInsertionPointToStart(entry);
   auto end = LLVM::ReturnOp::create(b, loc, ValueRange());
@@ -55,7 +56,9 @@ test::kernelText(int64_t arguments,
   // That the instructions exist, the assembler says where there is one.
   llvm::Expected<nvidia::GpuCode> code = nvidia::compileKernels(kernels);
   EXPECT_TRUE(bool(code)) << llvm::toString(code.takeError());
-  std::string text;
-  llvm::raw_string_ostream(text) << *module;
-  return text;
+  KernelText result;
+  if (code)
+    result.resources = code->resources;
+  llvm::raw_string_ostream(result.text) << *module;
+  return result;
 }

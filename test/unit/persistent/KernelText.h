@@ -6,18 +6,26 @@
 
 #include "lib/Conversion/FusedToGpu/DeviceBuilder.h"
 
+#include "sluice/Target/GpuTarget.h"
+
 #include "llvm/ADT/STLFunctionalExtras.h"
 
 #include <string>
 
 namespace sluice::test {
 
-/// A module with the kernel `step` as the emulator takes it. `body` gets the start of shared memory
-/// and the kernel's pointers to global memory.
-std::string kernelText(int64_t arguments,
-                       llvm::function_ref<void(device::DeviceBuilder &k, mlir::Value shared,
-                                               mlir::ValueRange arguments)>
-                           body);
+/// A module as the emulator takes it, and what ptxas says of its kernel; nothing without ptxas.
+struct KernelText {
+  std::string text;
+  std::vector<nvidia::KernelResources> resources;
+};
+
+/// A module with the kernel `step` for blocks of so many threads. `body` gets the start of shared
+/// memory and the kernel's pointers to global memory.
+KernelText kernelText(int64_t arguments, int64_t threads,
+                      llvm::function_ref<void(device::DeviceBuilder &k, mlir::Value shared,
+                                              mlir::ValueRange arguments)>
+                          body);
 
 } // namespace sluice::test
 

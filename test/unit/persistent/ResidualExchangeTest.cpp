@@ -160,9 +160,11 @@ void emit(const PersistentPlan &plan, const Faults &faults, DeviceBuilder &k, Va
 
 /// The kernel's module as text. Arguments: embedding, gains, sums, poison, records.
 std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
-  return test::kernelText(5, [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
-    emit(plan, faults, k, shared, arguments);
-  });
+  return test::kernelText(5, warps * device::kWarp,
+                          [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
+                            emit(plan, faults, k, shared, arguments);
+                          })
+      .text;
 }
 
 /// What the definitions say: the records of all blocks.

@@ -69,7 +69,7 @@ struct Matrix {
         packed(llvm::cantFail(formats::PackedShape::get(
             format, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns))) {
     std::mt19937 random(seed);
-    int64_t groups = columns / 128, top = format.qMax();
+    int64_t groups = llvm::divideCeil(columns, 128), top = format.qMax();
     q.resize(rows * columns);
     for (int8_t &value : q)
       value = static_cast<int8_t>(int64_t(random() % (2 * top + 1)) - top);
@@ -93,10 +93,10 @@ struct Matrix {
   }
   double product(int64_t row, llvm::ArrayRef<double> x) const {
     double sum = 0;
-    int64_t columns = packed.columns();
+    int64_t columns = packed.columns(), groups = packed.groups();
     for (int64_t column = 0; column < columns; ++column)
       sum += q[row * columns + column] *
-             double(support::f16ToFloat(scales[(row * columns + column) / 128])) * x[column];
+             double(support::f16ToFloat(scales[row * groups + column / 128])) * x[column];
     return sum;
   }
 
@@ -174,19 +174,23 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       exchange.send(arguments[1]);
       exchange.receive(layer);
       GroupExchange input = exchange.exchange();
-      stream.multiply(
-          gate, gateExtent, passed, warp, lane, [&](Value group) { return input.operands(group); },
-          [&](Value group) { return input.scale(group); });
-      passed = k.add(passed, stream.stageCount(gate, gateExtent));
       Value factor = exchange.normFactor(epsilon);
-      k.barrier(1, threads);
       Value values = k.offset(shared, plan.innerValues.offset);
-      stream.finish(
-          gate, gateExtent, thread, threads, [&](Value tile, Value row, Value low, Value high) {
-            Value value = k.mulF(k.mulF(low, factor), k.mulF(high, factor));
-            k.store(k.narrow(value, k.f16()), k.at(values, k.add(k.shl(tile, 3), row), 2), 2);
+      passed = stream.forBatches(
+          gate, gateExtent, plan.mostInnerGroups() * tilesOfGroup, passed,
+          [&](const StreamedPart::Extent &batch, Value firstTile, Value before) {
+            stream.multiply(
+                gate, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
+                [&](Value group) { return input.scale(group); });
+            k.barrier(1, threads);
+            stream.finish(gate, batch, thread, threads,
+                          [&](Value tile, Value row, Value low, Value high) {
+                            Value value = k.mulF(k.mulF(low, factor), k.mulF(high, factor));
+                            Value place = k.add(k.shl(k.add(firstTile, tile), 3), row);
+                            k.store(k.narrow(value, k.f16()), k.at(values, place, 2), 2);
+                          });
+            k.barrier(1, threads);
           });
-      k.barrier(1, threads);
       k.loop(warp, ownCount, warps, [&](Value group) {
         Value at = k.offset(k.at(values, group, PersistentPlan::kGroup * 2), k.shl(lane, 3));
         DeviceBuilder::Values x;
@@ -197,18 +201,21 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       k.ifThen(k.equal(ownCount, zero), [&] { inner.sendToken(rank, thread); });
       if (faults.waitsForInner)
         inner.receive(layer, innerBytes, thread);
-      stream.multiply(
-          down, downExtent, passed, warp, lane, [&](Value group) { return inner.operands(group); },
-          [&](Value group) { return inner.scale(group); });
-      passed = k.add(passed, stream.stageCount(down, downExtent));
-      k.barrier(1, threads);
-      stream.finish(down, downExtent, thread, threads,
-                    [&](Value tile, Value row, Value low, Value high) {
-                      Value first = k.add(k.shl(k.add(tileFirst, tile), 4), row);
-                      exchange.addMlp(layer, first, low);
-                      exchange.addMlp(layer, k.add(first, 8), high);
-                    });
-      k.barrier(1, threads); // before other sums come to the same place
+      passed = stream.forBatches(
+          down, downExtent, llvm::divideCeil(plan.widthTiles(), ranks), passed,
+          [&](const StreamedPart::Extent &batch, Value, Value before) {
+            stream.multiply(
+                down, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
+                [&](Value group) { return inner.scale(group); });
+            k.barrier(1, threads);
+            stream.finish(down, batch, thread, threads,
+                          [&](Value tile, Value row, Value low, Value high) {
+                            Value first = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
+                            exchange.addMlp(layer, first, low);
+                            exchange.addMlp(layer, k.add(first, 8), high);
+                          });
+            k.barrier(1, threads); // before other sums come to the same place
+          });
       return DeviceBuilder::Values{passed};
     });
   };
@@ -222,9 +229,11 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
   PersistentPlan plan = planOf(shape);
   Matrix gate(2 * shape.inner, shape.width, shape, 1), down(shape.width, shape.inner, shape, 2);
   std::string text =
-      test::kernelText(6, [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
-        emit(plan, faults, gate.packed, down.packed, k, shared, arguments);
-      });
+      test::kernelText(6, plan.launch().block,
+                       [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
+                         emit(plan, faults, gate.packed, down.packed, k, shared, arguments);
+                       })
+          .text;
   emulator::Options options;
   options.seed = seed;
   auto machine = emulator::Emulator::create(text, "step.mlir", options);
@@ -305,6 +314,39 @@ TEST(WeightStream, MlpsAreWhatTheyShouldBe) {
 
 TEST(WeightStream, FourBits) {
   EXPECT_EQ(run({256, 768, 3, 2, 2, 16, 4, formats::Encoding::Element::I4}), "");
+}
+
+// A width that is not in whole groups; more tiles than find room for their sums.
+TEST(WeightStream, PartsOfGroupsAndBatches) {
+  EXPECT_EQ(run({576, 512, 2, 2, 2, 8, 3}), "");
+  EXPECT_EQ(run({576, 512, 2, 2, 2, 16, 3, formats::Encoding::Element::I4}), "");
+  EXPECT_EQ(run({1152, 1024, 2, 1, 1, 8, 3}), "");
+}
+
+// The MLPs of an 8B model's step: everything in registers.
+TEST(WeightStream, LargeModelsSpillNothing) {
+  for (auto element : {formats::Encoding::Element::I4, formats::Encoding::Element::I8}) {
+    bool int4 = element == formats::Encoding::Element::I4;
+    Shape shape{4096, 14336, 14, 8, 32, 16, 10, element, int4 ? 2048 : 1024};
+    PersistentPlan plan = planOf(shape);
+    auto packed = [&](int64_t rows, int64_t columns) {
+      return llvm::cantFail(formats::PackedShape::get(
+          {element, 128}, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns));
+    };
+    std::vector<nvidia::KernelResources> resources =
+        test::kernelText(6, plan.launch().block,
+                         [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
+                           emit(plan, {}, packed(2 * shape.inner, shape.width),
+                                packed(shape.width, shape.inner), k, shared, arguments);
+                         })
+            .resources;
+    if (resources.empty())
+      GTEST_SKIP() << "there is no ptxas";
+    RecordProperty("registers_" + std::to_string(plan.shape.weightBits),
+                   static_cast<int>(resources[0].registers));
+    EXPECT_EQ(resources[0].spillStoreBytes, 0);
+    EXPECT_EQ(resources[0].spillLoadBytes, 0);
+  }
 }
 
 // Two teams of warps; more groups than a stage has units; chunks that parts begin and end in.
