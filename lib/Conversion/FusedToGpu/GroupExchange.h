@@ -12,6 +12,15 @@
 
 namespace sluice::device {
 
+/// The part of `total` things that `index`, known when the kernel runs, has of `parts`: as
+/// PersistentPlan divides them.
+struct PartOf {
+  PartOf(DeviceBuilder &k, int64_t total, int64_t parts, mlir::Value index)
+      : begin(k.div(k.mul(index, total), parts)), end(k.div(k.mul(k.add(index, 1), total), parts)) {
+  }
+  mlir::Value begin, end;
+};
+
 /// An exchange of the plan in which every rank sends groups to its whole cluster: where groups,
 /// what belongs to them, and the barrier lie in every block's shared memory.
 struct GroupExchange {

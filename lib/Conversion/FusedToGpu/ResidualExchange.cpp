@@ -28,13 +28,10 @@ static int64_t inputBytes(const PersistentPlan &plan) {
 void ResidualExchange::initBarrier() { exchange().init(k.constI32(inputBytes(plan))); }
 
 void ResidualExchange::forGroups(llvm::function_ref<void(Value, Value, Value)> body) {
-  int64_t ranks = plan.schedule.clusterBlocks, groups = plan.widthGroups();
-  // The plan's inputGroups of a rank that is known when the kernel runs.
-  Value first = k.div(k.mul(rank, groups), ranks),
-        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
-  k.loop(k.add(first, warp), end, plan.schedule.warps, [&](Value group) {
+  PartOf own(k, plan.widthGroups(), plan.schedule.clusterBlocks, rank);
+  k.loop(k.add(own.begin, warp), own.end, plan.schedule.warps, [&](Value group) {
     Value row = k.add(k.mul(group, PersistentPlan::kGroup), k.shl(lane, 2));
-    body(group, k.sub(group, first), row);
+    body(group, k.sub(group, own.begin), row);
   });
 }
 
@@ -172,10 +169,8 @@ void ResidualExchange::send(Value gains) {
   });
   if (plan.widthGroups() >= ranks)
     return;
-  Value groups = k.constI32(plan.widthGroups());
-  Value first = k.div(k.mul(rank, groups), ranks),
-        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
-  k.ifThen(k.equal(first, end), [&] { input.sendToken(rank, thread); });
+  PartOf own(k, plan.widthGroups(), ranks, rank);
+  k.ifThen(k.equal(own.begin, own.end), [&] { input.sendToken(rank, thread); });
 }
 
 void ResidualExchange::receive(Value round) {

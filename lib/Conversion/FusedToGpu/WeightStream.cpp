@@ -113,25 +113,43 @@ DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
                            k.sub(bytes, part.missingBytes), bytes);
         k.expectBytes(barrier, k.mul(tiles, bytes));
         Value to = k.at(ring, slot, plan.stageBytes);
-        k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
-          copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
-        });
+        if (part.isWholeChunk()) {
+          Value chunk = k.div(start, part.units);
+          Value from =
+              k.add(k.mul(k.toI64(k.add(extent.firstTile, firstTile)), part.shape.tileBytes()),
+                    k.mul(k.toI64(chunk), part.shape.chunkOffset(1)));
+          k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
+        } else {
+          k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
+            copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
+          });
+        }
         return Values{k.add(count, 1), oldest};
       });
 }
 
-std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Value stage,
-                                                   Value unit, Value isLast, Value operands,
-                                                   Value scale, Value lane) {
-  bool int4 = part.shape.format().element == Encoding::Element::I4;
-  Value elements = k.offset(k.at(stage, unit, part.unitBytes), k.shl(lane, 4));
+WeightStream::Operands WeightStream::loadOperands(const StreamedPart &part, Value operands,
+                                                  Value scale, Value lane) {
   // Lanes 0 to 7 have the two columns; the others' are not used.
   Value x = k.offset(operands, k.shl(k.min(lane, k.constI32(7)), 3));
+  Operands result;
+  for (int64_t byte = 0; byte < PersistentPlan::kGroupBytes; byte += 64)
+    result.fragments.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(x, byte), 8)));
+  result.scale = scale;
+  if (part.shape.format().element == Encoding::Element::I4) // 16 times the elements
+    result.scale = k.mulF(scale, k.number(1.0 / 16));
+  return result;
+}
+
+std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Value stage,
+                                                   Value unit, Value isLast,
+                                                   const Operands &operands, Value lane) {
+  bool int4 = part.shape.format().element == Encoding::Element::I4;
+  Value elements = k.offset(k.at(stage, unit, part.unitBytes), k.shl(lane, 4));
   Values products(4, k.constI32(0));
   int64_t fragment = 0;
   auto multiply = [&](ArrayRef<Value> words) {
-    Values b = k.lanes(k.load(k.vec(2, k.i32()), k.offset(x, fragment++ * 64), 8));
-    products = k.mmaInt8(products, words, b);
+    products = k.mmaInt8(products, words, operands.fragments[fragment++]);
   };
   for (int64_t byte = 0; byte < part.unitBytes; byte += 512) {
     // Columns that do not exist are multiplied with zeros of the input: any elements will do.
@@ -151,12 +169,10 @@ std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Val
   Value scalesAt = k.offset(k.offset(stage, part.units * part.unitBytes),
                             k.add(k.mul(unit, kScaleBytes), k.shl(k.shr(lane, 2), 2)));
   Values pair = k.lanes(k.load(k.vec(2, k.f16()), scalesAt, 4));
-  if (int4) // 16 times the elements
-    scale = k.mulF(scale, k.number(1.0 / 16));
   Value sums[2];
   for (int64_t row = 0; row < 2; ++row) {
     Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
-    sums[row] = k.mulF(k.toFloat(sum), k.mulF(k.widen(pair[row]), scale));
+    sums[row] = k.mulF(k.toFloat(sum), k.mulF(k.widen(pair[row]), operands.scale));
   }
   return {sums[0], sums[1]};
 }
@@ -187,36 +203,43 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
   int64_t teams = plan.schedule.warps / part.units;
   Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
   Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
+  // A warp has the same groups of all tiles, but the operands of two or more would spill beside
+  // what else a kernel has in the 96 registers of 17 warps: of 4096 columns 12 bytes a thread with
+  // two (int4), 160 with four (int8).
+  bool kept = part.tileStages == 1;
+  SmallVector<Value> groups;
+  for (int64_t step = 0; step < part.tileStages; ++step)
+    groups.push_back(k.add(group, step * part.units));
+  auto load = [&](Value group) {
+    return loadOperands(part, operandsOf(group), scaleOf(group), lane);
+  };
+  SmallVector<Operands> operands;
+  for (int64_t step = 0; kept && step < part.tileStages; ++step)
+    operands.push_back(
+        load(k.max(k.min(groups[step], k.sub(extent.groupCount, 1)), k.constI32(0))));
   k.loop(team, setCount(part, extent), teams, [&](Value set) {
-    Values zero(2, k.number(0.0));
-    Values all = k.loop(
-        k.constI32(0), k.constI32(part.tileStages), 1, zero, [&](Value step, ValueRange carried) {
-          Value stage = k.add(passed, k.add(k.mul(set, part.tileStages), step));
-          Value slot = slotOf(stage);
-          k.wait(k.at(full, slot, 8), parityOf(stage));
-          Value myGroup = k.add(k.mul(step, part.units), group);
-          Value exists =
-              k.bitAnd(k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
-                                k.less(tile, k.constI32(part.stageTiles))),
-                       k.less(myGroup, extent.groupCount));
-          Values next = k.ifElseYield(
-              exists,
-              [&] {
-                Value isLast = part.missingBytes
-                                   ? k.equal(k.add(extent.firstGroup, myGroup),
-                                             k.constI32(part.allGroups() - 1))
-                                   : Value();
-                auto [low, high] =
-                    multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit, isLast,
-                                 operandsOf(myGroup), scaleOf(myGroup), lane);
-                return Values{k.addF(carried[0], low), k.addF(carried[1], high)};
-              },
-              [&] { return Values{carried[0], carried[1]}; });
-          k.syncWarp();
-          k.ifThen(k.equal(lane, k.constI32(0)),
-                   [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
-          return next;
-        });
+    Values all(2, k.number(0.0));
+    Value tileExists = k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
+                                k.less(tile, k.constI32(part.stageTiles)));
+    for (int64_t step = 0; step < part.tileStages; ++step) {
+      Value stage = k.add(passed, k.add(k.mul(set, part.tileStages), step));
+      Value slot = slotOf(stage);
+      k.wait(k.at(full, slot, 8), parityOf(stage));
+      all = k.ifElseYield(
+          k.bitAnd(tileExists, k.less(groups[step], extent.groupCount)),
+          [&] {
+            Value isLast = part.missingBytes ? k.equal(k.add(extent.firstGroup, groups[step]),
+                                                       k.constI32(part.allGroups() - 1))
+                                             : Value();
+            auto [low, high] = multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit, isLast,
+                                            kept ? operands[step] : load(groups[step]), lane);
+            return Values{k.addF(all[0], low), k.addF(all[1], high)};
+          },
+          [&] { return all; });
+      k.syncWarp();
+      k.ifThen(k.equal(lane, k.constI32(0)),
+               [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
+    }
     k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
       Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));
       k.store(k.vectorOf(all), k.offset(sums, to), 8);

@@ -33,6 +33,12 @@ struct StreamedPart {
   /// Bytes that the row's last group lacks of that, where the columns are no whole groups.
   int64_t missingBytes = 0;
   int64_t allGroups() const { return llvm::divideCeil(shape.columns(), kGroupColumns); }
+  /// Whether a stage is a chunk of a packed tile as it lies in memory.
+  bool isWholeChunk() const {
+    return groups == allGroups() && stageTiles == 1 && groups % units == 0 && !missingBytes &&
+           shape.layout().columns == units * kGroupColumns &&
+           shape.chunkScales(0) == units * unitBytes;
+  }
   static constexpr int64_t kGroupColumns = fused::PersistentPlan::kGroup;
 
   /// What the kernel knows only when it runs. `groupCount` is at most `groups`.
@@ -95,11 +101,17 @@ private:
   void copyTile(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value tile,
                 mlir::Value place, mlir::Value firstGroup, mlir::Value groupCount, mlir::Value to,
                 mlir::Value barrier);
+  /// What a warp needs of 128 columns of the input.
+  struct Operands {
+    llvm::SmallVector<Values> fragments;
+    mlir::Value scale;
+  };
+  Operands loadOperands(const StreamedPart &part, mlir::Value operands, mlir::Value scale,
+                        mlir::Value lane);
   /// Sums of rows r and r + 8, r = lane / 4, of one unit.
   std::pair<mlir::Value, mlir::Value> multiplyUnit(const StreamedPart &part, mlir::Value stage,
                                                    mlir::Value unit, mlir::Value isLast,
-                                                   mlir::Value operands, mlir::Value scale,
-                                                   mlir::Value lane);
+                                                   const Operands &operands, mlir::Value lane);
 
   DeviceBuilder &k;
   const fused::PersistentPlan &plan;

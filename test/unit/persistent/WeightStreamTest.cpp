@@ -32,6 +32,7 @@ struct Shape {
   formats::Encoding::Element element = formats::Encoding::Element::I8;
   /// Columns of a chunk of packed weights.
   int64_t chunk = 256;
+  int64_t vocabulary = 416;
 };
 
 struct Faults {
@@ -46,7 +47,7 @@ PersistentPlan planOf(const Shape &shape) {
   decoder.queryHeads = decoder.heads = 1;
   decoder.dim = 128;
   decoder.inner = shape.inner;
-  decoder.vocabulary = 64;
+  decoder.vocabulary = shape.vocabulary;
   decoder.layers = shape.layers;
   decoder.weightBits = decoder.headBits = shape.element == formats::Encoding::Element::I4 ? 4 : 8;
   decoder.piecePositions = 32;
@@ -108,8 +109,8 @@ struct Matrix {
 };
 
 void emit(const PersistentPlan &plan, const Faults &faults, const formats::PackedShape &gateShape,
-          const formats::PackedShape &downShape, DeviceBuilder &k, Value shared,
-          mlir::ValueRange arguments) {
+          const formats::PackedShape &downShape, const formats::PackedShape &headShape,
+          DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
   int64_t ranks = plan.schedule.clusterBlocks, warps = plan.schedule.warps,
           threads = warps * device::kWarp;
   Value thread = k.thread(), block = k.block(), lane = k.bitAnd(thread, device::kWarp - 1),
@@ -118,57 +119,86 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
                                     thread);
   device::WeightStream stream(k, plan, shared);
   GroupExchange inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta};
-  auto share = [&](int64_t total, int64_t parts, Value index) {
-    return std::pair(k.div(k.mul(index, total), parts),
-                     k.div(k.mul(k.add(index, 1), total), parts));
+  // The block's parts, from shared memory wherever they are needed.
+  auto number = [&](int64_t index) {
+    return k.load(k.i32(), k.offset(shared, plan.extents.offset + index * 4), 4);
   };
-  auto [ownFirst, ownEnd] = share(plan.innerGroups(), plan.blocks(), block);
-  Value clusterFirst = k.div(k.mul(k.mul(cluster, ranks), plan.innerGroups()), plan.blocks()),
-        clusterEnd =
-            k.div(k.mul(k.mul(k.add(cluster, 1), ranks), plan.innerGroups()), plan.blocks());
-  auto [tileFirst, tileEnd] = share(plan.widthTiles(), ranks, rank);
-  Value ownCount = k.sub(ownEnd, ownFirst), clusterCount = k.sub(clusterEnd, clusterFirst);
-  Value innerBytes =
-      k.mul(clusterCount, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
-  if (plan.mostInnerGroups() == 1)
-    innerBytes = k.add(innerBytes,
-                       k.mul(k.sub(k.constI32(ranks), clusterCount), PersistentPlan::kTokenBytes));
+  struct Part {
+    Value begin, count;
+  };
+  auto partOf = [&](int64_t index) -> Part { return {number(2 * index), number(2 * index + 1)}; };
+  auto ownPart = [&] { return partOf(0); };
+  auto clusterPart = [&] { return partOf(1); };
+  auto tilePart = [&] { return partOf(2); };
+  auto wordPart = [&] { return partOf(3); };
+  auto storeParts = [&] {
+    int64_t index = 0;
+    for (device::PartOf part :
+         {device::PartOf(k, plan.innerGroups(), plan.blocks(), block),
+          device::PartOf(k, plan.innerGroups(), plan.schedule.clusters, cluster),
+          device::PartOf(k, plan.widthTiles(), ranks, rank),
+          device::PartOf(k, llvm::divideCeil(plan.shape.vocabulary, PersistentPlan::kTile),
+                         plan.blocks(), block)})
+      for (Value value : {part.begin, k.sub(part.end, part.begin)})
+        k.store(value, k.offset(shared, plan.extents.offset + 4 * index++), 4);
+  };
+  auto innerBytes = [&](Value clusterCount) {
+    Value bytes =
+        k.mul(clusterCount, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+    if (plan.mostInnerGroups() > 1)
+      return bytes;
+    return k.add(bytes, k.mul(k.sub(k.constI32(ranks), clusterCount), PersistentPlan::kTokenBytes));
+  };
 
   StreamedPart gate(gateShape, plan.widthGroups(), plan),
-      down(downShape, plan.mostClusterInnerGroups(), plan);
+      down(downShape, plan.mostClusterInnerGroups(), plan),
+      head(headShape, plan.widthGroups(), plan);
   Value zero = k.constI32(0), layers = k.constI32(plan.shape.layers);
   constexpr int64_t tilesOfGroup = 2 * PersistentPlan::kGroup / PersistentPlan::kTile;
-  StreamedPart::Extent gateExtent{arguments[4], k.mul(ownFirst, tilesOfGroup),
-                                  k.mul(ownCount, tilesOfGroup), zero,
-                                  k.constI32(plan.widthGroups())},
-      downExtent{arguments[5], tileFirst, k.sub(tileEnd, tileFirst), clusterFirst, clusterCount};
+  Value allGroups = k.constI32(plan.widthGroups());
+  auto gateExtent = [&]() -> StreamedPart::Extent {
+    Part own = ownPart();
+    return {arguments[4], k.mul(own.begin, tilesOfGroup), k.mul(own.count, tilesOfGroup), zero,
+            allGroups};
+  };
+  auto downExtent = [&]() -> StreamedPart::Extent {
+    Part tiles = tilePart(), inner = clusterPart();
+    return {arguments[5], tiles.begin, tiles.count, inner.begin, inner.count};
+  };
+  auto headExtent = [&]() -> StreamedPart::Extent {
+    Part words = wordPart();
+    return {arguments[6], words.begin, words.count, zero, allGroups};
+  };
 
   k.ifThen(k.equal(thread, zero), [&] {
     exchange.initBarrier();
-    inner.init(innerBytes);
+    storeParts();
+    inner.init(innerBytes(number(3)));
     stream.initBarriers();
     k.fenceBarrierInit();
   });
   k.clusterArrive();
   k.clusterWait();
   auto copy = [&] {
-    k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
-      auto after = stream.copy(gate, gateExtent, plan.schedule.mlpInFlight, carried);
-      return stream.copy(down, downExtent, plan.schedule.mlpInFlight, after);
+    auto layersCopied = k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
+      auto after = stream.copy(gate, gateExtent(), plan.schedule.mlpInFlight, carried);
+      return stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after);
     });
+    stream.copy(head, headExtent(), plan.schedule.mlpInFlight, layersCopied);
   };
   auto compute = [&] {
     exchange.start();
     Value place = k.at(k.offset(shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
-    k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
+    auto passedLayers = k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
       Value passed = carried[0];
       k.ifThen(k.less(zero, layer), [&] { exchange.readMlp(k.sub(layer, 1)); });
       // Not before the sums of the layer before are complete, which others read meanwhile.
       k.barrier(1, threads);
       // Attention adds nothing, but as often as it must.
       k.ifThen(k.equal(cluster, zero), [&] {
-        k.loop(k.add(k.shl(tileFirst, 4), thread), k.shl(tileEnd, 4), threads,
-               [&](Value row) { exchange.addAttention(row, k.number(0.0)); });
+        Part tiles = tilePart();
+        k.loop(k.add(k.shl(tiles.begin, 4), thread), k.shl(k.add(tiles.begin, tiles.count), 4),
+               threads, [&](Value row) { exchange.addAttention(row, k.number(0.0)); });
       });
       exchange.readAttention(layer);
       exchange.send(arguments[1]);
@@ -177,7 +207,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       Value factor = exchange.normFactor(epsilon);
       Value values = k.offset(shared, plan.innerValues.offset);
       passed = stream.forBatches(
-          gate, gateExtent, plan.mostInnerGroups() * tilesOfGroup, passed,
+          gate, gateExtent(), plan.mostInnerGroups() * tilesOfGroup, passed,
           [&](const StreamedPart::Extent &batch, Value firstTile, Value before) {
             stream.multiply(
                 gate, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
@@ -191,18 +221,19 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
                           });
             k.barrier(1, threads);
           });
-      k.loop(warp, ownCount, warps, [&](Value group) {
+      Part own = ownPart(), ofCluster = clusterPart();
+      k.loop(warp, own.count, warps, [&](Value group) {
         Value at = k.offset(k.at(values, group, PersistentPlan::kGroup * 2), k.shl(lane, 3));
         DeviceBuilder::Values x;
         for (Value half : k.lanes(k.load(k.vec(4, k.f16()), at, 8)))
           x.push_back(k.widen(half));
-        inner.send(x, k.number(0.0), k.add(k.sub(ownFirst, clusterFirst), group), place, lane);
+        inner.send(x, k.number(0.0), k.add(k.sub(own.begin, ofCluster.begin), group), place, lane);
       });
-      k.ifThen(k.equal(ownCount, zero), [&] { inner.sendToken(rank, thread); });
+      k.ifThen(k.equal(own.count, zero), [&] { inner.sendToken(rank, thread); });
       if (faults.waitsForInner)
-        inner.receive(layer, innerBytes, thread);
+        inner.receive(layer, innerBytes(ofCluster.count), thread);
       passed = stream.forBatches(
-          down, downExtent, llvm::divideCeil(plan.widthTiles(), ranks), passed,
+          down, downExtent(), llvm::divideCeil(plan.widthTiles(), ranks), passed,
           [&](const StreamedPart::Extent &batch, Value, Value before) {
             stream.multiply(
                 down, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
@@ -218,6 +249,29 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           });
       return DeviceBuilder::Values{passed};
     });
+    exchange.readMlp(k.sub(layers, 1));
+    exchange.send(arguments[1]);
+    exchange.receive(layers);
+    GroupExchange input = exchange.exchange();
+    Value factor = exchange.normFactor(epsilon);
+    stream.forBatches(
+        head, headExtent(),
+        llvm::divideCeil(llvm::divideCeil(plan.shape.vocabulary, PersistentPlan::kTile),
+                         plan.blocks()),
+        passedLayers[0], [&](const StreamedPart::Extent &batch, Value, Value before) {
+          stream.multiply(
+              head, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
+              [&](Value group) { return input.scale(group); });
+          k.barrier(1, threads);
+          stream.finish(head, batch, thread, threads,
+                        [&](Value tile, Value row, Value low, Value high) {
+                          Value first = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
+                          Value to = k.at(arguments[7], first, 4);
+                          k.store(k.mulF(low, factor), to, 4);
+                          k.store(k.mulF(high, factor), k.offset(to, 32), 4);
+                        });
+          k.barrier(1, threads);
+        });
   };
   k.ifElse(k.less(thread, k.constI32(threads)), compute,
            [&] { k.ifThen(k.equal(thread, k.constI32(threads)), copy); });
@@ -227,11 +281,13 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
 
 std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}) {
   PersistentPlan plan = planOf(shape);
-  Matrix gate(2 * shape.inner, shape.width, shape, 1), down(shape.width, shape.inner, shape, 2);
+  Matrix gate(2 * shape.inner, shape.width, shape, 1), down(shape.width, shape.inner, shape, 2),
+      head(shape.vocabulary, shape.width, shape, 3);
   std::string text =
-      test::kernelText(6, plan.launch().block,
+      test::kernelText(8, plan.launch().block,
                        [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
-                         emit(plan, faults, gate.packed, down.packed, k, shared, arguments);
+                         emit(plan, faults, gate.packed, down.packed, head.packed, k, shared,
+                              arguments);
                        })
           .text;
   emulator::Options options;
@@ -258,6 +314,9 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
   add("poison", poison, emulator::MemoryKind::Persistent);
   add("gate", gate.bytes, emulator::MemoryKind::Constant);
   add("down", down.bytes, emulator::MemoryKind::Constant);
+  add("head", head.bytes, emulator::MemoryKind::Constant);
+  std::vector<float> logits(shape.vocabulary, 0);
+  add("logits", logits, emulator::MemoryKind::Persistent);
   GpuLaunch planned = plan.launch();
   emulator::Launch launch;
   launch.kernel = "step";
@@ -273,14 +332,18 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
 
   // The same in double precision.
   std::vector<double> stream(embedding.begin(), embedding.end());
-  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+  auto normed = [&] {
     double squares = 0;
     for (double x : stream)
       squares += x * x;
     double factor = 1 / std::sqrt(squares / double(shape.width) + epsilon);
-    std::vector<double> x, inner;
+    std::vector<double> x;
     for (int64_t i = 0; i < shape.width; ++i)
       x.push_back(stream[i] * gains[i] * factor);
+    return x;
+  };
+  for (int64_t layer = 0; layer < shape.layers; ++layer) {
+    std::vector<double> x = normed(), inner;
     for (int64_t i = 0; i < shape.inner; ++i) {
       int64_t row = i / 8 * 16 + i % 8;
       inner.push_back(gate.product(row, x) * gate.product(row + 8, x));
@@ -289,6 +352,10 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
       stream[i] += down.product(i, inner);
   }
   double difference = 0, norm = 0;
+  auto compare = [&](double found, double expected, double less) {
+    difference += (found - expected) * (found - expected);
+    norm += (expected - less) * (expected - less);
+  };
   for (int64_t i = 0; i < shape.width; ++i) {
     double found = embedding[i];
     for (int64_t parity = 0; parity < std::min<int64_t>(shape.layers, 2); ++parity) {
@@ -296,12 +363,16 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
       found +=
           formats::fixedSumValue(sums[(1 + parity) * shape.width + i], rounds * shape.clusters);
     }
-    difference += (found - stream[i]) * (found - stream[i]);
-    norm += (stream[i] - embedding[i]) * (stream[i] - embedding[i]);
+    compare(found, stream[i], embedding[i]);
   }
   EXPECT_GT(norm, 0);
-  // f16 inner values.
-  EXPECT_LT(std::sqrt(difference / norm), 1e-3);
+  // Inner values are f16.
+  EXPECT_LT(std::sqrt(difference / norm), 1e-3) << "sums";
+  difference = norm = 0;
+  std::vector<double> x = normed();
+  for (int64_t i = 0; i < shape.vocabulary; ++i)
+    compare(logits[i], head.product(i, x), 0);
+  EXPECT_LT(std::sqrt(difference / norm), 1e-3) << "logits";
   return "";
 }
 
@@ -327,17 +398,18 @@ TEST(WeightStream, PartsOfGroupsAndBatches) {
 TEST(WeightStream, LargeModelsSpillNothing) {
   for (auto element : {formats::Encoding::Element::I4, formats::Encoding::Element::I8}) {
     bool int4 = element == formats::Encoding::Element::I4;
-    Shape shape{4096, 14336, 14, 8, 32, 16, 10, element, int4 ? 2048 : 1024};
+    Shape shape{4096, 14336, 14, 8, 32, 16, 10, element, int4 ? 2048 : 1024, 128256};
     PersistentPlan plan = planOf(shape);
     auto packed = [&](int64_t rows, int64_t columns) {
       return llvm::cantFail(formats::PackedShape::get(
           {element, 128}, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns));
     };
     std::vector<nvidia::KernelResources> resources =
-        test::kernelText(6, plan.launch().block,
+        test::kernelText(8, plan.launch().block,
                          [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
                            emit(plan, {}, packed(2 * shape.inner, shape.width),
-                                packed(shape.width, shape.inner), k, shared, arguments);
+                                packed(shape.width, shape.inner),
+                                packed(shape.vocabulary, shape.width), k, shared, arguments);
                          })
             .resources;
     if (resources.empty())
