@@ -299,8 +299,8 @@ FailureOr<MatmulPlan> MatmulPlan::get(MatmulOp op, GpuScheduleAttr schedule,
       return refuse() << *problem;
     if (plan.rowTiles != plan.warps || (plan.records && plan.rowTiles > kGroupRowTiles))
       return refuse() << "each has 64 rows";
-    if (plan.image.paddedTokens % plan.tileTokens || plan.tileTokens > PreparedImage::kTileTokens)
-      return refuse() << "tiles must be whole, and have " << PreparedImage::kTileTokens
+    if (plan.image.paddedTokens % plan.tileTokens || plan.tileTokens > plan.image.mostTileTokens())
+      return refuse() << "tiles must be whole, and have " << plan.image.mostTileTokens()
                       << " tokens at most";
   }
   plan.warpTokens = plan.wgmma ? plan.tileTokens : std::min(plan.tileTokens, kWarpTokens);

@@ -71,8 +71,9 @@ struct PreparedShape {
 struct PreparedImage {
   /// Tokens of a set at most.
   static constexpr int64_t kSetTokens = 32;
-  /// Tokens of a tile of a product at most.
-  static constexpr int64_t kTileTokens = 128;
+  /// Tokens of a tile of a product at most: of exact integers, whose products need more registers,
+  /// half as many.
+  static constexpr int64_t kTileTokens = 256;
 
   /// How the input is rounded: as for the first weight, or as for f16 weights where weights in
   /// records are multiplied as such.
@@ -89,6 +90,7 @@ struct PreparedImage {
   int64_t blockBytes() const { return format.isInteger() ? 2048 : 1024; }
   int64_t pieceBytes() const { return paddedTokens / 8 * blockBytes(); }
   int64_t sumsPerGroup() const { return sumColumns ? 128 / sumColumns : 0; }
+  int64_t mostTileTokens() const { return format.isInteger() ? kTileTokens / 2 : kTileTokens; }
 
   static PreparedImage get(PreparedType type);
 };

@@ -142,6 +142,8 @@ struct BenchClass {
 struct PromptSpeed {
   int64_t tokens = 0;
   double tokensPerSecond = 0, slowest = 0, fastest = 0;
+  /// Seconds that its steps were predicted to take; nothing if the plan does not say.
+  std::optional<double> predicted;
   /// Of the step that reads its first tokens, `stepTokens` of them; empty unless asked for.
   int64_t stepTokens = 0;
   std::vector<BenchKernel> kernels;

@@ -114,6 +114,7 @@ struct Traffic {
 /// Seconds that the compiler predicted for a launch, or for what a step takes beside its launches.
 struct PredictedTime {
   /// Reading memory, arithmetic that goes on after it, and the boundary to the launch before.
+  /// Arithmetic may be less than 0; with its part for the context it counts at least 0.
   double memory = 0, arithmetic = 0, boundary = 0;
   /// For each position of context.
   double memoryPerPosition = 0, arithmeticPerPosition = 0;
@@ -214,6 +215,9 @@ struct Plan {
   /// The step that gives the last one's logits of `tokens` tokens of a sequence, at least one:
   /// "decode" for one, else the smallest that takes so many, or nothing.
   std::optional<uint32_t> stepFor(int64_t tokens) const;
+  /// Seconds that the steps for a prompt of so many tokens were predicted to take, the first of
+  /// them at position 0; nothing if one has no prediction.
+  std::optional<double> predictedPrompt(int64_t tokens) const;
   /// The most tokens that such a step takes, 1 without steps of many.
   int64_t mostTokens() const;
   /// The step that gives all logits, if there is one.

@@ -290,6 +290,18 @@ static SmallVector<CacheFigures> cacheFigures(func::FuncOp decode, int64_t conte
   return result;
 }
 
+void sluice::addScheduled(Explanation &explanation, ModuleOp scheduled) {
+  for (auto function : scheduled.getOps<func::FuncOp>()) {
+    int64_t tokens = tokensOf(function);
+    if (function.getSymName() == "decode" && tokens == explanation.batch && tokens > 1)
+      explanation.predicted = TimeModel(explanation.target, explanation.context).step(function);
+    else if (function.getSymName().starts_with("prefill_"))
+      explanation.prompts.emplace_back(
+          tokens, TimeModel(explanation.target, tokens).step(function).seconds());
+  }
+  llvm::sort(explanation.prompts);
+}
+
 llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
                                             const TargetDescription &target, int64_t context,
                                             int64_t batch) {
@@ -326,7 +338,8 @@ llvm::Expected<Explanation> sluice::explain(ModuleOp unfused, ModuleOp fused,
   result.fused = count(after, batch / tokensOf(after), context);
   result.unfusedFloor = floorOf(result.unfused.total, target, batch);
   result.fusedFloor = floorOf(result.fused.total, target, batch);
-  result.predicted = TimeModel(target, context, batch).step(after);
+  result.stepTokens = tokensOf(after);
+  result.predicted = TimeModel(target, context, batch / result.stepTokens).step(after);
 
   double layers = static_cast<double>(result.layers);
   const Traffic &mlp = result.fused[ModelPart::Mlp],
@@ -496,6 +509,17 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
      << " tokens/s at " << e.context << ": reading " << seconds(e.predicted.memory)
      << ", arithmetic beyond it " << seconds(e.predicted.arithmetic) << ", boundaries "
      << seconds(e.predicted.boundary) << "\n";
+  if (!e.prompts.empty()) {
+    os << "predicted prompts:";
+    llvm::interleave(
+        e.prompts, os,
+        [&](const auto &prompt) {
+          os << " " << rate(static_cast<double>(prompt.first) / prompt.second) << " tokens/s of "
+             << prompt.first;
+        },
+        ",");
+    os << "\n";
+  }
   if (e.dequantizeToF32)
     os << "dequantizing in a pass of its own, groups of "
        << static_cast<int64_t>(e.dequantizeToF32->block) << ": "
@@ -574,6 +598,10 @@ json sluice::explanationJson(const Explanation &e) {
                    {"mlp_operations", e.layer.mlpOperations},
                    {"mlp_activations", e.layer.mlpActivations},
                    {"mlp_operations_per_byte", e.layer.intensity}}}};
+  for (auto [tokens, seconds] : e.prompts)
+    result["prompts"].push_back({{"tokens", tokens},
+                                 {"seconds", seconds},
+                                 {"tokens_per_second", static_cast<double>(tokens) / seconds}});
   if (e.dequantizeToF32)
     result["dequantize_pass"] = {{"block", e.dequantizeToF32->block},
                                  {"operations_per_byte_f32", e.dequantizeToF32->intensity()},

@@ -30,6 +30,7 @@ KernelTime KernelTime::operator*(double factor) const {
 KernelTime TimeFormula::at(int64_t context) const {
   KernelTime time = fixed;
   time += perPosition * static_cast<double>(window ? std::min(window, context) : context);
+  time.arithmetic = std::max(0.0, time.arithmetic);
   return time;
 }
 
@@ -112,6 +113,10 @@ double TimeModel::productRate(const formats::Encoding &encoding) const {
   return rateOf<formats::Encoding>(productRates, encoding);
 }
 
+double TimeModel::matmulRate(const formats::Encoding &encoding) const {
+  return rateOf<formats::Encoding>(matmulRates, encoding);
+}
+
 double TimeModel::attentionRate(const formats::CacheEncoding &encoding) const {
   return rateOf<formats::CacheEncoding>(attentionRates, encoding);
 }
@@ -127,11 +132,14 @@ TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t t
   (void)mode;
   for (const auto &[name, rate] : target.productRates)
     productRates.emplace_back(*formats::Encoding::fromName(name), rate.value);
+  for (const auto &[name, rate] : target.matmulRates)
+    matmulRates.emplace_back(*formats::Encoding::fromName(name), rate.value);
   for (const auto &[name, rate] : target.attentionRates)
     attentionRates.emplace_back(*formats::CacheEncoding::fromName(name), rate.value);
 }
 
-TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place) const {
+TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place,
+                               int64_t inputs) const {
   TimeFormula formula;
   double bytes = 0, work = 0;
   int64_t tiles = 0, columns = 0;
@@ -142,7 +150,7 @@ TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place)
     tiles += llvm::divideCeil(weight.rows, formats::tileRows);
     columns = std::max(columns, weight.columns);
   }
-  work *= static_cast<double>(tokens);
+  work *= static_cast<double>(tokens * inputs);
   if (!description.isGpu()) {
     double stream = bytes / description.bandwidth();
     double seconds = description.cpuTime.launch.value + norm8(stream, work);
@@ -173,10 +181,72 @@ TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place)
   return formula;
 }
 
+TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
+  TimeFormula formula;
+  double bytes = 0, hostWork = 0;
+  int64_t rowTiles = 0, columns = 1;
+  auto inputs = static_cast<double>(tokens * load.tokens);
+  for (const WeightLoad &weight : load.weights) {
+    auto rows = static_cast<double>(weight.rows);
+    bytes += rows * static_cast<double>(weight.encoding.bytesPerRow(weight.columns));
+    if (!description.isGpu())
+      hostWork += rows * static_cast<double>(weight.columns) * inputs / matmulRate(weight.encoding);
+    rowTiles += llvm::divideCeil(weight.rows, formats::tileRows);
+    columns = std::max(columns, weight.columns);
+  }
+  if (!description.isGpu()) {
+    double launch = description.cpuTime.launch.value, stream = bytes / description.bandwidth();
+    formula.fixed = divide(launch + norm8(stream, hostWork), stream, launch, hostWork);
+    return formula;
+  }
+  const GpuTime &time = description.gpuTime;
+  auto multiprocessors = static_cast<double>(description.multiprocessors.value);
+  double rate = 0;
+  switch (load.arithmetic) {
+  case MatmulLoad::Arithmetic::Integers:
+    rate = (load.warpgroups ? time.warpgroupIntegers : time.warpIntegers).value;
+    break;
+  case MatmulLoad::Arithmetic::Floats:
+    rate = (load.warpgroups ? time.warpgroupFloats : time.warpFloats).value;
+    break;
+  case MatmulLoad::Arithmetic::Records:
+    rate = (load.warpgroups ? time.warpgroupRecords : time.warpRecords).value;
+    break;
+  }
+  int64_t parts = llvm::divideCeil(rowTiles * formats::tileRows, load.tileRows) *
+                  llvm::divideCeil(tokens * load.tokens, load.tileTokens) * load.splits;
+  int64_t blocks = std::clamp<int64_t>(parts, 1, std::max<int64_t>(load.blocks, 1));
+  int64_t rounds = llvm::divideCeil(std::max<int64_t>(parts, 1), blocks);
+  double tileColumns = static_cast<double>(columns) / static_cast<double>(load.splits);
+  auto tileRows = static_cast<double>(load.tileRows),
+       tileTokens = static_cast<double>(load.tileTokens);
+  double copy =
+      std::min(time.l2BlockBandwidth.value, time.l2Bandwidth.value / static_cast<double>(blocks));
+  double weightBytes =
+      bytes / static_cast<double>(rowTiles * formats::tileRows) / static_cast<double>(columns);
+  double work = tileRows * tileTokens * tileColumns / rate * multiprocessors;
+  double copied = tileColumns * (tileRows * weightBytes + 2 * tileTokens) / copy;
+  double stages = std::ceil(tileColumns / static_cast<double>(load.stageColumns));
+  double exchange = load.splits > 1 ? 2 / static_cast<double>(load.splits) : 1;
+  double tile = norm8(work, copied) + stages * time.matmulStage.value +
+                8 * tileRows * tileTokens * exchange / copy;
+  double slowest = static_cast<double>(rounds * blocks) / static_cast<double>(parts);
+  double stream = slowest * bytes /
+                  std::min(time.productBandwidth.value,
+                           static_cast<double>(blocks) * time.blockBandwidth.value);
+  double gap = time.productGap.value, chain = static_cast<double>(rounds) * tile;
+  double seconds = time.matmulWait.value + norm8(stream + gap, chain);
+  formula.fixed = divide(seconds, stream, time.matmulWait.value + gap, chain);
+  formula.alone = time.alone.value;
+  return formula;
+}
+
 TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   TimeFormula formula;
   formula.window = load.window;
-  auto kvHeads = static_cast<double>(tokens * load.kvHeads);
+  auto kvHeads = static_cast<double>(tokens * load.sequences * load.kvHeads);
+  // A token reads what is before it: of the step's own tokens half. A window hides that.
+  double unread = load.window ? 0 : static_cast<double>(load.rows - 1) / 2;
   int64_t group = llvm::divideCeil(load.queryHeads, std::max<int64_t>(load.kvHeads, 1));
   double bytes = kvHeads * static_cast<double>(load.keys.bytesPerVector(load.headDim) +
                                                load.values.bytesPerVector(load.headDim));
@@ -187,12 +257,13 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   if (!description.isGpu()) {
     double stream = bytes / description.bandwidth(), work = workOf(group * load.rows);
     formula.perPosition = divide(norm8(stream, work), stream, 0, work);
+    formula.fixed.arithmetic = -unread * formula.perPosition.arithmetic;
     formula.fixed.boundary = description.cpuTime.launch.value;
     return formula;
   }
   const GpuTime &time = description.gpuTime;
-  int64_t blocks =
-      std::max<int64_t>(1, tokens * load.kvHeads * description.gpuTuning.attentionSplits.value);
+  int64_t blocks = std::max<int64_t>(1, tokens * load.sequences * load.kvHeads *
+                                            description.gpuTuning.attentionSplits.value);
   // A block has 64 rows of query heads' tokens.
   constexpr int64_t blockRows = 64;
   if (load.rows > 1)
@@ -206,6 +277,7 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   double work = arithmetic * static_cast<double>(description.multiprocessors.value) /
                 static_cast<double>(running);
   formula.perPosition = divide(norm8(stream, work), stream, 0, work);
+  formula.fixed.arithmetic = -unread * formula.perPosition.arithmetic;
   formula.fixed.boundary = time.attentionWait.value;
   formula.alone = time.alone.value;
   return formula;
@@ -231,8 +303,7 @@ static AttentionLoad attentionLoad(fused::AttentionOp op) {
     return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, name);
   };
   load.window = op.getWindow().value_or(0);
-  if (op.getActive())
-    load.rows = op.getTokens();
+  (op.getActive() ? load.rows : load.sequences) = op.getTokens();
   model::CacheOp keys = cacheOf(op.getKeysAttr()), values = cacheOf(op.getValuesAttr());
   if (!keys || !values)
     return load;
@@ -244,37 +315,74 @@ static AttentionLoad attentionLoad(fused::AttentionOp op) {
   return load;
 }
 
+MatmulLoad sluice::matmulLoad(fused::MatmulOp op, fused::GpuScheduleAttr schedule) {
+  MatmulLoad load;
+  load.weights = weightLoads(cast<fused::ProductOp>(op.getOperation()));
+  load.tokens = op.getTokens();
+  auto type = dyn_cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  if (type && type.getLayout().getKind() == quantized::LayoutKind::Records)
+    load.arithmetic = MatmulLoad::Arithmetic::Records;
+  else if (!load.weights.front().encoding.isInteger())
+    load.arithmetic = MatmulLoad::Arithmetic::Floats;
+  if (!schedule)
+    return load;
+  load.tileRows = schedule.getRows();
+  load.tileTokens = schedule.getTokens();
+  load.splits = schedule.getSplits();
+  load.stageColumns = schedule.getColumns();
+  load.blocks = schedule.getBlocks();
+  load.warpgroups = schedule.getWarpgroups() > 0;
+  return load;
+}
+
 KernelLoad sluice::kernelLoad(fused::KernelOp op) {
   KernelLoad load;
   Operation *operation = op;
   if (auto product = dyn_cast<fused::MatvecOp>(operation)) {
     load.kind = KernelLoad::Kind::Product;
     load.weights = weightLoads(product);
+    load.tokens = product.getTokens();
     if (product.getInput().getDefiningOp<fused::AttentionOp>())
       load.place = ProductPlace::BehindAttention;
+  } else if (auto product = dyn_cast<fused::MatmulOp>(operation)) {
+    load.kind = KernelLoad::Kind::Matmul;
+    load.matmul =
+        matmulLoad(product, dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr()));
   } else if (auto attention = dyn_cast<fused::AttentionOp>(operation)) {
     load.kind = KernelLoad::Kind::Attention;
     load.attention = attentionLoad(attention);
   } else if (auto sample = dyn_cast<fused::SampleOp>(operation)) {
     load.kind = KernelLoad::Kind::Sampling;
-    load.logits = sample.getLogits().getType().getNumElements();
+    load.tokens = sample.getLogits().getType().getDimSize(0);
+    load.logits = sample.getLogits().getType().getDimSize(1);
+  } else {
+    Traffic traffic = op.computeTraffic();
+    load.bytes = traffic.activations + traffic.written;
   }
   return load;
 }
 
 TimeFormula TimeModel::formula(const KernelLoad &load) const {
   if (load.kind == KernelLoad::Kind::Product)
-    return product(load.weights, load.place);
+    return product(load.weights, load.place, load.tokens);
   if (load.kind == KernelLoad::Kind::Attention)
     return attention(load.attention);
+  if (load.kind == KernelLoad::Kind::Matmul)
+    return matmul(load.matmul);
   TimeFormula formula;
+  auto bytes = static_cast<double>(tokens * load.bytes);
   if (!description.isGpu()) {
     formula.fixed.boundary = description.cpuTime.launch.value;
+    formula.fixed.memory = bytes / description.bandwidth();
     return formula;
   }
   const GpuTime &time = description.gpuTime;
+  // A token's logits are a cluster's.
+  int64_t rounds = llvm::divideCeil(tokens * load.tokens * description.gpuTuning.sampleSplits.value,
+                                    description.multiprocessors.value);
   formula.fixed.boundary =
-      time.smallKernel.value + static_cast<double>(load.logits) * time.samplingLogit.value;
+      time.smallKernel.value + static_cast<double>(load.logits * rounds) * time.samplingLogit.value;
+  formula.fixed.memory = bytes / time.rowsBandwidth.value;
   formula.alone = time.alone.value;
   return formula;
 }

@@ -458,6 +458,7 @@ Error Compilation::runStage(Stage next) {
       pipeline.prefill.push_back(count);
   }
   pipeline.target = option("target").str();
+  pipeline.racecheck = options.racecheck;
   if (next == Stage::Quantized && !option("plan").empty())
     if (Error error = readPlan(pipeline))
       return error;
@@ -623,15 +624,20 @@ Expected<std::string> Compilation::explain(const ExplainOptions &how) {
   if (mlir::Attribute plan = (*unfused)->getAttr(planner::kPlanAttr))
     report.plan = attributeJson(plan);
   report.choices = report::choicesOf(*unfused, report.plan);
-  report.explanation = explanationJson(*explanation);
   // Kernels are last changed on the way to stage scheduled. Beyond it there is one sequence.
   if (keptLayer && options.batch == 1)
     if (Error error = runStage(Stage::Scheduled))
       return error;
-  TimeModel time(*target, report.context, options.batch);
+  TimeModel time(*target, report.context, options.batch / explanation->stepTokens);
   report.kernels = report::kernelsOf(*module, time);
   report.stepSeconds = time.stepSeconds();
   report::shareTimes(report);
+  // Steps for prompts are made there, and several sequences get other kernels.
+  if (stage == Stage::Fused)
+    if (Error error = runStage(Stage::Scheduled))
+      return error;
+  addScheduled(*explanation, *module);
+  report.explanation = explanationJson(*explanation);
   if (keptLayer) {
     if (options.batch == 1)
       for (Stage next : {Stage::Device, Stage::Plan})
@@ -748,6 +754,13 @@ Error Compilation::run() {
     if (Expected<SmallVector<int64_t>> tokens = parsePrefill(options.prefill); !tokens)
       return tokens.takeError();
     setOption("prefill", options.prefill);
+  }
+  if (options.racecheck) {
+    Expected<TargetDescription> target = loadTarget(option("target"));
+    if (!target)
+      return target.takeError();
+    if (!target->isGpu())
+      return createStringError("--racecheck is for GPUs, target " + target->name + " is a CPU");
   }
   if (Error error = runStages())
     return error;

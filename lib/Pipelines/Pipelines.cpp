@@ -102,7 +102,7 @@ static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &option
     return;
   }
   if (target->isGpu())
-    buildGpuCodePipeline(pm, options.target);
+    buildGpuCodePipeline(pm, options.target, options.racecheck);
   else
     buildHostCodePipeline(pm);
 }

@@ -43,12 +43,19 @@ private:
   FailureOr<Choice> chooseGpu(fused::MatvecOp op);
   FailureOr<Choice> chooseGpu(fused::PrepareOp op);
   FailureOr<Choice> chooseGpu(fused::MatmulOp op);
-  std::optional<Choice> chooseWarpgroups(fused::MatmulOp op);
-  std::optional<Choice> chooseWarpgroupsOfRecords(fused::MatmulOp op);
+  /// A way to divide a product of many tokens.
+  struct Tiles {
+    fused::GpuScheduleAttr schedule;
+    fused::MatmulPlan plan;
+  };
+  FailureOr<std::vector<Tiles>> tilesOfWarpgroups(fused::MatmulOp op);
+  FailureOr<std::vector<Tiles>> tilesOfWarps(fused::MatmulOp op, bool any);
   FailureOr<Choice> chooseGpu(fused::AttentionOp op);
   FailureOr<Choice> choosePrefill(fused::AttentionOp op);
   FailureOr<Choice> chooseGpu(fused::AppendOp op);
   FailureOr<Choice> chooseGpu(fused::LastRowOp op);
+  /// The products before and after.
+  SmallVector<fused::MatvecOp, 2> neighbours(fused::AttentionOp op);
   /// Bytes of shared memory that a block of `op` may have to stand beside one of the products
   /// before and after it, which start before their predecessors have ended.
   int64_t roomBesideProducts(fused::AttentionOp op);
@@ -186,117 +193,129 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::PrepareOp op) {
                 formatv("a row of {0} numbers a token, {1} warps", op.getColumns(), warps)};
 }
 
-/// Nothing if single warps have to multiply, or are faster.
-std::optional<Choice> FusedAssignSchedules::chooseWarpgroups(fused::MatmulOp op) {
-  constexpr int64_t warpgroups = 2, warps = 8, rows = 128, leastTokens = 64, mostStages = 8;
+/// Tiles by warpgroups, with the longest ring of stages that fits.
+FailureOr<std::vector<FusedAssignSchedules::Tiles>>
+FusedAssignSchedules::tilesOfWarpgroups(fused::MatmulOp op) {
+  std::vector<Tiles> candidates;
+  constexpr int64_t warpgroups = 2, warps = warpgroups * fused::MatmulPlan::kGroupWarps, rows = 128,
+                    leastStages = 3, mostSplits = 2;
   // Fewer are a pipeline or two, which become straight code: there ptxas spills, and copies end as
   // late as the products.
   constexpr int64_t leastColumns = 512;
+  const GpuTuning &tuning = description.gpuTuning;
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
-  if (image.paddedTokens < leastTokens || op.getColumns() < leastColumns ||
-      fused::MatmulPlan::warpgroupProblem(op, device))
-    return std::nullopt;
   auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
-  if (type.getLayout().getKind() == LayoutKind::Records)
-    return chooseWarpgroupsOfRecords(op);
-  bool isInteger = type.getEncoding().getValue().isInteger();
-  int64_t step = isInteger ? formats::activationGroup : 64;
-  int64_t chunk = type.getLayout().getColumns(),
-          multiprocessors = description.multiprocessors.value;
-  std::optional<Choice> best;
-  double shortest = std::numeric_limits<double>::infinity();
-  // The numbers of small groups and zero points take the registers of half of the tokens.
   formats::Encoding format = type.getEncoding().getValue();
+  bool records = type.getLayout().getKind() == LayoutKind::Records;
+  bool isInteger = format.isInteger() && !records;
+  // Of integers, high and low bytes are two.
+  int64_t instructionColumns = image.paddedTokens * (isInteger ? 2 : 1);
+  if (instructionColumns < tuning.warpgroupColumns.value || op.getColumns() < leastColumns ||
+      fused::MatmulPlan::warpgroupProblem(op, device))
+    return candidates;
+  int64_t step = isInteger || records ? formats::activationGroup : 64;
+  int64_t chunk = type.getLayout().getColumns();
+  int64_t multiprocessors = description.multiprocessors.value;
+  // The numbers of small groups and zero points take the registers of half of the tokens.
   bool hasMoreNumbers = isInteger && (format.hasZeroPoint() || fused::accumulationColumns(format) <
                                                                    formats::activationGroup);
-  for (int64_t tokens = fused::PreparedImage::kTileTokens / (hasMoreNumbers ? 2 : 1);
+  for (int64_t tokens = image.mostTileTokens() / (hasMoreNumbers ? 2 : 1);
        tokens >= image.setTokens; tokens /= 2) {
     if (image.paddedTokens % tokens)
       continue;
-    // The longest stages of which several fit.
     for (int64_t columns : {2 * step, step}) {
-      if (chunk % columns || op.getColumns() % columns || (columns > step && !isInteger))
+      if (columns > step && !isInteger)
         continue;
-      auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
-        return gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
-                           /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+      if (!records && (chunk % columns || op.getColumns() % columns))
+        continue;
+      auto planOf = [&](int64_t blocks, int64_t splits, int64_t stages) {
+        fused::GpuScheduleAttr schedule =
+            gpuSchedule(blocks * splits, warps, stages, stages, columns, splits, "weights",
+                        /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
+        return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
       };
-      auto plan =
-          fused::MatmulPlan::get(op, scheduleOf(/*blocks=*/1, /*splits=*/1, /*stages=*/1), device);
-      if (failed(plan))
-        return std::nullopt;
-      int64_t room = device.sharedBytes - plan->shared;
-      int64_t stages = room < 0 ? 0 : std::min(mostStages, room / plan->stageBytes + 1);
-      if (stages < 3)
+      int64_t stages = tuning.matmulStages.value;
+      FailureOr<fused::MatmulPlan> plan = failure();
+      for (; stages >= leastStages; --stages) {
+        plan = planOf(/*blocks=*/1, /*splits=*/1, stages).second;
+        if (failed(plan))
+          return failure();
+        if (plan->shared <= device.sharedBytes)
+          break;
+      }
+      if (stages < leastStages)
         continue;
+      int64_t number = plan->rowGroups * plan->tokenTiles;
       // Blocks that would have no tile share those of others, two and two: larger clusters do not
       // find room on all multiprocessors.
-      int64_t number = plan->rowGroups * plan->tokenTiles;
-      int64_t splits =
-          2 * number <= multiprocessors && plan->stages % 2 == 0 && plan->steps / 2 % 2 == 0 ? 2
-                                                                                             : 1;
-      // The time of all rounds of blocks. Few tokens a tile share what is read of the weights less:
-      // they must save an eighth. Floats, which are read twice as fast, would have to save half.
-      double time = static_cast<double>(llvm::divideCeil(number * splits, multiprocessors)) *
-                    static_cast<double>(tokens) / static_cast<double>(splits);
-      if (time < (isInteger ? 0.875 : 0.5) * shortest) {
-        shortest = time;
-        best = Choice{
-            scheduleOf(std::min(multiprocessors, number), splits, stages),
-            formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of {4} x {5} "
-                    "bytes",
-                    number, rows, tokens, splits, stages, plan->stageBytes)};
+      for (int64_t splits = 1; splits <= mostSplits; splits *= 2) {
+        if (splits > 1 && (number * splits > multiprocessors || plan->stages % splits ||
+                           plan->steps / splits % 2))
+          break;
+        auto [schedule, divided] = planOf(std::min(multiprocessors, number), splits, stages);
+        if (failed(divided))
+          return failure();
+        candidates.push_back({schedule, *divided});
       }
+      // The longest stages of which several fit.
       break;
     }
   }
-  return best;
+  return candidates;
 }
 
-std::optional<Choice> FusedAssignSchedules::chooseWarpgroupsOfRecords(fused::MatmulOp op) {
-  constexpr int64_t warpgroups = 2, warps = 8, rows = 128, leastStages = 3, mostStages = 8,
-                    mostSplits = 2;
+/// Tiles by single warps, with the longest stages of which several fit. With `any` one suffices, of
+/// any size.
+FailureOr<std::vector<FusedAssignSchedules::Tiles>>
+FusedAssignSchedules::tilesOfWarps(fused::MatmulOp op, bool any) {
+  std::vector<Tiles> candidates;
+  constexpr int64_t mostRowTiles = 8;
+  const GpuTuning &tuning = description.gpuTuning;
+  auto type = cast<quantized::QuantizedTensorType>(op.getWeights().front().getType());
+  bool records = type.getLayout().getKind() == LayoutKind::Records;
+  int64_t step = records                         ? formats::RecordShape::columns
+                 : type.getEncoding().isScaled() ? formats::activationGroup
+                                                 : 64;
+  int64_t chunk = type.getLayout().getColumns();
+  if (!records && chunk % step)
+    return op.emitOpError() << "reads weights in chunks of " << chunk
+                            << " columns, which are no multiple of " << step;
   fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
   int64_t multiprocessors = description.multiprocessors.value;
-  auto scheduleOf = [&](int64_t blocks, int64_t splits, int64_t stages, int64_t tokens) {
-    return gpuSchedule(blocks * splits, warps, stages, stages, formats::activationGroup, splits,
-                       "weights", /*held=*/0, /*resident=*/1, rows, tokens, warpgroups);
-  };
-  std::optional<Choice> best;
-  int64_t least = std::numeric_limits<int64_t>::max();
-  for (int64_t tokens = fused::PreparedImage::kTileTokens; tokens >= image.setTokens; tokens /= 2) {
-    if (image.paddedTokens % tokens)
-      continue;
-    // The most stages that fit.
-    int64_t stages = mostStages + 1;
-    FailureOr<fused::MatmulPlan> plan = failure();
-    do {
-      plan = fused::MatmulPlan::get(op, scheduleOf(1, 1, --stages, tokens), device);
-      if (failed(plan))
-        return std::nullopt;
-    } while (plan->shared > device.sharedBytes && stages > leastStages);
-    if (plan->shared > device.sharedBytes)
-      continue;
-    int64_t number = plan->rowGroups * plan->tokenTiles;
-    // What a block copies one after the other, and writes and reads of the sums: the least takes
-    // the least time.
-    for (int64_t splits = 1; splits <= mostSplits; splits *= 2) {
-      if (splits > 1 && (number * splits > multiprocessors || plan->steps % (2 * splits)))
+  for (int64_t tokens = std::min(image.paddedTokens, tuning.matmulTokens.value);
+       tokens >= image.setTokens; tokens = tokens / 2 / image.setTokens * image.setTokens) {
+    for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2) {
+      auto planOf = [&](int64_t blocks, int64_t stages, int64_t columns) {
+        fused::GpuScheduleAttr schedule = gpuSchedule(
+            blocks, tuning.matmulWarps.value, stages, stages, columns, /*splits=*/1, "weights",
+            /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
+        return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
+      };
+      for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
+        if (!records && chunk % columns)
+          continue;
+        FailureOr<fused::MatmulPlan> one = planOf(/*blocks=*/1, /*stages=*/1, columns).second;
+        if (failed(one))
+          return failure();
+        int64_t room = device.sharedBytes - one->shared;
+        if (room < 0)
+          continue;
+        int64_t stages = std::min(tuning.matmulStages.value, room / one->stageBytes + 1);
+        // Two suffice where shorter ones would leave warps that divide the columns without work.
+        int64_t wanted = one->stageSteps <= one->slices ? 2 : 3;
+        if (!any && (stages < std::min(wanted, one->stages) ||
+                     rowTiles * one->weightBytes > tuning.matmulWeightBytes.value))
+          continue;
+        auto [schedule, plan] =
+            planOf(std::min(multiprocessors, one->rowGroups * one->tokenTiles), stages, columns);
+        if (failed(plan))
+          return failure();
+        candidates.push_back({schedule, *plan});
         break;
-      int64_t copied =
-          plan->steps / splits * (plan->stageBytes + plan->rowTiles * plan->weightBytes / 2);
-      int64_t sums = (splits > 1 ? 2 : 1) * 8 * rows * tokens;
-      int64_t bytes = llvm::divideCeil(number * splits, multiprocessors) * (copied + sums);
-      if (bytes >= least)
-        continue;
-      least = bytes;
-      best = Choice{scheduleOf(std::min(multiprocessors, number), splits, stages, tokens),
-                    formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks; a ring of "
-                            "{4} x {5} bytes",
-                            number, rows, tokens, splits, stages, plan->stageBytes)};
+      }
     }
   }
-  return best;
+  return candidates;
 }
 
 FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
@@ -307,111 +326,64 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::MatmulOp op) {
     return op.emitOpError() << "reads weights that are not packed for a GPU ("
                             << op.getWeights().front().getType() << "), target " << description.name
                             << " is one";
-  if (std::optional<Choice> choice = chooseWarpgroups(op))
-    return *choice;
-  bool records = type.getLayout().getKind() == LayoutKind::Records;
-  int64_t step = records                         ? formats::RecordShape::columns
-                 : type.getEncoding().isScaled() ? formats::activationGroup
-                                                 : 64;
-  int64_t chunk = type.getLayout().getColumns();
-  if (!records && chunk % step)
-    return op.emitOpError() << "reads weights in chunks of " << chunk
-                            << " columns, which are no multiple of " << step;
-  constexpr int64_t warps = 8, mostTokens = 128, mostRowTiles = 8, mostStages = 8;
-  constexpr int64_t mostWeightBytes = 65536;
-  fused::PreparedImage image = fused::PreparedImage::get(op.getInput().getType());
-  int64_t multiprocessors = description.multiprocessors.value;
-  auto planOf = [&](int64_t rowTiles, int64_t tokens, int64_t stages, int64_t columns) {
-    fused::GpuScheduleAttr schedule =
-        gpuSchedule(multiprocessors, warps, stages, stages, columns, /*splits=*/1, "weights",
-                    /*held=*/0, /*resident=*/1, rowTiles * formats::tileRows, tokens);
-    return std::pair(schedule, fused::MatmulPlan::get(op, schedule, device));
-  };
-  /// The longest stages of which several fit, or else nothing. Two suffice where shorter ones would
-  /// leave warps that divide the columns without work; with `any` so does one, of any size.
-  auto chooseStages = [&](int64_t rowTiles, int64_t tokens,
-                          bool any) -> FailureOr<std::optional<Choice>> {
-    for (int64_t columns = records ? 8 * step : chunk; columns >= step; columns -= step) {
-      if (!records && chunk % columns)
-        continue;
-      auto plan = planOf(rowTiles, tokens, 1, columns).second;
-      if (failed(plan))
-        return failure();
-      int64_t room = device.sharedBytes - plan->shared;
-      if (room < 0)
-        continue;
-      int64_t stages = std::min(mostStages, room / plan->stageBytes + 1);
-      int64_t wanted = plan->stageSteps <= plan->slices ? 2 : 3;
-      if (!any && (stages < std::min(wanted, plan->stages) ||
-                   rowTiles * plan->weightBytes > mostWeightBytes))
-        continue;
-      int64_t number = plan->rowGroups * plan->tokenTiles;
-      auto schedule = gpuSchedule(std::min(multiprocessors, number), warps, stages, stages, columns,
-                                  /*splits=*/1, "weights", /*held=*/0, /*resident=*/1,
-                                  rowTiles * formats::tileRows, tokens);
-      return std::optional(Choice{
-          schedule, formatv("{0}{1} tiles of {2} rows by {3} tokens; a ring of {4} x {5} bytes",
-                            any ? "all that shared memory has room for: " : "", number,
-                            rowTiles * formats::tileRows, tokens, stages, plan->stageBytes)});
+  FailureOr<std::vector<Tiles>> candidates = tilesOfWarpgroups(op);
+  for (bool any : {false, true})
+    if (succeeded(candidates) && candidates->empty())
+      candidates = tilesOfWarps(op, any);
+  if (failed(candidates))
+    return failure();
+  // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about
+  // which predictions are least certain: they must save an eighth, or give work to multiprocessors
+  // that have none.
+  constexpr double worthwhile = 0.875;
+  TimeModel model(description, /*context=*/1);
+  const Tiles *best = nullptr;
+  double shortest = std::numeric_limits<double>::infinity();
+  for (const Tiles &tiles : *candidates) {
+    double seconds = model.matmul(matmulLoad(op, tiles.schedule)).at(1).seconds();
+    LDBG() << op->getName() << ": " << tiles.schedule << ", " << seconds * 1e6 << " us";
+    bool mustSave = best && (tiles.plan.tileTokens < best->plan.tileTokens ||
+                             best->plan.grid == description.multiprocessors.value);
+    if (seconds < (mustSave ? worthwhile : 1) * shortest) {
+      shortest = seconds;
+      best = &tiles;
     }
-    return std::optional<Choice>();
-  };
-  // Fewer tokens a tile where stages of more would not fit.
-  for (int64_t tokens = std::min(image.paddedTokens, mostTokens); tokens >= image.setTokens;
-       tokens = tokens / 2 / image.setTokens * image.setTokens) {
-    FailureOr<fused::MatmulPlan> least = planOf(mostRowTiles, tokens, 1, step).second;
-    if (failed(least))
-      return failure();
-    // The least time of all rounds of blocks. Few rows a tile share what is read of the activations
-    // less: they must save an eighth.
-    int64_t rowTiles = mostRowTiles;
-    double shortest = std::numeric_limits<double>::infinity();
-    for (int64_t candidate = mostRowTiles; candidate; candidate /= 2) {
-      int64_t number = llvm::divideCeil(least->tiles, candidate) * least->tokenTiles;
-      auto rounds = static_cast<double>(llvm::divideCeil(number, multiprocessors) * candidate);
-      if (rounds < 0.875 * shortest) {
-        shortest = rounds;
-        rowTiles = candidate;
-      }
-    }
-    FailureOr<std::optional<Choice>> choice = chooseStages(rowTiles, tokens, /*any=*/false);
-    if (failed(choice))
-      return failure();
-    if (*choice)
-      return **choice;
   }
-  // Where shared memory is small: the fewest tokens, then fewer rows.
-  for (int64_t rowTiles = mostRowTiles; rowTiles; rowTiles /= 2) {
-    FailureOr<std::optional<Choice>> choice = chooseStages(rowTiles, image.setTokens, /*any=*/true);
-    if (failed(choice))
-      return failure();
-    if (*choice)
-      return **choice;
-  }
-  return op.emitOpError() << "finds no stage that fits the shared memory of target "
-                          << description.name;
+  if (!best)
+    return op.emitOpError() << "finds no stage that fits the shared memory of target "
+                            << description.name;
+  const fused::MatmulPlan &plan = best->plan;
+  return Choice{
+      best->schedule,
+      formatv("{0} tiles of {1} rows by {2} tokens, each by {3} blocks, the fastest of {4} ways; a "
+              "ring of {5} x {6} bytes",
+              plan.rowGroups * plan.tokenTiles, plan.rowTiles * formats::tileRows, plan.tileTokens,
+              best->schedule.getSplits(), candidates->size(), plan.ring, plan.stageBytes)};
 }
 
-int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
+SmallVector<fused::MatvecOp, 2> FusedAssignSchedules::neighbours(fused::AttentionOp op) {
   auto isProduct = [](Operation &other) { return isa<fused::MatvecOp>(other); };
   Block &block = *op->getBlock();
   Block::iterator place(op);
-  auto after = std::find_if(place, block.end(), isProduct);
-  auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+  SmallVector<fused::MatvecOp, 2> products;
+  if (auto after = std::find_if(place, block.end(), isProduct); after != block.end())
+    products.push_back(cast<fused::MatvecOp>(*after));
+  if (auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+      before != block.rend())
+    products.push_back(cast<fused::MatvecOp>(*before));
+  return products;
+}
+
+int64_t FusedAssignSchedules::roomBesideProducts(fused::AttentionOp op) {
   int64_t greatest = 0;
-  auto consider = [&](Operation &other) {
-    auto product = cast<fused::MatvecOp>(other);
+  for (fused::MatvecOp product : neighbours(op)) {
     auto schedule = dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr());
     if (!schedule)
-      return;
+      continue;
     FailureOr<fused::ProductPlan> plan = fused::ProductPlan::get(product, schedule, device);
     if (succeeded(plan))
       greatest = std::max(greatest, plan->shared);
-  };
-  if (after != block.end())
-    consider(*after);
-  if (before != block.rend())
-    consider(*before);
+  }
   // A multiprocessor has what a block can have, and what is reserved for that block; a second block
   // has a reserve, too (CUDA C++ Programming Guide, "Compute Capability 9.0").
   constexpr int64_t reserved = 1024;
@@ -507,9 +479,13 @@ FailureOr<Choice> FusedAssignSchedules::chooseGpu(fused::AttentionOp op) {
   FailureOr<Plan> least = planOf(Plan::kMaxWarps, 1, formats::cacheBlock).second;
   if (failed(least))
     return failure();
-  bool isShort = least->reach() <= tuning.shortContext.value;
+  // A short ring leaves room for products; where none can stand there, it has no use.
+  bool isShort = least->reach() <= tuning.shortContext.value &&
+                 llvm::any_of(neighbours(op), [&](fused::MatvecOp product) {
+                   return standsBesideAttention(product);
+                 });
   int64_t ringBytes = (isShort ? tuning.shortRingBytes : tuning.longRingBytes).value;
-  if (isShort && device.bulkCopies)
+  if (isShort)
     ringBytes = std::min(ringBytes, roomBesideProducts(op) - (least->shared - least->stageBytes));
   // Larger stages have more warps that read them. With one stage alone nothing would be on its way
   // while it is read.

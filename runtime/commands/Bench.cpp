@@ -38,16 +38,46 @@ static std::string describe(const SamplingOptions &options) {
   return text;
 }
 
-static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
-  const ModelInfo &model = session.artifact().model();
+/// A launch that took `seconds` at a context, with what was predicted.
+static void addKernel(std::vector<BenchKernel> &kernels, const Launch &launch, double seconds,
+                      int64_t context) {
+  auto positions = static_cast<uint64_t>(context);
+  uint64_t bytes = launch.traffic ? launch.traffic->bytes(positions) : 0;
+  BenchKernel &kernel =
+      kernels.emplace_back(BenchKernel{launch.label, launch.kernel, seconds, bytes, {}, {}});
+  if (!launch.time)
+    return;
+  kernel.predictedInStep = launch.time->seconds(positions);
+  kernel.predicted = *kernel.predictedInStep + launch.time->alone;
+}
+
+/// The tokens of a prompt of the length asked for.
+static std::vector<int32_t> promptToMeasure(const ModelInfo &model, const BenchOptions &options) {
   if (options.prompt > model.contextLength)
     throw Error("option --prompt is " + std::to_string(options.prompt) +
                 ", expected 1 to the artifact's context of " + std::to_string(model.contextLength));
-  PromptSpeed result;
-  result.tokens = options.prompt;
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < options.prompt; ++i)
     ids.push_back(static_cast<int32_t>(i * 7919 % model.vocabSize));
+  return ids;
+}
+
+/// Fills in the speeds of reading `tokens` tokens, which `read` does and times in seconds.
+template <typename Read>
+static void measureReading(PromptSpeed &result, int64_t tokens, int64_t repetitions, Read read) {
+  read();
+  std::vector<double> speeds;
+  for (int64_t r = 0; r < repetitions; ++r)
+    speeds.push_back(static_cast<double>(tokens) / read());
+  result.tokensPerSecond = median(speeds);
+  result.slowest = *std::min_element(speeds.begin(), speeds.end());
+  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+}
+
+static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
+  const std::vector<int32_t> ids = promptToMeasure(session.artifact().model(), options);
+  PromptSpeed result;
+  result.tokens = options.prompt;
   Sampler sampler(options.sampling);
   auto read = [&] {
     InterruptGuard::check();
@@ -61,17 +91,12 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
     (void)session.next(rest.last(last), sampler, ids);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  read();
-  std::vector<double> speeds;
-  for (int64_t r = 0; r < options.repetitions; ++r)
-    speeds.push_back(static_cast<double>(result.tokens) / read());
-  result.tokensPerSecond = median(speeds);
-  result.slowest = *std::min_element(speeds.begin(), speeds.end());
-  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  measureReading(result, result.tokens, options.repetitions, read);
+  const Plan &plan = session.artifact().plan();
+  result.predicted = plan.predictedPrompt(options.prompt);
   if (!options.perKernel)
     return result;
   result.stepTokens = std::min(options.prompt, session.chunk());
-  const Plan &plan = session.artifact().plan();
   const Step &step = plan.steps[*plan.stepFor(result.stepTokens)];
   std::vector<std::vector<double>> launches(step.launches.size());
   for (int64_t r = 0; r < options.repetitions; ++r) {
@@ -81,12 +106,32 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
     for (size_t k = 0; k < times.size(); ++k)
       launches[k].push_back(times[k]);
   }
-  for (size_t k = 0; k < launches.size(); ++k) {
-    const Launch &launch = step.launches[k];
-    uint64_t bytes =
-        launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.stepTokens)) : 0;
-    result.kernels.push_back({launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
-  }
+  for (size_t k = 0; k < launches.size(); ++k)
+    addKernel(result.kernels, step.launches[k], median(launches[k]), result.stepTokens);
+  return result;
+}
+
+/// Every sequence reads a prompt, from joining to the choice of its first token.
+static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
+  const std::vector<int32_t> ids = promptToMeasure(batch.artifact().model(), options);
+  PromptSpeed result;
+  result.tokens = options.prompt;
+  auto read = [&] {
+    while (batch.size() < batch.capacity())
+      (void)batch.add(ids, options.sampling);
+    int64_t chosen = 0;
+    auto start = std::chrono::steady_clock::now();
+    while (chosen < batch.capacity()) {
+      InterruptGuard::check();
+      chosen += static_cast<int64_t>(batch.step().size());
+    }
+    double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (int64_t sequence = 0; sequence < batch.capacity(); ++sequence)
+      batch.remove(sequence);
+    return seconds;
+  };
+  measureReading(result, options.prompt * batch.capacity(), options.repetitions, read);
   return result;
 }
 
@@ -158,17 +203,8 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
     result.stepSeconds = median(steps);
   result.profileRemark = session.device().profileRemark();
   if (options.perKernel)
-    for (size_t k = 0; k < launches.size(); ++k) {
-      const Launch &launch = step.launches[k];
-      uint64_t bytes =
-          launch.traffic ? launch.traffic->bytes(static_cast<uint64_t>(result.context)) : 0;
-      BenchKernel &kernel = result.kernels.emplace_back(
-          BenchKernel{launch.label, launch.kernel, median(launches[k]), bytes, {}, {}});
-      if (launch.time) {
-        kernel.predictedInStep = launch.time->seconds(static_cast<uint64_t>(result.context));
-        kernel.predicted = *kernel.predictedInStep + launch.time->alone;
-      }
-    }
+    for (size_t k = 0; k < launches.size(); ++k)
+      addKernel(result.kernels, step.launches[k], median(launches[k]), result.context);
   if (options.prompt)
     result.prompt = measurePrompt(session, options);
   result.predictedStep = step.predictedSeconds(static_cast<uint64_t>(result.context));
@@ -207,6 +243,16 @@ static double medianError(const BenchResult &result) {
     if (kernel.predicted)
       errors.push_back(std::abs(*kernel.predicted / kernel.seconds - 1));
   return errors.empty() ? 0 : median(errors);
+}
+
+static nlohmann::json promptJson(const PromptSpeed &prompt) {
+  nlohmann::json json = {{"tokens", prompt.tokens},
+                         {"tokens_per_second", prompt.tokensPerSecond},
+                         {"tokens_per_second_slowest", prompt.slowest},
+                         {"tokens_per_second_fastest", prompt.fastest}};
+  if (prompt.predicted)
+    json["predicted_tokens_per_second"] = static_cast<double>(prompt.tokens) / *prompt.predicted;
+  return json;
 }
 
 nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artifact &artifact,
@@ -263,10 +309,7 @@ nlohmann::json sluice::runtime::benchJson(const BenchResult &result, const Artif
   if (!result.kernels.empty())
     json["kernels"] = kernelsJson(result.kernels);
   if (result.prompt) {
-    json["prompt"] = {{"tokens", result.prompt->tokens},
-                      {"tokens_per_second", result.prompt->tokensPerSecond},
-                      {"tokens_per_second_slowest", result.prompt->slowest},
-                      {"tokens_per_second_fastest", result.prompt->fastest}};
+    json["prompt"] = promptJson(*result.prompt);
     if (!result.prompt->kernels.empty()) {
       json["prompt"]["step_tokens"] = result.prompt->stepTokens;
       json["prompt"]["kernels"] = kernelsJson(result.prompt->kernels);
@@ -333,6 +376,12 @@ static void printPredictions(const BenchResult &result, std::FILE *out) {
   writeText(out, format("median error of a kernel %.1f%%\n", 100 * medianError(result)));
 }
 
+/// A line beside a measured speed.
+static std::string predictedText(double predicted, double measured) {
+  return format("predicted       %.1f tokens/s (%+.1f%%)\n", predicted,
+                100 * (predicted / measured - 1));
+}
+
 /// All sequences of a batch at the same position, again and again.
 static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOptions &options,
                        std::FILE *out) {
@@ -342,10 +391,11 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
   if (context > longest)
     throw Error("option --context is " + std::to_string(context) +
                 ", expected 1 to the artifact's " + std::to_string(longest));
-  if (options.prompt || options.perKernel)
-    throw Error(std::string("option ") + (options.prompt ? "--prompt" : "--per-kernel") +
-                " is for artifacts of one sequence, this one decodes " +
+  if (options.perKernel)
+    throw Error("option --per-kernel is for artifacts of one sequence, this one decodes " +
                 std::to_string(plan.model.batch));
+  if (options.prompt)
+    (void)promptToMeasure(plan.model, options);
   Batch batch(artifact, options.session);
   InterruptGuard guard;
   auto run = [&](int64_t count) {
@@ -368,7 +418,15 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
     if (auto seconds = batch.device().measureStep(*plan.findStep("decode"), count))
       steps.push_back(*seconds);
   }
+  std::optional<PromptSpeed> prompt;
+  if (options.prompt) {
+    for (int64_t sequence = 0; sequence < batch.capacity(); ++sequence)
+      batch.remove(sequence);
+    prompt = measurePrompts(batch, options);
+  }
   const std::string device = batch.device().name() + ": " + batch.device().description();
+  const std::optional<double> predicted =
+      plan.steps[*plan.findStep("decode")].predictedSeconds(static_cast<uint64_t>(context));
   if (options.json) {
     nlohmann::json json = {{"model", plan.model.name},
                            {"weights", plan.model.weights},
@@ -379,6 +437,12 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
                            {"tokens_per_second", median(speeds)}};
     if (!steps.empty())
       json["step_seconds"] = median(steps);
+    if (predicted)
+      json["prediction"] = {
+          {"step_seconds", *predicted},
+          {"tokens_per_second", static_cast<double>(batch.capacity()) / *predicted}};
+    if (prompt)
+      json["prompt"] = promptJson(*prompt);
     writeText(out, json.dump(2) + "\n");
   } else {
     writeText(out,
@@ -392,10 +456,19 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
     writeText(out, format("speed           %.1f tokens/s in all (median of %lld x %lld steps)\n",
                           median(speeds), static_cast<long long>(options.repetitions),
                           static_cast<long long>(count)));
+    if (predicted)
+      writeText(out,
+                predictedText(static_cast<double>(batch.capacity()) / *predicted, median(speeds)));
     if (!steps.empty())
       writeText(out,
                 format("step alone      %.1f us on the device (%.1f tokens/s)\n",
                        median(steps) * 1e6, static_cast<double>(batch.capacity()) / median(steps)));
+    if (prompt)
+      writeText(out, format("prompts         %lld tokens of each, %.1f tokens/s in all (median of "
+                            "%lld; %.1f to %.1f)\n",
+                            static_cast<long long>(prompt->tokens), prompt->tokensPerSecond,
+                            static_cast<long long>(options.repetitions), prompt->slowest,
+                            prompt->fastest));
   }
   flush(out);
 }
@@ -462,6 +535,10 @@ void sluice::runtime::bench(const std::filesystem::path &path, const BenchOption
                      static_cast<long long>(result.prompt->tokens), result.prompt->tokensPerSecond,
                      static_cast<long long>(result.repetitions), result.prompt->slowest,
                      result.prompt->fastest));
+  if (result.prompt && result.prompt->predicted)
+    writeText(out,
+              predictedText(static_cast<double>(result.prompt->tokens) / *result.prompt->predicted,
+                            result.prompt->tokensPerSecond));
   if (options.perKernel) {
     printKernels(result, result.kernels, out);
     if (result.predictedStep)

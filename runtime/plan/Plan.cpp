@@ -57,8 +57,10 @@ uint64_t Traffic::bytes(uint64_t context) const {
 
 double PredictedTime::seconds(uint64_t context) const {
   uint64_t read = window ? std::min(window, context) : context;
-  return memory + arithmetic + boundary +
-         (memoryPerPosition + arithmeticPerPosition) * static_cast<double>(read);
+  auto positions = static_cast<double>(read);
+  // A step's tokens read half of each other: what they do not is a part that is less than nothing.
+  return memory + boundary + memoryPerPosition * positions +
+         std::max(0.0, arithmetic + arithmeticPerPosition * positions);
 }
 
 std::optional<double> Step::predictedSeconds(uint64_t context) const {
@@ -252,13 +254,13 @@ static PredictedTime readTime(const JsonField &value) {
   value.allowOnly({"memory", "arithmetic", "boundary", "memory_per_position",
                    "arithmetic_per_position", "window", "alone"});
   constexpr double most = 1e6;
-  auto read = [&](const char *key) {
+  auto read = [&](const char *key, double least = 0) {
     std::optional<JsonField> number = value.find(key);
-    return number ? number->asNumber(0, most) : 0.0;
+    return number ? number->asNumber(least, most) : 0.0;
   };
   PredictedTime time;
   time.memory = read("memory");
-  time.arithmetic = read("arithmetic");
+  time.arithmetic = read("arithmetic", -most);
   time.boundary = read("boundary");
   time.memoryPerPosition = read("memory_per_position");
   time.arithmeticPerPosition = read("arithmetic_per_position");
@@ -568,6 +570,20 @@ std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {
         (!smallest || steps[i].tokens < steps[*smallest].tokens))
       smallest = i;
   return smallest;
+}
+
+std::optional<double> Plan::predictedPrompt(int64_t tokens) const {
+  double seconds = 0;
+  for (int64_t position = 0; position < tokens;) {
+    int64_t count = std::min(mostTokens(), tokens - position);
+    position += count;
+    std::optional<double> step =
+        steps[*stepFor(count)].predictedSeconds(static_cast<uint64_t>(position));
+    if (!step)
+      return std::nullopt;
+    seconds += *step;
+  }
+  return seconds;
 }
 
 int64_t Plan::mostTokens() const {

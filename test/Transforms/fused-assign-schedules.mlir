@@ -15,8 +15,8 @@ model.weight @table : tensor<2048x4096xf16>
 model.weight @w : tensor<4096x4096xf16>
 model.weight @down : tensor<4096x14336xf16>
 model.weight @small : tensor<64x256xf16>
-model.cache @short.k : !quantized.cache<1x2048x8x128xf16, layout = mma_keys>
-model.cache @short.v : !quantized.cache<1x2048x8x128xf16, layout = mma_values>
+model.cache @short.k : !quantized.cache<1x1024x8x128xf16, layout = mma_keys>
+model.cache @short.v : !quantized.cache<1x1024x8x128xf16, layout = mma_values>
 model.cache @long.k : !quantized.cache<1x32768x8x128xf16, layout = mma_keys>
 model.cache @long.v : !quantized.cache<1x32768x8x128xf16, layout = mma_values>
 
@@ -48,12 +48,23 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>, %q: tensor<1x
   %m = fused.matvec %tiny weights(%s) segments [64] : tensor<1x256xf32>, tensor<64x256xf16> -> tensor<1x64xf32>
 
   // HOST: fused.attention {{.*}}schedule(#fused.host_schedule<isa = "avx2", accumulators = 4, positions = 64>)
-  // A stage is 64 positions for two warps of 32; the ring leaves room for the product before.
-  // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 4, stages = 2, in_flight = 2, columns = 64, splits = 8, early = "cache">) {sluice.schedule_reason = "8 key/value heads in 8 parts; a short ring of 65536 bytes for 2048 positions", sluice.time = {alone = {{.*}}, boundary = {{.*}}, memory_per_position = {{.*}}}}
+  // A stage is 64 positions for two warps of 32. No product has room beside attention.
+  // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 4, stages = 4, in_flight = 4, columns = 64, splits = 8, early = "cache">) {sluice.schedule_reason = "8 key/value heads in 8 parts; a long ring of 131072 bytes for 1024 positions", sluice.time = {alone = {{.*}}, boundary = {{.*}}, memory_per_position = {{.*}}}}
   %a = fused.attention %q, @short.k, @short.v at %position scale 0.125 : tensor<1x4096xf16>, tensor<1xi32> -> tensor<1x4096xf16>
   // GPU: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 64, warps = 4, stages = 4, in_flight = 4, columns = 64, splits = 8, early = "cache">) {sluice.schedule_reason = "8 key/value heads in 8 parts; a long ring of 131072 bytes for 32768 positions"
   // No clusters, and less shared memory.
   // SMALL: fused.attention {{.*}}schedule(#fused.gpu_schedule<blocks = 8, warps = 4, stages = 2, in_flight = 2, columns = 64, splits = 1, early = "cache">)
   %b = fused.attention %a, @long.k, @long.v at %position scale 0.125 : tensor<1x4096xf16>, tensor<1xi32> -> tensor<1x4096xf16>
   return %a, %b, %y, %z, %m : tensor<1x4096xf16>, tensor<1x4096xf16>, tensor<1x4096xf32>, tensor<1x4096xf32>, tensor<1x64xf32>
+}
+
+// The product behind attention has few bits, in records: the ring leaves room for it.
+// GPU-LABEL: func.func @beside
+func.func @beside(%q: tensor<1x4096xf16>, %position: tensor<1xi32>) -> tensor<1x4096xf32> {
+  // GPU: fused.attention {{.*}}sluice.schedule_reason = "8 key/value heads in 8 parts; a short ring of 65536 bytes for 1024 positions"
+  %a = fused.attention %q, @short.k, @short.v at %position scale 0.125 : tensor<1x4096xf16>, tensor<1xi32> -> tensor<1x4096xf16>
+  %p = model.parameter @w : tensor<4096x4096xf16>
+  %w = quantized.quantize %p : tensor<4096x4096xf16> to !quantized.tensor<4096x4096xi4, group = 32>
+  %y = fused.matvec %a weights(%w) segments [4096] : tensor<1x4096xf16>, !quantized.tensor<4096x4096xi4, group = 32> -> tensor<1x4096xf32>
+  return %y : tensor<1x4096xf32>
 }

@@ -173,6 +173,8 @@ void driver::addCompileCommand(CLI::App &app) {
       ->add_option("--from-ir", options->fromIr,
                    "Go on from a stage's file instead of importing the model")
       ->type_name("FILE");
+  command->add_flag("--racecheck", options->racecheck,
+                    "GPU kernels that compute-sanitizer's racecheck can follow; they are slower");
   command->add_flag("--synthetic-weights", options->syntheticWeights,
                     "Compile from a config.json alone; the runtime generates weights");
   addFormatOptions(*command, *options);

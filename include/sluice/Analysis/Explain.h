@@ -80,12 +80,17 @@ struct Explanation {
   /// Positions that attention reads, the token's own included; tokens of a step, each with caches
   /// of its own.
   int64_t context = 0, batch = 1;
+  /// Tokens of the module's own step.
+  int64_t stepTokens = 1;
   int64_t layers = 0;
   llvm::SmallVector<CacheFigures> caches;
   PartTraffic unfused, fused;
   Floor unfusedFloor, fusedFloor;
   /// What a step of the fused module is predicted to take.
   KernelTime predicted;
+  /// The steps that read a prompt, ascending: their tokens, and the predicted seconds of reading so
+  /// many, none before them.
+  llvm::SmallVector<std::pair<int64_t, double>> prompts;
   LayerFigures layer;
   /// Dequantizing the most common integer format in a pass of its own, to float32 and to 16 bits.
   /// Absent where no weight is an integer.
@@ -100,6 +105,10 @@ struct Explanation {
 llvm::Expected<Explanation> explain(mlir::ModuleOp unfused, mlir::ModuleOp fused,
                                     const TargetDescription &target, int64_t context,
                                     int64_t batch);
+
+/// Adds what only the module at stage scheduled tells: the times of steps for prompts, and of a
+/// step of several sequences (if the module's has as many as the explanation).
+void addScheduled(Explanation &explanation, mlir::ModuleOp scheduled);
 
 /// The same as a table for people. Byte for byte the same for the same explanation.
 void printExplanation(const Explanation &explanation, llvm::raw_ostream &os);

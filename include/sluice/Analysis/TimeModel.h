@@ -26,14 +26,30 @@
 //   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), and positions
 //   those that are read at most.
 //
-//   sampling   smallKernel + logits * samplingLogit
-//   others     smallKernel
+//   A step of many tokens has other kernels. A block's tile of a product is `rows` rows of weights
+//   by `tokens` tokens, a part of the columns (1 of `splits`) and as many rounds as blocks need for
+//   all tiles; a number of the input is two bytes, of the result (and of what is added to it) 8:
+//
+//   matmul     load   = columns * (rows * bytes of a weight + 2 * tokens) / copy
+//              tile   = norm8(rows * tokens * columns / rate * multiprocessors, load)
+//                       + stages * matmulStage + 8 * rows * tokens * exchange / copy
+//              copy   = min(l2BlockBandwidth, l2Bandwidth / blocks)
+//              time   = matmulWait + norm8(stream + productGap, rounds * tile)
+//
+//   where exchange is 1 for whole tiles, and for parts (whose blocks add their sums and finish a
+//   part each) 2 / splits; the rate is that of integers, floats or records, of warpgroups or of
+//   single warps; stream is a product's, of all rounds. Of attention's positions each token reads
+//   those up to itself, half of the step's own tokens on average: its arithmetic is less by that.
+//
+//   sampling   smallKernel + logits of a token * rounds of blocks * samplingLogit
+//   others     smallKernel + bytes / rowsBandwidth
 //   step       step + the sum of its kernels
 //
 // Alone, between two events (bench --per-kernel), a kernel takes `alone` longer, and a product
 // behind attention its whole stream.
 //
-// On a CPU every kernel takes launch + norm8(bytes / read ceiling, elements / rate).
+// On a CPU every kernel takes launch + norm8(bytes / read ceiling, elements / rate); products of
+// many tokens have rates of their own, and others no elements.
 
 #ifndef SLUICE_ANALYSIS_TIMEMODEL_H
 #define SLUICE_ANALYSIS_TIMEMODEL_H
@@ -63,29 +79,54 @@ struct AttentionLoad {
   int64_t kvHeads = 0;
   int64_t queryHeads = 0; ///< in all
   int64_t headDim = 0;
-  int64_t window = 0; ///< latest positions that are read at most; 0: all
+  int64_t window = 0;    ///< latest positions that are read at most; 0: all
+  int64_t sequences = 1; ///< tokens of different sequences, each with a cache of its own
   /// Neighbouring tokens of one sequence that attend, each up to itself.
   int64_t rows = 1;
 
   bool operator==(const AttentionLoad &) const = default;
 };
 
+/// A product of many tokens.
+struct MatmulLoad {
+  /// By what weights and inputs are multiplied: exact integers, floats as they are, or what records
+  /// are unpacked to.
+  enum class Arithmetic { Integers, Floats, Records };
+
+  Arithmetic arithmetic = Arithmetic::Integers;
+  llvm::SmallVector<WeightLoad> weights; ///< all have the same columns
+  int64_t tokens = 1;
+  /// How a GPU divides it. A tile's columns are divided by `splits` blocks and copied in stages of
+  /// `stageColumns`.
+  int64_t tileRows = 128, tileTokens = 128, splits = 1, stageColumns = 128;
+  int64_t blocks = 1; ///< all of them
+  bool warpgroups = false;
+
+  bool operator==(const MatmulLoad &) const = default;
+};
+
 /// What a kernel's time depends on.
 struct KernelLoad {
-  enum class Kind { Product, Attention, Sampling, Other };
+  enum class Kind { Product, Matmul, Attention, Sampling, Other };
 
   Kind kind = Kind::Other;
   /// Of a product.
   llvm::SmallVector<WeightLoad> weights;
   ProductPlace place = ProductPlace::BehindProduct;
+  MatmulLoad matmul;
   AttentionLoad attention;
-  /// Of sampling.
-  int64_t logits = 0;
+  /// Of sampling: a token's logits. Of products and sampling: tokens.
+  int64_t logits = 0, tokens = 1;
+  /// Of others: what is read and written.
+  int64_t bytes = 0;
 
   bool operator==(const KernelLoad &) const = default;
 };
 
 KernelLoad kernelLoad(fused::KernelOp op);
+
+/// What a product is under a schedule for a GPU, which it need not have.
+MatmulLoad matmulLoad(fused::MatmulOp op, fused::GpuScheduleAttr schedule);
 
 /// Seconds of a kernel, or of a step, at one context.
 struct KernelTime {
@@ -118,7 +159,8 @@ enum class LaunchMode {
 
 class TimeModel {
 public:
-  /// `context` positions are read, the token's own included. The target must outlive the model.
+  /// `context` positions are read, the token's own included, `tokens` times what a kernel's own
+  /// tokens do. The target must outlive the model.
   TimeModel(const TargetDescription &target, int64_t context, int64_t tokens = 1,
             LaunchMode mode = LaunchMode::Graph);
 
@@ -127,10 +169,12 @@ public:
 
   // Of descriptions, for choices that are made before there are kernels.
 
-  /// A product of weights that are merged into one kernel: all have the same columns.
+  /// A product of weights that are merged into one kernel: all have the same columns. They are
+  /// multiplied with `inputs` tokens each.
   TimeFormula product(llvm::ArrayRef<WeightLoad> weights,
-                      ProductPlace place = ProductPlace::BehindProduct) const;
+                      ProductPlace place = ProductPlace::BehindProduct, int64_t inputs = 1) const;
   TimeFormula attention(const AttentionLoad &load) const;
+  TimeFormula matmul(const MatmulLoad &load) const;
   double productSeconds(llvm::ArrayRef<WeightLoad> weights,
                         ProductPlace place = ProductPlace::BehindProduct) const {
     return product(weights, place).at(positions).seconds();
@@ -154,11 +198,13 @@ public:
   /// code, then of the nearest number of bits, kind of scale and of offset, and size of group.
   double productRate(const formats::Encoding &encoding) const;
   double attentionRate(const formats::CacheEncoding &encoding) const;
+  /// The same of a CPU's products of many tokens.
+  double matmulRate(const formats::Encoding &encoding) const;
 
 private:
   const TargetDescription &description;
   int64_t positions, tokens;
-  llvm::SmallVector<std::pair<formats::Encoding, double>> productRates;
+  llvm::SmallVector<std::pair<formats::Encoding, double>> productRates, matmulRates;
   llvm::SmallVector<std::pair<formats::CacheEncoding, double>> attentionRates;
 };
 

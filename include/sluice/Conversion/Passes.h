@@ -44,8 +44,8 @@ void buildHostCodePipeline(mlir::OpPassManager &pm);
 void buildGpuLowerKernelsPipeline(mlir::OpPassManager &pm);
 
 /// All of the way from scheduled kernels to the llvm and nvvm dialects for a target:
-/// `convert-fused-to-gpu`, then the above.
-void buildGpuCodePipeline(mlir::OpPassManager &pm, llvm::StringRef target);
+/// `convert-fused-to-gpu`, with its option `racecheck`, then the above.
+void buildGpuCodePipeline(mlir::OpPassManager &pm, llvm::StringRef target, bool racecheck = false);
 
 /// Registers the passes and pipelines of this header.
 void registerConversion();

@@ -86,7 +86,8 @@ def ConvertFusedToGpu : Pass<"convert-fused-to-gpu", "::mlir::ModuleOp"> {
     }
     ```
   }];
-  let options = [Option<"target", "target", "std::string", /*default=*/"\"h200\"", "name or path of a target description">];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"h200\"", "name or path of a target description">,
+                 Option<"racecheck", "racecheck", "bool", /*default=*/"false", "every lane arrives at the barriers of its warp, for compute-sanitizer's racecheck">];
   let dependentDialects = ["::sluice::plan::PlanDialect", "::mlir::arith::ArithDialect", "::mlir::gpu::GPUDialect", "::mlir::scf::SCFDialect",
                            "::mlir::LLVM::LLVMDialect", "::mlir::NVVM::NVVMDialect"];
 }

@@ -55,6 +55,9 @@ struct CompileOptions {
   std::string emitIr;
   /// A stage's file to go on from, instead of reading the model's.
   std::string fromIr;
+  /// GPU kernels that compute-sanitizer's racecheck can follow, which are slower: every lane of a
+  /// warp arrives at barriers, where the first one's arrival would do.
+  bool racecheck = false;
   /// Compile for weights that do not exist; the runtime generates them.
   bool syntheticWeights = false;
   /// Called with what is being done and how much of it (0 to 1). May be empty.

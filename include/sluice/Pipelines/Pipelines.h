@@ -70,6 +70,10 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   Option<std::string> target{*this, "target",
                              llvm::cl::desc("Name or path of a target description"),
                              llvm::cl::init("host")};
+  Option<bool> racecheck{*this, "racecheck",
+                         llvm::cl::desc("GPU kernels whose order compute-sanitizer's racecheck "
+                                        "can follow"),
+                         llvm::cl::init(false)};
 };
 
 /// Is told what a pass that takes long is doing, and how much of it (0 to 1) is done.

@@ -33,9 +33,13 @@ struct GpuTuning {
   Sourced<int64_t> productWarps, productStages, productInFlight, productHeldTiles;
   /// The most bytes of the next product's weight that a block brings into L2 at its end.
   Sourced<int64_t> productPrefetchBytes;
+  /// Products of many tokens: single warps that multiply; the most stages of the ring of copies and
+  /// bytes of weights in a stage; the most tokens of a tile of single warps; columns of an
+  /// instruction from which on warpgroups multiply.
+  Sourced<int64_t> matmulWarps, matmulStages, matmulWeightBytes, matmulTokens, warpgroupColumns;
   /// Attention: warps that read, for up to 16 query heads per key/value head; blocks that share one
-  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages for at
-  /// most `shortContext` positions, and for more.
+  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages; those for
+  /// at most `shortContext` positions where a product has room beside it.
   Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext,
       shortRingBytes, longRingBytes;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
@@ -72,6 +76,17 @@ struct GpuTime {
   Sourced<double> productGap, productWait, productColumn;
   /// What attention takes beside reading the cache, while the next product's weights may stream.
   Sourced<double> attentionWait;
+  /// Products of many tokens: what they take beside copying and multiplying, and what each stage of
+  /// a tile adds; weights that are multiplied with a token, a second, by single warps and by
+  /// warpgroups (where there are none, the rates of single warps): integers exactly in two
+  /// products, floats as they are, records after unpacking.
+  Sourced<double> matmulWait, matmulStage;
+  Sourced<double> warpIntegers, warpFloats, warpRecords;
+  Sourced<double> warpgroupIntegers, warpgroupFloats, warpgroupRecords;
+  /// What all blocks copy from L2 with, and one alone.
+  Sourced<double> l2Bandwidth, l2BlockBandwidth;
+  /// What kernels that go through the rows of many tokens read and write with.
+  Sourced<double> rowsBandwidth;
   /// Any other kernel; what every logit adds where a token is chosen; a step, beside its kernels.
   Sourced<double> smallKernel, samplingLogit, step;
   /// What a kernel takes longer that is measured alone, between two events.
@@ -128,6 +143,8 @@ struct TargetDescription {
   /// Weights that products multiply with one input, by Encoding::name(); cached numbers that
   /// attention multiplies with one query head, by CacheEncoding::name(). Neither is empty.
   FormatRates productRates, attentionRates;
+  /// Cpu only: weights of a format multiplied with a token, where there are many. Not empty.
+  FormatRates matmulRates;
 
   bool isGpu() const { return kind == Kind::Gpu; }
   /// 90 for "sm_90" and "sm_90a"; 0 for a CPU.

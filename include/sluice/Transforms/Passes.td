@@ -472,6 +472,8 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
     that the choice starts from are `tuning` of the target's description. Where a product's ring of copies does not fit beside the sums of all its tiles,
     fewer tiles are held at once.
 
+    Of products of many tokens all tiles that fit are compared by the time model.
+
     On a GPU with bulk copies, a product whose schedule is chosen here also gets `prefetch`: the first `product_prefetch_bytes` that each block of the next product reads
     (attention, if it lies between them, does not count), and `sluice.prefetch_reason`. A constant of 0 turns that off.
 

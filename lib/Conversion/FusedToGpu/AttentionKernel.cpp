@@ -726,10 +726,8 @@ DeviceBuilder::Values AttentionKernel::consume() {
         Values next = readers == 1 ? consumeOne() : k.ifElseYield(reads, consumeOne, [&] {
           return llvm::to_vector(now.drop_front(2));
         });
-        if (reuses) {
-          k.syncWarp();
-          k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
-        }
+        if (reuses)
+          k.arriveWarp(k.at(emptyAt, slot, 8), lane);
         stageRing().advance(slot, parity, warpGroups);
         Values result = {slot, parity};
         result.append(next);
@@ -891,7 +889,7 @@ LogicalResult AttentionKernel::emit() {
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(emptyAt, slot * 8), groupWarps());
+        k.initWarpBarrier(k.offset(emptyAt, slot * 8), groupWarps());
     }
     if (appends)
       k.initBarrier(appendedAt, kWarp);

@@ -76,7 +76,7 @@ FailureOr<GeneratedKernel> ConvertFusedToGpu::generate(fused::KernelOp op,
   b.setInsertionPoint(end);
 
   interface.setPointers(entry->getArguments());
-  DeviceBuilder builder(b, op->getLoc(), arch);
+  DeviceBuilder builder(b, op->getLoc(), arch, racecheck);
   Value shared = LLVM::AddressOfOp::create(
       b, op->getLoc(),
       LLVM::LLVMPointerType::get(context, static_cast<unsigned>(NVVM::NVVMMemorySpace::Shared)),

@@ -153,6 +153,17 @@ void DeviceBuilder::arrive(Value barrier, Value count) {
   NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, count);
 }
 
+void DeviceBuilder::arriveWarp(Value barrier, Value lane, Value condition) {
+  syncWarp();
+  Value arrives = racecheck ? Value() : equal(lane, constI32(0));
+  if (condition)
+    arrives = arrives ? bitAnd(arrives, condition) : condition;
+  if (arrives)
+    ifThen(arrives, [&] { arrive(barrier); });
+  else
+    arrive(barrier);
+}
+
 void DeviceBuilder::wait(Value barrier, Value parity) {
   if (hasBulkCopies()) {
     // Nanoseconds after which the machine looks again.

@@ -26,11 +26,14 @@ public:
   /// What is generated, for messages.
   static constexpr llvm::StringLiteral kCode = "GPU code";
 
-  DeviceBuilder(mlir::OpBuilder builder, mlir::Location loc, int arch)
-      : ComputeBuilder(builder, loc, builder.getI32Type()), arch(arch) {}
+  DeviceBuilder(mlir::OpBuilder builder, mlir::Location loc, int arch, bool racecheck = false)
+      : ComputeBuilder(builder, loc, builder.getI32Type()), arch(arch), racecheck(racecheck) {}
 
   /// Compute capability, 80 or more.
   const int arch;
+  /// compute-sanitizer's racecheck does not see that `syncWarp` orders what a warp's lanes read
+  /// before its first lane's arrival. For it every lane arrives.
+  const bool racecheck;
 
   /// Bulk copies, dependent launch and clusters.
   bool hasBulkCopies() const { return arch >= 90; }
@@ -120,6 +123,12 @@ public:
   }
   /// Arrives `count` times; once, if it is not given.
   void arrive(Value barrier, Value count = {});
+  /// A barrier at which `warps` warps arrive, and a warp's arrival there, after all that its lanes
+  /// have done before. If there is a `condition`, only where it holds; it is the warp's.
+  void initWarpBarrier(Value barrier, int64_t warps) {
+    initBarrier(barrier, racecheck ? warps * kWarp : warps);
+  }
+  void arriveWarp(Value barrier, Value lane, Value condition = {});
   /// Returns when the phase of that parity has completed. A fresh barrier is in phase 0, so that
   /// waiting for parity 1 returns at once.
   void wait(Value barrier, Value parity);

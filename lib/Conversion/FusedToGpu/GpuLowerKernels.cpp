@@ -23,7 +23,7 @@ void sluice::buildGpuLowerKernelsPipeline(OpPassManager &pm) {
   converted.addPass(createCSEPass());
 }
 
-void sluice::buildGpuCodePipeline(OpPassManager &pm, StringRef target) {
-  pm.addPass(createConvertFusedToGpu({target.str()}));
+void sluice::buildGpuCodePipeline(OpPassManager &pm, StringRef target, bool racecheck) {
+  pm.addPass(createConvertFusedToGpu({target.str(), racecheck}));
   buildGpuLowerKernelsPipeline(pm);
 }

@@ -497,8 +497,7 @@ LogicalResult MatmulKernel::consume(Value thread) {
                                            k.mul(columnWarp, warpTokens / 8 * image.blockBytes())));
             return records ? multiplyRecords(step, tile, values) : multiplyStep(step, tile, values);
           });
-      k.syncWarp();
-      k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+      k.arriveWarp(k.at(emptyAt, slot, 8), lane);
       stageRing().advance(slot, parity, 1);
       Values next = {slot, parity};
       next.append(sums);

@@ -154,7 +154,7 @@ void MatmulTiles::start(int64_t copiers, int64_t readers) {
   k.ifThen(k.equal(k.thread(), k.constI32(0)), [&] {
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(fullAt, slot * 8), copiers);
-      k.initBarrier(k.offset(emptyAt, slot * 8), readers);
+      k.initWarpBarrier(k.offset(emptyAt, slot * 8), readers);
     }
     k.fenceBarrierInit();
   });

@@ -410,10 +410,8 @@ LogicalResult MatvecKernel::multiply(Value thread, PreparedInput &input) {
       Values partial = llvm::to_vector(values.drop_front(2));
       Value stage = k.at(stagesAt, slot, stageBytes);
       auto release = [&] {
-        if (!reuses)
-          return;
-        k.syncWarp();
-        k.ifThen(k.equal(lane, zero), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+        if (reuses)
+          k.arriveWarp(k.at(emptyAt, slot, 8), lane);
       };
       if (lastSlices < slices) {
         k.wait(k.at(fullAt, slot, 8), parity);
@@ -567,7 +565,7 @@ LogicalResult MatvecKernel::emit() {
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
       if (reuses)
-        k.initBarrier(k.offset(emptyAt, slot * 8), slices);
+        k.initWarpBarrier(k.offset(emptyAt, slot * 8), slices);
     }
     k.fenceBarrierInit();
   });

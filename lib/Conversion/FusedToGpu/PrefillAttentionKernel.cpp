@@ -742,8 +742,7 @@ PrefillAttention::State PrefillAttention::consume(const Query &query) {
               [&] { return list(consumeStage(firstPosition, stage, query, state, [] {})); });
           state = stateOf(next);
         }
-        k.syncWarp();
-        k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+        k.arriveWarp(k.at(emptyAt, slot, 8), lane);
         Values result = {slot, parity, slot, parity};
         stageRing().advance(result[0], result[1], 1);
         result.append(list(state));
@@ -849,7 +848,7 @@ LogicalResult PrefillAttention::emitBlock() {
     // Before sm_90 the copying warp's lanes arrive one by one.
     for (int64_t slot = 0; slot < ring; ++slot) {
       k.initBarrier(k.offset(fullAt, slot * 8), k.hasBulkCopies() ? 1 : kWarp);
-      k.initBarrier(k.offset(emptyAt, slot * 8), warps());
+      k.initWarpBarrier(k.offset(emptyAt, slot * 8), warps());
     }
     k.fenceBarrierInit();
   });

@@ -262,11 +262,7 @@ WgmmaKernel::Stage WgmmaKernel::waitForStage(Value slot, Value parity) {
 }
 
 void WgmmaKernel::release(Value slot, Value condition) {
-  k.syncWarp();
-  Value arrives = k.equal(lane, k.constI32(0));
-  if (condition)
-    arrives = k.bitAnd(arrives, condition);
-  k.ifThen(arrives, [&] { k.arrive(k.at(emptyAt, slot, 8)); });
+  k.arriveWarp(k.at(emptyAt, slot, 8), lane, condition);
 }
 
 SmallVector<WgmmaKernel::Values> WgmmaKernel::loadOperands(Value stage, int64_t inStage) {

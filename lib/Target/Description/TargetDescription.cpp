@@ -98,6 +98,11 @@ static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
     {"product_in_flight", &GpuTuning::productInFlight, 1, 1024},
     {"product_held_tiles", &GpuTuning::productHeldTiles, 1, 65536},
     {"product_prefetch_bytes", &GpuTuning::productPrefetchBytes, 0, 1 << 20},
+    {"matmul_warps", &GpuTuning::matmulWarps, 4, 16},
+    {"matmul_stages", &GpuTuning::matmulStages, 3, 64},
+    {"matmul_weight_bytes", &GpuTuning::matmulWeightBytes, 1024, 1 << 20},
+    {"matmul_tokens", &GpuTuning::matmulTokens, 8, 128},
+    {"warpgroup_columns", &GpuTuning::warpgroupColumns, 1, 1 << 16},
     {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
     {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
     {"attention_short_context", &GpuTuning::shortContext, 0, 1 << 30},
@@ -125,6 +130,17 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"product_wait", &GpuTime::productWait, 0, 1},
     {"product_column", &GpuTime::productColumn, 0, 1},
     {"attention_wait", &GpuTime::attentionWait, 0, 1},
+    {"matmul_wait", &GpuTime::matmulWait, 0, 1},
+    {"matmul_stage", &GpuTime::matmulStage, 0, 1},
+    {"warp_integers", &GpuTime::warpIntegers, rateMin, rateMax},
+    {"warp_floats", &GpuTime::warpFloats, rateMin, rateMax},
+    {"warp_records", &GpuTime::warpRecords, rateMin, rateMax},
+    {"warpgroup_integers", &GpuTime::warpgroupIntegers, rateMin, rateMax},
+    {"warpgroup_floats", &GpuTime::warpgroupFloats, rateMin, rateMax},
+    {"warpgroup_records", &GpuTime::warpgroupRecords, rateMin, rateMax},
+    {"l2_bandwidth", &GpuTime::l2Bandwidth, bandwidthMin, bandwidthMax},
+    {"l2_block_bandwidth", &GpuTime::l2BlockBandwidth, bandwidthMin, bandwidthMax},
+    {"rows_bandwidth", &GpuTime::rowsBandwidth, bandwidthMin, bandwidthMax},
     {"small_kernel", &GpuTime::smallKernel, 0, 1},
     {"sampling_logit", &GpuTime::samplingLogit, 0, 1},
     {"step", &GpuTime::step, 0, 1},
@@ -168,12 +184,12 @@ static FormatRates readRates(const JsonField &field, const char *expected) {
 
 template <typename Time>
 static Time readTime(const JsonField &field, ArrayRef<TimeKey<Time>> keys,
-                     TargetDescription &target) {
+                     TargetDescription &target, ArrayRef<StringRef> tables) {
   target.productRates =
       readRates<formats::Encoding>(field.at("products"), "a number format of weights");
   target.attentionRates =
       readRates<formats::CacheEncoding>(field.at("attention"), "a number format of caches");
-  return readNumbers<Time, double>(field, keys, {"products", "attention"});
+  return readNumbers<Time, double>(field, keys, tables);
 }
 
 /// Keys of "tuning" that every kind of target may have, and may lack.
@@ -219,7 +235,8 @@ static void readGpu(const JsonField &root, TargetDescription &target) {
   readSteps(root.at("tuning"), target);
   if (std::optional<JsonField> persistent = root.find("persistent"))
     readPersistent(*persistent, target);
-  target.gpuTime = readTime<GpuTime>(root.at("time"), gpuTimeKeys, target);
+  target.gpuTime =
+      readTime<GpuTime>(root.at("time"), gpuTimeKeys, target, {"products", "attention"});
 }
 
 static void readCpu(const JsonField &root, TargetDescription &target) {
@@ -245,7 +262,11 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
           features.failWith(("lacks '" + needed + "', which isa " + known.isa + " needs").str());
   target.cpuTuning = readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, stepKeys);
   readSteps(root.at("tuning"), target);
-  target.cpuTime = readTime<CpuTime>(root.at("time"), cpuTimeKeys, target);
+  JsonField time = root.at("time");
+  target.cpuTime =
+      readTime<CpuTime>(time, cpuTimeKeys, target, {"products", "attention", "matmul"});
+  target.matmulRates =
+      readRates<formats::Encoding>(time.at("matmul"), "a number format of weights");
 }
 
 static TargetDescription readTarget(const JsonField &root) {
@@ -396,8 +417,9 @@ static nlohmann::ordered_json timeJson(const TargetDescription &target, const Ti
   nlohmann::ordered_json object;
   for (const TimeKey<Time> &entry : keys)
     object[entry.key.str()] = sourcedJson(time.*entry.number);
-  for (const auto &[key, rates] : {std::pair("products", &target.productRates),
-                                   std::pair("attention", &target.attentionRates)})
+  for (const auto &[key, rates] :
+       {std::pair("products", &target.productRates), std::pair("attention", &target.attentionRates),
+        std::pair("matmul", &target.matmulRates)})
     for (const auto &[name, rate] : *rates)
       object[key][name] = sourcedJson(rate);
   return object;

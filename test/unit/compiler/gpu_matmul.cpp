@@ -299,6 +299,9 @@ TEST_P(GpuMatmul, Warpgroups) {
        product("int4-g32-zp", 128, 512, 256, 64, {1, 8, 3, 128, 128, 64, 2}, {64}),
        product("int8-g64", 128, 256, 256, 16, {1, 8, 1, 256, 128, 16, 2}, {9}),
        product("f16", 200, 384, 128, 128, {3, 8, 3, 64, 128, 64, 2}, {128}),
+       // The widest tile, of which the second has few tokens; those behind it are not there.
+       product("f16", 128, 256, 128, 768, {2, 8, 3, 64, 128, 256, 2}, {290}),
+       product("bf16", 128, 256, 256, 256, {2, 8, 2, 64, 128, 256, 2, 2}, {180}),
        // Clusters that share a tile's columns.
        product("int8-g128", 100, 1024, 512, 64, {4, 8, 2, 128, 128, 64, 2, 4}, {64}),
        product("f16", 200, 512, 256, 64, {4, 8, 2, 64, 128, 64, 2, 2}, {33}),

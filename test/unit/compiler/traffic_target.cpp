@@ -177,8 +177,12 @@ TEST(Target, ErrorsOfText) {
             "time.products.int3-g7 is unknown, expected a number format of weights"},
            {"h100", "/time/attention/q4_k", "1",
             "time.attention.q4_k is unknown, expected a number format of caches"},
+           {"h100", "/time/warpgroup_integers", nullptr, "time.warpgroup_integers is missing"},
+           {"h100", "/tuning/matmul_stages/value", "2",
+            "tuning.matmul_stages.value is 2, expected an integer from 3 to 64"},
+           {"host-avx2", "/time/matmul", nullptr, "time.matmul is missing"},
            {"host-avx2", "/time/alone", "1",
-            "time.alone is unknown, expected launch, products, attention"},
+            "time.alone is unknown, expected launch, products, attention, matmul"},
            {"host-avx2", "/tuning/product_warps", "1",
             "tuning.product_warps is unknown, expected accumulators, positions, "
             "prefill_tokens, verify_tokens"},

@@ -36,6 +36,15 @@ TargetDescription gpu() {
   time.productWait.value = 2e-6;
   time.productColumn.value = 1e-9;
   time.attentionWait.value = 3e-6;
+  time.matmulWait.value = 5e-6;
+  time.matmulStage.value = 1e-8;
+  time.warpIntegers.value = 100e12;
+  time.warpFloats.value = 200e12;
+  time.warpgroupIntegers.value = 250e12;
+  time.warpgroupRecords.value = 400e12;
+  time.l2Bandwidth.value = 5e12;
+  time.l2BlockBandwidth.value = 1e12;
+  time.rowsBandwidth.value = 2e12;
   time.smallKernel.value = 1.5e-6;
   time.samplingLogit.value = 1e-11;
   time.step.value = 10e-6;
@@ -112,6 +121,7 @@ TEST(TimeModel, Host) {
   target.readCeiling = Sourced<double>{10e9, ""};
   target.cpuTime.launch.value = 5e-6;
   target.productRates["int8-g128"].value = 20e9;
+  target.matmulRates["int8-g128"].value = 200e9;
   target.attentionRates["f16"].value = 100e9;
   TimeModel model(target, 100);
   WeightLoad weight{encoding("int8-g128"), 1000, 1024};
@@ -119,6 +129,77 @@ TEST(TimeModel, Host) {
   AttentionLoad load{cache("f16"), cache("f16"), 2, 6, 64};
   EXPECT_NEAR(model.attentionSeconds(load),
               5e-6 + 100 * norm8(2 * 256 / 10e9, 2 * 64 * 3 * 2 / 100e9), 1e-12);
+  MatmulLoad many;
+  many.weights = {weight};
+  many.tokens = 64;
+  EXPECT_NEAR(model.matmul(many).at(1).seconds(),
+              5e-6 + norm8(1000 * 1040 / 10e9, 64 * 1024e3 / 200e9), 1e-12);
+}
+
+TEST(TimeModel, ManyTokensOfAGpu) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 1);
+  // 32 tiles of 128 rows by 64 tokens: four rounds of ten blocks, of which two have none in the
+  // last.
+  MatmulLoad load;
+  load.weights = {{encoding("int8-g128"), 2048, 1024}};
+  load.tokens = 128;
+  load.tileTokens = 64;
+  load.blocks = 10;
+  load.warpgroups = true;
+  double copied = (128 * 1040.0 + 1024 * 2 * 64) / 0.5e12;
+  double tile = norm8(128 * 64 * 1024 / 25e12, copied) + 8 * 1e-8 + 8 * 128 * 64 / 0.5e12;
+  double stream = 40.0 / 32 * 2048 * 1040 / 1e12;
+  TimeFormula formula = model.matmul(load);
+  EXPECT_NEAR(formula.at(1).seconds(), 5e-6 + norm8(stream + 1e-6, 4 * tile), 1e-12);
+  EXPECT_NEAR(formula.alone, 4e-6, 1e-15);
+  // Other rates for single warps, and for what is unpacked from records.
+  load.warpgroups = false;
+  double slower = model.matmul(load).at(1).seconds();
+  EXPECT_GT(slower, formula.at(1).seconds());
+  load.arithmetic = MatmulLoad::Arithmetic::Floats;
+  EXPECT_LT(model.matmul(load).at(1).seconds(), slower);
+  // Two blocks that share a tile take half of the columns each, exchange half of the sums and
+  // finish the other half. They copy as one block can.
+  load.weights = {{encoding("int8-g128"), 128, 1024}};
+  load.tokens = 64;
+  load.warpgroups = true;
+  load.arithmetic = MatmulLoad::Arithmetic::Records;
+  load.splits = 2;
+  load.blocks = 2;
+  tile = norm8(128 * 64 * 512 / 40e12, (128 * 520.0 + 512 * 2 * 64) / 1e12) + 4 * 1e-8 +
+         8 * 128 * 64 / 1e12;
+  stream = 128 * 1040 / 0.4e12;
+  EXPECT_NEAR(model.matmul(load).at(1).seconds(), 5e-6 + norm8(stream + 1e-6, tile), 1e-12);
+}
+
+TEST(TimeModel, TokensAttendToThoseBeforeThem) {
+  TargetDescription target = gpu();
+  AttentionLoad load{cache("f16"), cache("f16"), 5, 20, 64};
+  load.rows = 101;
+  TimeModel model(target, 1000);
+  TimeFormula formula = model.attention(load);
+  // 50 of the step's own tokens are later ones, on average.
+  EXPECT_NEAR(formula.at(1000).arithmetic, 950 * formula.perPosition.arithmetic, 1e-12);
+  EXPECT_EQ(formula.at(20).arithmetic, 0);
+  // Sequences have caches of their own.
+  AttentionLoad one{cache("f16"), cache("f16"), 5, 20, 64}, three = one;
+  three.sequences = 3;
+  EXPECT_NEAR(model.attentionSeconds(three) - 3e-6, 3 * (model.attentionSeconds(one) - 3e-6),
+              1e-12);
+}
+
+TEST(TimeModel, SamplingGoesInRoundsOfBlocks) {
+  TargetDescription target = gpu();
+  target.gpuTuning.sampleSplits.value = 2;
+  TimeModel model(target, 1);
+  KernelLoad load;
+  load.kind = KernelLoad::Kind::Sampling;
+  load.logits = 1000;
+  load.tokens = 5;
+  EXPECT_NEAR(model.formula(load).at(1).seconds(), 1.5e-6 + 1e-8, 1e-15);
+  load.tokens = 6;
+  EXPECT_NEAR(model.formula(load).at(1).seconds(), 1.5e-6 + 2e-8, 1e-15);
 }
 
 TEST(TimeModel, RateOfTheMostSimilarFormat) {
@@ -183,7 +264,9 @@ TEST(TimeModel, KernelsHaveTheTimesOfTheirDescriptions) {
   WeightLoad weights[] = {{encoding("int8-g128"), 512, 256}, {encoding("f16"), 512, 256}};
   double attention = model.attentionSeconds(load),
          product = model.productSeconds(weights, ProductPlace::BehindAttention);
-  double total = target.gpuTime.step.value + attention + product + target.gpuTime.smallKernel.value;
+  // Two rows are read, one is written.
+  double rows = target.gpuTime.smallKernel.value + 3 * 512 * 4 / 2e12;
+  double total = target.gpuTime.step.value + attention + product + rows;
   EXPECT_NEAR(model.step(*module).seconds(), total, 1e-15);
 }
 

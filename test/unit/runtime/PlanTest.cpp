@@ -83,6 +83,27 @@ TEST(Plan, WindowsLimitWhatIsRead) {
   EXPECT_EQ(traffic.bytes(3), 65u);
 }
 
+TEST(Plan, PromptsArePredictedStepByStep) {
+  Plan plan;
+  Step decode, prefill;
+  decode.name = "decode";
+  decode.time = PredictedTime{.boundary = 10};
+  prefill.name = "prefill_16";
+  prefill.tokens = 16;
+  // Two seconds for each of the positions that come before half of its tokens.
+  prefill.time = PredictedTime{.arithmetic = -16, .boundary = 100, .arithmeticPerPosition = 2};
+  plan.steps = {decode, prefill};
+  EXPECT_EQ(plan.predictedPrompt(1), 10);
+  EXPECT_EQ(plan.predictedPrompt(16), 100 + 16);
+  // Arithmetic is never less than nothing.
+  EXPECT_EQ(plan.predictedPrompt(4), 100);
+  // Two whole steps, and one for what is left.
+  EXPECT_EQ(plan.predictedPrompt(35), (100 + 16) + (100 + 48) + (100 + 54));
+  EXPECT_EQ(plan.predictedPrompt(33), (100 + 16) + (100 + 48) + 10);
+  plan.steps.back().launches.emplace_back();
+  EXPECT_FALSE(plan.predictedPrompt(16));
+}
+
 TEST(Plan, BosMayBeAbsent) {
   TestArtifact artifact;
   artifact.plan["model"]["bos_id"] = nullptr;
