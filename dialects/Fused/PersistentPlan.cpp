@@ -162,6 +162,7 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
                                    plan.attentionWarps() * shape.group() * (shape.dim + 2) * 4));
   plan.scratch = ranges.take(schedule.warps * kGroupBytes);
   plan.tokens = ranges.take(3 * ranks * kTokenBytes);
+  plan.extents = ranges.take(kExtents * 4);
   plan.rotary = ranges.take(shape.dim * 4);
   plan.shared = ranges.bytes();
   if (plan.shared > device.sharedBytes)

@@ -104,6 +104,7 @@ struct PersistentPlan {
     Inner
   };
   static constexpr int64_t kSumArrays = 3;
+  static constexpr int64_t kExtents = 16;
 
   DecoderShape shape;
   PersistentSchedule schedule;
@@ -169,9 +170,10 @@ struct PersistentPlan {
   /// The ring, its barriers, and the exchanges' barriers; what comes from other blocks of the
   /// cluster (the groups, then what belongs to them); the residual rows of the rank's groups, three
   /// parts of them; the partial sums of the warps, rows' and attention's; a place for each warp to
-  /// round a group in; a row of the rotary table; tokens of input, projections and inner values.
+  /// round a group in; a row of the rotary table; tokens of input, projections and inner values;
+  /// numbers of the block's own parts, which need not stay in registers.
   SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
-      attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens;
+      attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents;
   int64_t shared = 0; ///< bytes in all
 
   GpuLaunch launch() const;

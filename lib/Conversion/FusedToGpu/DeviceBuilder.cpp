@@ -140,8 +140,17 @@ void DeviceBuilder::waitOfCluster(Value barrier, Value parity) {
   });
 }
 
-void DeviceBuilder::arrive(Value barrier) {
-  NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, Value());
+DeviceBuilder::Nibbles DeviceBuilder::nibblesAtTop(ArrayRef<Value> words) {
+  Nibbles nibbles;
+  for (Value word : words) {
+    nibbles.high.push_back(bitAnd(word, 0xF0F0F0F0));
+    nibbles.low.push_back(bitAnd(shl(word, 4), 0xF0F0F0F0));
+  }
+  return nibbles;
+}
+
+void DeviceBuilder::arrive(Value barrier, Value count) {
+  NVVM::MBarrierArriveOp::create(b, loc, i64(), barrier, count);
 }
 
 void DeviceBuilder::arriveWarp(Value barrier, Value lane, Value condition) {

@@ -91,6 +91,12 @@ public:
   Value sumOfWarp(Value x);
   /// What lane `source` of the warp has.
   Value shuffleFrom(Value x, Value source);
+  /// Words of int4 weights as operands of bytes, 16 times the elements: those in the high nibbles,
+  /// and those in the low ones.
+  struct Nibbles {
+    Values high, low;
+  };
+  Nibbles nibblesAtTop(llvm::ArrayRef<Value> words);
   /// Bytes of two words, numbered 0 to 3 (`low`) and 4 to 7: nibble i of the selector is the number
   /// of byte i; plus 8, the byte is all ones if that one is negative, else 0.
   Value permute(Value low, Value high, Value selector);
@@ -115,7 +121,8 @@ public:
     if (hasBulkCopies())
       mlir::NVVM::FenceMbarrierInitOp::create(b, loc);
   }
-  void arrive(Value barrier);
+  /// Arrives `count` times; once, if it is not given.
+  void arrive(Value barrier, Value count = {});
   /// A barrier at which `warps` warps arrive, and a warp's arrival there, after all that its lanes
   /// have done before. If there is a `condition`, only where it holds; it is the warp's.
   void initWarpBarrier(Value barrier, int64_t warps) {

@@ -128,12 +128,7 @@ MatmulTiles::BlockNumbers MatmulTiles::numbersOf(const RawNumbers &raw) {
 }
 
 SmallVector<DeviceBuilder::Values> MatmulTiles::int4Operands(const Values &words) {
-  // Of 8 bits only the high nibble.
-  Values high, low;
-  for (Value word : words) {
-    high.push_back(k.bitAnd(word, 0xF0F0F0F0));
-    low.push_back(k.bitAnd(k.shl(word, 4), 0xF0F0F0F0));
-  }
+  auto [high, low] = k.nibblesAtTop(words);
   return {high, low};
 }
 

@@ -240,14 +240,9 @@ DeviceBuilder::Values MatvecKernel::multiplyChunk(PreparedInput &input, const Op
     w.push_back(k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, place), 16)));
   }
   if (int4) {
-    // Of 8 bits only the high nibble: 16 times the element.
     SmallVector<Values> nibbles;
     for (Values &words : w) {
-      Values high, low;
-      for (Value word : words) {
-        high.push_back(k.bitAnd(word, 0xF0F0F0F0));
-        low.push_back(k.bitAnd(k.shl(word, 4), 0xF0F0F0F0));
-      }
+      auto [high, low] = k.nibblesAtTop(words);
       nibbles.push_back(high);
       nibbles.push_back(low);
     }

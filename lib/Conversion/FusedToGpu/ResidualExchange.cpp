@@ -3,8 +3,6 @@
 
 #include "ResidualExchange.h"
 
-#include "FixedWords.h"
-
 #include "sluice/Formats/FixedSum.h"
 
 using namespace mlir;
@@ -27,19 +25,13 @@ static int64_t inputBytes(const PersistentPlan &plan) {
   return bytes;
 }
 
-void ResidualExchange::initBarrier() {
-  k.initBarrier(barrier(), 1);
-  k.expectBytes(barrier(), k.constI32(inputBytes(plan)));
-}
+void ResidualExchange::initBarrier() { exchange().init(k.constI32(inputBytes(plan))); }
 
 void ResidualExchange::forGroups(llvm::function_ref<void(Value, Value, Value)> body) {
-  int64_t ranks = plan.schedule.clusterBlocks, groups = plan.widthGroups();
-  // The plan's inputGroups of a rank that is known when the kernel runs.
-  Value first = k.div(k.mul(rank, groups), ranks),
-        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
-  k.loop(k.add(first, warp), end, plan.schedule.warps, [&](Value group) {
+  PartOf own(k, plan.widthGroups(), plan.schedule.clusterBlocks, rank);
+  k.loop(k.add(own.begin, warp), own.end, plan.schedule.warps, [&](Value group) {
     Value row = k.add(k.mul(group, PersistentPlan::kGroup), k.shl(lane, 2));
-    body(group, k.sub(group, first), row);
+    body(group, k.sub(group, own.begin), row);
   });
 }
 
@@ -162,61 +154,35 @@ void ResidualExchange::add(Value array, Value row, Value value, int64_t addition
 
 void ResidualExchange::send(Value gains) {
   int64_t ranks = plan.schedule.clusterBlocks;
-  Value input = k.offset(pointers.shared, plan.input.offset),
-        meta = k.offset(pointers.shared, plan.inputMeta.offset);
-  // A place for the warp to bring the bytes in order.
-  Value scratch =
+  GroupExchange input = exchange();
+  Value place =
       k.at(k.offset(pointers.shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
   forGroups([&](Value group, Value local, Value row) {
-    DeviceBuilder::Values x, squares;
-    Value square, greatest;
-    DeviceBuilder::Values mlps = loadState(1, local), gain = loadRows(gains, row);
+    DeviceBuilder::Values x, mlps = loadState(1, local), gain = loadRows(gains, row);
+    Value square;
     for (auto [i, first] : llvm::enumerate(loadState(0, local))) {
       Value value = k.addF(first, mlps[i]);
       square = square ? k.fma(value, value, square) : k.mulF(value, value);
       x.push_back(k.mulF(value, gain[i]));
-      Value magnitude = kernels::magnitudeBits(k, x.back());
-      greatest = greatest ? k.max(greatest, magnitude) : magnitude;
     }
-    kernels::ActivationScale scale = kernels::activationScale(k, k.greatestOfWarp(greatest));
-    square = k.sumOfWarp(square);
-    DeviceBuilder::Values fixed;
-    for (Value element : x)
-      fixed.push_back(toFixedPoint(k, scale, element));
-    // As InputPlan: 64 bytes for every 32 columns, high bytes first.
-    Value place = k.add(k.shl(k.shr(lane, 3), 6),
-                        k.add(k.shl(k.bitAnd(lane, 3), 3), k.shl(k.bitAnd(k.shr(lane, 2), 1), 2)));
-    Value word = k.offset(scratch, place);
-    k.store(fixedPointBytes(k, fixed, /*high=*/true), word, 4);
-    k.store(fixedPointBytes(k, fixed, /*high=*/false), k.offset(word, 32), 4);
-    k.syncWarp();
-    // Half a warp has all 16 pieces; the halves take ranks in turn.
-    Value piece = k.shl(k.bitAnd(lane, 15), 4);
-    DeviceBuilder::Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(scratch, piece), 16));
-    Value to = k.offset(k.at(input, group, PersistentPlan::kGroupBytes), piece);
-    k.loop(k.shr(lane, 4), k.constI32(ranks), 2,
-           [&](Value peer) { k.sendToBlock(to, barrier(), peer, words); });
-    k.ifThen(k.less(lane, k.constI32(ranks)), [&] {
-      k.sendToBlock(k.at(meta, group, PersistentPlan::kGroupMetaBytes), barrier(), lane,
-                    {k.bitcast(scale.scale, k.i32()), k.bitcast(square, k.i32())});
-    });
-    k.syncWarp(); // before the next group's bytes come to the same place
+    input.send(x, k.sumOfWarp(square), group, place, lane);
   });
   if (plan.widthGroups() >= ranks)
     return;
-  Value groups = k.constI32(plan.widthGroups());
-  Value first = k.div(k.mul(rank, groups), ranks),
-        end = k.div(k.mul(k.add(rank, 1), groups), ranks);
-  Value tells = k.bitAnd(k.equal(first, end), k.less(thread, k.constI32(ranks)));
-  k.ifThen(tells, [&] {
-    Value tokens = k.offset(pointers.shared, plan.tokens.offset);
-    k.sendToBlock(k.at(tokens, rank, PersistentPlan::kTokenBytes), barrier(), thread,
-                  {k.constI32(0), k.constI32(0)});
-  });
+  PartOf own(k, plan.widthGroups(), ranks, rank);
+  k.ifThen(k.equal(own.begin, own.end), [&] { input.sendToken(rank, thread); });
 }
 
 void ResidualExchange::receive(Value round) {
-  k.waitOfCluster(barrier(), k.bitAnd(round, 1));
-  k.ifThen(k.equal(thread, k.constI32(0)),
-           [&] { k.expectBytes(barrier(), k.constI32(inputBytes(plan))); });
+  exchange().receive(round, k.constI32(inputBytes(plan)), thread);
+}
+
+Value ResidualExchange::normFactor(double epsilon) {
+  Value sum;
+  for (int64_t group = 0; group < plan.widthGroups(); ++group) {
+    Value square = exchange().square(k.constI32(group));
+    sum = sum ? k.addF(sum, square) : square;
+  }
+  Value mean = k.mulF(sum, k.number(1.0 / static_cast<double>(plan.shape.width)));
+  return k.divF(k.number(1.0), k.sqrt(k.addF(mean, k.number(epsilon))));
 }

@@ -7,9 +7,7 @@
 #ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_RESIDUALEXCHANGE_H
 #define SLUICE_LIB_CONVERSION_FUSEDTOGPU_RESIDUALEXCHANGE_H
 
-#include "DeviceBuilder.h"
-
-#include "dialects/Fused/PersistentPlan.h"
+#include "GroupExchange.h"
 
 namespace sluice::device {
 
@@ -46,6 +44,12 @@ public:
   /// as fused::InputPlan has them, one token, at the plan's `input`; of each group the activation
   /// scale and the sum of squares, without gains, at `inputMeta`. One thread expects the next one.
   void receive(mlir::Value round);
+  /// What the input says: groups of operands and scales, and sums of squares.
+  GroupExchange exchange() {
+    return {k, plan, pointers.shared, fused::PersistentPlan::Input, plan.input, plan.inputMeta};
+  }
+  /// 1 / sqrt(mean of the squares + epsilon), of the input that was received last.
+  mlir::Value normFactor(double epsilon);
 
   /// Adds `value` to row `row` of attention's sums.
   void addAttention(mlir::Value row, mlir::Value value);
@@ -58,7 +62,6 @@ private:
   mlir::Value mlpArray(mlir::Value layer) {
     return k.add(k.bitAnd(layer, 1), fused::PersistentPlan::MlpSums);
   }
-  mlir::Value barrier() { return k.offset(pointers.shared, plan.barriers.offset); }
   /// Runs `body` for each group that is the warp's turn; `row` is the first of the lane's four.
   void
   forGroups(llvm::function_ref<void(mlir::Value group, mlir::Value local, mlir::Value row)> body);

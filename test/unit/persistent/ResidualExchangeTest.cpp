@@ -7,15 +7,12 @@
 
 #include "lib/Conversion/FusedToGpu/ResidualExchange.h"
 
-#include "sluice/Conversion/Passes.h"
+#include "KernelText.h"
+
 #include "sluice/Emulator/Emulator.h"
 #include "sluice/Formats/Activations.h"
 #include "sluice/Formats/FixedSum.h"
 #include "sluice/Target/GpuDevice.h"
-#include "sluice/Target/GpuTarget.h"
-
-#include "mlir/Dialect/GPU/IR/GPUDialect.h"
-#include "mlir/Pass/PassManager.h"
 
 #include "gtest/gtest.h"
 
@@ -67,42 +64,13 @@ int64_t recordBytes(const PersistentPlan &plan) {
   return plan.widthGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
 }
 
-/// The kernel's module as text. Arguments: embedding, gains, sums, poison, records.
-std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
-  mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
-  mlir::DialectRegistry registry;
-  nvidia::registerGpuTranslations(registry);
-  context.appendDialectRegistry(registry);
-  context.loadDialect<mlir::gpu::GPUDialect, mlir::LLVM::LLVMDialect, mlir::NVVM::NVVMDialect,
-                      mlir::arith::ArithDialect, mlir::scf::SCFDialect>();
-  mlir::Location loc = mlir::UnknownLoc::get(&context);
-  mlir::OwningOpRef<mlir::ModuleOp> module = mlir::ModuleOp::create(loc);
-  mlir::OpBuilder b = mlir::OpBuilder::atBlockEnd(module->getBody());
-  auto kernels = mlir::gpu::GPUModuleOp::create(b, loc, "kernels");
-  b.setInsertionPointToStart(kernels.getBody());
-  mlir::LLVM::GlobalOp::create(b, loc, mlir::LLVM::LLVMArrayType::get(b.getI8Type(), 0),
-                               /*isConstant=*/false, mlir::LLVM::Linkage::External, "shared",
-                               mlir::Attribute(), /*alignment=*/1024, /*addrSpace=*/3);
-  auto pointer = mlir::LLVM::LLVMPointerType::get(&context, 1);
-  auto function = mlir::LLVM::LLVMFuncOp::create(
-      b, loc, "step",
-      mlir::LLVM::LLVMFunctionType::get(mlir::LLVM::LLVMVoidType::get(&context),
-                                        llvm::SmallVector<mlir::Type>(5, pointer)));
-  function->setAttr("gpu.kernel", b.getUnitAttr());
-  function->setAttr("nvvm.kernel", b.getUnitAttr());
-  mlir::Block *entry = function.addEntryBlock(b);
-  b.setInsertionPointToStart(entry);
-  auto end = mlir::LLVM::ReturnOp::create(b, loc, mlir::ValueRange());
-  b.setInsertionPoint(end);
-  DeviceBuilder k(b, loc, 90);
-  Value shared = mlir::LLVM::AddressOfOp::create(
-      b, loc, mlir::LLVM::LLVMPointerType::get(&context, 3), "shared");
+void emit(const PersistentPlan &plan, const Faults &faults, DeviceBuilder &k, Value shared,
+          mlir::ValueRange arguments) {
   Value thread = k.thread(), block = k.block();
   int64_t ranks = plan.schedule.clusterBlocks;
   Value cluster = k.div(block, ranks), rank = k.rankInCluster();
-  device::ResidualExchange exchange(
-      k, plan, {shared, entry->getArgument(0), entry->getArgument(2), entry->getArgument(3)},
-      thread);
+  device::ResidualExchange exchange(k, plan, {shared, arguments[0], arguments[2], arguments[3]},
+                                    thread);
   auto barrier = [&] {
     k.clusterArrive();
     k.clusterWait();
@@ -116,7 +84,7 @@ std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
     exchange.start();
   // Records of a block, and the rounds of inputs, which clusters without heads have fewer of.
   int64_t bytes = recordBytes(plan), inputs = 2 * plan.shape.layers + 1;
-  Value records = k.at(entry->getArgument(4), block, inputs * bytes);
+  Value records = k.at(arguments[4], block, inputs * bytes);
   auto receive = [&](Value round, Value number) {
     exchange.receive(round);
     Value to = k.at(records, number, bytes);
@@ -157,7 +125,7 @@ std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
                              k.equal(layer, k.constI32(plan.shape.layers - 1)));
     k.ifElse(missing, [] {}, all);
   };
-  Value gains = entry->getArgument(1),
+  Value gains = arguments[1],
         attends = k.less(cluster, k.constI32(plan.schedule.attentionClusters));
   Value layers = k.constI32(plan.shape.layers), zero = k.constI32(0);
   auto readMlp = [&](Value layer) {
@@ -188,13 +156,15 @@ std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
   exchange.send(gains);
   receive(end2[0], k.constI32(inputs - 1));
   barrier();
+}
 
-  mlir::PassManager pm(&context);
-  buildGpuLowerKernelsPipeline(pm);
-  EXPECT_TRUE(succeeded(pm.run(*module)));
-  std::string text;
-  llvm::raw_string_ostream(text) << *module;
-  return text;
+/// The kernel's module as text. Arguments: embedding, gains, sums, poison, records.
+std::string kernelOf(const PersistentPlan &plan, const Faults &faults) {
+  return test::kernelText(5, warps * device::kWarp,
+                          [&](DeviceBuilder &k, Value shared, mlir::ValueRange arguments) {
+                            emit(plan, faults, k, shared, arguments);
+                          })
+      .text;
 }
 
 /// What the definitions say: the records of all blocks.

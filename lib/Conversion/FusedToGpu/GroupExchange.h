@@ -1,0 +1,65 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Inputs of products that blocks of a cluster make for each other, 128 numbers at a time.
+
+#ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_GROUPEXCHANGE_H
+#define SLUICE_LIB_CONVERSION_FUSEDTOGPU_GROUPEXCHANGE_H
+
+#include "DeviceBuilder.h"
+
+#include "dialects/Fused/PersistentPlan.h"
+
+namespace sluice::device {
+
+/// The part of `total` things that `index`, known when the kernel runs, has of `parts`: as
+/// PersistentPlan divides them.
+struct PartOf {
+  PartOf(DeviceBuilder &k, int64_t total, int64_t parts, mlir::Value index)
+      : begin(k.div(k.mul(index, total), parts)), end(k.div(k.mul(k.add(index, 1), total), parts)) {
+  }
+  mlir::Value begin, end;
+};
+
+/// An exchange of the plan in which every rank sends groups to its whole cluster: where groups,
+/// what belongs to them, and the barrier lie in every block's shared memory.
+struct GroupExchange {
+  DeviceBuilder &k;
+  const fused::PersistentPlan &plan;
+  /// Start of the block's shared memory.
+  mlir::Value shared;
+  fused::PersistentPlan::ExchangeIndex index;
+  fused::SharedRange groups, meta;
+
+  mlir::Value barrier() const {
+    return k.offset(shared, plan.barriers.offset + (index - fused::PersistentPlan::Input) * 8);
+  }
+  /// Operands of the tensor cores: as fused::InputPlan has them, one token, integer weights.
+  mlir::Value operands(mlir::Value group) const {
+    return k.at(k.offset(shared, groups.offset), group, fused::PersistentPlan::kGroupBytes);
+  }
+  mlir::Value scale(mlir::Value group) const { return loadMeta(group, 0); }
+  mlir::Value square(mlir::Value group) const { return loadMeta(group, 4); }
+
+  /// By one thread, once: `bytes` are those of a round.
+  void init(mlir::Value bytes) const;
+  /// By a warp: rounds four numbers a lane to fixed point and sends them as group `group`, with
+  /// their scale and `square`. `place`: where the warp brings bytes in order, kGroupBytes.
+  void send(const DeviceBuilder::Values &x, mlir::Value square, mlir::Value group,
+            mlir::Value place, mlir::Value lane) const;
+  /// By all threads that compute, if the rank has no group of this exchange.
+  void sendToken(mlir::Value rank, mlir::Value thread) const;
+  /// By all threads that compute: waits for round `round`. One of them expects the next one.
+  void receive(mlir::Value round, mlir::Value bytes, mlir::Value thread) const;
+
+private:
+  mlir::Value loadMeta(mlir::Value group, int64_t byte) const {
+    mlir::Value at =
+        k.at(k.offset(shared, meta.offset + byte), group, fused::PersistentPlan::kGroupMetaBytes);
+    return k.load(k.f32(), at, 4);
+  }
+};
+
+} // namespace sluice::device
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDTOGPU_GROUPEXCHANGE_H

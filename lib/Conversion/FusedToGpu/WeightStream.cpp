@@ -1,0 +1,266 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+#include "WeightStream.h"
+
+using namespace mlir;
+using namespace sluice;
+using namespace sluice::device;
+using formats::Encoding;
+using fused::PersistentPlan;
+
+static constexpr int64_t kGroup = PersistentPlan::kGroup;
+/// Bytes of a unit's scales, f16.
+static constexpr int64_t kScaleBytes = PersistentPlan::kTile * 2;
+
+StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const PersistentPlan &plan)
+    : shape(shape), groups(groups), units(plan.stageUnits(shape.format().bits())),
+      stageTiles(std::max<int64_t>(units / groups, 1)), stageGroups(std::min(groups, units)),
+      tileStages(llvm::divideCeil(groups, units)),
+      unitBytes(PersistentPlan::kTile * kGroup * shape.format().bits() / 8) {
+  if (shape.columns() % kGroup) {
+    int64_t last = shape.chunks() - 1;
+    int64_t whole = shape.chunkColumns(last) / kGroup * unitBytes;
+    missingBytes = unitBytes - (shape.chunkElements(last) - whole);
+  }
+}
+
+std::optional<std::string> StreamedPart::problem(const formats::PackedShape &shape) {
+  const Encoding &format = shape.format();
+  if (shape.layout().kind != formats::Layout::Kind::Mma)
+    return "its layout is not mma";
+  if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup)
+    return "its format is " + format.name() + ", expected int8-g128 or int4-g128";
+  if (shape.layout().columns % kGroup)
+    return "its chunks are not whole groups of 128 columns";
+  return std::nullopt;
+}
+
+WeightStream::WeightStream(DeviceBuilder &k, const PersistentPlan &plan, Value shared)
+    : k(k), plan(plan), ring(k.offset(shared, plan.ring.offset)),
+      full(k.offset(shared, plan.full.offset)), empty(k.offset(shared, plan.empty.offset)),
+      sums(k.offset(shared, plan.sums.offset)) {}
+
+void WeightStream::initBarriers() {
+  for (int64_t stage = 0; stage < plan.schedule.stages; ++stage) {
+    k.initBarrier(k.offset(full, stage * 8), 1);
+    k.initBarrier(k.offset(empty, stage * 8), plan.schedule.warps);
+  }
+}
+
+Value WeightStream::stageCount(const StreamedPart &part, const StreamedPart::Extent &extent) {
+  return k.mul(setCount(part, extent), part.tileStages);
+}
+
+void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent &extent,
+                            Value tile, Value place, Value firstGroup, Value groupCount, Value to,
+                            Value barrier) {
+  const formats::PackedShape &shape = part.shape;
+  int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
+  Value from =
+      k.offset(extent.weight, k.mul(k.toI64(k.add(extent.firstTile, tile)), shape.tileBytes()));
+  Value end = k.add(firstGroup, groupCount);
+  Value firstUnit = k.mul(place, part.stageGroups);
+  k.loop(k.div(firstGroup, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
+         [&](Value chunk) {
+           Value begin = k.mul(chunk, chunkGroups);
+           Value low = k.max(firstGroup, begin), high = k.min(end, k.add(begin, chunkGroups));
+           Value inChunk = k.sub(low, begin), count = k.sub(high, low);
+           Value at = k.offset(from, k.mul(k.toI64(chunk), shape.chunkOffset(1)));
+           Value unit = k.add(firstUnit, k.sub(low, firstGroup));
+           Value bytes = k.mul(count, part.unitBytes);
+           if (part.missingBytes)
+             bytes = k.select(k.equal(high, k.constI32(part.allGroups())),
+                              k.sub(bytes, part.missingBytes), bytes);
+           k.bulkCopy(k.at(to, unit, part.unitBytes), k.at(at, inChunk, part.unitBytes), bytes,
+                      barrier);
+           Value scales = k.constI32(shape.chunkScales(0));
+           if (shape.chunkScales(last) != shape.chunkScales(0))
+             scales = k.select(k.equal(chunk, k.constI32(last)),
+                               k.constI32(shape.chunkScales(last)), scales);
+           k.bulkCopy(k.offset(k.offset(to, part.units * part.unitBytes), k.mul(unit, kScaleBytes)),
+                      k.offset(k.offset(at, scales), k.mul(inChunk, kScaleBytes)),
+                      k.mul(count, kScaleBytes), barrier);
+         });
+}
+
+DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
+                                         const StreamedPart::Extent &extent, int64_t inFlight,
+                                         ValueRange carried) {
+  return k.loop(
+      k.constI32(0), stageCount(part, extent), 1, carried, [&](Value number, ValueRange values) {
+        Value count = values[0], oldest = values[1];
+        // At most one stage more is under way than before.
+        Value full_ = k.less(k.sub(count, oldest), k.constI32(inFlight));
+        oldest = k.ifElseYield(
+            full_, [&] { return Values{oldest}; },
+            [&] {
+              k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
+              return Values{k.add(oldest, 1)};
+            })[0];
+        Value slot = slotOf(count), barrier = k.at(full, slot, 8);
+        k.wait(k.at(empty, slot, 8), k.bitXor(parityOf(count), 1));
+        Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
+        Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
+        Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
+        // A block with fewer groups than the one with most may have none in a last stage.
+        Value groups = k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)),
+                             k.constI32(0));
+        Value start = k.add(extent.firstGroup, firstGroup);
+        Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
+        if (part.missingBytes)
+          bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
+                           k.sub(bytes, part.missingBytes), bytes);
+        k.expectBytes(barrier, k.mul(tiles, bytes));
+        Value to = k.at(ring, slot, plan.stageBytes);
+        if (part.isWholeChunk()) {
+          Value chunk = k.div(start, part.units);
+          Value from =
+              k.add(k.mul(k.toI64(k.add(extent.firstTile, firstTile)), part.shape.tileBytes()),
+                    k.mul(k.toI64(chunk), part.shape.chunkOffset(1)));
+          k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
+        } else {
+          k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
+            copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
+          });
+        }
+        return Values{k.add(count, 1), oldest};
+      });
+}
+
+WeightStream::Operands WeightStream::loadOperands(const StreamedPart &part, Value operands,
+                                                  Value scale, Value lane) {
+  // Lanes 0 to 7 have the two columns; the others' are not used.
+  Value x = k.offset(operands, k.shl(k.min(lane, k.constI32(7)), 3));
+  Operands result;
+  for (int64_t byte = 0; byte < PersistentPlan::kGroupBytes; byte += 64)
+    result.fragments.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(x, byte), 8)));
+  result.scale = scale;
+  if (part.shape.format().element == Encoding::Element::I4) // 16 times the elements
+    result.scale = k.mulF(scale, k.number(1.0 / 16));
+  return result;
+}
+
+std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Value stage,
+                                                   Value unit, Value isLast,
+                                                   const Operands &operands, Value lane) {
+  bool int4 = part.shape.format().element == Encoding::Element::I4;
+  Value elements = k.offset(k.at(stage, unit, part.unitBytes), k.shl(lane, 4));
+  Values products(4, k.constI32(0));
+  int64_t fragment = 0;
+  auto multiply = [&](ArrayRef<Value> words) {
+    products = k.mmaInt8(products, words, operands.fragments[fragment++]);
+  };
+  for (int64_t byte = 0; byte < part.unitBytes; byte += 512) {
+    // Columns that do not exist are multiplied with zeros of the input: any elements will do.
+    int64_t lastByte = std::min(byte, part.unitBytes - part.missingBytes - 512);
+    Value place = isLast && lastByte < byte
+                      ? k.select(isLast, k.constI32(lastByte), k.constI32(byte))
+                      : k.constI32(byte);
+    Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(elements, place), 16));
+    if (!int4) {
+      multiply(words);
+      continue;
+    }
+    DeviceBuilder::Nibbles nibbles = k.nibblesAtTop(words);
+    multiply(nibbles.high);
+    multiply(nibbles.low);
+  }
+  Value scalesAt = k.offset(k.offset(stage, part.units * part.unitBytes),
+                            k.add(k.mul(unit, kScaleBytes), k.shl(k.shr(lane, 2), 2)));
+  Values pair = k.lanes(k.load(k.vec(2, k.f16()), scalesAt, 4));
+  Value sums[2];
+  for (int64_t row = 0; row < 2; ++row) {
+    Value sum = k.add(k.shl(products[2 * row], 8), products[2 * row + 1]);
+    sums[row] = k.mulF(k.toFloat(sum), k.mulF(k.widen(pair[row]), operands.scale));
+  }
+  return {sums[0], sums[1]};
+}
+
+Value WeightStream::forBatches(
+    const StreamedPart &part, const StreamedPart::Extent &extent, int64_t mostTiles, Value passed,
+    llvm::function_ref<void(const StreamedPart::Extent &, Value, Value)> body) {
+  int64_t batch = std::max<int64_t>(plan.sums.bytes / (part.units * 64), 1) * part.stageTiles;
+  if (mostTiles <= batch) {
+    body(extent, k.constI32(0), passed);
+    return k.add(passed, stageCount(part, extent));
+  }
+  return k.loop(k.constI32(0), extent.tileCount, batch, {passed},
+                [&](Value first, ValueRange carried) {
+                  StreamedPart::Extent some = extent;
+                  some.firstTile = k.add(extent.firstTile, first);
+                  some.tileCount = k.min(k.sub(extent.tileCount, first), k.constI32(batch));
+                  body(some, first, carried[0]);
+                  return Values{k.add(carried[0], stageCount(part, some))};
+                })[0];
+}
+
+void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent &extent,
+                            Value passed, Value warp, Value lane,
+                            llvm::function_ref<Value(Value)> operandsOf,
+                            llvm::function_ref<Value(Value)> scaleOf) {
+  // Teams of as many warps as a stage has units take sets of tiles in turn.
+  int64_t teams = plan.schedule.warps / part.units;
+  Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
+  Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
+  // A warp has the same groups of all tiles, but the operands of two or more would spill beside
+  // what else a kernel has in the 96 registers of 17 warps: of 4096 columns 12 bytes a thread with
+  // two (int4), 160 with four (int8).
+  bool kept = part.tileStages == 1;
+  SmallVector<Value> groups;
+  for (int64_t step = 0; step < part.tileStages; ++step)
+    groups.push_back(k.add(group, step * part.units));
+  auto load = [&](Value group) {
+    return loadOperands(part, operandsOf(group), scaleOf(group), lane);
+  };
+  SmallVector<Operands> operands;
+  for (int64_t step = 0; kept && step < part.tileStages; ++step)
+    operands.push_back(
+        load(k.max(k.min(groups[step], k.sub(extent.groupCount, 1)), k.constI32(0))));
+  k.loop(team, setCount(part, extent), teams, [&](Value set) {
+    Values all(2, k.number(0.0));
+    Value tileExists = k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
+                                k.less(tile, k.constI32(part.stageTiles)));
+    for (int64_t step = 0; step < part.tileStages; ++step) {
+      Value stage = k.add(passed, k.add(k.mul(set, part.tileStages), step));
+      Value slot = slotOf(stage);
+      k.wait(k.at(full, slot, 8), parityOf(stage));
+      all = k.ifElseYield(
+          k.bitAnd(tileExists, k.less(groups[step], extent.groupCount)),
+          [&] {
+            Value isLast = part.missingBytes ? k.equal(k.add(extent.firstGroup, groups[step]),
+                                                       k.constI32(part.allGroups() - 1))
+                                             : Value();
+            auto [low, high] = multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit, isLast,
+                                            kept ? operands[step] : load(groups[step]), lane);
+            return Values{k.addF(all[0], low), k.addF(all[1], high)};
+          },
+          [&] { return all; });
+      k.syncWarp();
+      k.ifThen(k.equal(lane, k.constI32(0)),
+               [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
+    }
+    k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
+      Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));
+      k.store(k.vectorOf(all), k.offset(sums, to), 8);
+    });
+  });
+}
+
+void WeightStream::finish(const StreamedPart &part, const StreamedPart::Extent &extent,
+                          Value thread, int64_t threads,
+                          llvm::function_ref<void(Value, Value, Value, Value)> body) {
+  k.loop(thread, k.shl(extent.tileCount, 3), threads, [&](Value item) {
+    Value tile = k.shr(item, 3), row = k.bitAnd(item, 7);
+    Value first = k.add(k.mul(k.div(tile, part.stageTiles), part.units),
+                        k.mul(k.rem(tile, part.stageTiles), part.stageGroups));
+    Value from = k.offset(k.at(sums, first, 64), k.shl(row, 3));
+    Value low, high;
+    for (int64_t group = 0; group < part.stageGroups; ++group) {
+      Values pair = k.lanes(k.load(k.vec(2, k.f32()), k.offset(from, group * 64), 8));
+      low = low ? k.addF(low, pair[0]) : pair[0];
+      high = high ? k.addF(high, pair[1]) : pair[1];
+    }
+    body(tile, row, low, high);
+  });
+}

@@ -1,0 +1,123 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Parts of packed weights as a block of a persistent kernel reads them: through one ring, as units
+// of 16 rows by 128 columns, each of which a warp multiplies.
+
+#ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_WEIGHTSTREAM_H
+#define SLUICE_LIB_CONVERSION_FUSEDTOGPU_WEIGHTSTREAM_H
+
+#include "StageRing.h"
+
+#include "dialects/Fused/PersistentPlan.h"
+#include "sluice/Formats/Packing.h"
+
+namespace sluice::device {
+
+/// A block's part of a product: some tiles of a weight in layout mma, of each the same groups of
+/// 128 columns. A stage has several tiles, or a part of one:
+///
+///     stage:  | elements [stageTiles][stageGroups] | scales [stageTiles][stageGroups] |
+struct StreamedPart {
+  /// `groups`: of a tile, in the block that has most.
+  StreamedPart(formats::PackedShape shape, int64_t groups, const fused::PersistentPlan &plan);
+
+  /// What is wrong with a weight; nothing if it can be streamed.
+  static std::optional<std::string> problem(const formats::PackedShape &shape);
+
+  formats::PackedShape shape;
+  int64_t groups, units;
+  int64_t stageTiles, stageGroups;
+  int64_t tileStages; ///< stages of a set of tiles
+  int64_t unitBytes;  ///< of elements
+  /// Bytes that the row's last group lacks of that, where the columns are no whole groups.
+  int64_t missingBytes = 0;
+  int64_t allGroups() const { return llvm::divideCeil(shape.columns(), kGroupColumns); }
+  /// Whether a stage is a chunk of a packed tile as it lies in memory.
+  bool isWholeChunk() const {
+    return groups == allGroups() && stageTiles == 1 && groups % units == 0 && !missingBytes &&
+           shape.layout().columns == units * kGroupColumns &&
+           shape.chunkScales(0) == units * unitBytes;
+  }
+  static constexpr int64_t kGroupColumns = fused::PersistentPlan::kGroup;
+
+  /// What the kernel knows only when it runs. `groupCount` is at most `groups`.
+  struct Extent {
+    mlir::Value weight, firstTile, tileCount, firstGroup, groupCount;
+  };
+};
+
+/// The ring of a persistent kernel. The copying thread and every warp count the stages that have
+/// passed, from the kernel's start on.
+class WeightStream {
+public:
+  using Values = DeviceBuilder::Values;
+  /// `shared`: start of the block's shared memory.
+  WeightStream(DeviceBuilder &k, const fused::PersistentPlan &plan, mlir::Value shared);
+
+  /// By one thread.
+  void initBarriers();
+
+  /// Stages of a part.
+  mlir::Value stageCount(const StreamedPart &part, const StreamedPart::Extent &extent);
+
+  /// By the copying thread: copies the part's stages, at most `inFlight` of all stages at a time.
+  /// Carried: the stages so far, and the oldest that may be under way.
+  Values copy(const StreamedPart &part, const StreamedPart::Extent &extent, int64_t inFlight,
+              mlir::ValueRange carried);
+
+  /// By threads that compute: runs `body` for runs of tiles whose sums find room at the same time;
+  /// `passed` stages came before the first one. A block has at most `mostTiles`. Returns the stages
+  /// that have passed in the end.
+  mlir::Value forBatches(const StreamedPart &part, const StreamedPart::Extent &extent,
+                         int64_t mostTiles, mlir::Value passed,
+                         llvm::function_ref<void(const StreamedPart::Extent &batch,
+                                                 mlir::Value firstTile, mlir::Value passed)>
+                             body);
+
+  /// By a warp that computes: multiplies its units of the part, of which `passed` stages came
+  /// before. The operands of group `group` (of the part) are at `operandsOf`, its activation scale
+  /// is `scaleOf`. Sums go to shared memory, where finish() adds them after a barrier.
+  void multiply(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value passed,
+                mlir::Value warp, mlir::Value lane,
+                llvm::function_ref<mlir::Value(mlir::Value group)> operandsOf,
+                llvm::function_ref<mlir::Value(mlir::Value group)> scaleOf);
+  /// By all `threads` threads that compute: `body` gets the sums of rows r and r + 8 of a tile.
+  void finish(
+      const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value thread,
+      int64_t threads,
+      llvm::function_ref<void(mlir::Value tile, mlir::Value row, mlir::Value low, mlir::Value high)>
+          body);
+
+private:
+  /// Sets of tiles that share their stages.
+  mlir::Value setCount(const StreamedPart &part, const StreamedPart::Extent &extent) {
+    return k.div(k.add(extent.tileCount, part.stageTiles - 1), part.stageTiles);
+  }
+  mlir::Value slotOf(mlir::Value stage) { return k.rem(stage, plan.schedule.stages); }
+  mlir::Value parityOf(mlir::Value stage) {
+    return k.bitAnd(k.div(stage, plan.schedule.stages), 1);
+  }
+  void copyTile(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value tile,
+                mlir::Value place, mlir::Value firstGroup, mlir::Value groupCount, mlir::Value to,
+                mlir::Value barrier);
+  /// What a warp needs of 128 columns of the input.
+  struct Operands {
+    llvm::SmallVector<Values> fragments;
+    mlir::Value scale;
+  };
+  Operands loadOperands(const StreamedPart &part, mlir::Value operands, mlir::Value scale,
+                        mlir::Value lane);
+  /// Sums of rows r and r + 8, r = lane / 4, of one unit.
+  std::pair<mlir::Value, mlir::Value> multiplyUnit(const StreamedPart &part, mlir::Value stage,
+                                                   mlir::Value unit, mlir::Value isLast,
+                                                   const Operands &operands, mlir::Value lane);
+
+  DeviceBuilder &k;
+  const fused::PersistentPlan &plan;
+  mlir::Value ring, full, empty, sums;
+};
+
+} // namespace sluice::device
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDTOGPU_WEIGHTSTREAM_H
