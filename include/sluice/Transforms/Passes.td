@@ -502,11 +502,11 @@ def FusedPlanPersistent : Pass<"fused-plan-persistent", "::mlir::ModuleOp"> {
     is waited for comes, as often as it is expected, and that no buffer is used again too early, has been checked (dialects/Fused/Protocol.h). A schedule that is there already is kept if it fits, and an error if it does not.
 
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32>
+    func.func private @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32>
     ```
     ==> (for a model of 256 columns, 2 key/value heads of 64 and an MLP of 768)
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> attributes {
+    func.func private @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> attributes {
       sluice.persistent = #fused.persistent_schedule<clusters = 6, cluster_blocks = 8, attention_clusters = 2, warps = 16, stages = 12, attention_in_flight = 3, mlp_in_flight = 4>,
       sluice.persistent_reason = "6 clusters of 8 blocks, 2 of them with 1 key/value head each; ..."}
     ```
@@ -529,7 +529,7 @@ def PlanAssignBuffers : Pass<"plan-assign-buffers", "::mlir::ModuleOp"> {
     caches keep their names. The recipe of a weight goes on as `NAME.recipe`, and its buffer's attribute `source` names it; `model.cache` symbols end here.
 
     ```mlir
-    func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
+    func.func private @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
       %t = model.parameter @token_embd.rows : tensor<2048x256xf16>
       %x = plan.dispatch @kernels::@embedding_0(%token, %t) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "token_embd"
           : (tensor<1xi32>, tensor<2048x256xf16>) -> tensor<1x256xf32>

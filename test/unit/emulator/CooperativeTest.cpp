@@ -334,8 +334,8 @@ TEST(Cooperative, BufferUsedAgain) {
 }
 
 TEST(Cooperative, LoadsOfTheSameWordAreNoPolling) {
-  // Block 0 looks at the word eight times before it writes it, while a thread of block 1 never stops
-  // to ask a barrier.
+  // Block 0 looks at the word eight times before it writes it, while a thread of block 1 never
+  // stops to ask a barrier.
   std::string text = kernel("k", 1, R"(
     %first = llvm.icmp "eq" %block, %c0 : i32
     llvm.cond_br %first, ^look(%c0 : i32), ^other
