@@ -19,37 +19,52 @@ void Machine::bulkCopy(Thread &thread, uint32_t location, void *destination, con
                 std::string("misaligned ") +
                     (reinterpret_cast<uintptr_t>(source) % 16 ? "source" : "destination") +
                     " of a bulk copy: expected a multiple of 16");
+  Flight flight;
+  if (!checkGlobal(thread, location, source, bytes, 0) ||
+      !startFlight(thread, location, destination, barrierAddress, bytes, Sending::Copy, flight))
+    return;
+  flight.copies.front().source = static_cast<const std::byte *>(source);
+  flights.push_back(std::move(flight));
+}
+
+bool Machine::startFlight(Thread &thread, uint32_t location, void *destination,
+                          void *barrierAddress, uint32_t bytes, Sending sending, Flight &flight) {
+  const char *does = sending == Sending::Copy ? "copies" : "stores",
+             *what = sending == Sending::Copy ? "copy" : "store";
   SharedPlace place = findShared(thread, destination);
   if (!place.block || place.block->finished ||
-      place.offset + uint64_t(bytes) > place.block->sharedBytes)
-    return fail(thread, location,
-                "copies " + number(bytes) + " bytes to outside of shared memory" +
-                    (place.block ? ": at byte " + number(place.offset) + " of " +
-                                       number(place.block->sharedBytes)
-                                 : std::string()));
+      place.offset + uint64_t(bytes) > place.block->sharedBytes) {
+    fail(thread, location,
+         std::string(does) + " " + number(bytes) + " bytes to outside of shared memory" +
+             (place.block ? ": at byte " + number(place.offset) + " of " +
+                                number(place.block->sharedBytes) +
+                                (place.block->finished ? " of a block that has ended" : "")
+                          : std::string()));
+    return false;
+  }
   Block *barrierBlock;
   Mbarrier *barrier = findBarrier(thread, location, barrierAddress, &barrierBlock);
-  if (!barrier || !checkGlobal(thread, location, source, bytes, 0))
-    return;
-  if (barrierBlock != place.block)
-    return fail(thread, location, "the copy's mbarrier is in another block than its destination");
+  if (!barrier)
+    return false;
+  if (barrierBlock != place.block) {
+    fail(thread, location,
+         std::string("the ") + what + "'s mbarrier is in another block than its destination");
+    return false;
+  }
   if (!report(thread, location, *place.block,
               place.block->shadow.startCopy(place.offset, bytes, accessOf(thread, location)), bytes,
-              "copies"))
-    return;
-  Copy copy;
+              does))
+    return false;
+  Copy &copy = flight.copies.emplace_back();
   copy.block = place.block;
   copy.offset = place.offset;
   copy.bytes = copy.sourceBytes = bytes;
-  copy.source = static_cast<const std::byte *>(source);
   copy.location = location;
-  Flight flight;
-  flight.copies.push_back(copy);
   flight.block = barrierBlock;
   flight.barrier = barrier - barrierBlock->mbarriers.data();
   flight.transactions = bytes;
   ++place.block->copiesInFlight;
-  flights.push_back(std::move(flight));
+  return true;
 }
 
 void Machine::writeCopy(const Copy &copy, uint32_t actor, uint32_t clock) {
@@ -89,42 +104,15 @@ void Machine::remoteStore(Thread &thread, uint32_t location, void *destination,
                 "misaligned destination of a store to a block of the cluster: expected a multiple "
                 "of " +
                     number(bytes));
-  SharedPlace place = findShared(thread, destination);
-  if (!place.block || place.block->finished ||
-      place.offset + uint64_t(bytes) > place.block->sharedBytes)
-    return fail(thread, location,
-                "stores " + number(bytes) + " bytes to outside of shared memory" +
-                    (place.block ? ": at byte " + number(place.offset) + " of " +
-                                       number(place.block->sharedBytes) +
-                                       (place.block->finished ? " of a block that has ended" : "")
-                                 : std::string()));
-  Block *barrierBlock;
-  Mbarrier *barrier = findBarrier(thread, location, barrierAddress, &barrierBlock);
-  if (!barrier)
-    return;
-  if (barrierBlock != place.block)
-    return fail(thread, location, "the store's mbarrier is in another block than its destination");
-  if (!report(thread, location, *place.block,
-              place.block->shadow.startCopy(place.offset, bytes, accessOf(thread, location)), bytes,
-              "stores"))
-    return;
   Flight flight;
-  flight.copies.emplace_back();
-  Copy &copy = flight.copies.front();
-  copy.block = place.block;
-  copy.offset = place.offset;
-  copy.bytes = copy.sourceBytes = bytes;
-  copy.location = location;
+  if (!startFlight(thread, location, destination, barrierAddress, bytes, Sending::Store, flight))
+    return;
   std::copy_n(words, count, flight.words.begin());
-  flight.block = barrierBlock;
-  flight.barrier = barrier - barrierBlock->mbarriers.data();
-  flight.transactions = bytes;
-  flight.remote = barrierBlock != thread.block;
+  flight.remote = flight.block != thread.block;
   // The completion releases what the thread has done and knows of (PTX ISA, "st.async").
   Gathering released;
   release(thread, released);
   flight.released = released.take();
-  ++place.block->copiesInFlight;
   flights.push_back(std::move(flight));
 }
 

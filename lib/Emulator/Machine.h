@@ -141,6 +141,12 @@ private:
   };
   /// The block in whose shared memory the address lies; null if it lies in none of the cluster.
   SharedPlace findShared(Thread &thread, const void *address);
+  /// What is on its way to shared memory, and completes at an mbarrier there: a bulk copy, or a
+  /// store to a block of the cluster.
+  enum class Sending { Copy, Store };
+  /// Checks destination and mbarrier, and fills in all of `flight` but where its bytes come from.
+  bool startFlight(Thread &thread, uint32_t location, void *destination, void *barrierAddress,
+                   uint32_t bytes, Sending sending, Flight &flight);
   Access accessOf(const Thread &thread, uint32_t location, bool atomic = false) const;
   bool checkShared(Thread &thread, uint32_t location, const void *address, uint32_t bytes,
                    uint32_t flags);

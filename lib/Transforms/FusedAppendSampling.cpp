@@ -4,7 +4,7 @@
 #include "sluice/Transforms/Passes.h"
 
 #include "sluice-runtime/SamplingWords.h"
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/Support/DebugLog.h"
@@ -22,11 +22,9 @@ struct FusedAppendSampling : impl::FusedAppendSamplingBase<FusedAppendSampling> 
   using FusedAppendSamplingBase::FusedAppendSamplingBase;
 
   void runOnOperation() override {
-    llvm::Expected<TargetDescription> description = loadTarget(target);
-    if (!description) {
-      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+    FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+    if (failed(description))
       return signalPassFailure();
-    }
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
     if (!description->isGpu() || !decode || !decode.getBody().hasOneBlock())
       return markAllAnalysesPreserved();

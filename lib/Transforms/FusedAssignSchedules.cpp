@@ -7,6 +7,7 @@
 #include "sluice/Analysis/TimeModel.h"
 #include "sluice/Formats/Activations.h"
 #include "sluice/Target/GpuDevice.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -616,11 +617,9 @@ void FusedAssignSchedules::predict() {
 }
 
 void FusedAssignSchedules::runOnOperation() {
-  llvm::Expected<TargetDescription> loaded = loadTarget(target);
-  if (!loaded) {
-    emitError(getOperation().getLoc()) << llvm::toString(loaded.takeError());
+  FailureOr<TargetDescription> loaded = loadTarget(getOperation(), target);
+  if (failed(loaded))
     return signalPassFailure();
-  }
   description = std::move(*loaded);
   device = gpuDevice(description);
   // A product that came with a schedule keeps its prefetch, too, or that it has none.

@@ -4,7 +4,7 @@
 #include "sluice/Transforms/Passes.h"
 
 #include "dialects/Fused/Weights.h"
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/IRMapping.h"
@@ -256,11 +256,9 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
   using FusedDeriveStepsBase::FusedDeriveStepsBase;
 
   void runOnOperation() override {
-    llvm::Expected<TargetDescription> description = loadTarget(target);
-    if (!description) {
-      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+    FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+    if (failed(description))
       return signalPassFailure();
-    }
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
     auto config = getOperation()->getAttrOfType<DictionaryAttr>("model.config");
     auto context = config ? config.getAs<IntegerAttr>("context_length") : IntegerAttr();

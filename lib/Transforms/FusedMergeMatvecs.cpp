@@ -5,7 +5,7 @@
 #include "sluice/Transforms/Passes.h"
 
 #include "sluice/Analysis/Merging.h"
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/IR/Remarks.h"
 #include "llvm/ADT/MapVector.h"
@@ -147,11 +147,9 @@ void FusedMergeMatvecs::merge(ArrayRef<MatvecOp> ops) {
 void FusedMergeMatvecs::runOnOperation() {
   // Without a target nothing is known of its kernels.
   if (!target.empty()) {
-    llvm::Expected<TargetDescription> description = loadTarget(target);
-    if (!description) {
-      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+    FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+    if (failed(description))
       return signalPassFailure();
-    }
     gpu = description->isGpu();
   }
   llvm::MapVector<std::pair<Value, Block *>, SmallVector<MatvecOp>> readers;

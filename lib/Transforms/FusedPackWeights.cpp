@@ -6,7 +6,7 @@
 #include "dialects/Model/Semantics.h"
 #include "sluice/Formats/Packing.h"
 #include "sluice/Formats/RowOrder.h"
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/IR/Remarks.h"
 #include "llvm/ADT/MapVector.h"
@@ -422,11 +422,9 @@ LogicalResult FusedPackWeights::packVector(model::ParameterOp parameter) {
 
 void FusedPackWeights::runOnOperation() {
   ModuleOp module = getOperation();
-  llvm::Expected<TargetDescription> description = loadTarget(target);
-  if (!description) {
-    emitError(module.getLoc()) << llvm::toString(description.takeError());
+  FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+  if (failed(description))
     return signalPassFailure();
-  }
   gpu = description->isGpu();
   if (columns < 0 || (columns && !gpu)) {
     emitError(module.getLoc()) << "columns must be 0 or, for a GPU, positive; found "

@@ -5,6 +5,7 @@
 
 #include "dialects/Fused/PersistentPlan.h"
 #include "sluice/Target/GpuDevice.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Remarks.h"
@@ -25,11 +26,9 @@ struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> 
   using FusedPlanPersistentBase::FusedPlanPersistentBase;
 
   void runOnOperation() override {
-    llvm::Expected<TargetDescription> description = loadTarget(target);
-    if (!description) {
-      emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+    FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+    if (failed(description))
       return signalPassFailure();
-    }
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
     if (!description->isGpu() || !decode || !decode.getBody().hasOneBlock())
       return markAllAnalysesPreserved();

@@ -3,7 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
-#include "sluice/Target/TargetDescription.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "llvm/Support/DebugLog.h"
 #include "llvm/Support/MathExtras.h"
@@ -25,11 +25,9 @@ struct FusedTileCaches : impl::FusedTileCachesBase<FusedTileCaches> {
 };
 
 void FusedTileCaches::runOnOperation() {
-  llvm::Expected<TargetDescription> description = loadTarget(target);
-  if (!description) {
-    emitError(getOperation().getLoc()) << llvm::toString(description.takeError());
+  FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+  if (failed(description))
     return signalPassFailure();
-  }
   bool isGpu = description->isGpu();
   // How attention reads a cache says which operand it is.
   auto place = [&](Operation *attention, FlatSymbolRefAttr name, CacheLayout layout) {

@@ -4,6 +4,7 @@
 #include "Kernels.h"
 
 #include "sluice/Target/GpuDevice.h"
+#include "sluice/Target/LoadTarget.h"
 
 #include "mlir/Dialect/GPU/IR/GPUDialect.h"
 #include "llvm/ADT/StringMap.h"
@@ -156,11 +157,9 @@ void ConvertFusedToGpu::runOnOperation() {
   module.walk([&](fused::KernelOp op) { fusedOps.push_back(op); });
   if (fusedOps.empty())
     return;
-  llvm::Expected<TargetDescription> description = loadTarget(target);
-  if (!description) {
-    emitError(module.getLoc()) << llvm::toString(description.takeError());
+  FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+  if (failed(description))
     return signalPassFailure();
-  }
   arch = description->computeCapability();
   if (arch < 80) {
     emitError(module.getLoc()) << "GPU kernels need a target of sm_80 or newer, "

@@ -108,25 +108,14 @@ std::string run(const PersistentPlan &plan, uint64_t seed = 1, bool separates = 
                          emit(plan, separates, k, shared, arguments);
                        })
           .text;
-  emulator::Options options;
-  options.seed = seed;
-  auto machine = emulator::Emulator::create(text, "step.mlir", options);
-  if (!machine)
-    return llvm::toString(machine.takeError());
+  test::EmulatedStep step(text, seed);
   int64_t bytes =
       plan.attendedGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
   std::vector<uint8_t> records(rounds * plan.blocks() * bytes, 0);
-  uint32_t memory = (*machine)->addMemory("records", records.data(), records.size(),
-                                          emulator::MemoryKind::Persistent);
-  emulator::Launch launch;
-  launch.kernel = "step";
-  launch.grid = plan.blocks();
+  step.add("records", records);
+  fused::GpuLaunch launch = plan.launch();
   launch.block = warps * device::kWarp;
-  launch.shared = plan.shared;
-  launch.cluster = plan.schedule.clusterBlocks;
-  launch.cooperative = true;
-  launch.buffers = {(*machine)->addBuffer("records", memory, 0, records.size())};
-  if (std::string fault = llvm::toString((*machine)->run({launch})); !fault.empty())
+  if (std::string fault = step.run(launch); !fault.empty())
     return fault;
 
   int64_t ranks = plan.schedule.clusterBlocks, heads = plan.joinedHeads(), dim = plan.shape.dim,

@@ -62,3 +62,31 @@ test::kernelText(int64_t arguments, int64_t threads,
   llvm::raw_string_ostream(result.text) << *module;
   return result;
 }
+
+test::EmulatedStep::EmulatedStep(const std::string &text, uint64_t seed) {
+  emulator::Options options;
+  options.seed = seed;
+  if (auto made = emulator::Emulator::create(text, "step.mlir", options))
+    machine = std::move(*made);
+  else
+    fault = llvm::toString(made.takeError());
+  launch.kernel = "step";
+  launch.cooperative = true;
+}
+
+void test::EmulatedStep::add(const char *name, void *data, uint64_t bytes,
+                             emulator::MemoryKind kind) {
+  if (machine)
+    launch.buffers.push_back(
+        machine->addBuffer(name, machine->addMemory(name, data, bytes, kind), 0, bytes));
+}
+
+std::string test::EmulatedStep::run(const fused::GpuLaunch &planned) {
+  if (!machine)
+    return fault;
+  launch.grid = planned.grid;
+  launch.block = planned.block;
+  launch.shared = planned.shared;
+  launch.cluster = planned.cluster;
+  return llvm::toString(machine->run({launch}));
+}

@@ -255,11 +255,7 @@ struct Outcome {
 
 Outcome run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}) {
   PersistentPlan plan = planOf(shape);
-  emulator::Options options;
-  options.seed = seed;
-  auto machine = emulator::Emulator::create(kernelOf(plan, faults), "step.mlir", options);
-  if (!machine)
-    return {llvm::toString(machine.takeError())};
+  test::EmulatedStep step(kernelOf(plan, faults), seed);
   std::vector<float> embedding(shape.width), gains(shape.width);
   for (int64_t i = 0; i < shape.width; ++i) {
     embedding[i] = static_cast<float>(i * 31 % 101 - 50) * 0.02f;
@@ -269,27 +265,15 @@ Outcome run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}) {
   std::vector<uint64_t> sums(PersistentPlan::kSumArrays * plan.widthTiles() * 16, 0);
   std::vector<int32_t> poison(4, 0);
   std::vector<uint8_t> records(plan.blocks() * inputs * bytes, 0);
-  std::vector<uint32_t> buffers;
-  auto add = [&](const char *name, auto &values, emulator::MemoryKind kind) {
-    uint64_t size = values.size() * sizeof(values[0]);
-    uint32_t memory = (*machine)->addMemory(name, values.data(), size, kind);
-    buffers.push_back((*machine)->addBuffer(name, memory, 0, size));
-  };
-  add("embedding", embedding, emulator::MemoryKind::Constant);
-  add("gains", gains, emulator::MemoryKind::Constant);
-  add("sums", sums, emulator::MemoryKind::Persistent);
-  add("poison", poison, emulator::MemoryKind::Persistent);
-  add("records", records, emulator::MemoryKind::Persistent);
-  emulator::Launch launch;
-  launch.kernel = "step";
-  launch.grid = plan.blocks();
+  step.add("embedding", embedding, emulator::MemoryKind::Constant);
+  step.add("gains", gains, emulator::MemoryKind::Constant);
+  step.add("sums", sums);
+  step.add("poison", poison);
+  step.add("records", records);
+  fused::GpuLaunch launch = plan.launch();
   launch.block = warps * device::kWarp;
-  launch.shared = plan.shared;
-  launch.cluster = shape.clusterBlocks;
-  launch.cooperative = true;
-  launch.buffers = buffers;
   Outcome outcome;
-  outcome.fault = llvm::toString((*machine)->run({launch}));
+  outcome.fault = step.run(launch);
   outcome.poison = poison[0];
   if (!outcome.fault.empty() || faults.nanLayer >= 0)
     return outcome;

@@ -290,11 +290,7 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
                               arguments);
                        })
           .text;
-  emulator::Options options;
-  options.seed = seed;
-  auto machine = emulator::Emulator::create(text, "step.mlir", options);
-  if (!machine)
-    return llvm::toString(machine.takeError());
+  test::EmulatedStep step(text, seed);
   std::vector<float> embedding(shape.width), gains(shape.width);
   for (int64_t i = 0; i < shape.width; ++i) {
     embedding[i] = static_cast<float>(i * 31 % 101 - 50) * 0.02f;
@@ -302,31 +298,16 @@ std::string run(const Shape &shape, uint64_t seed = 1, const Faults &faults = {}
   }
   std::vector<uint64_t> sums(PersistentPlan::kSumArrays * shape.width, 0);
   std::vector<int32_t> poison(4, 0);
-  std::vector<uint32_t> buffers;
-  auto add = [&](const char *name, auto &values, emulator::MemoryKind kind) {
-    uint64_t size = values.size() * sizeof(values[0]);
-    uint32_t memory = (*machine)->addMemory(name, values.data(), size, kind);
-    buffers.push_back((*machine)->addBuffer(name, memory, 0, size));
-  };
-  add("embedding", embedding, emulator::MemoryKind::Constant);
-  add("gains", gains, emulator::MemoryKind::Constant);
-  add("sums", sums, emulator::MemoryKind::Persistent);
-  add("poison", poison, emulator::MemoryKind::Persistent);
-  add("gate", gate.bytes, emulator::MemoryKind::Constant);
-  add("down", down.bytes, emulator::MemoryKind::Constant);
-  add("head", head.bytes, emulator::MemoryKind::Constant);
   std::vector<float> logits(shape.vocabulary, 0);
-  add("logits", logits, emulator::MemoryKind::Persistent);
-  GpuLaunch planned = plan.launch();
-  emulator::Launch launch;
-  launch.kernel = "step";
-  launch.grid = planned.grid;
-  launch.block = planned.block;
-  launch.shared = planned.shared;
-  launch.cluster = planned.cluster;
-  launch.cooperative = planned.cooperative;
-  launch.buffers = buffers;
-  if (std::string fault = llvm::toString((*machine)->run({launch})); !fault.empty())
+  step.add("embedding", embedding, emulator::MemoryKind::Constant);
+  step.add("gains", gains, emulator::MemoryKind::Constant);
+  step.add("sums", sums);
+  step.add("poison", poison);
+  step.add("gate", gate.bytes, emulator::MemoryKind::Constant);
+  step.add("down", down.bytes, emulator::MemoryKind::Constant);
+  step.add("head", head.bytes, emulator::MemoryKind::Constant);
+  step.add("logits", logits);
+  if (std::string fault = step.run(plan.launch()); !fault.empty())
     return fault;
   EXPECT_EQ(poison[0], 0);
 
