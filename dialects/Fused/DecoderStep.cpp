@@ -160,6 +160,7 @@ private:
         return problem(op, "weights of different formats");
     bool isHalf = !encoding.isScaled() && encoding.bits() == 16,
          isInteger = encoding.isPlainInteger() && !encoding.hasZeroPoint() &&
+                     encoding.scale == formats::Encoding::Scale::F16 &&
                      encoding.group == PersistentPlan::kGroup;
     if (!isHalf && !isInteger)
       return problem(op, "weights of " + encoding.name() +

@@ -49,13 +49,24 @@ struct ElementSpelling {
   llvm::StringLiteral type, table;
 };
 static constexpr ElementSpelling elementSpellings[] = {
-    {Element::F32, "f32", ""},     {Element::F16, "f16", ""},
-    {Element::BF16, "bf16", ""},   {Element::I8, "i8", ""},
-    {Element::I4, "i4", ""},       {Element::I6, "i6", ""},
-    {Element::I5, "i5", ""},       {Element::I3, "i3", ""},
-    {Element::U5, "ui5", ""},      {Element::U4, "ui4", ""},
-    {Element::U2, "ui2", ""},      {Element::IQ4NL, "i4", "iq4_nl"},
-    {Element::E2M1, "i4", "e2m1"}, {Element::E4M3, "f8E4M3FN", ""},
+    {Element::F32, "f32", ""},
+    {Element::F16, "f16", ""},
+    {Element::BF16, "bf16", ""},
+    {Element::I8, "i8", ""},
+    {Element::I4, "i4", ""},
+    {Element::I6, "i6", ""},
+    {Element::I5, "i5", ""},
+    {Element::I3, "i3", ""},
+    {Element::U5, "ui5", ""},
+    {Element::U4, "ui4", ""},
+    {Element::U2, "ui2", ""},
+    {Element::IQ4NL, "i4", "iq4_nl"},
+    {Element::E2M1, "i4", "e2m1"},
+    {Element::E4M3, "f8E4M3FN", ""},
+    {Element::IQ1, "i4", "iq1"},
+    {Element::IQ2, "i4", "iq2"},
+    {Element::IQ3XXS, "i4", "iq3_xxs"},
+    {Element::IQ3S, "i4", "iq3_s"},
 };
 static constexpr std::pair<Scale, llvm::StringLiteral> scaleSpellings[] = {
     {Scale::F16, "f16"},   {Scale::I8, "i8"},     {Scale::U6, "u6"},     {Scale::U4, "u4"},
@@ -110,8 +121,9 @@ static ParseResult parseEncoding(AsmParser &parser, Encoding &encoding,
     } else if (keyword == "table") {
       if (parseWord(table))
         return failure();
-      if (table != "iq4_nl" && table != "e2m1")
-        return parser.emitError(loc, "unknown table '") << table << "': expected iq4_nl or e2m1";
+      if (llvm::none_of(elementSpellings, [&](auto &known) { return known.table == table; }))
+        return parser.emitError(loc, "unknown table '")
+               << table << "': expected iq4_nl, e2m1, iq1, iq2, iq3_xxs or iq3_s";
     } else if (keyword == "offset") {
       std::string word;
       if (parseWord(word))

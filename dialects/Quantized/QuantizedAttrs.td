@@ -13,10 +13,10 @@ def Quantized_EncodingAttr : AttrDef<QuantizedDialect, "Encoding"> {
     With element type f32, f16 or bf16, `value = q`. Otherwise, for every `group` consecutive elements of a row
     (`group = channel`: the whole row), `value = (number - zero) * scale + offset`:
 
-    - the element type is `iN` (signed), `uiN` (unsigned), `f8E4M3FN` or, with `table = iq4_nl` or `table = e2m1`, an index
-      of 4 bits into a table of 16 integers;
+    - the element type is `iN` (signed), `uiN` (unsigned), `f8E4M3FN` or, with `table = iq4_nl` (or `e2m1`, `iq1`, `iq2`,
+      `iq3_xxs`, `iq3_s`), an index of 4 bits into a table of 16 integers;
     - `scale = f16` (not printed), `e8m0` or `e4m3` (a byte), or `i8`, `u6` or `u4`: a byte or field times an f16 that
-      256 columns share; `bf16` or `f32` for `f8E4M3FN`;
+      256 columns share; `bf16` or `f32` for `f8E4M3FN`, `f32` also for `i8` and `i4`;
     - `zero_point`: a signed integer of the element type's range; `offset = f16`; `offset = field`: minus an unsigned
       field, as wide as the scale, times another f16 of the 256 columns.
 

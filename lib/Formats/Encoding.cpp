@@ -29,13 +29,15 @@ struct ElementInfo {
 } // namespace
 
 static constexpr ElementInfo elementTable[] = {
-    {Element::F32, Code::Float, 32, "f32"},    {Element::F16, Code::Float, 16, "f16"},
-    {Element::BF16, Code::Float, 16, "bf16"},  {Element::I8, Code::Signed, 8, "int8"},
-    {Element::I4, Code::Signed, 4, "int4"},    {Element::I6, Code::Signed, 6, "int6"},
-    {Element::I5, Code::Signed, 5, "int5"},    {Element::I3, Code::Signed, 3, "int3"},
-    {Element::U5, Code::Unsigned, 5, "uint5"}, {Element::U4, Code::Unsigned, 4, "uint4"},
-    {Element::U2, Code::Unsigned, 2, "uint2"}, {Element::IQ4NL, Code::Table, 4, "iq4"},
-    {Element::E2M1, Code::Table, 4, "e2m1"},   {Element::E4M3, Code::Float, 8, "fp8"},
+    {Element::F32, Code::Float, 32, "f32"},      {Element::F16, Code::Float, 16, "f16"},
+    {Element::BF16, Code::Float, 16, "bf16"},    {Element::I8, Code::Signed, 8, "int8"},
+    {Element::I4, Code::Signed, 4, "int4"},      {Element::I6, Code::Signed, 6, "int6"},
+    {Element::I5, Code::Signed, 5, "int5"},      {Element::I3, Code::Signed, 3, "int3"},
+    {Element::U5, Code::Unsigned, 5, "uint5"},   {Element::U4, Code::Unsigned, 4, "uint4"},
+    {Element::U2, Code::Unsigned, 2, "uint2"},   {Element::IQ4NL, Code::Table, 4, "iq4"},
+    {Element::E2M1, Code::Table, 4, "e2m1"},     {Element::E4M3, Code::Float, 8, "fp8"},
+    {Element::IQ1, Code::Table, 4, "iq1"},       {Element::IQ2, Code::Table, 4, "iq2"},
+    {Element::IQ3XXS, Code::Table, 4, "iq3xxs"}, {Element::IQ3S, Code::Table, 4, "iq3s"},
 };
 
 static const ElementInfo &info(Element element) {
@@ -44,7 +46,8 @@ static const ElementInfo &info(Element element) {
   return found;
 }
 
-/// The names that GGUF has for encodings that the general rule would name at length.
+/// Encodings that are in no series of all(), most of which GGUF has a shorter name for than the
+/// general rule.
 static constexpr std::pair<StringLiteral, Encoding> namedEncodings[] = {
     {"q4_1", {Element::U4, 32, Offset::F16}},
     {"q5_0", {Element::I5, 32}},
@@ -58,6 +61,13 @@ static constexpr std::pair<StringLiteral, Encoding> namedEncodings[] = {
     {"iq4_xs", {Element::IQ4NL, 32, Offset::None, Scale::I8}},
     {"mxfp4", {Element::E2M1, 32, Offset::None, Scale::E8M0}},
     {"nvfp4", {Element::E2M1, 16, Offset::None, Scale::E4M3}},
+    // What GGUF's types of these elements are re-packed to.
+    {"iq1-g16-n8", {Element::IQ1, 16, Offset::None, Scale::I8}},
+    {"iq1-g32-n8", {Element::IQ1, 32, Offset::None, Scale::I8}},
+    {"iq2-g16-n8", {Element::IQ2, 16, Offset::None, Scale::I8}},
+    {"iq2-g32-n8", {Element::IQ2, 32, Offset::None, Scale::I8}},
+    {"iq3xxs-g32-n8", {Element::IQ3XXS, 32, Offset::None, Scale::I8}},
+    {"iq3s-g32-n8", {Element::IQ3S, 32, Offset::None, Scale::I8}},
 };
 
 unsigned Encoding::bits() const { return info(element).bits; }
@@ -74,8 +84,10 @@ std::string Encoding::problem() const {
     return "group is " + std::to_string(group) + ", expected 16, 32, 64, 128, 256 or channel";
   if (!isInteger() && (group == 16 || offset != Offset::None))
     return "fp8 has groups of 32 or more, and neither zero points nor offsets";
-  if (isInteger() == (scale == Scale::BF16 || scale == Scale::F32))
-    return "scales of bf16 and f32 belong to fp8, and it to them";
+  if (!isInteger() && scale != Scale::BF16 && scale != Scale::F32)
+    return "fp8 has scales of bf16 or f32";
+  if (isInteger() && (scale == Scale::BF16 || (scale == Scale::F32 && !isPlainInteger())))
+    return "scales of bf16 belong to fp8, of f32 to fp8, int8 and int4 in groups of 32 or more";
   if (hasZeroPoint() && code() != Code::Signed)
     return "only signed elements have zero points";
   if (hasFields() != (offset == Offset::Field))
@@ -84,6 +96,8 @@ std::string Encoding::problem() const {
     return "scales that are fields belong to groups of 16 or 32";
   if (superNumbers() && group == channel)
     return "scales of a super-block belong to groups of 256 or fewer";
+  if (superUnit() != 1 && scale != Scale::I8)
+    return "elements of this table have scales of a byte and a super-block";
   return "";
 }
 
@@ -91,8 +105,28 @@ ArrayRef<int8_t> Encoding::table() const {
   static constexpr int8_t nl[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                     1,    13,   25,  38,  53,  69,  89,  113};
   static constexpr int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  assert(code() == Code::Table && "no table");
-  return element == Element::IQ4NL ? nl : fp4;
+  // Eight times -1, 0 and 1, plus 1 and less 1.
+  static constexpr int8_t iq1[16] = {-7, 1, 9, 0, 0, 0, 0, 0, -9, -1, 7};
+  static constexpr int8_t iq2[16] = {8, 25, 43, 0, 0, 0, 0, 0, -8, -25, -43};
+  static constexpr int8_t iq3xxs[16] = {4,  12,  20,  28,  36,  44,  52,  62,
+                                        -4, -12, -20, -28, -36, -44, -52, -62};
+  static constexpr int8_t iq3s[16] = {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15};
+  switch (element) {
+  case Element::IQ4NL:
+    return nl;
+  case Element::E2M1:
+    return fp4;
+  case Element::IQ1:
+    return iq1;
+  case Element::IQ2:
+    return iq2;
+  case Element::IQ3XXS:
+    return iq3xxs;
+  case Element::IQ3S:
+    return iq3s;
+  default:
+    llvm_unreachable("no table");
+  }
 }
 
 ArrayRef<Encoding::Plane> Encoding::planes() const {
@@ -150,6 +184,18 @@ unsigned Encoding::offsetBits() const {
   llvm_unreachable("not an offset");
 }
 
+float Encoding::superUnit() const {
+  switch (element) {
+  case Element::IQ1:
+  case Element::IQ2:
+    return 0.125f;
+  case Element::IQ3XXS:
+    return 0.25f;
+  default:
+    return 1;
+  }
+}
+
 float Encoding::scaleOf(uint32_t code, uint16_t super) const {
   switch (scale) {
   case Scale::F16:
@@ -159,7 +205,7 @@ float Encoding::scaleOf(uint32_t code, uint16_t super) const {
   case Scale::F32:
     return std::bit_cast<float>(code);
   case Scale::I8:
-    return f16ToFloat(super) * static_cast<float>(static_cast<int8_t>(code));
+    return f16ToFloat(super) * superUnit() * static_cast<float>(static_cast<int8_t>(code));
   case Scale::U6:
   case Scale::U4:
     return f16ToFloat(super) * static_cast<float>(code);
@@ -219,8 +265,10 @@ ArrayRef<Encoding> Encoding::all() {
       for (int64_t group :
            {int64_t(16), int64_t(32), int64_t(64), int64_t(128), int64_t(256), channel}) {
         list.push_back({element, group});
-        if (list.back().isPlainInteger())
+        if (list.back().isPlainInteger()) {
           list.push_back({element, group, Offset::ZeroPoint});
+          list.push_back({element, group, Offset::None, Scale::F32});
+        }
         if (group != channel && group <= 64)
           list.push_back({element, group, Offset::None, Scale::I8});
       }
@@ -264,8 +312,8 @@ uint8_t sluice::formats::floatToE4M3(float x) {
 std::string sluice::formats::encodingNames() {
   std::string text =
       "f16, bf16, f32, int3, int4, int5, int6, int8 or iq4 with -g16, -g32, -g64, -g128, -g256 or "
-      "-channel and optionally -zp (int4 and int8) or -n8 (nested scales, up to -g64), fp8 with "
-      "-g32 to -channel and optionally -f32 (scales; else bf16)";
+      "-channel and optionally -zp or -f32 (scales; int4 and int8) or -n8 (nested scales, up to "
+      "-g64), fp8 with -g32 to -channel and optionally -f32 (scales; else bf16)";
   for (const auto &[name, encoding] : namedEncodings)
     text += (&name == &std::prev(std::end(namedEncodings))->first ? " or " : ", ") + name.str();
   return text;

@@ -3,6 +3,8 @@
 
 #include "sluice/Formats/GgufBlocks.h"
 
+#include "GgufGrids.h"
+
 #include "llvm/Support/Endian.h"
 
 #include <algorithm>
@@ -265,6 +267,125 @@ static void readTQ1_0(const uint8_t *block, const RowNumbers &to) {
   to.scales[0] = read16le(block + 52);
 }
 
+static void readQ8_K(const uint8_t *block, const RowNumbers &to) {
+  to.scales[0] = read32le(block);
+  std::memcpy(to.q, block + 4, 256);
+}
+
+//===----------------------------------------------------------------------===//
+// Grids
+//===----------------------------------------------------------------------===//
+
+/// Eight elements of IQ2 or IQ3: a point, or two of four elements, and their signs. An index into
+/// the table has the sign above the point's code.
+template <unsigned bits> static void readSigned(unsigned points, unsigned signs, int8_t *q) {
+  for (unsigned i = 0; i < 8; ++i) {
+    unsigned code = points >> (i * bits) & ((1u << bits) - 1);
+    q[i] = static_cast<int8_t>(code | (signs >> i & 1) << 3);
+  }
+}
+
+/// Eight signs of which seven bits are stored.
+static unsigned evenSigns(unsigned bits) {
+  bits &= 127;
+  return bits | (std::popcount(bits) & 1u) << 7;
+}
+
+/// Scales of 4 bits, of two groups a byte.
+static void readNibbleScales(const uint8_t *from, unsigned groups, const RowNumbers &to) {
+  for (unsigned g = 0; g < groups; ++g)
+    to.scales[g] = 2 * (from[g / 2] >> (4 * (g % 2)) & 15u) + 1;
+}
+
+static void readIQ2_XXS(const uint8_t *block, const RowNumbers &to) {
+  ArrayRef<uint16_t> grid = gridPoints(GgufGrid::IQ2_XXS);
+  to.supers[0] = read16le(block);
+  for (unsigned g = 0; g < 8; ++g) {
+    const uint8_t *from = block + 2 + 8 * g;
+    uint32_t signs = read32le(from + 4);
+    to.scales[g] = 2 * (signs >> 28) + 1;
+    for (unsigned i = 0; i < 4; ++i)
+      readSigned<2>(grid[from[i]], evenSigns(signs >> (7 * i)), to.q + 32 * g + 8 * i);
+  }
+}
+
+static void readIQ2_XS(const uint8_t *block, const RowNumbers &to) {
+  ArrayRef<uint16_t> grid = gridPoints(GgufGrid::IQ2_XS);
+  to.supers[0] = read16le(block);
+  readNibbleScales(block + 66, 16, to);
+  for (unsigned i = 0; i < 32; ++i) {
+    unsigned word = read16le(block + 2 + 2 * i);
+    readSigned<2>(grid[word & 511], evenSigns(word >> 9), to.q + 8 * i);
+  }
+}
+
+static void readIQ2_S(const uint8_t *block, const RowNumbers &to) {
+  ArrayRef<uint16_t> grid = gridPoints(GgufGrid::IQ2_S);
+  const uint8_t *low = block + 2, *signs = block + 34, *high = block + 66;
+  to.supers[0] = read16le(block);
+  readNibbleScales(block + 74, 16, to);
+  for (unsigned i = 0; i < 32; ++i) {
+    unsigned point = low[i] | (high[i / 4] >> (2 * (i % 4)) & 3u) << 8;
+    readSigned<2>(grid[point], signs[i], to.q + 8 * i);
+  }
+}
+
+static void readIQ3_XXS(const uint8_t *block, const RowNumbers &to) {
+  ArrayRef<uint16_t> grid = gridPoints(GgufGrid::IQ3_XXS);
+  to.supers[0] = read16le(block);
+  for (unsigned g = 0; g < 8; ++g) {
+    const uint8_t *points = block + 2 + 8 * g;
+    uint32_t signs = read32le(block + 66 + 4 * g);
+    to.scales[g] = 2 * (signs >> 28) + 1;
+    for (unsigned i = 0; i < 4; ++i) {
+      unsigned both = grid[points[2 * i]] | unsigned(grid[points[2 * i + 1]]) << 12;
+      readSigned<3>(both, evenSigns(signs >> (7 * i)), to.q + 32 * g + 8 * i);
+    }
+  }
+}
+
+static void readIQ3_S(const uint8_t *block, const RowNumbers &to) {
+  ArrayRef<uint16_t> grid = gridPoints(GgufGrid::IQ3_S);
+  const uint8_t *low = block + 2, *high = block + 66, *signs = block + 74;
+  to.supers[0] = read16le(block);
+  readNibbleScales(block + 106, 8, to);
+  auto point = [&](unsigned i) -> unsigned {
+    return grid[low[i] | (high[i / 8] >> (i % 8) & 1u) << 8];
+  };
+  for (unsigned i = 0; i < 32; ++i)
+    readSigned<3>(point(2 * i) | point(2 * i + 1) << 12, signs[i], to.q + 8 * i);
+}
+
+/// Eight elements of IQ1: an index into the table has the sign of delta above the point's code.
+static void readDelta(unsigned low, unsigned high, bool isNegative, int8_t *q) {
+  readSigned<2>(gridPoints(GgufGrid::IQ1)[low | high << 8], isNegative ? 255 : 0, q);
+}
+
+static void readIQ1_S(const uint8_t *block, const RowNumbers &to) {
+  to.supers[0] = read16le(block);
+  for (unsigned g = 0; g < 8; ++g) {
+    unsigned word = read16le(block + 34 + 2 * g);
+    to.scales[g] = 2 * (word >> 12 & 7) + 1;
+    for (unsigned i = 0; i < 4; ++i)
+      readDelta(block[2 + 4 * g + i], word >> (3 * i) & 7, word >> 15, to.q + 32 * g + 8 * i);
+  }
+}
+
+static void readIQ1_M(const uint8_t *block, const RowNumbers &to) {
+  unsigned super = 0;
+  for (unsigned w = 0; w < 4; ++w) {
+    unsigned word = read16le(block + 48 + 2 * w);
+    super |= word >> 12 << (4 * w);
+    for (unsigned i = 0; i < 4; ++i)
+      to.scales[4 * w + i] = 2 * (word >> (3 * i) & 7) + 1;
+  }
+  to.supers[0] = static_cast<uint16_t>(super);
+  for (unsigned i = 0; i < 32; ++i) {
+    unsigned high = block[32 + i / 2] >> (4 * (i % 2));
+    readDelta(block[i], high & 7, high & 8, to.q + 8 * i);
+  }
+}
+
 //===----------------------------------------------------------------------===//
 // The types
 //===----------------------------------------------------------------------===//
@@ -325,6 +446,14 @@ static constexpr GgufBlock blockTypes[] = {
     {"IQ4_XS", {Element::IQ4NL, 32, Offset::None, Scale::I8}, 256, 136, readIQ4_XS, writeIQ4_XS},
     {"TQ1_0", {Element::I3, 256}, 256, 54, readTQ1_0, nullptr},
     {"TQ2_0", {Element::I3, 256}, 256, 66, readTQ2_0, nullptr},
+    {"Q8_K", {Element::I8, 256, Offset::None, Scale::F32}, 256, 292, readQ8_K, nullptr},
+    {"IQ2_XXS", {Element::IQ2, 32, Offset::None, Scale::I8}, 256, 66, readIQ2_XXS, nullptr},
+    {"IQ2_XS", {Element::IQ2, 16, Offset::None, Scale::I8}, 256, 74, readIQ2_XS, nullptr},
+    {"IQ2_S", {Element::IQ2, 16, Offset::None, Scale::I8}, 256, 82, readIQ2_S, nullptr},
+    {"IQ3_XXS", {Element::IQ3XXS, 32, Offset::None, Scale::I8}, 256, 98, readIQ3_XXS, nullptr},
+    {"IQ3_S", {Element::IQ3S, 32, Offset::None, Scale::I8}, 256, 110, readIQ3_S, nullptr},
+    {"IQ1_S", {Element::IQ1, 32, Offset::None, Scale::I8}, 256, 50, readIQ1_S, nullptr},
+    {"IQ1_M", {Element::IQ1, 16, Offset::None, Scale::I8}, 256, 56, readIQ1_M, nullptr},
 };
 
 const GgufBlock *GgufBlock::of(const Encoding &encoding) {
@@ -367,16 +496,5 @@ void GgufBlock::write(const EncodedRow &row, MutableArrayRef<uint8_t> blocks) co
   for (; !blocks.empty(); blocks = blocks.drop_front(static_cast<size_t>(bytes))) {
     writeBlock(from, blocks.data());
     advance(*this, from);
-  }
-}
-
-void sluice::formats::dequantizeQ8_K(ArrayRef<uint8_t> blocks, MutableArrayRef<float> values) {
-  constexpr size_t bytes = 292, columns = 256;
-  assert(blocks.size() * columns == values.size() * bytes && "one block for 256 columns");
-  for (size_t block = 0; block * bytes < blocks.size(); ++block) {
-    const uint8_t *from = blocks.data() + block * bytes;
-    float scale = std::bit_cast<float>(read32le(from));
-    for (size_t i = 0; i < columns; ++i)
-      values[block * columns + i] = scale * static_cast<float>(static_cast<int8_t>(from[4 + i]));
   }
 }

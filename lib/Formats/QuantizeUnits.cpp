@@ -19,6 +19,7 @@
 #include "sluice-support/NumberText.h"
 
 #include "llvm/ADT/SmallVector.h"
+#include "llvm/Support/MathExtras.h"
 
 #include <algorithm>
 #include <bit>
@@ -321,7 +322,7 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
   if (!format.isInteger())
     return quantizeToFp8(row, format, to, rowIndex);
   int64_t columns = static_cast<int64_t>(row.size()), groups = format.groupsPerRow(columns);
-  if (format.isPlainInteger())
+  if (format.isPlainInteger() && format.scale == Scale::F16)
     return quantizeRow(row, format, {to.q, row.size()}, {to.scales, static_cast<size_t>(groups)},
                        {to.zeros, format.hasZeroPoint() ? static_cast<size_t>(groups) : 0},
                        rowIndex);
@@ -330,12 +331,13 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
     return error;
   UnitQuantizer quantizer(format);
   int64_t group = format.groupColumns(columns);
+  bool isFloat = format.scale == Scale::F16 || format.scale == Scale::F32;
   auto unit = [&](int64_t g) { return row.slice(g * group, std::min(group, columns - g * group)); };
   std::vector<Fit> fits(groups);
   for (int64_t g = 0; g < groups; ++g)
-    fits[g] = format.hasOffset() ? quantizer.fitBoth(unit(g), /*belowZero=*/format.hasFields())
-                                 : quantizer.fitScale(unit(g), format.scale == Scale::F16 ||
-                                                                   format.scale == Scale::I8);
+    fits[g] = format.hasOffset()
+                  ? quantizer.fitBoth(unit(g), /*belowZero=*/format.hasFields())
+                  : quantizer.fitScale(unit(g), isFloat || format.scale == Scale::I8);
 
   int64_t perSuper = format.superNumbers() ? Encoding::superColumns / group : 0;
   std::vector<int8_t> trial(group);
@@ -353,29 +355,28 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
         // An int8 has one code more below zero: the greatest scale takes it.
         float most =
             format.scale == Scale::I8 ? -128.0f : static_cast<float>((1 << format.scaleBits()) - 1);
-        own[0] = superOf(scale, most);
+        own[0] = superOf(scale, most * format.superUnit());
         if (format.superNumbers() == 2)
           own[1] = superOf(offset, most);
       }
       std::copy_n(own, format.superNumbers(), supers);
     }
-    // Codes near the float scale and offset.
-    int scaleLeast = 0, scaleMost = (1 << format.scaleBits()) - 1, offsetMost = 0;
-    auto scaleOf = [&](int code) { return format.scaleOf(static_cast<uint16_t>(code), supers[0]); };
+    // Codes near the float scale and offset; of a float scale its bits alone.
+    int scaleLeast = 0, scaleMost = isFloat ? 0 : (1 << format.scaleBits()) - 1, offsetMost = 0;
+    auto scaleOf = [&](int code) { return format.scaleOf(static_cast<uint32_t>(code), supers[0]); };
     auto offsetOf = [&](int code) {
       return format.offsetOf(static_cast<uint16_t>(code), supers[1]);
     };
     const Fit &fit = fits[g];
-    int scale = 0, offset = 0, reach = 1;
+    int scale = 0, offset = 0, reach = isFloat ? 0 : 1;
     switch (format.scale) {
     case Scale::F16:
-      scale = floatToF16(fit.scale);
-      scaleLeast = scaleMost = scale;
+      scale = scaleLeast = scaleMost = floatToF16(fit.scale);
       if (format.offset == Encoding::Offset::F16)
         offset = floatToF16(fit.offset);
       break;
     case Scale::I8: {
-      float d = f16ToFloat(supers[0]);
+      float d = f16ToFloat(supers[0]) * format.superUnit();
       scaleLeast = -128;
       scaleMost = 127;
       scale =
@@ -391,8 +392,10 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
       while (scale < scaleMost && scaleOf(scale) < fit.scale)
         ++scale;
       break;
-    case Scale::BF16:
     case Scale::F32:
+      scale = scaleLeast = scaleMost = std::bit_cast<int>(fit.scale);
+      break;
+    case Scale::BF16:
       llvm_unreachable("scales of FP8");
     case Scale::U6:
     case Scale::U4: {
@@ -412,9 +415,7 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
     int8_t *q = to.q + g * group;
     float best = std::numeric_limits<float>::infinity();
     int bestScale = scale, bestOffset = offset;
-    bool isF16 = format.scale == Scale::F16;
-    for (int s = isF16 ? scale : std::max(scale - reach, scaleLeast);
-         s <= (isF16 ? scale : std::min(scale + reach, scaleMost)); ++s)
+    for (int s = std::max(scale - reach, scaleLeast); s <= std::min(scale + reach, scaleMost); ++s)
       for (int o = offsetMost ? std::max(offset - reach, 0) : offset;
            o <= (offsetMost ? std::min(offset + reach, offsetMost) : offset); ++o) {
         float error = quantizer.choose(x, scaleOf(s), offsetOf(o), trial.data());
@@ -424,11 +425,11 @@ Error sluice::formats::quantizeRow(ArrayRef<float> row, const Encoding &format, 
           bestOffset = o;
         }
       }
-    uint16_t mask = static_cast<uint16_t>((1u << format.scaleBits()) - 1);
-    to.scales[g] = static_cast<uint16_t>(bestScale) & mask;
+    to.scales[g] =
+        static_cast<uint32_t>(bestScale) & maskTrailingOnes<uint32_t>(format.scaleBits());
     if (format.hasOffset())
       to.offsets[g] = static_cast<uint16_t>(bestOffset);
-    float finalScale = scaleOf(to.scales[g]), finalOffset = offsetOf(bestOffset);
+    float finalScale = format.scaleOf(to.scales[g], supers[0]), finalOffset = offsetOf(bestOffset);
     if (!std::isfinite(finalScale) || !std::isfinite(finalOffset)) {
       const float *greatest =
           llvm::max_element(x, [](float a, float b) { return std::fabs(a) < std::fabs(b); });

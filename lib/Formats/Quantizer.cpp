@@ -312,7 +312,8 @@ Error sluice::formats::checkFiniteNumbers(const Encoding &format, const EncodedR
 Error sluice::formats::quantizeRow(ArrayRef<float> row, Encoding format, MutableArrayRef<int8_t> q,
                                    MutableArrayRef<uint32_t> scales, MutableArrayRef<int8_t> zeros,
                                    int64_t rowIndex) {
-  assert(format.isPlainInteger() && "no quantizer for this format");
+  assert(format.isPlainInteger() && format.scale == Encoding::Scale::F16 &&
+         "no quantizer for this format");
   int64_t columns = static_cast<int64_t>(row.size());
   assert(q.size() == row.size() && "one integer per column");
   assert(scales.size() == static_cast<size_t>(format.groupsPerRow(columns)) &&

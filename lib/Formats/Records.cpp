@@ -21,6 +21,8 @@ std::string RecordShape::problem(const Encoding &encoding) {
     return "records are of integers";
   if (encoding.hasZeroPoint())
     return "records have no zero points";
+  if (encoding.scale == Scale::F32)
+    return "records have no f32 scales";
   bool wide = encoding.group == Encoding::channel || encoding.group >= 128;
   // Groups of 64 have their scale in both units of 32.
   if (wide && (encoding.scale != Scale::F16 || encoding.offset != Offset::None))
@@ -146,7 +148,7 @@ BitFields RecordShape::scale(int64_t row, int64_t column) const {
     break;
   case Scale::BF16:
   case Scale::F32:
-    llvm_unreachable("records are of integers");
+    llvm_unreachable("records have no such scales");
   }
   return sixBits(at, lane, 4 * g + 2 * r);
 }

@@ -496,8 +496,9 @@ void Rounder::Block::setScales(const std::vector<Vector> &wanted, int64_t begin,
       float unit = 0;
       if (format.superNumbers()) {
         // An int8 has one code more below zero: the greatest scale takes it.
-        super = floatToF16(std::clamp(greatest / -128.0f, -kGreatestScale, kGreatestScale));
-        unit = f16ToFloat(super);
+        super = floatToF16(
+            std::clamp(greatest / (-128.0f * format.superUnit()), -kGreatestScale, kGreatestScale));
+        unit = f16ToFloat(super) * format.superUnit();
         if (unit == 0 && !isFirst)
           continue;
         row.to.supers[first / perSuper] = super;

@@ -105,7 +105,7 @@ void SyntheticTensor::setMasks() {
     for (int code = 64; code < 72; ++code)
       codes.add(code);
     scaleMasks = {repeat8(0x87), repeat8(0x40)};
-    superMasks[0] = {0, half(deviation / std::sqrt(codes.square * square))};
+    superMasks[0] = {0, half(deviation / (std::sqrt(codes.square * square) * format.superUnit()))};
     break;
   case Scale::E8M0:
   case Scale::E4M3: {

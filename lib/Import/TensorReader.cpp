@@ -49,10 +49,13 @@ static std::optional<uint64_t> viewBytes(StorageType type, ArrayRef<int64_t> sha
 
 std::optional<StorageType> sluice::repackedStorage(const formats::Encoding &encoding,
                                                    const TensorRef &tensor) {
-  for (StorageType type : {StorageType::TQ1_0, StorageType::TQ2_0})
-    if (formats::GgufBlock::named(storageName(type))->encoding == encoding &&
+  for (size_t i = 0; i < static_cast<size_t>(StorageType::Unknown); ++i) {
+    auto type = static_cast<StorageType>(i);
+    const formats::GgufBlock *block = formats::GgufBlock::named(storageName(type));
+    if (block && block->isRepacked() && block->encoding == encoding &&
         viewBytes(type, tensor.shape, tensor.view) == tensor.bytes)
       return type;
+  }
   return std::nullopt;
 }
 
@@ -60,7 +63,7 @@ Expected<TensorReader> TensorReader::open(const TensorRef &tensor,
                                           std::shared_ptr<const MappedFile> file) {
   StringRef path = file->path();
   std::string name = "tensor " + quote(tensor.name);
-  if (!isUsableWeight(tensor.type) && tensor.type != StorageType::Q8_K)
+  if (!isUsableWeight(tensor.type))
     return fail(path, name + " has type " + tensor.typeText() + ", expected " + usableWeights());
   std::optional<uint64_t> bytes = viewBytes(tensor.type, tensor.shape, tensor.view);
   if (!bytes || *bytes == 0 || *bytes != tensor.bytes)
@@ -102,7 +105,7 @@ Expected<TensorReader> TensorReader::open(const Weight &weight, FileSet &files) 
     reader.numbers = found;
   }
   reader.matrix = std::move(*matrix);
-  reader.numRows = reader.matrix->rows();
+  reader.numRows = weight.parts->rows;
   reader.numColumns = reader.matrix->columns();
   reader.view = weight.tensor.view;
   return reader;
@@ -115,41 +118,34 @@ ArrayRef<uint8_t> TensorReader::rowBytes(int64_t row) const {
 
 void TensorReader::readRow(int64_t row, MutableArrayRef<float> out) const {
   assert(out.size() == static_cast<size_t>(numColumns) && "one float a column");
-  if (matrix)
+  if (matrix && !numbers)
     return matrix->readRow(fileRow(row), out);
   int64_t count = numColumns;
-  if (isPlainFloat(storage)) {
-    // Where element i lies, in elements.
-    auto plain = [](int64_t i) { return i; };
-    auto permuted = [&](int64_t i) { return view.fileRow(i); };
-    auto transposed = [&](int64_t i) { return i * view.pitch; };
-    auto read = [&](const uint8_t *source, auto placeOf) {
-      if (storage == StorageType::F32)
-        for (int64_t i = 0; i < count; ++i)
-          out[i] = bit_cast<float>(llvm::support::endian::read32le(source + 4 * placeOf(i)));
-      else if (storage == StorageType::F16)
-        for (int64_t i = 0; i < count; ++i)
-          out[i] = f16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
-      else
-        for (int64_t i = 0; i < count; ++i)
-          out[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
-    };
-    if (view.pitch)
-      return read(data + fileRow(row) * *storageBytes(storage, 1), transposed);
-    if (numRows == 1 && !view.isPlain())
-      return read(data, permuted);
-    return read(rowBytes(row).data(), plain);
+  if (numbers) {
+    formats::EncodedRows encoded(*numbers, 1, count);
+    readNumbers(row, encoded, 0);
+    return formats::dequantizeRow(*numbers, encoded.row(0), out);
   }
-  switch (storage) {
-  case StorageType::Q8_K:
-    return formats::dequantizeQ8_K(rowBytes(row), out);
-  default: {
-    assert(block && "open() admits no other type");
-    formats::EncodedRows numbers(block->encoding, 1, count);
-    readNumbers(row, numbers, 0);
-    formats::dequantizeRow(block->encoding, numbers.row(0), out);
-  }
-  }
+  // Where element i lies, in elements.
+  auto plain = [](int64_t i) { return i; };
+  auto permuted = [&](int64_t i) { return view.fileRow(i); };
+  auto transposed = [&](int64_t i) { return i * view.pitch; };
+  auto read = [&](const uint8_t *source, auto placeOf) {
+    if (storage == StorageType::F32)
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = bit_cast<float>(llvm::support::endian::read32le(source + 4 * placeOf(i)));
+    else if (storage == StorageType::F16)
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = f16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
+    else
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = bf16ToFloat(llvm::support::endian::read16le(source + 2 * placeOf(i)));
+  };
+  if (view.pitch)
+    return read(data + fileRow(row) * *storageBytes(storage, 1), transposed);
+  if (numRows == 1 && !view.isPlain())
+    return read(data, permuted);
+  return read(rowBytes(row).data(), plain);
 }
 
 void TensorReader::readNumbers(int64_t row, formats::EncodedRows &rows, int64_t to) const {

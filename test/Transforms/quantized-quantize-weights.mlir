@@ -32,7 +32,7 @@
 // ENTRY: error: scheme: expected WEIGHT=FORMAT after the format of all weights, found 'q4_k'
 // GLOB: error: scheme: bad pattern of weights '[': {{.+}}
 // KEEP-NOT: quantized.quantize
-// ERROR: error: scheme: unknown number format 'int8-g48': expected auto, keep, f16, bf16, f32, int3, int4, int5, int6, int8 or iq4 with -g16, -g32, -g64, -g128, -g256 or -channel and optionally -zp (int4 and int8) or -n8 (nested scales, up to -g64), fp8 with -g32 to -channel and optionally -f32 (scales; else bf16), q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 or nvfp4
+// ERROR: error: scheme: unknown number format 'int8-g48': expected auto, keep, f16, bf16, f32, int3, int4, int5, int6, int8 or iq4 with -g16, -g32, -g64, -g128, -g256 or -channel and optionally -zp or -f32 (scales; int4 and int8) or -n8 (nested scales, up to -g64), fp8 with -g32 to -channel and optionally -f32 (scales; else bf16), q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, iq1-g16-n8, iq1-g32-n8, iq2-g16-n8, iq2-g32-n8, iq3xxs-g32-n8 or iq3s-g32-n8
 
 model.weight @w : tensor<8x256xf16>
 model.weight @b : tensor<8xf16>

@@ -36,7 +36,7 @@ namespace sluice::formats {
 ///   zero      offset ZeroPoint: a signed integer in q's range; else 0
 ///   scale     scaleOf(): an f16, bf16 or f32; a byte (E8M0, E4M3); or a byte or field times an
 ///             f16 that 256 columns share (a super-block; with bytes a row's last one may be
-///             shorter)
+///             shorter), times superUnit()
 ///   offset    offsetOf(): offset F16: an f16; offset Field: minus an unsigned field times another
 ///             f16 of the super-block; else 0
 ///
@@ -45,9 +45,10 @@ namespace sluice::formats {
 /// Definitions: ggml-common.h and ggml-quants.c (Q and IQ types); OCP Microscaling Formats 1.0
 /// (E2M1, E8M0); OCP 8-bit Floating Point 1.0 (E4M3).
 struct Encoding {
-  /// Code and bits of an element. I: signed, U: unsigned. IQ4NL and E2M1 are 4-bit indices into a
-  /// table of 16 integers; E2M1's are twice the FP4 numbers, so that they are integers. E4M3 is
-  /// FP8 without infinities; its two codes of NaN do not occur.
+  /// Code and bits of an element. I: signed, U: unsigned. IQ4NL, E2M1 and IQ1 to IQ3S are 4-bit
+  /// indices into a table of 16 integers. E2M1's are twice the FP4 numbers, so that they are
+  /// integers; so are IQ1's to IQ3XXS's multiples of superUnit(). E4M3 is FP8 without infinities;
+  /// its two codes of NaN do not occur.
   enum class Element : uint8_t {
     F32,
     F16,
@@ -62,12 +63,16 @@ struct Encoding {
     U2,
     IQ4NL,
     E2M1,
-    E4M3
+    E4M3,
+    IQ1,
+    IQ2,
+    IQ3XXS,
+    IQ3S
   };
   enum class Code : uint8_t { Float, Signed, Unsigned, Table };
   /// What a scale is. I8, U6 and U4 are multiplied by an f16 of the super-block. E8M0 is
   /// 2^(e - 128), E4M3 (7 bits, no sign) half its value: their elements are twice what the tables
-  /// of FP4 say. BF16 and F32 are scales of E4M3 elements.
+  /// of FP4 say. BF16 is a scale of E4M3 elements, F32 of these and of I8 and I4.
   enum class Scale : uint8_t { F16, I8, U6, U4, E8M0, E4M3, BF16, F32 };
   /// Field: as wide as the scale, U6 or U4.
   enum class Offset : uint8_t { None, ZeroPoint, F16, Field };
@@ -119,17 +124,20 @@ struct Encoding {
   int64_t superNumbers() const { return scale == Scale::I8 ? 1 : hasFields() ? 2 : 0; }
   unsigned scaleBits() const;
   unsigned offsetBits() const;
+  /// By what a super-block's f16 is multiplied, a power of two: 1/8 for IQ1 and IQ2, 1/4 for
+  /// IQ3XXS, else 1.
+  float superUnit() const;
   /// A group's scale from its code (the bits of a float, a byte, a field) and the super-block's
   /// f16.
   float scaleOf(uint32_t code, uint16_t super) const;
   /// A group's offset, likewise; 0 without one.
   float offsetOf(uint16_t code, uint16_t super) const;
 
-  /// Signed integers of 4 or 8 bits with an f16 scale and perhaps a zero point for every group of
-  /// 32 or more: what layout mma holds.
+  /// Signed integers of 4 or 8 bits with an f16 or f32 scale and perhaps a zero point for every
+  /// group of 32 or more: what layout mma holds.
   bool isPlainInteger() const {
-    return (element == Element::I8 || element == Element::I4) && scale == Scale::F16 &&
-           !hasOffset() && group != 16;
+    return (element == Element::I8 || element == Element::I4) &&
+           (scale == Scale::F16 || scale == Scale::F32) && !hasOffset() && group != 16;
   }
 
   /// Scales (and offsets) of a row of `columns` elements; 0 for elements without scales.
@@ -152,17 +160,17 @@ struct Encoding {
 
   /// "f32", "f16", "bf16", or ELEMENT-GROUP[-SCALE][-OFFSET]: "int8-g128", "int4-channel",
   /// "int4-g64-zp", "iq4-g64" (IQ4NL), "int5-g32-n8" (nested scales: Scale::I8), "fp8-g128" (E4M3
-  /// with BF16 scales), "fp8-channel-f32" (with F32 ones). What is a GGUF
-  /// type has that type's name: "q4_k", "iq4_nl" (not "iq4-g32"), "q6_k" (not "int6-g16-n8");
-  /// GGUF's Q8_0 and Q4_0 are "int8-g32" and "int4-g32".
+  /// with BF16 scales), "fp8-channel-f32", "int8-g256-f32" (with F32 ones), "iq2-g16-n8" (IQ2, of 4
+  /// bits). What is a GGUF type has that type's name: "q4_k", "iq4_nl" (not "iq4-g32"), "q6_k" (not
+  /// "int6-g16-n8"); GGUF's Q8_0 and Q4_0 are "int8-g32" and "int4-g32".
   std::string name() const;
   /// The encoding that has this name, either one of those that have two; nothing if it is none of
   /// all().
   static std::optional<Encoding> fromName(llvm::StringRef name);
   /// Every encoding that can be asked for by name: floats; signed integers of 3, 4, 5, 6 and 8 bits
   /// and IQ4NL's table, in groups of 16 to 256 and whole rows with f16 scales, in groups of 16, 32
-  /// and 64 with nested scales; zero points for int4 and int8 in groups of 32 or more; GGUF's
-  /// types. Each once.
+  /// and 64 with nested scales; zero points or f32 scales for int4 and int8 in groups of 32 or
+  /// more; GGUF's types, and what their IQ types are re-packed to. Each once.
   static llvm::ArrayRef<Encoding> all();
 };
 

@@ -23,11 +23,34 @@
 //   IQ4_XS      256    136  d f16; high 2 bits of 8 scales + 32; their low 4 bits; index, 4 bits
 //   TQ1_0       256     54  q + 1, 5 digits of base 3 in each of 48 bytes, 4 in 4; d f16
 //   TQ2_0       256     66  q + 1, 2 bits; d f16
+//   Q8_K        256    292  d f32; q int8; 16 sums of 16 q each, int16
+//   IQ2_XXS     256     66  d f16; 8 x (4 points of 8 bits; 4 signs of 7 bits, scale of 4 bits)
+//   IQ2_XS      256     74  d f16; 32 x (point of 9 bits, signs of 7); 16 scales, 4 bits
+//   IQ2_S       256     82  d f16; low 8 bits of 32 points; 32 signs of 8 bits; high 2 bits of
+//                           points; 16 scales, 4 bits
+//   IQ3_XXS     256     98  d f16; 64 points of 8 bits; 8 x (4 signs of 7 bits, scale of 4 bits)
+//   IQ3_S       256    110  d f16; low 8 bits of 64 points; their high bit; 32 signs of 8 bits; 8
+//                           scales, 4 bits
+//   IQ1_S       256     50  d f16; low 8 bits of 32 points; 8 x (high 3 bits of 4 points, scale of
+//                           3 bits, sign of delta)
+//   IQ1_M       256     56  low 8 bits of 32 points; 32 x (their high 3 bits, sign of delta); 16
+//                           scales, 3 bits, in 4 words, whose high 4 bits are d f16
 //
 // clang-format on
 //
-// The last two are re-packed: their values are those of an encoding of 3 bits, in which the blocks
+// Those from TQ1_0 on are re-packed: their values are those of an encoding in which the blocks
 // cannot be written. A byte of TQ1_0 is ceil(256 n / 243) for the digits' number n.
+//
+// Of IQ1, IQ2 and IQ3 eight elements (IQ3: four) are a point of a grid (lib/Formats/GgufGrids.h);
+// IQ2 and IQ3 have signs of eight elements, the first element's lowest. Of seven bits, the eighth
+// makes the number of ones even. With a scale's code s,
+//
+//     IQ2_*     d (2 s + 1) / 8 * (8, 25 or 43), signed
+//     IQ3_XXS   d (2 s + 1) / 4 * (4, 12, 20, 28, 36, 44, 52 or 62), signed
+//     IQ3_S     d (2 s + 1) * (1, 3, ..., 15), signed
+//     IQ1_*     d (2 s + 1) * (-1, 0 or 1, plus or minus 1/8)
+//
+// so each is a table of at most 16 integers with nested scales 2 s + 1.
 //
 // Elements of 4 bits: byte i of a block of 32 has elements i (low nibble) and i + 16.
 
@@ -61,10 +84,6 @@ struct GgufBlock {
   void read(llvm::ArrayRef<uint8_t> blocks, RowNumbers to) const;
   void write(const EncodedRow &row, llvm::MutableArrayRef<uint8_t> blocks) const;
 };
-
-/// Q8_K's blocks, which ggml uses for inputs only, and which no encoding holds: d f32, 256 int8, 16
-/// sums of int16. Gives the values, 256 for each block of 292 bytes.
-void dequantizeQ8_K(llvm::ArrayRef<uint8_t> blocks, llvm::MutableArrayRef<float> values);
 
 } // namespace sluice::formats
 

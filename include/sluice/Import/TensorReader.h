@@ -19,7 +19,7 @@
 
 namespace sluice {
 
-/// Reads a tensor of a type that weights may have (isUsableWeight), or Q8_K, or the tensors of a
+/// Reads a tensor of a type that weights may have (isUsableWeight), or the tensors of a
 /// checkpoint's scheme. Rows are the innermost dimension; all outer dimensions together count the
 /// rows, so a vector is one row. Rows (of a vector elements) are those of the tensor's view,
 /// wherever the file has them. Reading is const and may happen on many threads.
@@ -40,13 +40,14 @@ public:
   int64_t columns() const { return numColumns; }
   /// The file's row, counted from the tensor's first byte, that is row `row`; with parts, the
   /// matrix's row in the checkpoint.
-  int64_t fileRow(int64_t row) const { return numRows == 1 ? row : view.fileRow(row); }
-  /// The blocks of the tensor's type; null for plain numbers, Q8_K and parts.
+  int64_t fileRow(int64_t row) const { return numRows == 1 && !matrix ? row : view.fileRow(row); }
+  /// The blocks of the tensor's type; null for plain numbers and parts.
   const formats::GgufBlock *blocks() const { return block; }
   /// The encoding of the numbers, where they are no plain ones: of blocks or parts.
   const std::optional<formats::Encoding> &encoding() const { return numbers; }
 
-  /// `out` has columns() entries. Blocks give the values of their encoding (Formats/Encoding.h).
+  /// `out` has columns() entries. Blocks and parts with an encoding give the values of that
+  /// (Formats/Encoding.h), other parts their values in the file's order of columns.
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;
 
   /// The row's numbers as the file has them, into row `to` of `rows`, whose encoding is

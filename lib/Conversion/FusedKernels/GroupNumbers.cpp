@@ -43,6 +43,8 @@ GroupNumbers kernels::emitGroupNumbers(ComputeBuilder &k, const formats::PackedS
     break;
   case Encoding::Scale::I8:
     numbers.scale = k.mulF(k.toFloat(signedByte(k, reader.byte(scales, group))), superNumber(0));
+    if (format.superUnit() != 1)
+      numbers.scale = k.mulF(numbers.scale, k.number(numbers.scale.getType(), format.superUnit()));
     break;
   case Encoding::Scale::E8M0: {
     Value code = reader.byte(scales, group);

@@ -77,7 +77,7 @@ RecordProduct::Numbers RecordProduct::loadNumbers(Value record) {
     break;
   case Encoding::Scale::BF16:
   case Encoding::Scale::F32:
-    llvm_unreachable("records are of integers");
+    llvm_unreachable("records have no such scales");
   case Encoding::Scale::U6:
     numbers.units = loadWords(k.offset(units, k.shl(lane, 2)), 1);
     numbers.units.push_back(k.extendUnsigned(
@@ -167,6 +167,9 @@ void RecordProduct::scalesOf(const Numbers &numbers, Units &units) {
     for (Value bits : numbers.units)
       biased.push_back(k.bitXor(bits, static_cast<int32_t>(0x80808080)));
     Value d[2] = {half(numbers.supers[0], 0), half(numbers.supers[0], 1)};
+    if (encoding.superUnit() != 1)
+      for (Value &super : d)
+        super = k.mulF(super, k.number(encoding.superUnit()));
     forUnits([&](unsigned g, unsigned h, unsigned r) {
       units.scale[g][h][r] =
           byteTimes(biased[shape.unit() == 16 ? g : 0], byte(g, h, r), d[r], 128);
@@ -199,7 +202,7 @@ void RecordProduct::scalesOf(const Numbers &numbers, Units &units) {
   }
   case Encoding::Scale::BF16:
   case Encoding::Scale::F32:
-    llvm_unreachable("records are of integers");
+    llvm_unreachable("records have no such scales");
   case Encoding::Scale::U6: {
     // A field at bit 0, 6 or 12 of the mantissa of 2^23, 2^17 or 2^11 adds itself.
     Value first = numbers.units[0], second = numbers.units[1];

@@ -29,7 +29,8 @@ std::optional<std::string> StreamedPart::problem(const formats::PackedShape &sha
   const Encoding &format = shape.format();
   if (shape.layout().kind != formats::Layout::Kind::Mma)
     return "its layout is not mma";
-  if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup)
+  if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup ||
+      format.scale != Encoding::Scale::F16)
     return "its format is " + format.name() + ", expected int8-g128 or int4-g128";
   if (shape.layout().columns % kGroup)
     return "its chunks are not whole groups of 128 columns";

@@ -20,7 +20,7 @@ func.func private @f(!quantized.tensor<4x256xui4, table = e2m1, group = 32>)
 
 // -----
 
-// expected-error @+1 {{unknown table 'nf4': expected iq4_nl or e2m1}}
+// expected-error @+1 {{unknown table 'nf4': expected iq4_nl, e2m1, iq1, iq2, iq3_xxs or iq3_s}}
 func.func private @f(!quantized.tensor<4x256xi4, table = nf4, group = 32>)
 
 // -----
@@ -30,8 +30,18 @@ func.func private @f(!quantized.tensor<4x256xi4, group = 32, scale = f64>)
 
 // -----
 
-// expected-error @+1 {{scales of bf16 and f32 belong to fp8, and it to them}}
+// expected-error @+1 {{fp8 has scales of bf16 or f32}}
 func.func private @f(!quantized.tensor<4x256xf8E4M3FN, group = 128>)
+
+// -----
+
+// expected-error @+1 {{scales of bf16 belong to fp8, of f32 to fp8, int8 and int4 in groups of 32 or more}}
+func.func private @f(!quantized.tensor<4x256xi6, group = 128, scale = f32>)
+
+// -----
+
+// expected-error @+1 {{elements of this table have scales of a byte and a super-block}}
+func.func private @f(!quantized.tensor<4x256xi4, table = iq2, group = 32>)
 
 // -----
 

@@ -31,6 +31,11 @@ func.func private @types(!quantized.tensor<4x256xi8, group = 32, layout = rows>,
 // CHECK-SAME: !quantized.tensor<4x256xui5, group = 32, offset = f16>
 // CHECK-SAME: !quantized.tensor<4x256xi4, table = iq4_nl, group = 32>
 // CHECK-SAME: !quantized.tensor<4x256xi4, table = e2m1, group = 16, scale = e4m3>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = iq1, group = 16, scale = i8>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = iq2, group = 16, scale = i8>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = iq3_xxs, group = 32, scale = i8>
+// CHECK-SAME: !quantized.tensor<4x256xi4, table = iq3_s, group = 32, scale = i8>
+// CHECK-SAME: !quantized.tensor<4x256xi8, group = 256, scale = f32>
 // CHECK-SAME: !quantized.tensor<4x256xf8E4M3FN, group = 128, scale = bf16>
 // CHECK-SAME: !quantized.tensor<4x256xf8E4M3FN, group = channel, scale = f32, layout = lanes>
 // CHECK-SAME: !quantized.tensor<4x256xui2, group = 16, scale = u4, offset = field>
@@ -39,6 +44,11 @@ func.func private @encodings(!quantized.tensor<4x256xui4, group = 32, scale = u6
                              !quantized.tensor<4x256xui5, offset = f16, group = 32, scale = f16>,
                              !quantized.tensor<4x256xi4, table = iq4_nl, group = 32>,
                              !quantized.tensor<4x256xi4, table = e2m1, group = 16, scale = e4m3>,
+                             !quantized.tensor<4x256xi4, table = iq1, group = 16, scale = i8>,
+                             !quantized.tensor<4x256xi4, table = iq2, group = 16, scale = i8>,
+                             !quantized.tensor<4x256xi4, table = iq3_xxs, group = 32, scale = i8>,
+                             !quantized.tensor<4x256xi4, table = iq3_s, group = 32, scale = i8>,
+                             !quantized.tensor<4x256xi8, group = 256, scale = f32>,
                              !quantized.tensor<4x256xf8E4M3FN, group = 128, scale = bf16>,
                              !quantized.tensor<4x256xf8E4M3FN, scale = f32, layout = lanes>,
                              !quantized.tensor<4x256xui2, group = 16, scale = u4, offset = field>)

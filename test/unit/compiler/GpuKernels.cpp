@@ -120,16 +120,20 @@ std::vector<Encoding> test::allFormats() {
       for (bool zeroPoint : {false, true})
         result.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
-  for (const char *name : {"fp8-g32", "fp8-g64-f32", "fp8-g128", "fp8-g256-f32", "fp8-channel"})
+  for (const char *name : {"fp8-g32", "fp8-g64-f32", "fp8-g128", "fp8-g256-f32", "fp8-channel",
+                           "int8-g256-f32", "int4-g32-f32", "int4-channel-f32"})
     result.push_back(*Encoding::fromName(name));
+  result.push_back({Encoding::Element::I4, 128, Encoding::Offset::ZeroPoint, Encoding::Scale::F32});
   return result;
 }
 
 std::vector<Encoding> test::recordFormats() {
   std::vector<Encoding> result;
   for (const char *name :
-       {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",
-        "nvfp4", "int3-g64", "int6-channel", "int5-g64-n8", "iq4-g16-n8"})
+       {"q4_1",       "q5_0",         "q5_1",          "q2_k",       "q3_k",       "q4_k",
+        "q5_k",       "q6_k",         "iq4_nl",        "iq4_xs",     "mxfp4",      "nvfp4",
+        "int3-g64",   "int6-channel", "int5-g64-n8",   "iq4-g16-n8", "iq1-g16-n8", "iq1-g32-n8",
+        "iq2-g16-n8", "iq2-g32-n8",   "iq3xxs-g32-n8", "iq3s-g32-n8"})
     result.push_back(*Encoding::fromName(name));
   for (Encoding format : allFormats())
     if (formats::RecordShape::problem(format).empty())

@@ -39,7 +39,9 @@ TEST_P(HostEmbedding, RowsOfAllFormats) {
                            "iq4_xs", "mxfp4", "nvfp4"})
     tables.push_back({*Encoding::fromName(name), 512});
   // Groups and a super-block that are shorter.
-  for (const char *name : {"int5-g64", "int4-g32-n8", "iq4-g16-n8", "fp8-g64", "fp8-channel-f32"})
+  for (const char *name :
+       {"int5-g64", "int4-g32-n8", "iq4-g16-n8", "fp8-g64", "fp8-channel-f32", "iq1-g16-n8",
+        "iq2-g32-n8", "iq3xxs-g32-n8", "iq3s-g32-n8", "int8-g256-f32"})
     tables.push_back({*Encoding::fromName(name), 296});
   constexpr int64_t rows = 9;
   std::string text;

@@ -95,14 +95,39 @@ std::string Product::text(host::Isa isa, const std::string &name, int64_t tokens
 std::vector<Encoding> allFormats() {
   std::vector<Encoding> result = {
       {Encoding::Element::F16}, {Encoding::Element::BF16}, {Encoding::Element::F32}};
-  for (const char *name :
-       {"int8-g32",       "int8-g64-zp", "int8-g128",    "int8-g256",    "int8-channel-zp",
-        "int4-g32-zp",    "int4-g64",    "int4-g128-zp", "int4-channel", "q4_1",
-        "q5_0",           "q5_1",        "q2_k",         "q3_k",         "q4_k",
-        "q5_k",           "q6_k",        "iq4_nl",       "iq4_xs",       "mxfp4",
-        "nvfp4",          "int3-g64",    "int6-channel", "int8-g16",     "int5-g64-n8",
-        "iq4-g16-n8",     "fp8-g32",     "fp8-g64-f32",  "fp8-g128",     "fp8-g256",
-        "fp8-channel-f32"})
+  for (const char *name : {"int8-g32",
+                           "int8-g64-zp",
+                           "int8-g128",
+                           "int8-g256",
+                           "int8-channel-zp",
+                           "int4-g32-zp",
+                           "int4-g64",
+                           "int4-g128-zp",
+                           "int4-channel",
+                           "q4_1",
+                           "q5_0",
+                           "q5_1",
+                           "q2_k",
+                           "q3_k",
+                           "q4_k",
+                           "q5_k",
+                           "q6_k",
+                           "iq4_nl",
+                           "iq4_xs",
+                           "mxfp4",
+                           "nvfp4",
+                           "int3-g64",
+                           "int6-channel",
+                           "int8-g16",
+                           "int5-g64-n8",
+                           "iq4-g16-n8",
+                           "fp8-g32",
+                           "fp8-g64-f32",
+                           "fp8-g128",
+                           "fp8-g256",
+                           "fp8-channel-f32",
+                           "iq2-g16-n8",
+                           "int8-g256-f32"})
     result.push_back(*Encoding::fromName(name));
   return result;
 }

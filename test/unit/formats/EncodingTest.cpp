@@ -34,7 +34,13 @@ TEST(Encoding, NamesRoundTrip) {
                            "iq4-channel",
                            "int4-g16-n8",
                            "int5-g64-n8",
-                           "iq4-g16-n8"}) {
+                           "iq4-g16-n8",
+                           "int4-g128-f32",
+                           "int8-channel-f32",
+                           "iq1-g16-n8",
+                           "iq2-g32-n8",
+                           "iq3xxs-g32-n8",
+                           "iq3s-g32-n8"}) {
     std::optional<Encoding> format = Encoding::fromName(name);
     ASSERT_TRUE(format) << name;
     EXPECT_EQ(format->name(), name);
@@ -65,6 +71,9 @@ TEST(Encoding, UnknownNames) {
                            "int4-g128-n8",
                            "int4-channel-n8",
                            "int4-g32-zp-n8",
+                           "int6-g128-f32",
+                           "iq2-g32",
+                           "iq1-g64-n8",
                            "uint4-g32",
                            "e2m1-g32",
                            "q4_k-n8"})
@@ -144,15 +153,27 @@ TEST(Encoding, ValuesByHand) {
   EXPECT_EQ(wide.scaleOf(0x3F800001, 0), 1 + 0x1p-23f);
   EXPECT_EQ(fp8.bytesPerRow(4096), 4096 + 32 * 2);
   EXPECT_EQ(wide.bytesPerRow(4096), 4096 + 4);
+  Encoding q8k = *Encoding::fromName("int8-g256-f32");
+  EXPECT_EQ(q8k.scaleOf(0x3F800001, 0), 1 + 0x1p-23f);
+  EXPECT_EQ(q8k.bytesPerRow(4096), 4096 + 16 * 4);
+  // Units of super-blocks, also of the least f16.
+  EXPECT_EQ(Encoding::fromName("iq2-g16-n8")->scaleOf(31, 1), 31 * 0x1p-27f);
+  EXPECT_EQ(Encoding::fromName("iq3xxs-g32-n8")->scaleOf(0xFF, floatToF16(-1.0f)), 0.25f);
+  EXPECT_EQ(Encoding::fromName("iq3s-g32-n8")->scaleOf(3, floatToF16(0.5f)), 1.5f);
+  EXPECT_EQ(Encoding::fromName("iq1-g32-n8")->integerOf(8), -9);
 }
 
 TEST(Encoding, Problems) {
   using Element = Encoding::Element;
   using Scale = Encoding::Scale;
-  EXPECT_EQ((Encoding{Element::E4M3, 128}).problem(),
-            "scales of bf16 and f32 belong to fp8, and it to them");
-  EXPECT_EQ((Encoding{Element::I8, 128, Encoding::Offset::None, Scale::F32}).problem(),
-            "scales of bf16 and f32 belong to fp8, and it to them");
+  EXPECT_EQ((Encoding{Element::E4M3, 128}).problem(), "fp8 has scales of bf16 or f32");
+  for (Encoding wrong : {Encoding{Element::I8, 128, Encoding::Offset::None, Scale::BF16},
+                         Encoding{Element::I8, 16, Encoding::Offset::None, Scale::F32},
+                         Encoding{Element::I6, 128, Encoding::Offset::None, Scale::F32}})
+    EXPECT_EQ(wrong.problem(),
+              "scales of bf16 belong to fp8, of f32 to fp8, int8 and int4 in groups of 32 or more");
+  EXPECT_EQ((Encoding{Element::IQ2, 32}).problem(),
+            "elements of this table have scales of a byte and a super-block");
   EXPECT_EQ((Encoding{Element::E4M3, 16, Encoding::Offset::None, Scale::BF16}).problem(),
             "fp8 has groups of 32 or more, and neither zero points nor offsets");
   EXPECT_EQ((Encoding{Element::E4M3, 128, Encoding::Offset::ZeroPoint, Scale::BF16}).problem(),

@@ -128,12 +128,21 @@ TEST(GgufBlocks, TypesAreEncodings) {
     int64_t more = type->name == "Q3_K" ? 4 : type->name == "IQ4_XS" ? 2 : 0;
     EXPECT_EQ(type->encoding.bytesPerRow(type->columns), type->bytes + more);
   }
-  for (const char *name : {"TQ1_0", "TQ2_0"}) {
+  for (auto [name, encoding] : {std::pair("TQ1_0", "int3-g256"),
+                                {"TQ2_0", "int3-g256"},
+                                {"Q8_K", "int8-g256-f32"},
+                                {"IQ1_S", "iq1-g32-n8"},
+                                {"IQ1_M", "iq1-g16-n8"},
+                                {"IQ2_XXS", "iq2-g32-n8"},
+                                {"IQ2_XS", "iq2-g16-n8"},
+                                {"IQ2_S", "iq2-g16-n8"},
+                                {"IQ3_XXS", "iq3xxs-g32-n8"},
+                                {"IQ3_S", "iq3s-g32-n8"}}) {
     EXPECT_TRUE(GgufBlock::named(name)->isRepacked());
-    EXPECT_EQ(GgufBlock::named(name)->encoding.name(), "int3-g256");
+    EXPECT_EQ(GgufBlock::named(name)->encoding.name(), encoding);
+    EXPECT_EQ(GgufBlock::of(*Encoding::fromName(encoding)), nullptr);
   }
-  EXPECT_EQ(GgufBlock::of(*Encoding::fromName("int3-g256")), nullptr);
-  EXPECT_EQ(GgufBlock::named("IQ2_XS"), nullptr);
+  EXPECT_EQ(GgufBlock::named("Q8_1"), nullptr);
   EXPECT_EQ(GgufBlock::of({Encoding::Element::I8, 128}), nullptr);
 }
 

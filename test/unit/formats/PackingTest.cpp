@@ -106,8 +106,10 @@ std::vector<Encoding> allFormats() {
         formats.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
   for (const Encoding &encoding : Encoding::all())
-    if (encoding.element == Element::E4M3)
+    if (encoding.element == Element::E4M3 ||
+        (encoding.isInteger() && encoding.scale == Encoding::Scale::F32))
       formats.push_back(encoding);
+  formats.push_back({Element::I4, 64, Encoding::Offset::ZeroPoint, Encoding::Scale::F32});
   return formats;
 }
 
@@ -206,7 +208,10 @@ void roundTrip(const Encoding &format, Layout layout, int64_t rows, int64_t colu
       for (int64_t c = 0; c < columns && format.isPlainInteger() && layout.kind != Kind::Blocks;
            ++c) {
         int64_t at = shape.scaleBits(r, c).front().byte;
-        ASSERT_EQ(packed[at] | packed[at + 1] << 8, found.scales[c / format.groupColumns(columns)]);
+        uint32_t scale = 0;
+        for (unsigned byte = 0; byte < format.scaleBits() / 8; ++byte)
+          scale |= uint32_t(packed[at + byte]) << (8 * byte);
+        ASSERT_EQ(scale, found.scales[c / format.groupColumns(columns)]);
         if (format.hasZeroPoint()) {
           ASSERT_EQ(static_cast<int8_t>(packed[shape.offsetBits(r, c).front().byte]),
                     found.zeros[c / format.groupColumns(columns)]);
@@ -312,7 +317,8 @@ TEST(Packing, RecordsOfPieces) {
 }
 
 TEST(Packing, LookupTables) {
-  for (const char *name : {"iq4_nl", "mxfp4"}) {
+  for (const char *name :
+       {"iq4_nl", "mxfp4", "iq1-g16-n8", "iq2-g16-n8", "iq3xxs-g32-n8", "iq3s-g32-n8"}) {
     Encoding encoding = *Encoding::fromName(name);
     LookupTable table = LookupTable::of(encoding);
     for (int i = 0; i < 8; ++i) {
@@ -337,6 +343,8 @@ TEST(Packing, SizesOfGgufEncodings) {
                              {"iq4_xs", 138},
                              {"mxfp4", 136},
                              {"nvfp4", 144},
+                             {"iq1-g16-n8", 146},
+                             {"iq3s-g32-n8", 138},
                              {"int4-g32", 144},
                              {"int8-g32", 272}}) {
     Encoding format = *Encoding::fromName(name);

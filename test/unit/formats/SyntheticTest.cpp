@@ -107,7 +107,7 @@ TEST(Synthetic, UnitVariance) {
   for (int64_t columns : {64, 256, 4096, 14336})
     for (const char *format :
          {"int8-g32", "int8-channel", "int8-g128-zp", "int4-g32", "int4-g64-zp", "int4-g256",
-          "fp8-g64", "fp8-channel-f32", "f16", "bf16", "f32"})
+          "fp8-g64", "fp8-channel-f32", "int8-g256-f32", "int4-g32-f32", "f16", "bf16", "f32"})
       for (Kind kind : {Kind::Rows, Kind::Lanes, Kind::Mma}) {
         if (kind == Kind::Mma && format == std::string("f32"))
           continue;
@@ -137,9 +137,11 @@ TEST(Synthetic, UnitVariance) {
 }
 
 TEST(Synthetic, UnitVarianceOfEveryEncoding) {
-  for (const char *format : {"q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
-                             "iq4_nl", "iq4_xs", "mxfp4", "nvfp4", "int4-g32", "int8-channel",
-                             "int3-g64", "int5-g64-n8", "iq4-g16-n8", "iq4-channel"})
+  for (const char *format :
+       {"q4_1",       "q5_0",         "q5_1",          "q2_k",        "q3_k",       "q4_k",
+        "q5_k",       "q6_k",         "iq4_nl",        "iq4_xs",      "mxfp4",      "nvfp4",
+        "int4-g32",   "int8-channel", "int3-g64",      "int5-g64-n8", "iq4-g16-n8", "iq4-channel",
+        "iq1-g16-n8", "iq2-g32-n8",   "iq3xxs-g32-n8", "iq3s-g32-n8"})
     for (Layout layout :
          {Layout{Kind::Rows, 0}, Layout{Kind::Lanes, 0}, Layout{Kind::Records, 512}})
       for (int64_t columns : {256, 576, 4096}) {

@@ -12,14 +12,16 @@
 using namespace sluice;
 using namespace sluice::test;
 
-/// types.f32.safetensors is what ggml itself dequantizes types.gguf to.
-class TensorReaderTypes : public testing::TestWithParam<const char *> {};
+/// types.f32.safetensors is what ggml itself dequantizes types.gguf to,
+/// repacked-types.f32.safetensors what ggml's Python package does (scripts/make-test-types).
+class TensorReaderTypes : public testing::TestWithParam<std::tuple<const char *, const char *>> {};
 
 TEST_P(TensorReaderTypes, EqualsGgml) {
-  SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("types.gguf")));
-  SLUICE_UNWRAP(golden, SafetensorsFile::open(dataFile("types.f32.safetensors")));
-  const TensorRef *tensor = gguf.findTensor(GetParam());
-  const TensorRef *expected = golden.find(GetParam());
+  std::string file = std::get<0>(GetParam()), name = std::get<1>(GetParam());
+  SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile(file + ".gguf")));
+  SLUICE_UNWRAP(golden, SafetensorsFile::open(dataFile(file + ".f32.safetensors")));
+  const TensorRef *tensor = gguf.findTensor(name);
+  const TensorRef *expected = golden.find(name);
   ASSERT_TRUE(tensor && expected);
   SLUICE_UNWRAP(reader, TensorReader::open(*tensor, gguf.sharedFile()));
   SLUICE_UNWRAP(goldenReader, TensorReader::open(*expected, golden.sharedFile()));
@@ -35,12 +37,32 @@ TEST_P(TensorReaderTypes, EqualsGgml) {
   }
   EXPECT_TRUE(anything);
 }
-INSTANTIATE_TEST_SUITE_P(Usable, TensorReaderTypes,
-                         testing::Values("f32.weight", "f16.weight", "bf16.weight", "q8_0.weight",
-                                         "q4_0.weight", "q4_1.weight", "q5_0.weight", "q5_1.weight",
-                                         "q2_k.weight", "q3_k.weight", "q4_k.weight", "q5_k.weight",
-                                         "q6_k.weight", "iq4_nl.weight", "iq4_xs.weight",
-                                         "mxfp4.weight", "nvfp4.weight"));
+INSTANTIATE_TEST_SUITE_P(
+    Usable, TensorReaderTypes,
+    testing::Combine(testing::Values("types"),
+                     testing::Values("f32.weight", "f16.weight", "bf16.weight", "q8_0.weight",
+                                     "q4_0.weight", "q4_1.weight", "q5_0.weight", "q5_1.weight",
+                                     "q2_k.weight", "q3_k.weight", "q4_k.weight", "q5_k.weight",
+                                     "q6_k.weight", "iq4_nl.weight", "iq4_xs.weight",
+                                     "mxfp4.weight", "nvfp4.weight")));
+INSTANTIATE_TEST_SUITE_P(Repacked, TensorReaderTypes,
+                         testing::Combine(testing::Values("repacked-types"),
+                                          testing::Values("q8_k.weight", "iq2_xxs.weight",
+                                                          "iq2_xs.weight", "iq2_s.weight",
+                                                          "iq3_xxs.weight", "iq3_s.weight",
+                                                          "iq1_s.weight", "iq1_m.weight",
+                                                          "tq1_0.weight", "tq2_0.weight")));
+
+TEST(TensorReader, KnowsRepackedTypesByTheirBytes) {
+  SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("repacked-types.gguf")));
+  for (const TensorRef &tensor : gguf.tensors()) {
+    SCOPED_TRACE(tensor.name);
+    SLUICE_UNWRAP(reader, TensorReader::open(tensor, gguf.sharedFile()));
+    ASSERT_TRUE(reader.blocks() && reader.blocks()->isRepacked());
+    EXPECT_EQ(repackedStorage(reader.blocks()->encoding, tensor), tensor.type);
+    EXPECT_EQ(repackedStorage(*formats::Encoding::fromName("q4_k"), tensor), std::nullopt);
+  }
+}
 
 TEST(TensorReader, BlocksRebuildTheFile) {
   SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("types.gguf")));
@@ -68,11 +90,12 @@ TEST(TensorReader, BlocksRebuildTheFile) {
 TEST(TensorReader, RefusesTypesAndBoundsThatItCannotRead) {
   SLUICE_UNWRAP(gguf, GGUFFile::open(dataFile("types.gguf")));
   TensorRef unusable = *gguf.findTensor("q6_k.weight");
-  unusable.type = StorageType::IQ2_XS;
+  unusable.type = StorageType::Q8_1;
   EXPECT_NE(message(TensorReader::open(unusable, gguf.sharedFile()))
-                .find("tensor 'q6_k.weight' has type IQ2_XS, expected F32, F16, BF16, Q4_0, Q4_1, "
-                      "Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, TQ1_0, "
-                      "TQ2_0, MXFP4 or NVFP4"),
+                .find("tensor 'q6_k.weight' has type Q8_1, expected F32, F16, BF16, Q4_0, Q4_1, "
+                      "Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, IQ2_XXS, IQ2_XS, "
+                      "IQ2_S, IQ3_XXS, IQ3_S, IQ1_S, IQ1_M, IQ4_NL, IQ4_XS, TQ1_0, TQ2_0, MXFP4 "
+                      "or NVFP4"),
             std::string::npos);
   // References also come back from text that a person may have edited.
   TensorRef tensor = *gguf.findTensor("f16.weight");
