@@ -213,8 +213,8 @@ int64_t RowsOp::getHeadDim() {
 /// The operands of an operation in a kernel's body that are rows like its result's: not gains,
 /// positions and tables.
 static ValueRange rowOperands(Operation *op) {
-  if (model::isNorm(op) ||
-      isa<model::RotaryOp, model::CacheAppendOp, model::AddBiasOp, model::ScaleChannelsOp>(op))
+  if (model::isNorm(op) || isa<model::RotaryOp, model::CacheAppendOp, model::AddBiasOp,
+                               model::ScaleChannelsOp, model::ReorderOp>(op))
     return op->getOperands().take_front();
   return op->getOperands();
 }

@@ -153,7 +153,7 @@ static LogicalResult verifyRope(Operation *op, RopeAttr rope, int64_t headDim) {
 //===----------------------------------------------------------------------===//
 
 Attribute ViewAttr::parse(AsmParser &parser, Type) {
-  int64_t block = 0, stride = 0, rotary = 0, head = 0, pitch = 0;
+  int64_t block = 0, stride = 0, rotary = 0, head = 0, pitch = 0, first = 0, total = 0;
   auto parseEntry = [&]() -> ParseResult {
     StringRef keyword;
     SMLoc at = parser.getCurrentLocation();
@@ -162,15 +162,19 @@ Attribute ViewAttr::parse(AsmParser &parser, Type) {
     if (keyword == "rotary")
       return failure(parser.parseInteger(rotary) || parser.parseKeyword("of") ||
                      parser.parseInteger(head));
+    if (keyword == "first")
+      return failure(parser.parseInteger(first) || parser.parseKeyword("of") ||
+                     parser.parseInteger(total));
     for (auto [name, value] :
          {std::pair("block", &block), std::pair("stride", &stride), std::pair("pitch", &pitch)})
       if (keyword == name)
         return parser.parseInteger(*value);
-    return parser.emitError(at) << "expected block, stride, rotary or pitch";
+    return parser.emitError(at) << "expected block, stride, rotary, pitch or first";
   };
   if (parser.parseCommaSeparatedList(AsmParser::Delimiter::LessGreater, parseEntry))
     return {};
-  return parser.getChecked<ViewAttr>(parser.getContext(), block, stride, rotary, head, pitch);
+  return parser.getChecked<ViewAttr>(parser.getContext(), block, stride, rotary, head, pitch, first,
+                                     total);
 }
 
 void ViewAttr::print(AsmPrinter &printer) const {
@@ -184,11 +188,14 @@ void ViewAttr::print(AsmPrinter &printer) const {
     add("rotary = " + Twine(getRotary()) + " of " + Twine(getHead()));
   if (getPitch())
     add("pitch = " + Twine(getPitch()));
+  if (getTotal())
+    add("first = " + Twine(getFirst()) + " of " + Twine(getTotal()));
   printer << "<" << llvm::join(entries, ", ") << ">";
 }
 
 LogicalResult ViewAttr::verify(function_ref<InFlightDiagnostic()> emitError, int64_t block,
-                               int64_t stride, int64_t rotary, int64_t head, int64_t pitch) {
+                               int64_t stride, int64_t rotary, int64_t head, int64_t pitch,
+                               int64_t first, int64_t total) {
   constexpr int64_t most = int64_t(1) << 32;
   if (block < 0 || stride > most || (block ? stride < block : stride != 0))
     return emitError() << "stride must be at least block, found " << stride << " and " << block;
@@ -197,6 +204,9 @@ LogicalResult ViewAttr::verify(function_ref<InFlightDiagnostic()> emitError, int
                        << " of " << head;
   if (pitch < 0 || pitch > most)
     return emitError() << "pitch must not be negative, found " << pitch;
+  if (first < 0 || total > most || (total ? first >= total : first != 0))
+    return emitError() << "first must be one of the matrix's rows, found " << first << " of "
+                       << total;
   return success();
 }
 
@@ -205,7 +215,9 @@ formats::RowView ViewAttr::toView() const {
           .stride = getStride(),
           .rotary = getRotary(),
           .head = getHead(),
-          .pitch = getPitch()};
+          .pitch = getPitch(),
+          .first = getFirst(),
+          .total = getTotal()};
 }
 
 //===----------------------------------------------------------------------===//
@@ -235,8 +247,16 @@ LogicalResult WeightOp::verify() {
       return emitOpError()
              << "a scheme has a quantized tensor, or a float32 matrix or vector, found "
              << getType();
-    if (std::optional<ViewAttr> view = getView(); view && (view->getBlock() || view->getPitch()))
-      return emitOpError() << "a scheme has whole matrices, a view of one only another order";
+    if (std::optional<ViewAttr> view = getView()) {
+      formats::RowView rows = view->toView();
+      int64_t count = quantized ? quantized.getRows() : plain.getDimSize(0);
+      if (rows.pitch || (rows.block && !rows.total) ||
+          (rows.total && rows.first + rows.fileRows(count) > rows.total))
+        return emitOpError() << "a scheme's view is of rows of the matrix, found " << *view
+                             << " for " << count << " rows";
+    }
+  } else if (getView() && getView()->getTotal()) {
+    return emitOpError() << "only a scheme's matrix has rows of other weights in front";
   }
   if (std::optional<int64_t> dim = getInterleaved()) {
     int64_t rows = quantized ? quantized.getRows() : plain.getDimSize(0);
@@ -433,6 +453,13 @@ LogicalResult AddBiasOp::verify() {
 LogicalResult ScaleChannelsOp::verify() {
   if (getFactor().getType().getDimSize(0) != getInput().getType().getDimSize(1))
     return emitOpError() << "factor has " << getFactor().getType().getDimSize(0)
+                         << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
+  return success();
+}
+
+LogicalResult ReorderOp::verify() {
+  if (getOrder().getType().getDimSize(0) != getInput().getType().getDimSize(1))
+    return emitOpError() << "order has " << getOrder().getType().getDimSize(0)
                          << " elements, input is " << getInput().getType().getDimSize(1) << " wide";
   return success();
 }

@@ -52,14 +52,18 @@ def Model_ViewAttr : AttrDef<ModelDialect, "View"> {
       head, and the others fill the rest in their order, so that all rotary pairs lie half a head apart, the unrotated ones included;
     - else r itself.
 
+    With `first = f of t`, which only a checkpoint's matrix in several tensors has, f is added: of its t rows, these are the first one and those that follow.
+
     A block of 0 is all rows. With `pitch = n` the file's tensor is transposed: element (r, c) is number `c * n + row` of it.
 
     ```mlir
     #model.view<pitch = 768>
     #model.view<block = 64, stride = 192, rotary = 16 of 64>
+    #model.view<first = 64 of 128>
     ```
   }];
-  let parameters = (ins "int64_t":$block, "int64_t":$stride, "int64_t":$rotary, "int64_t":$head, "int64_t":$pitch);
+  let parameters = (ins "int64_t":$block, "int64_t":$stride, "int64_t":$rotary, "int64_t":$head, "int64_t":$pitch,
+                        "int64_t":$first, "int64_t":$total);
   let hasCustomAssemblyFormat = 1;
   let genVerifyDecl = 1;
   let extraClassDeclaration = [{

@@ -24,8 +24,9 @@ def Model_WeightOp : Model_Op<"weight", [Symbol]> {
 
     `as` names the scheme of a checkpoint that keeps the matrix in several tensors (`include/sluice/Import/CheckpointScheme.h`): the one with the elements, and those in the list.
     The type then says what the numbers are (or `tensor<...xf32>` that they are read as values), the scheme where they lie.
-    A view then may only have rows in another order.
-    A vector `as "inverse-factor"` has 1 / the file's number in every element.
+    Of a matrix that has the rows of several weights, `view <first = F of T>` says which ones: those from row F of T rows on.
+    Numbers whose list has the columns' groups are those of the columns sorted by group, each group's in their order; values are in the file's order.
+    A vector `as "inverse-factor"` has 1 / the file's number in every element; one `as "column-order"` has the columns in that sorted order, by their groups.
 
     Example:
 
@@ -211,6 +212,24 @@ def Model_ScaleChannelsOp : Model_Op<"scale_channels", [Pure, AllTypesMatch<["in
   let arguments = (ins Model_Activation:$input, Model_Vector:$factor);
   let results = (outs Model_Activation:$result);
   let assemblyFormat = "$input `,` $factor attr-dict `:` type($input) `,` type($factor)";
+  let hasVerifier = 1;
+}
+
+def Model_ReorderOp : Model_Op<"reorder", [Pure, AllTypesMatch<["input", "result"]>]> {
+  let summary = "Puts the elements of every row in another order";
+  let description = [{
+    Element j of a row becomes the input's element `order[j]`. The order's elements are whole numbers from 0 to the width less 1, each once: the columns of a
+    weight that were sorted by their groups (GPTQ's act-order), in the new order.
+
+    Example:
+
+    ```mlir
+    %y = model.reorder %x by %order : tensor<1x256xf32>, tensor<256xf32>
+    ```
+  }];
+  let arguments = (ins Model_Activation:$input, 1DTensorOf<[F32]>:$order);
+  let results = (outs Model_Activation:$result);
+  let assemblyFormat = "$input `by` $order attr-dict `:` type($input) `,` type($order)";
   let hasVerifier = 1;
 }
 

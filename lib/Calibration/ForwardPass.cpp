@@ -9,6 +9,7 @@
 #include "dialects/Model/Semantics.h"
 #include "sluice/Import/ModelBuilder.h"
 #include "sluice/Import/TensorReader.h"
+#include "sluice/Reference/Ops.h"
 
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -348,7 +349,7 @@ static bool isKnown(Operation *op) {
   if (auto rotary = dyn_cast<model::RotaryOp>(op))
     return !rotary.getTable();
   return isa<model::EmbeddingOp, model::RmsNormOp, model::LayerNormOp, model::LinearOp,
-             model::CacheAppendOp, model::AttentionOp>(op) ||
+             model::ReorderOp, model::CacheAppendOp, model::AttentionOp>(op) ||
          model::isElementwise(op);
 }
 
@@ -547,14 +548,16 @@ Tensor ForwardPass::State::evaluate(Operation *operation,
         return result;
       })
       .Case<model::RmsNormOp>([&](auto op) {
-        return rmsNorm(get(op.getInput()), get(op.getGain()), op.getEpsilon().convertToDouble(),
-                       op.getPlusOne());
+        return ::rmsNorm(get(op.getInput()), get(op.getGain()), op.getEpsilon().convertToDouble(),
+                         op.getPlusOne());
       })
       .Case<model::LayerNormOp>([&](auto op) {
-        return layerNorm(get(op.getInput()), get(op.getGain()),
-                         op.getBias() ? &get(op.getBias()) : nullptr,
-                         op.getEpsilon().convertToDouble());
+        return ::layerNorm(get(op.getInput()), get(op.getGain()),
+                           op.getBias() ? &get(op.getBias()) : nullptr,
+                           op.getEpsilon().convertToDouble());
       })
+      .Case<model::ReorderOp>(
+          [&](auto op) { return reference::reorder(get(op.getInput()), get(op.getOrder())); })
       .Case<model::LinearOp>([&](auto op) {
         const Tensor &input = get(op.getInput());
         const PackedMatrix &matrix = matrices.at(op);

@@ -137,7 +137,7 @@ int64_t sluice::formats::RowView::fileRow(int64_t row) const {
         i < turned ? i + (second ? turned : 0) : rotary + i - turned + (second ? rest : 0);
     row += place - inHead;
   }
-  return block ? row / block * stride + row % block : row;
+  return first + (block ? row / block * stride + row % block : row);
 }
 
 int64_t sluice::formats::RowView::fileRows(int64_t rows) const {

@@ -14,6 +14,7 @@
 #include "llvm/Support/MathExtras.h"
 
 #include <cmath>
+#include <numeric>
 
 using namespace llvm;
 using namespace sluice;
@@ -23,8 +24,12 @@ using llvm::support::endian::read32le;
 using sluice::detail::fail;
 using sluice::detail::quote;
 
-/// Where AWQ keeps column c of eight in an int32, counted in fields from its low end.
-static constexpr unsigned awqField[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+/// Where AWQ keeps row r of eight, or of four of 8 bits, in an int32, counted in fields from its
+/// low end.
+static unsigned awqField(unsigned bits, int64_t r) {
+  static constexpr unsigned four[8] = {0, 4, 1, 5, 2, 6, 3, 7}, eight[4] = {0, 2, 1, 3};
+  return bits == 4 ? four[r % 8] : eight[r % 4];
+}
 
 static Error wrong(const TensorRef &tensor, StringRef path, const Twine &message) {
   return fail(path, "tensor " + quote(tensor.name) + " " + message);
@@ -67,7 +72,7 @@ static Error checkTensor(const BytesT &bytes, ArrayRef<StorageType> types,
 Error CheckpointMatrix::load(const Weight &weight, FileSet &files) {
   const CheckpointParts &parts = *weight.parts;
   scheme = parts.scheme;
-  numRows = parts.rows;
+  numRows = matrixRows(weight);
   numColumns = parts.columns;
   auto openPart = [&](PartRole role, Bytes &to) -> Error {
     const TensorRef *tensor = parts.find(role);
@@ -90,7 +95,7 @@ Error CheckpointMatrix::load(const Weight &weight, FileSet &files) {
     return error;
   if (Error error = openPart(PartRole::Groups, columnIndex))
     return error;
-  if (!scales && scheme != CheckpointScheme::InverseFactor)
+  if (!scales && !isVectorScheme(scheme))
     return wrong(weight.tensor, elements.file->path(), "has no scales");
 
   SmallVector<ElementForm, 2> forms = elementForms(scheme, numRows, numColumns);
@@ -104,28 +109,17 @@ Error CheckpointMatrix::load(const Weight &weight, FileSet &files) {
     return error;
   if (scheme == CheckpointScheme::InverseFactor)
     return loadFactor();
-  if (Error error = loadScales())
+  if (scheme == CheckpointScheme::ColumnOrder)
+    return loadColumnGroups(elements);
+  if (Error error =
+          scheme == CheckpointScheme::AwqGemv ? loadGemvScales(parts.group) : loadScales())
     return error;
   if (zeros)
     if (Error error = loadZeros())
       return error;
-  if (columnIndex) {
-    if (Error error = checkTensor(columnIndex, {StorageType::I32}, {numColumns}))
+  if (columnIndex)
+    if (Error error = loadColumnGroups(columnIndex))
       return error;
-    columnGroups.resize(numColumns);
-    bool inOrder = true;
-    for (int64_t column = 0; column < numColumns; ++column) {
-      int32_t group = static_cast<int32_t>(read32le(columnIndex.data + 4 * column));
-      if (group < 0 || group >= groups)
-        return wrong(columnIndex.ref, columnIndex.file->path(),
-                     "has group " + Twine(group) + " for column " + Twine(column) +
-                         ", expected 0 to " + Twine(groups - 1));
-      columnGroups[column] = group;
-      inOrder &= group == (groupSize ? column / groupSize : 0);
-    }
-    if (inOrder)
-      columnGroups.clear();
-  }
   return Error::success();
 }
 
@@ -158,6 +152,20 @@ Error CheckpointMatrix::loadByteScales() {
                        shapeText({i / groups, i % groups}) + ", which is no scale: expected 0 to " +
                        Twine(most));
   return Error::success();
+}
+
+Error CheckpointMatrix::loadGemvScales(std::optional<int64_t> group) {
+  if (!group)
+    return wrong(scales.ref, scales.file->path(), "does not tell the size of groups");
+  groupSize = *group;
+  groups = groupSize ? static_cast<int64_t>(divideCeil(numColumns, groupSize)) : 1;
+  // Words of 8 groups, of small groups so many that a row has them for 1024 columns.
+  int64_t multiple = groupSize == 32 ? 4 : groupSize == 64 ? 2 : 1;
+  int64_t words = alignTo(divideCeil(groups, 8), multiple);
+  rowStride = 8 * words;
+  groupStride = 1;
+  return checkTensor(scales, {StorageType::F16, StorageType::BF16, StorageType::F32},
+                     {numRows, 8 * words});
 }
 
 Error CheckpointMatrix::loadScales() {
@@ -215,6 +223,8 @@ Error CheckpointMatrix::loadZeros() {
   int64_t perWord = 32 / elementBits, words = divideCeil(numRows, perWord);
   if (scheme == CheckpointScheme::IntQuantized)
     return checkTensor(zeros, {StorageType::I8}, {numRows, groups});
+  if (scheme == CheckpointScheme::AwqGemv)
+    return checkTensor(zeros, {StorageType::I32}, {numRows, rowStride / 8});
   if (scheme != CheckpointScheme::PackQuantized)
     return checkTensor(zeros, {StorageType::I32}, {groups, words});
   if (zeros.ref.type == StorageType::I8) {
@@ -232,8 +242,36 @@ Error CheckpointMatrix::loadZeros() {
   return checkTensor(zeros, {StorageType::I32, StorageType::I8}, {words, groups});
 }
 
+Error CheckpointMatrix::loadColumnGroups(const Bytes &index) {
+  if (Error error = checkTensor(index, {StorageType::I32}, {numColumns}))
+    return error;
+  // A vector does not know how many groups there are.
+  bool isVector = isVectorScheme(scheme), inOrder = true;
+  int64_t end = isVector ? numColumns : groups;
+  columnGroups.resize(numColumns);
+  for (int64_t column = 0; column < numColumns; ++column) {
+    int32_t group = static_cast<int32_t>(read32le(index.data + 4 * column));
+    if (group < 0 || group >= end)
+      return wrong(index.ref, index.file->path(),
+                   "has group " + Twine(group) + " for column " + Twine(column) +
+                       ", expected 0 to " + Twine(end - 1));
+    columnGroups[column] = group;
+    inOrder &= group == (groupSize ? column / groupSize : 0);
+  }
+  if (inOrder && !isVector) {
+    columnGroups.clear();
+    return Error::success();
+  }
+  columnOrder.resize(numColumns);
+  std::iota(columnOrder.begin(), columnOrder.end(), 0);
+  llvm::sort(columnOrder, [&](int32_t x, int32_t y) {
+    return std::pair(columnGroups[x], x) < std::pair(columnGroups[y], y);
+  });
+  return Error::success();
+}
+
 void CheckpointMatrix::chooseEncoding() {
-  if (scheme == CheckpointScheme::InverseFactor)
+  if (isVectorScheme(scheme))
     return;
   if (scheme == CheckpointScheme::Fp8) {
     enc = Encoding{Encoding::Element::E4M3, groupSize, Encoding::Offset::None,
@@ -247,23 +285,22 @@ void CheckpointMatrix::chooseEncoding() {
                  scheme == CheckpointScheme::Nvfp4 ? Encoding::Scale::E4M3 : Encoding::Scale::E8M0};
     return;
   }
-  if (!columnGroups.empty()) {
-    reason = "its columns are not in the order of their groups (act-order)";
-    return;
-  }
+  for (auto [place, column] : enumerate(columnOrder))
+    if (columnGroups[column] != static_cast<int64_t>(place) / groupSize) {
+      reason = "its groups do not all have " + std::to_string(groupSize) + " columns (act-order)";
+      return;
+    }
+  Encoding encoding;
+  encoding.element = elementBits == 8 ? Encoding::Element::I8 : Encoding::Element::I4;
+  encoding.group = groupSize;
   bool isF16 = scales.ref.type == StorageType::F16;
   for (int64_t row = 0; row < numRows && !isF16; row += rowsOfScale)
     for (int64_t group = 0; group < groups; ++group) {
       float value = scale(row, group);
       // NaN and infinities are errors when rows are read.
-      if (std::isfinite(value) && formats::f16ToFloat(formats::floatToF16(value)) != value) {
-        reason = "a scale is no f16 number";
-        return;
-      }
+      if (std::isfinite(value) && formats::f16ToFloat(formats::floatToF16(value)) != value)
+        encoding.scale = Encoding::Scale::F32;
     }
-  Encoding encoding;
-  encoding.element = elementBits == 8 ? Encoding::Element::I8 : Encoding::Element::I4;
-  encoding.group = groupSize;
   enc = encoding;
   if (!zeros)
     return;
@@ -315,8 +352,9 @@ int CheckpointMatrix::quantized(int64_t row, int64_t column) const {
     break;
   case CheckpointScheme::Awq:
     word = column * wordsOf(numRows) + (row >> log);
-    field = awqField[row & mask];
+    field = awqField(elementBits, row);
     break;
+  case CheckpointScheme::AwqGemv:
   case CheckpointScheme::PackQuantized:
     word = row * wordsOf(numColumns) + (column >> log);
     field = column & mask;
@@ -331,6 +369,7 @@ int CheckpointMatrix::quantized(int64_t row, int64_t column) const {
   case CheckpointScheme::Mxfp4Blocks:
     return elements.data[row * groups * 16 + (column >> 1)] >> (column & 1) * 4 & 15;
   case CheckpointScheme::InverseFactor:
+  case CheckpointScheme::ColumnOrder:
     llvm_unreachable("has no integers");
   }
   return unpack(elements.data, word, field) - (1 << (elementBits - 1));
@@ -342,10 +381,14 @@ int CheckpointMatrix::zero(int64_t row, int64_t group) const {
   unsigned log = elementBits == 4 ? 3 : 2, mask = (1u << log) - 1;
   unsigned field = row & mask;
   int64_t word = group * ((numRows + mask) >> log) + (row >> log);
-  if (scheme == CheckpointScheme::PackQuantized)
+  if (scheme == CheckpointScheme::PackQuantized) {
     word = (row >> log) * groups + group;
-  else if (scheme == CheckpointScheme::Awq)
-    field = awqField[field];
+  } else if (scheme == CheckpointScheme::Awq) {
+    field = awqField(elementBits, row);
+  } else if (scheme == CheckpointScheme::AwqGemv) {
+    word = row * (rowStride / 8) + (group >> 3);
+    field = group & 7;
+  }
   int stored = unpack(zeros.data, word, field);
   if (scheme == CheckpointScheme::Gptq)
     stored = (stored + 1) & ((1 << elementBits) - 1);
@@ -391,8 +434,10 @@ float CheckpointMatrix::scale(int64_t row, int64_t group) const {
 
 void CheckpointMatrix::readNumbers(int64_t row, const formats::RowNumbers &to) const {
   assert(enc && "no encoding holds these numbers");
-  for (int64_t column = 0; column < numColumns; ++column)
-    to.q[column] = static_cast<int8_t>(quantized(row, column));
+  for (int64_t column = 0; column < numColumns; ++column) {
+    int64_t from = columnOrder.empty() ? column : columnOrder[column];
+    to.q[column] = static_cast<int8_t>(quantized(row, from));
+  }
   for (int64_t group = 0; group < groups; ++group) {
     to.scales[group] = scaleCode(row, group);
     if (enc->hasZeroPoint())
@@ -403,6 +448,11 @@ void CheckpointMatrix::readNumbers(int64_t row, const formats::RowNumbers &to) c
 void CheckpointMatrix::readRow(int64_t row, MutableArrayRef<float> out) const {
   if (scheme == CheckpointScheme::InverseFactor) {
     llvm::fill(out, 1.0f / bit_cast<float>(read32le(elements.data)));
+    return;
+  }
+  if (scheme == CheckpointScheme::ColumnOrder) {
+    for (auto [place, column] : zip_equal(out, columnOrder))
+      place = static_cast<float>(column);
     return;
   }
   for (int64_t column = 0; column < numColumns; ++column) {

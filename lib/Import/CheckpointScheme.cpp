@@ -35,6 +35,7 @@ static constexpr SchemeInfo schemes[] = {
     {CheckpointScheme::Gptq, "gptq", "qweight", gptqParts, {}},
     {CheckpointScheme::GptqV2, "gptq_v2", "qweight", gptqParts, {}},
     {CheckpointScheme::Awq, "awq", "qweight", awqParts, {}},
+    {CheckpointScheme::AwqGemv, "awq-gemv", "qweight", awqParts, {}},
     {CheckpointScheme::PackQuantized, "pack-quantized", "weight_packed", packedParts, packedRest},
     {CheckpointScheme::IntQuantized, "int-quantized", "weight", intParts, inputRest},
     {CheckpointScheme::Fp8, "fp8", "weight", fp8Parts, inputRest},
@@ -42,6 +43,7 @@ static constexpr SchemeInfo schemes[] = {
     {CheckpointScheme::Mxfp4, "mxfp4", "weight_packed", fp4Parts, {}},
     {CheckpointScheme::Mxfp4Blocks, "mxfp4-blocks", "weight_blocks", blockParts, {}},
     {CheckpointScheme::InverseFactor, "inverse-factor", "", {}, {}},
+    {CheckpointScheme::ColumnOrder, "column-order", "", {}, {}},
 };
 
 static constexpr StringLiteral roles[] = {"scales", "zeros", "groups"};
@@ -86,8 +88,12 @@ SmallVector<ElementForm, 2> sluice::elementForms(CheckpointScheme scheme, int64_
     return {{4, StorageType::U8, {rows, pairs}}};
   case CheckpointScheme::Mxfp4Blocks:
     return {{4, StorageType::U8, {rows, static_cast<int64_t>(divideCeil(columns, 32)), 16}}};
+  case CheckpointScheme::AwqGemv:
+    return {{4, StorageType::I32, {rows, words(columns, 4)}}};
   case CheckpointScheme::InverseFactor:
     return {{32, StorageType::F32, {1}}};
+  case CheckpointScheme::ColumnOrder:
+    return {{32, StorageType::I32, {columns}}};
   default:
     break;
   }
@@ -99,8 +105,7 @@ SmallVector<ElementForm, 2> sluice::elementForms(CheckpointScheme scheme, int64_
       forms.push_back({bits, StorageType::I32, {words(columns, bits), rows}});
       break;
     case CheckpointScheme::Awq:
-      if (bits == 4)
-        forms.push_back({bits, StorageType::I32, {columns, words(rows, bits)}});
+      forms.push_back({bits, StorageType::I32, {columns, words(rows, bits)}});
       break;
     case CheckpointScheme::PackQuantized:
       forms.push_back({bits, StorageType::I32, {rows, words(columns, bits)}});
@@ -149,12 +154,19 @@ static QuantizationConfig readGptq(const JsonField &field) {
 
 static QuantizationConfig readAwq(const JsonField &field) {
   QuantizationConfig config;
-  config.bits = readBits(field, {4});
+  std::string given = field.stringAt("version", "gemm");
+  StringRef version = given;
+  bool isGemv = version.equals_insensitive("gemv");
+  if (!isGemv && !version.equals_insensitive("gemm"))
+    field.at("version").fail("gemm or gemv");
+  if (isGemv)
+    config.bits = readBits(field, {4});
+  else
+    config.bits = readBits(field, {4, 8});
   config.group = readGroup(field);
-  std::string version = field.stringAt("version", "gemm");
-  if (version != "gemm" && version != "GEMM")
-    field.at("version").fail("gemm");
-  config.schemes = {CheckpointScheme::Awq};
+  if (isGemv && !config.group)
+    field.at("group_size").asInt(-1, INT32_MAX);
+  config.schemes = {isGemv ? CheckpointScheme::AwqGemv : CheckpointScheme::Awq};
   return config;
 }
 

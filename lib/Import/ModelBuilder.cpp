@@ -65,6 +65,8 @@ private:
   /// `hasBias` is the config's word; `bias` may be null although it is set (no files).
   Value linear(StringRef name, Value input, const Weight *weight, int64_t rows, bool hasBias,
                const Weight *bias);
+  /// The input in the order of the weight's columns, if these were sorted by group.
+  Value reordered(StringRef name, Value input, const Weight *weight);
   /// The linear layer with the matrix that stands for `weight`, which may be null; of a weight with
   /// a divisor its result is divided.
   Value product(StringRef name, Value input, Value matrix, const Weight *weight, Value bias);
@@ -79,6 +81,9 @@ private:
   OpBuilder symbols, code;
   ModuleOp module;
   llvm::StringMap<Type> declared;
+  /// Orders of columns by file and offset of their groups, and inputs in these orders.
+  std::map<std::pair<std::string, uint64_t>, Value> orders;
+  llvm::DenseMap<std::pair<Value, Value>, Value> reorders;
   Value tokens, steps;
 };
 
@@ -132,13 +137,13 @@ model::ViewAttr ModelBuilder::viewAttr(const formats::RowView &view) {
   if (view.isPlain())
     return {};
   return model::ViewAttr::get(code.getContext(), view.block, view.stride, view.rotary, view.head,
-                              view.pitch);
+                              view.pitch, view.first, view.total);
 }
 
 Type ModelBuilder::weightType(const Weight &weight) {
   if (const std::optional<CheckpointParts> &parts = weight.parts) {
     int64_t matrix[] = {parts->rows, parts->columns};
-    if (parts->scheme == CheckpointScheme::InverseFactor)
+    if (isVectorScheme(parts->scheme))
       return RankedTensorType::get({parts->columns}, code.getF32Type());
     if (!parts->encoding)
       return RankedTensorType::get(matrix, code.getF32Type());
@@ -262,6 +267,26 @@ Value ModelBuilder::residual(StringRef name, Value x, Value made) {
                                scaled(name + "_scale", made, config.residualScale));
 }
 
+Value ModelBuilder::reordered(StringRef name, Value input, const Weight *weight) {
+  if (!weight || !weight->parts || !weight->parts->encoding)
+    return input;
+  const TensorRef *groups = weight->parts->find(PartRole::Groups);
+  if (!groups)
+    return input;
+  // Weights with the same order share it.
+  Value &order = orders[{groups->file, groups->offset}];
+  if (!order) {
+    Weight columns;
+    columns.tensor = *groups;
+    columns.parts.emplace(CheckpointScheme::ColumnOrder, 1, weight->parts->columns);
+    order = vector((name + ".order").str(), &columns, weight->parts->columns);
+  }
+  Value &result = reorders[{input, order}];
+  if (!result)
+    result = model::ReorderOp::create(code, named((name + ".reorder").str()), input, order);
+  return result;
+}
+
 Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, int64_t rows,
                            bool hasBias, const Weight *bias) {
   Value w = matrix(name, weight, rows, cast<RankedTensorType>(input.getType()).getDimSize(1));
@@ -272,6 +297,7 @@ Value ModelBuilder::linear(StringRef name, Value input, const Weight *weight, in
 Value ModelBuilder::product(StringRef name, Value input, Value matrix, const Weight *weight,
                             Value bias) {
   int64_t rows = cast<RankedTensorType>(matrix.getType()).getDimSize(0);
+  input = reordered(name, input, weight);
   if (!weight || !weight->parts || !weight->parts->divisor)
     return model::LinearOp::create(code, named(name), activation(rows), input, matrix, bias);
   Weight inverse;
@@ -490,6 +516,7 @@ static llvm::Error addParts(model::WeightOp weight, Weight &result) {
     parts.rows = type.getRows();
     parts.columns = type.getColumns();
     parts.encoding = type.getEncoding().getValue();
+    parts.group = parts.encoding->group;
   } else {
     auto plain = cast<RankedTensorType>(weight.getType());
     parts.rows = plain.getRank() == 2 ? plain.getDimSize(0) : 1;
@@ -512,7 +539,7 @@ static llvm::Error addParts(model::WeightOp weight, Weight &result) {
       return wrong("has two parts with the role " + part.getRole());
     parts.parts.emplace_back(*role, std::move(ref));
   }
-  for (const ElementForm &form : elementForms(*scheme, parts.rows, parts.columns))
+  for (const ElementForm &form : elementForms(*scheme, matrixRows(result), parts.columns))
     if (storageBytes(form.type, form.shape) == result.tensor.bytes) {
       result.tensor.type = form.type;
       result.tensor.shape = form.shape;

@@ -105,6 +105,10 @@ private:
   Weight takeParts(const SchemeInfo &scheme, const std::string &stem, int64_t rows, int64_t columns,
                    const Part &part);
 
+  /// Layers that read the same input have tensors of their own with the same order of columns: the
+  /// first of those that have a tensor's bytes. It is known to be in its file.
+  const TensorRef &firstWithSameBytes(const TensorRef &tensor);
+
   const ModelConfig &config;
   const Inventory &inventory;
   FileSet &files;
@@ -118,6 +122,8 @@ private:
   /// Of matrices that are read as float32 values: the first one and why, and how many there are.
   std::string expanded;
   int64_t expandedCount = 0;
+  /// Column groups by their bytes.
+  StringMap<TensorRef> columnGroups;
   /// Of matrices in blocks that are re-packed: how many there are of a type.
   MapVector<StringRef, int64_t> repacked;
   FirstProblem problem;
@@ -146,15 +152,21 @@ Weight WeightCollector::takeParts(const SchemeInfo &scheme, const std::string &s
   std::string name = stem + "." + scheme.elements.str();
   weight.tensor = *inventory.find(name);
   usedNames.insert(name);
-  if (matrixPart.total || matrixPart.view.block) {
+  // GPTQ and AWQ have the same shapes for Conv1D as for linear layers.
+  if (names.transposed &&
+      !is_contained({CheckpointScheme::Gptq, CheckpointScheme::GptqV2, CheckpointScheme::Awq},
+                    scheme.scheme)) {
     problem.set(inventory.fileOf(weight.tensor),
-                "tensor " + quote(name) +
-                    " is quantized and has the rows of several weights, which is not supported");
+                "tensor " + quote(name) + " of scheme " + scheme.name +
+                    " may be transposed, as this family's matrices are, which is not supported");
     return weight;
   }
   weight.tensor.view = matrixPart.view;
+  weight.tensor.view.first = matrixPart.first;
+  weight.tensor.view.total = matrixPart.total;
   weight.ropeInterleaved = matrixPart.interleaved;
   CheckpointParts &parts = weight.parts.emplace(scheme.scheme, rows, columns);
+  parts.group = config.quantization->group;
   for (const PartInfo &part : scheme.parts) {
     std::string partName = stem + "." + part.suffix.str();
     if (!part.other.empty() && !inventory.find(partName))
@@ -208,9 +220,19 @@ Weight WeightCollector::takeParts(const SchemeInfo &scheme, const std::string &s
                     (*quantization.group ? Twine(*quantization.group) : Twine("a whole row")));
   parts.encoding = (*matrix)->encoding();
   erase_if(parts.parts, [&](const auto &part) { return !(*matrix)->needs(part.first); });
+  for (auto &[role, tensor] : parts.parts)
+    if (role == PartRole::Groups && parts.encoding)
+      tensor = firstWithSameBytes(tensor);
   if (!parts.encoding && !expandedCount++)
     expanded = path + ": " + who + ": " + (*matrix)->whyNoEncoding().str();
   return weight;
+}
+
+const TensorRef &WeightCollector::firstWithSameBytes(const TensorRef &tensor) {
+  auto bytesOf = [&](const TensorRef &of) {
+    return cantFail(files.get(of.file))->text().substr(of.offset, of.bytes);
+  };
+  return columnGroups.try_emplace(bytesOf(tensor), tensor).first->second;
 }
 
 Weight WeightCollector::take(const std::string &role, const SmallVector<int64_t, 4> &wanted,
@@ -364,6 +386,12 @@ Expected<Weights> WeightCollector::run() {
     problem.set(inventory.fileOf(weights.tokenEmbedding.tensor),
                 "tensor " + quote(weights.tokenEmbedding.tensor.name) +
                     " is an embedding with a divisor of all values, which is not supported");
+  if (const auto &parts = weights.tokenEmbedding.parts;
+      !problem && parts && parts->encoding && parts->find(PartRole::Groups))
+    problem.set(inventory.fileOf(weights.tokenEmbedding.tensor),
+                "tensor " + quote(weights.tokenEmbedding.tensor.name) +
+                    " is an embedding whose columns are not in the order of their groups "
+                    "(act-order), which is not supported");
   if (config.learnedPositions)
     weights.positionEmbedding = matrix(names.positionEmbedding.str(), config.contextLength, hidden);
   for (int64_t i = 0; i < config.layers && !problem; ++i)

@@ -358,6 +358,8 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
                                   op.getBias() ? &tensor(op.getBias()) : nullptr,
                                   op.getEpsilon().convertToDouble()));
           })
+          .Case<model::ReorderOp>(
+              [&](auto op) { return wrap(reorder(tensor(op.getInput()), tensor(op.getOrder()))); })
           .Case<model::LinearOp>([&](auto op) {
             return wrap(linear(tensor(op.getInput()), tensor(op.getWeight()),
                                op.getBias() ? &tensor(op.getBias()) : nullptr));

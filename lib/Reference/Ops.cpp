@@ -107,6 +107,14 @@ Tensor reference::rmsNorm(const Tensor &input, const Tensor &gain, double epsilo
   return result;
 }
 
+Tensor reference::reorder(const Tensor &input, const Tensor &order) {
+  Tensor result = input;
+  for (int64_t row = 0; row < input.rows(); ++row)
+    for (auto [out, from] : zip_equal(result.row(row), order.values))
+      out = input.row(row)[static_cast<size_t>(from)];
+  return result;
+}
+
 Tensor reference::layerNorm(const Tensor &input, const Tensor &gain, const Tensor *bias,
                             double epsilon) {
   Tensor result = input;

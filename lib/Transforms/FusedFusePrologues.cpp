@@ -23,27 +23,51 @@ struct FusedFusePrologues : impl::FusedFuseProloguesBase<FusedFusePrologues> {
 };
 
 void FusedFusePrologues::runOnOperation() {
-  llvm::SmallSetVector<Operation *, 8> norms;
+  llvm::SmallSetVector<Operation *, 8> norms, others;
   getOperation().walk([&](MatvecOp matvec) {
-    Operation *norm = matvec.getInput().getDefiningOp();
-    // A product's prologue has a row's factor, not one for each head.
-    if (!norm || !model::isRowNorm(norm) || !matvec.getPrologue().empty() || matvec.getTraffic() ||
-        matvec.getSchedule())
+    if (!matvec.getPrologue().empty() || matvec.getTraffic() || matvec.getSchedule())
       return;
-    if (!norms.insert(norm))
-      remark::analysis(matvec.getLoc(),
-                       remark::RemarkOpts::name("norm-repeated").category(DEBUG_TYPE))
-          << remark::reason("the norm is computed again in each product that reads it");
-    Value input = norm->getOperand(0);
+    // A norm, a reorder, or a reorder of a norm or of what is stored as f16: the last one first.
+    SmallVector<Operation *, 2> fused;
+    Value input = matvec.getInput();
+    auto takeOther = [&](Operation *op) {
+      others.insert(op);
+      fused.push_back(op);
+      input = op->getOperand(0);
+    };
+    if (auto reorder = input.getDefiningOp<model::ReorderOp>()) {
+      takeOther(reorder);
+      if (auto extend = input.getDefiningOp<arith::ExtFOp>())
+        takeOther(extend);
+    }
+    // A product's prologue has a row's factor, not one for each head.
+    if (Operation *norm = input.getDefiningOp(); norm && model::isRowNorm(norm)) {
+      if (!norms.insert(norm))
+        remark::analysis(matvec.getLoc(),
+                         remark::RemarkOpts::name("norm-repeated").category(DEBUG_TYPE))
+            << remark::reason("the norm is computed again in each product that reads it");
+      fused.push_back(norm);
+      input = norm->getOperand(0);
+    }
+    if (fused.empty())
+      return;
     OpBuilder builder(&getContext());
-    Block *block = builder.createBlock(&matvec.getPrologue(), {}, input.getType(), norm->getLoc());
+    Block *block =
+        builder.createBlock(&matvec.getPrologue(), {}, input.getType(), fused.back()->getLoc());
     IRMapping mapping;
     mapping.map(input, block->getArgument(0));
-    Operation *inside = builder.clone(*norm, mapping);
-    fused::YieldOp::create(builder, norm->getLoc(), inside->getResults());
+    for (Operation *op : llvm::reverse(fused)) {
+      builder.clone(*op, mapping);
+      LDBG() << "fused " << *op;
+    }
+    fused::YieldOp::create(builder, fused.front()->getLoc(),
+                           mapping.lookup(fused.front()->getResult(0)));
     matvec.getInputMutable().assign(input);
-    LDBG() << "fused " << *norm;
   });
+  // Readers come before what they read.
+  for (Operation *other : others)
+    if (other->use_empty())
+      other->erase();
   for (Operation *norm : norms) {
     if (norm->use_empty()) {
       norm->erase();

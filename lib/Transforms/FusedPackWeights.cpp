@@ -464,11 +464,11 @@ void FusedPackWeights::runOnOperation() {
     if (!symbols->lookup<model::WeightOp>(parameter.getWeight()))
       continue;
     auto type = dyn_cast<RankedTensorType>(parameter.getType());
-    bool vector =
-        type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
-        llvm::all_of(parameter->getUsers(), [](Operation *user) {
-          return model::isNorm(user) || isa<model::AddBiasOp, model::ScaleChannelsOp>(user);
-        });
+    bool vector = type && type.getRank() == 1 && isa<FloatType>(type.getElementType()) &&
+                  llvm::all_of(parameter->getUsers(), [](Operation *user) {
+                    return model::isNorm(user) ||
+                           isa<model::AddBiasOp, model::ScaleChannelsOp, model::ReorderOp>(user);
+                  });
     if (!vector) {
       parameter.emitOpError() << "loads @" << parameter.getWeight() << " for '"
                               << (*parameter->user_begin())->getName()

@@ -81,3 +81,48 @@ func.func @heads(%x: tensor<1x256xf32>, %g: tensor<64xf16>, %w: tensor<8x256xf16
   %y = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
   return %y : tensor<1x8xf32>
 }
+
+// Where an order of columns is between a norm and its readers, both are in the prologue.
+// CHECK-LABEL: func.func @reorder
+// CHECK-NEXT: fused.matvec %arg0 weights
+// CHECK-SAME: prologue {
+// CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<1x256xf32>):
+// CHECK-NEXT: %[[N:.*]] = model.rms_norm %[[IN]], %arg1
+// CHECK-NEXT: %[[R:.*]] = model.reorder %[[N]] by %arg2
+// CHECK-NEXT: fused.yield %[[R]] : tensor<1x256xf32>
+// CHECK: fused.matvec %arg0 weights
+// CHECK-SAME: prologue {
+// CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<1x256xf32>):
+// CHECK-NEXT: %[[N:.*]] = model.rms_norm %[[IN]], %arg1
+// CHECK-NEXT: fused.yield %[[N]] : tensor<1x256xf32>
+// CHECK: fused.matvec %arg0 weights
+// CHECK-SAME: prologue {
+// CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<1x256xf32>):
+// CHECK-NEXT: %[[R:.*]] = model.reorder %[[IN]] by %arg2
+// CHECK-NEXT: fused.yield %[[R]] : tensor<1x256xf32>
+// CHECK-NOT: model.
+func.func @reorder(%x: tensor<1x256xf32>, %g: tensor<256xf16>, %order: tensor<256xf32>, %w: tensor<8x256xf16>)
+    -> (tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>) {
+  %n = model.rms_norm %x, %g epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf16>
+  %r = model.reorder %n by %order : tensor<1x256xf32>, tensor<256xf32>
+  %y = fused.matvec %r weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  // expected-remark @+1 {{the norm is computed again in each product that reads it}}
+  %z = fused.matvec %n weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  %s = model.reorder %x by %order : tensor<1x256xf32>, tensor<256xf32>
+  %t = fused.matvec %s weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y, %z, %t : tensor<1x8xf32>, tensor<1x8xf32>, tensor<1x8xf32>
+}
+
+// CHECK-LABEL: func.func @reorder_of_f16
+// CHECK-NEXT: fused.matvec %arg0 weights
+// CHECK-SAME: prologue {
+// CHECK-NEXT: ^bb0(%[[IN:.*]]: tensor<1x256xf16>):
+// CHECK-NEXT: %[[W:.*]] = arith.extf %[[IN]]
+// CHECK-NEXT: %[[R:.*]] = model.reorder %[[W]] by %arg1
+// CHECK-NEXT: fused.yield %[[R]] : tensor<1x256xf32>
+func.func @reorder_of_f16(%x: tensor<1x256xf16>, %order: tensor<256xf32>, %w: tensor<8x256xf16>) -> tensor<1x8xf32> {
+  %e = arith.extf %x : tensor<1x256xf16> to tensor<1x256xf32>
+  %r = model.reorder %e by %order : tensor<1x256xf32>, tensor<256xf32>
+  %y = fused.matvec %r weights(%w) segments [8] : tensor<1x256xf32>, tensor<8x256xf16> -> tensor<1x8xf32>
+  return %y : tensor<1x8xf32>
+}

@@ -98,10 +98,14 @@ struct RowView {
   int64_t rotary = 0, head = 0;
   /// Not 0: the tensor is transposed, and this is the distance of its rows, in elements.
   int64_t pitch = 0;
+  /// Of a checkpoint's matrix in several tensors: it has `total` rows (0: the weight's), from which
+  /// the weight begins with row `first`.
+  int64_t first = 0, total = 0;
 
   bool operator==(const RowView &) const = default;
   bool isPlain() const { return *this == RowView(); }
-  /// The file's row, counted from the weight's first, that is row `row` of the weight.
+  /// The file's row, counted from the weight's first (with `total`: from the matrix's first), that
+  /// is row `row` of the weight.
   int64_t fileRow(int64_t row) const;
   /// How many rows lie from the first to the last of a weight of `rows` rows.
   int64_t fileRows(int64_t rows) const;

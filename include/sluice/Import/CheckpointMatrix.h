@@ -27,6 +27,7 @@ public:
   static llvm::Expected<std::shared_ptr<const CheckpointMatrix>> open(const Weight &weight,
                                                                       FileSet &files);
 
+  /// Of the whole matrix, also where the weight is a part of it.
   int64_t rows() const { return numRows; }
   int64_t columns() const { return numColumns; }
   /// Bits of an element, and the columns of a group (0: a whole row).
@@ -34,7 +35,8 @@ public:
   int64_t group() const { return groupSize; }
 
   /// The encoding that holds the numbers as they are; without zero points where all are 0. Nothing
-  /// if none does; whyNoEncoding() then says why.
+  /// if none does; whyNoEncoding() then says why. It is of the columns sorted by group, if there
+  /// are column groups that are not in order (needs(PartRole::Groups)).
   const std::optional<formats::Encoding> &encoding() const { return enc; }
   llvm::StringRef whyNoEncoding() const { return reason; }
   /// Whether a part says something: zero points that are all 0 and column groups in order do not.
@@ -42,7 +44,8 @@ public:
 
   /// The numbers of a row in encoding(), which has to exist.
   void readNumbers(int64_t row, const formats::RowNumbers &to) const;
-  /// The values of a row, (q - zero) * scale in float32. `out` has columns() entries.
+  /// The values of a row, (q - zero) * scale in float32, in the file's order of columns. `out` has
+  /// columns() entries. Of a vector its numbers.
   void readRow(int64_t row, llvm::MutableArrayRef<float> out) const;
 
 private:
@@ -59,8 +62,10 @@ private:
   llvm::Error loadScales();
   llvm::Error loadIntegerScales(bool groupsFirst);
   llvm::Error loadByteScales();
+  llvm::Error loadGemvScales(std::optional<int64_t> group);
   llvm::Error loadFactor();
   llvm::Error loadZeros();
+  llvm::Error loadColumnGroups(const Bytes &index);
   void chooseEncoding();
 
   /// Field `field` of a little-endian int32.
@@ -84,8 +89,9 @@ private:
   Bytes elements, scales, zeros;
   /// The scale of (row, group) is number row / rowsOfScale * rowStride + group * groupStride.
   int64_t rowsOfScale = 1, rowStride = 0, groupStride = 0;
-  /// The group of a column, where columns are not in the order of their groups.
-  std::vector<int32_t> columnGroups;
+  /// The group of a column, where columns are not in the order of their groups, and the columns
+  /// sorted by group.
+  std::vector<int32_t> columnGroups, columnOrder;
   std::optional<formats::Encoding> enc;
   std::string reason;
 };

@@ -11,9 +11,12 @@
 //                   scales               F16 BF16 F32  [G, N]
 //                   qzeros               I32           [G, N b / 32]          zero + 2^(b-1) (gptq: less 1, modulo 2^b), 32 / b columns of an int32
 //                   g_idx                I32           [K]                    optional: the group of a column
-//   awq             qweight              I32           [K, N / 8]             q + 8, 8 columns of an int32: 0, 2, 4, 6, 1, 3, 5, 7 from its low end
+//   awq             qweight              I32           [K, N b / 32]          q + 2^(b-1), 32 / b rows of an int32: 0, 2, 4, 6, 1, 3, 5, 7 (8 bits: 0, 2, 1, 3) from its low end
 //                   scales               F16 BF16 F32  [G, N]
-//                   qzeros               I32           [G, N / 8]             zero + 8, likewise
+//                   qzeros               I32           [G, N b / 32]          zero + 2^(b-1), likewise
+//   awq-gemv        qweight              I32           [N, K / 8]             q + 8, 8 columns of an int32, the first at its low end
+//                   scales               F16 BF16 F32  [N, 8 W]               the first G of a row; W is G / 8, in groups of 64 made even, of 32 a multiple of 4
+//                   qzeros               I32           [N, W]                 zero + 8, 8 groups of an int32, the first at its low end
 //   pack-quantized  weight_packed        I32           [N, K b / 32]          q + 2^(b-1), 32 / b columns of an int32, the first at its low end
 //                   weight_scale         F16 BF16 F32  [N, G] or [1]
 //                   weight_zero_point    I32, I8       [N b / 32, G], [N, G]  optional: zero + 2^(b-1), packed by rows; or zero
@@ -35,10 +38,10 @@
 // clang-format on
 //
 // value = (q - zero) * scale. Divisions of shapes round up. Definitions: AutoGPTQ's
-// qlinear_cuda_old.py and GPTQModel (gptq, gptq_v2); AutoAWQ's WQLinear_GEMM (awq);
-// compressed-tensors (pack-quantized, int-quantized, nvfp4 and mxfp4, which it calls
-// nvfp4-pack-quantized and mxfp4-pack-quantized); transformers' FP8Linear (fp8) and
-// convert_moe_packed_tensors (mxfp4-blocks).
+// qlinear_cuda_old.py and GPTQModel (gptq, gptq_v2); AutoAWQ's WQLinear_GEMM and WQLinear_GEMV, of
+// 8 bits vLLM's awq_marlin (awq, awq-gemv); compressed-tensors (pack-quantized, int-quantized,
+// nvfp4 and mxfp4, which it calls nvfp4-pack-quantized and mxfp4-pack-quantized); transformers'
+// FP8Linear (fp8) and convert_moe_packed_tensors (mxfp4-blocks).
 
 #ifndef SLUICE_IMPORT_CHECKPOINTSCHEME_H
 #define SLUICE_IMPORT_CHECKPOINTSCHEME_H
@@ -58,6 +61,7 @@ enum class CheckpointScheme : uint8_t {
   Gptq,
   GptqV2,
   Awq,
+  AwqGemv,
   PackQuantized,
   IntQuantized,
   Fp8,
@@ -66,7 +70,14 @@ enum class CheckpointScheme : uint8_t {
   Mxfp4Blocks,
   /// Of a vector: every element is 1 / a number of the file.
   InverseFactor,
+  /// Of a vector: the columns sorted by their groups, each group's in their order.
+  ColumnOrder,
 };
+
+/// Whether a scheme is of vectors, not of matrices.
+inline bool isVectorScheme(CheckpointScheme scheme) {
+  return scheme == CheckpointScheme::InverseFactor || scheme == CheckpointScheme::ColumnOrder;
+}
 
 /// What a tensor beside the elements holds.
 enum class PartRole : uint8_t { Scales, Zeros, Groups };

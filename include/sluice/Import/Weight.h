@@ -17,10 +17,14 @@ namespace sluice {
 /// A matrix that a checkpoint keeps in several tensors (CheckpointScheme.h).
 struct CheckpointParts {
   CheckpointScheme scheme;
-  /// [outputs, inputs] of the linear layer, whatever the order of the elements in the file.
+  /// [outputs, inputs] of the linear layer, whatever the order of the elements in the file and
+  /// whatever other layers' rows are beside its own.
   int64_t rows = 0, columns = 0;
   /// The encoding that holds its numbers; nothing if none does: it is then read as float32 values.
+  /// With an encoding and a part that has the columns' groups, the columns are sorted by group.
   std::optional<formats::Encoding> encoding;
+  /// Columns of a group (0: a whole row) of a scheme whose shapes do not tell (awq-gemv).
+  std::optional<int64_t> group = std::nullopt;
   /// All tensors but the one with the elements, in the order of the scheme's roles.
   llvm::SmallVector<std::pair<PartRole, TensorRef>, 3> parts;
   /// A tensor with one number, by which all values are yet to be divided: the encoding has no place
@@ -37,8 +41,8 @@ struct CheckpointParts {
 
 struct Weight {
   /// Part of a tensor of the file, or a view of one, where that holds more (q, k and v in one) or
-  /// has another order; with `parts`, the one that has the elements, whole, and the order of the
-  /// matrix's rows in it.
+  /// has another order; with `parts`, the one that has the elements, whole, and which rows of the
+  /// matrix in it are the weight's, in which order.
   TensorRef tensor;
   /// Rows of each head are stored as rotary pairs side by side (0, d/2, 1, d/2+1, ...), as GGUF's
   /// "llama" has q and k, instead of first halves before second halves. Reading does not
@@ -46,6 +50,11 @@ struct Weight {
   bool ropeInterleaved = false;
   std::optional<CheckpointParts> parts = std::nullopt;
 };
+
+/// Rows of the matrix that a weight with `parts` lies in: its own or, fused with others, more.
+inline int64_t matrixRows(const Weight &weight) {
+  return weight.tensor.view.total ? weight.tensor.view.total : weight.parts->rows;
+}
 
 } // namespace sluice
 

@@ -39,6 +39,9 @@ double rmsFactor(llvm::ArrayRef<float> row, double epsilon);
 /// head; with `plusOne`, * (gain + 1).
 Tensor rmsNorm(const Tensor &input, const Tensor &gain, double epsilon, bool plusOne = false);
 
+/// Element j of a row becomes the input's element order[j].
+Tensor reorder(const Tensor &input, const Tensor &order);
+
 /// (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon) * gain + bias (null: 0), a row at a time.
 Tensor layerNorm(const Tensor &input, const Tensor &gain, const Tensor *bias, double epsilon);
 

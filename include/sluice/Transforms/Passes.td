@@ -179,7 +179,8 @@ def FusedFusePrologues : Pass<"fused-fuse-prologues", "::mlir::ModuleOp"> {
   let summary = "Compute norms inside the kernels that read them";
   let description = [{
     A `model.rms_norm` that a `fused.matvec` reads becomes the matvec's prologue. A norm with several readers is computed in
-    each of them (it costs one pass over a vector, a kernel of its own costs a launch), with a remark.
+    each of them (it costs one pass over a vector, a kernel of its own costs a launch), with a remark. So does a `model.reorder`, which then reads elements of the
+    norm's input, or of what attention stored, one by one.
 
     ```mlir
     %n = model.rms_norm %x, %gain epsilon 1.0e-5 : tensor<1x256xf32>, tensor<256xf32>

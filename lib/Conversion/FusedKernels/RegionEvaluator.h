@@ -44,6 +44,15 @@ concept Place = std::derived_from<typename P::Builder, ComputeBuilder> &&
                   { place.load(value) } -> std::same_as<mlir::FailureOr<Values>>;
                 };
 
+/// A place that can read elements of other columns of its row.
+template <typename P>
+concept ReorderPlace = Place<P> && requires(P &place, const Values &columns,
+                                            llvm::function_ref<mlir::FailureOr<Values>()> body) {
+  // Runs `body`, whose loads are of the elements that the registers `columns`, whole float32
+  // numbers, name; behind the row's end of any elements.
+  { place.elsewhere(columns, body) } -> std::same_as<mlir::FailureOr<Values>>;
+};
+
 /// A place that has rotary pairs: in its order of rows the two elements of a pair are half of its
 /// registers apart.
 template <typename P>
@@ -115,6 +124,15 @@ private:
         if (failed(x))
           return mlir::failure();
         return turnPairs(k, *x, *turn);
+      }
+    if constexpr (ReorderPlace<P>)
+      if (auto reorder = dyn_cast<model::ReorderOp>(op)) {
+        mlir::FailureOr<Values> columns = evaluate(reorder.getOrder());
+        if (failed(columns))
+          return mlir::failure();
+        return place.elsewhere(*columns, [&] {
+          return RegionEvaluator(place, interface, factors).evaluate(reorder.getInput());
+        });
       }
     Function function = model::elementFunction<typename P::Builder>(op);
     bool isNorm = factors.contains(op);

@@ -213,10 +213,33 @@ Value Prologue::clearMissing(size_t number, Value x) {
   return exists ? k.select(exists, x, k.number(0.0)) : x;
 }
 
+FailureOr<DeviceBuilder::Values> Prologue::elsewhere(const Values &columns,
+                                                     llvm::function_ref<FailureOr<Values>()> body) {
+  Values numbers = llvm::map_to_vector(columns, [&](Value column) -> Value {
+    return arith::FPToSIOp::create(k.b, k.loc, k.i32(), column);
+  });
+  std::swap(others, numbers);
+  FailureOr<Values> result = body();
+  std::swap(others, numbers);
+  return result;
+}
+
+DeviceBuilder::Values Prologue::loadOthers(Value pointer, RankedTensorType type, bool fresh) {
+  Type element = type.getElementType();
+  int64_t bytes = bytesOf(element);
+  if (currentRow && type.getRank() == 2)
+    pointer = k.offset(pointer, k.mul(currentRow, type.getDimSize(1) * bytes));
+  return llvm::map_to_vector(others, [&](Value column) -> Value {
+    Value at = k.offset(pointer, k.mul(column, bytes));
+    return fresh ? k.loadFresh(element, at, bytes) : k.load(element, at, bytes);
+  });
+}
+
 FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
-  if (auto found = constants.find({value, current}); found != constants.end())
+  bool isElsewhere = !others.empty();
+  if (auto found = constants.find({value, current}); found != constants.end() && !isElsewhere)
     return found->second;
-  if (auto found = loaded.find({value, current}); found != loaded.end())
+  if (auto found = loaded.find({value, current}); found != loaded.end() && !isElsewhere)
     return found->second;
   bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &region;
   Value pointer = kernel.interface.pointer(isArgument ? source : value);
@@ -224,6 +247,8 @@ FailureOr<DeviceBuilder::Values> Prologue::load(Value value) {
   if (!kernels::isFloatTensor(value) || type.getShape().back() != plan.columns)
     return op->emitOpError() << "prologue reads a value of type " << value.getType()
                              << " in a way that cannot be converted to GPU code";
+  if (isElsewhere)
+    return loadOthers(pointer, type, !isConstant(value));
   Values elements = loadVector(pointer, type, currentRow, current, !isConstant(value));
   return loaded[{value, current}] = elements;
 }

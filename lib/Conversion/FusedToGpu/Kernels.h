@@ -63,6 +63,8 @@ public:
   mlir::FailureOr<mlir::Value>
   sumRow(llvm::function_ref<mlir::FailureOr<mlir::Value>(mlir::Value)> accumulate);
   mlir::Value clearMissing(size_t number, mlir::Value x);
+  mlir::FailureOr<Values> elsewhere(const Values &columns,
+                                    llvm::function_ref<mlir::FailureOr<Values>()> body);
 
 private:
   /// A thread handles 8 neighbouring columns at a time; vector n of a thread is columns
@@ -77,6 +79,8 @@ private:
   mlir::Value columnExists(int64_t n, int64_t number);
   Values loadVector(mlir::Value pointer, mlir::RankedTensorType type, mlir::Value row, int64_t n,
                     bool fresh);
+  /// The elements of the current row that `others` names.
+  Values loadOthers(mlir::Value pointer, mlir::RankedTensorType type, bool fresh);
   mlir::LogicalResult emitRow(PreparedInput &input, mlir::Value row);
   /// Rounds and stores vector n of a row.
   void emitVector(PreparedInput &input, mlir::Value row, int64_t n, const Values &x);
@@ -116,6 +120,8 @@ private:
   int64_t threads, padded, current = 0, sumNumber = 0;
   mlir::Value scratch, currentRow;
   llvm::DenseMap<std::pair<mlir::Value, int64_t>, Values> constants, loaded;
+  /// Not empty: the columns (i32) that are loaded instead of the current vector's.
+  Values others;
   kernels::NormFactors factors;
 };
 

@@ -34,6 +34,8 @@ public:
   KernelBuilder &k;
   FailureOr<kernels::Values> load(Value value);
   FailureOr<Value> sumRow(llvm::function_ref<FailureOr<Value>(Value)> accumulate);
+  FailureOr<kernels::Values> elsewhere(const kernels::Values &columns,
+                                       llvm::function_ref<FailureOr<kernels::Values>()> body);
   Value clearMissing(size_t /*number*/, Value x) {
     return count < kLanes ? k.select(mask(), x, k.number(x.getType(), 0.0)) : x;
   }
@@ -50,6 +52,8 @@ private:
   const KernelInterface &interface;
   Value row, column;
   int64_t count = 0;
+  /// Not null: the columns (i32) that are loaded instead.
+  Value others;
   kernels::NormFactors factors;
 };
 } // namespace
@@ -87,6 +91,16 @@ FailureOr<Value> Columns::sumRow(llvm::function_ref<FailureOr<Value>(Value)> acc
   return k.sumLanes(sums);
 }
 
+FailureOr<kernels::Values>
+Columns::elsewhere(const kernels::Values &columns,
+                   llvm::function_ref<FailureOr<kernels::Values>()> body) {
+  Value numbers = arith::FPToSIOp::create(k.b, k.loc, k.vec(kLanes, k.i32()), columns[0]);
+  std::swap(others, numbers);
+  FailureOr<kernels::Values> result = body();
+  std::swap(others, numbers);
+  return result;
+}
+
 FailureOr<kernels::Values> Columns::load(Value value) {
   bool isArgument = isa<BlockArgument>(value) && value.getParentRegion() == &op.prologue;
   Value pointer = interface.pointer(isArgument ? op.input : value);
@@ -96,9 +110,23 @@ FailureOr<kernels::Values> Columns::load(Value value) {
                                 << " in a way that cannot be converted to host code";
   Type element = type.getElementType();
   int64_t bytes = bytesOf(element);
-  Value place = type.getRank() == 2 ? k.add(k.mul(row, type.getDimSize(1)), column) : column;
-  return kernels::Values{
-      k.loadFloats(kLanes, element, k.offset(pointer, k.mul(place, bytes)), bytes, mask())};
+  Value start = type.getRank() == 2 ? k.mul(row, type.getDimSize(1)) : k.index(0);
+  if (!others)
+    return kernels::Values{k.loadFloats(
+        kLanes, element, k.offset(pointer, k.mul(k.add(start, column), bytes)), bytes, mask())};
+  // Element by element.
+  Type bits = IntegerType::get(k.b.getContext(), static_cast<unsigned>(8 * bytes));
+  Value all = k.integer(k.vec(kLanes, bits), 0);
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    Value number = vector::ExtractOp::create(k.b, k.loc, others, lane);
+    Value at = k.offset(pointer, k.mul(k.add(start, k.toI64(number)), bytes));
+    all = vector::InsertOp::create(k.b, k.loc, k.load(bits, at, bytes), all, lane);
+  }
+  // As KernelBuilder::loadFloats.
+  if (element.isBF16())
+    return kernels::Values{
+        k.bitcast(k.shl(k.extendUnsigned(all, k.i32()), 16), k.vec(kLanes, k.f32()))};
+  return kernels::Values{k.widen(k.bitcast(all, k.vec(kLanes, element)))};
 }
 
 /// Emits the rounding of one group of `count` columns, 1 to 128, to 16-bit fixed point, or for E4M3

@@ -55,8 +55,23 @@ model.weight @w : tensor<4x4xf16> from "a" tensor "b" at 0 size 8 as "gptq" []
 
 // -----
 
-// expected-error @+1 {{a scheme has whole matrices, a view of one only another order}}
+// expected-error @+1 {{a scheme's view is of rows of the matrix, found #model.view<block = 2, stride = 4> for 4 rows}}
 model.weight @w : tensor<4x4xf32> from "a" tensor "b" at 0 size 8 as "fp8" [] view <block = 2, stride = 4>
+
+// -----
+
+// expected-error @+1 {{a scheme's view is of rows of the matrix, found #model.view<first = 5 of 8> for 4 rows}}
+model.weight @w : tensor<4x4xf32> from "a" tensor "b" at 0 size 8 as "fp8" [] view <first = 5 of 8>
+
+// -----
+
+// expected-error @+1 {{only a scheme's matrix has rows of other weights in front}}
+model.weight @w : tensor<4x4xf32> from "a" tensor "b" at 0 size 8 view <first = 4 of 8>
+
+// -----
+
+// expected-error @+1 {{first must be one of the matrix's rows, found 8 of 8}}
+model.weight @w : tensor<4x4xf32> view <first = 8 of 8>
 
 // -----
 
@@ -262,6 +277,14 @@ func.func @f(%x: tensor<1x8xf32>, %b: tensor<4xf32>) {
 
 // -----
 
+func.func @f(%x: tensor<1x8xf32>, %b: tensor<4xf32>) {
+  // expected-error @+1 {{order has 4 elements, input is 8 wide}}
+  %y = model.reorder %x by %b : tensor<1x8xf32>, tensor<4xf32>
+  return
+}
+
+// -----
+
 func.func @f(%x: tensor<1x128xf32>, %p: tensor<1xi32>) {
   // expected-error @+1 {{head_dim must be even and divide the width 128, found 96}}
   %y = model.rotary %x at %p head_dim 96 <theta = 1.0> : tensor<1x128xf32>, tensor<1xi32>
@@ -379,7 +402,7 @@ model.rope_table @t <theta = 1.0, dims = 4, factors = [1.0]> : tensor<4x8xf32>
 
 // -----
 
-// expected-error @+1 {{expected block, stride, rotary or pitch}}
+// expected-error @+1 {{expected block, stride, rotary, pitch or first}}
 model.weight @w : tensor<8x8xf16> view <width = 3>
 
 // -----

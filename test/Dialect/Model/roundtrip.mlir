@@ -2,6 +2,8 @@
 
 // CHECK: model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
 model.weight @transposed : tensor<256x256xf16> from "m.safetensors" tensor "c_attn" at 512 size 392192 view <pitch = 768>
+// CHECK: model.weight @part : !quantized.tensor<64x256xi4, group = 128> from "m.safetensors" tensor "qkv" at 512 size 16384 as "gptq" [] view <first = 64 of 128>
+model.weight @part : !quantized.tensor<64x256xi4, group = 128> from "m.safetensors" tensor "qkv" at 512 size 16384 as "gptq" [] view <first = 64 of 128>
 // CHECK: model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
 model.weight @by_head : tensor<128x256xf16> view <block = 64, stride = 192, rotary = 16 of 64>
 // CHECK: model.weight @q : tensor<256x256xf16> from "model.safetensors" tensor "q_proj.weight" at 2425856 size 131072
@@ -48,6 +50,8 @@ func.func @every_operation(%token: tensor<1xi32>, %position: tensor<1xi32>, %k: 
   %c = model.add_bias %a, %bias : tensor<1x256xf32>, tensor<256xbf16>
   // CHECK: model.scale_channels %{{.*}}, %{{.*}} : tensor<1x256xf32>, tensor<256xf32>
   %channels = model.scale_channels %a, %gain : tensor<1x256xf32>, tensor<256xf32>
+  // CHECK: model.reorder %{{.*}} by %{{.*}} : tensor<1x256xf32>, tensor<256xf32>
+  %sorted = model.reorder %a by %gain : tensor<1x256xf32>, tensor<256xf32>
   // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 5.000000e+05, llama3 = [8.000000e+00, 1.000000e+00, 4.000000e+00, 8.192000e+03]> : tensor<1x256xf32>, tensor<1xi32>
   %d = model.rotary %c at %position head_dim 64 <theta = 500000.0, llama3 = [8.0, 1.0, 4.0, 8192.0]> : tensor<1x256xf32>, tensor<1xi32>
   // CHECK: model.rotary %{{.*}} at %{{.*}} head_dim 64 <theta = 1.000000e+04, linear = [2.000000e+00]> table %{{.*}} : tensor<1x256xf32>, tensor<1xi32>, tensor<2048x64xf32>

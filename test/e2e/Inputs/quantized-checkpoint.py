@@ -4,7 +4,7 @@
 
     quantized-checkpoint.py SOURCE FOLDER SCHEME [OPTION=VALUE...]
 
-writes FOLDER/quantized and FOLDER/values. SCHEME is gptq, gptq_v2, awq, pack-quantized, int-quantized, fp8, nvfp4, mxfp4 or mxfp4-blocks. Options: bits=4|8; group=COLUMNS (0: a row); zeros=1 (zero points);
+writes FOLDER/quantized and FOLDER/values. SCHEME is gptq, gptq_v2, awq, awq-gemv, pack-quantized, int-quantized, fp8, nvfp4, mxfp4 or mxfp4-blocks. Options: bits=4|8; group=COLUMNS (0: a row); zeros=1 (zero points);
 order=1 (columns are not in the order of their groups); scales=F16|BF16|F32; per=tensor|row|block (fp8); and, to make a file that is wrong, drop=TENSOR, config=JSON (merged into
 quantization_config). Written against the formats' definitions, without Sluice's code.
 """
@@ -138,11 +138,18 @@ def integer_tensors(stem, rows, columns, values):
     elif scheme == "awq":
 
         def interleaved(row):
-            return words(flat([[row[at + i] for i in (0, 2, 4, 6, 1, 3, 5, 7)] for at in range(0, len(row), 8)]))
+            order = (0, 2, 4, 6, 1, 3, 5, 7) if bits == 4 else (0, 2, 1, 3)
+            return words(flat([[row[at + i] for i in order] for at in range(0, len(row), per_word)]))
 
-        tensors["qweight"] = ("I32", [columns, rows // 8], stored(flat([interleaved(row) for row in transposed(unsigned)]), "I32"))
-        tensors["qzeros"] = ("I32", [count, rows // 8], stored(flat([interleaved(row) for row in transposed(unsigned_zeros)]), "I32"))
+        tensors["qweight"] = ("I32", [columns, rows // per_word], stored(flat([interleaved(row) for row in transposed(unsigned)]), "I32"))
+        tensors["qzeros"] = ("I32", [count, rows // per_word], stored(flat([interleaved(row) for row in transposed(unsigned_zeros)]), "I32"))
         tensors["scales"] = (scale_type, [count, rows], stored(flat(transposed(scales)), scale_type))
+    elif scheme == "awq-gemv":
+        multiple = 8 * {32: 4, 64: 2}.get(group, 1)
+        padded = -(-count // multiple) * multiple
+        tensors["qweight"] = ("I32", [rows, columns // 8], stored(flat([words(row) for row in unsigned]), "I32"))
+        tensors["qzeros"] = ("I32", [rows, padded // 8], stored(flat([words(row + [0] * (padded - count)) for row in unsigned_zeros]), "I32"))
+        tensors["scales"] = (scale_type, [rows, padded], stored(flat([row + [0.0] * (padded - count) for row in scales]), scale_type))
     elif scheme == "int-quantized":
         tensors["weight"] = ("I8", [rows, columns], stored(flat(q), "I8"))
         tensors["weight_scale"] = (scale_type, [rows, count], stored(flat(scales), scale_type))
@@ -241,8 +248,9 @@ def quantization_config():
         return {"quant_method": "compressed-tensors", "format": scheme + "-pack-quantized", "config_groups": {"group_0": {"weights": weights}}}
     if scheme in ("gptq", "gptq_v2"):
         return {"quant_method": "gptq", "bits": bits, "group_size": group or -1, "desc_act": with_order, "sym": not with_zeros, "checkpoint_format": scheme}
-    if scheme == "awq":
-        return {"quant_method": "awq", "bits": bits, "group_size": group or -1, "zero_point": with_zeros, "version": "gemm"}
+    if scheme.startswith("awq"):
+        version = "gemv" if scheme == "awq-gemv" else "gemm"
+        return {"quant_method": "awq", "bits": bits, "group_size": group or -1, "zero_point": with_zeros, "version": version}
     weights = {"num_bits": bits, "type": "int", "symmetric": not with_zeros, "strategy": "group" if group else "channel", "group_size": group or None}
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
     return {"quant_method": "compressed-tensors", "format": scheme, "config_groups": groups, "ignore": ["lm_head"], "quantization_status": "compressed"}

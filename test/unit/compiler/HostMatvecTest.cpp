@@ -26,11 +26,21 @@ std::vector<Encoding> allFormats() {
       for (bool zeroPoint : {false, true})
         result.push_back(
             {element, group, zeroPoint ? Encoding::Offset::ZeroPoint : Encoding::Offset::None});
-  for (const char *name :
-       {"q4_1",        "q5_0",         "q5_1",     "q2_k",           "q3_k",       "q4_k",
-        "q5_k",        "q6_k",         "iq4_nl",   "iq4_xs",         "mxfp4",      "nvfp4",
-        "int3-g64",    "int6-channel", "int8-g16", "int5-g64-n8",    "iq4-g16-n8", "fp8-g32",
-        "fp8-g64-f32", "fp8-g128",     "fp8-g256", "fp8-channel-f32"})
+  for (const char *name : {"q4_1",          "q5_0",
+                           "q5_1",          "q2_k",
+                           "q3_k",          "q4_k",
+                           "q5_k",          "q6_k",
+                           "iq4_nl",        "iq4_xs",
+                           "mxfp4",         "nvfp4",
+                           "int3-g64",      "int6-channel",
+                           "int8-g16",      "int5-g64-n8",
+                           "iq4-g16-n8",    "fp8-g32",
+                           "fp8-g64-f32",   "fp8-g128",
+                           "fp8-g256",      "fp8-channel-f32",
+                           "int8-g256-f32", "int4-channel-f32",
+                           "iq1-g16-n8",    "iq1-g32-n8",
+                           "iq2-g16-n8",    "iq2-g32-n8",
+                           "iq3xxs-g32-n8", "iq3s-g32-n8"})
     result.push_back(*Encoding::fromName(name));
   return result;
 }
@@ -236,6 +246,57 @@ TEST_P(HostMatvec, GatedMlp) {
       // The result is rounded to f16; an element of x16 may round the other way.
       EXPECT_LE(relativeError(fromF16(output.copy<uint16_t>()), expected), 3e-4);
     }
+  }
+}
+
+// Columns that are sorted by group: a norm of the residual stream, and what is stored as f16.
+TEST_P(HostMatvec, InputsInAnotherOrder) {
+  constexpr int64_t rows = 20, columns = 300, tokens = 2;
+  for (bool isNorm : {true, false}) {
+    SCOPED_TRACE(isNorm);
+    Encoding format{Encoding::Element::I4, 128};
+    std::string type = tensorType(format, rows, columns, "lanes"),
+                in = activation(tokens, columns, isNorm ? "f32" : "f16"),
+                wide = activation(tokens, columns, "f32"), out = activation(tokens, rows, "f32");
+    std::unique_ptr<HostKernels> kernels = HostKernels::compile(
+        "func.func @f(%x: " + in + ", %w: " + type +
+        ", %gain: tensor<300xf32>, %order: tensor<300xf32>) -> " + out +
+        " {\n  %y = fused.matvec %x weights(%w) segments [20] " + schedule(GetParam(), 2, 0) +
+        " : " + in + ", " + type + " -> " + out + "\n  prologue {\n  ^bb0(%in: " + in +
+        "):\n    %n = " +
+        (isNorm ? "model.rms_norm %in, %gain epsilon 1.0e-5 : " + in + ", tensor<300xf32>"
+                : "arith.extf %in : " + in + " to " + wide) +
+        "\n    %r = model.reorder %n by %order : " + wide +
+        ", tensor<300xf32>\n    fused.yield %r : " + wide + "\n  }\n  return %y : " + out +
+        "\n}\n");
+    ASSERT_TRUE(kernels);
+    Random random(8);
+    Weight weight(format, rows, columns, random);
+    std::vector<float> x = random.normal(tokens * columns), gain = random.normal(columns), order;
+    for (int64_t column = 0; column < columns; ++column)
+      order.push_back(static_cast<float>(column * 7 % columns));
+    std::vector<uint16_t> halves(x.size());
+    formats::floatToF16(x, halves);
+    if (!isNorm)
+      x = fromF16(halves);
+    Buffer input = isNorm ? Buffer(x) : Buffer(halves);
+    Buffer gains(gain), orders(order), packed = packOrdered(weight, {}, {rows}),
+                                       output(tokens * rows * 4);
+    std::vector<Buffer *> arguments = {&input, &packed, &gains, &orders, &output};
+    if (!isNorm)
+      arguments.erase(arguments.begin() + 2);
+    kernels->run(0, arguments);
+    std::vector<double> expected;
+    for (int64_t token = 0; token < tokens; ++token) {
+      std::vector<float> row(&x[token * columns], &x[(token + 1) * columns]), sorted;
+      if (isNorm)
+        row = rmsNorm(row.data(), gain, 1e-5);
+      for (float column : order)
+        sorted.push_back(row[static_cast<size_t>(column)]);
+      for (int64_t r = 0; r < rows; ++r)
+        expected.push_back(weight.product(r, sorted));
+    }
+    EXPECT_LE(relativeError(output.copy<float>(), expected), 1e-5);
   }
 }
 

@@ -330,6 +330,75 @@ TEST_P(GpuMatvec, EverySchedule) {
   }
 }
 
+TEST_P(GpuMatvec, InputsInAnotherOrder) {
+  // Of whole vectors of eight columns and not; what is normed, and what is stored as f16.
+  constexpr int64_t rows = 20, tokens = 2;
+  struct Case {
+    Encoding format;
+    int64_t columns;
+    bool isNorm;
+  };
+  std::vector<Case> cases;
+  for (int64_t columns : {320, 300})
+    for (bool isNorm : {true, false}) {
+      cases.push_back({{Encoding::Element::I4, 128}, columns, isNorm});
+      cases.push_back({{Encoding::Element::F16}, columns, isNorm});
+    }
+  std::string text;
+  for (auto [number, c] : llvm::enumerate(cases)) {
+    std::string in = activation(tokens, c.columns, c.isNorm ? "f32" : "f16"),
+                wide = activation(tokens, c.columns, "f32"), out = activation(tokens, rows, "f32"),
+                type = mmaType(c.format, rows, c.columns, 128),
+                vector = "tensor<" + std::to_string(c.columns) + "xf32>";
+    text += "func.func @f" + std::to_string(number) + "(%x: " + in + ", %w: " + type +
+            ", %gain: " + vector + ", %order: " + vector + ") -> " + out +
+            " {\n  %y = fused.matvec %x weights(%w) segments [20] " + gpuSchedule(2, 4, 2, 128) +
+            " : " + in + ", " + type + " -> " + out + "\n  prologue {\n  ^bb0(%in: " + in +
+            "):\n    %n = " +
+            (c.isNorm ? "model.rms_norm %in, %gain epsilon 1.0e-5 : " + in + ", " + vector
+                      : "arith.extf %in : " + in + " to " + wide) +
+            "\n    %r = model.reorder %n by %order : " + wide + ", " + vector +
+            "\n    fused.yield %r : " + wide + "\n  }\n  return %y : " + out + "\n}\n";
+  }
+  GpuKernels kernels(text, GetParam());
+  ASSERT_TRUE(kernels.emulator);
+  ASSERT_EQ(kernels.launches.size(), cases.size());
+  for (auto [number, c] : llvm::enumerate(cases)) {
+    SCOPED_TRACE(c.format.name() + ", " + std::to_string(c.columns) +
+                 (c.isNorm ? " normed" : " stored as f16"));
+    Random random(3 + number);
+    Weight weight(c.format, rows, c.columns, random);
+    std::vector<float> x = random.normal(tokens * c.columns), gain = random.normal(c.columns),
+                       order;
+    for (int64_t column = 0; column < c.columns; ++column)
+      order.push_back(static_cast<float>(column * 7 % c.columns));
+    std::vector<uint16_t> halves(x.size());
+    formats::floatToF16(x, halves);
+    if (!c.isNorm)
+      formats::f16ToFloat(halves, x);
+    Buffer input = c.isNorm ? Buffer(x) : Buffer(halves);
+    Buffer gains(gain), orders(order), packed = packMma(weight, naturalRows(rows), 128),
+                                       output(tokens * rows * sizeof(float));
+    std::vector<Buffer *> arguments = {&input, &packed, &gains, &orders, &output};
+    if (!c.isNorm)
+      arguments.erase(arguments.begin() + 2);
+    kernels.run(number, arguments);
+    if (HasFailure())
+      return;
+    std::vector<double> expected;
+    for (int64_t token = 0; token < tokens; ++token) {
+      std::vector<float> row(&x[token * c.columns], &x[(token + 1) * c.columns]), sorted;
+      if (c.isNorm)
+        row = rmsNorm(row.data(), gain, 1e-5);
+      for (float column : order)
+        sorted.push_back(row[static_cast<size_t>(column)]);
+      for (int64_t r = 0; r < rows; ++r)
+        expected.push_back(weight.product(r, sorted));
+    }
+    EXPECT_LE(relativeError(output.copy<float>(), expected), c.format.isInteger() ? 1e-5 : 1e-4);
+  }
+}
+
 TEST_P(GpuMatvec, IntegerProductsAreTheHosts) {
   constexpr int64_t rows = 70, columns = 1024, chunk = 512;
   // The last two as GGUF files have them, scales and integers by ggml's rules: those of Q4_0 have

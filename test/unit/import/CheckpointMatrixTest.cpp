@@ -11,6 +11,7 @@
 #include "sluice/Import/TensorReader.h"
 
 #include <cmath>
+#include <numeric>
 #include <random>
 
 using namespace sluice;
@@ -113,9 +114,11 @@ private:
   std::mt19937 random{1};
 };
 
-/// Both ways of reading against a definition.
+/// Both ways of reading against a definition. Numbers may be in another order of columns: `order`
+/// gives the column of each.
 void expectValues(const RandomCheckpoint &checkpoint, const Encoding *encoding,
-                  const std::function<float(int64_t row, int64_t column)> &value) {
+                  const std::function<float(int64_t row, int64_t column)> &value,
+                  const std::vector<int64_t> &order = {}) {
   SLUICE_UNWRAP(matrix, checkpoint.open());
   int64_t rows = matrix->rows(), columns = matrix->columns();
   ASSERT_EQ(matrix->encoding().has_value(), encoding != nullptr) << matrix->whyNoEncoding().str();
@@ -131,6 +134,8 @@ void expectValues(const RandomCheckpoint &checkpoint, const Encoding *encoding,
     formats::EncodedRows numbers(*encoding, 1, columns);
     matrix->readNumbers(row, numbers.numbers(0));
     formats::dequantizeRow(*encoding, numbers.row(0), dequantized);
+    for (auto [number, column] : llvm::enumerate(order))
+      read[number] = value(row, column);
     ASSERT_EQ(read, dequantized) << "row " << row;
   }
 }
@@ -160,13 +165,17 @@ TEST(CheckpointMatrix, Gptq) {
 }
 
 TEST(CheckpointMatrix, GptqColumnsInAnyOrder) {
-  for (bool inOrder : {false, true}) {
+  // In order; each group's columns all over the row; groups of other sizes.
+  for (int kind : {0, 1, 2}) {
+    bool inOrder = kind == 0, isRegular = kind != 2;
     RandomCheckpoint file(CheckpointScheme::GptqV2, N, K);
     file.elements("w.qweight", "I32", {K / 8, N});
     file.part(PartRole::Scales, "w.scales", "F16", {2, N});
     file.part(PartRole::Zeros, "w.qzeros", "I32", {2, N / 8});
     file.part(PartRole::Groups, "w.g_idx", "I32", {K});
-    auto group = [&](int64_t k) { return static_cast<int>(inOrder ? k / 128 : k * 7 % K / 128); };
+    auto group = [&](int64_t k) {
+      return static_cast<int>(inOrder ? k / 128 : isRegular ? k * 7 % K / 128 : k % 2);
+    };
     file.write([&](const std::string &name, uint8_t *data, size_t) {
       for (int k = 0; name == "w.g_idx" && k < K; ++k) {
         int number = group(k);
@@ -177,32 +186,79 @@ TEST(CheckpointMatrix, GptqColumnsInAnyOrder) {
         std::memset(data, 0x88, 2 * N / 2);
     });
     Encoding encoding{Encoding::Element::I4, 128};
-    expectValues(file, inOrder ? &encoding : nullptr, [&](int64_t n, int64_t k) {
-      int q = file.field(file.weight.tensor, k / 8 * N + n, k % 8, 4) - 8;
-      return float(q) * file.half(PartRole::Scales, group(k) * N + n);
+    std::vector<int64_t> order(K);
+    std::iota(order.begin(), order.end(), 0);
+    llvm::sort(order, [&](int64_t x, int64_t y) {
+      return std::pair(group(x), x) < std::pair(group(y), y);
     });
+    expectValues(
+        file, isRegular ? &encoding : nullptr,
+        [&](int64_t n, int64_t k) {
+          int q = file.field(file.weight.tensor, k / 8 * N + n, k % 8, 4) - 8;
+          return float(q) * file.half(PartRole::Scales, group(k) * N + n);
+        },
+        order);
     SLUICE_UNWRAP(matrix, file.open());
     EXPECT_EQ(matrix->needs(PartRole::Groups), !inOrder);
-    EXPECT_EQ(matrix->needs(PartRole::Zeros), !inOrder);
+    EXPECT_EQ(matrix->needs(PartRole::Zeros), !isRegular);
+    if (!isRegular)
+      EXPECT_EQ(matrix->whyNoEncoding(), "its groups do not all have 128 columns (act-order)");
+
+    // The order itself, as a vector.
+    Weight columns;
+    columns.tensor = *file.weight.parts->find(PartRole::Groups);
+    columns.parts.emplace(CheckpointScheme::ColumnOrder, 1, K);
+    FileSet files(file.root());
+    SLUICE_UNWRAP(reader, TensorReader::open(columns, files));
+    std::vector<float> numbers(K);
+    reader.readRow(0, numbers);
+    EXPECT_EQ(numbers, std::vector<float>(order.begin(), order.end()));
   }
 }
 
 TEST(CheckpointMatrix, Awq) {
-  RandomCheckpoint file(CheckpointScheme::Awq, N, K);
-  file.elements("w.qweight", "I32", {K, N / 8});
-  file.part(PartRole::Scales, "w.scales", "F16", {6, N});
-  file.part(PartRole::Zeros, "w.qzeros", "I32", {6, N / 8});
-  file.write();
-  Encoding encoding{Encoding::Element::I4, 32, Encoding::Offset::ZeroPoint};
-  // Field f of an int32 has column order[f].
-  constexpr int order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-  expectValues(file, &encoding, [&](int64_t n, int64_t k) {
-    int64_t f = std::find(order, order + 8, n % 8) - order;
-    int q = file.field(file.weight.tensor, k * (N / 8) + n / 8, f, 4);
-    int zero =
-        file.field(*file.weight.parts->find(PartRole::Zeros), k / 32 * (N / 8) + n / 8, f, 4);
-    return float(q - zero) * file.half(PartRole::Scales, k / 32 * N + n);
-  });
+  for (int bits : {4, 8}) {
+    SCOPED_TRACE(bits);
+    int64_t perWord = 32 / bits;
+    RandomCheckpoint file(CheckpointScheme::Awq, N, K);
+    file.elements("w.qweight", "I32", {K, N / perWord});
+    file.part(PartRole::Scales, "w.scales", "F16", {6, N});
+    file.part(PartRole::Zeros, "w.qzeros", "I32", {6, N / perWord});
+    file.write();
+    Encoding encoding{bits == 4 ? Encoding::Element::I4 : Encoding::Element::I8, 32,
+                      Encoding::Offset::ZeroPoint};
+    // Field f of an int32 has row order[f].
+    const std::vector<int> order =
+        bits == 4 ? std::vector{0, 2, 4, 6, 1, 3, 5, 7} : std::vector{0, 2, 1, 3};
+    expectValues(file, &encoding, [&](int64_t n, int64_t k) {
+      int64_t f = llvm::find(order, n % perWord) - order.begin();
+      int q = file.field(file.weight.tensor, k * (N / perWord) + n / perWord, f, bits);
+      int zero = file.field(*file.weight.parts->find(PartRole::Zeros),
+                            k / 32 * (N / perWord) + n / perWord, f, bits);
+      return float(q - zero) * file.half(PartRole::Scales, k / 32 * N + n);
+    });
+  }
+}
+
+// Rows of scales and zero points have room for groups that do not exist.
+TEST(CheckpointMatrix, AwqGemv) {
+  for (auto [group, words] : {std::pair(32, 4), {64, 2}, {128, 1}, {0, 1}}) {
+    SCOPED_TRACE(group);
+    RandomCheckpoint file(CheckpointScheme::AwqGemv, N, K);
+    file.elements("w.qweight", "I32", {N, K / 8});
+    file.part(PartRole::Scales, "w.scales", "F16", {N, 8 * words});
+    file.part(PartRole::Zeros, "w.qzeros", "I32", {N, words});
+    file.write();
+    EXPECT_NE(message(file.open()).find("does not tell the size of groups"), std::string::npos);
+    file.weight.parts->group = group;
+    Encoding encoding{Encoding::Element::I4, group, Encoding::Offset::ZeroPoint};
+    expectValues(file, &encoding, [&, group = group, words = words](int64_t n, int64_t k) {
+      int64_t g = group ? k / group : 0;
+      int q = file.field(file.weight.tensor, n * (K / 8) + k / 8, k % 8, 4);
+      int zero = file.field(*file.weight.parts->find(PartRole::Zeros), n * words + g / 8, g % 8, 4);
+      return float(q - zero) * file.half(PartRole::Scales, n * 8 * words + g);
+    });
+  }
 }
 
 TEST(CheckpointMatrix, PackQuantized) {
@@ -225,7 +281,7 @@ TEST(CheckpointMatrix, PackQuantized) {
   }
 }
 
-TEST(CheckpointMatrix, ScalesThatAreNoF16AreReadAsValues) {
+TEST(CheckpointMatrix, ScalesThatAreNoF16AreF32) {
   RandomCheckpoint file(CheckpointScheme::PackQuantized, N, K);
   file.elements("w.weight_packed", "I32", {N, K / 8});
   file.part(PartRole::Scales, "w.weight_scale", "F32", {N, 1});
@@ -234,7 +290,9 @@ TEST(CheckpointMatrix, ScalesThatAreNoF16AreReadAsValues) {
     for (size_t i = 0; name == "w.weight_scale" && i < size; i += 4)
       std::memcpy(data + i, &third, 4);
   });
-  expectValues(file, nullptr, [&](int64_t n, int64_t k) {
+  Encoding encoding{Encoding::Element::I4, Encoding::channel, Encoding::Offset::None,
+                    Encoding::Scale::F32};
+  expectValues(file, &encoding, [&](int64_t n, int64_t k) {
     return float(file.field(file.weight.tensor, n * (K / 8) + k / 8, k % 8, 4) - 8) * (1.0f / 3);
   });
 }
@@ -418,21 +476,30 @@ TEST(CheckpointMatrix, IsReadInTheOrderOfItsView) {
   FileSet files(file.root());
   SLUICE_UNWRAP(plain, TensorReader::open(file.weight, files));
   Weight weight = file.weight;
-  weight.tensor.view = {.rotary = 2, .head = 6};
   const Encoding encoding{Encoding::Element::I8, 0};
   weight.parts->encoding = encoding;
-  SLUICE_UNWRAP(viewed, TensorReader::open(weight, files));
-  ASSERT_EQ(viewed.encoding(), encoding);
-  formats::EncodedRows numbers(encoding, rows, columns);
+  formats::EncodedRows numbers(encoding, 1, columns);
   std::vector<float> expected(columns), values(columns), kept(columns);
-  const int64_t order[] = {0, 2, 3, 1, 4, 5, 6, 8, 9, 7, 10, 11};
-  for (auto [row, fileRow] : llvm::enumerate(order)) {
-    plain.readRow(fileRow, expected);
-    viewed.readRow(row, values);
-    EXPECT_EQ(values, expected) << "row " << row;
-    viewed.readNumbers(row, numbers, row);
-    formats::dequantizeRow(encoding, numbers.row(row), kept);
-    EXPECT_EQ(kept, expected) << "row " << row;
+  const std::pair<formats::RowView, std::vector<int64_t>> views[] = {
+      {{.rotary = 2, .head = 6}, {0, 2, 3, 1, 4, 5, 6, 8, 9, 7, 10, 11}},
+      // Rows of a matrix that has those of other weights, too: together, and by heads of two.
+      {{.first = 7, .total = rows}, {7, 8, 9}},
+      {{.first = 11, .total = rows}, {11}},
+      {{.block = 2, .stride = 6, .first = 2, .total = rows}, {2, 3, 8, 9}}};
+  for (const auto &[view, order] : views) {
+    weight.tensor.view = view;
+    weight.parts->rows = static_cast<int64_t>(order.size());
+    SLUICE_UNWRAP(viewed, TensorReader::open(weight, files));
+    ASSERT_EQ(viewed.encoding(), encoding);
+    ASSERT_EQ(viewed.rows(), weight.parts->rows);
+    for (auto [row, fileRow] : llvm::enumerate(order)) {
+      plain.readRow(fileRow, expected);
+      viewed.readRow(row, values);
+      EXPECT_EQ(values, expected) << "row " << row;
+      viewed.readNumbers(row, numbers, 0);
+      formats::dequantizeRow(encoding, numbers.row(0), kept);
+      EXPECT_EQ(kept, expected) << "row " << row;
+    }
   }
 }
 
