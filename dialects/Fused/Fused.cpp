@@ -323,6 +323,15 @@ static std::optional<int64_t> headDimOf(Operation *op) {
       .Default(std::nullopt);
 }
 
+/// Checks that a prologue appends to the pages that attention reads.
+static LogicalResult verifyProloguePages(Operation *op, Region &prologue, Value pages) {
+  for (auto append : prologue.getOps<model::CacheAppendOp>())
+    if (append.getPages() != pages)
+      return op->emitOpError() << "prologue appends to " << append.getCacheAttr()
+                               << " through another page table";
+  return success();
+}
+
 /// Checks that a prologue works on heads of the caches' size.
 static LogicalResult verifyPrologueHeads(Operation *op, Region &prologue, FlatSymbolRefAttr keys,
                                          SymbolTableCollection &symbols) {
@@ -339,7 +348,8 @@ static LogicalResult verifyPrologueHeads(Operation *op, Region &prologue, FlatSy
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(model::verifySoftCap(*this, getSoftCap())) ||
       failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                    getKeysAttr(), getValuesAttr(), symbols)))
+                                    getKeysAttr(), getValuesAttr(), getPages(), symbols)) ||
+      failed(verifyProloguePages(*this, getPrologue(), getPages())))
     return failure();
   return getPrologue().empty() ? success()
                                : verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
@@ -347,7 +357,8 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
 
 LogicalResult AppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                    getKeysAttr(), getValuesAttr(), symbols)))
+                                    getKeysAttr(), getValuesAttr(), getPages(), symbols)) ||
+      failed(verifyProloguePages(*this, getPrologue(), getPages())))
     return failure();
   return verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
 }

@@ -179,13 +179,13 @@ def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Fused_Activation:$new_keys, Fused_Activation:$new_values, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values,
-                       Model_Positions:$positions, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+                       Model_Positions:$positions, Optional<Model_PageTable>:$pages, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Fused_Activation:$result);
   let regions = (region SizedRegion<1>:$prologue);
   let assemblyFormat = [{
-    $query `new` `(` $new_keys `,` $new_values `)` `,` $keys `,` $values `at` $positions `active` `(` $active `)`
+    $query `new` `(` $new_keys `,` $new_values `)` `,` $keys `,` $values `at` $positions (`pages` $pages^)? `active` `(` $active `)`
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) `new` `(` type($new_keys) `,` type($new_values) `)` `,` type($positions) `->` type($result) `prologue` $prologue
+    `:` type($query) `new` `(` type($new_keys) `,` type($new_values) `)` `,` type($positions) (`,` type($pages)^)? `->` type($result) `prologue` $prologue
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
@@ -273,10 +273,13 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
 
     With `active`, rows are tokens of the cache's one sequence, whose keys and values are in it already; each attends to what lies up to its own position. Positions grow by one from row to row.
 
+    With `pages`, the caches' first dimension is pages of 32 positions that sequences share, and the table says which of them each sequence has (`model.cache_append`); appends name the same table.
+
     Example:
 
     ```mlir
     %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
+    %z = fused.attention %q, @pages.k.0, @pages.v.0 at %position pages %table scale 0.125 : tensor<1x256xf16>, tensor<1xi32>, tensor<1x64xui32> -> tensor<1x256xf16>
     %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
         : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
     prologue {
@@ -290,14 +293,14 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
-                       Optional<Fused_Count>:$active, F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
+                       Optional<Model_PageTable>:$pages, Optional<Fused_Count>:$active, F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
-    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions `scale` custom<Double>($scale) (`window` $window^)?
+    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions (`pages` $pages^)? `scale` custom<Double>($scale) (`window` $window^)?
     (`soft_cap` custom<Double>($soft_cap)^)? (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) `->` type($result) (`prologue` $prologue^)?
+    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) (`,` type($pages)^)? `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{

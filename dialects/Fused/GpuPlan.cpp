@@ -414,7 +414,7 @@ static LogicalResult findCaches(Op op, formats::CacheShape &keys, formats::Cache
     if (type.getLayout() != layout)
       return op.emitOpError() << "reads cache " << symbol << " as "
                               << quantized::stringifyCacheLayout(layout) << ", but it is " << type;
-    *shape = type.getShapeInfo();
+    *shape = model::cacheShape(type, op.getPages());
     if (std::optional<std::string> error = formats::checkMmaCache(*shape))
       return op.emitOpError() << "reads cache " << symbol << ": " << *error;
     if (shape->positions % formats::cacheBlock)

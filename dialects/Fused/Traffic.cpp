@@ -106,6 +106,11 @@ int64_t traffic::readBytes(OpOperand &use, int64_t tokens) {
   // Of a rotary table each token reads the row of its position.
   if (auto rotary = dyn_cast<model::RotaryOp>(use.getOwner()); rotary && rotary.getTable() == value)
     return std::min<int64_t>(tensorBytes(value.getType()), tokens * rotary.getHeadDim() * 4);
+  // Of a page table each appended token reads an entry. The eighth of a byte that attention reads
+  // of it for a position is not counted.
+  if (auto append = dyn_cast<model::CacheAppendOp>(use.getOwner());
+      append && append.getPages() == value)
+    return std::min<int64_t>(tensorBytes(value.getType()), tokens * 4);
   return tensorBytes(value.getType());
 }
 

@@ -326,11 +326,37 @@ static CacheOp lookupCache(Operation *op, FlatSymbolRefAttr ref, SymbolTableColl
   return cache;
 }
 
+formats::CacheShape sluice::model::cacheShape(quantized::CacheType type, Value pages) {
+  formats::CacheShape shape = type.getShapeInfo();
+  if (!pages)
+    return shape;
+  auto table = cast<RankedTensorType>(pages.getType());
+  return shape.asPages(table.getDimSize(0), table.getDimSize(1));
+}
+
+BlockArgument sluice::model::pageTable(Block &step) {
+  for (BlockArgument argument : step.getArguments())
+    if (auto type = dyn_cast<RankedTensorType>(argument.getType());
+        type && type.getRank() == 2 && type.getElementType().isUnsignedInteger(32))
+      return argument;
+  return BlockArgument();
+}
+
 /// Rows of a step belong to a sequence each, or all to the only one.
-static LogicalResult verifySequences(Operation *op, int64_t rows, quantized::CacheType type) {
-  if (type.getSequences() != 1 && type.getSequences() != rows)
-    return op->emitOpError() << "has " << rows << " rows for a cache of " << type.getSequences()
-                             << " sequences";
+static LogicalResult verifySequences(Operation *op, int64_t rows, quantized::CacheType type,
+                                     Value pages) {
+  if (pages) {
+    if (!cast<RankedTensorType>(pages.getType()).hasStaticShape())
+      return op->emitOpError() << "needs a page table of static shape, found " << pages.getType();
+    if (!type.isTiled() || type.getPositions() != formats::cacheTile)
+      return op->emitOpError() << "with a page table needs a cache of tiled pages of "
+                               << formats::cacheTile << " positions, found " << type;
+  }
+  int64_t sequences =
+      pages ? cast<RankedTensorType>(pages.getType()).getDimSize(0) : type.getSequences();
+  if (sequences != 1 && sequences != rows)
+    return op->emitOpError() << "has " << rows << " rows for a " << (pages ? "page table" : "cache")
+                             << " of " << sequences << " sequences";
   return success();
 }
 
@@ -345,12 +371,12 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (type.getWidth() != width)
     return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr()
                          << " has " << type.getWidth();
-  return verifySequences(*this, rows, type);
+  return verifySequences(*this, rows, type, getPages());
 }
 
 LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query,
                                              RankedTensorType positions, FlatSymbolRefAttr keys,
-                                             FlatSymbolRefAttr values,
+                                             FlatSymbolRefAttr values, Value pages,
                                              SymbolTableCollection &symbols) {
   if (positions.getDimSize(0) != query.getDimSize(0))
     return op->emitOpError() << "needs one position per row";
@@ -365,7 +391,9 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   if (width % type.getWidth() != 0)
     return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width "
                              << type.getWidth();
-  return verifySequences(op, query.getDimSize(0), type);
+  if (pages && failed(verifySequences(op, query.getDimSize(0), v.getCacheType(), pages)))
+    return failure();
+  return verifySequences(op, query.getDimSize(0), type, pages);
 }
 
 LogicalResult sluice::model::verifySoftCap(Operation *op, std::optional<APFloat> cap) {
@@ -378,7 +406,7 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(verifySoftCap(*this, getSoftCap())))
     return failure();
   return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(),
-                         getValuesAttr(), symbols);
+                         getValuesAttr(), /*pages=*/Value(), symbols);
 }
 
 //===----------------------------------------------------------------------===//

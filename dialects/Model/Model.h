@@ -26,11 +26,15 @@ namespace sluice::model {
 mlir::ParseResult parseDouble(mlir::AsmParser &parser, mlir::FloatAttr &value);
 void printDouble(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::FloatAttr value);
 /// Checks that `op` has a position for every row of its query and names two caches that fit each
-/// other and the query.
+/// other, the query and the page table, which may be null.
 mlir::LogicalResult verifyAttention(mlir::Operation *op, mlir::RankedTensorType query,
                                     mlir::RankedTensorType positions, mlir::FlatSymbolRefAttr keys,
-                                    mlir::FlatSymbolRefAttr values,
+                                    mlir::FlatSymbolRefAttr values, mlir::Value pages,
                                     mlir::SymbolTableCollection &symbols);
+/// A cache as those see it that find their pages in a table; without one as its type says.
+formats::CacheShape cacheShape(quantized::CacheType type, mlir::Value pages);
+/// The page table among a step's arguments; null if its caches are not in pages.
+mlir::BlockArgument pageTable(mlir::Block &step);
 /// Checks that a soft cap, if there is one, is positive.
 mlir::LogicalResult verifySoftCap(mlir::Operation *op, std::optional<llvm::APFloat> cap);
 } // namespace sluice::model

@@ -263,14 +263,17 @@ def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, D
   let description = [{
     Rounds a head's vector as the cache's type says. Row r belongs to sequence r, or to the only one.
 
+    With `pages` the cache's first dimension is pages of 32 positions that sequences share: positions 32 i to 32 i + 31 of sequence s are in page `pages[s, i]`.
+
     Example:
 
     ```mlir
     model.cache_append @cache.k.0, %k at %position : tensor<1x128xf32>, tensor<1xi32>
+    model.cache_append @pages.k.0, %k at %position pages %table : tensor<1x128xf32>, tensor<1xi32>, tensor<1x64xui32>
     ```
   }];
-  let arguments = (ins FlatSymbolRefAttr:$cache, Model_Activation:$input, Model_Positions:$positions);
-  let assemblyFormat = "$cache `,` $input `at` $positions attr-dict `:` type($input) `,` type($positions)";
+  let arguments = (ins FlatSymbolRefAttr:$cache, Model_Activation:$input, Model_Positions:$positions, Optional<Model_PageTable>:$pages);
+  let assemblyFormat = "$cache `,` $input `at` $positions (`pages` $pages^)? attr-dict `:` type($input) `,` type($positions) (`,` type($pages)^)?";
 }
 
 def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllTypesMatch<["query", "result"]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {

@@ -10,9 +10,26 @@
 
 namespace sluice::runtime {
 
+/// No page of the caches is free; nothing has changed, and goes on when a sequence has left.
+class CachesFull : public Error {
+public:
+  using Error::Error;
+};
+
 /// An artifact that was compiled for several sequences (--batch), on a device. Sequences join and
-/// leave between steps; each has a position, a length and a sampler of its own. Their prompts are
-/// read a token a step. Used by one thread at a time. Functions throw Error.
+/// leave between steps; each has a position, a length and a sampler of its own. Used by one thread
+/// at a time. Functions throw Error.
+///
+/// The caches are pages of 32 positions. A sequence takes those of its prompt when it joins,
+/// another one when it has filled them, and gives all back when it leaves. There may be fewer than
+/// all sequences need that are as long as the context (--cache-pages).
+///
+/// A prompt but its last token is read by the artifact's steps of many tokens, that of the sequence
+/// that joined first before others'. Before the step in which all others go on a token at most one
+/// such step is run, so that a long prompt holds them up by no more than that; where no sequence
+/// would go on, as many as it takes. A sequence that is behind in its prompt waits. Without such
+/// steps (--prefill none) prompts are read a token a step, beside the others' answers. What a
+/// sequence chooses is the same in any case.
 class Batch {
 public:
   explicit Batch(std::shared_ptr<const Artifact> artifact, const SessionOptions &options = {});
@@ -24,9 +41,14 @@ public:
   int64_t capacity() const { return static_cast<int64_t>(sequences.size()); }
   int64_t size() const;
 
+  /// Pages that there are, and that no sequence has; 0 of an artifact of one sequence.
+  int64_t pages() const { return theArtifact->model().cachePages; }
+  int64_t freePages() const { return static_cast<int64_t>(unused.size()); }
+
   /// Adds a sequence that begins with `prompt`, at least one token; returns its number, 0 to
   /// capacity() - 1. An Error, and no change, if there are as many as there can be, a token is not
-  /// in the vocabulary or the prompt does not fit into the context.
+  /// in the vocabulary or the prompt does not fit into the context; CachesFull if it does not fit
+  /// into the free pages.
   int64_t add(std::span<const int32_t> prompt, const SamplingOptions &sampling = {});
 
   /// A token that a sequence chose; it is the sequence's next one.
@@ -36,19 +58,21 @@ public:
   };
   /// Takes every sequence one token on. Returns what those chose that are behind their prompts,
   /// valid until the next step; a sequence whose context is full takes no part any more. An Error
-  /// if there is no sequence that could go on.
+  /// if there is no sequence that could go on; CachesFull if there are fewer free pages than
+  /// sequences that need one.
   std::span<const Choice> step();
 
-  /// Removes a sequence; its number is free for another one.
+  /// Removes a sequence; its number and its pages are free for others.
   void remove(int64_t sequence);
 
   /// All tokens of a sequence, its prompt included; how many of them have been in a step.
   std::span<const int32_t> tokens(int64_t sequence) const { return at(sequence).tokens; }
   int64_t position(int64_t sequence) const { return at(sequence).position; }
-  /// The logits of a sequence in the last step, valid until the next one.
+  /// The logits of a sequence that went on in the last step, valid until the next one.
   std::span<const float> logits(int64_t sequence);
 
-  /// Makes every place a sequence at `position`, to measure a step as it is there.
+  /// Makes every place a sequence at `position`, to measure a step as it is there. CachesFull, and
+  /// no sequence is left, if there are not pages for all.
   void seekAll(int64_t position);
 
 private:
@@ -57,20 +81,52 @@ private:
     std::vector<int32_t> tokens;
     int64_t position = 0;
     std::optional<Sampler> sampler;
+    /// Of its positions, in order.
+    std::vector<uint32_t> pages;
+    /// How many joined before it.
+    uint64_t number = 0;
+    /// Tokens that have not been in a step.
+    int64_t pending() const { return static_cast<int64_t>(tokens.size()) - position; }
   };
   const Sequence &at(int64_t sequence) const;
   bool goesOn(const Sequence &sequence) const {
     return sequence.exists && sequence.position < theArtifact->model().contextLength &&
            sequence.position < static_cast<int64_t>(sequence.tokens.size());
   }
+  /// Whether it has a row in the next step that decodes.
+  bool decodes(const Sequence &sequence) const {
+    return goesOn(sequence) && (mostTokens == 1 || sequence.pending() == 1);
+  }
   int32_t choose(size_t place);
+  /// Pages for so many positions.
+  int64_t pagesFor(int64_t positions) const {
+    return (positions + ModelInfo::kPagePositions - 1) / ModelInfo::kPagePositions;
+  }
+  /// Gives a sequence pages for so many positions, of those that are free.
+  void extend(Sequence &sequence, int64_t positions);
+  void release(Sequence &sequence);
+  /// Gives a page to every sequence whose next position needs one, or throws.
+  void extendAll();
+  /// Runs the steps for prompts that come before the next one that decodes.
+  void readPrompts();
+  /// Of `sequence`'s prompt, `count` tokens.
+  void readPrompt(Sequence &sequence, int64_t count);
+  void decode();
+  /// The row of the page table of place `place`; with its own page where it has none.
+  void fillRow(std::span<uint32_t> row, size_t place, std::span<const uint32_t> pages) const;
 
   std::shared_ptr<const Artifact> theArtifact;
   std::unique_ptr<Device> theDevice;
   std::vector<Sequence> sequences;
   std::vector<Choice> choices;
+  uint64_t joined = 0;
+  /// Numbers of pages, the next one last.
+  std::vector<uint32_t> unused;
+  /// Of steps for prompts; 1 if there are none.
+  int64_t mostTokens = 1;
   uint32_t decodeStep, tokenBuffer, positionBuffer, logitsBuffer;
   std::optional<uint32_t> countBuffer, samplingBuffer, nextBuffer;
+  std::optional<uint32_t> tokensBuffer, positionsBuffer, pagesBuffer, promptPagesBuffer;
 };
 
 } // namespace sluice::runtime

@@ -28,6 +28,10 @@ struct ModelInfo {
   int64_t contextLength = 0;
   /// Sequences of which a step has one token each, every one with caches of its own: 1 to 64.
   int64_t batch = 1;
+  /// Pages of `kPagePositions` positions that the caches of several sequences have to hand out; 0:
+  /// caches are not in pages.
+  int64_t cachePages = 0;
+  static constexpr int64_t kPagePositions = 32;
   int64_t hiddenSize = 0;
   int64_t layers = 0;
   int64_t heads = 0;
@@ -173,6 +177,9 @@ struct Step {
 /// - there is a step "decode", inputs "token" and "position" (an i32 for each of `batch` sequences)
 ///   and an output "logits" (batch x vocabSize f32); where the step chooses the next token too,
 ///   also an input "sampling" and an output "next" (SamplingWords.h);
+/// - where there are several sequences, every cache is [batch + cachePages, 32, ...], pages, and
+///   there is an input "pages" (batch x tiles u32): the page of every 32 positions of each
+///   sequence; steps that have `tokens` find those of their sequence in "prompt_pages" (1 x tiles);
 /// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
 ///   and "count" of one; where one gives all logits, there is an output "all_logits" of
 ///   `tokens` times vocabSize f32, and no other such step;

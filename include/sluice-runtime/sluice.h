@@ -46,7 +46,10 @@ typedef enum sluice_status {
   /* Memory ran out. */
   SLUICE_ERROR_MEMORY = 2,
   /* A defect of the library. */
-  SLUICE_ERROR_INTERNAL = 3
+  SLUICE_ERROR_INTERNAL = 3,
+  /* No page of a batch's caches is free. Nothing has changed: it goes on when a sequence has left.
+   */
+  SLUICE_ERROR_FULL = 4
 } sluice_status;
 
 /* Why the last call on this thread failed; valid until the next one on this thread. Never NULL. */
@@ -258,7 +261,10 @@ SLUICE_API sluice_status sluice_chat_say(sluice_chat *chat, const char *text,
 /* ---- Several sequences together ---- */
 
 /* An artifact that was compiled for several sequences (--batch), on a device: sequences join and
- * leave between steps, each with its own position and sampling. */
+ * leave between steps, each with its own position and sampling. Their keys and values are in pages
+ * of 32 positions: a sequence takes those of its prompt when it joins, another one whenever it has
+ * filled them, and gives all back when it leaves. There may be fewer than all sequences need that
+ * are as long as the context (sluice compile --cache-pages). */
 typedef struct sluice_batch sluice_batch;
 
 SLUICE_API sluice_status sluice_batch_create(const sluice_artifact *artifact,
@@ -268,14 +274,19 @@ SLUICE_API sluice_status sluice_batch_create(const sluice_artifact *artifact,
 SLUICE_API void sluice_batch_free(sluice_batch *batch);
 /* The most sequences that there can be, 0 for NULL. */
 SLUICE_API int64_t sluice_batch_capacity(const sluice_batch *batch);
+/* Pages that no sequence has, 0 for NULL. */
+SLUICE_API int64_t sluice_batch_free_pages(const sluice_batch *batch);
 /* Adds a sequence that begins with `count` tokens, at least one; `sequence` is its number. Of
- * `options`, which may be NULL, the sampling counts. */
+ * `options`, which may be NULL, the sampling counts. SLUICE_ERROR_FULL if there are not pages for
+ * all tokens. */
 SLUICE_API sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,
                                           const sluice_generate_options *options,
                                           int64_t *sequence);
-/* Takes every sequence one token on. Those that are behind their prompts choose their next token:
- * `sequences` and `tokens`, each with room for as many as there can be, get them, `count` their
- * number. */
+/* Takes every sequence one token on, but for those whose prompts are still being read: many tokens
+ * at a time, of one sequence before each step, and of as many as it takes where no other would go
+ * on. Sequences that have read their prompts choose their next token: `sequences` and `tokens`,
+ * each with room for as many as there can be, get them, `count` their number. SLUICE_ERROR_FULL if
+ * there are fewer free pages than sequences that need one. */
 SLUICE_API sluice_status sluice_batch_step(sluice_batch *batch, int64_t *sequences, int32_t *tokens,
                                            size_t *count);
 SLUICE_API sluice_status sluice_batch_remove(sluice_batch *batch, int64_t sequence);

@@ -290,14 +290,30 @@ static SmallVector<CacheFigures> cacheFigures(func::FuncOp decode, int64_t conte
   return result;
 }
 
+/// The memory of caches in pages: all have as many.
+static void addPages(Explanation &explanation, func::FuncOp decode) {
+  for (auto attention : decode.getBody().getOps<fused::AttentionOp>()) {
+    auto cache =
+        SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(attention, attention.getKeysAttr());
+    if (!cache || !attention.getPages())
+      return;
+    explanation.cachePages = cache.getCacheType().getSequences();
+  }
+  for (CacheFigures &figures : explanation.caches)
+    figures.memory = (figures.keysPerPosition + figures.valuesPerPosition) *
+                     explanation.cachePages * formats::cacheTile;
+}
+
 void sluice::addScheduled(Explanation &explanation, ModuleOp scheduled) {
   for (auto function : scheduled.getOps<func::FuncOp>()) {
     int64_t tokens = tokensOf(function);
-    if (function.getSymName() == "decode" && tokens == explanation.batch && tokens > 1)
+    if (function.getSymName() == "decode" && tokens == explanation.batch && tokens > 1) {
+      addPages(explanation, function);
       explanation.predicted = TimeModel(explanation.target, explanation.context).step(function);
-    else if (function.getSymName().starts_with("prefill_"))
+    } else if (function.getSymName().starts_with("prefill_")) {
       explanation.prompts.emplace_back(
           tokens, TimeModel(explanation.target, tokens).step(function).seconds());
+    }
   }
   llvm::sort(explanation.prompts);
 }
@@ -487,7 +503,11 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
        << human(cache.read, "B") << "\n";
     memory += cache.memory * (cache.lastLayer - cache.firstLayer + 1);
   }
-  os << "  memory of all caches: " << human(memory, "B") << "\n";
+  os << "  memory of all caches: " << human(memory, "B");
+  if (e.cachePages)
+    os << ", " << e.cachePages - e.batch << " pages of " << formats::cacheTile
+       << " positions, and one for each sequence";
+  os << "\n";
 
   os << "target " << e.target.name << " (" << e.target.description << "): ";
   if (std::optional<double> ridge = e.target.ridge())

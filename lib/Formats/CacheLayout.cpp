@@ -33,7 +33,7 @@ int64_t CacheShape::paddedDim() const {
 int64_t CacheShape::bytes() const {
   if (!isTiled())
     return sequences * positions * heads * encoding.bytesPerVector(dim);
-  return sequences * heads * headBytes();
+  return (pages ? pages : sequences) * heads * headBytes();
 }
 
 std::optional<std::string> sluice::formats::checkMmaCache(const CacheShape &shape) {

@@ -10,6 +10,7 @@
 #include "sluice/Analysis/Explain.h"
 
 #include "sluice/Conversion/Passes.h"
+#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/CacheScheme.h"
 #include "sluice/Formats/Encoding.h"
 #include "sluice/Formats/WeightScheme.h"
@@ -135,6 +136,8 @@ private:
   Error writeTokenizer(ArtifactDirectory &directory, std::vector<ArtifactFile> &files);
   StringRef option(StringRef name);
   void setOption(StringRef name, StringRef value);
+  /// Checks and keeps --cache-pages.
+  Error takeCachePages();
   void warnOf(const ModelFiles &files) {
     if (options.warn)
       llvm::for_each(files.warnings, options.warn);
@@ -163,6 +166,27 @@ StringRef Compilation::option(StringRef name) {
   auto dictionary = (*module)->getAttrOfType<DictionaryAttr>(kOptionsAttr);
   auto value = dictionary ? dictionary.getAs<StringAttr>(name) : StringAttr();
   return value ? value.getValue() : StringRef();
+}
+
+Error Compilation::takeCachePages() {
+  if (!options.cachePages)
+    return Error::success();
+  auto config = (*module)->getAttrOfType<DictionaryAttr>("model.config");
+  auto number = [&](StringRef name) {
+    auto value = config ? config.getAs<IntegerAttr>(name) : IntegerAttr();
+    return value ? value.getInt() : 1;
+  };
+  int64_t batch = number("batch"), context = number("context_length");
+  std::string given = "--cache-pages " + std::to_string(options.cachePages);
+  if (batch == 1)
+    return createStringError(given + ": is for several sequences (--batch)");
+  int64_t most = batch * llvm::divideCeil(context, formats::cacheTile);
+  if (options.cachePages > most)
+    return createStringError(given + ": " + Twine(batch) + " sequences of " + Twine(context) +
+                             " positions need at most " + Twine(most) + " pages of " +
+                             Twine(formats::cacheTile));
+  setOption("cache-pages", std::to_string(options.cachePages));
+  return Error::success();
 }
 
 void Compilation::setOption(StringRef name, StringRef value) {
@@ -377,6 +401,13 @@ Error Compilation::checkStageOptions() {
         "is past the stage that makes steps (it was made for " +
             (option("prefill").empty() ? Twine("what the target says") : Twine(option("prefill"))) +
             ")");
+  if (options.cachePages && stage >= Stage::Scheduled &&
+      std::to_string(options.cachePages) != option("cache-pages"))
+    return refuse("--cache-pages " + Twine(options.cachePages),
+                  "is past the stage that puts caches into pages (it was made for " +
+                      (option("cache-pages").empty() ? Twine("all that its sequences need")
+                                                     : Twine(option("cache-pages"))) +
+                      ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -457,6 +488,8 @@ Error Compilation::runStage(Stage next) {
     for (int64_t count : *tokens)
       pipeline.prefill.push_back(count);
   }
+  if (StringRef pages = option("cache-pages"); !pages.empty())
+    pipeline.cachePages = std::stoll(pages.str());
   pipeline.target = option("target").str();
   pipeline.racecheck = options.racecheck;
   if (next == Stage::Quantized && !option("plan").empty())
@@ -596,6 +629,8 @@ Expected<std::string> Compilation::explain(const ExplainOptions &how) {
     keptLayer = how.layer;
   // Which products share a kernel depends on it.
   setOption("target", options.target);
+  if (Error error = takeCachePages())
+    return error;
   if (Error error = emitStage(stage))
     return error;
   if (Error error = runStage(Stage::Quantized))
@@ -750,6 +785,8 @@ Error Compilation::run() {
     setOption("target", options.target);
   else if (option("target").empty())
     setOption("target", "host");
+  if (Error error = takeCachePages())
+    return error;
   if (!options.prefill.empty()) {
     if (Expected<SmallVector<int64_t>> tokens = parsePrefill(options.prefill); !tokens)
       return tokens.takeError();

@@ -82,6 +82,7 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedPackWeights({options.target}));
   pm.addPass(createFusedAppendSampling({options.target}));
   pm.addPass(createFusedTileCaches({options.target}));
+  pm.addPass(createFusedPageCaches({options.cachePages}));
   FusedDeriveStepsOptions steps;
   steps.target = options.target;
   steps.prefill = llvm::to_vector(options.prefill);

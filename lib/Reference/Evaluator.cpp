@@ -89,6 +89,17 @@ Cache *Evaluator::cache(StringRef name) {
   return it == caches.end() ? nullptr : &it->second;
 }
 
+llvm::Expected<Cache *> Evaluator::cacheWith(StringRef name, Value pages) {
+  Cache &found = caches[name];
+  found.pages = pages ? lookup(pages).tensor : nullptr;
+  if (found.pages)
+    for (int32_t page : found.pages->integers)
+      if (page < 0 || page >= found.sequences)
+        return makeError("page " + Twine(page) + " is not in cache '" + name + "', which has " +
+                         Twine(found.sequences));
+  return &found;
+}
+
 /// Row i of the result is row order(i) of `data`, whose rows have `width` entries.
 template <typename T>
 static void permuteRows(std::vector<T> &data, int64_t rows, function_ref<int64_t(int64_t)> order) {
@@ -337,8 +348,10 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   if (isa<fused::ProductOp>(operation))
     return runProduct(operation);
   if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
-    if (llvm::Error error =
-            cacheAppend(caches[op.getCache()], tensor(op.getInput()), tensor(op.getPositions())))
+    llvm::Expected<Cache *> cache = cacheWith(op.getCache(), op.getPages());
+    if (!cache)
+      return cache.takeError();
+    if (llvm::Error error = cacheAppend(**cache, tensor(op.getInput()), tensor(op.getPositions())))
       return error;
     return Results();
   }
@@ -397,10 +410,13 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             llvm::Expected<EvaluatedValue> query = runPrologue(op.getPrologue(), given);
             if (!query)
               return query.takeError();
+            llvm::Expected<Cache *> keys = cacheWith(op.getKeys(), op.getPages()),
+                                    values = cacheWith(op.getValues(), op.getPages());
+            if (llvm::Error error = llvm::joinErrors(keys.takeError(), values.takeError()))
+              return error;
             llvm::Expected<Tensor> mixed =
-                fusedAttention(*query->tensor, caches[op.getKeys()], caches[op.getValues()],
-                               tensor(op.getPositions()), op.getScale().convertToDouble(),
-                               op.getWindow(), softCapOf(op));
+                fusedAttention(*query->tensor, **keys, **values, tensor(op.getPositions()),
+                               op.getScale().convertToDouble(), op.getWindow(), softCapOf(op));
             if (!mixed)
               return mixed.takeError();
             return wrapAs(op.getType(), std::move(*mixed));

@@ -129,21 +129,22 @@ LogicalResult StepWriter::convert(fused::AttentionOp op) {
   }
   Value query = mapping.lookup(Value(op.getQuery()));
   Value positions = mapping.lookup(Value(op.getPositions()));
+  Value pages = op.getPages() ? mapping.lookup(Value(op.getPages())) : Value();
   if (!op.getPrologue().empty()) {
     auto yield = cast<fused::YieldOp>(op.getPrologue().front().getTerminator());
     auto type = cast<RankedTensorType>(yield.getValues().front().getType());
     auto append = fused::AppendOp::create(
         builder, op.getLoc(), withTokens(type), query, mapping.lookup(op.getAppended()[0]),
-        mapping.lookup(op.getAppended()[1]), op.getKeysAttr(), op.getValuesAttr(), positions, count,
-        /*traffic=*/nullptr, /*schedule=*/nullptr);
+        mapping.lookup(op.getAppended()[1]), op.getKeysAttr(), op.getValuesAttr(), positions, pages,
+        count, /*traffic=*/nullptr, /*schedule=*/nullptr);
     if (failed(cloneInto(op.getPrologue(), append.getPrologue())))
       return failure();
     query = append.getResult();
   }
   auto attention = fused::AttentionOp::create(
       builder, op.getLoc(), withTokens(op.getType()), query, /*appended=*/ValueRange(),
-      op.getKeysAttr(), op.getValuesAttr(), positions, count, op.getScaleAttr(), op.getWindowAttr(),
-      op.getSoftCapAttr(), /*traffic=*/nullptr, /*schedule=*/nullptr);
+      op.getKeysAttr(), op.getValuesAttr(), positions, pages, count, op.getScaleAttr(),
+      op.getWindowAttr(), op.getSoftCapAttr(), /*traffic=*/nullptr, /*schedule=*/nullptr);
   replace(op->getResults(), attention->getResults());
   return success();
 }
@@ -209,10 +210,12 @@ LogicalResult StepWriter::write(StringRef name) {
   Type perRow = RankedTensorType::get({tokens}, builder.getI32Type());
   SmallVector<Type> inputs = {perRow, perRow, RankedTensorType::get({1}, builder.getI32Type())};
   SmallVector<Type> outputs(decode.getResultTypes());
-  // Of all logits of a sequence the runtime chooses.
-  bool samples = decode.getNumArguments() == 3 && kind != StepKind::Verify;
-  if (samples)
-    inputs.push_back(decode.getArgumentTypes()[2]);
+  // The page table and the options of sampling; of all logits of a sequence the runtime chooses.
+  auto others = body.getArguments().drop_front(2);
+  if (kind == StepKind::Verify && !others.empty() && others.back() != model::pageTable(body))
+    others = others.drop_back();
+  for (BlockArgument argument : others)
+    inputs.push_back(argument.getType());
   if (kind == StepKind::Verify)
     outputs = {withTokens(cast<RankedTensorType>(outputs[0]))};
   builder.setInsertionPointAfter(decode);
@@ -221,8 +224,10 @@ LogicalResult StepWriter::write(StringRef name) {
   Block *block = step.addEntryBlock();
   builder.setInsertionPointToEnd(block);
   count = block->getArgument(2);
-  for (auto [number, argument] : llvm::enumerate(body.getArguments().take_front(samples ? 3 : 2)))
-    mapping.map(argument, block->getArgument(number < 2 ? number : 3));
+  for (auto [number, argument] : llvm::enumerate(body.getArguments().take_front(2)))
+    mapping.map(argument, block->getArgument(number));
+  for (auto [number, argument] : llvm::enumerate(others))
+    mapping.map(argument, block->getArgument(3 + number));
 
   // Behind the last attention no row depends on another one, and only the last one's logits are
   // wanted.
@@ -252,6 +257,42 @@ LogicalResult StepWriter::write(StringRef name) {
   return success();
 }
 
+/// Makes a step of `rows` sequences, a token of each, the same step of one.
+LogicalResult narrowToOne(func::FuncOp step, int64_t rows) {
+  // Rows of activations, and what there is once for each.
+  auto hasRows = [&](Value value) {
+    auto type = dyn_cast<RankedTensorType>(value.getType());
+    Operation *definition = value.getDefiningOp();
+    return type && type.getRank() >= 1 && type.getDimSize(0) == rows &&
+           (type.getRank() == 2 || type.getElementType().isInteger(32)) &&
+           !(definition && isa<model::ParameterOp>(definition));
+  };
+  auto narrow = [&](Value value) {
+    if (!hasRows(value))
+      return;
+    auto type = cast<RankedTensorType>(value.getType());
+    SmallVector<int64_t> shape(type.getShape());
+    shape[0] = 1;
+    value.setType(type.clone(shape));
+  };
+  WalkResult walk = step.walk([&](Operation *op) {
+    if (op->hasTrait<OpTrait::ConstantLike>() && llvm::any_of(op->getResults(), hasRows)) {
+      op->emitOpError() << "cannot be given another number of rows";
+      return WalkResult::interrupt();
+    }
+    for (Region &region : op->getRegions())
+      llvm::for_each(region.getArguments(), narrow);
+    llvm::for_each(op->getResults(), narrow);
+    for (StringRef chosen : {"traffic", "schedule"})
+      op->removeAttr(chosen);
+    return WalkResult::advance();
+  });
+  Block &body = step.getBody().front();
+  step.setFunctionType(FunctionType::get(step.getContext(), body.getArgumentTypes(),
+                                         body.getTerminator()->getOperandTypes()));
+  return failure(walk.wasInterrupted());
+}
+
 struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
   using FusedDeriveStepsBase::FusedDeriveStepsBase;
 
@@ -269,32 +310,52 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
     if (!rows || rows.getRank() != 1 || !context || !decode.getBody().hasOneBlock())
       return markAllAnalysesPreserved();
     SymbolTable symbols(getOperation());
-    if (rows.getDimSize(0) > 1) {
-      if (failed(batch(decode, rows.getDimSize(0), symbols)))
+    ArrayRef<int64_t> prompts =
+        prefill.empty() ? ArrayRef(description->prefillTokens.value) : ArrayRef<int64_t>(prefill);
+    int64_t sequences = rows.getDimSize(0);
+    if (sequences == 1) {
+      for (int64_t tokens : prompts)
+        if (failed(derive(decode, "prefill", std::min(tokens, context.getInt()), StepKind::Prefill,
+                          symbols)))
+          return signalPassFailure();
+      int64_t tokens = verify < 0 ? description->verifyTokens.value : verify;
+      if (failed(derive(decode, "verify", std::min(tokens, context.getInt()), StepKind::Verify,
+                        symbols)))
         signalPassFailure();
       return;
     }
-    auto derive = [&](StringRef name, int64_t tokens, StepKind kind) -> LogicalResult {
-      tokens = std::min(tokens, context.getInt());
-      std::string symbol = (name + "_" + Twine(tokens)).str();
-      if (tokens < 2 || symbols.lookup(symbol))
-        return success();
-      if (failed(StepWriter(decode, /*rows=*/1, tokens, kind).write(symbol)))
-        return failure();
-      LDBG() << "@" << symbol;
-      symbols.insert(decode->getNextNode());
-      return success();
-    };
-    for (int64_t tokens :
-         prefill.empty() ? ArrayRef(description->prefillTokens.value) : ArrayRef<int64_t>(prefill))
-      if (failed(derive("prefill", tokens, StepKind::Prefill)))
+    // A decode step that was rewritten has its steps for prompts already.
+    if (model::pageTable(decode.getBody().front()) && !decode.getOps<fused::MatvecOp>().empty()) {
+      func::FuncOp single = decode.clone();
+      single.setSymName("decode_single");
+      decode->getBlock()->getOperations().insert(std::next(decode->getIterator()), single);
+      LogicalResult derived = narrowToOne(single, sequences);
+      for (int64_t tokens : prompts)
+        if (succeeded(derived))
+          derived = derive(single, "prefill", std::min(tokens, context.getInt()), StepKind::Prefill,
+                           symbols);
+      single.erase();
+      if (failed(derived))
         return signalPassFailure();
-    if (failed(derive("verify", verify < 0 ? description->verifyTokens.value : verify,
-                      StepKind::Verify)))
-      return signalPassFailure();
+    }
+    if (failed(batch(decode, sequences, symbols)))
+      signalPassFailure();
   }
 
 private:
+  /// Writes the step for up to `tokens` tokens of one sequence, unless it is there already.
+  LogicalResult derive(func::FuncOp decode, StringRef name, int64_t tokens, StepKind kind,
+                       SymbolTable &symbols) {
+    std::string symbol = (name + "_" + Twine(tokens)).str();
+    if (tokens < 2 || symbols.lookup(symbol))
+      return success();
+    if (failed(StepWriter(decode, /*rows=*/1, tokens, kind).write(symbol)))
+      return failure();
+    LDBG() << "@" << symbol;
+    symbols.insert(decode->getNextNode());
+    return success();
+  }
+
   /// Gives a @decode of many sequences products of many tokens. Few are better served by its own,
   /// which read the weights at the memory's speed.
   LogicalResult batch(func::FuncOp decode, int64_t rows, SymbolTable &symbols) {

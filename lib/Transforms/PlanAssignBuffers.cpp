@@ -33,8 +33,8 @@ constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext},
                     kVerifyOutputs[] = {"all_logits"};
 /// A @decode of several sequences may take `count` as well, which is their number.
 constexpr StringRef kDecodeInputs[] = {"token", "position"},
-                    kChunkInputs[] = {"tokens", "positions"}, kCount = "count",
-                    kSampling = "sampling";
+                    kChunkInputs[] = {"tokens", "positions"}, kCount = "count", kPages = "pages",
+                    kPromptPages = "prompt_pages", kSampling = "sampling";
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -93,7 +93,7 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
   auto integers = [](Type type, int64_t rank) {
     auto tensor = dyn_cast<RankedTensorType>(type);
     bool fits = tensor && tensor.getRank() == rank && tensor.hasStaticShape() &&
-                tensor.getElementType().isInteger(32);
+                tensor.getElementType().isSignlessInteger(32);
     return fits ? tensor : RankedTensorType();
   };
   ArrayRef<Type> arguments = step.function.getArgumentTypes();
@@ -107,6 +107,12 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
   } else {
     fits &= step.isDecode;
   }
+  // All sequences' pages, or the one sequence's.
+  if (Block &body = step.function.getBody().front();
+      !rest.empty() && model::pageTable(body) == body.getArgument(arguments.size() - rest.size())) {
+    step.inputNames.push_back(step.isDecode ? kPages : kPromptPages);
+    rest = rest.drop_front();
+  }
   auto words = rest.empty() ? RankedTensorType() : integers(rest.front(), 2);
   step.samples = words && words.getDimSize(1) == sampling::kWords && !step.isVerify;
   if (step.samples) {
@@ -117,16 +123,17 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
     return success();
   return step.function.emitOpError()
          << "must take tokens and positions, two int32 vectors, "
-         << (step.isDecode ? "" : "their number, ") << "and where it samples " << sampling::kWords
+         << (step.isDecode ? "" : "their number, ")
+         << "the page table if caches are in pages, and where it samples " << sampling::kWords
          << " int32 words per token, found (" << TypeRange(arguments) << ")";
 }
 
 LogicalResult PlanAssignBuffers::collect(StepFunction &step) {
   func::FuncOp function = step.function;
-  if (failed(checkTypes(step)))
-    return failure();
   if (!function.getBody().hasOneBlock())
     return function.emitOpError() << "must have one block";
+  if (failed(checkTypes(step)))
+    return failure();
 
   for (Operation &op : function.getBody().front()) {
     if (auto dispatch = dyn_cast<plan::DispatchOp>(op)) {

@@ -39,6 +39,8 @@ template <typename F> static sluice_status guarded(F &&body) noexcept {
   try {
     body();
     return SLUICE_OK;
+  } catch (const CachesFull &e) {
+    return fail(SLUICE_ERROR_FULL, e.what());
   } catch (const Error &e) {
     return fail(SLUICE_ERROR, e.what());
   } catch (const std::bad_alloc &) {
@@ -331,6 +333,10 @@ void sluice_batch_free(sluice_batch *batch) { delete batch; }
 
 int64_t sluice_batch_capacity(const sluice_batch *batch) {
   return batch ? batch->batch.capacity() : 0;
+}
+
+int64_t sluice_batch_free_pages(const sluice_batch *batch) {
+  return batch ? batch->batch.freePages() : 0;
 }
 
 sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,

@@ -111,7 +111,8 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
   return result;
 }
 
-/// Every sequence reads a prompt, from joining to the choice of its first token.
+/// Every sequence reads a prompt, from joining to the choice of its first token, with which it
+/// leaves.
 static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
   const std::vector<int32_t> ids = promptToMeasure(batch.artifact().model(), options);
   PromptSpeed result;
@@ -119,17 +120,13 @@ static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
   auto read = [&] {
     while (batch.size() < batch.capacity())
       (void)batch.add(ids, options.sampling);
-    int64_t chosen = 0;
     auto start = std::chrono::steady_clock::now();
-    while (chosen < batch.capacity()) {
+    while (batch.size()) {
       InterruptGuard::check();
-      chosen += static_cast<int64_t>(batch.step().size());
+      for (const Batch::Choice &choice : batch.step())
+        batch.remove(choice.sequence);
     }
-    double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    for (int64_t sequence = 0; sequence < batch.capacity(); ++sequence)
-      batch.remove(sequence);
-    return seconds;
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
   measureReading(result, options.prompt * batch.capacity(), options.repetitions, read);
   return result;

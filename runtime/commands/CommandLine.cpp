@@ -43,9 +43,15 @@ Tokenizer sluice::runtime::openTokenizer(const fs::path &directory) {
 
 std::string sluice::runtime::memoryText(const Plan &plan) {
   auto text = [&](BufferKind kind) { return formatBytes(static_cast<double>(plan.bytes(kind))); };
-  return "weights " + text(BufferKind::Weights) + ", keys and values of " +
-         std::to_string(plan.model.contextLength) + " positions " + text(BufferKind::Cache) +
-         ", intermediate results " + text(BufferKind::Arena);
+  const ModelInfo &model = plan.model;
+  // Each sequence has a page that none is handed out as.
+  const std::string room = model.cachePages
+                               ? std::to_string(model.cachePages) + " + " +
+                                     std::to_string(model.batch) + " pages of " +
+                                     std::to_string(ModelInfo::kPagePositions) + " positions "
+                               : std::to_string(model.contextLength) + " positions ";
+  return "weights " + text(BufferKind::Weights) + ", keys and values of " + room +
+         text(BufferKind::Cache) + ", intermediate results " + text(BufferKind::Arena);
 }
 
 Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,

@@ -16,7 +16,7 @@ namespace sluice::runtime {
 /// Bytes that a device is going to allocate.
 struct MemoryNeeds {
   uint64_t weights = 0;
-  /// Keys and values of the whole context.
+  /// Keys and values of the whole context, or of all pages.
   uint64_t caches = 0;
   uint64_t rest = 0;
   uint64_t total() const { return weights + caches + rest; }
@@ -26,13 +26,17 @@ struct MemoryNeeds {
 /// `owner` whose and what is present: "GPU memory", "NVIDIA H100 has 1000 free".
 inline void requireMemory(const Artifact &artifact, const MemoryNeeds &needs, uint64_t present,
                           const std::string &memory, const std::string &owner) {
-  if (needs.total() > present)
-    throw Error(artifact.planName() + ": a session needs " + std::to_string(needs.total()) +
-                " bytes of " + memory + " (weights " + std::to_string(needs.weights) +
-                ", keys and values of " + std::to_string(artifact.model().contextLength) +
-                " positions " + std::to_string(needs.caches) + ", the rest " +
-                std::to_string(needs.rest) + "), " + owner +
-                "; compile the model with smaller weights or a shorter context");
+  if (needs.total() <= present)
+    return;
+  const ModelInfo &model = artifact.model();
+  throw Error(artifact.planName() + ": a session needs " + std::to_string(needs.total()) +
+              " bytes of " + memory + " (weights " + std::to_string(needs.weights) +
+              ", keys and values of " +
+              (model.cachePages ? std::to_string(model.cachePages) + " pages "
+                                : std::to_string(model.contextLength) + " positions ") +
+              std::to_string(needs.caches) + ", the rest " + std::to_string(needs.rest) + "), " +
+              owner + "; compile the model with smaller weights or " +
+              (model.cachePages ? "fewer pages (--cache-pages)" : "a shorter context"));
 }
 
 } // namespace sluice::runtime

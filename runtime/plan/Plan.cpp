@@ -104,6 +104,7 @@ static ModelInfo readModel(const JsonField &value) {
   model.vocabSize = value.at("vocab_size").asInt(1, maxId);
   model.contextLength = value.at("context_length").asInt(1, maxId);
   model.batch = value.intAt("batch", 1, 64, model.batch);
+  model.cachePages = value.intAt("cache_pages", 1, maxId, model.cachePages);
   model.hiddenSize = value.at("hidden_size").asInt(1, maxId);
   model.layers = value.at("layers").asInt(1, maxId);
   model.heads = value.at("heads").asInt(1, maxId);
@@ -390,6 +391,51 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
   return step;
 }
 
+/// Page tables and pages of several sequences' caches.
+static void checkPages(const Plan &plan, const std::string &name, bool readsPrompts) {
+  const ModelInfo &model = plan.model;
+  if (model.batch == 1 && model.cachePages == 0)
+    return;
+  if (model.batch == 1 || model.cachePages == 0)
+    throw Error(name + ": model.cache_pages is " + std::to_string(model.cachePages) + " for " +
+                std::to_string(model.batch) +
+                " sequences, expected pages for several, and no others");
+  auto shapeText = [](const std::vector<int64_t> &shape) {
+    std::string text;
+    for (int64_t extent : shape)
+      text += (text.empty() ? "" : "x") + std::to_string(extent);
+    return text;
+  };
+  int64_t tiles = 0;
+  auto table = [&](const char *table, int64_t sequences) {
+    auto index = plan.findBuffer(table);
+    if (!index)
+      throw Error(name + ": buffers: there is no buffer \"" + table +
+                  "\", which a step of caches in pages needs");
+    const Buffer &found = plan.buffers[*index];
+    if (!tiles && found.shape.size() == 2)
+      tiles = found.shape[1];
+    if (found.kind != BufferKind::Input || found.type != "u32" || found.shape.size() != 2 ||
+        found.shape[0] != sequences || found.shape[1] != tiles ||
+        tiles > maxId / ModelInfo::kPagePositions ||
+        tiles * ModelInfo::kPagePositions < model.contextLength)
+      throw Error(name + ": buffer \"" + table + "\" is " +
+                  std::string(bufferKindName(found.kind)) + ", " + shapeText(found.shape) + " x " +
+                  found.type + ", expected input, u32, " + std::to_string(sequences) +
+                  " rows of the pages of " + std::to_string(model.contextLength) + " positions");
+  };
+  table("pages", model.batch);
+  if (readsPrompts)
+    table("prompt_pages", 1);
+  for (const Buffer &buffer : plan.buffers)
+    if (buffer.kind == BufferKind::Cache &&
+        (buffer.shape.size() != 4 || buffer.shape[0] != model.batch + model.cachePages ||
+         buffer.shape[1] != ModelInfo::kPagePositions))
+      throw Error(name + ": cache \"" + buffer.name + "\" is " + shapeText(buffer.shape) +
+                  ", expected " + std::to_string(model.batch + model.cachePages) + " pages of " +
+                  std::to_string(ModelInfo::kPagePositions) + " positions");
+}
+
 /// The buffers that a session speaks to the step through.
 static void checkInterface(const Plan &plan, const std::string &name) {
   auto require = [&](const char *buffer, BufferKind kind, const char *type, int64_t elements) {
@@ -427,6 +473,7 @@ static void checkInterface(const Plan &plan, const std::string &name) {
     require("positions", BufferKind::Input, "i32", most);
     require("count", BufferKind::Input, "i32", 1);
   }
+  checkPages(plan, name, most > 1);
   if (plan.samples()) {
     require("sampling", BufferKind::Input, "i32", batch * sluice::sampling::kWords);
     require("next", BufferKind::Output, "i32", batch);

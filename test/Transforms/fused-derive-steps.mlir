@@ -114,3 +114,45 @@ module attributes {model.config = {context_length = 128 : i64}} {
     return %logits, %next : tensor<1x128xf32>, tensor<1xi32>
   }
 }
+
+// -----
+
+// Of a step of several sequences, whose caches are in pages, a prompt's step is made as of one sequence: it takes one row of the page
+// table. The step itself gets products of many tokens.
+// CHECK-LABEL: module @batch
+// CHECK: func.func @decode(%{{.*}}: tensor<3xi32>, %{{.*}}: tensor<3xi32>, %[[ALL:.*]]: tensor<1xi32>, %[[TABLE:.*]]: tensor<3x2xui32>, %{{.*}}: tensor<3x8xi32>) -> (tensor<3x128xf32>, tensor<3xi32>)
+// CHECK: fused.prepare {{.*}} active(%[[ALL]]) : tensor<3x32xf32>
+// CHECK: model.cache_append @k, %{{.*}} pages %[[TABLE]] : tensor<3x32xf32>, tensor<3xi32>, tensor<3x2xui32>
+// CHECK: fused.attention {{.*}} pages %[[TABLE]] scale
+// CHECK-NOT: func.func @decode_single
+// CHECK-LABEL: func.func @prefill_16(
+// CHECK-SAME: %{{.*}}: tensor<16xi32>, %[[POSITIONS:.*]]: tensor<16xi32>, %[[COUNT:.*]]: tensor<1xi32>, %[[ROW:.*]]: tensor<1x2xui32>, %[[OPTIONS:.*]]: tensor<1x8xi32>) -> (tensor<1x128xf32>, tensor<1xi32>)
+// CHECK: model.cache_append @k, %{{.*}} at %[[POSITIONS]] pages %[[ROW]] : tensor<16x32xf32>, tensor<16xi32>, tensor<1x2xui32>
+// CHECK: fused.attention {{.*}} pages %[[ROW]] scale {{.*}} active(%[[COUNT]]) : tensor<16x32xf16>, tensor<16xi32>, tensor<1x2xui32>
+// CHECK: fused.matvec {{.*}} -> tensor<1x128xf32>
+// CHECK: fused.sample %{{.*}}, %[[OPTIONS]] : tensor<1x128xf32>, tensor<1x8xi32> -> tensor<1xi32>
+module @batch attributes {model.config = {batch = 3 : i64, context_length = 40 : i64}} {
+  model.weight @embd : tensor<128x32xf16>
+  model.weight @head : !quantized.tensor<128x32xf16, layout = mma, columns = 128>
+  model.weight @w : !quantized.tensor<96x32xf16, layout = mma, columns = 128>
+  model.cache @k : !quantized.cache<9x32x2x16xf16, layout = mma_keys>
+  model.cache @v : !quantized.cache<9x32x2x16xf16, layout = mma_values>
+  func.func @decode(%token: tensor<3xi32>, %position: tensor<3xi32>, %pages: tensor<3x2xui32>, %options: tensor<3x8xi32>) -> (tensor<3x128xf32>, tensor<3xi32>) {
+    %table = model.parameter @embd : tensor<128x32xf16>
+    %w = model.parameter @w : !quantized.tensor<96x32xf16, layout = mma, columns = 128>
+    %wh = model.parameter @head : !quantized.tensor<128x32xf16, layout = mma, columns = 128>
+    %x = fused.embedding %token, %table : tensor<3xi32>, tensor<128x32xf16> -> tensor<3x32xf32>
+    %q = fused.matvec %x weights(%w) segments [32, 32, 32] : tensor<3x32xf32>, !quantized.tensor<96x32xf16, layout = mma, columns = 128> -> tensor<3x32xf16>
+    epilogue {
+    ^bb0(%q0: tensor<3x32xf32>, %k0: tensor<3x32xf32>, %v0: tensor<3x32xf32>):
+      model.cache_append @k, %k0 at %position pages %pages : tensor<3x32xf32>, tensor<3xi32>, tensor<3x2xui32>
+      model.cache_append @v, %v0 at %position pages %pages : tensor<3x32xf32>, tensor<3xi32>, tensor<3x2xui32>
+      %h = arith.truncf %q0 : tensor<3x32xf32> to tensor<3x32xf16>
+      fused.yield %h : tensor<3x32xf16>
+    }
+    %a = fused.attention %q, @k, @v at %position pages %pages scale 0.25 : tensor<3x32xf16>, tensor<3xi32>, tensor<3x2xui32> -> tensor<3x32xf16>
+    %logits = fused.matvec %a weights(%wh) segments [128] : tensor<3x32xf16>, !quantized.tensor<128x32xf16, layout = mma, columns = 128> -> tensor<3x128xf32>
+    %next = fused.sample %logits, %options : tensor<3x128xf32>, tensor<3x8xi32> -> tensor<3xi32>
+    return %logits, %next : tensor<3x128xf32>, tensor<3xi32>
+  }
+}

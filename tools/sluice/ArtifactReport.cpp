@@ -91,7 +91,7 @@ void driver::printArtifact(const json &plan, llvm::raw_ostream &os) {
     os << " (synthetic)";
   os << "\n";
   for (const char *key : {"layers", "hidden_size", "intermediate_size", "heads", "kv_heads",
-                          "head_dim", "vocab_size", "context_length"})
+                          "head_dim", "vocab_size", "context_length", "batch", "cache_pages"})
     if (model.contains(key))
       os << "  " << llvm::left_justify(key, 20) << model[key].dump() << "\n";
   printFormats(plan, os);

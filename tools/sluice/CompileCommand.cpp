@@ -107,6 +107,13 @@ void driver::addSizeOptions(CLI::App &command, CompileOptions &options) {
       ->check(CLI::Range(1, 64))
       ->transform(runtime::wholeNumber())
       ->type_name("N");
+  command
+      .add_option("--cache-pages", options.cachePages,
+                  "With --batch: pages of 32 positions that the sequences' caches share (default: "
+                  "as many as all need that are as long as the context)")
+      ->check(CLI::Range(int64_t(1), int64_t(1) << 24))
+      ->transform(runtime::wholeNumber())
+      ->type_name("N");
 }
 
 void driver::printResult(llvm::StringRef text) {

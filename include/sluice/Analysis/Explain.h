@@ -84,6 +84,9 @@ struct Explanation {
   int64_t stepTokens = 1;
   int64_t layers = 0;
   llvm::SmallVector<CacheFigures> caches;
+  /// Pages of 32 positions that several sequences share, those included that stand for places
+  /// without a sequence; 0 where caches are not in pages.
+  int64_t cachePages = 0;
   PartTraffic unfused, fused;
   Floor unfusedFloor, fusedFloor;
   /// What a step of the fused module is predicted to take.
@@ -107,7 +110,8 @@ llvm::Expected<Explanation> explain(mlir::ModuleOp unfused, mlir::ModuleOp fused
                                     int64_t batch);
 
 /// Adds what only the module at stage scheduled tells: the times of steps for prompts, and of a
-/// step of several sequences (if the module's has as many as the explanation).
+/// step of several sequences (if the module's has as many as the explanation), whose caches are in
+/// pages.
 void addScheduled(Explanation &explanation, mlir::ModuleOp scheduled);
 
 /// The same as a table for people. Byte for byte the same for the same explanation.

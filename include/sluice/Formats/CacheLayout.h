@@ -7,6 +7,9 @@
 // tile is its codes, then its scales [group][position] as f16. So a tile with its scales is one
 // piece of memory, and any number of tiles one copy. Elements that pad a head's vector are zero.
 //
+// A cache in pages is page after page, head after head; a page has one tile of each head. Which
+// pages a sequence has says a table, [sequences][tiles] u32.
+//
 // Order `mma` is that of the operands of the tensor cores' m16n8k32 (one byte an element) and
 // m16n8k16 (two; PTX ISA, "Matrix Fragments"): a lane reads its operand registers as 16 consecutive
 // bytes and nothing is shuffled. A lane is 4 * g + t.
@@ -59,6 +62,9 @@ struct CacheShape {
   int64_t sequences = 1, positions = 0, heads = 0, dim = 0;
   CacheEncoding encoding;
   CacheOrder order = CacheOrder::Rows;
+  /// Pages of a tile of every head, of which a table names those of each sequence; 0: a sequence's
+  /// positions lie together. Tiled orders only.
+  int64_t pages = 0;
 
   bool isTiled() const { return order != CacheOrder::Rows; }
   bool isMma() const { return order == CacheOrder::MmaKeys || order == CacheOrder::MmaValues; }
@@ -71,8 +77,19 @@ struct CacheShape {
   int64_t tileCodeBytes() const { return cacheTile * paddedDim() * encoding.bits() / 8; }
   int64_t tileBytes() const { return tileCodeBytes() + groups() * cacheTile * 2; }
   int64_t tiles() const { return positions / cacheTile; }
-  /// Bytes of a head of a sequence; tiled orders only.
-  int64_t headBytes() const { return tiles() * tileBytes(); }
+  /// Bytes of a head of a sequence, or of a page; tiled orders only.
+  int64_t headBytes() const { return (pages ? 1 : tiles()) * tileBytes(); }
+  /// Bytes from one page to the next.
+  int64_t pageBytes() const { return heads * tileBytes(); }
+  /// The same cache, whose `sequences` of one tile each are pages for `count` sequences of
+  /// `tilesOfEach` tiles.
+  CacheShape asPages(int64_t count, int64_t tilesOfEach) const {
+    CacheShape shape = *this;
+    shape.pages = sequences;
+    shape.sequences = count;
+    shape.positions = tilesOfEach * cacheTile;
+    return shape;
+  }
   /// Bytes of the whole cache.
   int64_t bytes() const;
 };

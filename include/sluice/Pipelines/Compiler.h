@@ -48,6 +48,9 @@ struct CompileOptions {
   int64_t context = 0;
   /// Sequences that are decoded together, 1 to 64, each with caches of its own.
   int64_t batch = 1;
+  /// Pages of 32 positions that several sequences share, at most what all of them need together,
+  /// which 0 stands for. With fromIr 0 is what its module was compiled for.
+  int64_t cachePages = 0;
   /// The greatest numbers of tokens of the steps that read prompts, separated by commas, or "none".
   /// Empty: what the target says, or what fromIr's module was compiled for.
   std::string prefill;

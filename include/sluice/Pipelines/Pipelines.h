@@ -67,6 +67,10 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
   ListOption<int64_t> prefill{*this, "prefill",
                               llvm::cl::desc("Tokens of the steps that read a prompt; without it, "
                                              "what the target says")};
+  Option<int64_t> cachePages{*this, "cache-pages",
+                             llvm::cl::desc("Pages that several sequences share; 0: as many as all "
+                                            "of them need together"),
+                             llvm::cl::init(0)};
   Option<std::string> target{*this, "target",
                              llvm::cl::desc("Name or path of a target description"),
                              llvm::cl::init("host")};

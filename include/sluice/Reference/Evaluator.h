@@ -77,6 +77,8 @@ private:
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);
   const Tensor &tensor(mlir::Value value) const;
+  /// The cache of that name, which `pages`, if not null, is the page table of.
+  llvm::Expected<Cache *> cacheWith(llvm::StringRef name, mlir::Value pages);
 
   mlir::ModuleOp module;
   WeightProvider &weights;

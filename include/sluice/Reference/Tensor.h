@@ -6,13 +6,14 @@
 #ifndef SLUICE_REFERENCE_TENSOR_H
 #define SLUICE_REFERENCE_TENSOR_H
 
-#include "sluice/Formats/CacheEncoding.h"
+#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Formats/Encoding.h"
 
 #include "llvm/ADT/ArrayRef.h"
 #include "llvm/ADT/SmallVector.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -67,12 +68,22 @@ struct Cache {
   int64_t sequences = 1;
   Tensor values; ///< [sequences * positions, heads, head size], as they are read
   Tensor scales; ///< [sequences * positions, heads, groups]; of integer encodings
+  /// [sequences, tiles]: which of the cache's own sequences, which are then pages of a tile, each
+  /// tile of a sequence is. Null if sequences are what they are.
+  std::shared_ptr<const Tensor> pages;
 
-  int64_t positions() const { return values.rows() / sequences; }
+  int64_t positions() const {
+    return pages ? pages->width() * formats::cacheTile : values.rows() / sequences;
+  }
   int64_t heads() const { return values.shape[1]; }
   int64_t dim() const { return values.shape[2]; }
   /// The row of `values` that a position of a step's row has.
   int64_t place(int64_t row, int64_t position) const {
+    if (pages) {
+      int64_t sequence = pages->rows() == 1 ? 0 : row;
+      int64_t entry = sequence * pages->width() + position / formats::cacheTile;
+      return pages->integers[entry] * formats::cacheTile + position % formats::cacheTile;
+    }
     return (sequences == 1 ? 0 : row * positions()) + position;
   }
 };

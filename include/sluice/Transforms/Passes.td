@@ -410,7 +410,8 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     - behind the last attention, where no token depends on another one, only the last token's row is kept (`fused.last_row`), so that the operations from there on,
       the head among them, are those of `@decode`.
 
-    A `@decode` of a token of each of several sequences is rewritten: beyond two of them, its products become those of many tokens, and it takes `%count`, too. No other steps are made of it.
+    Of a `@decode` of a token of each of several sequences, whose caches are in pages, they are made as if there were one: such a step takes the row of the page table that is its sequence's, and
+    there is no `@verify_T`. `@decode` itself is rewritten: beyond two sequences its products become those of many tokens, and it takes `%count`, too.
 
     T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none. `@verify_T` is a step of the same kind that gives the logits of all its tokens:
     for texts that are only scored, and for tokens that something guessed. It chooses none of them. Its T is the target's `verify_tokens`, or `verify`.
@@ -461,6 +462,36 @@ def FusedTileCaches : Pass<"fused-tile-caches", "::mlir::ModuleOp"> {
   }];
   let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
   let dependentDialects = ["::sluice::model::ModelDialect"];
+}
+
+def FusedPageCaches : Pass<"fused-page-caches", "::mlir::ModuleOp"> {
+  let summary = "Put the caches of several sequences into pages that they share";
+  let description = [{
+    Where `@decode` has a token of each of several sequences, every cache becomes pages of 32 positions of all heads, and `@decode` takes a page table: the page
+    of every 32 positions of each sequence. All caches have the same number of pages, so that one table serves the keys and values of all layers. The runtime hands
+    out pages as sequences grow; `pages` says how many there are to hand out, and the memory is what they take. Each sequence has one page more, which the table names
+    where the sequence has none of its own, so that a place without a sequence has memory to write to. The caches of one sequence stay as they are.
+
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<4x128x2x64xf16, layout = mma_keys>
+    model.cache @cache.v.0 : !quantized.cache<4x128x2x64xf16, layout = mma_values>
+    func.func @decode(%q: tensor<4x256xf16>, %position: tensor<4xi32>) -> tensor<4x256xf16> {
+      %a = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<4x256xf16>, tensor<4xi32> -> tensor<4x256xf16>
+      return %a : tensor<4x256xf16>
+    }
+    ```
+    ==> (with `pages=10`)
+    ```mlir
+    model.cache @cache.k.0 : !quantized.cache<14x32x2x64xf16, layout = mma_keys>
+    model.cache @cache.v.0 : !quantized.cache<14x32x2x64xf16, layout = mma_values>
+    func.func @decode(%q: tensor<4x256xf16>, %position: tensor<4xi32>, %pages: tensor<4x4xui32>) -> tensor<4x256xf16> {
+      %a = fused.attention %q, @cache.k.0, @cache.v.0 at %position pages %pages scale 0.125 : tensor<4x256xf16>, tensor<4xi32>, tensor<4x4xui32> -> tensor<4x256xf16>
+      return %a : tensor<4x256xf16>
+    }
+    ```
+  }];
+  let options = [Option<"pages", "pages", "int64_t", /*default=*/"0", "pages to hand out; 0: as many as all sequences need together">];
+  let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 
 def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {

@@ -7,6 +7,23 @@ using namespace mlir;
 using namespace sluice;
 using namespace sluice::kernels;
 
+HeadTiles::HeadTiles(ComputeBuilder &k, const KernelInterface &interface,
+                     const formats::CacheShape &shape, FlatSymbolRefAttr cache, Value pages,
+                     Value sequence, Value head)
+    : shape(shape), base(k.at(interface.cachePointer(cache), k.toI64(head), shape.headBytes())) {
+  if (pages)
+    row = k.at(interface.pointer(pages), k.toI64(sequence), shape.tiles() * 4);
+  else if (shape.sequences != 1)
+    base = k.at(base, k.toI64(sequence), shape.heads * shape.headBytes());
+}
+
+Value HeadTiles::at(ComputeBuilder &k, Value tile) const {
+  if (!row)
+    return k.at(base, k.toI64(tile), shape.tileBytes());
+  Value page = k.load(k.i32(), k.at(row, k.toI64(tile), 4), 4);
+  return k.at(base, k.toI64(k.toIndex(k.clampIndex(page, shape.pages))), shape.pageBytes());
+}
+
 FailureOr<AppendPlace> AppendPlace::get(ComputeBuilder &k, const KernelInterface &interface,
                                         model::CacheAppendOp append, quantized::CacheLayout keys,
                                         quantized::CacheLayout values, StringRef where) {
@@ -23,10 +40,10 @@ FailureOr<AppendPlace> AppendPlace::get(ComputeBuilder &k, const KernelInterface
 void AppendPlace::moveTo(ComputeBuilder &k, const KernelInterface &interface, Value token) {
   Value stored = k.at(interface.pointer(append.getPositions()), token, 4);
   Value at = k.toIndex(k.clampIndex(k.load(k.i32(), stored, 4), shape.positions));
-  base = interface.cachePointer(append.getCacheAttr());
-  if (shape.sequences != 1)
-    base = k.at(base, k.toI64(token), shape.heads * shape.headBytes());
-  base = k.offset(base, k.mul(k.toI64(k.div(at, formats::cacheTile)), shape.tileBytes()));
+  Value sequence = shape.sequences == 1 ? k.index(0) : token;
+  base =
+      HeadTiles(k, interface, shape, append.getCacheAttr(), append.getPages(), sequence, k.index(0))
+          .at(k, k.div(at, formats::cacheTile));
   inTile = k.rem(at, formats::cacheTile);
 }
 

@@ -22,6 +22,22 @@ inline formats::CacheArithmetic<mlir::Value> cacheArithmetic(ComputeBuilder &k) 
           [&k](Value x, int64_t y) { return k.rem(x, y); }};
 }
 
+/// The tiles of a head of a sequence.
+class HeadTiles {
+public:
+  /// `shape` is model::cacheShape's. Sequence, head and tiles are indices of the builder, or i64.
+  HeadTiles(ComputeBuilder &k, const KernelInterface &interface, const formats::CacheShape &shape,
+            mlir::FlatSymbolRefAttr cache, mlir::Value pages, mlir::Value sequence,
+            mlir::Value head);
+  /// The address of tile `tile`. A wrong entry of the page table does not lead out of the cache.
+  mlir::Value at(ComputeBuilder &k, mlir::Value tile) const;
+  bool areInPages() const { return row != nullptr; }
+
+private:
+  formats::CacheShape shape;
+  mlir::Value base, row; ///< row: of the page table, if there is one
+};
+
 /// Where numbers of 16 bits go that are appended to a cache, by their number in the row.
 class AppendPlace {
 public:
@@ -38,7 +54,7 @@ public:
 
 private:
   AppendPlace(model::CacheAppendOp append, quantized::CacheType cache)
-      : append(append), cache(cache), shape(cache.getShapeInfo()) {}
+      : append(append), cache(cache), shape(model::cacheShape(cache, append.getPages())) {}
 
   model::CacheAppendOp append;
   quantized::CacheType cache;

@@ -71,7 +71,8 @@ LogicalResult AppendKernel::append(Head &place, model::CacheAppendOp append) {
       shape.positions);
   StoredVector vector = encodeVector(k, shape, *elements, lane);
   storeVector(k, shape, vector,
-              tilePlace(kernel, shape, append.getCacheAttr(), head, k.div(position, cacheTile)),
+              tilePlace(kernel, shape, append.getCacheAttr(),
+                        {op.getPages(), /*sequence=*/Value(), head}, k.div(position, cacheTile)),
               k.rem(position, cacheTile), lane);
   return success();
 }

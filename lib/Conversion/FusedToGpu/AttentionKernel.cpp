@@ -70,6 +70,7 @@ private:
   void readPositions();
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
   StageRing stageRing() { return {k, ring, fullAt}; }
+  CachedHead cachedHead() { return {op.getPages(), token, head}; }
   /// The n-th stage that this block takes; n counts from 0.
   Value stageNumber(Value n);
   /// Whether this block takes the newest stage, its last one then.
@@ -119,8 +120,8 @@ private:
   DeviceBuilder &k;
   fused::AttentionOp op;
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
-  Value split, head, token, headNumber;  ///< headNumber: of all sequences' heads
-  Value last, oldest, firstTile, tiles;  ///< see readPositions
+  Value split, head, token;
+  Value last, oldest, firstTile, tiles; ///< see readPositions
   Value firstStage, oldStages, stageCount;
   Value fills;                   ///< stages that this block takes
   Value reader, part, firstHead; ///< of the stage; of the block's parts; of the warp's query heads
@@ -205,13 +206,8 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
     auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-      Value from = tilePlace(kernel, shape, cache, headNumber, begin),
-            bytes = k.mul(count, shape.tileBytes());
       Value target = k.at(k.offset(to, first), place, shape.tileBytes());
-      if (k.hasBulkCopies())
-        return k.bulkCopy(target, from, bytes, barrier);
-      k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
-             [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
+      copyTiles(kernel, shape, cache, cachedHead(), begin, count, target, barrier, lane);
     };
     copy(keys, op.getKeysAttr(), 0);
     copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
@@ -263,7 +259,7 @@ LogicalResult AttentionKernel::appendNew(Head &newest) {
   k.arrive(appendedAt);
   for (Target &target : targets)
     storeVector(k, target.shape, target.vector,
-                tilePlace(kernel, target.shape, target.cache, headNumber, tile), position, lane);
+                tilePlace(kernel, target.shape, target.cache, cachedHead(), tile), position, lane);
   return success();
 }
 
@@ -882,7 +878,6 @@ LogicalResult AttentionKernel::emit() {
   Value cluster = splits == 1 ? block : k.div(block, splits);
   head = tokens == 1 ? cluster : k.rem(cluster, heads);
   token = tokens == 1 ? k.constI32(0) : k.div(cluster, heads);
-  headNumber = keys.sequences == 1 ? head : cluster;
 
   k.ifThen(k.equal(thread, k.constI32(0)), [&] {
     // Before sm_90 the copying warp's lanes arrive one by one.

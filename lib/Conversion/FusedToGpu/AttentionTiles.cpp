@@ -3,6 +3,8 @@
 
 #include "AttentionTiles.h"
 
+#include "../FusedKernels/CachePlaces.h"
+
 #include "dialects/Model/Semantics.h"
 
 using namespace mlir;
@@ -14,12 +16,35 @@ using Values = DeviceBuilder::Values;
 static constexpr double kLog2e = 1.44269504088896341;
 
 Value device::tilePlace(Kernel &kernel, const CacheShape &shape, FlatSymbolRefAttr cache,
-                        Value head, Value tile) {
+                        const CachedHead &head, Value tile) {
   DeviceBuilder &k = kernel.k;
-  // A head's tiles follow each other.
-  Value number = k.add(k.mul(head, shape.tiles()), tile);
+  Value sequence = shape.sequences == 1 ? k.constI32(0) : head.sequence;
+  if (shape.pages)
+    return kernels::HeadTiles(k, kernel.interface, shape, cache, head.pages, sequence, head.head)
+        .at(k, tile);
+  // A head's tiles follow each other; so do the heads of all sequences.
+  Value heads = shape.sequences == 1 ? head.head : k.add(k.mul(sequence, shape.heads), head.head);
+  Value number = k.add(k.mul(heads, shape.tiles()), tile);
   Value byte = k.mul(k.extendUnsigned(number, k.i64()), shape.tileBytes());
   return k.offset(kernel.interface.cachePointer(cache), byte);
+}
+
+void device::copyTiles(Kernel &kernel, const CacheShape &shape, FlatSymbolRefAttr cache,
+                       const CachedHead &head, Value tile, Value count, Value to, Value barrier,
+                       Value lane) {
+  DeviceBuilder &k = kernel.k;
+  auto copy = [&](Value first, Value target, Value bytes) {
+    Value from = tilePlace(kernel, shape, cache, head, first);
+    if (k.hasBulkCopies())
+      return k.bulkCopy(target, from, bytes, barrier);
+    k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
+           [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
+  };
+  if (!shape.pages)
+    return copy(tile, to, k.mul(count, shape.tileBytes()));
+  k.loop(k.constI32(0), count, 1, [&](Value number) {
+    copy(k.add(tile, number), k.at(to, number, shape.tileBytes()), k.constI32(shape.tileBytes()));
+  });
 }
 
 double device::exponentScale(fused::AttentionOp op) {

@@ -16,9 +16,19 @@ namespace sluice::device {
 /// Below every score; subtracting it from itself gives 0, unlike minus infinity.
 inline constexpr double kLowestScore = -1e30;
 
-/// The address of tile `tile` of a head, whose number counts the heads of all sequences.
+/// A head of keys and values of a sequence; `sequence` is null where there is one. `pages` is the
+/// page table, null if a head's tiles follow each other.
+struct CachedHead {
+  mlir::Value pages, sequence, head;
+};
+/// The address of tile `tile` of a head.
 mlir::Value tilePlace(Kernel &kernel, const formats::CacheShape &shape,
-                      mlir::FlatSymbolRefAttr cache, mlir::Value head, mlir::Value tile);
+                      mlir::FlatSymbolRefAttr cache, const CachedHead &head, mlir::Value tile);
+/// Copies `count` tiles of a head from `tile` on to shared memory, by one thread with bulk copies
+/// that arrive at `barrier`, or before sm_90 by a warp, whose lane `lane` this is.
+void copyTiles(Kernel &kernel, const formats::CacheShape &shape, mlir::FlatSymbolRefAttr cache,
+               const CachedHead &head, mlir::Value tile, mlir::Value count, mlir::Value to,
+               mlir::Value barrier, mlir::Value lane);
 
 /// From scores to exponents of 2.
 double exponentScale(fused::AttentionOp op);

@@ -200,12 +200,8 @@ void PrefillAttention::copyStage(Value number, Value slot) {
   if (k.hasBulkCopies())
     k.expectBytes(barrier, k.constI32(stageBytes));
   auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-    Value from = tilePlace(kernel, shape, cache, head, tile), target = k.offset(to, first);
-    Value bytes = k.constI32(stageTiles * shape.tileBytes());
-    if (k.hasBulkCopies())
-      return k.bulkCopy(target, from, bytes, barrier);
-    k.loop(k.shl(lane, 4), bytes, kWarp * 16,
-           [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
+    copyTiles(kernel, shape, cache, {op.getPages(), /*sequence=*/Value(), head}, tile,
+              k.constI32(stageTiles), k.offset(to, first), barrier, lane);
   };
   copy(keys, op.getKeysAttr(), 0);
   copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());

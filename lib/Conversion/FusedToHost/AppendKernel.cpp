@@ -18,7 +18,7 @@ FailureOr<int64_t> sluice::host::emitAppend(KernelBuilder &k, fused::AppendOp op
   AttentionPrologue prologue(k, op, interface);
   if (failed(prologue.plan()))
     return failure();
-  const CacheShape &keys = prologue.keys, &values = prologue.values;
+  const CacheShape &keys = prologue.keys;
   if (keys.sequences != 1)
     return op.emitOpError() << "appends tokens of one sequence to caches of " << keys.sequences;
   prologue.row = k.scratch(prologue.rowBytes());
@@ -33,11 +33,8 @@ FailureOr<int64_t> sluice::host::emitAppend(KernelBuilder &k, fused::AppendOp op
   LogicalResult result = success();
   k.loop(first, last, 1, [&](Value item) {
     Value token = k.div(item, heads), head = k.rem(item, heads);
-    auto headOf = [&](FlatSymbolRefAttr cache, const CacheShape &shape) {
-      return k.at(interface.cachePointer(cache), head, shape.headBytes());
-    };
-    result = prologue.append(token, head, prologue.position(token), headOf(op.getKeysAttr(), keys),
-                             headOf(op.getValuesAttr(), values));
+    auto [keyTiles, valueTiles] = prologue.tilesOf(token, head);
+    result = prologue.append(token, head, prologue.position(token), keyTiles, valueTiles);
     if (failed(result))
       return;
     k.loop(k.index(0), k.index(group), 1, [&](Value query) {

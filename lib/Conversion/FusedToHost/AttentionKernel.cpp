@@ -17,7 +17,6 @@
 
 #include "dialects/Model/Semantics.h"
 #include "sluice/Formats/Activations.h"
-#include "sluice/Formats/CacheLayout.h"
 
 #include <array>
 #include <cmath>
@@ -36,6 +35,46 @@ static constexpr int64_t kLine = 64;
 static constexpr int64_t kSoftmaxQueries = 4;
 
 namespace {
+/// The two tiles of a block of 64 positions.
+class BlockTiles {
+public:
+  BlockTiles(KernelBuilder &k, const kernels::HeadTiles &tiles, const CacheShape &shape,
+             Value firstTile)
+      : first(tiles.at(k, firstTile)), tileBytes(shape.tileBytes()) {
+    if (!tiles.areInPages())
+      return;
+    auto tileAt = [&](int64_t ahead) {
+      return tiles.at(k, k.min(k.add(firstTile, ahead), k.index(shape.tiles() - 1)));
+    };
+    second = tileAt(1);
+    for (int64_t i = 0; i < 2; ++i)
+      next[i] = tileAt(2 + i);
+  }
+  /// Tiles that follow each other.
+  BlockTiles(const CacheShape &shape, Value first) : first(first), tileBytes(shape.tileBytes()) {}
+
+  /// Tile `tile`, 0 or 1.
+  Value at(KernelBuilder &k, Value tile) const {
+    return second ? k.select(k.equal(tile, k.index(0)), first, second)
+                  : k.at(first, tile, tileBytes);
+  }
+  /// Bytes from tile `tile` to its place in the next block; only to prefetch.
+  Value ahead(KernelBuilder &k, Value tile) const {
+    if (!second)
+      return k.index(cacheBlock / cacheTile * tileBytes);
+    auto address = [&](Value pointer) {
+      return LLVM::PtrToIntOp::create(k.b, k.loc, k.i64(), pointer);
+    };
+    Value isFirst = k.equal(tile, k.index(0));
+    return k.sub(address(k.select(isFirst, next[0], next[1])), address(at(k, tile)));
+  }
+
+private:
+  Value first, second; ///< second: null if it follows the first
+  Value next[2];
+  int64_t tileBytes;
+};
+
 class AttentionKernel {
 public:
   using Values = SmallVector<Value>;
@@ -64,12 +103,11 @@ private:
 
   void prepareQuery(Value query);
 
-  /// Asks for what lies a block after `bytes` bytes at `place`. A block of values is read in
-  /// several passes, so that nearer ones would be needed too soon.
-  void prefetchNext(const CacheShape &shape, Value place, int64_t bytes) {
-    int64_t ahead = cacheBlock / cacheTile * shape.tileBytes();
+  /// Asks for what lies a block, `ahead` bytes, after `bytes` bytes at `place`. A block of values
+  /// is read in several passes, so that nearer ones would be needed too soon.
+  void prefetchNext(Value ahead, Value place, int64_t bytes) {
     for (int64_t byte = 0; byte < bytes; byte += kLine)
-      k.prefetch(k.outside(place, k.index(ahead + byte)), /*locality=*/3);
+      k.prefetch(k.outside(place, k.add(ahead, byte)), /*locality=*/3);
   }
   /// `count` registers of a float cache as float32, those of E4M3 divided by 256: 16 positions of
   /// neighbouring elements of keys, or 16 neighbouring elements of values each. They begin at
@@ -82,20 +120,22 @@ private:
   int64_t chains(int64_t sums, bool integers) const;
   /// Which of 16 positions from `number` on lie between `oldest`, if not null, and `last`.
   Value attended(Value number, Value last, Value oldest);
-  void scoresOf(Value tileBase, Value tile);
-  /// Of `halves` vectors of positions from `half` on and of `count` rows. `isFirst` prefetches.
+  void scoresOf(const BlockTiles &tiles, Value tile);
+  /// Of `halves` vectors of positions from `half` on and of `count` rows. Prefetches with `ahead`,
+  /// if it is not null.
   void scoresOf(Value tileBase, Value tile, Value half, int64_t halves, Value firstRow,
-                int64_t count, int64_t parts, bool isFirst);
-  void readScales(Value tileBase, Value tile, Value first);
+                int64_t count, int64_t parts, Value ahead);
+  void readScales(const BlockTiles &tiles, Value tile, Value first);
   /// `maskOf` gives the lanes of a row that count; null: all.
   void softmax(Value firstRow, int64_t count,
                function_ref<Value(int64_t query, int64_t lane)> maskOf);
-  void addIntegers(Value tilesBase, Value firstTile, Value tileCount, Value firstRow, int64_t count,
-                   bool isFirst);
+  void addIntegers(const BlockTiles &tiles, Value firstTile, Value tileCount, Value firstRow,
+                   int64_t count, bool isFirst);
   /// `keeping` multiplies what was added before by its factor.
-  void addFloats(Value tilesBase, Value begin, Value end, Value firstRow, int64_t count,
+  void addFloats(const BlockTiles &tiles, Value begin, Value end, Value firstRow, int64_t count,
                  bool keeping, bool isFirst);
-  void attendBlock(Value keyBase, Value valueBase, Value first);
+  void attendBlock(const kernels::HeadTiles &keyHead, const kernels::HeadTiles &valueHead,
+                   Value first);
   /// Prepares a row to which `query` of `token` belongs.
   LogicalResult startRow(Value token, Value query, Value row);
   /// Writes the result of a token, whose rows are `block` apart from `firstRow` on.
@@ -112,14 +152,16 @@ private:
     Value first, position, last, oldest;
   };
   LogicalResult emitCausal(Value begin, Value end);
-  void attendBlockCausal(Value keyBase, Value valueBase, Value first);
+  void attendBlockCausal(const kernels::HeadTiles &keyHead, const kernels::HeadTiles &valueHead,
+                         Value first);
   /// Softmax and weighted sums.
-  void mixCausal(Value valueTiles, Value first, Value firstRow, const TokenTile &tile);
+  void mixCausal(const BlockTiles &valueTiles, Value first, Value firstRow, const TokenTile &tile);
   /// The position of a token of the item; of one that is not there, the last one's.
   Value positionOf(Value token);
   void forEachTokenTile(function_ref<void(const TokenTile &)> body);
   /// Converts tiles [first, count) of E4M3 to f16, in the order of a cache of those.
-  Value toHalves(const CacheShape &shape, Value tiles, Value count, Value first, Value halves);
+  BlockTiles toHalves(const CacheShape &shape, const CacheShape &read, const BlockTiles &tiles,
+                      Value count, Value first, Value halves);
 
   KernelBuilder &k;
   fused::AttentionOp op;
@@ -270,7 +312,8 @@ int64_t AttentionKernel::chains(int64_t sums, bool integers) const {
 }
 
 /// Exponents of 2 of the 32 positions of a tile, number `tile` (0 or 1) of the block.
-void AttentionKernel::scoresOf(Value tileBase, Value tile) {
+void AttentionKernel::scoresOf(const BlockTiles &tiles, Value tile) {
+  Value tileBase = tiles.at(k, tile), ahead = causal ? Value() : tiles.ahead(k, tile);
   // Vectors of 16 positions that are computed together, so that they share the query's loads.
   int64_t halves = k.isa == Isa::Avx2 ? 1 : 2;
   k.loop(k.index(0), k.index(2), halves, [&](Value half) {
@@ -280,7 +323,8 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
     if (!causal) {
       for (int64_t begin = 0; begin < group; begin += queryTile()) {
         int64_t count = std::min(queryTile(), group - begin);
-        scoresOf(tileBase, tile, half, halves, k.index(begin), count, chainsOf(count), begin == 0);
+        scoresOf(tileBase, tile, half, halves, k.index(begin), count, chainsOf(count),
+                 begin == 0 ? ahead : Value());
       }
       return;
     }
@@ -298,7 +342,7 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
             isRead = k.bitAnd(isRead, k.less(tokensOf.oldest, k.add(from, cacheTile)));
           k.ifThen(isRead, [&] {
             scoresOf(tileBase, tile, half, halves, rowOf(query, tokensOf.first), tokenTile(), parts,
-                     /*isFirst=*/false);
+                     /*ahead=*/Value());
           });
         });
       });
@@ -307,14 +351,14 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile) {
 }
 
 void AttentionKernel::scoresOf(Value tileBase, Value tile, Value half, int64_t halves,
-                               Value firstRow, int64_t count, int64_t parts, bool isFirst) {
+                               Value firstRow, int64_t count, int64_t parts, Value ahead) {
   CacheEncoding encoding = keysRead.encoding;
   int64_t padded = keysRead.paddedDim(), halfBytes = keysRead.tileCodeBytes() / 2,
           sums = count * halves;
   Value base = at(tileBase, half, halfBytes);
   auto prefetch = [&](Value place, int64_t bytes) {
-    for (int64_t h = 0; isFirst && h < halves; ++h)
-      prefetchNext(keysRead, k.offset(place, h * halfBytes), bytes);
+    for (int64_t h = 0; ahead && h < halves; ++h)
+      prefetchNext(ahead, k.offset(place, h * halfBytes), bytes);
   };
   // Of the sums, those of one chain lie together, in them those of a query.
   auto addChains = [&](Values all) {
@@ -396,8 +440,8 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile, Value half, int64_t h
           }));
       Value place =
           k.offset(tileBase, k.add(k.mul(half, kLanes * 2), formats::cacheScaleByte(keys, g)));
-      if (isFirst)
-        prefetchNext(keys, place, halves * kLanes * 2);
+      if (ahead)
+        prefetchNext(ahead, place, halves * kLanes * 2);
       for (int64_t h = 0; h < halves; ++h) {
         Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(place, h * kLanes * 2), 32));
         for (int64_t q = 0; q < count; ++q) {
@@ -441,7 +485,8 @@ Value AttentionKernel::attended(Value number, Value last, Value oldest) {
 
 /// Scales of a tile's values, 0 for positions that are not attended to, bounds of their logarithms,
 /// and what must not be lost in an integer: NaN of positions with a scale that is not a number.
-void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
+void AttentionKernel::readScales(const BlockTiles &tiles, Value tile, Value first) {
+  Value tileBase = tiles.at(k, tile), ahead = tiles.ahead(k, tile);
   for (int64_t half = 0; half < 2; ++half) {
     Value lane = k.add(k.mul(tile, cacheTile), half * int64_t(kLanes));
     // Of several tokens each masks its own.
@@ -450,7 +495,7 @@ void AttentionKernel::readScales(Value tileBase, Value tile, Value first) {
     for (int64_t g = 0; g < values.groups(); ++g) {
       int64_t place = formats::cacheScaleByte(values, g) + half * kLanes * 2;
       if (half == 0)
-        prefetchNext(values, k.offset(tileBase, place), cacheTile * 2);
+        prefetchNext(ahead, k.offset(tileBase, place), cacheTile * 2);
       Value scale = k.widen(k.load(k.vec(kLanes, k.f16()), k.offset(tileBase, place), 32));
       if (mask)
         scale = k.select(mask, scale, zeros());
@@ -546,8 +591,8 @@ void AttentionKernel::softmax(Value firstRow, int64_t count,
 // Values
 //===----------------------------------------------------------------------===//
 
-void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCount, Value firstRow,
-                                  int64_t count, bool isFirst) {
+void AttentionKernel::addIntegers(const BlockTiles &tiles, Value firstTile, Value tileCount,
+                                  Value firstRow, int64_t count, bool isFirst) {
   constexpr int64_t linePositions = 4, unroll = 1;
   int64_t padded = values.paddedDim(), bits = values.encoding.bits();
   int64_t lineBlocks = bits == 8 ? 1 : 2; // blocks of 16 elements that a line has
@@ -566,8 +611,8 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
       int64_t parts = std::min<int64_t>(2, chains(sums, true));
       SmallVector<Value> start(sums * parts, k.integer(integers, 0));
       Values added = k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
-        Value base = k.offset(at(tilesBase, tile, values.tileBytes()),
-                              block / lineBlocks * kLine + lane * 4);
+        Value base = k.offset(tiles.at(k, tile), block / lineBlocks * kLine + lane * 4);
+        Value ahead = isFirst && lane == 0 ? tiles.ahead(k, tile) : Value();
         Value weightBase = k.offset(at(at(weights, firstRow, cacheBlock * 2), tile, cacheTile * 2),
                                     g * rows() * cacheBlock * 2);
         return k.loop(
@@ -580,8 +625,8 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
                 SmallVector<Values> words(together);
                 for (int64_t line = 0; line < lines; ++line) {
                   Value from = k.offset(place, line * kLine);
-                  if (isFirst && lane == 0)
-                    prefetchNext(values, from, kLine);
+                  if (ahead)
+                    prefetchNext(ahead, from, kLine);
                   for (auto [i, operand] : llvm::enumerate(loadWords(values, from, lanes)))
                     words[line * lineBlocks + static_cast<int64_t>(i) % lineBlocks].push_back(
                         operand);
@@ -619,7 +664,7 @@ void AttentionKernel::addIntegers(Value tilesBase, Value firstTile, Value tileCo
     }
 }
 
-void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, Value firstRow,
+void AttentionKernel::addFloats(const BlockTiles &tiles, Value begin, Value end, Value firstRow,
                                 int64_t count, bool keeping, bool isFirst) {
   int64_t padded = valuesRead.paddedDim(), bytes = valuesRead.encoding.bits() / 8;
   int64_t blocks = padded / kLanes;
@@ -646,11 +691,12 @@ void AttentionKernel::addFloats(Value tilesBase, Value begin, Value end, Value f
     // Other positions are not read: whatever is there, it may be NaN.
     SmallVector<Value> after = k.loop(begin, end, 1, start, [&](Value number, ValueRange carried) {
       // `number` counts positions; tiles follow each other with scales between them.
-      Value tile = at(tilesBase, k.div(number, cacheTile), valuesRead.tileBytes());
-      Value vector = at(tile, k.rem(number, cacheTile), padded * bytes);
+      Value tile = k.div(number, cacheTile);
+      Value vector = at(tiles.at(k, tile), k.rem(number, cacheTile), padded * bytes);
       SmallVector<Value> next(carried);
       if (isFirst)
-        prefetchNext(valuesRead, k.offset(vector, block * kLanes * bytes), n * kLanes * bytes);
+        prefetchNext(tiles.ahead(k, tile), k.offset(vector, block * kLanes * bytes),
+                     n * kLanes * bytes);
       Values elements = loadElements(valuesRead, vector, block, n);
       for (int64_t q = 0; q < count; ++q) {
         Value weight = k.load(
@@ -712,11 +758,8 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     head = k.rem(item, heads);
     last = prologue.position(token);
     Value firstBlock = setOldest(last);
-    Value number = keys.sequences == 1 ? head : item;
-    Value keyBase = at(interface.cachePointer(op.getKeysAttr()), number, keys.headBytes());
-    Value valueBase = at(interface.cachePointer(op.getValuesAttr()), number, values.headBytes());
-
-    if (failed(prologue.append(token, head, last, keyBase, valueBase))) {
+    auto [keyHead, valueHead] = prologue.tilesOf(token, head);
+    if (failed(prologue.append(token, head, last, keyHead, valueHead))) {
       result = failure();
       return;
     }
@@ -727,7 +770,9 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     if (failed(result))
       return;
     k.loop(firstBlock, k.add(last, 1), cacheBlock,
-           [&](Value first) { attendBlock(keyBase, valueBase, first); });
+           [&, &keyHead = keyHead, &valueHead = valueHead](Value first) {
+             attendBlock(keyHead, valueHead, first);
+           });
     finish(token, k.index(0));
   });
   return result;
@@ -750,19 +795,19 @@ LogicalResult AttentionKernel::startRow(Value token, Value query, Value row) {
   return success();
 }
 
-void AttentionKernel::attendBlock(Value keyBase, Value valueBase, Value first) {
+void AttentionKernel::attendBlock(const kernels::HeadTiles &keyHead,
+                                  const kernels::HeadTiles &valueHead, Value first) {
   Value lowest = k.number(f32s, -std::numeric_limits<double>::infinity());
   Value firstTile = k.div(first, cacheTile);
   Value count = k.min(k.sub(k.add(last, 1), first), k.index(cacheBlock));
   Value tiles = k.div(k.add(count, cacheTile - 1), cacheTile);
-  Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
-  Value valueTiles = at(valueBase, firstTile, values.tileBytes());
+  BlockTiles keyTiles(k, keyHead, keys, firstTile), valueTiles(k, valueHead, values, firstTile);
   Value behind = oldest ? k.max(k.sub(oldest, first), k.index(0)) : k.index(0);
   Value firstOfTiles = oldest ? k.div(behind, cacheTile) : behind;
   k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
-    scoresOf(at(keyTiles, tile, keys.tileBytes()), tile);
+    scoresOf(keyTiles, tile);
     if (values.encoding.isInteger())
-      readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
+      readScales(valueTiles, tile, first);
   });
   // The block's positions that are not attended to, if there are any.
   Value isPartial = k.less(count, k.index(cacheBlock));
@@ -825,8 +870,7 @@ LogicalResult AttentionKernel::emitCausal(Value begin, Value end) {
     firstPosition = prologue.position(firstToken);
     last = k.min(k.sub(k.add(firstPosition, present), 1), k.index(keys.positions - 1));
     Value firstBlock = setOldest(firstPosition);
-    Value keyBase = at(interface.cachePointer(op.getKeysAttr()), head, keys.headBytes());
-    Value valueBase = at(interface.cachePointer(op.getValuesAttr()), head, values.headBytes());
+    auto [keyHead, valueHead] = prologue.tilesOf(k.index(0), head);
     k.loop(k.index(0), present, 1, [&](Value token) {
       k.loop(k.index(0), k.index(group), 1, [&](Value query) {
         if (succeeded(result))
@@ -836,7 +880,9 @@ LogicalResult AttentionKernel::emitCausal(Value begin, Value end) {
     if (failed(result))
       return;
     k.loop(firstBlock, k.add(last, 1), cacheBlock,
-           [&](Value first) { attendBlockCausal(keyBase, valueBase, first); });
+           [&, &keyHead = keyHead, &valueHead = valueHead](Value first) {
+             attendBlockCausal(keyHead, valueHead, first);
+           });
     k.loop(k.index(0), present, 1, [&](Value token) { finish(k.add(firstToken, token), token); });
   });
   return result;
@@ -858,11 +904,14 @@ void AttentionKernel::forEachTokenTile(function_ref<void(const TokenTile &)> bod
   });
 }
 
-Value AttentionKernel::toHalves(const CacheShape &shape, Value tiles, Value count, Value first,
-                                Value halves) {
+BlockTiles AttentionKernel::toHalves(const CacheShape &shape, const CacheShape &read,
+                                     const BlockTiles &tiles, Value count, Value first,
+                                     Value halves) {
+  // Codes of E4M3 have no scales between them.
   int64_t codes = shape.tileCodeBytes(), words = 2 * kLanes;
   k.loop(k.mul(first, codes), k.mul(count, codes), 2 * words, [&](Value byte) {
-    Value all = k.load(k.vec(words, k.i16()), k.offset(tiles, byte), 2 * words);
+    Value from = k.offset(tiles.at(k, k.div(byte, codes)), k.rem(byte, codes));
+    Value all = k.load(k.vec(words, k.i16()), from, 2 * words);
     Value low = k.decodeE4M3Words(all, false), high = k.decodeE4M3Words(all, true);
     Value to = at(halves, byte, 2);
     for (int64_t i = 0; i < 2; ++i) {
@@ -870,10 +919,11 @@ Value AttentionKernel::toHalves(const CacheShape &shape, Value tiles, Value coun
       k.store(k.slice(high, i * kLanes, kLanes), k.offset(to, (4 * i + 2) * kLanes), 2 * kLanes);
     }
   });
-  return halves;
+  return BlockTiles(read, halves);
 }
 
-void AttentionKernel::attendBlockCausal(Value keyBase, Value valueBase, Value first) {
+void AttentionKernel::attendBlockCausal(const kernels::HeadTiles &keyHead,
+                                        const kernels::HeadTiles &valueHead, Value first) {
   blockFirst = first;
   Value firstTile = k.div(first, cacheTile);
   // In the block, what all tokens together attend to.
@@ -883,16 +933,15 @@ void AttentionKernel::attendBlockCausal(Value keyBase, Value valueBase, Value fi
   auto tilesTo = [&](Value count) { return k.div(k.add(count, cacheTile - 1), cacheTile); };
   Value tiles = tilesTo(inBlock(k.add(last, 1)));
   Value firstOfTiles = oldest ? k.div(inBlock(oldest), cacheTile) : k.index(0);
-  Value keyTiles = at(keyBase, firstTile, keys.tileBytes());
-  Value valueTiles = at(valueBase, firstTile, values.tileBytes());
+  BlockTiles keyTiles(k, keyHead, keys, firstTile), valueTiles(k, valueHead, values, firstTile);
   if (keyHalves)
-    keyTiles = toHalves(keys, keyTiles, tiles, firstOfTiles, keyHalves);
+    keyTiles = toHalves(keys, keysRead, keyTiles, tiles, firstOfTiles, keyHalves);
   if (valueHalves)
-    valueTiles = toHalves(values, valueTiles, tiles, firstOfTiles, valueHalves);
+    valueTiles = toHalves(values, valuesRead, valueTiles, tiles, firstOfTiles, valueHalves);
   k.loop(firstOfTiles, tiles, 1, [&](Value tile) {
-    scoresOf(at(keyTiles, tile, keysRead.tileBytes()), tile);
+    scoresOf(keyTiles, tile);
     if (values.encoding.isInteger())
-      readScales(at(valueTiles, tile, values.tileBytes()), tile, first);
+      readScales(valueTiles, tile, first);
   });
   k.loop(k.index(0), k.index(group), 1, [&](Value query) {
     forEachTokenTile([&](const TokenTile &tile) {
@@ -904,7 +953,7 @@ void AttentionKernel::attendBlockCausal(Value keyBase, Value valueBase, Value fi
   });
 }
 
-void AttentionKernel::mixCausal(Value valueTiles, Value first, Value firstRow,
+void AttentionKernel::mixCausal(const BlockTiles &valueTiles, Value first, Value firstRow,
                                 const TokenTile &tile) {
   auto inBlock = [&](Value position) {
     return k.max(k.min(k.sub(position, first), k.index(cacheBlock)), k.index(0));

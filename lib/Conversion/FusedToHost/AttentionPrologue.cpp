@@ -71,7 +71,7 @@ LogicalResult AttentionPrologue::plan() {
     if (type.getElement().isF32())
       return op->emitOpError() << "reads cache " << symbol
                                << ": host kernels have no caches of f32";
-    *shape = type.getShapeInfo();
+    *shape = model::cacheShape(type, pages);
   }
   return success();
 }
@@ -88,8 +88,16 @@ Value AttentionPrologue::position(Value token) {
   return k.extend(position, k.i64());
 }
 
-LogicalResult AttentionPrologue::append(Value token, Value head, Value position, Value keyBase,
-                                        Value valueBase) {
+std::pair<kernels::HeadTiles, kernels::HeadTiles> AttentionPrologue::tilesOf(Value token,
+                                                                             Value head) {
+  Value sequence = keys.sequences == 1 ? k.index(0) : token;
+  return {kernels::HeadTiles(k, interface, keys, keysSymbol, pages, sequence, head),
+          kernels::HeadTiles(k, interface, values, valuesSymbol, pages, sequence, head)};
+}
+
+LogicalResult AttentionPrologue::append(Value token, Value head, Value position,
+                                        const kernels::HeadTiles &keyTiles,
+                                        const kernels::HeadTiles &valueTiles) {
   for (auto append : region.getOps<model::CacheAppendOp>()) {
     bool isKey = append.getCacheAttr() == keysSymbol;
     if (!isKey && append.getCacheAttr() != valuesSymbol)
@@ -98,7 +106,7 @@ LogicalResult AttentionPrologue::append(Value token, Value head, Value position,
     const CacheShape &shape = isKey ? keys : values;
     if (failed(evaluate(append.getInput(), token, head, shape.paddedDim())))
       return failure();
-    store(shape, isKey ? keyBase : valueBase, position);
+    store(shape, isKey ? keyTiles : valueTiles, position);
   }
   return success();
 }
@@ -273,15 +281,13 @@ Value AttentionPrologue::greatestWithSign(int64_t begin, int64_t end, bool negat
   return k.reduce(greatest, [&](Value x, Value y) { return k.max(x, y); });
 }
 
-void AttentionPrologue::store(const CacheShape &shape, Value headBase, Value position) {
+void AttentionPrologue::store(const CacheShape &shape, const kernels::HeadTiles &tiles,
+                              Value position) {
   CacheEncoding encoding = shape.encoding;
   int64_t padded = shape.paddedDim();
   Value inTile = k.rem(position, cacheTile);
-  Value base = k.at(headBase, k.div(position, cacheTile), shape.tileBytes());
-  formats::CacheArithmetic<Value> arithmetic = {[&](Value x, Value y) { return k.add(x, y); },
-                                                [&](Value x, int64_t y) { return k.mul(x, y); },
-                                                [&](Value x, int64_t y) { return k.div(x, y); },
-                                                [&](Value x, int64_t y) { return k.rem(x, y); }};
+  Value base = tiles.at(k, k.div(position, cacheTile));
+  formats::CacheArithmetic<Value> arithmetic = kernels::cacheArithmetic(k);
   auto placeOf = [&](Value d) {
     return k.offset(base, formats::cacheCodeByte<Value>(arithmetic, shape, inTile, d));
   };

@@ -9,7 +9,7 @@
 
 #include "Products.h"
 
-#include "sluice/Formats/CacheLayout.h"
+#include "../FusedKernels/CachePlaces.h"
 
 #include <functional>
 
@@ -21,7 +21,7 @@ public:
   template <typename Op>
   AttentionPrologue(KernelBuilder &k, Op op, const KernelInterface &interface)
       : op(op), interface(interface), k(k), region(op.getPrologue()), queryOperand(op.getQuery()),
-        positions(op.getPositions()), keysSymbol(op.getKeysAttr()),
+        positions(op.getPositions()), pages(op.getPages()), keysSymbol(op.getKeysAttr()),
         valuesSymbol(op.getValuesAttr()),
         sourceOf([op](mlir::Value value) mutable { return op.getSource(value); }),
         f32s(k.vec(kLanes, k.f32())), i32s(k.vec(kLanes, k.i32())) {}
@@ -37,13 +37,17 @@ public:
   mlir::Value query();
   /// The position of a token, i64, inside the caches.
   mlir::Value position(mlir::Value token);
+  /// The tiles of a key head in both caches. `row` is a row of a step whose rows are sequences, any
+  /// where it has one sequence.
+  std::pair<kernels::HeadTiles, kernels::HeadTiles> tilesOf(mlir::Value row, mlir::Value head);
   /// Writes head `number` of `value`, padded to `padded` elements, to `row`.
   mlir::LogicalResult evaluate(mlir::Value value, mlir::Value token, mlir::Value number,
                                int64_t padded);
-  /// Rounds and stores what the prologue appends of a key head; the bases are the head's in the
-  /// caches. Overwrites `row`.
+  /// Rounds and stores what the prologue appends of a key head, whose tiles these are. Overwrites
+  /// `row`.
   mlir::LogicalResult append(mlir::Value token, mlir::Value head, mlir::Value position,
-                             mlir::Value keyBase, mlir::Value valueBase);
+                             const kernels::HeadTiles &keyTiles,
+                             const kernels::HeadTiles &valueTiles);
   /// The greatest magnitude of elements [begin, end) of `row` (multiples of 16) as bits.
   mlir::Value greatestMagnitude(int64_t begin, int64_t end);
 
@@ -52,13 +56,14 @@ private:
   /// The greatest of them, or the greatest negated one, as bits; 0 if none is positive.
   mlir::Value greatestWithSign(int64_t begin, int64_t end, bool negated);
   /// Rounds `row` and stores it as the key or value of a position.
-  void store(const formats::CacheShape &shape, mlir::Value headBase, mlir::Value position);
+  void store(const formats::CacheShape &shape, const kernels::HeadTiles &tiles,
+             mlir::Value position);
 
   mlir::Operation *op;
   const KernelInterface &interface;
   KernelBuilder &k;
   mlir::Region &region;
-  mlir::Value queryOperand, positions;
+  mlir::Value queryOperand, positions, pages;
   mlir::FlatSymbolRefAttr keysSymbol, valuesSymbol;
   std::function<mlir::Value(mlir::Value)> sourceOf;
   mlir::VectorType f32s, i32s;

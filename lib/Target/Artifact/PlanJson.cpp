@@ -60,8 +60,14 @@ static json typeJson(mlir::Type type, json &shape) {
   }
   auto tensor = cast<RankedTensorType>(type);
   shape = tensor.getShape().vec();
+  mlir::Type element = tensor.getElementType();
   std::string name;
-  raw_string_ostream(name) << tensor.getElementType();
+  raw_string_ostream os(name);
+  // MLIR's ui32.
+  if (element.isUnsignedInteger())
+    os << "u" << element.getIntOrFloatBitWidth();
+  else
+    os << element;
   return name;
 }
 
@@ -164,6 +170,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   }
   SymbolTable symbols(module);
   Error failed = Error::success();
+  auto table = symbols.lookup<plan::BufferOp>("pages");
+  const bool inPages = table && table.getKind() == plan::BufferKind::Input;
+  int64_t pages = 0;
   // What was decided of `source`, if anything was, is an attribute of `op`; its reason may be one
   // of several.
   auto addDecision = [&](Operation *op, StringRef source, size_t index) {
@@ -191,6 +200,8 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
           object["synthetic"] = patternJson(**pattern);
       }
       plan["buffers"].push_back(std::move(object));
+      if (auto cache = dyn_cast<quantized::CacheType>(buffer.getType()); cache && inPages)
+        pages = cache.getSequences();
       if (buffer.getKind() == plan::BufferKind::Cache)
         addDecision(buffer, buffer.getSymName(), 0);
     } else if (auto utility = op->getAttrOfType<DictionaryAttr>(kUtilityAttr)) {
@@ -220,6 +231,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   });
   if (failed)
     return std::move(failed);
+  // What is not there to be handed out is for places without a sequence.
+  if (pages)
+    model["cache_pages"] = pages - model.value("batch", int64_t(1));
   plan["model"] = model;
   if (!kernels.empty())
     plan["kernels"] = kernels;

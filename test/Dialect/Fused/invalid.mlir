@@ -414,3 +414,44 @@ func.func @f(%q: tensor<1x8xf32>, %n: tensor<1x8xf32>, %p: tensor<1xi32>, %g: te
   }
   return
 }
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<2x8xf32>, %n: tensor<2x8xf32>, %p: tensor<2xi32>, %t: tensor<2x2xui32>, %u: tensor<2x2xui32>) {
+  // expected-error @+1 {{prologue appends to @v through another page table}}
+  %y = fused.attention %q new(%n, %n), @k, @v at %p pages %t scale 0.5 : tensor<2x8xf32> new(tensor<2x8xf32>, tensor<2x8xf32>), tensor<2xi32>, tensor<2x2xui32> -> tensor<2x8xf16>
+  prologue {
+  ^bb0(%q0: tensor<2x8xf32>, %k0: tensor<2x8xf32>, %v0: tensor<2x8xf32>):
+    model.cache_append @k, %k0 at %p pages %t : tensor<2x8xf32>, tensor<2xi32>, tensor<2x2xui32>
+    model.cache_append @v, %v0 at %p pages %u : tensor<2x8xf32>, tensor<2xi32>, tensor<2x2xui32>
+    fused.yield %q0 : tensor<2x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<2x8xf32>, %n: tensor<2x8xf32>, %p: tensor<2xi32>, %c: tensor<1xi32>, %t: tensor<1x2xui32>) {
+  // expected-error @+1 {{prologue appends to @k through another page table}}
+  %y = fused.append %q new(%n, %n), @k, @v at %p pages %t active(%c) : tensor<2x8xf32> new(tensor<2x8xf32>, tensor<2x8xf32>), tensor<2xi32>, tensor<1x2xui32> -> tensor<2x8xf32> prologue {
+  ^bb0(%q0: tensor<2x8xf32>, %k0: tensor<2x8xf32>, %v0: tensor<2x8xf32>):
+    model.cache_append @k, %k0 at %p : tensor<2x8xf32>, tensor<2xi32>
+    model.cache_append @v, %v0 at %p pages %t : tensor<2x8xf32>, tensor<2xi32>, tensor<1x2xui32>
+    fused.yield %q0 : tensor<2x8xf32>
+  }
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<2x8xf16>, %p: tensor<2xi32>, %t: tensor<3x2xui32>) {
+  // expected-error @+1 {{has 2 rows for a page table of 3 sequences}}
+  %y = fused.attention %q, @k, @v at %p pages %t scale 0.5 : tensor<2x8xf16>, tensor<2xi32>, tensor<3x2xui32> -> tensor<2x8xf16>
+  return
+}

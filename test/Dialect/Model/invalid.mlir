@@ -434,3 +434,57 @@ model.weight @w : tensor<8x8xf16> view <block = 3, stride = 9>
 
 // expected-error @+1 {{pitch needs a matrix of floats with at most so many rows, found 'tensor<8x8xf16>' and 4}}
 model.weight @w : tensor<8x8xf16> view <pitch = 4>
+
+// -----
+
+model.cache @c : !quantized.cache<4x32x2x64xf16>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<2x4xui32>) {
+  // expected-error @+1 {{with a page table needs a cache of tiled pages of 32 positions, found '!quantized.cache<4x32x2x64xf16>'}}
+  model.cache_append @c, %x at %p pages %t : tensor<2x128xf32>, tensor<2xi32>, tensor<2x4xui32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x64x2x64xf16, layout = mma_keys>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<2x4xui32>) {
+  // expected-error @+1 {{with a page table needs a cache of tiled pages of 32 positions, found '!quantized.cache<4x64x2x64xf16, layout = mma_keys>'}}
+  model.cache_append @c, %x at %p pages %t : tensor<2x128xf32>, tensor<2xi32>, tensor<2x4xui32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x32x2x64xf16, layout = mma_keys>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<3x4xui32>) {
+  // expected-error @+1 {{has 2 rows for a page table of 3 sequences}}
+  model.cache_append @c, %x at %p pages %t : tensor<2x128xf32>, tensor<2xi32>, tensor<3x4xui32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x32x2x64xf16, layout = mma_keys>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<?x4xui32>) {
+  // expected-error @+1 {{needs a page table of static shape, found 'tensor<?x4xui32>'}}
+  model.cache_append @c, %x at %p pages %t : tensor<2x128xf32>, tensor<2xi32>, tensor<?x4xui32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x32x2x64xf16, layout = mma_keys>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<2x4xi32>) {
+  // expected-error @+1 {{operand #2 must be 2D tensor of 32-bit unsigned integer values, but got 'tensor<2x4xi32>'}}
+  "model.cache_append"(%x, %p, %t) {cache = @c} : (tensor<2x128xf32>, tensor<2xi32>, tensor<2x4xi32>) -> ()
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x8x2x64xf16>
+func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>) {
+  // expected-error @+1 {{has 2 rows for a cache of 4 sequences}}
+  model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<2xi32>
+  return
+}

@@ -25,7 +25,7 @@ struct Compiled {
   void compile(const std::string &model, const std::string &weights, int64_t context,
                const std::string &target, const std::string &keyCache = "",
                const std::string &valueCache = "", const std::string &prefill = "none",
-               int64_t batch = 1) {
+               int64_t batch = 1, int64_t cachePages = 0) {
     CompileOptions options;
     options.model = model;
     options.weights = weights;
@@ -36,6 +36,7 @@ struct Compiled {
     // Steps of many tokens take longer to compile than all others; most tests decode.
     options.prefill = prefill;
     options.batch = batch;
+    options.cachePages = cachePages;
     options.output = artifact();
     options.emitIr = folder / "ir";
     llvm::Error error = sluice::compile(options);

@@ -5,7 +5,6 @@
 // both are the same numbers, bit for bit, for every encoding of weights and caches.
 
 #include "Compiled.h"
-#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Drafts.h"
 
 #include <gtest/gtest.h>
@@ -251,72 +250,4 @@ TEST(SessionState, RefusesWhatIsNotItsOwn) {
       std::string::npos);
   session.seek(5);
   EXPECT_NE(message([&] { session.save(path); }).find("has skipped positions"), std::string::npos);
-}
-
-// Sequences that are decoded together are what each is alone.
-TEST(Batches, AreTheSequencesAlone) {
-  for (int64_t count : {2, 5, 12}) {
-    for (const char *cache : {"f16", "int8"}) {
-      Compiled together, alone;
-      together.compile(kModel, "int8-g128", 64, "host", cache, cache, "none", count);
-      alone.compile(kModel, "int8-g128", 64, "host", cache, cache);
-      runtime::Batch batch(runtime::Artifact::open(together.artifact()));
-      runtime::Session session(runtime::Artifact::open(alone.artifact()));
-      EXPECT_EQ(batch.capacity(), count);
-      runtime::SamplingOptions sampling{.temperature = 0.9f, .seed = 5};
-      std::map<int64_t, std::vector<int32_t>> prompts;
-      auto add = [&](size_t length) {
-        std::vector<int32_t> prompt = someTokens(length);
-        prompt.back() = static_cast<int32_t>(7 + length);
-        int64_t number = batch.add(prompt, sampling);
-        prompts[number] = prompt;
-        return number;
-      };
-      for (int64_t i = 0; i < count; ++i)
-        add(static_cast<size_t>(3 + 2 * i));
-      EXPECT_THROW(add(3), runtime::Error);
-      for (int i = 0; i < 8; ++i)
-        batch.step();
-      // One leaves, another takes its place.
-      batch.remove(1);
-      EXPECT_EQ(batch.size(), count - 1);
-      EXPECT_THROW((void)batch.tokens(1), runtime::Error);
-      EXPECT_EQ(add(9), 1);
-      for (int i = 0; i < 24; ++i)
-        batch.step();
-      for (auto &[number, prompt] : prompts) {
-        std::span<const int32_t> tokens = batch.tokens(number);
-        ASSERT_GT(tokens.size(), prompt.size());
-        session.reset();
-        runtime::GenerateOptions options;
-        options.sampling = sampling;
-        options.ignoreEos = true;
-        options.maxTokens = static_cast<int64_t>(tokens.size() - prompt.size());
-        EXPECT_EQ(generate(session, prompt, options).ids,
-                  std::vector<int32_t>(tokens.begin() + prompt.size(), tokens.end()))
-            << count << " sequences, " << cache << ", sequence " << number;
-      }
-    }
-  }
-}
-
-TEST(Batches, EndWhereTheContextDoes) {
-  Compiled compiled;
-  compiled.compile(kModel, "int8-g128", 16, "host", "", "", "none", 3);
-  auto artifact = runtime::Artifact::open(compiled.artifact());
-  EXPECT_THROW(runtime::Session session(artifact), runtime::Error);
-  runtime::Batch batch(artifact);
-  EXPECT_THROW(batch.step(), runtime::Error);
-  EXPECT_THROW(batch.add({}), runtime::Error);
-  EXPECT_THROW(batch.add(someTokens(17)), runtime::Error);
-  EXPECT_THROW(batch.add(std::vector<int32_t>{-1}), runtime::Error);
-  int64_t full = batch.add(someTokens(14)), other = batch.add(someTokens(2));
-  for (int i = 0; i < 15; ++i)
-    batch.step();
-  std::vector<float> before = copyOf(batch.logits(other));
-  EXPECT_EQ(batch.tokens(full).size(), 16u);
-  EXPECT_EQ(batch.step().size(), 2u);
-  // Full: its last token is chosen, and has no place any more.
-  EXPECT_EQ(batch.tokens(full).size(), 17u);
-  EXPECT_THROW(batch.step(), runtime::Error);
 }

@@ -1,0 +1,384 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Sequences that are decoded together, their prompts read many tokens a step into pages that they
+// share, against each of them alone: on the host the same numbers, bit for bit.
+
+#include "sluice-runtime/Batch.h"
+#include "Compiled.h"
+#include "sluice-runtime/sluice.h"
+#include "sluice/Pipelines/Pipelines.h"
+#include "sluice/Reference/Evaluator.h"
+
+#include "mlir/Parser/Parser.h"
+
+#include <gtest/gtest.h>
+
+using namespace sluice;
+using namespace sluice::test;
+
+namespace {
+
+const std::string kModel = SLUICE_MODELS "/llama-4m";
+
+std::vector<int32_t> promptOf(size_t length) {
+  std::vector<int32_t> ids = {1};
+  while (ids.size() < length)
+    ids.push_back(static_cast<int32_t>(3 + (ids.size() + length) * 7919 % 2000));
+  return ids;
+}
+
+std::vector<float> copyOf(std::span<const float> logits) { return {logits.begin(), logits.end()}; }
+
+/// A batch, and a session of the same model to compare each of its sequences with.
+class Together {
+public:
+  Together(const std::string &keys, const std::string &values, int64_t context,
+           const std::string &prefill, int64_t count, int64_t pages = 0) {
+    together.compile(kModel, "int8-g128", context, "host", keys, values, prefill, count, pages);
+    single.compile(kModel, "int8-g128", context, "host", keys, values);
+    batch.emplace(runtime::Artifact::open(together.artifact()));
+    session.emplace(runtime::Artifact::open(single.artifact()));
+  }
+
+  int64_t add(size_t length) {
+    std::vector<int32_t> prompt = promptOf(length);
+    int64_t number = batch->add(prompt, sampling);
+    prompts[number] = prompt;
+    return number;
+  }
+  void remove(int64_t number) {
+    expectAlone(number);
+    batch->remove(number);
+    prompts.erase(number);
+  }
+  void step(int count) {
+    for (int i = 0; i < count; ++i)
+      batch->step();
+  }
+  /// That a sequence is what the session makes of its prompt, the last step's logits included.
+  void expectAlone(int64_t number) {
+    std::span<const int32_t> tokens = batch->tokens(number);
+    const std::vector<int32_t> &prompt = prompts.at(number);
+    ASSERT_GT(tokens.size(), prompt.size());
+    session->reset();
+    runtime::GenerateOptions options;
+    options.sampling = sampling;
+    options.ignoreEos = true;
+    options.maxTokens = static_cast<int64_t>(tokens.size() - prompt.size());
+    EXPECT_EQ(generate(*session, prompt, options).ids,
+              std::vector<int32_t>(tokens.begin() + static_cast<std::ptrdiff_t>(prompt.size()),
+                                   tokens.end()))
+        << "sequence " << number << " of " << prompt.size() << " tokens";
+    EXPECT_EQ(copyOf(batch->logits(number)), copyOf(session->logits())) << "sequence " << number;
+  }
+  void expectAllAlone() {
+    for (auto &[number, prompt] : prompts)
+      expectAlone(number);
+  }
+
+  Compiled together, single;
+  std::optional<runtime::Batch> batch;
+  std::optional<runtime::Session> session;
+  runtime::SamplingOptions sampling{.temperature = 0.9f, .seed = 5};
+  std::map<int64_t, std::vector<int32_t>> prompts;
+};
+
+template <typename Act> std::string messageOf(Act act) {
+  try {
+    act();
+  } catch (const runtime::CachesFull &error) {
+    return error.what();
+  }
+  return "the caches are not full";
+}
+
+struct CacheCase {
+  const char *keys, *values;
+  int64_t count;
+};
+class Batches : public testing::TestWithParam<CacheCase> {};
+
+} // namespace
+
+TEST_P(Batches, AreTheSequencesAlone) {
+  auto [keys, values, count] = GetParam();
+  Together all(keys, values, 160, "16,64", count);
+  EXPECT_EQ(all.batch->capacity(), count);
+  EXPECT_EQ(all.batch->freePages(), 5 * count);
+  for (size_t length : {33, 1, 31, 65, 32})
+    if (all.batch->size() < count)
+      all.add(length);
+  EXPECT_THROW(all.add(3), runtime::Error);
+  all.step(12);
+  all.expectAllAlone();
+  // One leaves, another takes its place and its pages.
+  all.remove(1);
+  EXPECT_EQ(all.batch->size(), count - 1);
+  EXPECT_THROW((void)all.batch->tokens(1), runtime::Error);
+  EXPECT_EQ(all.add(90), 1);
+  all.step(10);
+  all.expectAllAlone();
+  all.remove(0);
+  EXPECT_EQ(all.add(64), 0);
+  all.step(24);
+  all.expectAllAlone();
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, Batches,
+                         testing::Values(CacheCase{"f16", "f16", 5}, CacheCase{"int8", "bf16", 2},
+                                         CacheCase{"int4-h32-rot", "int4-h32", 5},
+                                         CacheCase{"fp8", "fp8", 2}, CacheCase{"f16", "int8", 5}),
+                         [](const auto &info) {
+                           std::string name = std::string(info.param.keys) + "_" +
+                                              info.param.values + "_" +
+                                              std::to_string(info.param.count);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// Products of more than 8 sequences, and prompts without steps of their own.
+TEST(Batches, ReadPromptsATokenAStep) {
+  Together all("int8", "f16", 96, "none", 12);
+  for (size_t length = 3; length < 27; length += 2)
+    all.add(length);
+  all.step(8);
+  all.remove(1);
+  EXPECT_EQ(all.add(9), 1);
+  all.step(40);
+  all.expectAllAlone();
+}
+
+// A long prompt does not keep the others from going on.
+TEST(Batches, GoOnWhileAPromptIsRead) {
+  Together all("int8", "int8", 256, "16", 3);
+  int64_t first = all.add(5);
+  EXPECT_EQ(all.batch->step().size(), 1u);
+  int64_t second = all.add(100), third = all.add(40);
+  // Six steps of 16 and one of 3 of the second one, then three of the third one.
+  for (int step = 0; step < 6; ++step) {
+    ASSERT_EQ(all.batch->step().size(), 1u) << step;
+    EXPECT_EQ(all.batch->position(second), 16 * (step + 1));
+    EXPECT_EQ(all.batch->position(third), 0);
+  }
+  EXPECT_EQ(all.batch->step().size(), 2u);
+  EXPECT_EQ(all.batch->position(second), 100);
+  EXPECT_EQ(all.batch->tokens(first).size(), 5u + 1 + 7);
+  all.step(3);
+  EXPECT_EQ(all.batch->position(third), 40);
+  all.step(2);
+  all.expectAllAlone();
+  // Alone a prompt is read in one go.
+  for (int64_t number : {first, second, third})
+    all.remove(number);
+  all.add(100);
+  EXPECT_EQ(all.batch->step().size(), 1u);
+  all.expectAllAlone();
+}
+
+// Memory is for the pages that were asked for; who finds none free is told so, and others go on.
+TEST(Batches, ShareFewPages) {
+  Together all("f16", "int8", 128, "16", 3, /*pages=*/5), roomy("f16", "int8", 128, "16", 3);
+  auto cacheBytes = [](const nlohmann::json &plan) {
+    int64_t bytes = 0;
+    for (const nlohmann::json &buffer : plan["buffers"])
+      if (buffer["kind"] == "cache")
+        bytes += buffer["bytes"].get<int64_t>();
+    return bytes;
+  };
+  // Each sequence has a page that none is handed out as.
+  EXPECT_EQ(cacheBytes(all.together.plan) * (12 + 3), cacheBytes(roomy.together.plan) * (5 + 3));
+  EXPECT_EQ(all.batch->pages(), 5);
+  int64_t first = all.add(33), second = all.add(60);
+  EXPECT_EQ(all.batch->freePages(), 1);
+  EXPECT_EQ(messageOf([&] { all.add(40); }),
+            "the prompt of 40 tokens needs 2 pages of the caches, 1 of 5 are free; remove a "
+            "sequence, or compile the model with more (--cache-pages)");
+  EXPECT_EQ(all.batch->size(), 2);
+  int64_t third = all.add(32);
+  EXPECT_EQ(all.batch->freePages(), 0);
+  all.step(3);
+  all.expectAlone(first);
+  EXPECT_EQ(all.batch->position(second), 32);
+  EXPECT_EQ(all.batch->position(third), 0);
+  // The third one's next position would be in a page that there is not.
+  all.step(4);
+  EXPECT_EQ(all.batch->position(third), 32);
+  std::vector<int32_t> before(all.batch->tokens(first).begin(), all.batch->tokens(first).end());
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(
+        messageOf([&] { all.batch->step(); }),
+        "sequence 2 needs another page of the caches, 0 of 5 are free for 1 sequences; remove "
+        "a sequence, or compile the model with more (--cache-pages)");
+  EXPECT_TRUE(std::ranges::equal(all.batch->tokens(first), before));
+  all.remove(second);
+  EXPECT_EQ(all.batch->freePages(), 2);
+  all.step(20);
+  all.expectAllAlone();
+  EXPECT_EQ(all.batch->freePages(), 1);
+}
+
+TEST(Batches, EndWhereTheContextDoes) {
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 16, "host", "", "", "8", 3);
+  auto artifact = runtime::Artifact::open(compiled.artifact());
+  EXPECT_THROW(runtime::Session session(artifact), runtime::Error);
+  runtime::Batch batch(artifact);
+  EXPECT_THROW(batch.step(), runtime::Error);
+  EXPECT_THROW(batch.add({}), runtime::Error);
+  EXPECT_THROW(batch.add(promptOf(17)), runtime::Error);
+  EXPECT_THROW(batch.add(std::vector<int32_t>{-1}), runtime::Error);
+  int64_t full = batch.add(promptOf(14)), other = batch.add(promptOf(2));
+  EXPECT_EQ(batch.step().size(), 1u);
+  EXPECT_EQ(batch.position(other), 0);
+  while (batch.position(full) < 16)
+    EXPECT_EQ(batch.step().size(), 2u);
+  // Full: its last token is chosen, and has no place any more.
+  EXPECT_EQ(batch.tokens(full).size(), 17u);
+  while (batch.position(other) < 16)
+    EXPECT_EQ(batch.step().size(), 1u);
+  EXPECT_THROW(batch.step(), runtime::Error);
+}
+
+// In the definition, too, it does not matter which pages a sequence has, nor whether its tokens
+// come one by one.
+TEST(Batches, AreDefinedWhateverTheirPages) {
+  using reference::Tensor;
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 64, "host", "f16", "f16", "8", 3);
+  mlir::DialectRegistry registry;
+  registerDialects(registry);
+  mlir::MLIRContext context(registry);
+  auto module = mlir::parseSourceFile<mlir::ModuleOp>(compiled.stage("4-scheduled"), &context);
+  ASSERT_TRUE(module);
+  llvm::Expected<reference::FileWeights> weights = reference::FileWeights::open(*module);
+  ASSERT_TRUE(bool(weights)) << llvm::toString(weights.takeError());
+  constexpr int32_t first = 28, count = 8;
+  auto call = [&](reference::Evaluator &evaluator, llvm::StringRef function,
+                  llvm::ArrayRef<Tensor> arguments) -> std::vector<float> {
+    auto results = evaluator.call(function, arguments);
+    if (!results) {
+      ADD_FAILURE() << llvm::toString(results.takeError());
+      return {};
+    }
+    return (*results)[0].values;
+  };
+  std::vector<std::vector<float>> logits;
+  for (const std::vector<int32_t> &table :
+       {std::vector<int32_t>{3, 4, 5, 6, 7, 8}, std::vector<int32_t>{8, 3, 5, 7, 4, 6}}) {
+    reference::Evaluator evaluator(*module, *weights);
+    for (int32_t i = 0; i < count; ++i)
+      logits.push_back(call(evaluator, "decode",
+                            {Tensor::ints({3}, {11 + i, 500 + i, 900 + 2 * i}),
+                             Tensor::ints({3}, {first + i, first + i, first + i}),
+                             Tensor::ints({1}, {3}), Tensor::ints({3, 2}, table)}));
+  }
+  ASSERT_EQ(logits.size(), 2u * count);
+  for (int32_t i = 0; i < count; ++i)
+    EXPECT_EQ(logits[i], logits[count + i]) << i;
+  reference::Evaluator evaluator(*module, *weights);
+  std::vector<int32_t> tokens, positions;
+  for (int32_t i = 0; i < count; ++i) {
+    tokens.push_back(500 + i);
+    positions.push_back(first + i);
+  }
+  std::vector<float> read = call(evaluator, "prefill_8",
+                                 {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
+                                  Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 4})});
+  const size_t vocabulary = logits[0].size() / 3;
+  EXPECT_EQ(read, std::vector<float>(logits[count - 1].begin() + vocabulary,
+                                     logits[count - 1].begin() + 2 * vocabulary));
+  llvm::Expected<llvm::SmallVector<Tensor>> outside =
+      evaluator.call("prefill_8", {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
+                                   Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 9})});
+  ASSERT_FALSE(bool(outside));
+  EXPECT_NE(
+      llvm::toString(outside.takeError()).find("page 9 is not in cache 'cache.k.0', which has 9"),
+      std::string::npos);
+}
+
+TEST(Batches, RefuseWrongPages) {
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 64, "host", "", "", "8", 3, /*cachePages=*/4);
+  auto messageOf = [&](auto change) -> std::string {
+    nlohmann::json plan = compiled.plan;
+    change(plan);
+    plan["checksum"] = runtime::Plan::checksum(plan.dump(), "plan.json");
+    try {
+      runtime::Plan::parse(plan.dump(), "plan.json");
+    } catch (const runtime::Error &error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  auto bufferOf = [](nlohmann::json &plan, const std::string &name) -> nlohmann::json & {
+    for (nlohmann::json &buffer : plan["buffers"])
+      if (buffer["name"] == name)
+        return buffer;
+    throw std::runtime_error("no buffer " + name);
+  };
+  EXPECT_EQ(messageOf([](nlohmann::json &) {}), "no error");
+  EXPECT_EQ(messageOf([](nlohmann::json &plan) { plan["model"].erase("cache_pages"); }),
+            "plan.json: model.cache_pages is 0 for 3 sequences, expected pages for several, and no "
+            "others");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { plan["model"]["cache_pages"] = 5; }),
+            "plan.json: cache \"cache.k.0\" is 7x32x2x64, expected 8 pages of 32 positions");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "pages")["type"] = "i32"; }),
+            "plan.json: buffer \"pages\" is input, 3x2 x i32, expected input, u32, 3 rows of the "
+            "pages of 64 positions");
+  EXPECT_EQ(
+      messageOf([&](nlohmann::json &plan) { bufferOf(plan, "prompt_pages")["shape"] = {1, 1}; }),
+      "plan.json: buffer \"prompt_pages\" is input, 1x1 x u32, expected input, u32, 1 rows of "
+      "the pages of 64 positions");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) {
+              bufferOf(plan, "pages")["name"] = "other";
+              for (auto &[name, step] : plan["steps"].items())
+                for (nlohmann::json &launch : step["launches"])
+                  for (nlohmann::json &argument : launch["arguments"])
+                    if (argument == "pages")
+                      argument = "other";
+            }),
+            "plan.json: buffers: there is no buffer \"pages\", which a step of caches in pages "
+            "needs");
+}
+
+TEST(Batches, FromC) {
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 64, "host", "", "", "16", 2, /*cachePages=*/2);
+  sluice_artifact *artifact = nullptr;
+  ASSERT_EQ(sluice_artifact_open(compiled.artifact().c_str(), &artifact), SLUICE_OK);
+  sluice_batch *batch = nullptr;
+  ASSERT_EQ(sluice_batch_create(artifact, nullptr, &batch), SLUICE_OK) << sluice_last_error();
+  sluice_artifact_free(artifact);
+  EXPECT_EQ(sluice_batch_capacity(batch), 2);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 2);
+  EXPECT_EQ(sluice_batch_free_pages(nullptr), 0);
+  std::vector<int32_t> prompt = promptOf(31);
+  int64_t number = -1;
+  EXPECT_EQ(sluice_batch_add(batch, promptOf(65).data(), 65, nullptr, &number), SLUICE_ERROR);
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 31, nullptr, &number), SLUICE_OK);
+  EXPECT_EQ(number, 0);
+  EXPECT_EQ(sluice_batch_add(batch, promptOf(33).data(), 33, nullptr, &number), SLUICE_ERROR_FULL);
+  EXPECT_NE(std::string(sluice_last_error()).find("needs 2 pages of the caches, 1 of 2 are free"),
+            std::string::npos);
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 31, nullptr, &number), SLUICE_OK);
+  int64_t sequences[2];
+  int32_t tokens[2];
+  size_t count = 0;
+  // Positions 30 and 31.
+  size_t chosen = 0;
+  sluice_status status = SLUICE_OK;
+  for (int i = 0; i < 8 && status == SLUICE_OK; ++i) {
+    status = sluice_batch_step(batch, sequences, tokens, &count);
+    chosen += status == SLUICE_OK ? count : 0;
+  }
+  EXPECT_EQ(status, SLUICE_ERROR_FULL);
+  EXPECT_NE(std::string(sluice_last_error()).find("needs another page"), std::string::npos);
+  EXPECT_GE(chosen, 2u);
+  ASSERT_EQ(sluice_batch_remove(batch, 1), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 1);
+  ASSERT_EQ(sluice_batch_step(batch, sequences, tokens, &count), SLUICE_OK);
+  EXPECT_EQ(count, 1u);
+  EXPECT_EQ(sequences[0], 0);
+  sluice_batch_free(batch);
+}
