@@ -279,8 +279,6 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
 
     ```mlir
     %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
-    model.cache @pages.k.0 : !quantized.cache<66x32x2x64xf16, layout = lanes_keys>
-    model.cache @pages.v.0 : !quantized.cache<66x32x2x64xf16, layout = lanes_values>
     %z = fused.attention %q, @pages.k.0, @pages.v.0 at %position pages %table scale 0.125 : tensor<1x256xf16>, tensor<1xi32>, tensor<1x64xui32> -> tensor<1x256xf16>
     %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
         : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>

@@ -269,7 +269,6 @@ def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, D
 
     ```mlir
     model.cache_append @cache.k.0, %k at %position : tensor<1x128xf32>, tensor<1xi32>
-    model.cache @pages.k.0 : !quantized.cache<66x32x2x64xf16, layout = lanes_keys>
     model.cache_append @pages.k.0, %k at %position pages %table : tensor<1x128xf32>, tensor<1xi32>, tensor<1x64xui32>
     ```
   }];

@@ -93,7 +93,10 @@ class Example:
         for pattern in (r"cache_append @([\w.]+)", r"caches \[@([\w.]+), @([\w.]+)\]", r"attention %\w+, @([\w.]+), @([\w.]+)"):
             for match in re.findall(pattern, text):
                 for name in [match] if isinstance(match, str) else match:
-                    wanted[name] = f"model.cache @{name} : !quantized.cache<1x2048x2x64xf16>"
+                    # What a page table is for is made of pages.
+                    paged = re.search(rf"@{re.escape(name)}\b.* pages %", text)
+                    of = "66x32x2x64xf16, layout = lanes_keys" if paged else "1x2048x2x64xf16"
+                    wanted[name] = f"model.cache @{name} : !quantized.cache<{of}>"
         for sources, of in re.findall(r"quantized\.packed @[\w.]+ of \[([^\]]*)\].*?: ([^\n]*)$", text, re.M):
             for name in re.findall(r"@([\w.]+)", sources):
                 wanted.setdefault(name, f"model.weight @{name} : tensor<1x1xf32>")

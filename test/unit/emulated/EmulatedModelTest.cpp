@@ -530,7 +530,7 @@ TEST_F(EmulatedContext, BatchesAreTheHosts) {
   };
   for (const BatchCase &test : {BatchCase{2, "int8", "f16", "h100", 4, 1.3e-3},
                                 {3, "int4-h32-rot", "int8", "h100", 6, 1.2e-2},
-                                {2, "f16", "fp8", "a100", 4, 4e-3}}) {
+                                {2, "f16", "f16", "a100", 4, 1.3e-3}}) {
     Compiled gpu, host;
     gpu.compile(kModel, "int8-g128", 96, test.target, test.keys, test.values, "32", test.count,
                 test.pages);
