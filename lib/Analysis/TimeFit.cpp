@@ -4,6 +4,7 @@
 #include "sluice/Analysis/TimeFit.h"
 
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/StringSet.h"
 
 #include <Eigen/Dense>
@@ -148,6 +149,28 @@ private:
   std::vector<Parameter> parameters;
 };
 
+/// What the products of many tokens among `steps` depend on beside what others depend on.
+SmallVector<Sourced<double> *> matmulParameters(GpuTime &time, ArrayRef<Step> steps) {
+  // By arithmetic, of single warps and of warpgroups; then of both.
+  Sourced<double> *rates[][2] = {{&time.warpIntegers, &time.warpgroupIntegers},
+                                 {&time.warpFloats, &time.warpgroupFloats},
+                                 {&time.warpRecords, &time.warpgroupRecords}};
+  Sourced<double> *unpack[] = {&time.unpackIntegers, &time.unpackFloats, &time.unpackRecords};
+  SmallSetVector<Sourced<double> *, 16> parameters;
+  for (const Step &step : steps)
+    for (const KernelClass &kernel : step.kernels) {
+      if (kernel.load.kind != KernelLoad::Kind::Matmul)
+        continue;
+      auto arithmetic = static_cast<size_t>(kernel.load.matmul.arithmetic);
+      parameters.insert(rates[arithmetic][kernel.load.matmul.warpgroups]);
+      parameters.insert(unpack[arithmetic]);
+    }
+  parameters.insert_range(ArrayRef<Sourced<double> *>{&time.matmulWait, &time.matmulStage,
+                                                      &time.l2Bandwidth, &time.l2BlockBandwidth,
+                                                      &time.rowsBandwidth});
+  return SmallVector<Sourced<double> *>(parameters.begin(), parameters.end());
+}
+
 /// Adds the formats that were measured to a table of rates.
 template <typename Format>
 StringSet<> addMeasured(FormatRates &rates, ArrayRef<Format> measured,
@@ -183,25 +206,31 @@ FitErrors sluice::predictionErrors(const TargetDescription &target,
 TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasurement> measurements,
                                   StringRef source) {
   std::vector<Step> steps = classify(measurements);
-  SmallVector<formats::Encoding> encodings;
+  SmallVector<formats::Encoding> encodings, matmulEncodings;
   SmallVector<formats::CacheEncoding> caches;
   for (const Step &step : steps)
     for (const KernelClass &kernel : step.kernels) {
       for (const WeightLoad &weight : kernel.load.weights)
         encodings.push_back(weight.encoding);
+      for (const WeightLoad &weight : kernel.load.matmul.weights)
+        matmulEncodings.push_back(weight.encoding);
       if (kernel.load.kind == KernelLoad::Kind::Attention)
         caches.append({kernel.load.attention.keys, kernel.load.attention.values});
     }
   TargetDescription fitted = base;
-  StringSet<> products, attentions;
+  StringSet<> products, attentions, matmuls;
   {
     TimeModel model(base, /*context=*/1);
     products = addMeasured<formats::Encoding>(fitted.productRates, encodings,
                                               [&](const auto &f) { return model.productRate(f); });
     attentions = addMeasured<formats::CacheEncoding>(
         fitted.attentionRates, caches, [&](const auto &f) { return model.attentionRate(f); });
+    if (!base.isGpu())
+      matmuls = addMeasured<formats::Encoding>(fitted.matmulRates, matmulEncodings,
+                                               [&](const auto &f) { return model.matmulRate(f); });
   }
-  FormatRates firstProducts = fitted.productRates, firstAttention = fitted.attentionRates;
+  FormatRates firstProducts = fitted.productRates, firstAttention = fitted.attentionRates,
+              firstMatmuls = fitted.matmulRates;
 
   Fit fit(fitted, steps);
   auto addTime = [&](Sourced<double> &number, double freedom) {
@@ -218,6 +247,9 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
     // They run once a step, so that their times alone say all: nothing else tells them from it.
     for (auto *seconds : {&time.smallKernel, &time.samplingLogit})
       addTime(*seconds, 0.2);
+    if (!matmulEncodings.empty())
+      for (Sourced<double> *number : matmulParameters(time, steps))
+        addTime(*number, 0.7);
   } else {
     addTime(fitted.cpuTime.launch, 1);
   }
@@ -228,6 +260,7 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
   };
   addRates(fitted.productRates, products);
   addRates(fitted.attentionRates, attentions);
+  addRates(fitted.matmulRates, matmuls);
   fit.run();
 
   auto scaleOthers = [&](FormatRates &rates, const FormatRates &first,
@@ -245,5 +278,6 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
   };
   scaleOthers(fitted.productRates, firstProducts, products);
   scaleOthers(fitted.attentionRates, firstAttention, attentions);
+  scaleOthers(fitted.matmulRates, firstMatmuls, matmuls);
   return fitted;
 }

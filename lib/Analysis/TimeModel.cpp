@@ -138,8 +138,8 @@ TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t t
     attentionRates.emplace_back(*formats::CacheEncoding::fromName(name), rate.value);
 }
 
-TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place,
-                               int64_t inputs) const {
+TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place, int64_t inputs,
+                               const ProductSchedule &schedule) const {
   TimeFormula formula;
   double bytes = 0, work = 0;
   int64_t tiles = 0, columns = 0;
@@ -169,6 +169,8 @@ TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place,
   double whole = slowest * bytes /
                  std::min(time.productBandwidth.value,
                           static_cast<double>(blocks) * time.blockBandwidth.value);
+  // What is under way at once is read in the same time.
+  whole *= static_cast<double>(schedule.wantedUnderWay) / static_cast<double>(schedule.underWay);
   double stream = whole;
   if (place == ProductPlace::BehindAttention)
     stream = std::max(0.0, stream - time.attentionWait.value);
@@ -177,8 +179,39 @@ TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place,
       time.productWait.value + static_cast<double>(columns) * time.productColumn.value + work;
   double seconds = norm8(stream + gap, chain);
   formula.fixed = divide(seconds, stream, gap, work);
+  formula.fixed.boundary +=
+      static_cast<double>(schedule.wantedStages - schedule.stages) * time.productStage.value +
+      static_cast<double>(schedule.sums - 1) * time.productSum.value +
+      (schedule.hasRoomForRival ? time.productRival.value : 0);
   formula.alone = time.alone.value + norm8(whole + gap, chain) - seconds;
   return formula;
+}
+
+double TimeModel::besideAttentionSeconds(ArrayRef<WeightLoad> weights) const {
+  if (!description.isGpu())
+    return 0;
+  double bytes = 0;
+  for (const WeightLoad &weight : weights)
+    bytes += static_cast<double>(weight.rows) *
+             static_cast<double>(weight.encoding.bytesPerRow(weight.columns));
+  const GpuTime &time = description.gpuTime;
+  return time.besideSlowdown.value * bytes / time.productBandwidth.value - time.besideSaving.value;
+}
+
+/// Weights multiplied with a token, and weights that become operands, a second.
+static std::pair<double, double> tileRates(MatmulLoad::Arithmetic arithmetic, bool warpgroups,
+                                           const GpuTime &time) {
+  switch (arithmetic) {
+  case MatmulLoad::Arithmetic::Integers:
+    return {(warpgroups ? time.warpgroupIntegers : time.warpIntegers).value,
+            time.unpackIntegers.value};
+  case MatmulLoad::Arithmetic::Floats:
+    return {(warpgroups ? time.warpgroupFloats : time.warpFloats).value, time.unpackFloats.value};
+  case MatmulLoad::Arithmetic::Records:
+    return {(warpgroups ? time.warpgroupRecords : time.warpRecords).value,
+            time.unpackRecords.value};
+  }
+  llvm_unreachable("arithmetic that is none of these");
 }
 
 TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
@@ -201,18 +234,7 @@ TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
   }
   const GpuTime &time = description.gpuTime;
   auto multiprocessors = static_cast<double>(description.multiprocessors.value);
-  double rate = 0;
-  switch (load.arithmetic) {
-  case MatmulLoad::Arithmetic::Integers:
-    rate = (load.warpgroups ? time.warpgroupIntegers : time.warpIntegers).value;
-    break;
-  case MatmulLoad::Arithmetic::Floats:
-    rate = (load.warpgroups ? time.warpgroupFloats : time.warpFloats).value;
-    break;
-  case MatmulLoad::Arithmetic::Records:
-    rate = (load.warpgroups ? time.warpgroupRecords : time.warpRecords).value;
-    break;
-  }
+  auto [rate, unpack] = tileRates(load.arithmetic, load.warpgroups, time);
   int64_t parts = llvm::divideCeil(rowTiles * formats::tileRows, load.tileRows) *
                   llvm::divideCeil(tokens * load.tokens, load.tileTokens) * load.splits;
   int64_t blocks = std::clamp<int64_t>(parts, 1, std::max<int64_t>(load.blocks, 1));
@@ -224,7 +246,7 @@ TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
       std::min(time.l2BlockBandwidth.value, time.l2Bandwidth.value / static_cast<double>(blocks));
   double weightBytes =
       bytes / static_cast<double>(rowTiles * formats::tileRows) / static_cast<double>(columns);
-  double work = tileRows * tileTokens * tileColumns / rate * multiprocessors;
+  double work = tileRows * tileColumns * (tileTokens / rate + 1 / unpack) * multiprocessors;
   double copied = tileColumns * (tileRows * weightBytes + 2 * tileTokens) / copy;
   double stages = std::ceil(tileColumns / static_cast<double>(load.stageColumns));
   double exchange = load.splits > 1 ? 2 / static_cast<double>(load.splits) : 1;
@@ -239,6 +261,18 @@ TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
   formula.fixed = divide(seconds, stream, time.matmulWait.value + gap, chain);
   formula.alone = time.alone.value;
   return formula;
+}
+
+/// The ring of a block as a share of the target's long one.
+double TimeModel::ringShare(const AttentionLoad &load) const {
+  if (!load.stages)
+    return 1;
+  int64_t position =
+      load.keys.bytesPerVector(load.headDim) + load.values.bytesPerVector(load.headDim);
+  int64_t stage = std::max<int64_t>(position * load.stagePositions, 1);
+  int64_t most = std::clamp<int64_t>(description.gpuTuning.longRingBytes.value / stage, 1,
+                                     std::max<int64_t>(load.mostStages, 1));
+  return std::min(1.0, static_cast<double>(load.stages) / static_cast<double>(most));
 }
 
 TimeFormula TimeModel::attention(const AttentionLoad &load) const {
@@ -262,15 +296,16 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
     return formula;
   }
   const GpuTime &time = description.gpuTime;
-  int64_t blocks = std::max<int64_t>(1, tokens * load.sequences * load.kvHeads *
-                                            description.gpuTuning.attentionSplits.value);
+  int64_t splits = load.splits ? load.splits : description.gpuTuning.attentionSplits.value;
+  int64_t blocks = std::max<int64_t>(1, tokens * load.sequences * load.kvHeads * splits);
   // A block has 64 rows of query heads' tokens.
   constexpr int64_t blockRows = 64;
   if (load.rows > 1)
     blocks *= llvm::divideCeil(group * load.rows, blockRows);
   int64_t running = std::min(blocks, description.multiprocessors.value);
+  double ring = load.rows > 1 ? 1 : ringShare(load);
   double stream = bytes / std::min(time.cacheBandwidth.value,
-                                   static_cast<double>(running) * time.blockBandwidth.value);
+                                   static_cast<double>(running) * time.blockBandwidth.value * ring);
   // With many rows a product of the tensor cores has 128 scores, with one it has 64.
   double arithmetic = load.rows > 1 ? workOf(group * load.rows) / 2
                                     : workOf(llvm::alignTo(group, fused::AttentionPlan::kHeads));
@@ -279,6 +314,8 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   formula.perPosition = divide(norm8(stream, work), stream, 0, work);
   formula.fixed.arithmetic = -unread * formula.perPosition.arithmetic;
   formula.fixed.boundary = time.attentionWait.value;
+  if (load.leavesRoom)
+    formula.fixed.boundary -= time.roomSaving.value;
   formula.alone = time.alone.value;
   return formula;
 }
@@ -297,7 +334,20 @@ static SmallVector<WeightLoad> weightLoads(fused::ProductOp op) {
   });
 }
 
-static AttentionLoad attentionLoad(fused::AttentionOp op) {
+SmallVector<fused::MatvecOp, 2> sluice::neighbours(fused::AttentionOp op) {
+  auto isProduct = [](Operation &other) { return isa<fused::MatvecOp>(other); };
+  Block &block = *op->getBlock();
+  Block::iterator place(op);
+  SmallVector<fused::MatvecOp, 2> products;
+  if (auto after = std::find_if(place, block.end(), isProduct); after != block.end())
+    products.push_back(cast<fused::MatvecOp>(*after));
+  if (auto before = std::find_if(Block::reverse_iterator(place), block.rend(), isProduct);
+      before != block.rend())
+    products.push_back(cast<fused::MatvecOp>(*before));
+  return products;
+}
+
+AttentionLoad sluice::attentionLoad(fused::AttentionOp op, fused::GpuScheduleAttr schedule) {
   AttentionLoad load;
   auto cacheOf = [&](FlatSymbolRefAttr name) {
     return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, name);
@@ -312,6 +362,14 @@ static AttentionLoad attentionLoad(fused::AttentionOp op) {
   load.kvHeads = keys.getCacheType().getHeads();
   load.headDim = keys.getCacheType().getHeadDim();
   load.queryHeads = op.getQuery().getType().getDimSize(1) / std::max<int64_t>(load.headDim, 1);
+  if (!schedule)
+    return load;
+  load.splits = schedule.getSplits();
+  load.stages = schedule.getStages();
+  load.stagePositions = schedule.getColumns();
+  int64_t reach = load.window ? load.window : keys.getCacheType().getPositions();
+  load.mostStages =
+      llvm::divideCeil(reach, std::max<int64_t>(schedule.getColumns() * schedule.getSplits(), 1));
   return load;
 }
 
@@ -350,7 +408,8 @@ KernelLoad sluice::kernelLoad(fused::KernelOp op) {
         matmulLoad(product, dyn_cast_if_present<fused::GpuScheduleAttr>(product.getScheduleAttr()));
   } else if (auto attention = dyn_cast<fused::AttentionOp>(operation)) {
     load.kind = KernelLoad::Kind::Attention;
-    load.attention = attentionLoad(attention);
+    load.attention = attentionLoad(
+        attention, dyn_cast_if_present<fused::GpuScheduleAttr>(attention.getScheduleAttr()));
   } else if (auto sample = dyn_cast<fused::SampleOp>(operation)) {
     load.kind = KernelLoad::Kind::Sampling;
     load.tokens = sample.getLogits().getType().getDimSize(0);

@@ -10,6 +10,7 @@
 #include "sluice/Import/Expected.h"
 #include "sluice/Target/ScratchDirectory.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 
 #include <nlohmann/json.hpp>
@@ -36,6 +37,8 @@ struct Probe {
   /// Of the cache, and measured.
   int64_t positions;
   std::vector<int64_t> contexts;
+  /// Tokens of prompts, each read in one step.
+  std::vector<int64_t> prompts = {};
 };
 } // namespace
 
@@ -62,6 +65,7 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
     for (const char *cache : {"f16", "int8"})
       probes.push_back(
           {std::string("int8-g128-") + cache, shape, "int8-g128", cache, cache, 128, {64, 128}});
+    probes.back().prompts = {16};
     return probes;
   }
   if (!target.isGpu()) {
@@ -69,7 +73,7 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
     Shape shape{2048, 8192, 16, 8, 2, 16384};
     for (const char *weights :
          {"int8-g128", "int4-g128", "int4-g64", "int4-g32", "q4_k", "q6_k", "iq4_nl", "f16"})
-      probes.push_back({weights, shape, weights, "f16", "f16", 512, {512}});
+      probes.push_back({weights, shape, weights, "f16", "f16", 512, {512}, {64}});
     for (const char *cache : {"f16", "int8", "int4", "fp8"})
       probes.push_back(
           {std::string("cache-") + cache, shape, "int8-g128", cache, cache, 8192, {512, 8192}});
@@ -92,6 +96,19 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
                         {512, 8192, 32768}});
     probes.push_back({std::string(weights) + "-1b", small, weights, "f16", "f16", 2048, {512}});
   }
+  // Products of many tokens: exact integers, floats and records, by single warps and by warpgroups,
+  // bound by memory, by copies and by arithmetic.
+  for (const char *weights : {"f16", "int8-g128", "int4-g128", "q4_k", "q6_k"})
+    probes.push_back({std::string(weights) + "-prompts",
+                      large,
+                      weights,
+                      "f16",
+                      "f16",
+                      2048,
+                      {512},
+                      {16, 32, 64, 128, 512}});
+  probes.push_back(
+      {"int8-g128-prompts-1b", small, "int8-g128", "f16", "f16", 2048, {512}, {16, 64, 512}});
   probes.push_back({"cache-fp8", large, "int8-g128", "fp8", "fp8", 33024, {8192, 32768}});
   for (const char *cache : {"f16", "int8"})
     probes.push_back({std::string("few-heads-") + cache,
@@ -113,7 +130,8 @@ static Error writeText(const std::string &path, StringRef text) {
 /// How a probe is compiled: `folder` gets its config.json.
 static Expected<CompileOptions> compileOptions(const Twine &folder, const json &config,
                                                StringRef target, StringRef weights, StringRef keys,
-                                               StringRef values, int64_t positions) {
+                                               StringRef values, int64_t positions,
+                                               ArrayRef<int64_t> prompts) {
   CompileOptions options;
   options.model = (folder + "/config.json").str();
   if (Error error = writeText(options.model, config.dump(1) + "\n"))
@@ -124,8 +142,9 @@ static Expected<CompileOptions> compileOptions(const Twine &folder, const json &
   options.valueCache = values.str();
   options.context = positions;
   options.syntheticWeights = true;
-  // Steps of decoding are measured.
-  options.prefill = "none";
+  options.prefill =
+      prompts.empty() ? "none"
+                      : join(map_range(prompts, [](int64_t n) { return std::to_string(n); }), ",");
   return options;
 }
 
@@ -147,7 +166,7 @@ Error sluice::compileProbes(const ProbeOptions &options) {
     json config = configOf(probe.shape, probe.positions);
     Expected<CompileOptions> compiled =
         compileOptions(scratch->path(), config, options.target, probe.weights, probe.keys,
-                       probe.values, probe.positions);
+                       probe.values, probe.positions, probe.prompts);
     if (!compiled)
       return compiled.takeError();
     compiled->output = options.directory + "/" + probe.name;
@@ -159,7 +178,8 @@ Error sluice::compileProbes(const ProbeOptions &options) {
                               {"keys", probe.keys},
                               {"values", probe.values},
                               {"positions", probe.positions},
-                              {"contexts", probe.contexts}});
+                              {"contexts", probe.contexts},
+                              {"prompts", probe.prompts}});
   }
   return writeText(options.directory + "/probes.json", list.dump(1) + "\n");
 }
@@ -168,13 +188,31 @@ Error sluice::compileProbes(const ProbeOptions &options) {
 // Fitting
 //===----------------------------------------------------------------------===//
 
+/// What was measured of a step's kernels, which are `loads`.
+static void readKernels(const JsonField &measured, ArrayRef<KernelLoad> loads,
+                        StepMeasurement &step) {
+  step.kernels = loads.vec();
+  for (const JsonField &kernel : measured.at("kernels").elements(1 << 20))
+    step.alone.push_back(kernel.at("seconds").asPositive());
+  if (step.alone.size() != loads.size())
+    measured.at("kernels").failWith("are " + std::to_string(step.alone.size()) +
+                                    ", but this compiler's step has " +
+                                    std::to_string(loads.size()));
+}
+
 /// The steps of one probe; `ceiling` becomes the greatest read bandwidth seen.
 static Error readProbe(const JsonField &probe, StringRef target, StringRef folder, double &ceiling,
                        std::vector<StepMeasurement> &steps) {
+  // Results of before there were prompts have none.
+  std::vector<int64_t> tokens;
+  std::optional<JsonField> prompts = probe.find("prompts");
+  if (prompts)
+    for (const JsonField &prompt : prompts->elements(64))
+      tokens.push_back(prompt.at("tokens").asInt(2, INT32_MAX));
   Expected<CompileOptions> options =
       compileOptions(folder, probe.at("config").get(), target, probe.at("weights").asText(),
                      probe.at("keys").asText(), probe.at("values").asText(),
-                     probe.at("positions").asInt(1, INT32_MAX));
+                     probe.at("positions").asInt(1, INT32_MAX), tokens);
   if (!options)
     return options.takeError();
   Expected<std::vector<KernelLoad>> loads = kernelLoads(*options);
@@ -183,18 +221,24 @@ static Error readProbe(const JsonField &probe, StringRef target, StringRef folde
   for (const JsonField &bench : probe.at("benches").elements(64)) {
     StepMeasurement &step = steps.emplace_back();
     step.context = bench.at("context").asInt(1, INT32_MAX);
-    step.kernels = *loads;
-    for (const JsonField &kernel : bench.at("kernels").elements(1 << 20))
-      step.alone.push_back(kernel.at("seconds").asPositive());
-    if (step.alone.size() != loads->size())
-      bench.at("kernels").failWith("are " + std::to_string(step.alone.size()) +
-                                   ", but this compiler's step has " +
-                                   std::to_string(loads->size()));
+    readKernels(bench, *loads, step);
     step.seconds = bench.positiveAt("step_seconds", 0);
     if (step.seconds == 0)
       step.seconds = 1 / bench.at("tokens_per_second").asPositive();
     ceiling =
         std::max(ceiling, bench.at("read_bandwidth").at("bytes_per_second").asNumber(1e6, 1e18));
+  }
+  if (!prompts)
+    return Error::success();
+  for (auto [prompt, count] : zip_equal(prompts->elements(64), tokens)) {
+    Expected<std::vector<KernelLoad>> many =
+        kernelLoads(*options, "prefill_" + std::to_string(count));
+    if (!many)
+      return many.takeError();
+    StepMeasurement &step = steps.emplace_back();
+    step.context = count;
+    readKernels(prompt, *many, step);
+    step.seconds = static_cast<double>(count) / prompt.at("tokens_per_second").asPositive();
   }
   return Error::success();
 }

@@ -104,7 +104,7 @@ public:
   Expected<std::string> explain(const ExplainOptions &how);
   Expected<std::string> recommend(bool json);
   Expected<std::vector<report::StageText>> readStages(ArrayRef<std::string> files, int64_t layer);
-  Expected<std::vector<KernelLoad>> loads();
+  Expected<std::vector<KernelLoad>> loads(StringRef step);
 
 private:
   static DialectRegistry makeRegistry() {
@@ -758,7 +758,7 @@ Error sluice::writeTextFile(const std::string &path, StringRef text) {
                       });
 }
 
-Expected<std::vector<KernelLoad>> Compilation::loads() {
+Expected<std::vector<KernelLoad>> Compilation::loads(StringRef step) {
   if (Error error = importModelFile())
     return std::move(error);
   setOption("target", options.target);
@@ -767,8 +767,10 @@ Expected<std::vector<KernelLoad>> Compilation::loads() {
     if (Error error = runStage(next))
       return std::move(error);
   std::vector<KernelLoad> loads;
-  module->lookupSymbol<func::FuncOp>("decode").walk(
-      [&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
+  auto function = module->lookupSymbol<func::FuncOp>(step);
+  if (!function)
+    return createStringError("no step " + step + ", this compiler divides prompts in another way");
+  function.walk([&](fused::KernelOp op) { loads.push_back(kernelLoad(op)); });
   return loads;
 }
 
@@ -826,8 +828,9 @@ Expected<std::vector<report::StageText>> sluice::stageTexts(const std::string &d
   return Compilation(options).readStages(files, layer);
 }
 
-Expected<std::vector<KernelLoad>> sluice::kernelLoads(const CompileOptions &options) {
-  return Compilation(options).loads();
+Expected<std::vector<KernelLoad>> sluice::kernelLoads(const CompileOptions &options,
+                                                      StringRef step) {
+  return Compilation(options).loads(step);
 }
 
 Error sluice::compile(const CompileOptions &options) { return Compilation(options).run(); }

@@ -9,8 +9,9 @@
 
 namespace sluice {
 
-/// What each launch of a step reads, in order.
-llvm::Expected<std::vector<KernelLoad>> kernelLoads(const CompileOptions &options);
+/// What each launch of a step reads, in order: of `decode`, or of `prefill_16` and so on.
+llvm::Expected<std::vector<KernelLoad>> kernelLoads(const CompileOptions &options,
+                                                    llvm::StringRef step = "decode");
 
 } // namespace sluice
 

@@ -70,7 +70,7 @@ static void buildFusedPipeline(OpPassManager &pm, const PipelineOptions &options
   pm.addPass(createFusedFuseDequantize());
   pm.addPass(createFusedMergeMatvecs({options.target}));
   pm.addPass(createFusedFusePrologues());
-  pm.addPass(createFusedFuseEpilogues({options.placement}));
+  pm.addPass(createFusedFuseEpilogues({options.target, options.placement}));
   pm.addPass(createFusedFuseRows());
   pm.addPass(createFusedFuseAttentionPrologues());
   pm.addPass(createCSEPass());
@@ -90,7 +90,7 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   if (llvm::equal(steps.prefill, ArrayRef<int64_t>(0)))
     steps.verify = 0;
   pm.addPass(createFusedDeriveSteps(steps));
-  pm.addPass(createFusedAssignSchedules({options.target}));
+  pm.addPass(createFusedAssignSchedules({options.target, options.planContext}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());
 }

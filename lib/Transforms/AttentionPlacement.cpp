@@ -3,20 +3,18 @@
 
 #include "AttentionPlacement.h"
 
-#include "dialects/Fused/Traffic.h"
 #include "sluice/Formats/RowOrder.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace sluice;
 using fused::AttentionOp;
-
-/// Appending in the prologue takes an H100 0.1 to 0.35 us a layer longer than in an epilogue, in
-/// which it costs nothing that can be measured; the memory reads this many bytes meanwhile.
-static constexpr int64_t kPrologueBytes = 1 << 20;
+using llvm::formatv;
 
 /// What works on a head at a time, or on less.
 static bool isHeadwise(Operation *op) {
@@ -67,28 +65,37 @@ static StringRef whyWholeHeads(model::CacheAppendOp append) {
                                                         : "an epilogue stores 16 bits";
 }
 
-/// Bytes of weights that padding adds to the product of which `rotary` turns a result: in an
-/// epilogue the halves of a head are rows of their own tiles.
-static int64_t paddingOf(model::RotaryOp rotary) {
+/// Rows that padding adds to the products whose results are turned: in an epilogue the halves of a
+/// head are rows of their own tiles.
+using Padding = llvm::MapVector<Operation *, int64_t>;
+
+static void addPadding(model::RotaryOp rotary, Padding &padding) {
   Value start = rotary.getInput();
   while (isa_and_present<model::AddBiasOp, model::ScaleChannelsOp>(start.getDefiningOp()))
     start = start.getDefiningOp()->getOperand(0);
   auto product = start.getDefiningOp<fused::MatvecOp>();
   if (!product)
-    return 0;
+    return;
   constexpr int64_t half = formats::tileRows / 2;
   auto dim = static_cast<int64_t>(rotary.getHeadDim());
   int64_t heads = rotary.getType().getDimSize(1) / dim;
-  int64_t added = heads * (2 * static_cast<int64_t>(llvm::alignTo(dim / 2, half)) - dim);
-  Type weight = product.getWeights().front().getType();
-  auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight);
-  int64_t rows = quantized ? quantized.getRows() : cast<RankedTensorType>(weight).getDimSize(0);
-  MatrixBytes bytes = matrixBytes(weight);
-  return added * ((bytes.elements + bytes.scales) / rows);
+  padding[product] += heads * (2 * static_cast<int64_t>(llvm::alignTo(dim / 2, half)) - dim);
 }
 
-std::optional<AttentionPlacement> sluice::placeAttention(AttentionOp attention,
-                                                         PlacementOption option) {
+/// Seconds that products with these rows more take longer.
+static double paddingSeconds(const Padding &padding, const TimeModel &model) {
+  double seconds = 0;
+  for (auto [product, rows] : padding) {
+    KernelLoad load = kernelLoad(cast<fused::KernelOp>(product));
+    seconds -= model.formula(load).at(1).seconds();
+    load.weights.front().rows += rows;
+    seconds += model.formula(load).at(1).seconds();
+  }
+  return seconds;
+}
+
+std::optional<AttentionPlacement>
+sluice::placeAttention(AttentionOp attention, PlacementOption option, const TimeModel &model) {
   std::array<FlatSymbolRefAttr, 2> caches = {attention.getKeysAttr(), attention.getValuesAttr()};
   SmallVector<model::CacheAppendOp> all;
   attention->getParentOfType<func::FuncOp>().walk([&](model::CacheAppendOp append) {
@@ -100,7 +107,7 @@ std::optional<AttentionPlacement> sluice::placeAttention(AttentionOp attention,
 
   AttentionPlacement result;
   SmallVector<Operation *> rotaries;
-  int64_t padding = 0;
+  Padding padding;
   auto demand = [&](StringRef reason) {
     if (!reason.empty() && result.reason.empty()) {
       result.prologue = true;
@@ -114,7 +121,7 @@ std::optional<AttentionPlacement> sluice::placeAttention(AttentionOp attention,
     for (Operation *op : chain)
       if (auto rotary = dyn_cast<model::RotaryOp>(op)) {
         rotaries.push_back(rotary);
-        padding += paddingOf(rotary);
+        addPadding(rotary, padding);
       }
   };
   visit(attention.getQuery());
@@ -129,17 +136,21 @@ std::optional<AttentionPlacement> sluice::placeAttention(AttentionOp attention,
   auto cache = SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(attention, caches.front());
   bool mayAppend =
       keys && values && cache && cache.getCacheType().getSequences() == attention.getTokens();
+  double padded = paddingSeconds(padding, model), appended = model.appendSeconds();
   bool turns = false;
   if (result.prologue) {
     turns = option == PlacementOption::Prologue ||
-            (option == PlacementOption::Auto && padding > kPrologueBytes);
+            (option == PlacementOption::Auto && padded > appended);
   } else if (!mayAppend) {
     result.reason = "a prologue appends keys and values of rows that are sequences of their own";
   } else if (option == PlacementOption::Auto) {
-    turns = result.prologue = padding > kPrologueBytes;
-    result.reason = "halves of heads as rows of a product pad its weights by " +
-                    std::to_string(padding) + " bytes; a prologue costs as much as " +
-                    std::to_string(kPrologueBytes);
+    int64_t rows = 0;
+    for (auto [product, added] : padding)
+      rows += added;
+    turns = result.prologue = padded > appended;
+    result.reason = formatv("halves of heads as rows of a product pad it by {0} rows, {1:F2} us; a "
+                            "prologue takes {2:F2} us",
+                            rows, 1e6 * padded, 1e6 * appended);
   } else {
     turns = result.prologue = option == PlacementOption::Prologue;
     result.reason = "asked for";

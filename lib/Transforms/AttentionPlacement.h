@@ -7,7 +7,7 @@
 #ifndef SLUICE_LIB_TRANSFORMS_ATTENTIONPLACEMENT_H
 #define SLUICE_LIB_TRANSFORMS_ATTENTIONPLACEMENT_H
 
-#include "dialects/Fused/Fused.h"
+#include "sluice/Analysis/TimeModel.h"
 
 #include "llvm/ADT/SmallPtrSet.h"
 
@@ -37,9 +37,10 @@ mlir::Value followHeads(mlir::Value value, llvm::SmallVectorImpl<mlir::Operation
 /// where an epilogue has them, or nothing.
 std::array<model::CacheAppendOp, 2> findAppends(fused::AttentionOp attention);
 
-/// Decides for one attention. Nothing if its function appends nothing to its caches.
+/// Decides for one attention: where both places can do all, the one that takes less time. Nothing
+/// if its function appends nothing to its caches.
 std::optional<AttentionPlacement> placeAttention(fused::AttentionOp attention,
-                                                 PlacementOption option);
+                                                 PlacementOption option, const TimeModel &model);
 
 } // namespace sluice
 

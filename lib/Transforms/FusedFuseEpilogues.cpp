@@ -7,6 +7,8 @@
 #include "dialects/Model/Semantics.h"
 #include "sluice/Transforms/Passes.h"
 
+#include "sluice/Target/LoadTarget.h"
+
 #include "mlir/IR/Remarks.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/TypeSwitch.h"
@@ -83,6 +85,10 @@ LogicalResult FusedFuseEpilogues::place() {
   if (!common)
     return emitError(getOperation().getLoc())
            << "placement must be auto, epilogue or prologue, found '" << placement << "'";
+  FailureOr<TargetDescription> description = loadTarget(getOperation(), target);
+  if (failed(description))
+    return failure();
+  TimeModel model(*description, /*context=*/1);
   WalkResult walk = getOperation().walk([&](fused::AttentionOp attention) {
     if (!attention.getPrologue().empty() || attention.getSchedule())
       return WalkResult::advance();
@@ -93,7 +99,7 @@ LogicalResult FusedFuseEpilogues::place() {
       attention.emitOpError() << "sluice.decision must be epilogue or prologue, found " << decided;
       return WalkResult::interrupt();
     }
-    std::optional<AttentionPlacement> placed = placeAttention(attention, *option);
+    std::optional<AttentionPlacement> placed = placeAttention(attention, *option, model);
     if (!placed)
       return WalkResult::advance();
     kept.insert_range(placed->kept);

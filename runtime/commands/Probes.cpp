@@ -54,6 +54,17 @@ std::string sluice::runtime::measureProbes(const std::filesystem::path &director
       measured.tokens = root.intAt("tokens", 1, 1 << 20, options.tokens);
       result["benches"].push_back(benchJson(measureSpeed(session, measured), *artifact, device));
     }
+    // The numbers of tokens give way to what was measured.
+    result["prompts"] = json::array();
+    for (const JsonField &prompt : probe.at("prompts").elements(64)) {
+      BenchOptions measured = options;
+      measured.context = 1;
+      measured.tokens = 1;
+      measured.perKernel = true;
+      measured.prompt = prompt.asInt(2, INT32_MAX);
+      result["prompts"].push_back(
+          benchJson(measureSpeed(session, measured), *artifact, device).at("prompt"));
+    }
   }
   return results.dump(1) + "\n";
 }

@@ -1,4 +1,4 @@
-// RUN: sluice-opt %s --fused-fuse-epilogues | FileCheck %s
+// RUN: sluice-opt %s --fused-fuse-epilogues=target=h100 | FileCheck %s
 // RUN: sluice-opt %s --fused-fuse-epilogues=placement=prologue | FileCheck %s --check-prefix=PROLOGUE
 // RUN: sluice-opt %s --fused-fuse-epilogues=placement=epilogue | FileCheck %s --check-prefix=EPILOGUE
 // RUN: sluice-opt %s --fused-fuse-epilogues=placement=prologue --fused-fuse-epilogues | FileCheck %s --check-prefix=PROLOGUE
@@ -9,8 +9,8 @@
 
 model.cache @k64 : !quantized.cache<1x16x2x64xf16>
 model.cache @v64 : !quantized.cache<1x16x2x64xf16>
-model.cache @k100 : !quantized.cache<1x16x32x100xf16>
-model.cache @v100 : !quantized.cache<1x16x32x100xf16>
+model.cache @k100 : !quantized.cache<1x16x40x100xf16>
+model.cache @v100 : !quantized.cache<1x16x40x100xf16>
 model.cache @k8 : !quantized.cache<1x16x2x64xi8, group = head>
 model.cache @v8 : !quantized.cache<1x16x2x64xi8, group = head>
 model.cache @kn : !quantized.cache<1x16x2x64xf16>
@@ -30,7 +30,7 @@ model.cache @vb : !quantized.cache<1x16x2x64xf16>
 // CHECK: model.cache_append @k64
 // CHECK: model.cache_append @v64
 // CHECK: }
-// CHECK: fused.attention {{.*}} {sluice.decision = "epilogue", sluice.reason = "halves of heads as rows of a product pad its weights by 0 bytes; a prologue costs as much as 1048576"}
+// CHECK: fused.attention {{.*}} {sluice.decision = "epilogue", sluice.reason = "halves of heads as rows of a product pad it by 0 rows, 0.00 us; a prologue takes 0.32 us"}
 // PROLOGUE-LABEL: func.func @free
 // PROLOGUE: %[[A:.*]]:3 = fused.matvec
 // PROLOGUE-NOT: epilogue
@@ -53,25 +53,25 @@ func.func @free(%x: tensor<1x256xf32>, %p: tensor<1xi32>, %w: tensor<128x256xf16
   return %y : tensor<1x128xf16>
 }
 
-// Halves of 50 rows fill 7 tiles of 8, so 32 heads of q and of k would have 768 rows of 6400 bytes more.
+// Halves of 50 rows fill 7 tiles of 8, so 40 heads of q and of k would have 960 rows of 8000 bytes more, for which some blocks would have a tile more.
 // CHECK-LABEL: func.func @padded
 // CHECK-NOT: epilogue {
 // CHECK: model.rotary
 // CHECK: model.rotary
-// CHECK: fused.attention {{.*}} {sluice.decision = "prologue", sluice.reason = "halves of heads as rows of a product pad its weights by 4915200 bytes; a prologue costs as much as 1048576"}
+// CHECK: fused.attention {{.*}} {sluice.decision = "prologue", sluice.reason = "halves of heads as rows of a product pad it by 960 rows, {{[0-9.]+}} us; a prologue takes 0.32 us"}
 // EPILOGUE-LABEL: func.func @padded
 // EPILOGUE: epilogue {
 // EPILOGUE: model.rotary
-func.func @padded(%x: tensor<1x3200xf32>, %p: tensor<1xi32>, %w: tensor<3200x3200xf16>) -> tensor<1x3200xf16> {
-  %a:3 = fused.matvec %x weights(%w, %w, %w) segments [3200, 3200, 3200]
-      : tensor<1x3200xf32>, tensor<3200x3200xf16>, tensor<3200x3200xf16>, tensor<3200x3200xf16> -> tensor<1x3200xf32>, tensor<1x3200xf32>, tensor<1x3200xf32>
-  %q = model.rotary %a#0 at %p head_dim 100 <theta = 10000.0> : tensor<1x3200xf32>, tensor<1xi32>
-  %k = model.rotary %a#1 at %p head_dim 100 <theta = 10000.0> : tensor<1x3200xf32>, tensor<1xi32>
-  model.cache_append @k100, %k at %p : tensor<1x3200xf32>, tensor<1xi32>
-  model.cache_append @v100, %a#2 at %p : tensor<1x3200xf32>, tensor<1xi32>
-  %h = arith.truncf %q : tensor<1x3200xf32> to tensor<1x3200xf16>
-  %y = fused.attention %h, @k100, @v100 at %p scale 0.1 : tensor<1x3200xf16>, tensor<1xi32> -> tensor<1x3200xf16>
-  return %y : tensor<1x3200xf16>
+func.func @padded(%x: tensor<1x4000xf32>, %p: tensor<1xi32>, %w: tensor<4000x4000xf16>) -> tensor<1x4000xf16> {
+  %a:3 = fused.matvec %x weights(%w, %w, %w) segments [4000, 4000, 4000]
+      : tensor<1x4000xf32>, tensor<4000x4000xf16>, tensor<4000x4000xf16>, tensor<4000x4000xf16> -> tensor<1x4000xf32>, tensor<1x4000xf32>, tensor<1x4000xf32>
+  %q = model.rotary %a#0 at %p head_dim 100 <theta = 10000.0> : tensor<1x4000xf32>, tensor<1xi32>
+  %k = model.rotary %a#1 at %p head_dim 100 <theta = 10000.0> : tensor<1x4000xf32>, tensor<1xi32>
+  model.cache_append @k100, %k at %p : tensor<1x4000xf32>, tensor<1xi32>
+  model.cache_append @v100, %a#2 at %p : tensor<1x4000xf32>, tensor<1xi32>
+  %h = arith.truncf %q : tensor<1x4000xf32> to tensor<1x4000xf16>
+  %y = fused.attention %h, @k100, @v100 at %p scale 0.1 : tensor<1x4000xf16>, tensor<1xi32> -> tensor<1x4000xf16>
+  return %y : tensor<1x4000xf16>
 }
 
 // Integer codes need the prologue; turning does not, unless it is asked for.

@@ -19,27 +19,37 @@
 //   are alike. Of the weights of a product behind attention, as many are read while attention waits
 //   as it waits for: stream is attentionWait shorter.
 //
-//   attention  time = attentionWait + positions * norm8(bytes a position / min(cacheBandwidth,
-//              blocks * blockBandwidth), numbers a position * heads / rate * multiprocessors /
-//              blocks)
+//   The rates are those of kernels that lack nothing. Another schedule of the same product takes
+//   longer:
 //
-//   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), and positions
-//   those that are read at most.
+//              stream * copies wanted / copies under way + lacking stages * productStage
+//              + (sums - 1) * productSum + productRival, if a ring like its own fits beside it
+//
+//   attention  time = attentionWait + positions * norm8(bytes a position / min(cacheBandwidth,
+//              blocks * blockBandwidth * ring / long ring), numbers a position * heads / rate *
+//              multiprocessors / blocks)
+//
+//   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), positions
+//   those that are read at most. What a block has under way is what its ring holds; less than the
+//   long ring counts only where a block reads more. Attention that leaves room for a product with
+//   few enough registers saves roomSaving.
 //
 //   A step of many tokens has other kernels. A block's tile of a product is `rows` rows of weights
 //   by `tokens` tokens, a part of the columns (1 of `splits`) and as many rounds as blocks need for
 //   all tiles; a number of the input is two bytes, of the result (and of what is added to it) 8:
 //
 //   matmul     load   = columns * (rows * bytes of a weight + 2 * tokens) / copy
-//              tile   = norm8(rows * tokens * columns / rate * multiprocessors, load)
-//                       + stages * matmulStage + 8 * rows * tokens * exchange / copy
+//              work   = rows * columns * (tokens / rate + 1 / unpack) * multiprocessors
+//              tile   = norm8(work, load) + stages * matmulStage
+//                       + 8 * rows * tokens * exchange / copy
 //              copy   = min(l2BlockBandwidth, l2Bandwidth / blocks)
 //              time   = matmulWait + norm8(stream + productGap, rounds * tile)
 //
 //   where exchange is 1 for whole tiles, and for parts (whose blocks add their sums and finish a
 //   part each) 2 / splits; the rate is that of integers, floats or records, of warpgroups or of
-//   single warps; stream is a product's, of all rounds. Of attention's positions each token reads
-//   those up to itself, half of the step's own tokens on average: its arithmetic is less by that.
+//   single warps, and weights become operands once for all tokens of a tile; stream is a product's,
+//   of all rounds. Of attention's positions each token reads those up to itself, half of the step's
+//   own tokens on average: its arithmetic is less by that.
 //
 //   sampling   smallKernel + logits of a token * rounds of blocks * samplingLogit
 //   others     smallKernel + bytes / rowsBandwidth
@@ -73,6 +83,18 @@ struct WeightLoad {
 /// What stands before a product.
 enum class ProductPlace { BehindProduct, BehindAttention };
 
+/// How a GPU runs a product, as far as that makes it slower than its format's rates tell.
+struct ProductSchedule {
+  /// Stages of the ring, and how many a block could use; of them those under way at once, and how
+  /// many of those.
+  int64_t stages = 1, wantedStages = 1;
+  int64_t underWay = 1, wantedUnderWay = 1;
+  /// How often a block adds up its warps' sums.
+  int64_t sums = 1;
+  /// Whether a ring like its own fits beside it: that of the next product may, then.
+  bool hasRoomForRival = false;
+};
+
 /// The caches of a layer, as attention reads them.
 struct AttentionLoad {
   formats::CacheEncoding keys, values;
@@ -83,6 +105,14 @@ struct AttentionLoad {
   int64_t sequences = 1; ///< tokens of different sequences, each with a cache of its own
   /// Neighbouring tokens of one sequence that attend, each up to itself.
   int64_t rows = 1;
+  // How a GPU runs it.
+  int64_t splits = 0; ///< blocks of a key/value head; 0: as many as the target's attention has
+  /// Stages of a block's ring, stages that it reads at most, and positions of each; 0: the target's
+  /// long ring.
+  int64_t stages = 0, mostStages = 0, stagePositions = 0;
+  /// Whether it leaves room for a product that has few enough registers. Choices are made by it; it
+  /// is not known of a kernel.
+  bool leavesRoom = false;
 
   bool operator==(const AttentionLoad &) const = default;
 };
@@ -124,6 +154,12 @@ struct KernelLoad {
 };
 
 KernelLoad kernelLoad(fused::KernelOp op);
+
+/// The products before and after an attention in its block.
+llvm::SmallVector<fused::MatvecOp, 2> neighbours(fused::AttentionOp op);
+
+/// What attention reads, under a schedule for a GPU, which it need not have.
+AttentionLoad attentionLoad(fused::AttentionOp op, fused::GpuScheduleAttr schedule);
 
 /// What a product is under a schedule for a GPU, which it need not have.
 MatmulLoad matmulLoad(fused::MatmulOp op, fused::GpuScheduleAttr schedule);
@@ -172,7 +208,8 @@ public:
   /// A product of weights that are merged into one kernel: all have the same columns. They are
   /// multiplied with `inputs` tokens each.
   TimeFormula product(llvm::ArrayRef<WeightLoad> weights,
-                      ProductPlace place = ProductPlace::BehindProduct, int64_t inputs = 1) const;
+                      ProductPlace place = ProductPlace::BehindProduct, int64_t inputs = 1,
+                      const ProductSchedule &schedule = {}) const;
   TimeFormula attention(const AttentionLoad &load) const;
   TimeFormula matmul(const MatmulLoad &load) const;
   double productSeconds(llvm::ArrayRef<WeightLoad> weights,
@@ -181,6 +218,15 @@ public:
   }
   double attentionSeconds(const AttentionLoad &load) const {
     return attention(load).at(positions).seconds();
+  }
+
+  /// What a product next to attention takes longer with so few registers that both fit on a
+  /// multiprocessor (less than 0 if that is faster). The rates of formats whose products run so
+  /// include it already, so it says which of both is faster, and is no part of a product's time.
+  double besideAttentionSeconds(llvm::ArrayRef<WeightLoad> weights) const;
+  /// What appending keys and values in attention's prologue, instead of an epilogue, adds.
+  double appendSeconds() const {
+    return (description.isGpu() ? description.gpuTime.append : description.cpuTime.append).value;
   }
 
   // Of kernels: the same times, from what the operation names.
@@ -202,6 +248,8 @@ public:
   double matmulRate(const formats::Encoding &encoding) const;
 
 private:
+  double ringShare(const AttentionLoad &load) const;
+
   const TargetDescription &description;
   int64_t positions, tokens;
   llvm::SmallVector<std::pair<formats::Encoding, double>> productRates, matmulRates;

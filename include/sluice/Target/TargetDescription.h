@@ -37,11 +37,13 @@ struct GpuTuning {
   /// bytes of weights in a stage; the most tokens of a tile of single warps; columns of an
   /// instruction from which on warpgroups multiply.
   Sourced<int64_t> matmulWarps, matmulStages, matmulWeightBytes, matmulTokens, warpgroupColumns;
-  /// Attention: warps that read, for up to 16 query heads per key/value head; blocks that share one
-  /// key/value head; bytes up to which a stage grows; the most bytes of a ring of stages; those for
-  /// at most `shortContext` positions where a product has room beside it.
-  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortContext,
-      shortRingBytes, longRingBytes;
+  /// Attention: warps that read, for up to 16 query heads per key/value head; the most blocks that
+  /// share one key/value head; bytes up to which a stage grows; the most bytes of a ring of stages,
+  /// and of one that leaves room for a product. Of a prompt's tokens: the most stages, and the
+  /// bytes from which a stage is long enough.
+  Sourced<int64_t> attentionWarps, attentionSplits, attentionStageBytes, shortRingBytes,
+      longRingBytes;
+  Sourced<int64_t> promptStages, promptStageBytes;
   /// Sampling: warps; the most blocks that share a row of logits; logits that make a block worth
   /// its barriers.
   Sourced<int64_t> sampleWarps, sampleSplits, sampleLogits;
@@ -74,13 +76,24 @@ struct GpuTime {
   /// Products: the time in which the memory is idle between one and the next; from the end of the
   /// kernel before to the first multiplication, and what every column of the input adds to it.
   Sourced<double> productGap, productWait, productColumn;
+  /// What a product loses for each stage that its ring lacks, for each time that it adds up its
+  /// warps' sums before the last, and where a ring like its own fits beside it on a multiprocessor.
+  Sourced<double> productStage, productSum, productRival;
   /// What attention takes beside reading the cache, while the next product's weights may stream.
   Sourced<double> attentionWait;
+  /// A product next to attention whose registers leave room for it: seconds that it saves, and the
+  /// share by which it reads longer; what it saves of them only where attention's ring leaves room,
+  /// too, of each attention.
+  Sourced<double> besideSaving, besideSlowdown, roomSaving;
+  /// What appending keys and values in attention's prologue adds to doing it in an epilogue.
+  Sourced<double> append;
   /// Products of many tokens: what they take beside copying and multiplying, and what each stage of
   /// a tile adds; weights that are multiplied with a token, a second, by single warps and by
   /// warpgroups (where there are none, the rates of single warps): integers exactly in two
-  /// products, floats as they are, records after unpacking.
+  /// products, floats as they are, records after unpacking; weights that become operands, a second,
+  /// whatever the number of the tile's tokens.
   Sourced<double> matmulWait, matmulStage;
+  Sourced<double> unpackIntegers, unpackFloats, unpackRecords;
   Sourced<double> warpIntegers, warpFloats, warpRecords;
   Sourced<double> warpgroupIntegers, warpgroupFloats, warpgroupRecords;
   /// What all blocks copy from L2 with, and one alone.
@@ -93,9 +106,10 @@ struct GpuTime {
   Sourced<double> alone;
 };
 
-/// The same of a CPU: seconds that a kernel takes beside its work.
+/// The same of a CPU: seconds that a kernel takes beside its work, and for appending keys and
+/// values in attention's prologue.
 struct CpuTime {
-  Sourced<double> launch;
+  Sourced<double> launch, append;
 };
 
 /// Elements per second by a format's name, of the whole device.

@@ -207,9 +207,9 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
     still read elsewhere are yielded. A `model.cache_append` stays where it is, with a remark, if something between reads or writes the same cache.
 
     What needs whole heads (norms of q and k, Hadamard rotations, caches that are not of 16 bits) or interleaved pairs is left to attention's prologue, and
-    so the appends of that layer are. Where an epilogue can do all, `placement` decides; `auto` compares costs: appending in a prologue delays an H100
-    as much as reading 1 MiB does (measured: 0.1 to 0.35 us a layer), an epilogue delays nothing, but halves of heads whose size is no multiple of 16 are rows of
-    tiles that are not full, so the weights grow. Each `fused.attention` gets `sluice.decision`, which a later run keeps to, and `sluice.reason`.
+    so the appends of that layer are. Where an epilogue can do all, `placement` decides; `auto` asks the time model of the target (docs/cost-model.md): appending in a
+    prologue takes longer (an H100 0.1 to 0.35 us a layer), an epilogue delays nothing, but halves of heads whose size is no multiple of 16 are rows of
+    tiles that are not full, so the product has more of them. Each `fused.attention` gets `sluice.decision`, which a later run keeps to, and `sluice.reason`.
 
     ```mlir
     %g, %u = fused.matvec %x weights(%gate, %up) segments [768, 768]
@@ -231,7 +231,8 @@ def FusedFuseEpilogues : Pass<"fused-fuse-epilogues", "::mlir::ModuleOp"> {
     }
     ```
   }];
-  let options = [Option<"placement", "placement", "std::string", /*default=*/"\"auto\"",
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+                 Option<"placement", "placement", "std::string", /*default=*/"\"auto\"",
                         "where rotary embeddings and appends go that an epilogue can compute: auto, epilogue or prologue">];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
@@ -500,11 +501,12 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
     Sets `schedule` of every fused operation for a target description, and `sluice.schedule_reason`, which says why in words. An operation that has a schedule keeps it.
     `sluice.time` is how long each takes by the time model (docs/cost-model.md).
 
-    What a schedule takes of a GPU is computed by the plan that the kernel's generator uses too (dialects/Fused/GpuPlan.h), so what is chosen fits. The numbers
-    that the choice starts from are `tuning` of the target's description. Where a product's ring of copies does not fit beside the sums of all its tiles,
-    fewer tiles are held at once.
+    What a schedule takes of a GPU is computed by the plan that the kernel's generator uses too (dialects/Fused/GpuPlan.h), so what is chosen fits. The most that
+    makes sense of everything is `tuning` of the target's description; of the ways within it that fit, the time model's fastest is taken:
 
-    Of products of many tokens all tiles that fit are compared by the time model.
+    - products: stages of the ring of copies, tiles whose sums are held at once, and next to attention whether both share a multiprocessor;
+    - products of many tokens: tiles of rows and tokens, and blocks that divide a tile's columns;
+    - attention: blocks that divide the positions, and a long ring, or a short one that leaves room for a product.
 
     On a GPU with bulk copies, a product whose schedule is chosen here also gets `prefetch`: the first `product_prefetch_bytes` that each block of the next product reads
     (attention, if it lies between them, does not count), and `sluice.prefetch_reason`. A constant of 0 turns that off.
@@ -521,7 +523,8 @@ def FusedAssignSchedules : Pass<"fused-assign-schedules", "::mlir::ModuleOp"> {
         : tensor<1x256xf32>, !quantized.tensor<768x256xi8, group = 128, layout = mma, columns = 256> -> tensor<1x768xf32>
     ```
   }];
-  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+                 Option<"context", "context", "int64_t", /*default=*/"0", "positions that attention is taken to read; 0: half of its cache, or window">];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }
 

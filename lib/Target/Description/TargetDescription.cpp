@@ -105,10 +105,11 @@ static constexpr TuningKey<GpuTuning> gpuTuningKeys[] = {
     {"warpgroup_columns", &GpuTuning::warpgroupColumns, 1, 1 << 16},
     {"attention_warps", &GpuTuning::attentionWarps, 1, 31},
     {"attention_splits", &GpuTuning::attentionSplits, 1, 8},
-    {"attention_short_context", &GpuTuning::shortContext, 0, 1 << 30},
     {"attention_stage_bytes", &GpuTuning::attentionStageBytes, 1, 1 << 20},
     {"attention_short_ring_bytes", &GpuTuning::shortRingBytes, 1, 1 << 20},
     {"attention_long_ring_bytes", &GpuTuning::longRingBytes, 1, 1 << 20},
+    {"attention_prompt_stages", &GpuTuning::promptStages, 2, 64},
+    {"attention_prompt_stage_bytes", &GpuTuning::promptStageBytes, 1, 1 << 20},
     {"sample_warps", &GpuTuning::sampleWarps, 8, 31},
     {"sample_splits", &GpuTuning::sampleSplits, 1, 8},
     {"sample_logits", &GpuTuning::sampleLogits, 1, 1 << 30},
@@ -129,9 +130,19 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"product_gap", &GpuTime::productGap, 0, 1},
     {"product_wait", &GpuTime::productWait, 0, 1},
     {"product_column", &GpuTime::productColumn, 0, 1},
+    {"product_stage", &GpuTime::productStage, 0, 1},
+    {"product_sum", &GpuTime::productSum, 0, 1},
+    {"product_rival", &GpuTime::productRival, 0, 1},
     {"attention_wait", &GpuTime::attentionWait, 0, 1},
+    {"beside_saving", &GpuTime::besideSaving, 0, 1},
+    {"beside_slowdown", &GpuTime::besideSlowdown, 0, 100},
+    {"room_saving", &GpuTime::roomSaving, 0, 1},
+    {"append", &GpuTime::append, 0, 1},
     {"matmul_wait", &GpuTime::matmulWait, 0, 1},
     {"matmul_stage", &GpuTime::matmulStage, 0, 1},
+    {"unpack_integers", &GpuTime::unpackIntegers, rateMin, rateMax},
+    {"unpack_floats", &GpuTime::unpackFloats, rateMin, rateMax},
+    {"unpack_records", &GpuTime::unpackRecords, rateMin, rateMax},
     {"warp_integers", &GpuTime::warpIntegers, rateMin, rateMax},
     {"warp_floats", &GpuTime::warpFloats, rateMin, rateMax},
     {"warp_records", &GpuTime::warpRecords, rateMin, rateMax},
@@ -148,6 +159,7 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
 };
 static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
     {"launch", &CpuTime::launch, 0, 1},
+    {"append", &CpuTime::append, 0, 1},
 };
 
 /// `others` are keys of the object that are no numbers of the group.

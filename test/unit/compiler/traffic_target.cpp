@@ -182,7 +182,7 @@ TEST(Target, ErrorsOfText) {
             "tuning.matmul_stages.value is 2, expected an integer from 3 to 64"},
            {"host-avx2", "/time/matmul", nullptr, "time.matmul is missing"},
            {"host-avx2", "/time/alone", "1",
-            "time.alone is unknown, expected launch, products, attention, matmul"},
+            "time.alone is unknown, expected launch, append, products, attention, matmul"},
            {"host-avx2", "/tuning/product_warps", "1",
             "tuning.product_warps is unknown, expected accumulators, positions, "
             "prefill_tokens, verify_tokens"},

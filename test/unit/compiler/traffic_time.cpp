@@ -28,6 +28,7 @@ TargetDescription gpu() {
   target.kind = TargetDescription::Kind::Gpu;
   target.multiprocessors.value = 10;
   target.gpuTuning.attentionSplits.value = 2;
+  target.gpuTuning.longRingBytes.value = 100000;
   GpuTime &time = target.gpuTime;
   time.productBandwidth.value = 1e12;
   time.cacheBandwidth.value = 0.5e12;
@@ -35,9 +36,19 @@ TargetDescription gpu() {
   time.productGap.value = 1e-6;
   time.productWait.value = 2e-6;
   time.productColumn.value = 1e-9;
+  time.productStage.value = 0.2e-6;
+  time.productSum.value = 0.3e-6;
+  time.productRival.value = 2e-6;
   time.attentionWait.value = 3e-6;
+  time.besideSaving.value = 1.5e-6;
+  time.besideSlowdown.value = 0.5;
+  time.roomSaving.value = 0.9e-6;
+  time.append.value = 0.3e-6;
   time.matmulWait.value = 5e-6;
   time.matmulStage.value = 1e-8;
+  time.unpackIntegers.value = 20e12;
+  time.unpackFloats.value = 40e12;
+  time.unpackRecords.value = 10e12;
   time.warpIntegers.value = 100e12;
   time.warpFloats.value = 200e12;
   time.warpgroupIntegers.value = 250e12;
@@ -84,6 +95,64 @@ TEST(TimeModel, ProductOfAGpu) {
   WeightLoad halves[] = {{encoding("int8-g128"), 320, 1000}, {encoding("int8-g128"), 320, 1000}};
   weight.rows = 640;
   EXPECT_NEAR(model.productSeconds(halves), model.productSeconds(weight), 1e-15);
+}
+
+TEST(TimeModel, ProductsOfOtherSchedules) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 512);
+  WeightLoad weight{encoding("int8-g128"), 16000, 1024};
+  double stream = 16000 * 1040 / 1e12, chain = 3.024e-6 + 16000 * 1024 / 1e12;
+  auto seconds = [&](const ProductSchedule &schedule) {
+    return model.product(weight, ProductPlace::BehindProduct, 1, schedule).at(1).seconds();
+  };
+  ProductSchedule schedule;
+  double best = seconds(schedule);
+  EXPECT_NEAR(best, norm8(stream + 1e-6, chain), 1e-15);
+  schedule.stages = 7;
+  schedule.wantedStages = 10;
+  EXPECT_NEAR(seconds(schedule) - best, 3 * 0.2e-6, 1e-15);
+  schedule.sums = 3;
+  EXPECT_NEAR(seconds(schedule) - best, 3 * 0.2e-6 + 2 * 0.3e-6, 1e-15);
+  schedule = {};
+  schedule.hasRoomForRival = true;
+  EXPECT_NEAR(seconds(schedule) - best, 2e-6, 1e-15);
+  // Two copies under way where there should be three: half as long again.
+  schedule = {};
+  schedule.underWay = 2;
+  schedule.wantedUnderWay = 3;
+  EXPECT_NEAR(seconds(schedule), norm8(1.5 * stream + 1e-6, chain), 1e-15);
+  // A product that shares multiprocessors with attention reads half as long again, and saves 1.5
+  // us: worth it for small ones.
+  EXPECT_NEAR(model.besideAttentionSeconds(weight), 0.5 * stream - 1.5e-6, 1e-15);
+  weight.rows = 1600;
+  EXPECT_LT(model.besideAttentionSeconds(weight), 0);
+}
+
+TEST(TimeModel, AttentionOfOtherSchedules) {
+  TargetDescription target = gpu();
+  TimeModel model(target, 1000);
+  AttentionLoad load{cache("int8"), cache("int8"), 1, 1, 64};
+  double longRing = model.attentionSeconds(load);
+  // Stages of 64 positions have 8448 bytes: the long ring has 11 of them.
+  load.stages = 11;
+  load.mostStages = 100;
+  load.stagePositions = 64;
+  EXPECT_NEAR(model.attentionSeconds(load), longRing, 1e-13);
+  load.stages = 4;
+  double work = 64 * 4 * (2 / 4e12) * 5;
+  EXPECT_NEAR(model.attentionSeconds(load), 3e-6 + 1000 * norm8(132 / (0.4e12 * 4 / 11), work),
+              1e-13);
+  double shortRing = model.attentionSeconds(load);
+  load.leavesRoom = true;
+  EXPECT_NEAR(model.attentionSeconds(load), shortRing - 0.9e-6, 1e-13);
+  // A ring with all that a block reads lacks nothing.
+  load.leavesRoom = false;
+  load.mostStages = 4;
+  EXPECT_NEAR(model.attentionSeconds(load), longRing, 1e-13);
+  // One block instead of two, with its arithmetic and its bandwidth.
+  load = {cache("int8"), cache("int8"), 1, 1, 64};
+  load.splits = 1;
+  EXPECT_NEAR(model.attentionSeconds(load), 3e-6 + 1000 * norm8(132 / 0.2e12, 2 * work), 1e-13);
 }
 
 TEST(TimeModel, ProductBehindAttention) {
@@ -148,7 +217,8 @@ TEST(TimeModel, ManyTokensOfAGpu) {
   load.blocks = 10;
   load.warpgroups = true;
   double copied = (128 * 1040.0 + 1024 * 2 * 64) / 0.5e12;
-  double tile = norm8(128 * 64 * 1024 / 25e12, copied) + 8 * 1e-8 + 8 * 128 * 64 / 0.5e12;
+  double tile =
+      norm8(128 * 64 * 1024 / 25e12 + 128 * 1024 / 2e12, copied) + 8 * 1e-8 + 8 * 128 * 64 / 0.5e12;
   double stream = 40.0 / 32 * 2048 * 1040 / 1e12;
   TimeFormula formula = model.matmul(load);
   EXPECT_NEAR(formula.at(1).seconds(), 5e-6 + norm8(stream + 1e-6, 4 * tile), 1e-12);
@@ -167,8 +237,8 @@ TEST(TimeModel, ManyTokensOfAGpu) {
   load.arithmetic = MatmulLoad::Arithmetic::Records;
   load.splits = 2;
   load.blocks = 2;
-  tile = norm8(128 * 64 * 512 / 40e12, (128 * 520.0 + 512 * 2 * 64) / 1e12) + 4 * 1e-8 +
-         8 * 128 * 64 / 1e12;
+  tile = norm8(128 * 64 * 512 / 40e12 + 128 * 512 / 1e12, (128 * 520.0 + 512 * 2 * 64) / 1e12) +
+         4 * 1e-8 + 8 * 128 * 64 / 1e12;
   stream = 128 * 1040 / 0.4e12;
   EXPECT_NEAR(model.matmul(load).at(1).seconds(), 5e-6 + norm8(stream + 1e-6, tile), 1e-12);
 }
@@ -268,6 +338,53 @@ TEST(TimeModel, KernelsHaveTheTimesOfTheirDescriptions) {
   double rows = target.gpuTime.smallKernel.value + 3 * 512 * 4 / 2e12;
   double total = target.gpuTime.step.value + attention + product + rows;
   EXPECT_NEAR(model.step(*module).seconds(), total, 1e-15);
+}
+
+TEST(TimeFit, FindsWhatPredictsPrompts) {
+  TargetDescription truth = gpu(), start = gpu();
+  truth.gpuTime.matmulWait.value = 8e-6;
+  truth.gpuTime.warpIntegers.value = 70e12;
+  truth.gpuTime.warpgroupIntegers.value = 330e12;
+  truth.gpuTime.unpackIntegers.value = 12e12;
+  truth.gpuTime.l2Bandwidth.value = 6e12;
+  truth.gpuTime.rowsBandwidth.value = 1.5e12;
+  TimeModel model(truth, 1);
+  std::vector<StepMeasurement> steps;
+  for (const char *name : {"int8-g128", "int4-g128"})
+    for (int64_t tokens : {16, 32, 64, 128, 512}) {
+      StepMeasurement &step = steps.emplace_back();
+      step.context = tokens;
+      step.seconds = model.stepSeconds();
+      auto add = [&](const KernelLoad &load) {
+        TimeFormula formula = model.formula(load);
+        step.kernels.push_back(load);
+        step.alone.push_back(formula.at(tokens).seconds() + formula.alone);
+        step.seconds += formula.at(tokens).seconds();
+      };
+      KernelLoad product, rows;
+      product.kind = KernelLoad::Kind::Matmul;
+      product.matmul.tokens = tokens;
+      product.matmul.blocks = 10;
+      product.matmul.warpgroups = tokens >= 64;
+      product.matmul.tileTokens = std::min<int64_t>(tokens, 64);
+      for (int64_t height : {1024, 4096}) {
+        product.matmul.weights = {{encoding(name), height, 2048}};
+        add(product);
+      }
+      rows.bytes = tokens * 2048 * 6;
+      add(rows);
+    }
+  EXPECT_GT(predictionErrors(start, steps).kernel, 0.05);
+  TargetDescription fitted = fitTime(start, steps, "measured");
+  FitErrors errors = predictionErrors(fitted, steps);
+  EXPECT_LT(errors.kernel, 0.01);
+  EXPECT_LT(errors.worstStep, 0.02);
+  for (auto number : {&GpuTime::matmulWait, &GpuTime::warpIntegers, &GpuTime::warpgroupIntegers,
+                      &GpuTime::unpackIntegers})
+    EXPECT_EQ((fitted.gpuTime.*number).source, "measured");
+  // No record was multiplied.
+  EXPECT_EQ(fitted.gpuTime.warpgroupRecords.value, start.gpuTime.warpgroupRecords.value);
+  EXPECT_NE(fitted.gpuTime.unpackRecords.source, "measured");
 }
 
 TEST(TimeFit, FindsWhatPredicts) {
