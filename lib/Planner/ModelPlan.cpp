@@ -27,9 +27,9 @@ using formats::Encoding;
 /// Formats of weights that are worth a try on any device: what each more bit buys, and what a
 /// smaller group. A target's prices decide among them.
 static constexpr StringLiteral kWeightFormats[] = {
-    "int8-g128",   "int6-g128", "int6-g64", "int6-g32-n8", "int5-g128", "int5-g64",
-    "int5-g32-n8", "iq4_nl",    "iq4_xs",   "iq4-g64",     "iq4-g128",  "iq4-channel",
-    "int4-g128",   "int4-g64",  "int3-g64", "int3-g32-n8"};
+    "int8-g128",   "q6_k",        "int6-g128", "int6-g64", "int6-g32-n8", "int5-g128",
+    "int5-g64",    "int5-g32-n8", "iq4_nl",    "iq4_xs",   "iq4-g64",     "iq4-g128",
+    "iq4-channel", "int4-g128",   "int4-g64",  "int3-g64", "int3-g32-n8"};
 static constexpr StringLiteral kKeyFormats[] = {"f16",  "int8",     "fp8",          "int4-h32",
                                                 "int4", "int8-rot", "int4-h32-rot", "int4-rot"};
 static constexpr StringLiteral kValueFormats[] = {"f16", "int8", "fp8", "int4-h32", "int4"};
