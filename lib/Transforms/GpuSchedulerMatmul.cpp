@@ -157,8 +157,8 @@ FailureOr<ScheduleChoice> GpuScheduler::choose(fused::MatmulOp op) {
   if (failed(candidates))
     return failure();
   // The largest tiles come first. Smaller ones copy more of what other blocks copy, too, about
-  // which predictions are least certain: those of fewer tokens must save a twentieth, those of fewer
-  // rows an eighth, and so must others where no multiprocessor is without work.
+  // which predictions are least certain: those of fewer tokens must save a twentieth, those of
+  // fewer rows an eighth, and so must others where no multiprocessor is without work.
   const Tiles *best = nullptr;
   double shortest = std::numeric_limits<double>::infinity();
   for (const Tiles &tiles : *candidates) {
