@@ -82,9 +82,14 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
   // The layers of an 8B model, of one with few key/value heads, and of one of 1B.
   Shape large{4096, 14336, 32, 8, 6, 32768}, few{4096, 14336, 32, 2, 6, 32768},
       small{2048, 8192, 32, 8, 8, 128256};
-  for (const char *weights : {"f16", "int8-g128", "int8-g32", "int4-g128", "int4-g32", "q2_k",
-                              "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"})
-    probes.push_back({weights, large, weights, "f16", "f16", 2048, {512}});
+  for (StringRef weights : {"f16", "int8-g128", "int8-g32", "int4-g128", "int4-g32", "q2_k", "q3_k",
+                            "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs"}) {
+    probes.push_back({weights.str(), large, weights.str(), "f16", "f16", 2048, {512}});
+    // Products of many tokens: exact integers, floats and records, by single warps and by
+    // warpgroups, bound by memory, by copies and by arithmetic.
+    if (is_contained({"f16", "int8-g128", "int4-g128", "q4_k", "q6_k"}, weights))
+      probes.back().prompts = {16, 32, 64, 128, 512};
+  }
   for (const char *weights : {"int8-g128", "int4-g128"}) {
     for (const char *cache : {"f16", "int8", "int4"})
       probes.push_back({std::string(weights) + "-cache-" + cache,
@@ -95,20 +100,8 @@ static std::vector<Probe> probesFor(const TargetDescription &target, bool quick)
                         33024,
                         {512, 8192, 32768}});
     probes.push_back({std::string(weights) + "-1b", small, weights, "f16", "f16", 2048, {512}});
+    probes.back().prompts = {16, 64, 512};
   }
-  // Products of many tokens: exact integers, floats and records, by single warps and by warpgroups,
-  // bound by memory, by copies and by arithmetic.
-  for (const char *weights : {"f16", "int8-g128", "int4-g128", "q4_k", "q6_k"})
-    probes.push_back({std::string(weights) + "-prompts",
-                      large,
-                      weights,
-                      "f16",
-                      "f16",
-                      2048,
-                      {512},
-                      {16, 32, 64, 128, 512}});
-  probes.push_back(
-      {"int8-g128-prompts-1b", small, "int8-g128", "f16", "f16", 2048, {512}, {16, 64, 512}});
   probes.push_back({"cache-fp8", large, "int8-g128", "fp8", "fp8", 33024, {8192, 32768}});
   for (const char *cache : {"f16", "int8"})
     probes.push_back({std::string("few-heads-") + cache,
