@@ -7,6 +7,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SetVector.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -200,7 +201,15 @@ private:
       if (values.encoding.isInteger())
         positions = formats::cacheBlock;
       pieceBytes = positions / formats::cacheTile * (keys.tileBytes() + values.tileBytes());
+      int64_t pointers = DecoderStep::constantsOf(layer).size() + 2; // and its caches
       if (!shape.pieceBytes) {
+        shape.projectionBytes = cast<RankedTensorType>(layer.projections.getResult(0).getType())
+                                    .getElementTypeBitWidth() /
+                                8;
+        AttentionPlan attention;
+        attention.keys = keys;
+        shape.queryBytes = 2 * attention.queryRow();
+        shape.layerPointers = pointers;
         shape.heads = keys.heads;
         shape.dim = keys.dim;
         shape.queryHeads = layer.attention.getQuery().getType().getDimSize(1) / keys.dim;
@@ -208,7 +217,7 @@ private:
         shape.pieceBytes = pieceBytes;
       }
       if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
-          positions != shape.piecePositions ||
+          positions != shape.piecePositions || pointers != shape.layerPointers ||
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
@@ -222,5 +231,16 @@ private:
 };
 
 } // namespace
+
+llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) {
+  llvm::SetVector<Value> constants;
+  for (Operation *op : layer.operations())
+    op->walk<WalkOrder::PreOrder>([&](Operation *inner) {
+      for (Value operand : inner->getOperands())
+        if (operand.getDefiningOp<model::ParameterOp>())
+          constants.insert(operand);
+    });
+  return constants.takeVector();
+}
 
 Expected<DecoderStep> DecoderStep::match(Block &step) { return Matcher(step).match(); }

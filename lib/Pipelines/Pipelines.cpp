@@ -92,6 +92,8 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedAssignSchedules({options.target}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());
+  if (options.launch == "persistent")
+    pm.addPass(createFusedPlanPersistent({options.target}));
 }
 
 static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &options) {

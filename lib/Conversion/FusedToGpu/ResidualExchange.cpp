@@ -5,6 +5,8 @@
 
 #include "sluice/Formats/FixedSum.h"
 
+#include <limits>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -185,4 +187,20 @@ Value ResidualExchange::normFactor(double epsilon) {
   }
   Value mean = k.mulF(sum, k.number(1.0 / static_cast<double>(plan.shape.width)));
   return k.divF(k.number(1.0), k.sqrt(k.addF(mean, k.number(epsilon))));
+}
+
+void ResidualExchange::store(Value result) {
+  k.fenceDevice(LLVM::AtomicOrdering::acquire);
+  Value fine = k.equal(k.loadRelaxed(pointers.poison), k.integer(k.i64(), 0));
+  Value nan = k.number(std::numeric_limits<double>::quiet_NaN());
+  forGroups([&](Value, Value local, Value row) {
+    DeviceBuilder::Values x;
+    for (auto [first, mlp] : llvm::zip_equal(loadState(0, local), loadState(1, local)))
+      x.push_back(k.select(fine, k.addF(first, mlp), nan));
+    auto write = [&] { k.store(k.vectorOf(x), k.offset(result, k.shl(row, 2)), 16); };
+    if (Value there = exists(row))
+      k.ifThen(there, write);
+    else
+      write();
+  });
 }

@@ -18,8 +18,8 @@ public:
   struct Pointers {
     /// Start of the block's shared memory.
     mlir::Value shared;
-    /// The embedding, f32; the arrays of words, one after another, zero at the kernel's start; a
-    /// word that becomes 1 if something is added that a sum does not hold.
+    /// The embedding, f32; the arrays of words, one after another, zero at the kernel's start; an
+    /// i64, zero, that becomes 1 if something is added that a sum does not hold.
     mlir::Value embedding, sums, poison;
   };
 
@@ -55,6 +55,10 @@ public:
   void addAttention(mlir::Value row, mlir::Value value);
   /// The same of the MLP of layer `layer`.
   void addMlp(mlir::Value layer, mlir::Value row, mlir::Value value);
+
+  /// After the last MLP's sums were read: writes the rank's rows of the stream, f32. NaN if
+  /// something was added that a sum does not hold.
+  void store(mlir::Value result);
 
 private:
   /// Words of an array; those behind the width are not used.

@@ -57,8 +57,8 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
                             Value barrier) {
   const formats::PackedShape &shape = part.shape;
   int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
-  Value from =
-      k.offset(extent.weight, k.mul(k.toI64(k.add(extent.firstTile, tile)), shape.tileBytes()));
+  Value from = k.offset(extent.weight, k.mul(k.toI64(extent.place(k.add(extent.firstTile, tile))),
+                                             shape.tileBytes()));
   Value end = k.add(firstGroup, groupCount);
   Value firstUnit = k.mul(place, part.stageGroups);
   k.loop(k.div(firstGroup, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
@@ -84,48 +84,72 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
          });
 }
 
+DeviceBuilder::Values WeightStream::copyStage(int64_t inFlight, ValueRange carried,
+                                              llvm::function_ref<void(Value, Value)> body) {
+  Value count = carried[0], oldest = carried[1];
+  // At most one stage more is under way than before.
+  Value few = k.less(k.sub(count, oldest), k.constI32(inFlight));
+  oldest = k.ifElseYield(
+      few, [&] { return Values{oldest}; },
+      [&] {
+        k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
+        return Values{k.add(oldest, 1)};
+      })[0];
+  Value slot = slotOf(count);
+  k.wait(k.at(empty, slot, 8), k.bitXor(parityOf(count), 1));
+  body(k.at(ring, slot, plan.stageBytes), k.at(full, slot, 8));
+  return {k.add(count, 1), oldest};
+}
+
+Value WeightStream::take(Value stage) {
+  Value slot = slotOf(stage);
+  k.wait(k.at(full, slot, 8), parityOf(stage));
+  return k.at(ring, slot, plan.stageBytes);
+}
+
+void WeightStream::arriveEmpty(Value stage, Value lane, int64_t count) {
+  k.syncWarp();
+  k.ifThen(k.equal(lane, k.constI32(0)),
+           [&] { k.arrive(k.at(empty, slotOf(stage), 8), k.constI32(count)); });
+}
+
 DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
                                          const StreamedPart::Extent &extent, int64_t inFlight,
-                                         ValueRange carried) {
-  return k.loop(
-      k.constI32(0), stageCount(part, extent), 1, carried, [&](Value number, ValueRange values) {
-        Value count = values[0], oldest = values[1];
-        // At most one stage more is under way than before.
-        Value full_ = k.less(k.sub(count, oldest), k.constI32(inFlight));
-        oldest = k.ifElseYield(
-            full_, [&] { return Values{oldest}; },
-            [&] {
-              k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
-              return Values{k.add(oldest, 1)};
-            })[0];
-        Value slot = slotOf(count), barrier = k.at(full, slot, 8);
-        k.wait(k.at(empty, slot, 8), k.bitXor(parityOf(count), 1));
-        Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
-        Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
-        Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
-        // A block with fewer groups than the one with most may have none in a last stage.
-        Value groups = k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)),
-                             k.constI32(0));
-        Value start = k.add(extent.firstGroup, firstGroup);
-        Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
-        if (part.missingBytes)
-          bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
-                           k.sub(bytes, part.missingBytes), bytes);
-        k.expectBytes(barrier, k.mul(tiles, bytes));
-        Value to = k.at(ring, slot, plan.stageBytes);
-        if (part.isWholeChunk()) {
-          Value chunk = k.div(start, part.units);
-          Value from =
-              k.add(k.mul(k.toI64(k.add(extent.firstTile, firstTile)), part.shape.tileBytes()),
-                    k.mul(k.toI64(chunk), part.shape.chunkOffset(1)));
-          k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
-        } else {
-          k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
-            copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
-          });
-        }
-        return Values{k.add(count, 1), oldest};
+                                         ValueRange carried, Value lane) {
+  Value isFirst = k.equal(lane, k.constI32(0));
+  auto copyOne = [&](Value number, Value to, Value barrier) {
+    Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
+    Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
+    Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
+    // A block with fewer groups than the one with most may have none in a last stage.
+    Value groups =
+        k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)), k.constI32(0));
+    Value start = k.add(extent.firstGroup, firstGroup);
+    Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
+    if (part.missingBytes)
+      bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
+                       k.sub(bytes, part.missingBytes), bytes);
+    if (part.isWholeChunk()) {
+      Value tile = extent.place(k.add(extent.firstTile, firstTile));
+      Value from = k.add(k.mul(k.toI64(tile), part.shape.tileBytes()),
+                         k.mul(k.toI64(k.div(start, part.units)), part.shape.chunkOffset(1)));
+      k.ifThen(isFirst, [&] {
+        k.expectBytes(barrier, bytes);
+        k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
       });
+      return;
+    }
+    k.ifThen(isFirst, [&] { k.expectBytes(barrier, k.mul(tiles, bytes)); });
+    k.syncWarp();
+    k.ifThen(k.less(lane, tiles), [&] {
+      copyTile(part, extent, k.add(firstTile, lane), lane, start, groups, to, barrier);
+    });
+  };
+  return k.loop(k.constI32(0), stageCount(part, extent), 1, carried,
+                [&](Value number, ValueRange values) {
+                  return copyStage(inFlight, values,
+                                   [&](Value to, Value barrier) { copyOne(number, to, barrier); });
+                });
 }
 
 WeightStream::Operands WeightStream::loadOperands(const StreamedPart &part, Value operands,
@@ -236,9 +260,7 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
             return Values{k.addF(all[0], low), k.addF(all[1], high)};
           },
           [&] { return all; });
-      k.syncWarp();
-      k.ifThen(k.equal(lane, k.constI32(0)),
-               [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
+      arriveEmpty(stage, lane, teams);
     }
     k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
       Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));

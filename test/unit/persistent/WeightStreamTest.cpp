@@ -181,10 +181,10 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
   k.clusterWait();
   auto copy = [&] {
     auto layersCopied = k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
-      auto after = stream.copy(gate, gateExtent(), plan.schedule.mlpInFlight, carried);
-      return stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after);
+      auto after = stream.copy(gate, gateExtent(), plan.schedule.mlpInFlight, carried, lane);
+      return stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after, lane);
     });
-    stream.copy(head, headExtent(), plan.schedule.mlpInFlight, layersCopied);
+    stream.copy(head, headExtent(), plan.schedule.mlpInFlight, layersCopied, lane);
   };
   auto compute = [&] {
     exchange.start();
@@ -273,8 +273,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           k.barrier(1, threads);
         });
   };
-  k.ifElse(k.less(thread, k.constI32(threads)), compute,
-           [&] { k.ifThen(k.equal(thread, k.constI32(threads)), copy); });
+  k.ifElse(k.less(thread, k.constI32(threads)), compute, copy);
   k.clusterArrive();
   k.clusterWait();
 }

@@ -1,0 +1,94 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Steps as one kernel, compiled from models and run by the emulator, against the same models on the
+// host. Targets have fewer multiprocessors than GPUs, so that few threads live at the same time.
+
+#include "Devices.h"
+#include "sluice/Emulator/Emulator.h"
+
+using namespace sluice;
+using namespace sluice::test;
+
+namespace {
+
+struct Case {
+  const char *name, *model, *weights;
+  /// Clusters of 1, 2, ... blocks that live at the same time; warps of a block.
+  std::vector<int64_t> clusters;
+  int64_t warps;
+  const char *keys = "", *values = "";
+};
+
+class EmulatedStep : public testing::TestWithParam<Case> {
+protected:
+  static void SetUpTestSuite() { emulator::registerEmulatorDevice(); }
+};
+
+/// A description like the H100's, written to the folder.
+std::string smallTarget(Folder &folder, const Case &model) {
+  nlohmann::json target = nlohmann::json::parse(std::ifstream(SLUICE_TARGETS "/h100.json"));
+  target["persistent"]["resident_clusters"]["value"] = model.clusters;
+  target["persistent"]["warps"]["value"] = model.warps;
+  std::string path = folder / "small.json";
+  std::ofstream(path) << target.dump();
+  return path;
+}
+
+std::vector<int32_t> tokensOf(const runtime::Artifact &artifact, size_t count) {
+  std::ifstream file(dataFile("alice.txt"));
+  std::string text(4096, 0);
+  file.read(text.data(), text.size());
+  std::vector<int32_t> tokens =
+      artifact.tokenizer().encode(text.substr(0, file.gcount()), /*addBos=*/true);
+  EXPECT_GE(tokens.size(), count);
+  return tokens;
+}
+
+} // namespace
+
+TEST_P(EmulatedStep, LogitsAndCachesAreTheHosts) {
+  constexpr int64_t context = 140;
+  const Case &model = GetParam();
+  std::string path = std::string(SLUICE_MODELS "/") + model.model;
+  Compiled forHost, forGpu;
+  forGpu.launch = "persistent";
+  forHost.compile(path, model.weights, context, "host", model.keys, model.values);
+  forGpu.compile(path, model.weights, context, smallTarget(forGpu.folder, model), model.keys,
+                 model.values);
+  if (HasFatalFailure())
+    return;
+  const nlohmann::json &step = forGpu.plan["steps"]["decode"];
+  ASSERT_EQ(step["launch"]["mode"], "persistent") << step["launch"].dump();
+  ASSERT_TRUE(forGpu.plan["steps"].contains("decode_graph"));
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  std::vector<int32_t> tokens = tokensOf(host.session.artifact(), context);
+
+  double worstLogits = 0, worstCached = 0;
+  for (int64_t last : {1, 2, 33, 34, int(context)}) {
+    SCOPED_TRACE("context " + std::to_string(last));
+    while (host.session.position() < last - 1)
+      host.decode(tokens[host.session.position()]);
+    if (emulated.session.position() != last - 1)
+      emulated.continueFrom(host);
+    std::vector<float> expected = host.decode(tokens[last - 1]),
+                       found = emulated.decode(tokens[last - 1]);
+    double error = relativeError(found, expected);
+    EXPECT_LE(error, 9e-4) << "logits";
+    worstLogits = worse(worstLogits, error);
+    EXPECT_EQ(std::max_element(found.begin(), found.end()) - found.begin(),
+              std::max_element(expected.begin(), expected.end()) - expected.begin());
+    for (auto [mine, theirs] : llvm::zip_equal(emulated.readCaches(), host.readCaches()))
+      worstCached = worse(worstCached, relativeError(mine.entry(last - 1), theirs.entry(last - 1)));
+  }
+  RecordProperty("logits", std::to_string(worstLogits));
+  RecordProperty("cached", std::to_string(worstCached));
+  EXPECT_LE(worstCached, 2e-3);
+  EXPECT_GT(worstLogits, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EmulatedStep,
+                         testing::Values(Case{"llama_int8", "llama-4m", "int8-g128", {4, 2}, 8},
+                                         Case{"llama_int4", "llama-4m", "int4-g128", {3}, 16},
+                                         Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
+                         [](const auto &info) { return std::string(info.param.name); });
