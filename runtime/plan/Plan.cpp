@@ -360,12 +360,12 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
   Step step;
   step.name = name;
   if (auto tokens = value.find("tokens")) {
-    if (name == "decode" || name == "decode_graph")
-      tokens->failWith("is for other steps: \"decode\" takes one token");
+    if (name == "decode" || name == Plan::graphStep)
+      tokens->failWith("is for other steps: \"" + name + "\" takes one token");
     step.tokens = tokens->asInt(2, maxId);
     if (auto all = value.find("all_logits"))
       step.allLogits = all->asBool();
-  } else if (name != "decode" && name != "decode_graph") {
+  } else if (name != "decode" && name != Plan::graphStep) {
     value.at("tokens");
   }
   JsonField launches = value.at("launches");
@@ -559,6 +559,11 @@ std::optional<uint32_t> Plan::findStep(std::string_view name) const {
     if (steps[i].name == name)
       return static_cast<uint32_t>(i);
   return std::nullopt;
+}
+
+uint32_t Plan::decodeStep(bool graph) const {
+  std::optional<uint32_t> asGraph = graph ? findStep(graphStep) : std::nullopt;
+  return asGraph ? *asGraph : *findStep("decode");
 }
 
 std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {

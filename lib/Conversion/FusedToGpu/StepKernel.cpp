@@ -7,12 +7,15 @@
 #include "StepKernel.h"
 
 #include "AttentionJoin.h"
+#include "Opaque.h"
 #include "ResidualExchange.h"
 #include "ThreadRows.h"
 #include "TileAttention.h"
 #include "WeightStream.h"
 
 #include "dialects/Fused/Weights.h"
+
+#include "llvm/Support/SaveAndRestore.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -196,6 +199,27 @@ private:
   void waitForAll() { k.barrier(1, threads()); }
   Value roundingPlace() { return k.at(place(plan.scratch), warp, PersistentPlan::kGroupBytes); }
 
+  ResidualExchange stream() {
+    Value sums = arguments[StepInterface::kSums];
+    return {k,
+            plan,
+            {shared, arguments[StepInterface::kEmbedding], sums,
+             k.offset(sums, (interface.sumWords() - 1) * 8)},
+            thread};
+  }
+  AttentionJoin join() { return {k, plan, shared, thread}; }
+  /// While it lives, what is computed from the thread's numbers is not computed before. Else all
+  /// layers' addresses were, and kept in registers.
+  struct Fresh {
+    explicit Fresh(StepKernel &kernel)
+        : thread(kernel.thread, opaqueCopy(kernel.k, kernel.thread)),
+          lane(kernel.lane, kernel.k.bitAnd(kernel.thread, kWarp - 1)),
+          warp(kernel.warp, kernel.k.shr(kernel.thread, 5)),
+          cluster(kernel.cluster, opaqueCopy(kernel.k, kernel.cluster)),
+          rank(kernel.rank, opaqueCopy(kernel.k, kernel.rank)) {}
+    llvm::SaveAndRestore<Value> thread, lane, warp, cluster, rank;
+  };
+
   // The parts of a layer.
   Extent projectionExtent(Value layer);
   Extent outputExtent(Value layer);
@@ -235,10 +259,8 @@ private:
   SmallVector<PackedSegment> projectionRows, gateRows;
   Value thread, block, lane, warp, cluster, rank;
   fused::AttentionPlan attention;
-  ResidualExchange stream;
   WeightStream ring;
   GroupExchange inner, projected_;
-  AttentionJoin join;
   StreamedPart projectionPart, outputPart, gatePart, downPart;
   LogicalResult result = success();
 };
@@ -275,15 +297,9 @@ StepKernel::StepKernel(DeviceBuilder &k, StepInterface &interface, Value shared,
       gateRows(*kernels::packedSegments(first.gates)), thread(k.thread()), block(k.block()),
       lane(k.bitAnd(thread, kWarp - 1)), warp(k.shr(thread, 5)),
       cluster(k.div(block, plan.schedule.clusterBlocks)), rank(k.rankInCluster()),
-      attention(attentionShape(first.attention)),
-      stream(k, plan,
-             {shared, arguments[StepInterface::kEmbedding], arguments[StepInterface::kSums],
-              k.offset(arguments[StepInterface::kSums], (interface.sumWords() - 1) * 8)},
-             thread),
-      ring(k, plan, shared),
+      attention(attentionShape(first.attention)), ring(k, plan, shared),
       inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta},
       projected_{k, plan, shared, PersistentPlan::Projections, plan.projections, {}},
-      join(k, plan, shared, thread),
       projectionPart(shapeOf(first.projections), plan.widthGroups(), plan),
       outputPart(shapeOf(first.output), plan.attendedGroups(), plan),
       gatePart(shapeOf(first.gates), plan.widthGroups(), plan),
@@ -402,10 +418,10 @@ Value StepKernel::projectionBytes() {
 }
 
 void StepKernel::initBarriers() {
-  stream.initBarrier();
+  stream().initBarrier();
   inner.init(innerBytes());
   projected_.init(projectionBytes());
-  join.initBarriers();
+  join().initBarriers();
   ring.initBarriers();
   k.initBarrier(place(plan.appended), 1);
   k.fenceBarrierInit();
@@ -529,6 +545,7 @@ void StepKernel::finishProjection(Value layer, Value ofCluster, Value inRank, Va
 }
 
 void StepKernel::sendProjections(Value layer) {
+  Fresh fresh(*this);
   // Half a tile are neighbouring rows of a head, 16 bytes or 32.
   int64_t bytes = plan.shape.projectionBytes, pieces = 16 * bytes / 16;
   Value count = number(ProjectionTiles + 1), begin = number(ProjectionTiles);
@@ -556,8 +573,9 @@ void StepKernel::sendProjections(Value layer) {
 }
 
 Value StepKernel::project(Value layer, Value passed) {
-  GroupExchange input = stream.exchange();
-  Value factor = stream.normFactor(normOf(first.projections).getEpsilon().convertToDouble());
+  Fresh fresh(*this);
+  GroupExchange input = stream().exchange();
+  Value factor = stream().normFactor(normOf(first.projections).getEpsilon().convertToDouble());
   passed = ring.forBatches(
       projectionPart, projectionExtent(layer), plan.mostProjectionTiles(), passed,
       [&](const Extent &batch, Value firstTile, Value before) {
@@ -593,6 +611,7 @@ llvm::DenseMap<Value, Value> StepKernel::projected() {
 }
 
 void StepKernel::makeQueries(Value layer) {
+  Fresh fresh(*this);
   bind(attentionOp, layer, projected());
   Kernel kernel{k, attentionOp.interface, shared, {}, device};
   Head head(kernel, first.attention, lane, zero(), attention.dim, attention.keys.paddedDim());
@@ -620,6 +639,7 @@ void StepKernel::makeQueries(Value layer) {
 }
 
 void StepKernel::patchNewest(Value layer, Value number, Value passed) {
+  Fresh fresh(*this);
   bind(attentionOp, layer, projected());
   Kernel kernel{k, attentionOp.interface, shared, {}, device};
   Value last = this->number(Last), count = this->number(PieceCount);
@@ -692,6 +712,7 @@ void StepKernel::patchNewest(Value layer, Value number, Value passed) {
 }
 
 void StepKernel::readPieces(Value layer, Value head, Value passed) {
+  Fresh fresh(*this);
   TileAttention tiles(k, first.attention, attention, lane);
   Value firstQuery = k.mul(head, attention.group);
   tiles.queriesAt = k.at(place(plan.queries), firstQuery, 2 * attention.queryRow());
@@ -729,6 +750,7 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
 }
 
 Value StepKernel::attend(Value layer, Value passed) {
+  Fresh fresh(*this);
   makeQueries(layer);
   waitForAll();
   Value appender = k.constI32(warps() > plan.attentionWarps() ? plan.attentionWarps() : 0);
@@ -738,6 +760,7 @@ Value StepKernel::attend(Value layer, Value passed) {
         k.ifThen(k.less(warp, k.constI32(plan.attentionWarps())),
                  [&] { readPieces(layer, head, carried[0]); });
         waitForAll();
+        Fresh joining(*this);
         TileAttention tiles(k, first.attention, attention, lane);
         int64_t count = plan.attentionWarps() * attention.group;
         Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
@@ -757,8 +780,9 @@ Value StepKernel::attend(Value layer, Value passed) {
         waitForAll();
         return Values{k.add(carried[0], number(PieceCount))};
       })[0];
+  Fresh sending(*this);
   int64_t columns = plan.joinedHeads() * attention.dim;
-  join.send(
+  join().send(
       [&](Value set, Value column) {
         Value at = k.at(place(plan.outputs), k.add(k.mul(set, columns), column), 4);
         return k.lanes(k.load(k.vec(4, k.f32()), at, 16));
@@ -768,13 +792,14 @@ Value StepKernel::attend(Value layer, Value passed) {
         Values both = k.lanes(k.load(k.vec(2, k.f32()), at, 8));
         return std::pair(both[0], both[1]);
       });
-  join.finish(layer);
-  join.receive(layer);
+  join().finish(layer);
+  join().receive(layer);
   return passed;
 }
 
 Value StepKernel::addOutput(Value layer, Value passed) {
-  GroupExchange input = join.exchange();
+  Fresh fresh(*this);
+  GroupExchange input = join().exchange();
   return ring.forBatches(
       outputPart, outputExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
       [&](const Extent &batch, Value, Value before) {
@@ -786,8 +811,8 @@ Value StepKernel::addOutput(Value layer, Value passed) {
         ring.finish(outputPart, batch, thread, threads(),
                     [&](Value tile, Value row, Value low, Value high) {
                       Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                      stream.addAttention(at, low);
-                      stream.addAttention(k.add(at, 8), high);
+                      stream().addAttention(at, low);
+                      stream().addAttention(k.add(at, 8), high);
                     });
         waitForAll(); // before other sums come to the same place
       });
@@ -798,9 +823,10 @@ Value StepKernel::addOutput(Value layer, Value passed) {
 //===----------------------------------------------------------------------===//
 
 Value StepKernel::multiplyGates(Value layer, Value passed) {
+  Fresh fresh(*this);
   constexpr int64_t tilesOfGroup = 2 * PersistentPlan::kGroup / PersistentPlan::kTile;
-  GroupExchange input = stream.exchange();
-  Value factor = stream.normFactor(normOf(first.gates).getEpsilon().convertToDouble());
+  GroupExchange input = stream().exchange();
+  Value factor = stream().normFactor(normOf(first.gates).getEpsilon().convertToDouble());
   Value values = place(plan.innerValues);
   passed = ring.forBatches(
       gatePart, gateExtent(layer), plan.mostInnerGroups() * tilesOfGroup, passed,
@@ -838,6 +864,7 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
 }
 
 Value StepKernel::addDown(Value layer, Value passed) {
+  Fresh fresh(*this);
   return ring.forBatches(
       downPart, downExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
       [&](const Extent &batch, Value, Value before) {
@@ -848,8 +875,8 @@ Value StepKernel::addDown(Value layer, Value passed) {
         ring.finish(downPart, batch, thread, threads(),
                     [&](Value tile, Value row, Value low, Value high) {
                       Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                      stream.addMlp(layer, at, low);
-                      stream.addMlp(layer, k.add(at, 8), high);
+                      stream().addMlp(layer, at, low);
+                      stream().addMlp(layer, k.add(at, 8), high);
                     });
         waitForAll(); // before other sums come to the same place
       });
@@ -864,32 +891,34 @@ LogicalResult StepKernel::computeAll() {
   Value attends = k.less(cluster, k.constI32(plan.schedule.attentionClusters));
   // The embedding, and sums that are zero.
   k.waitForPredecessor();
-  stream.start();
+  stream().start();
   auto readMlp = [&](Value layer) {
-    k.ifThen(k.less(zero(), layer), [&] { stream.readMlp(k.sub(layer, 1)); });
+    k.ifThen(k.less(zero(), layer), [&] { stream().readMlp(k.sub(layer, 1)); });
   };
   Value inAttention = normOf(first.projections).getGain(), inMlp = normOf(first.gates).getGain();
   k.loop(zero(), layers, 1, {zero(), zero()}, [&](Value layer, ValueRange carried) {
     Value passed = carried[0], round = carried[1];
+    Fresh fresh(*this);
     readMlp(layer);
     Values after = k.ifElseYield(
         attends,
         [&] {
-          stream.send(constant(layer, inAttention));
-          stream.receive(round);
+          stream().send(constant(layer, inAttention));
+          stream().receive(round);
           Value now = project(layer, passed);
           now = attend(layer, now);
           return Values{addOutput(layer, now), k.add(round, 1)};
         },
         [&] { return Values{passed, round}; });
-    stream.readAttention(layer);
-    stream.send(constant(layer, inMlp));
-    stream.receive(after[1]);
+    Fresh again(*this);
+    stream().readAttention(layer);
+    stream().send(constant(layer, inMlp));
+    stream().receive(after[1]);
     passed = multiplyGates(layer, after[0]);
     return Values{addDown(layer, passed), k.add(after[1], 1)};
   });
-  stream.readMlp(k.sub(layers, 1));
-  k.ifThen(k.equal(cluster, zero()), [&] { stream.store(arguments.back()); });
+  stream().readMlp(k.sub(layers, 1));
+  k.ifThen(k.equal(cluster, zero()), [&] { stream().store(arguments.back()); });
   return result;
 }
 
