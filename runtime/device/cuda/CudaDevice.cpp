@@ -396,6 +396,8 @@ void CudaDevice::run(uint32_t index) {
 void CudaDevice::start(uint32_t index, bool fed) {
   requireLoaded();
   const Step &step = artifact->plan().steps.at(index);
+  if (!loaded->slots[next].graphs[index])
+    throw Error("step \"" + printable(step.name) + "\" does not run on this device");
   if (inFlight == 2)
     throw Error("two steps of the cuda device are in flight, one has to be finished first");
   CurrentContext current(*driver, *context);
