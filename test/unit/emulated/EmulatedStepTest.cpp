@@ -5,7 +5,13 @@
 // host. Targets have fewer multiprocessors than GPUs, so that few threads live at the same time.
 
 #include "Devices.h"
+#include "sluice-support/Text.h"
 #include "sluice/Emulator/Emulator.h"
+
+#include "llvm/Support/xxhash.h"
+
+#include <filesystem>
+#include <sstream>
 
 using namespace sluice;
 using namespace sluice::test;
@@ -18,6 +24,8 @@ struct Case {
   std::vector<int64_t> clusters;
   int64_t warps;
   const char *keys = "", *values = "";
+  /// How far from the host's: about twice what was measured.
+  double logits = 7e-4, cached = 9e-4;
 };
 
 class EmulatedStep : public testing::TestWithParam<Case> {
@@ -26,10 +34,10 @@ protected:
 };
 
 /// A description like the H100's, written to the folder.
-std::string smallTarget(Folder &folder, const Case &model) {
+std::string smallTarget(Folder &folder, const std::vector<int64_t> &clusters, int64_t warps) {
   nlohmann::json target = nlohmann::json::parse(std::ifstream(SLUICE_TARGETS "/h100.json"));
-  target["persistent"]["resident_clusters"]["value"] = model.clusters;
-  target["persistent"]["warps"]["value"] = model.warps;
+  target["persistent"]["resident_clusters"]["value"] = clusters;
+  target["persistent"]["warps"]["value"] = warps;
   std::string path = folder / "small.json";
   std::ofstream(path) << target.dump();
   return path;
@@ -54,8 +62,8 @@ TEST_P(EmulatedStep, LogitsAndCachesAreTheHosts) {
   Compiled forHost, forGpu;
   forGpu.launch = "persistent";
   forHost.compile(path, model.weights, context, "host", model.keys, model.values);
-  forGpu.compile(path, model.weights, context, smallTarget(forGpu.folder, model), model.keys,
-                 model.values);
+  forGpu.compile(path, model.weights, context,
+                 smallTarget(forGpu.folder, model.clusters, model.warps), model.keys, model.values);
   if (HasFatalFailure())
     return;
   const nlohmann::json &step = forGpu.plan["steps"]["decode"];
@@ -74,7 +82,7 @@ TEST_P(EmulatedStep, LogitsAndCachesAreTheHosts) {
     std::vector<float> expected = host.decode(tokens[last - 1]),
                        found = emulated.decode(tokens[last - 1]);
     double error = relativeError(found, expected);
-    EXPECT_LE(error, 9e-4) << "logits";
+    EXPECT_LE(error, model.logits) << "logits";
     worstLogits = worse(worstLogits, error);
     EXPECT_EQ(std::max_element(found.begin(), found.end()) - found.begin(),
               std::max_element(expected.begin(), expected.end()) - expected.begin());
@@ -83,12 +91,76 @@ TEST_P(EmulatedStep, LogitsAndCachesAreTheHosts) {
   }
   RecordProperty("logits", std::to_string(worstLogits));
   RecordProperty("cached", std::to_string(worstCached));
-  EXPECT_LE(worstCached, 2e-3);
+  EXPECT_LE(worstCached, model.cached);
   EXPECT_GT(worstLogits, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, EmulatedStep,
-                         testing::Values(Case{"llama_int8", "llama-4m", "int8-g128", {4, 2}, 8},
-                                         Case{"llama_int4", "llama-4m", "int4-g128", {3}, 16},
-                                         Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
-                         [](const auto &info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Models, EmulatedStep,
+    testing::Values(
+        Case{"llama_int8", "llama-4m", "int8-g128", {4, 2}, 8},
+        Case{"llama_int4", "llama-4m", "int4-g128", {3}, 16},
+        // Now and then a number is rounded to the other neighbour.
+        Case{"llama_cache", "llama-4m", "int8-g128", {1, 1, 1}, 8, "int8", "int8", 2e-3, 8e-3},
+        Case{
+            "llama_int4_cache", "llama-4m", "int4-g128", {4, 2}, 8, "int4-rot", "int4", 2e-3, 7e-2},
+        Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
+    [](const auto &info) { return std::string(info.param.name); });
+
+namespace {
+
+/// The artifact with the text of its kernels changed: the first line of function `name` that has
+/// `line` is left out.
+std::string withoutLine(const Compiled &compiled, Folder &folder, llvm::StringRef name,
+                        llvm::StringRef line) {
+  namespace fs = std::filesystem;
+  fs::path changed = folder / "changed";
+  fs::copy(compiled.artifact(), changed);
+  nlohmann::json plan = compiled.plan;
+  nlohmann::json &file = plan["files"]["module"];
+  fs::path path = changed / file["name"].get<std::string>();
+  std::stringstream read;
+  read << std::ifstream(path).rdbuf();
+  std::string text = read.str();
+  size_t at = text.find(line.str(), text.find(("@" + name + "(").str()));
+  EXPECT_NE(at, std::string::npos);
+  size_t begin = text.rfind('\n', at);
+  text.erase(begin, text.find('\n', at) - begin);
+  std::ofstream(path) << text;
+  file["bytes"] = text.size();
+  file["xxh3"] = support::hexDigits(llvm::xxh3_64bits(llvm::arrayRefFromStringRef(text)));
+  plan["checksum"] = runtime::Plan::checksum(plan.dump(), "plan.json");
+  std::ofstream(changed / "plan.json") << plan.dump();
+  return changed.string();
+}
+
+} // namespace
+
+TEST(EmulatedStepFaults, AreFound) {
+  emulator::registerEmulatorDevice();
+  Compiled compiled;
+  compiled.launch = "persistent";
+  compiled.compile(SLUICE_MODELS "/llama-4m", "int8-g128", 64,
+                   smallTarget(compiled.folder, {4, 2}, 8));
+  if (HasFatalFailure())
+    return;
+  auto found = [&](llvm::StringRef function, llvm::StringRef line) -> std::string {
+    Folder folder;
+    std::string artifact = withoutLine(compiled, folder, function, line);
+    try {
+      runtime::Session session(runtime::Artifact::open(artifact), {"emulator", {}});
+      session.decode(1);
+    } catch (const runtime::Error &error) {
+      return error.what();
+    }
+    return "";
+  };
+  // An addition too few, something that is not sent, sums that nobody has cleared.
+  for (auto [function, line, message] :
+       {std::tuple("layers", "llvm.atomicrmw add", "poll byte"),
+        {"layers", "st.async", "deadlock"},
+        {"embedding_of_step", " : i64, !llvm.ptr<1>", "was never written in this step"}}) {
+    std::string fault = found(function, line);
+    EXPECT_TRUE(llvm::StringRef(fault).contains(message)) << line << ": " << fault;
+  }
+}
