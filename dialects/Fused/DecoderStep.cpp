@@ -201,15 +201,13 @@ private:
       if (values.encoding.isInteger())
         positions = formats::cacheBlock;
       pieceBytes = positions / formats::cacheTile * (keys.tileBytes() + values.tileBytes());
-      int64_t pointers = DecoderStep::constantsOf(layer).size() + 2; // and its caches
       if (!shape.pieceBytes) {
         shape.projectionBytes = cast<RankedTensorType>(layer.projections.getResult(0).getType())
                                     .getElementTypeBitWidth() /
                                 8;
-        AttentionPlan attention;
+        AttentionShape attention;
         attention.keys = keys;
         shape.queryBytes = 2 * attention.queryRow();
-        shape.layerPointers = pointers;
         shape.heads = keys.heads;
         shape.dim = keys.dim;
         shape.queryHeads = layer.attention.getQuery().getType().getDimSize(1) / keys.dim;
@@ -217,11 +215,14 @@ private:
         shape.pieceBytes = pieceBytes;
       }
       if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
-          positions != shape.piecePositions || pointers != shape.layerPointers ||
+          positions != shape.piecePositions ||
+          DecoderStep::constantsOf(layer).size() != DecoderStep::constantsOf(first).size() ||
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
     }
+    llvm::SmallBitVector common = step.commonConstants();
+    shape.layerPointers = common.size() - common.count() + 2; // and its caches
     return Error::success();
   }
 
@@ -241,6 +242,16 @@ llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) {
           constants.insert(operand);
     });
   return constants.takeVector();
+}
+
+llvm::SmallBitVector DecoderStep::commonConstants() const {
+  SmallVector<Value> ofFirst = constantsOf(layers.front());
+  llvm::SmallBitVector common(ofFirst.size(), true);
+  for (const Layer &layer : layers)
+    for (auto [index, value] : llvm::enumerate(constantsOf(layer)))
+      if (value != ofFirst[index])
+        common.reset(index);
+  return common;
 }
 
 Expected<DecoderStep> DecoderStep::match(Block &step) { return Matcher(step).match(); }

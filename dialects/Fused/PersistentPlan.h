@@ -13,6 +13,7 @@
 #include "dialects/Fused/Protocol.h"
 
 #include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/SmallBitVector.h"
 
 namespace sluice::fused {
 
@@ -40,7 +41,7 @@ struct DecoderShape {
   int64_t projectionBytes = 2;
   /// Bytes of a query head as an operand of attention.
   int64_t queryBytes = 0;
-  /// Weights and caches of a layer whose addresses a kernel has to know.
+  /// Weights and caches whose addresses differ from layer to layer.
   int64_t layerPointers = 0;
 
   int64_t group() const { return queryHeads / heads; }
@@ -66,6 +67,8 @@ struct DecoderStep {
   /// What the operations of a layer read that no operation of the step computes, in their order,
   /// each once.
   static llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer);
+  /// Which of these are the same for all layers; all layers have as many.
+  llvm::SmallBitVector commonConstants() const;
 
   /// Recognises the operations of a step of one token. An error says what does not fit, and where.
   static llvm::Expected<DecoderStep> match(mlir::Block &step);
@@ -181,7 +184,7 @@ struct PersistentPlan {
   int64_t downUnits(int64_t block) const;
   /// Groups of the input that a warp keeps in registers.
   int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
-  /// Floats of a query head's part in `sums`: AttentionPlan::partRow(), its maximum and its sum.
+  /// Floats of a query head's part in `sums`: AttentionShape::partRow(), its maximum and its sum.
   int64_t partFloats() const { return shape.dim + 4 + 2; }
   /// Most tiles of query, key and value that a rank has.
   int64_t mostProjectionTiles() const {
@@ -190,6 +193,12 @@ struct PersistentPlan {
   }
   /// Warps that read keys and values: half of them, as many as find room for their outputs.
   int64_t attentionWarps() const { return llvm::divideCeil(schedule.warps, 2); }
+  /// Of these, warps that divide the query heads of a piece, and the pieces that are read at once.
+  int64_t headParts() const {
+    return std::min<int64_t>(attentionWarps(),
+                             llvm::divideCeil(shape.group(), AttentionShape::kHeads));
+  }
+  int64_t pieceReaders() const { return attentionWarps() / headParts(); }
 
   /// Additions to each word: a layer's of the attention sums, and of the MLP sums of its parity.
   int64_t attentionAdditions() const { return schedule.attentionClusters; }

@@ -44,6 +44,13 @@ static formats::PackedShape shapeOf(fused::MatvecOp product) {
   return fused::packedParts(product)->front().shape;
 }
 
+/// The rotary operations of an epilogue.
+static SmallVector<model::RotaryOp> rotariesOf(fused::MatvecOp product) {
+  if (product.getEpilogue().empty())
+    return {};
+  return llvm::to_vector(product.getEpilogue().front().getOps<model::RotaryOp>());
+}
+
 Error StepInterface::checkProducts() {
   fused::DecoderStep::Layer &layer = step.layers.front();
   for (fused::MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down}) {
@@ -103,11 +110,12 @@ Error StepInterface::checkLayers() {
                                  ": its layer differs from the first one");
     }
     SmallVector<Value> read = fused::DecoderStep::constantsOf(layer);
-    if (static_cast<int64_t>(read.size()) + 2 != plan.shape.layerPointers)
-      return createStringError("layers that read different numbers of weights");
     constants.insert(read.begin(), read.end());
     caches.push_back(layer.attention.getKeysAttr());
     caches.push_back(layer.attention.getValuesAttr());
+    for (model::RotaryOp rotary : rotariesOf(layer.projections))
+      if (rotary.getTable() != rotariesOf(step.layers.front().projections).front().getTable())
+        return createStringError("rotations by different tables");
     if (layer.attention.getPositions() != positions())
       return createStringError("layers with different positions");
   }
@@ -187,9 +195,15 @@ private:
   void initBarriers();
   /// Address `slot` of a layer.
   Value pointer(Value layer, int64_t slot);
+  /// The kernel's argument for something that layers read.
+  Value argumentOf(Value value) {
+    return arguments[StepInterface::kConstants +
+                     (llvm::find(interface.constants, value) - interface.constants.begin())];
+  }
+  /// What a layer has in the place of the first one's `value`.
   Value constant(Value layer, Value value);
   Value cache(Value layer, bool isKeys) {
-    return pointer(layer, static_cast<int64_t>(constants.size()) + (isKeys ? 0 : 1));
+    return pointer(layer, plan.shape.layerPointers - (isKeys ? 2 : 1));
   }
   /// Gives an operation's values the addresses of a layer. `others`: of values that another
   /// operation of the layer computes, in shared memory.
@@ -242,6 +256,12 @@ private:
   llvm::DenseMap<Value, Value> projected();
   void makeQueries(Value layer);
   void readPieces(Value layer, Value head, Value passed);
+  /// Outputs of the warps that read pieces.
+  TileAttention::Parts attentionParts() {
+    int64_t count = plan.pieceReaders() * attention.group;
+    Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
+    return {place(plan.sums), maxima, k.offset(maxima, count * 4), plan.pieceReaders()};
+  }
   void patchNewest(Value layer, Value head, Value passed);
   Value addOutput(Value layer, Value passed);
   Value multiplyGates(Value layer, Value passed);
@@ -255,10 +275,11 @@ private:
   fused::GpuDevice device;
   ValueRange arguments;
   SmallVector<Value> constants; ///< of the first layer
+  llvm::SmallBitVector common;  ///< those that all layers have
   Template projections, attentionOp, gates;
   SmallVector<PackedSegment> projectionRows, gateRows;
   Value thread, block, lane, warp, cluster, rank;
-  fused::AttentionPlan attention;
+  fused::AttentionShape attention;
   WeightStream ring;
   GroupExchange inner, projected_;
   StreamedPart projectionPart, outputPart, gatePart, downPart;
@@ -266,8 +287,8 @@ private:
 };
 } // namespace
 
-static fused::AttentionPlan attentionShape(fused::AttentionOp op) {
-  fused::AttentionPlan shape;
+static fused::AttentionShape attentionShape(fused::AttentionOp op, const PersistentPlan &plan) {
+  fused::AttentionShape shape;
   auto cacheOf = [&](FlatSymbolRefAttr symbol) {
     return SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(op, symbol)
         .getCacheType()
@@ -279,11 +300,9 @@ static fused::AttentionPlan attentionShape(fused::AttentionOp op) {
     shape.window = window;
   shape.dim = shape.keys.dim;
   shape.group = op.getQuery().getType().getDimSize(1) / shape.dim / shape.keys.heads;
-  int64_t allPasses = llvm::divideCeil(shape.group, shape.kHeads);
-  shape.headParts = llvm::divideCeil(allPasses, shape.kMostPasses);
-  shape.passes = llvm::divideCeil(allPasses, shape.headParts);
-  shape.warpTiles =
-      shape.values.encoding.isInteger() ? formats::cacheBlock / formats::cacheTile : 1;
+  shape.divide();
+  shape.headParts = plan.headParts();
+  shape.passes = llvm::divideCeil(llvm::divideCeil(shape.group, shape.kHeads), shape.headParts);
   return shape;
 }
 
@@ -291,13 +310,13 @@ StepKernel::StepKernel(DeviceBuilder &k, StepInterface &interface, Value shared,
                        const fused::GpuDevice &device, ValueRange arguments)
     : k(k), interface(interface), first(interface.step.layers.front()), plan(interface.plan),
       shared(shared), device(device), arguments(arguments),
-      constants(fused::DecoderStep::constantsOf(first)), projections(first.projections),
-      attentionOp(first.attention), gates(first.gates),
+      constants(fused::DecoderStep::constantsOf(first)), common(interface.step.commonConstants()),
+      projections(first.projections), attentionOp(first.attention), gates(first.gates),
       projectionRows(*kernels::packedSegments(first.projections)),
       gateRows(*kernels::packedSegments(first.gates)), thread(k.thread()), block(k.block()),
       lane(k.bitAnd(thread, kWarp - 1)), warp(k.shr(thread, 5)),
       cluster(k.div(block, plan.schedule.clusterBlocks)), rank(k.rankInCluster()),
-      attention(attentionShape(first.attention)), ring(k, plan, shared),
+      attention(attentionShape(first.attention, plan)), ring(k, plan, shared),
       inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta},
       projected_{k, plan, shared, PersistentPlan::Projections, plan.projections, {}},
       projectionPart(shapeOf(first.projections), plan.widthGroups(), plan),
@@ -333,10 +352,9 @@ void StepKernel::storePointers() {
   SmallVector<std::pair<int64_t, Value>> all;
   int64_t slot = 0;
   for (auto [number, layer] : llvm::enumerate(interface.step.layers)) {
-    for (Value value : fused::DecoderStep::constantsOf(layer)) {
-      auto place = llvm::find(interface.constants, value) - interface.constants.begin();
-      all.push_back({slot++, arguments[StepInterface::kConstants + place]});
-    }
+    for (auto [index, value] : llvm::enumerate(fused::DecoderStep::constantsOf(layer)))
+      if (!common[index])
+        all.push_back({slot++, argumentOf(value)});
     for (int64_t c = 0; c < 2; ++c)
       all.push_back(
           {slot++,
@@ -356,7 +374,12 @@ Value StepKernel::pointer(Value layer, int64_t slot) {
 }
 
 Value StepKernel::constant(Value layer, Value value) {
-  return pointer(layer, llvm::find(constants, value) - constants.begin());
+  int64_t index = llvm::find(constants, value) - constants.begin(), slot = 0;
+  if (common[index])
+    return argumentOf(value);
+  for (int64_t before = 0; before < index; ++before)
+    slot += !common[before];
+  return pointer(layer, slot);
 }
 
 void StepKernel::bind(Template &target, Value layer, const llvm::DenseMap<Value, Value> &others) {
@@ -378,22 +401,14 @@ void StepKernel::bind(Template &target, Value layer, const llvm::DenseMap<Value,
   target.interface.setPointers(pointers);
 }
 
-/// The rotary operations of an epilogue.
-static SmallVector<model::RotaryOp> rotariesOf(fused::MatvecOp product) {
-  if (product.getEpilogue().empty())
-    return {};
-  return llvm::to_vector(product.getEpilogue().front().getOps<model::RotaryOp>());
-}
-
 void StepKernel::storeRotary() {
   SmallVector<model::RotaryOp> rotaries = rotariesOf(first.projections);
   if (rotaries.empty())
     return;
   Value table = rotaries.front().getTable();
   int64_t rows = rotaries.front().getTable().getType().getDimSize(0);
-  auto index = llvm::find(interface.constants, table) - interface.constants.begin();
   Value last = k.clampIndex(k.load(k.i32(), arguments[StepInterface::kPositions], 4), rows);
-  Value row = k.at(arguments[StepInterface::kConstants + index], k.toI64(last), plan.shape.dim * 4);
+  Value row = k.at(argumentOf(table), k.toI64(last), plan.shape.dim * 4);
   k.loop(thread, k.constI32(plan.shape.dim), threads() + kWarp, [&](Value i) {
     k.store(k.load(k.f32(), k.offset(row, k.shl(i, 2)), 4),
             k.offset(place(plan.rotary), k.shl(i, 2)), 4);
@@ -721,9 +736,11 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
   if (attention.window)
     tiles.oldest = k.max(k.sub(tiles.last, attention.window - 1), zero());
   Value newest = k.div(tiles.last, attention.warpPositions());
+  Value part = k.div(warp, attention.headParts), inPart = k.rem(warp, attention.headParts);
+  tiles.firstHead = k.mul(inPart, attention.passes * attention.kHeads);
   SmallVector<TileAttention::Query> queries = tiles.loadQueries();
   Values after =
-      k.loop(warp, number(PieceCount), plan.attentionWarps(), tiles.nothing(),
+      k.loop(part, number(PieceCount), plan.pieceReaders(), tiles.nothing(),
              [&](Value n, ValueRange carried) {
                Value number = k.add(passed, n);
                Value stage = ring.take(number);
@@ -737,16 +754,18 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
                                   k.offset(stage, pieceTiles() * attention.keys.tileBytes()),
                                   queries, state);
                // What is not attended to was cleared.
-               k.ifThen(k.equal(piece, newest), [&] { k.fenceAsyncShared(); });
-               ring.release(number, lane);
+               if (attention.window)
+                 k.fenceAsyncShared();
+               else
+                 k.ifThen(k.equal(piece, newest), [&] { k.fenceAsyncShared(); });
+               // One of its readers stands for all warps that read nothing of it.
+               Value others = k.constI32(warps() - (attention.headParts - 1));
+               ring.release(number, lane, k.select(k.equal(inPart, zero()), others, k.constI32(1)));
                return tiles.list(state);
              });
   TileAttention::State state = tiles.stateOf(after);
   tiles.addLanes(state);
-  int64_t count = plan.attentionWarps() * attention.group;
-  Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
-  tiles.storePart(
-      state, {place(plan.sums), maxima, k.offset(maxima, count * 4), plan.attentionWarps()}, warp);
+  tiles.storePart(state, attentionParts(), part);
 }
 
 Value StepKernel::attend(Value layer, Value passed) {
@@ -757,15 +776,12 @@ Value StepKernel::attend(Value layer, Value passed) {
   passed = k.loop(
       zero(), k.constI32(plan.clusterHeads()), 1, {passed}, [&](Value head, ValueRange carried) {
         k.ifThen(k.equal(warp, appender), [&] { patchNewest(layer, head, carried[0]); });
-        k.ifThen(k.less(warp, k.constI32(plan.attentionWarps())),
+        k.ifThen(k.less(warp, k.constI32(plan.pieceReaders() * attention.headParts)),
                  [&] { readPieces(layer, head, carried[0]); });
         waitForAll();
         Fresh joining(*this);
         TileAttention tiles(k, first.attention, attention, lane);
-        int64_t count = plan.attentionWarps() * attention.group;
-        Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
-        TileAttention::Parts parts{place(plan.sums), maxima, k.offset(maxima, count * 4),
-                                   plan.attentionWarps()};
+        TileAttention::Parts parts = attentionParts();
         k.loop(thread, k.constI32(attention.group * attention.dim), threads(), [&](Value i) {
           Value query = k.div(i, attention.dim), d = k.rem(i, attention.dim);
           TileAttention::Joined joined = tiles.joinParts(parts, query, d);

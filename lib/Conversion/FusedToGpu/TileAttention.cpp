@@ -15,8 +15,8 @@ using formats::CacheShape;
 using formats::cacheTile;
 
 TileAttention::TileAttention(DeviceBuilder &k, fused::AttentionOp op,
-                             const fused::AttentionPlan &shape, Value lane)
-    : fused::AttentionPlan(shape), k(k), op(op), lane(lane), row(k.shr(lane, 2)),
+                             const fused::AttentionShape &shape, Value lane)
+    : fused::AttentionShape(shape), k(k), op(op), lane(lane), row(k.shr(lane, 2)),
       column(k.bitAnd(lane, 3)) {}
 
 TileAttention::Values TileAttention::nothing() {

@@ -13,7 +13,7 @@
 
 namespace sluice::device {
 
-class TileAttention : public fused::AttentionPlan {
+class TileAttention : public fused::AttentionShape {
 public:
   using Values = DeviceBuilder::Values;
 
@@ -38,7 +38,7 @@ public:
     mlir::Value greatest, output, rowSum;
   };
 
-  TileAttention(DeviceBuilder &k, fused::AttentionOp op, const fused::AttentionPlan &shape,
+  TileAttention(DeviceBuilder &k, fused::AttentionOp op, const fused::AttentionShape &shape,
                 mlir::Value lane);
 
   /// Operands of the query heads in shared memory, and their factors (integer keys).

@@ -107,10 +107,9 @@ Value WeightStream::take(Value stage) {
   return k.at(ring, slot, plan.stageBytes);
 }
 
-void WeightStream::arriveEmpty(Value stage, Value lane, int64_t count) {
+void WeightStream::release(Value stage, Value lane, Value count) {
   k.syncWarp();
-  k.ifThen(k.equal(lane, k.constI32(0)),
-           [&] { k.arrive(k.at(empty, slotOf(stage), 8), k.constI32(count)); });
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(empty, slotOf(stage), 8), count); });
 }
 
 DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
@@ -260,7 +259,7 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
             return Values{k.addF(all[0], low), k.addF(all[1], high)};
           },
           [&] { return all; });
-      arriveEmpty(stage, lane, teams);
+      release(stage, lane, k.constI32(teams));
     }
     k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
       Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));

@@ -77,12 +77,10 @@ public:
   /// and lanes ask for them. Carried as above.
   Values copyStage(int64_t inFlight, mlir::ValueRange carried,
                    llvm::function_ref<void(mlir::Value to, mlir::Value barrier)> body);
-  /// By a warp that computes: waits for a stage that it alone reads; gives its place.
+  /// By a warp that computes: waits for a stage; gives its place.
   mlir::Value take(mlir::Value stage);
-  /// By that warp, when nothing more is read of the stage.
-  void release(mlir::Value stage, mlir::Value lane) {
-    arriveEmpty(stage, lane, plan.schedule.warps);
-  }
+  /// By a warp, when it reads nothing more of the stage: it stands for so many of all warps.
+  void release(mlir::Value stage, mlir::Value lane, mlir::Value count);
 
   /// By threads that compute: runs `body` for runs of tiles whose sums find room at the same time;
   /// `passed` stages came before the first one. A block has at most `mostTiles`. Returns the stages
@@ -116,8 +114,6 @@ private:
   mlir::Value parityOf(mlir::Value stage) {
     return k.bitAnd(k.div(stage, plan.schedule.stages), 1);
   }
-  /// By a warp: it stands for so many of all warps.
-  void arriveEmpty(mlir::Value stage, mlir::Value lane, int64_t count);
   void copyTile(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value tile,
                 mlir::Value place, mlir::Value firstGroup, mlir::Value groupCount, mlir::Value to,
                 mlir::Value barrier);
