@@ -431,8 +431,7 @@ TEST_F(CudaDevice, WithoutRoomForOneKernelAGraphDecodes) {
                                          "of 8 blocks at the same time, Fake GPU has room for 3; "
                                          "its tokens are decoded by a graph of kernels"}));
     EXPECT_FALSE(cooperative());
-    session.append(TestArtifact::letterA);
-    EXPECT_GT(logitsOf(session)[TestArtifact::letterA + 1], 9);
+    EXPECT_GT(session.decode(TestArtifact::letterA)[TestArtifact::letterA + 1], 9);
   }
   fake->residentClusters = 4;
   fake->launches.clear();
