@@ -4,6 +4,7 @@
 // Steps as one kernel, compiled from models and run by the emulator, against the same models on the
 // host. Targets have fewer multiprocessors than GPUs, so that few threads live at the same time.
 
+#include "../compiled/RandomModels.h"
 #include "Devices.h"
 #include "sluice-support/Text.h"
 #include "sluice/Emulator/Emulator.h"
@@ -105,6 +106,80 @@ INSTANTIATE_TEST_SUITE_P(
         Case{
             "llama_int4_cache", "llama-4m", "int4-g128", {4, 2}, 8, "int4-rot", "int4", 2e-3, 7e-2},
         Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
+    [](const auto &info) { return std::string(info.param.name); });
+
+namespace {
+
+struct Shape {
+  const char *name;
+  RandomModel model;
+  std::vector<int64_t> clusters;
+  int64_t warps;
+};
+
+class EmulatedStepShapes : public testing::TestWithParam<Shape> {
+protected:
+  static void SetUpTestSuite() { emulator::registerEmulatorDevice(); }
+};
+
+RandomModel shapeOf(const char *family, int64_t hidden, int64_t heads, int64_t kvHeads,
+                    int64_t window = 0) {
+  RandomModel model;
+  model.family = family;
+  model.hidden = hidden;
+  model.heads = heads;
+  model.kvHeads = kvHeads;
+  model.headDim = 64;
+  model.mlp = 512;
+  model.window = window;
+  return model;
+}
+
+} // namespace
+
+TEST_P(EmulatedStepShapes, LogitsAreTheHosts) {
+  const Shape &shape = GetParam();
+  Folder source;
+  writeHuggingFace(shape.model, source);
+  Compiled forHost, forGpu;
+  forGpu.launch = "persistent";
+  forHost.compile(source.str(), "int8-g128", shape.model.context, "host");
+  forGpu.compile(source.str(), "int8-g128", shape.model.context,
+                 smallTarget(forGpu.folder, shape.clusters, shape.warps));
+  if (HasFatalFailure())
+    return;
+  const nlohmann::json &step = forGpu.plan["steps"]["decode"];
+  ASSERT_EQ(step["launch"]["mode"], "persistent") << step["launch"].dump();
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  auto tokenAt = [&](int64_t position) {
+    return static_cast<int32_t>(position * 7 % shape.model.vocab);
+  };
+  double worst = 0;
+  for (int64_t position : {0, 1, 34, 35, 101}) {
+    while (host.session.position() < position)
+      host.decode(tokenAt(host.session.position()));
+    if (emulated.session.position() != position)
+      emulated.continueFrom(host);
+    int32_t token = tokenAt(position);
+    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
+  }
+  RecordProperty("logits", std::to_string(worst));
+  EXPECT_LE(worst, 1.1e-3); // 3.9e-4 to 5.4e-4 measured
+  EXPECT_GT(worst, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, EmulatedStepShapes,
+    testing::Values(
+        // A width that is in no whole groups, heads of which the last set has one.
+        Shape{"no_whole_groups", shapeOf("llama", 576, 9, 3), {1, 1}, 8},
+        // Several key/value heads in a cluster.
+        Shape{"own_keys", shapeOf("llama", 256, 4, 4), {4, 2}, 8},
+        // Two and three warps share a piece.
+        Shape{"eight_queries", shapeOf("llama", 256, 8, 1), {1, 1}, 8},
+        Shape{"twelve_queries", shapeOf("llama", 256, 12, 1), {1, 1}, 8},
+        Shape{"biases", shapeOf("qwen2", 256, 4, 2), {4, 2}, 8},
+        Shape{"window", shapeOf("mistral", 256, 4, 2, 35), {4, 2}, 8}),
     [](const auto &info) { return std::string(info.param.name); });
 
 namespace {
