@@ -345,18 +345,14 @@ LogicalResult StepKernel::computeAll() {
   // The embedding, and sums that are zero.
   k.waitForPredecessor();
   stream().start();
-  auto readMlp = [&](Value layer) {
-    k.ifThen(k.less(zero(), layer), [&] { stream().readMlp(k.sub(layer, 1)); });
-  };
   Value inAttention = normOf(first.projections).getGain(), inMlp = normOf(first.gates).getGain();
   k.loop(zero(), layers, 1, {zero(), zero()}, [&](Value layer, ValueRange carried) {
     Value passed = carried[0], round = carried[1];
     Fresh fresh(*this);
-    readMlp(layer);
+    stream().readMlp(k.sub(layer, 1), constant(layer, inAttention), attends);
     Values after = k.ifElseYield(
         attends,
         [&] {
-          stream().send(constant(layer, inAttention));
           stream().receive(round);
           Value now = project(layer, passed);
           now = attend(layer, now);
@@ -364,8 +360,7 @@ LogicalResult StepKernel::computeAll() {
         },
         [&] { return Values{passed, round}; });
     Fresh again(*this);
-    stream().readAttention(layer);
-    stream().send(constant(layer, inMlp));
+    stream().readAttention(layer, constant(layer, inMlp));
     stream().receive(after[1]);
     passed = multiplyGates(layer, after[0]);
     return Values{addDown(layer, passed), k.add(after[1], 1)};

@@ -191,7 +191,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
     Value place = k.at(k.offset(shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
     auto passedLayers = k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
       Value passed = carried[0];
-      k.ifThen(k.less(zero, layer), [&] { exchange.readMlp(k.sub(layer, 1)); });
+      exchange.readMlp(k.sub(layer, 1));
       // Not before the sums of the layer before are complete, which others read meanwhile.
       k.barrier(1, threads);
       // Attention adds nothing, but as often as it must.
@@ -200,8 +200,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
         k.loop(k.add(k.shl(tiles.begin, 4), thread), k.shl(k.add(tiles.begin, tiles.count), 4),
                threads, [&](Value row) { exchange.addAttention(row, k.number(0.0)); });
       });
-      exchange.readAttention(layer);
-      exchange.send(arguments[1]);
+      exchange.readAttention(layer, arguments[1]);
       exchange.receive(layer);
       GroupExchange input = exchange.exchange();
       Value factor = exchange.normFactor(epsilon);
@@ -249,8 +248,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           });
       return DeviceBuilder::Values{passed};
     });
-    exchange.readMlp(k.sub(layers, 1));
-    exchange.send(arguments[1]);
+    exchange.readMlp(k.sub(layers, 1), arguments[1]);
     exchange.receive(layers);
     GroupExchange input = exchange.exchange();
     Value factor = exchange.normFactor(epsilon);
