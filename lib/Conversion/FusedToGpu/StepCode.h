@@ -145,7 +145,8 @@ private:
   mlir::Value innerBytes();
   mlir::Value projectionBytes();
 
-  Values copyPieces(mlir::Value layer, mlir::Value head, mlir::ValueRange carried);
+  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later &later,
+                    mlir::ValueRange carried);
   void copyAll();
 
   /// Each takes and gives the stages that have passed.

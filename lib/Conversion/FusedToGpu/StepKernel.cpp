@@ -202,28 +202,30 @@ StepKernel::Extent StepKernel::downExtent(Value layer) {
           number(InnerOfCluster), number(InnerOfCluster + 1)};
 }
 
-StepKernel::Values StepKernel::copyPieces(Value layer, Value head, ValueRange carried) {
+StepKernel::Values StepKernel::copyPieces(Value layer, Value head, const WeightStream::Later &later,
+                                          ValueRange carried) {
   return k.loop(zero(), number(PieceCount), 1, carried, [&](Value n, ValueRange values) {
-    return ring.copyStage(plan.schedule.attentionInFlight, values, [&](Value to, Value barrier) {
-      Value piece = k.add(number(FirstPiece), k.add(k.mul(n, ranks()), rank));
-      Value tile = k.mul(piece, pieceTiles());
-      k.ifThen(k.equal(lane, zero()),
-               [&] { k.expectBytes(barrier, k.constI32(plan.shape.pieceBytes)); });
-      k.syncWarp();
-      int64_t at = 0;
-      for (bool isKeys : {true, false}) {
-        const formats::CacheShape &shape = isKeys ? attention.keys : attention.values;
-        Value number =
-            k.add(k.mul(k.add(k.mul(cluster, plan.clusterHeads()), head), shape.tiles()), tile);
-        int64_t bytes = pieceTiles() * shape.tileBytes();
-        k.ifThen(k.equal(lane, k.constI32(isKeys ? 0 : 1)), [&] {
-          k.bulkCopy(k.offset(to, at),
-                     k.offset(cache(layer, isKeys), k.mul(k.toI64(number), shape.tileBytes())),
-                     k.constI32(bytes), barrier);
+    return ring.copyStage(
+        plan.schedule.attentionInFlight, values, lane, &later, [&](Value to, Value barrier) {
+          Value piece = k.add(number(FirstPiece), k.add(k.mul(n, ranks()), rank));
+          Value tile = k.mul(piece, pieceTiles());
+          k.ifThen(k.equal(lane, zero()),
+                   [&] { k.expectBytes(barrier, k.constI32(plan.shape.pieceBytes)); });
+          k.syncWarp();
+          int64_t at = 0;
+          for (bool isKeys : {true, false}) {
+            const formats::CacheShape &shape = isKeys ? attention.keys : attention.values;
+            Value number =
+                k.add(k.mul(k.add(k.mul(cluster, plan.clusterHeads()), head), shape.tiles()), tile);
+            int64_t bytes = pieceTiles() * shape.tileBytes();
+            k.ifThen(k.equal(lane, k.constI32(isKeys ? 0 : 1)), [&] {
+              k.bulkCopy(k.offset(to, at),
+                         k.offset(cache(layer, isKeys), k.mul(k.toI64(number), shape.tileBytes())),
+                         k.constI32(bytes), barrier);
+            });
+            at += bytes;
+          }
         });
-        at += bytes;
-      }
-    });
   });
 }
 
@@ -232,20 +234,25 @@ void StepKernel::copyAll() {
   Value attends = k.less(cluster, k.constI32(plan.schedule.attentionClusters));
   k.loop(zero(), k.constI32(plan.shape.layers), 1, {zero(), zero()},
          [&](Value layer, ValueRange carried) {
+           // Most of a layer's weights are the gates'.
+           Extent gateTiles = gateExtent(layer);
+           WeightStream::Later later{gatePart, gateTiles};
+           Values start = {carried[0], carried[1], zero()};
            Values after = k.ifElseYield(
                attends,
                [&] {
-                 Values now =
-                     ring.copy(projectionPart, projectionExtent(layer), inAttention, carried, lane);
+                 Values now = ring.copy(projectionPart, projectionExtent(layer), inAttention, start,
+                                        lane, &later);
                  now = k.loop(zero(), k.constI32(plan.clusterHeads()), 1, now,
                               [&](Value head, ValueRange values) {
-                                return copyPieces(layer, head, values);
+                                return copyPieces(layer, head, later, values);
                               });
-                 return ring.copy(outputPart, outputExtent(layer), inAttention, now, lane);
+                 return ring.copy(outputPart, outputExtent(layer), inAttention, now, lane, &later);
                },
-               [&] { return llvm::to_vector(carried); });
-           after = ring.copy(gatePart, gateExtent(layer), inMlp, after, lane);
-           return ring.copy(downPart, downExtent(layer), inMlp, after, lane);
+               [&] { return start; });
+           after = ring.copy(gatePart, gateTiles, inMlp, after, lane, &later);
+           after = ring.copy(downPart, downExtent(layer), inMlp, after, lane);
+           return Values{after[0], after[1]};
          });
   k.launchDependents();
 }

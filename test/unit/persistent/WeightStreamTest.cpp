@@ -181,10 +181,15 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
   k.clusterWait();
   auto copy = [&] {
     auto layersCopied = k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
-      auto after = stream.copy(gate, gateExtent(), plan.schedule.mlpInFlight, carried, lane);
-      return stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after, lane);
+      StreamedPart::Extent gates = gateExtent();
+      WeightStream::Later later{gate, gates};
+      auto after = stream.copy(gate, gates, plan.schedule.mlpInFlight,
+                               {carried[0], carried[1], zero}, lane, &later);
+      after = stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after, lane);
+      return DeviceBuilder::Values{after[0], after[1]};
     });
-    stream.copy(head, headExtent(), plan.schedule.mlpInFlight, layersCopied, lane);
+    stream.copy(head, headExtent(), plan.schedule.mlpInFlight,
+                {layersCopied[0], layersCopied[1], zero}, lane);
   };
   auto compute = [&] {
     exchange.start();
