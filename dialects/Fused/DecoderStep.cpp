@@ -7,6 +7,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/SetVector.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -202,6 +203,12 @@ private:
         positions = formats::cacheBlock;
       pieceBytes = positions / formats::cacheTile * (keys.tileBytes() + values.tileBytes());
       if (!shape.pieceBytes) {
+        shape.projectionBytes = cast<RankedTensorType>(layer.projections.getResult(0).getType())
+                                    .getElementTypeBitWidth() /
+                                8;
+        AttentionShape attention;
+        attention.keys = keys;
+        shape.queryBytes = 2 * attention.queryRow();
         shape.heads = keys.heads;
         shape.dim = keys.dim;
         shape.queryHeads = layer.attention.getQuery().getType().getDimSize(1) / keys.dim;
@@ -210,10 +217,13 @@ private:
       }
       if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
           positions != shape.piecePositions ||
+          DecoderStep::constantsOf(layer).size() != DecoderStep::constantsOf(first).size() ||
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
     }
+    llvm::SmallBitVector common = step.commonConstants();
+    shape.layerPointers = common.size() - common.count() + 2; // and its caches
     return Error::success();
   }
 
@@ -223,5 +233,26 @@ private:
 };
 
 } // namespace
+
+llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) {
+  llvm::SetVector<Value> constants;
+  for (Operation *op : layer.operations())
+    op->walk<WalkOrder::PreOrder>([&](Operation *inner) {
+      for (Value operand : inner->getOperands())
+        if (operand.getDefiningOp<model::ParameterOp>())
+          constants.insert(operand);
+    });
+  return constants.takeVector();
+}
+
+llvm::SmallBitVector DecoderStep::commonConstants() const {
+  SmallVector<Value> ofFirst = constantsOf(layers.front());
+  llvm::SmallBitVector common(ofFirst.size(), true);
+  for (const Layer &layer : layers)
+    for (auto [index, value] : llvm::enumerate(constantsOf(layer)))
+      if (value != ofFirst[index])
+        common.reset(index);
+  return common;
+}
 
 Expected<DecoderStep> DecoderStep::match(Block &step) { return Matcher(step).match(); }

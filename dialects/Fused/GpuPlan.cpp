@@ -425,6 +425,13 @@ static LogicalResult findCaches(Op op, formats::CacheShape &keys, formats::Cache
   return success();
 }
 
+void AttentionShape::divide() {
+  int64_t allPasses = llvm::divideCeil(group, kHeads);
+  headParts = llvm::divideCeil(allPasses, kMostPasses);
+  passes = llvm::divideCeil(allPasses, headParts);
+  warpTiles = values.encoding.isInteger() ? formats::cacheBlock / formats::cacheTile : 1;
+}
+
 FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr schedule,
                                             const GpuDevice &device) {
   AttentionPlan plan;
@@ -443,9 +450,7 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
     return op.emitOpError() << "has " << plan.group
                             << " query heads for a key/value head, GPU kernels take 1 to "
                             << mostHeads;
-  int64_t allPasses = llvm::divideCeil(plan.group, kHeads);
-  plan.headParts = llvm::divideCeil(allPasses, kMostPasses);
-  plan.passes = llvm::divideCeil(allPasses, plan.headParts);
+  plan.divide();
   if (plan.appends && keys.sequences != plan.tokens)
     return op.emitOpError() << "appends " << plan.tokens << " rows to caches of " << keys.sequences
                             << " sequences";
@@ -453,7 +458,6 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   plan.warps = schedule.getWarps();
   plan.splits = schedule.getSplits();
   plan.overlap = device.bulkCopies;
-  plan.warpTiles = plan.values.encoding.isInteger() ? formats::cacheBlock / formats::cacheTile : 1;
   if (schedule.getColumns() < plan.warpPositions() || schedule.getColumns() % plan.warpPositions())
     return reject(op, schedule) << "a stage holds a multiple of " << plan.warpPositions()
                                 << " positions";
@@ -486,8 +490,7 @@ FailureOr<AttentionPlan> AttentionPlan::get(AttentionOp op, GpuScheduleAttr sche
   plan.own = llvm::divideCeil(plan.group * plan.dim, plan.splits);
 
   SharedRanges ranges;
-  // The warps' sums come where the ring was. Rows of 4 floats more keep the lanes of a warp that
-  // write different heads in different banks.
+  // The warps' sums come where the ring was.
   int64_t partBytes = plan.parts() * plan.group * plan.partRow() * 4;
   plan.stages = ranges.take(std::max(plan.ring * plan.stageBytes, partBytes), 128);
   plan.full = ranges.take(plan.ring * 8, 8);

@@ -195,32 +195,46 @@ private:
       : parts(std::move(parts)), shape(this->parts.front().shape) {}
 };
 
-/// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
-/// cache's stages of several tiles. A warp takes one or two tiles of a stage for up to 16 query
-/// heads, 4 in the columns of the tensor cores at a time; further query heads have further warps,
-/// which read the same stage.
-struct AttentionPlan {
-  /// As ProductPlan::get.
-  static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
-                                            const GpuDevice &device);
-  GpuLaunch launch() const;
-
+/// What a warp does with tiles of one key/value head, for up to 16 query heads, 4 in the columns of
+/// the tensor cores at a time; further query heads have further warps.
+struct AttentionShape {
   /// Query heads of a pass, passes of a warp.
   static constexpr int64_t kHeads = 4, kMostPasses = 4;
-  static constexpr int64_t kMaxWarps = 31;
 
   formats::CacheShape keys, values;
-  bool appends = false; ///< whether the operation appends the step's key and value
-  int64_t tokens = 0, heads = 0;
   int64_t window = 0;    ///< latest positions that a token reads at most; 0: all
   int64_t dim = 0;       ///< elements of a head
   int64_t group = 0;     ///< query heads of a key/value head
   int64_t passes = 0;    ///< of a warp
   int64_t headParts = 0; ///< warps that divide the query heads
-  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
   /// Tiles that a warp takes at once: a block (formats::cacheBlock) where its positions share the
   /// unit of their weights, as those of integer values do.
   int64_t warpTiles = 0;
+
+  /// Finds passes, parts and tiles from the other numbers.
+  void divide();
+  /// Bytes of a column of a query head's operand; 32 elements more keep the lanes that read eight
+  /// columns in different banks. Operands are [query heads][2 columns].
+  int64_t queryRow() const { return (keys.paddedDim() + 32) * (keys.encoding.isInteger() ? 1 : 2); }
+  int64_t warpPositions() const { return warpTiles * formats::cacheTile; }
+  /// Floats of a query head's outputs in shared memory; 4 more keep the lanes of a warp that write
+  /// different heads in different banks.
+  int64_t partRow() const { return dim + 4; }
+};
+
+/// Attention of the query heads of one key/value head, by a cluster of blocks that divide the
+/// cache's stages of several tiles.
+struct AttentionPlan : AttentionShape {
+  /// As ProductPlan::get.
+  static mlir::FailureOr<AttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
+                                            const GpuDevice &device);
+  GpuLaunch launch() const;
+
+  static constexpr int64_t kMaxWarps = 31;
+
+  bool appends = false; ///< whether the operation appends the step's key and value
+  int64_t tokens = 0, heads = 0;
+  int64_t warps = 0, splits = 0, ring = 0, inFlight = 0;
   int64_t stageTiles = 0, stageBytes = 0;
   int64_t readers = 0;    ///< warps that divide the positions of a stage
   int64_t warpGroups = 0; ///< stages that are read at once
@@ -234,17 +248,12 @@ struct AttentionPlan {
 
   /// Positions that a token reads at most.
   int64_t reach() const { return window ? window : keys.positions; }
-  /// Bytes of a column of a query head's operand; 32 elements more keep the lanes that read eight
-  /// columns in different banks. `queries` are [query heads][2 columns].
-  int64_t queryRow() const { return (keys.paddedDim() + 32) * (keys.encoding.isInteger() ? 1 : 2); }
-  int64_t warpPositions() const { return warpTiles * formats::cacheTile; }
   /// Warps of a warp group, and of all warp groups.
   int64_t groupWarps() const { return readers * headParts; }
   int64_t active() const { return warpGroups * groupWarps(); }
-  /// Parts of each output in a block, of [query heads][dim + 4] floats each; they take the ring's
+  /// Parts of each output in a block, of [query heads][partRow()] floats each; they take the ring's
   /// memory when all stages have been read.
   int64_t parts() const { return warpGroups * readers; }
-  int64_t partRow() const { return dim + 4; }
 };
 
 /// Attention of many tokens of one sequence, causal. A warp has 16 neighbouring tokens of a query

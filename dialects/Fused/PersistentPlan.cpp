@@ -146,25 +146,38 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   plan.barriers = ranges.take((Inner - Input + 1) * 8, 8);
   plan.input = ranges.take(plan.widthGroups() * kGroupBytes);
   plan.inputMeta = ranges.take(plan.widthGroups() * kGroupMetaBytes);
-  plan.projections = ranges.take(plan.clusterHeads() * shape.projectionRows() * 2);
+  plan.projections =
+      ranges.take(plan.clusterHeads() * shape.projectionRows() * shape.projectionBytes);
   // Of every rank, its part of the sets that this one finishes, and each head's maximum and sum.
   plan.parts = ranges.take(ranks * ownSets * setColumns * 4);
   plan.partMeta = ranges.take(ranks * ownSets * plan.joined * 8);
   plan.attended = ranges.take(plan.attendedGroups() * kGroupBytes);
   plan.attendedMeta = ranges.take(plan.attendedGroups() * kGroupMetaBytes);
-  plan.innerValues = ranges.take(plan.mostInnerGroups() * kGroup * 2);
-  plan.inner = ranges.take(plan.mostClusterInnerGroups() * kGroupBytes);
-  plan.innerMeta = ranges.take(plan.mostClusterInnerGroups() * kGroupMetaBytes);
   plan.state = ranges.take(llvm::divideCeil(plan.widthGroups(), ranks) * kGroup * 4 * kSumArrays);
   // Two floats a row pair and warp; attention's warps leave a head's outputs each.
   int64_t held = 2 * kGroup / kTile;
   plan.sums = ranges.take(std::max(held * schedule.warps * kTile * 4,
-                                   plan.attentionWarps() * shape.group() * (shape.dim + 2) * 4));
-  plan.scratch = ranges.take(schedule.warps * kGroupBytes);
+                                   plan.pieceReaders() * shape.group() * plan.partFloats() * 4));
   plan.tokens = ranges.take(3 * ranks * kTokenBytes);
   plan.extents = ranges.take(kExtents * 4);
   plan.rotary = ranges.take(shape.dim * 4);
-  plan.shared = ranges.bytes();
+  // A warp rounds when no sums are in use: what it sends, others wait for before they write sums.
+  plan.scratch = {plan.sums.offset, schedule.warps * kGroupBytes};
+  plan.pointers = ranges.take(shape.layers * shape.layerPointers * 8, 8);
+  plan.appended = ranges.take(8, 8);
+  // The block's own numbers of attention, and the MLP's inner values: between them are barriers,
+  // and nobody sends inner values before all blocks of the cluster have sent attention's outputs.
+  SharedRanges inAttention = ranges, inMlp = ranges;
+  plan.projected = inAttention.take(plan.mostProjectionTiles() * kTile * shape.projectionBytes);
+  int64_t queryHeads = plan.clusterHeads() * shape.group();
+  plan.queries = inAttention.take(queryHeads * shape.queryBytes);
+  plan.queryFactors = inAttention.take(queryHeads * 4);
+  plan.outputs = inAttention.take(plan.joinedSets() * setColumns * 4);
+  plan.outputMeta = inAttention.take(plan.joinedSets() * plan.joined * 8);
+  plan.innerValues = inMlp.take(plan.mostInnerGroups() * kGroup * 4);
+  plan.inner = inMlp.take(plan.mostClusterInnerGroups() * kGroupBytes);
+  plan.innerMeta = inMlp.take(plan.mostClusterInnerGroups() * kGroupMetaBytes);
+  plan.shared = std::max(inAttention.bytes(), inMlp.bytes());
   if (plan.shared > device.sharedBytes)
     return createStringError("a ring of " + Twine(schedule.stages) + " stages of " +
                              Twine(plan.stageBytes) + " bytes and " +
@@ -204,7 +217,7 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
     protocol.exchanges.push_back({name, kind, size});
   };
   int64_t words = widthTiles() * kTile, setBytes = joined * (shape.dim * 4 + 8),
-          rowBytes = kTile * 2;
+          rowBytes = kTile * shape.projectionBytes;
   exchange("attention sums", Exchange::Kind::Sum, words);
   exchange("MLP sums, even layers", Exchange::Kind::Sum, words);
   exchange("MLP sums, odd layers", Exchange::Kind::Sum, words);

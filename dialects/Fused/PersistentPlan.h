@@ -13,8 +13,16 @@
 #include "dialects/Fused/Protocol.h"
 
 #include "llvm/ADT/ArrayRef.h"
+#include "llvm/ADT/SmallBitVector.h"
 
 namespace sluice::fused {
+
+/// Attributes of the function of a step that is planned as one kernel: its schedule, and what it
+/// means, or why there is none.
+inline constexpr llvm::StringLiteral kPersistentAttr = "sluice.persistent",
+                                     kPersistentReasonAttr = "sluice.persistent_reason";
+/// The same step as a graph of kernels, for devices where the one kernel cannot run.
+inline constexpr llvm::StringLiteral kGraphStep = "decode_graph";
 
 /// A decoder whose layers are all alike, in elements, as far as the plan of its step depends on it.
 struct DecoderShape {
@@ -29,6 +37,12 @@ struct DecoderShape {
   int64_t weightBits = 0, headBits = 0;
   /// Positions whose keys and values are read at once, and their bytes, of one head.
   int64_t piecePositions = 0, pieceBytes = 0;
+  /// Bytes of an element of query, key and value as they come from their product.
+  int64_t projectionBytes = 2;
+  /// Bytes of a query head as an operand of attention.
+  int64_t queryBytes = 0;
+  /// Weights and caches whose addresses differ from layer to layer.
+  int64_t layerPointers = 0;
 
   int64_t group() const { return queryHeads / heads; }
   /// Rows of query, key and value that belong to one key/value head.
@@ -40,11 +54,21 @@ struct DecoderStep {
   struct Layer {
     MatvecOp projections, output, gates, down;
     AttentionOp attention;
+
+    llvm::SmallVector<mlir::Operation *, 5> operations() const {
+      return {projections, attention, output, gates, down};
+    }
   };
   EmbeddingOp embedding;
   llvm::SmallVector<Layer> layers;
   MatvecOp head;
   DecoderShape shape;
+
+  /// What the operations of a layer read that no operation of the step computes, in their order,
+  /// each once.
+  static llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer);
+  /// Which of these are the same for all layers; all layers have as many.
+  llvm::SmallBitVector commonConstants() const;
 
   /// Recognises the operations of a step of one token. An error says what does not fit, and where.
   static llvm::Expected<DecoderStep> match(mlir::Block &step);
@@ -160,8 +184,21 @@ struct PersistentPlan {
   int64_t downUnits(int64_t block) const;
   /// Groups of the input that a warp keeps in registers.
   int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
+  /// Floats of a query head's part in `sums`: AttentionShape::partRow(), its maximum and its sum.
+  int64_t partFloats() const { return shape.dim + 4 + 2; }
+  /// Most tiles of query, key and value that a rank has.
+  int64_t mostProjectionTiles() const {
+    return llvm::divideCeil(clusterHeads() * shape.projectionRows() / kTile,
+                            schedule.clusterBlocks);
+  }
   /// Warps that read keys and values: half of them, as many as find room for their outputs.
   int64_t attentionWarps() const { return llvm::divideCeil(schedule.warps, 2); }
+  /// Of these, warps that divide the query heads of a piece, and the pieces that are read at once.
+  int64_t headParts() const {
+    return std::min<int64_t>(attentionWarps(),
+                             llvm::divideCeil(shape.group(), AttentionShape::kHeads));
+  }
+  int64_t pieceReaders() const { return attentionWarps() / headParts(); }
 
   /// Additions to each word: a layer's of the attention sums, and of the MLP sums of its parity.
   int64_t attentionAdditions() const { return schedule.attentionClusters; }
@@ -171,9 +208,13 @@ struct PersistentPlan {
   /// cluster (the groups, then what belongs to them); the residual rows of the rank's groups, three
   /// parts of them; the partial sums of the warps, rows' and attention's; a place for each warp to
   /// round a group in; a row of the rotary table; tokens of input, projections and inner values;
-  /// numbers of the block's own parts, which need not stay in registers.
+  /// numbers of the block's own parts, which need not stay in registers; the block's tiles of
+  /// query, key and value; query heads as operands, and their factors; outputs of the cluster's
+  /// query heads over the block's positions, and each one's greatest exponent and sum of weights;
+  /// the layers' addresses; a barrier for the step's own key and value.
   SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
-      attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents;
+      attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents,
+      projected, queries, queryFactors, outputs, outputMeta, pointers, appended;
   int64_t shared = 0; ///< bytes in all
 
   GpuLaunch launch() const;

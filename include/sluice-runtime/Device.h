@@ -25,6 +25,11 @@ struct DeviceOptions {
   int threads = 0;
   /// Called repeatedly while load() copies or generates weights, with the bytes done and all bytes.
   std::function<void(uint64_t done, uint64_t total)> onProgress = nullptr;
+  /// Called with a line for people where load() does something else than was compiled for.
+  std::function<void(const std::string &line)> onWarning = nullptr;
+  /// Steps of one token as a graph of kernels even where they are one kernel, if the artifact has
+  /// both.
+  bool graph = false;
 };
 
 /// How fast a device reads memory.
@@ -76,6 +81,9 @@ public:
   /// Checks that this device can run the artifact's kernels, before anything is allocated; loads
   /// them, allocates and binds all buffers (zeroed, weights in place) and prepares all steps.
   virtual void load(std::shared_ptr<const Artifact> artifact) = 0;
+
+  /// The step that decodes one token on this device: the plan's "decode", or Plan::graphStep.
+  virtual uint32_t decodeStep() const = 0;
 
   /// Runs a step to its end. `step` and buffers are indices into the plan.
   virtual void run(uint32_t step) = 0;

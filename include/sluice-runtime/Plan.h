@@ -185,6 +185,9 @@ struct Step {
 ///   `tokens` times vocabSize f32, and no other such step;
 /// - launches name buffers that exist; no sum or product of sizes overflows 63 bits.
 struct Plan {
+  /// The step that does the same as "decode" in other kernels, for devices that cannot run one of
+  /// that step's, if an artifact has it.
+  static constexpr std::string_view graphStep = "decode_graph";
   /// Version of the format that this library reads.
   static constexpr int64_t formatVersion = 1;
 
@@ -218,6 +221,8 @@ struct Plan {
   /// The same for a buffer to write to, whose kind may not be Weights.
   const Buffer &writableBufferPart(uint32_t index, uint64_t offset, uint64_t bytes) const;
   std::optional<uint32_t> findStep(std::string_view name) const;
+  /// The index of "decode", or with `graph` of graphStep, if there is one.
+  uint32_t decodeStep(bool graph) const;
 
   /// The step that gives the last one's logits of `tokens` tokens of a sequence, at least one:
   /// "decode" for one, else the smallest that takes so many, or nothing.

@@ -144,8 +144,10 @@ private:
   void write(const Inputs &inputs);
   uint32_t stepOf(const Inputs &inputs) const {
     const Plan &plan = theArtifact->plan();
-    return inputs.allLogits ? *plan.verifyStep()
-                            : *plan.stepFor(static_cast<int64_t>(inputs.tokens.size()));
+    if (inputs.allLogits)
+      return *plan.verifyStep();
+    return inputs.tokens.size() == 1 ? theDevice->decodeStep()
+                                     : *plan.stepFor(static_cast<int64_t>(inputs.tokens.size()));
   }
   /// The tokens have their place in the sequence.
   void advance(std::span<const int32_t> tokens);

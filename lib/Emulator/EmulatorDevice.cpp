@@ -43,11 +43,13 @@ private:
 
 class EmulatorDevice final : public runtime::Device {
 public:
+  explicit EmulatorDevice(bool graph) : graph(graph) {}
   std::string name() const override { return "emulator"; }
   std::string description() const override {
     return "emulator: GPU kernels on the host, every access checked";
   }
   void load(std::shared_ptr<const runtime::Artifact> newArtifact) override;
+  uint32_t decodeStep() const override { return artifact->plan().decodeStep(graph); }
   void run(uint32_t step) override { execute(step, nullptr); }
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override {
     // What a step has not written itself may not be read, so each run begins with the first launch.
@@ -84,6 +86,7 @@ public:
   }
 
 private:
+  const bool graph;
   void execute(uint32_t step, std::vector<double> *seconds) {
     check(machine->run(steps.at(step), seconds));
   }
@@ -169,7 +172,7 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
 }
 
 void emulator::registerEmulatorDevice() {
-  runtime::registerDevice("emulator", [](const runtime::DeviceOptions &) {
-    return std::make_unique<EmulatorDevice>();
+  runtime::registerDevice("emulator", [](const runtime::DeviceOptions &options) {
+    return std::make_unique<EmulatorDevice>(options.graph);
   });
 }

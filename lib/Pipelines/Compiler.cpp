@@ -408,6 +408,10 @@ Error Compilation::checkStageOptions() {
                       (option("cache-pages").empty() ? Twine("all that its sequences need")
                                                      : Twine(option("cache-pages"))) +
                       ")");
+  if (!options.launch.empty() && stage >= Stage::Scheduled && options.launch != option("launch"))
+    return refuse("--launch " + options.launch,
+                  "is past the stage that plans launches (it was made for " +
+                      (option("launch").empty() ? "auto" : option("launch")) + ")");
   if (!options.target.empty() && stage >= Stage::Scheduled && options.target != option("target"))
     return refuse("--target " + options.target, "is already scheduled for " + option("target"));
   return options.model.empty() ? Error::success() : checkSameModel();
@@ -490,6 +494,8 @@ Error Compilation::runStage(Stage next) {
   }
   if (StringRef pages = option("cache-pages"); !pages.empty())
     pipeline.cachePages = std::stoll(pages.str());
+  if (StringRef launch = option("launch"); !launch.empty())
+    pipeline.launch = launch.str();
   pipeline.target = option("target").str();
   pipeline.racecheck = options.racecheck;
   if (next == Stage::Quantized && !option("plan").empty())
@@ -794,12 +800,15 @@ Error Compilation::run() {
       return tokens.takeError();
     setOption("prefill", options.prefill);
   }
-  if (options.racecheck) {
+  if (!options.launch.empty())
+    setOption("launch", options.launch);
+  if (options.racecheck || options.launch == "persistent") {
     Expected<TargetDescription> target = loadTarget(option("target"));
     if (!target)
       return target.takeError();
     if (!target->isGpu())
-      return createStringError("--racecheck is for GPUs, target " + target->name + " is a CPU");
+      return createStringError((options.racecheck ? "--racecheck" : "--launch persistent") +
+                               Twine(" is for GPUs, target ") + target->name + " is a CPU");
   }
   if (Error error = runStages())
     return error;

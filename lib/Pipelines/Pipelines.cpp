@@ -93,6 +93,8 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedAssignSchedules({options.target, options.planContext}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());
+  if (options.launch == "persistent")
+    pm.addPass(createFusedPlanPersistent({options.target}));
 }
 
 static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &options) {

@@ -534,7 +534,7 @@ llvm::Expected<SmallVector<Tensor>> Evaluator::call(StringRef function,
   if (llvm::Error error = keepActiveRows(op, given))
     return error;
   persistent.reset();
-  if (auto schedule = op->getAttrOfType<fused::PersistentScheduleAttr>("sluice.persistent")) {
+  if (auto schedule = op->getAttrOfType<fused::PersistentScheduleAttr>(fused::kPersistentAttr)) {
     llvm::Expected<PersistentStep> step = PersistentStep::get(op.getBody().front(), schedule);
     if (!step)
       return makeError("function '" + function + "': " + llvm::toString(step.takeError()));

@@ -20,8 +20,6 @@ namespace sluice {
 namespace {
 using namespace mlir;
 
-constexpr StringLiteral kSchedule = "sluice.persistent", kReason = "sluice.persistent_reason";
-
 struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> {
   using FusedPlanPersistentBase::FusedPlanPersistentBase;
 
@@ -32,27 +30,28 @@ struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> 
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
     if (!description->isGpu() || !decode || !decode.getBody().hasOneBlock())
       return markAllAnalysesPreserved();
-    auto given = decode->getAttrOfType<fused::PersistentScheduleAttr>(kSchedule);
+    auto given = decode->getAttrOfType<fused::PersistentScheduleAttr>(fused::kPersistentAttr);
     llvm::Expected<fused::PersistentPlan> plan = makePlan(decode, *description, given);
     std::string reason;
     if (plan) {
       const fused::PersistentSchedule &schedule = plan->schedule;
-      decode->setAttr(kSchedule, fused::PersistentScheduleAttr::get(
-                                     &getContext(), schedule.clusters, schedule.clusterBlocks,
-                                     schedule.attentionClusters, schedule.warps, schedule.stages,
-                                     schedule.attentionInFlight, schedule.mlpInFlight));
+      decode->setAttr(fused::kPersistentAttr,
+                      fused::PersistentScheduleAttr::get(
+                          &getContext(), schedule.clusters, schedule.clusterBlocks,
+                          schedule.attentionClusters, schedule.warps, schedule.stages,
+                          schedule.attentionInFlight, schedule.mlpInFlight));
       reason = describe(*plan);
       ++planned;
     } else {
       reason = llvm::toString(plan.takeError());
       if (given) {
-        decode.emitError() << kSchedule << " does not suit the step: " << reason;
+        decode.emitError() << fused::kPersistentAttr << " does not suit the step: " << reason;
         return signalPassFailure();
       }
       remark::missed(decode.getLoc(), remark::RemarkOpts::name("persistent").category(DEBUG_TYPE))
           << remark::reason("{0}", reason);
     }
-    decode->setAttr(kReason, StringAttr::get(&getContext(), reason));
+    decode->setAttr(fused::kPersistentReasonAttr, StringAttr::get(&getContext(), reason));
   }
 
   llvm::Expected<fused::PersistentPlan> makePlan(func::FuncOp decode,

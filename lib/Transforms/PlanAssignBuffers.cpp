@@ -3,6 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
+#include "dialects/Fused/PersistentPlan.h"
 #include "dialects/Fused/PreparedInput.h"
 #include "sluice-runtime/SamplingWords.h"
 #include "sluice/Analysis/Arena.h"
@@ -55,6 +56,8 @@ std::string resultName(StringRef label) {
 struct StepFunction {
   func::FuncOp function;
   bool isDecode = false, isVerify = false, samples = false;
+  /// @decode, or the same as a graph of kernels; both take and give the same.
+  bool takesOne = false;
   SmallVector<plan::DispatchOp> dispatches;
   /// What it returns, and the output's name.
   llvm::MapVector<Value, StringRef> returned;
@@ -97,7 +100,7 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
     return fits ? tensor : RankedTensorType();
   };
   ArrayRef<Type> arguments = step.function.getArgumentTypes();
-  step.inputNames.assign(step.isDecode ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs));
+  step.inputNames.assign(step.takesOne ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs));
   bool fits = arguments.size() >= 2 && integers(arguments[0], 1) && integers(arguments[1], 1);
   ArrayRef<Type> rest = fits ? arguments.drop_front(2) : ArrayRef<Type>();
   auto count = rest.empty() ? RankedTensorType() : integers(rest.front(), 1);
@@ -105,7 +108,7 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
     step.inputNames.push_back(kCount);
     rest = rest.drop_front();
   } else {
-    fits &= step.isDecode;
+    fits &= step.takesOne;
   }
   // All sequences' pages, or the one sequence's.
   if (Block &body = step.function.getBody().front();
@@ -123,7 +126,7 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
     return success();
   return step.function.emitOpError()
          << "must take tokens and positions, two int32 vectors, "
-         << (step.isDecode ? "" : "their number, ")
+         << (step.takesOne ? "" : "their number, ")
          << "the page table if caches are in pages, and where it samples " << sampling::kWords
          << " int32 words per token, found (" << TypeRange(arguments) << ")";
 }
@@ -338,12 +341,17 @@ LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
   int64_t tokens = cast<RankedTensorType>(function.getArgumentTypes()[0]).getDimSize(0);
   auto made = plan::StepOp::create(
       *builder, function.getLoc(), stepName, arena.bytes,
-      step.isDecode ? IntegerAttr() : builder->getI64IntegerAttr(tokens), step.isVerify);
+      step.takesOne ? IntegerAttr() : builder->getI64IntegerAttr(tokens), step.isVerify);
   auto copyTime = [](Operation *from, Operation *to) {
     if (Attribute time = from->getDiscardableAttr(fused::kTimeAttr))
       to->setDiscardableAttr(fused::kTimeAttr, time);
   };
   copyTime(function, made);
+  if (Attribute reason = function->getDiscardableAttr(fused::kPersistentReasonAttr)) {
+    made->setDiscardableAttr(fused::kPersistentReasonAttr, reason);
+    if (Attribute schedule = function->getDiscardableAttr(fused::kPersistentAttr))
+      made->setDiscardableAttr(fused::kPersistentAttr, schedule);
+  }
   builder->createBlock(&made.getBody());
   for (plan::DispatchOp dispatch : step.dispatches) {
     SmallVector<Attribute> arguments;
@@ -383,10 +391,11 @@ void PlanAssignBuffers::runOnOperation() {
     StepFunction &step = steps.emplace_back();
     step.function = function;
     step.isDecode = function == decode;
+    step.takesOne = step.isDecode || function.getSymName() == fused::kGraphStep;
     step.isVerify = function.getSymName().starts_with("verify_");
-    if (!step.isDecode && !step.isVerify && !function.getSymName().starts_with("prefill_")) {
-      function.emitOpError()
-          << "cannot be part of a plan, whose steps are @decode, @prefill_N and @verify_N";
+    if (!step.takesOne && !step.isVerify && !function.getSymName().starts_with("prefill_")) {
+      function.emitOpError() << "cannot be part of a plan, whose steps are @decode, @"
+                             << fused::kGraphStep << ", @prefill_N and @verify_N";
       return signalPassFailure();
     }
   }

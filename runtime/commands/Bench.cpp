@@ -142,7 +142,7 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
                 ", expected 1 to the artifact's " + std::to_string(longest));
   if (options.repetitions < 1 || options.tokens < 0)
     throw Error("a measurement needs at least one repetition of at least one token");
-  const uint32_t decodeStep = *plan.findStep("decode");
+  const uint32_t decodeStep = session.device().decodeStep();
   const Step &step = plan.steps[decodeStep];
   result.bytesPerToken = plan.bytes(step, static_cast<uint64_t>(result.context));
   result.repetitions = options.repetitions;
@@ -412,7 +412,7 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
   std::vector<double> speeds, steps;
   for (int64_t r = 0; r < options.repetitions; ++r) {
     speeds.push_back(static_cast<double>(count * batch.capacity()) / run(count));
-    if (auto seconds = batch.device().measureStep(*plan.findStep("decode"), count))
+    if (auto seconds = batch.device().measureStep(batch.device().decodeStep(), count))
       steps.push_back(*seconds);
   }
   std::optional<PromptSpeed> prompt;
@@ -423,7 +423,7 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
   }
   const std::string device = batch.device().name() + ": " + batch.device().description();
   const std::optional<double> predicted =
-      plan.steps[*plan.findStep("decode")].predictedSeconds(static_cast<uint64_t>(context));
+      plan.steps[batch.device().decodeStep()].predictedSeconds(static_cast<uint64_t>(context));
   if (options.json) {
     nlohmann::json json = {{"model", plan.model.name},
                            {"weights", plan.model.weights},

@@ -65,6 +65,11 @@ Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
       progress.show("loading weights: " + formatBytes(static_cast<double>(done)) + " of " +
                     formatBytes(static_cast<double>(total)));
     };
+  if (!options.deviceOptions.onWarning)
+    options.deviceOptions.onWarning = [&](const std::string &line) {
+      progress.clear();
+      printWarning(line);
+    };
   return Session(std::move(artifact), options);
 }
 
@@ -175,6 +180,8 @@ static void addSession(CLI::App &command, SessionOptions &options) {
                   "threads of the cpu device (default: one for each CPU)")
       ->check(CLI::Range(1, 1024))
       ->transform(wholeNumber());
+  command.add_flag("--graph", options.deviceOptions.graph,
+                   "decode by a graph of kernels even where the artifact has a step as one kernel");
 }
 
 static void addSampling(CLI::App &command, SamplingOptions &options) {

@@ -96,6 +96,7 @@ public:
   }
 
   void load(std::shared_ptr<const Artifact> newArtifact) override;
+  uint32_t decodeStep() const override { return artifact->plan().decodeStep(/*graph=*/false); }
   void run(uint32_t step) override;
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
   std::vector<double> profile(uint32_t step) override;

@@ -15,7 +15,7 @@ Batch::Batch(std::shared_ptr<const Artifact> artifact, const SessionOptions &opt
   const Plan &plan = theArtifact->plan();
   theDevice = openDevice(theArtifact, options);
   sequences.resize(static_cast<size_t>(plan.model.batch));
-  decodeStep = *plan.findStep("decode");
+  decodeStep = theDevice->decodeStep();
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");

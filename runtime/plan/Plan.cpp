@@ -28,7 +28,7 @@ constexpr int64_t maxBytes = int64_t(1) << 48;
 constexpr int64_t maxId = INT32_MAX;
 constexpr size_t maxBuffers = 1 << 20;
 constexpr size_t maxLaunches = 1 << 20;
-constexpr size_t maxArguments = 64;
+constexpr size_t maxArguments = 2048;
 constexpr size_t maxRegions = 4096;
 constexpr uint64_t arenaAlignment = 64;
 
@@ -361,12 +361,12 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
   Step step;
   step.name = name;
   if (auto tokens = value.find("tokens")) {
-    if (name == "decode")
-      tokens->failWith("is for other steps: \"decode\" takes one token");
+    if (name == "decode" || name == Plan::graphStep)
+      tokens->failWith("is for other steps: \"" + name + "\" takes one token");
     step.tokens = tokens->asInt(2, maxId);
     if (auto all = value.find("all_logits"))
       step.allLogits = all->asBool();
-  } else if (name != "decode") {
+  } else if (name != "decode" && name != Plan::graphStep) {
     value.at("tokens");
   }
   JsonField launches = value.at("launches");
@@ -606,6 +606,11 @@ std::optional<uint32_t> Plan::findStep(std::string_view name) const {
     if (steps[i].name == name)
       return static_cast<uint32_t>(i);
   return std::nullopt;
+}
+
+uint32_t Plan::decodeStep(bool graph) const {
+  std::optional<uint32_t> asGraph = graph ? findStep(graphStep) : std::nullopt;
+  return asGraph ? *asGraph : *findStep("decode");
 }
 
 std::optional<uint32_t> Plan::stepFor(int64_t tokens) const {

@@ -3,7 +3,7 @@
 // BAD: error: {{.*}}nothing
 
 // CHECK-LABEL: func.func @decode
-// CHECK-SAME: sluice.persistent = #fused.persistent_schedule<clusters = 6, cluster_blocks = 8, attention_clusters = 2, warps = 16, stages = 12, attention_in_flight = 3, mlp_in_flight = 4>
+// CHECK-SAME: sluice.persistent = #fused.persistent_schedule<clusters = 6, cluster_blocks = 8, attention_clusters = 2, warps = 16, stages = 12, attention_in_flight = 3, mlp_in_flight = 3>
 // CHECK-SAME: sluice.persistent_reason = "6 clusters of 8 blocks, 2 of them with 1 key/value head each; in a layer a block multiplies at most 2 tiles of query, key and value by 256 columns, 2 tiles of the residual stream by 128 columns of attention's output, the gate and up rows of 128 of the MLP's inner values, and 2 tiles by 128 of these; a row gets 2 additions from attention and 6 from the MLP; a ring of 12 x 16640 bytes
 func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
   %table = model.parameter @table : tensor<2048x256xf16>

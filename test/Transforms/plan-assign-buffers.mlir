@@ -116,7 +116,7 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x?
 module @kernels {
   llvm.func @a()
 }
-// expected-error @+1 {{cannot be part of a plan, whose steps are @decode, @prefill_N and @verify_N}}
+// expected-error @+1 {{cannot be part of a plan, whose steps are @decode, @decode_graph, @prefill_N and @verify_N}}
 func.func private @prefill()
 func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x16xf32> {
   %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>

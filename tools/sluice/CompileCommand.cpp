@@ -182,6 +182,12 @@ void driver::addCompileCommand(CLI::App &app) {
       ->type_name("FILE");
   command->add_flag("--racecheck", options->racecheck,
                     "GPU kernels that compute-sanitizer's racecheck can follow; they are slower");
+  command
+      ->add_option("--launch", options->launch,
+                   "How a token's step runs on a GPU: graph (of kernels), persistent (its layers "
+                   "are one kernel; where that is impossible, a graph), or auto (default; graph)")
+      ->check(CLI::IsMember({"auto", "graph", "persistent"}))
+      ->type_name("MODE");
   command->add_flag("--synthetic-weights", options->syntheticWeights,
                     "Compile from a config.json alone; the runtime generates weights");
   addFormatOptions(*command, *options);

@@ -54,6 +54,9 @@ struct CompileOptions {
   /// The greatest numbers of tokens of the steps that read prompts, separated by commas, or "none".
   /// Empty: what the target says, or what fromIr's module was compiled for.
   std::string prefill;
+  /// How a token's step runs on a GPU: "graph", "persistent" or "auto". Empty: auto, or what
+  /// fromIr's module was compiled for.
+  std::string launch;
   /// Directory that gets every stage's file; empty for none.
   std::string emitIr;
   /// A stage's file to go on from, instead of reading the model's.

@@ -64,6 +64,11 @@ struct PipelineOptions : mlir::PassPipelineOptions<PipelineOptions> {
                                                "product's epilogue can compute: auto, epilogue, "
                                                "prologue"),
                                 llvm::cl::init("auto")};
+  Option<std::string> launch{*this, "launch",
+                             llvm::cl::desc("How a token's step runs on a GPU: graph (of "
+                                            "kernels), persistent (its layers as one kernel), or "
+                                            "auto"),
+                             llvm::cl::init("auto")};
   ListOption<int64_t> prefill{*this, "prefill",
                               llvm::cl::desc("Tokens of the steps that read a prompt; without it, "
                                              "what the target says")};

@@ -132,6 +132,14 @@ public:
   /// Returns when the phase of that parity has completed. A fresh barrier is in phase 0, so that
   /// waiting for parity 1 returns at once.
   void wait(Value barrier, Value parity);
+  /// Since sm_90: whether that phase has completed.
+  Value hasCompleted(Value barrier, Value parity) {
+    return mlir::NVVM::MBarrierTestWaitOp::create(b, loc, i1(), barrier, parity);
+  }
+  /// Waits about so long.
+  void pause(int64_t nanoseconds) {
+    mlir::NVVM::NanosleepOp::create(b, loc, constI32(nanoseconds));
+  }
   /// The same, for what other blocks of the cluster have sent.
   void waitOfCluster(Value barrier, Value parity);
 

@@ -37,6 +37,9 @@ void GroupExchange::send(const DeviceBuilder::Values &x, Value square, Value gro
   // Half a warp has all 16 pieces; the halves take ranks in turn.
   Value piece = k.shl(k.bitAnd(lane, 15), 4);
   DeviceBuilder::Values words = k.lanes(k.load(k.vec(4, k.i32()), k.offset(place, piece), 16));
+  // Before another group's bytes come to the same place; and whoever receives these may use the
+  // place otherwise, although only some lanes send to it.
+  k.syncWarp();
   k.loop(k.shr(lane, 4), k.constI32(ranks), 2, [&](Value peer) {
     k.sendToBlock(k.offset(operands(group), piece), barrier(), peer, words);
   });
@@ -45,7 +48,6 @@ void GroupExchange::send(const DeviceBuilder::Values &x, Value square, Value gro
     k.sendToBlock(to, barrier(), lane,
                   {k.bitcast(scale.scale, k.i32()), k.bitcast(square, k.i32())});
   });
-  k.syncWarp(); // before another group's bytes come to the same place
 }
 
 void GroupExchange::sendToken(Value rank, Value thread) const {

@@ -5,6 +5,8 @@
 
 #include "sluice/Formats/FixedSum.h"
 
+#include <limits>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -99,30 +101,58 @@ DeviceBuilder::Values ResidualExchange::readWords(Value array, Value row, Value 
   return values;
 }
 
-void ResidualExchange::read(int64_t kind, Value layer) {
+void ResidualExchange::read(int64_t kind, Value layer, Value gains, Value sends) {
   bool mlp = kind == PersistentPlan::MlpSums;
   Value array = mlp ? mlpArray(layer) : k.constI32(kind);
-  // Additions since the kernel's start.
-  Value additions = mlp ? k.mul(k.add(k.shr(layer, 1), 1), plan.mlpAdditions())
+  // Additions since the kernel's start: none for the MLP before the first layer's.
+  Value additions = mlp ? k.mul(k.shr(k.add(layer, 2), 1), plan.mlpAdditions())
                         : k.mul(k.add(layer, 1), plan.attentionAdditions());
-  forGroups([&](Value, Value local, Value row) {
+  Value place =
+      k.at(k.offset(pointers.shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
+  forGroups([&](Value group, Value local, Value row) {
+    // What does not depend on the sums is loaded while they are waited for.
+    DeviceBuilder::Values gain, start;
+    if (gains)
+      gain = loadRows(gains, row);
+    if (!mlp)
+      start = loadRows(pointers.embedding, row);
     auto wait = [&] { return readWords(array, row, additions); };
     Value there = exists(row);
     DeviceBuilder::Values sums =
         there ? k.ifElseYield(there, wait, [&] { return DeviceBuilder::Values(4, k.number(0.0)); })
               : wait();
-    DeviceBuilder::Values stream;
+    DeviceBuilder::Values stream, others = loadState(mlp ? 0 : 1, local);
     if (mlp) {
       for (auto [sum, other] : llvm::zip_equal(sums, loadState(2, local)))
         stream.push_back(k.addF(sum, other));
-      storeState(1, local, stream);
       storeState(2, local, sums);
-      return;
+    } else {
+      for (auto [x, sum] : llvm::zip_equal(start, sums))
+        stream.push_back(k.addF(x, sum));
     }
-    for (auto [x, sum] : llvm::zip_equal(loadRows(pointers.embedding, row), sums))
-      stream.push_back(k.addF(x, sum));
-    storeState(0, local, stream);
+    storeState(mlp ? 1 : 0, local, stream);
+    if (!gains)
+      return;
+    auto send = [&] {
+      DeviceBuilder::Values x;
+      Value square;
+      for (auto [one, other, factor] : llvm::zip_equal(stream, others, gain)) {
+        Value value = k.addF(one, other);
+        square = square ? k.fma(value, value, square) : k.mulF(value, value);
+        x.push_back(k.mulF(value, factor));
+      }
+      exchange().send(x, k.sumOfWarp(square), group, place, lane);
+    };
+    if (sends)
+      k.ifThen(sends, send);
+    else
+      send();
   });
+  if (!gains || plan.widthGroups() >= plan.schedule.clusterBlocks)
+    return;
+  PartOf own(k, plan.widthGroups(), plan.schedule.clusterBlocks, rank);
+  Value none = k.equal(own.begin, own.end);
+  k.ifThen(sends ? k.bitAnd(none, sends) : none, [&] { exchange().sendToken(rank, thread); });
 }
 
 void ResidualExchange::addAttention(Value row, Value value) {
@@ -152,27 +182,6 @@ void ResidualExchange::add(Value array, Value row, Value value, int64_t addition
   k.addRelaxed(at, k.add(k.shl(term, formats::fixedSumCountBits), 1));
 }
 
-void ResidualExchange::send(Value gains) {
-  int64_t ranks = plan.schedule.clusterBlocks;
-  GroupExchange input = exchange();
-  Value place =
-      k.at(k.offset(pointers.shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
-  forGroups([&](Value group, Value local, Value row) {
-    DeviceBuilder::Values x, mlps = loadState(1, local), gain = loadRows(gains, row);
-    Value square;
-    for (auto [i, first] : llvm::enumerate(loadState(0, local))) {
-      Value value = k.addF(first, mlps[i]);
-      square = square ? k.fma(value, value, square) : k.mulF(value, value);
-      x.push_back(k.mulF(value, gain[i]));
-    }
-    input.send(x, k.sumOfWarp(square), group, place, lane);
-  });
-  if (plan.widthGroups() >= ranks)
-    return;
-  PartOf own(k, plan.widthGroups(), ranks, rank);
-  k.ifThen(k.equal(own.begin, own.end), [&] { input.sendToken(rank, thread); });
-}
-
 void ResidualExchange::receive(Value round) {
   exchange().receive(round, k.constI32(inputBytes(plan)), thread);
 }
@@ -185,4 +194,20 @@ Value ResidualExchange::normFactor(double epsilon) {
   }
   Value mean = k.mulF(sum, k.number(1.0 / static_cast<double>(plan.shape.width)));
   return k.divF(k.number(1.0), k.sqrt(k.addF(mean, k.number(epsilon))));
+}
+
+void ResidualExchange::store(Value result) {
+  k.fenceDevice(LLVM::AtomicOrdering::acquire);
+  Value fine = k.equal(k.loadRelaxed(pointers.poison), k.integer(k.i64(), 0));
+  Value nan = k.number(std::numeric_limits<double>::quiet_NaN());
+  forGroups([&](Value, Value local, Value row) {
+    DeviceBuilder::Values x;
+    for (auto [first, mlp] : llvm::zip_equal(loadState(0, local), loadState(1, local)))
+      x.push_back(k.select(fine, k.addF(first, mlp), nan));
+    auto write = [&] { k.store(k.vectorOf(x), k.offset(result, k.shl(row, 2)), 16); };
+    if (Value there = exists(row))
+      k.ifThen(there, write);
+    else
+      write();
+  });
 }

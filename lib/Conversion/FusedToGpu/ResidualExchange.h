@@ -18,8 +18,8 @@ public:
   struct Pointers {
     /// Start of the block's shared memory.
     mlir::Value shared;
-    /// The embedding, f32; the arrays of words, one after another, zero at the kernel's start; a
-    /// word that becomes 1 if something is added that a sum does not hold.
+    /// The embedding, f32; the arrays of words, one after another, zero at the kernel's start; an
+    /// i64, zero, that becomes 1 if something is added that a sum does not hold.
     mlir::Value embedding, sums, poison;
   };
 
@@ -32,14 +32,17 @@ public:
   /// Fills the rank's rows with the embedding, by all warps that compute.
   void start();
 
-  /// Waits for the sums of attention after its layer `layer`, and takes them over.
-  void readAttention(mlir::Value layer) { read(fused::PersistentPlan::AttentionSums, layer); }
-  /// The same of the MLP of layer `layer`. Between two of them all layers in between are read.
-  void readMlp(mlir::Value layer) { read(fused::PersistentPlan::MlpSums, layer); }
-
-  /// Multiplies the rank's rows by the gains, f32, rounds them to fixed point and sends them to the
-  /// cluster.
-  void send(mlir::Value gains);
+  /// Waits for the sums of attention after its layer `layer`, and takes them over. With `gains`,
+  /// f32: multiplies the rank's rows by them, rounds them to fixed point and sends them to the
+  /// cluster; with `sends`, an i1, only if it is true.
+  void readAttention(mlir::Value layer, mlir::Value gains = {}, mlir::Value sends = {}) {
+    read(fused::PersistentPlan::AttentionSums, layer, gains, sends);
+  }
+  /// The same of the MLP of layer `layer`; -1 is before the first one, where sums are zero. Between
+  /// two of them all layers in between are read.
+  void readMlp(mlir::Value layer, mlir::Value gains = {}, mlir::Value sends = {}) {
+    read(fused::PersistentPlan::MlpSums, layer, gains, sends);
+  }
   /// Waits, by all threads that compute, for the input number `round`: operands of the tensor cores
   /// as fused::InputPlan has them, one token, at the plan's `input`; of each group the activation
   /// scale and the sum of squares, without gains, at `inputMeta`. One thread expects the next one.
@@ -55,6 +58,10 @@ public:
   void addAttention(mlir::Value row, mlir::Value value);
   /// The same of the MLP of layer `layer`.
   void addMlp(mlir::Value layer, mlir::Value row, mlir::Value value);
+
+  /// After the last MLP's sums were read: writes the rank's rows of the stream, f32. NaN if
+  /// something was added that a sum does not hold.
+  void store(mlir::Value result);
 
 private:
   /// Words of an array; those behind the width are not used.
@@ -74,7 +81,7 @@ private:
   void storeState(int64_t part, mlir::Value local, const DeviceBuilder::Values &x);
   DeviceBuilder::Values loadRows(mlir::Value array, mlir::Value row);
 
-  void read(int64_t kind, mlir::Value layer);
+  void read(int64_t kind, mlir::Value layer, mlir::Value gains, mlir::Value sends);
   /// The values of the lane's four words of an array, once each has got so many additions.
   DeviceBuilder::Values readWords(mlir::Value array, mlir::Value row, mlir::Value additions);
   /// `additions`: to a word of the array, in the whole step.

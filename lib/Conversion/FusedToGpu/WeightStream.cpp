@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "WeightStream.h"
+#include <cstdlib>
 
 using namespace mlir;
 using namespace sluice;
@@ -12,6 +13,11 @@ using fused::PersistentPlan;
 static constexpr int64_t kGroup = PersistentPlan::kGroup;
 /// Bytes of a unit's scales, f16.
 static constexpr int64_t kScaleBytes = PersistentPlan::kTile * 2;
+/// Stages brought into the L2 cache ahead of the ring, and the pause between two: what the memory
+/// takes for a stage of all blocks is 600 ns. Few or slow, the memory rests; fast, they are in the
+/// way of what the step waits for. With weights of 8 bits the ring alone is as good.
+static constexpr int64_t kBroughtStages = 12, kLookNanoseconds = 64, kLooksBetween = 6,
+                         kMostBroughtBits = 4;
 
 StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const PersistentPlan &plan)
     : shape(shape), groups(groups), units(plan.stageUnits(shape.format().bits())),
@@ -58,8 +64,8 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
                             Value barrier) {
   const formats::PackedShape &shape = part.shape;
   int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
-  Value from =
-      k.offset(extent.weight, k.mul(k.toI64(k.add(extent.firstTile, tile)), shape.tileBytes()));
+  Value from = k.offset(extent.weight, k.mul(k.toI64(extent.place(k.add(extent.firstTile, tile))),
+                                             shape.tileBytes()));
   Value end = k.add(firstGroup, groupCount);
   Value firstUnit = k.mul(place, part.stageGroups);
   k.loop(k.div(firstGroup, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
@@ -85,47 +91,111 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
          });
 }
 
+DeviceBuilder::Values WeightStream::copyStage(int64_t inFlight, ValueRange carried, Value lane,
+                                              const Later *later,
+                                              llvm::function_ref<void(Value, Value)> body) {
+  Value count = carried[0], oldest = carried[1], brought = carried[2];
+  // At most one stage more is under way than before.
+  Value few = k.less(k.sub(count, oldest), k.constI32(inFlight));
+  oldest = k.ifElseYield(
+      few, [&] { return Values{oldest}; },
+      [&] {
+        k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
+        return Values{k.add(oldest, 1)};
+      })[0];
+  Value slot = slotOf(count), room = k.at(empty, slot, 8), parity = k.bitXor(parityOf(count), 1);
+  if (later && later->part.isWholeChunk() && later->part.shape.format().bits() <= kMostBroughtBits)
+    brought = bringLater(*later, brought, lane, room, parity);
+  k.wait(room, parity);
+  body(k.at(ring, slot, plan.stageBytes), k.at(full, slot, 8));
+  return {k.add(count, 1), oldest, brought};
+}
+
+Value WeightStream::bringLater(const Later &later, Value brought, Value lane, Value room,
+                               Value parity) {
+  Value end = stageCount(later.part, later.extent);
+  end = k.min(end, later.first ? k.add(later.first, kBroughtStages) : k.constI32(kBroughtStages));
+  if (later.first)
+    brought = k.max(brought, later.first);
+  return k.whileLoop({brought, k.constI32(0)}, [&](ValueRange carried) {
+    Value stage = carried[0], looks = carried[1];
+    Value stops = k.bitOr(k.hasCompleted(room, parity), k.less(k.sub(end, 1), stage));
+    Values next = k.ifElseYield(
+        stops, [&] { return llvm::to_vector(carried); },
+        [&] {
+          Values after = k.ifElseYield(
+              k.equal(looks, k.constI32(0)),
+              [&] {
+                auto [offset, bytes] = chunkOf(later.part, later.extent, stage);
+                k.ifThen(k.equal(lane, k.constI32(0)),
+                         [&] { k.bulkPrefetch(k.offset(later.extent.weight, offset), bytes); });
+                return Values{k.add(stage, 1), k.constI32(kLooksBetween)};
+              },
+              [&] { return Values{stage, k.sub(looks, 1)}; });
+          k.pause(kLookNanoseconds);
+          return after;
+        });
+    return std::pair(k.bitXor(stops, k.integer(k.i1(), 1)), next);
+  })[0];
+}
+
+Value WeightStream::take(Value stage) {
+  Value slot = slotOf(stage);
+  k.wait(k.at(full, slot, 8), parityOf(stage));
+  return k.at(ring, slot, plan.stageBytes);
+}
+
+void WeightStream::release(Value stage, Value lane, Value count) {
+  k.syncWarp();
+  k.ifThen(k.equal(lane, k.constI32(0)), [&] { k.arrive(k.at(empty, slotOf(stage), 8), count); });
+}
+
+std::pair<Value, Value> WeightStream::chunkOf(const StreamedPart &part,
+                                              const StreamedPart::Extent &extent, Value number) {
+  Value tile = extent.place(k.add(extent.firstTile, k.div(number, part.tileStages)));
+  Value start = k.add(extent.firstGroup, k.mul(k.rem(number, part.tileStages), part.units));
+  Value offset = k.add(k.mul(k.toI64(tile), part.shape.tileBytes()),
+                       k.mul(k.toI64(k.div(start, part.units)), part.shape.chunkOffset(1)));
+  return {offset, k.constI32(part.units * (part.unitBytes + kScaleBytes))};
+}
+
 DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
                                          const StreamedPart::Extent &extent, int64_t inFlight,
-                                         ValueRange carried) {
+                                         ValueRange carried, Value lane, const Later *later) {
+  Value isFirst = k.equal(lane, k.constI32(0));
+  auto copyOne = [&](Value number, Value to, Value barrier) {
+    if (part.isWholeChunk()) {
+      auto [from, bytes] = chunkOf(part, extent, number);
+      k.ifThen(isFirst, [&, from = from, bytes = bytes] {
+        k.expectBytes(barrier, bytes);
+        k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
+      });
+      return;
+    }
+    Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
+    Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
+    Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
+    // A block with fewer groups than the one with most may have none in a last stage.
+    Value groups =
+        k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)), k.constI32(0));
+    Value start = k.add(extent.firstGroup, firstGroup);
+    Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
+    if (part.missingBytes)
+      bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
+                       k.sub(bytes, part.missingBytes), bytes);
+    k.ifThen(isFirst, [&] { k.expectBytes(barrier, k.mul(tiles, bytes)); });
+    k.syncWarp();
+    k.ifThen(k.less(lane, tiles), [&] {
+      copyTile(part, extent, k.add(firstTile, lane), lane, start, groups, to, barrier);
+    });
+  };
   return k.loop(
       k.constI32(0), stageCount(part, extent), 1, carried, [&](Value number, ValueRange values) {
-        Value count = values[0], oldest = values[1];
-        // At most one stage more is under way than before.
-        Value full_ = k.less(k.sub(count, oldest), k.constI32(inFlight));
-        oldest = k.ifElseYield(
-            full_, [&] { return Values{oldest}; },
-            [&] {
-              k.wait(k.at(full, slotOf(oldest), 8), parityOf(oldest));
-              return Values{k.add(oldest, 1)};
-            })[0];
-        Value slot = slotOf(count), barrier = k.at(full, slot, 8);
-        k.wait(k.at(empty, slot, 8), k.bitXor(parityOf(count), 1));
-        Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
-        Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
-        Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
-        // A block with fewer groups than the one with most may have none in a last stage.
-        Value groups = k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)),
-                             k.constI32(0));
-        Value start = k.add(extent.firstGroup, firstGroup);
-        Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
-        if (part.missingBytes)
-          bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
-                           k.sub(bytes, part.missingBytes), bytes);
-        k.expectBytes(barrier, k.mul(tiles, bytes));
-        Value to = k.at(ring, slot, plan.stageBytes);
-        if (part.isWholeChunk()) {
-          Value chunk = k.div(start, part.units);
-          Value from =
-              k.add(k.mul(k.toI64(k.add(extent.firstTile, firstTile)), part.shape.tileBytes()),
-                    k.mul(k.toI64(chunk), part.shape.chunkOffset(1)));
-          k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
-        } else {
-          k.loop(k.constI32(0), tiles, 1, [&](Value tile) {
-            copyTile(part, extent, k.add(firstTile, tile), tile, start, groups, to, barrier);
-          });
-        }
-        return Values{k.add(count, 1), oldest};
+        std::optional<Later> from;
+        if (later)
+          from.emplace(Later{later->part, later->extent, &later->part == &part ? number : Value()});
+        return copyStage(inFlight, values, lane, from ? &*from : nullptr,
+                         [&](Value to, Value barrier) { copyOne(number, to, barrier); });
       });
 }
 
@@ -237,9 +307,7 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
             return Values{k.addF(all[0], low), k.addF(all[1], high)};
           },
           [&] { return all; });
-      k.syncWarp();
-      k.ifThen(k.equal(lane, k.constI32(0)),
-               [&] { k.arrive(k.at(empty, slot, 8), k.constI32(teams)); });
+      release(stage, lane, k.constI32(teams));
     }
     k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
       Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));

@@ -12,6 +12,8 @@
 #include "dialects/Fused/PersistentPlan.h"
 #include "sluice/Formats/Packing.h"
 
+#include <functional>
+
 namespace sluice::device {
 
 /// A block's part of a product: some tiles of a weight in layout mma, of each the same groups of
@@ -44,10 +46,14 @@ struct StreamedPart {
   /// What the kernel knows only when it runs. `groupCount` is at most `groups`.
   struct Extent {
     mlir::Value weight, firstTile, tileCount, firstGroup, groupCount;
+    /// The weight's tile that is tile number n; null: tile n.
+    std::function<mlir::Value(mlir::Value n)> placeOf = nullptr;
+
+    mlir::Value place(mlir::Value tile) const { return placeOf ? placeOf(tile) : tile; }
   };
 };
 
-/// The ring of a persistent kernel. The copying thread and every warp count the stages that have
+/// The ring of a persistent kernel. The copying warp and every other one count the stages that have
 /// passed, from the kernel's start on.
 class WeightStream {
 public:
@@ -61,10 +67,29 @@ public:
   /// Stages of a part.
   mlir::Value stageCount(const StreamedPart &part, const StreamedPart::Extent &extent);
 
-  /// By the copying thread: copies the part's stages, at most `inFlight` of all stages at a time.
-  /// Carried: the stages so far, and the oldest that may be under way.
+  /// A part that is copied now or later, whose stages are brought into the L2 cache while the ring
+  /// has no room: the memory goes on while a step waits.
+  struct Later {
+    const StreamedPart &part;
+    const StreamedPart::Extent &extent;
+    /// The first stage that is not copied yet; null: none is.
+    mlir::Value first = {};
+  };
+
+  /// By the copying warp: copies the part's stages, at most `inFlight` of all stages at a time. A
+  /// lane copies a tile of a stage. Carried: the stages so far, the oldest that may be under way,
+  /// and the stages of `later` that need not be brought any more.
   Values copy(const StreamedPart &part, const StreamedPart::Extent &extent, int64_t inFlight,
-              mlir::ValueRange carried);
+              mlir::ValueRange carried, mlir::Value lane, const Later *later = nullptr);
+
+  /// By the copying warp: copies one stage. `body` has a lane expect bytes at the stage's barrier,
+  /// and lanes ask for them. Carried as above.
+  Values copyStage(int64_t inFlight, mlir::ValueRange carried, mlir::Value lane, const Later *later,
+                   llvm::function_ref<void(mlir::Value to, mlir::Value barrier)> body);
+  /// By a warp that computes: waits for a stage; gives its place.
+  mlir::Value take(mlir::Value stage);
+  /// By a warp, when it reads nothing more of the stage: it stands for so many of all warps.
+  void release(mlir::Value stage, mlir::Value lane, mlir::Value count);
 
   /// By threads that compute: runs `body` for runs of tiles whose sums find room at the same time;
   /// `passed` stages came before the first one. A block has at most `mostTiles`. Returns the stages
@@ -98,6 +123,13 @@ private:
   mlir::Value parityOf(mlir::Value stage) {
     return k.bitAnd(k.div(stage, plan.schedule.stages), 1);
   }
+  /// By the copying warp: brings stages of a later part while there is no `room` in the ring.
+  /// Returns how many need not be brought any more.
+  mlir::Value bringLater(const Later &later, mlir::Value brought, mlir::Value lane,
+                         mlir::Value room, mlir::Value parity);
+  /// Offset and bytes of a stage that is a chunk of a packed tile.
+  std::pair<mlir::Value, mlir::Value>
+  chunkOf(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value number);
   void copyTile(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value tile,
                 mlir::Value place, mlir::Value firstGroup, mlir::Value groupCount, mlir::Value to,
                 mlir::Value barrier);

@@ -15,6 +15,7 @@
 // one's weights are loaded. Weights in records are made f16, 128 columns at a time.
 
 #include "MatmulTiles.h"
+#include "Opaque.h"
 #include "RecordProduct.h"
 
 #include "llvm/Support/SaveAndRestore.h"
@@ -74,13 +75,6 @@ private:
       scale = scale ? k.select(k.less(token, k.constI32(n * kWarp)), scale, mine) : mine;
     }
     return scale;
-  }
-  Value opaque(Value x) {
-    return LLVM::InlineAsmOp::create(
-               k.b, k.loc, k.i32(), x, ptx::opaqueCopy, ptx::opaqueCopyConstraints,
-               /*has_side_effects=*/true, /*is_align_stack=*/false, LLVM::TailCallKind::None,
-               LLVM::AsmDialectAttr::get(k.b.getContext(), LLVM::AsmDialect::AD_ATT), ArrayAttr())
-        .getRes();
   }
   void meetCluster() {
     k.clusterArrive();
@@ -526,8 +520,8 @@ LogicalResult WgmmaKernel::finish(const Tile &tile, ValueRange sums) {
   LogicalResult result = success();
   // Else what the epilogue computes from them is computed before all tiles, and takes the registers
   // that the products need.
-  llvm::SaveAndRestore keptLane(lane, opaque(lane)), keptWarp(rowWarp, opaque(rowWarp)),
-      keptActive(active, opaque(active));
+  llvm::SaveAndRestore keptLane(lane, opaqueCopy(k, lane)),
+      keptWarp(rowWarp, opaqueCopy(k, rowWarp)), keptActive(active, opaqueCopy(k, active));
   int64_t set = image.setTokens;
   if (splits == 1) {
     // A warp needs no other one.

@@ -1,6 +1,7 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "dialects/Fused/PersistentPlan.h"
 #include "dialects/Plan/Plan.h"
 #include "sluice-support/Text.h"
 #include "sluice/Import/FileSet.h"
@@ -217,6 +218,11 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
         object["all_logits"] = true;
       if (Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
         object["time"] = attributeJson(time);
+      // Of a step that was to be one kernel: whether it is, and what it does, or why not.
+      if (Attribute reason = step->getDiscardableAttr(fused::kPersistentReasonAttr))
+        object["launch"] = {
+            {"mode", step->hasAttr(fused::kPersistentAttr) ? "persistent" : "graph"},
+            {"reason", attributeJson(reason)}};
       plan["arena_bytes"] =
           std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {

@@ -223,35 +223,49 @@ private:
 };
 } // namespace
 
-void CudaDevice::checkResidency() const {
-  const Plan &plan = artifact->plan();
-  for (size_t index = 0; index < plan.steps.size(); ++index)
-    for (size_t i = 0; i < plan.steps[index].launches.size(); ++i) {
-      const Launch &launch = plan.steps[index].launches[i];
-      if (!launch.cooperative)
-        continue;
-      Function function = loaded->functions[index][i];
-      const std::string name = "launch \"" + printable(launch.label) + "\" of step \"" +
-                               printable(plan.steps[index].name) + "\"",
-                        asking = "cannot ask how many blocks of " + name + " live at the same time";
-      int resident = 0;
-      if (launch.cluster > 1) {
-        Configured configured(launch, loaded->stream, /*overlap=*/false);
-        driver->check(driver->cuOccupancyMaxActiveClusters(&resident, function, &configured.config),
-                      asking);
-      } else {
-        driver->check(driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                          &resident, function, static_cast<int>(launch.block),
-                          static_cast<size_t>(launch.shared)),
-                      asking);
-        resident *= gpu.multiprocessors;
-      }
-      if (int64_t needed = launch.grid / launch.cluster; resident < needed)
-        throw Error(artifact->planName() + ": " + name + " needs " + std::to_string(needed) +
-                    (launch.cluster > 1 ? " clusters of " + std::to_string(launch.cluster) : "") +
-                    " blocks at the same time, " + gpu.name + " has room for " +
-                    std::to_string(resident));
+std::string CudaDevice::findNoRoom(uint32_t index) const {
+  const Step &step = artifact->plan().steps[index];
+  for (size_t i = 0; i < step.launches.size(); ++i) {
+    const Launch &launch = step.launches[i];
+    if (!launch.cooperative)
+      continue;
+    Function function = loaded->functions[index][i];
+    const std::string name = "launch \"" + printable(launch.label) + "\" of step \"" +
+                             printable(step.name) + "\"",
+                      asking = "cannot ask how many blocks of " + name + " live at the same time";
+    int resident = 0;
+    if (launch.cluster > 1) {
+      Configured configured(launch, loaded->stream, /*overlap=*/false);
+      driver->check(driver->cuOccupancyMaxActiveClusters(&resident, function, &configured.config),
+                    asking);
+    } else {
+      driver->check(driver->cuOccupancyMaxActiveBlocksPerMultiprocessor(
+                        &resident, function, static_cast<int>(launch.block),
+                        static_cast<size_t>(launch.shared)),
+                    asking);
+      resident *= gpu.multiprocessors;
     }
+    if (int64_t needed = launch.grid / launch.cluster; resident < needed)
+      return name + " needs " + std::to_string(needed) +
+             (launch.cluster > 1 ? " clusters of " + std::to_string(launch.cluster) : "") +
+             " blocks at the same time, " + gpu.name + " has room for " + std::to_string(resident);
+  }
+  return {};
+}
+
+void CudaDevice::checkResidency() {
+  const Plan &plan = artifact->plan();
+  for (uint32_t index = 0; index < plan.steps.size(); ++index) {
+    const std::string what = findNoRoom(index);
+    if (what.empty())
+      continue;
+    if (index != plan.decodeStep(/*graph=*/false) || !plan.findStep(Plan::graphStep))
+      throw Error(artifact->planName() + ": " + what);
+    graph = true;
+    if (options.onWarning)
+      options.onWarning(artifact->planName() + ": " + what +
+                        "; its tokens are decoded by a graph of kernels");
+  }
 }
 
 void CudaDevice::launch(Slot &slot, uint32_t stepIndex, size_t index, bool overlap) {
@@ -270,6 +284,12 @@ void CudaDevice::launch(Slot &slot, uint32_t stepIndex, size_t index, bool overl
 
 void CudaDevice::capture(Slot &slot, uint32_t stepIndex) {
   const Step &step = artifact->plan().steps[stepIndex];
+  // Of the two that decode a token one runs.
+  if (stepIndex != decodeStep() &&
+      (stepIndex == artifact->plan().decodeStep(/*graph=*/false) || step.name == Plan::graphStep)) {
+    slot.graphs.push_back(nullptr);
+    return;
+  }
   const std::string what = "cannot capture step \"" + printable(step.name) + "\" as a graph";
   struct GraphHandle {
     const Driver &driver;
@@ -376,6 +396,8 @@ void CudaDevice::run(uint32_t index) {
 void CudaDevice::start(uint32_t index, bool fed) {
   requireLoaded();
   const Step &step = artifact->plan().steps.at(index);
+  if (!loaded->slots[next].graphs[index])
+    throw Error("step \"" + printable(step.name) + "\" does not run on this device");
   if (inFlight == 2)
     throw Error("two steps of the cuda device are in flight, one has to be finished first");
   CurrentContext current(*driver, *context);

@@ -32,7 +32,7 @@ struct Slot {
   DevicePointer memory = 0;
   /// By buffer: its address on the GPU, the kernels' argument.
   std::vector<DevicePointer> pointers;
-  /// By step.
+  /// By step; null for one that does not run.
   std::vector<GraphExec> graphs;
   std::optional<EventHandle> uploaded, computed, downloaded;
   /// Which one of the plan this slot's last one is.
@@ -55,7 +55,8 @@ struct Loaded {
     driver->cuStreamSynchronize(copies);
     for (Slot &slot : slots)
       for (GraphExec graph : slot.graphs)
-        driver->cuGraphExecDestroy(graph);
+        if (graph)
+          driver->cuGraphExecDestroy(graph);
   }
   Loaded(const Loaded &) = delete;
   Loaded &operator=(const Loaded &) = delete;
@@ -88,6 +89,7 @@ public:
   std::string description() const override;
 
   void load(std::shared_ptr<const Artifact> artifact) override;
+  uint32_t decodeStep() const override { return artifact->plan().decodeStep(graph); }
   void run(uint32_t step) override;
   StepQueue *queue() override { return this; }
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override;
@@ -116,8 +118,11 @@ private:
   void layOut();
   void checkMemory(uint64_t present, const char *what) const;
   void findKernels(const KernelFile &file);
-  /// That the blocks of cooperative launches can live at the same time.
-  void checkResidency() const;
+  /// Why the blocks of a step's cooperative launches cannot live at the same time; empty if they
+  /// can.
+  std::string findNoRoom(uint32_t step) const;
+  /// Decides which step decodes. An Error if a step cannot run.
+  void checkResidency();
   void allocate();
   void fillWeights();
   void synthesizeOnGpu(const std::vector<uint32_t> &buffers,
@@ -149,6 +154,8 @@ private:
   }
 
   const DeviceOptions options;
+  /// Whether a token's step is a graph of kernels where it could be one kernel.
+  bool graph = options.graph;
   std::shared_ptr<const Artifact> artifact;
   std::shared_ptr<const Driver> driver;
   Gpu gpu;

@@ -18,6 +18,8 @@ namespace sluice::test {
 struct Compiled {
   Folder folder;
   nlohmann::json plan;
+  /// CompileOptions::launch.
+  std::string launch;
 
   std::string artifact() const { return folder / "artifact"; }
   std::string stage(llvm::StringRef name) const { return folder / ("ir/" + name.str() + ".mlir"); }
@@ -37,6 +39,7 @@ struct Compiled {
     options.prefill = prefill;
     options.batch = batch;
     options.cachePages = cachePages;
+    options.launch = launch;
     options.output = artifact();
     options.emitIr = folder / "ir";
     llvm::Error error = sluice::compile(options);

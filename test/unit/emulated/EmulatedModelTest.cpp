@@ -4,11 +4,10 @@
 // Whole models compiled for a GPU and run by the emulator, against the same models compiled for the
 // host, and both against the evaluator.
 
-#include "../compiled/Compiled.h"
 #include "../compiled/RandomModels.h"
+#include "Devices.h"
 #include "sluice-runtime/Batch.h"
 #include "sluice/Emulator/Emulator.h"
-#include "sluice/Formats/CacheLayout.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Reference/Evaluator.h"
 
@@ -23,88 +22,6 @@ using namespace sluice::test;
 namespace {
 
 const std::string kModel = SLUICE_MODELS "/llama-4m";
-
-/// One cache as a device has it.
-struct Cache {
-  const runtime::Buffer &buffer;
-  formats::CacheShape shape;
-  std::vector<uint8_t> bytes;
-
-  Cache(const runtime::Buffer &buffer, bool onGpu)
-      : buffer(buffer), shape(shapeOf(buffer, onGpu)), bytes(buffer.bytes) {}
-
-  /// What a position holds, in the same order for every device.
-  std::vector<float> entry(int64_t position, llvm::MutableArrayRef<float> scales = {}) const {
-    std::vector<float> values(shape.heads * shape.dim);
-    int64_t groups = scales.empty() ? 0 : shape.groups();
-    for (int64_t head = 0; head < shape.heads; ++head)
-      formats::loadCacheVector(
-          shape, llvm::ArrayRef(bytes).slice(head * shape.headBytes(), shape.headBytes()), position,
-          llvm::MutableArrayRef(values).slice(head * shape.dim, shape.dim),
-          scales.slice(head * groups, groups));
-    return values;
-  }
-  /// What was read from a cache of the same encoding is stored as it was there.
-  void store(int64_t position, llvm::ArrayRef<float> values) {
-    for (int64_t head = 0; head < shape.heads; ++head)
-      formats::storeCacheVector(
-          shape, llvm::MutableArrayRef(bytes).slice(head * shape.headBytes(), shape.headBytes()),
-          position, values.slice(head * shape.dim, shape.dim));
-  }
-
-private:
-  static formats::CacheShape shapeOf(const runtime::Buffer &buffer, bool onGpu) {
-    using formats::CacheOrder;
-    bool isKeys = llvm::StringRef(buffer.name).starts_with("cache.k.");
-    CacheOrder keys = onGpu ? CacheOrder::MmaKeys : CacheOrder::LanesKeys,
-               values = onGpu ? CacheOrder::MmaValues : CacheOrder::LanesValues;
-    return {.sequences = 1,
-            .positions = buffer.shape[1],
-            .heads = buffer.shape[2],
-            .dim = buffer.shape[3],
-            .encoding = formats::CacheEncoding::fromName(buffer.type).value(),
-            .order = isKeys ? keys : values};
-  }
-};
-
-/// A model's artifact on a device.
-class Device {
-public:
-  Device(const Compiled &compiled, const std::string &device)
-      : session(runtime::Artifact::open(compiled.artifact()), {device, {}}) {}
-
-  std::vector<float> decode(int32_t token) {
-    std::span<const float> logits = session.decode(token);
-    return {logits.begin(), logits.end()};
-  }
-
-  std::vector<Cache> readCaches() {
-    std::vector<Cache> caches;
-    const runtime::Plan &plan = session.artifact().plan();
-    for (const runtime::Buffer &buffer : plan.buffers)
-      if (buffer.kind == runtime::BufferKind::Cache) {
-        std::vector<std::byte> bytes = session.readBuffer(buffer.name);
-        Cache &cache = caches.emplace_back(buffer, plan.target.kind == "gpu");
-        std::memcpy(cache.bytes.data(), bytes.data(), bytes.size());
-      }
-    return caches;
-  }
-
-  /// Goes on from where another device's sequence is.
-  void continueFrom(Device &other) {
-    int64_t positions = other.session.position();
-    for (auto [mine, theirs] : llvm::zip_equal(readCaches(), other.readCaches())) {
-      EXPECT_EQ(mine.buffer.name, theirs.buffer.name);
-      for (int64_t position = 0; position < positions; ++position)
-        mine.store(position, theirs.entry(position));
-      session.device().write(session.artifact().plan().bufferIndex(mine.buffer.name), 0,
-                             std::as_bytes(std::span(mine.bytes)));
-    }
-    session.seek(positions);
-  }
-
-  runtime::Session session;
-};
 
 /// How far the emulated kernels may be from the host's: about twice what was measured
 /// (docs/numerics.md).

@@ -128,32 +128,23 @@ void emit(const PersistentPlan &plan, const Faults &faults, DeviceBuilder &k, Va
   Value gains = arguments[1],
         attends = k.less(cluster, k.constI32(plan.schedule.attentionClusters));
   Value layers = k.constI32(plan.shape.layers), zero = k.constI32(0);
-  auto readMlp = [&](Value layer) {
-    k.ifThen(k.less(zero, layer), [&] { exchange.readMlp(k.sub(layer, 1)); });
-  };
   auto end2 = k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
     Value round = carried[0];
+    exchange.readMlp(k.sub(layer, 1), gains, attends);
     Value next = k.ifElseYield(
         attends,
         [&] {
-          readMlp(layer);
-          exchange.send(gains);
           receive(round, k.shl(layer, 1));
           addRows(layer, 0);
           return DeviceBuilder::Values{k.add(round, 1)};
         },
-        [&] {
-          readMlp(layer);
-          return DeviceBuilder::Values{round};
-        })[0];
-    exchange.readAttention(layer);
-    exchange.send(gains);
+        [&] { return DeviceBuilder::Values{round}; })[0];
+    exchange.readAttention(layer, gains);
     receive(next, k.add(k.shl(layer, 1), 1));
     addRows(layer, 1);
     return DeviceBuilder::Values{k.add(next, 1)};
   });
-  exchange.readMlp(k.sub(layers, 1));
-  exchange.send(gains);
+  exchange.readMlp(k.sub(layers, 1), gains);
   receive(end2[0], k.constI32(inputs - 1));
   barrier();
 }

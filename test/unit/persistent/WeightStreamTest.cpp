@@ -181,17 +181,22 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
   k.clusterWait();
   auto copy = [&] {
     auto layersCopied = k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
-      auto after = stream.copy(gate, gateExtent(), plan.schedule.mlpInFlight, carried);
-      return stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after);
+      StreamedPart::Extent gates = gateExtent();
+      WeightStream::Later later{gate, gates};
+      auto after = stream.copy(gate, gates, plan.schedule.mlpInFlight,
+                               {carried[0], carried[1], zero}, lane, &later);
+      after = stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after, lane);
+      return DeviceBuilder::Values{after[0], after[1]};
     });
-    stream.copy(head, headExtent(), plan.schedule.mlpInFlight, layersCopied);
+    stream.copy(head, headExtent(), plan.schedule.mlpInFlight,
+                {layersCopied[0], layersCopied[1], zero}, lane);
   };
   auto compute = [&] {
     exchange.start();
     Value place = k.at(k.offset(shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
     auto passedLayers = k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
       Value passed = carried[0];
-      k.ifThen(k.less(zero, layer), [&] { exchange.readMlp(k.sub(layer, 1)); });
+      exchange.readMlp(k.sub(layer, 1));
       // Not before the sums of the layer before are complete, which others read meanwhile.
       k.barrier(1, threads);
       // Attention adds nothing, but as often as it must.
@@ -200,8 +205,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
         k.loop(k.add(k.shl(tiles.begin, 4), thread), k.shl(k.add(tiles.begin, tiles.count), 4),
                threads, [&](Value row) { exchange.addAttention(row, k.number(0.0)); });
       });
-      exchange.readAttention(layer);
-      exchange.send(arguments[1]);
+      exchange.readAttention(layer, arguments[1]);
       exchange.receive(layer);
       GroupExchange input = exchange.exchange();
       Value factor = exchange.normFactor(epsilon);
@@ -249,8 +253,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           });
       return DeviceBuilder::Values{passed};
     });
-    exchange.readMlp(k.sub(layers, 1));
-    exchange.send(arguments[1]);
+    exchange.readMlp(k.sub(layers, 1), arguments[1]);
     exchange.receive(layers);
     GroupExchange input = exchange.exchange();
     Value factor = exchange.normFactor(epsilon);
@@ -273,8 +276,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           k.barrier(1, threads);
         });
   };
-  k.ifElse(k.less(thread, k.constI32(threads)), compute,
-           [&] { k.ifThen(k.equal(thread, k.constI32(threads)), copy); });
+  k.ifElse(k.less(thread, k.constI32(threads)), compute, copy);
   k.clusterArrive();
   k.clusterWait();
 }

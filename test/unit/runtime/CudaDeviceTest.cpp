@@ -411,6 +411,43 @@ TEST_F(CudaDevice, BlocksOfCooperativeLaunchesLiveAtTheSameTime) {
                                       "the same time, Fake GPU has room for 28");
 }
 
+TEST_F(CudaDevice, WithoutRoomForOneKernelAGraphDecodes) {
+  json graph = made.plan["steps"]["decode"];
+  made.plan["steps"]["decode_graph"] = graph;
+  launches()[1]["cooperative"] = true;
+  launches()[1]["cluster"] = 8;
+  std::vector<std::string> warnings;
+  SessionOptions options{"cuda", {}};
+  options.deviceOptions.onWarning = [&](const std::string &line) { warnings.push_back(line); };
+  auto cooperative = [&] {
+    return std::any_of(fake->launches.begin(), fake->launches.end(),
+                       [](const FakeLaunch &launch) { return launch.cooperative; });
+  };
+  fake->residentClusters = 3;
+  {
+    Session session(open(), options);
+    EXPECT_EQ(warnings, (std::vector<std::string>{
+                            planName() + ": launch \"attend\" of step \"decode\" needs 4 clusters "
+                                         "of 8 blocks at the same time, Fake GPU has room for 3; "
+                                         "its tokens are decoded by a graph of kernels"}));
+    EXPECT_FALSE(cooperative());
+    EXPECT_GT(session.decode(TestArtifact::letterA)[TestArtifact::letterA + 1], 9);
+  }
+  fake->residentClusters = 4;
+  fake->launches.clear();
+  {
+    Session session(open(), options);
+    EXPECT_EQ(warnings.size(), 1u);
+    EXPECT_TRUE(cooperative());
+  }
+  // As somebody wants it.
+  options.deviceOptions.graph = true;
+  fake->launches.clear();
+  Session session(open(), options);
+  EXPECT_EQ(warnings.size(), 1u);
+  EXPECT_FALSE(cooperative());
+}
+
 TEST_F(CudaDevice, LaunchesAreAsThePlanSays) {
   launches()[0]["overlap"] = true; // nothing is before it
   launches()[1]["overlap"] = true;

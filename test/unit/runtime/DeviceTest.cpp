@@ -221,7 +221,9 @@ public:
   std::string description() const override { return "a fake"; }
   void load(std::shared_ptr<const Artifact> artifact) override {
     logits.assign(artifact->model().vocabSize, 0.25f);
+    decode = artifact->plan().decodeStep(/*graph=*/false);
   }
+  uint32_t decodeStep() const override { return decode; }
   void run(uint32_t) override { ++runs; }
   void trace(uint32_t, const std::function<bool(size_t)> &) override {}
   std::vector<double> profile(uint32_t) override { return {}; }
@@ -232,6 +234,7 @@ public:
   Bandwidth measureReadBandwidth() override { return {1, 1, "nothing"}; }
 
 private:
+  uint32_t decode = 0;
   std::vector<float> logits;
 };
 

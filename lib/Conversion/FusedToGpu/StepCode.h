@@ -1,0 +1,195 @@
+// Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
+// SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
+
+// Generates the kernel of a step's layers. Code of a layer is generated once, from the operations
+// of the first one. What differs between layers are addresses, which every block keeps in shared
+// memory.
+
+#ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_STEPCODE_H
+#define SLUICE_LIB_CONVERSION_FUSEDTOGPU_STEPCODE_H
+
+#include "AttentionJoin.h"
+#include "Opaque.h"
+#include "ResidualExchange.h"
+#include "StepKernel.h"
+#include "TileAttention.h"
+#include "WeightStream.h"
+
+#include "dialects/Fused/Weights.h"
+
+#include "llvm/Support/SaveAndRestore.h"
+
+namespace sluice::device {
+
+inline model::RmsNormOp normOf(fused::MatvecOp product) {
+  return cast<model::RmsNormOp>(product.getPrologue().front().front());
+}
+
+inline model::ParameterOp parameterOf(mlir::Value value) {
+  return value.getDefiningOp<model::ParameterOp>();
+}
+
+/// Of a product with one weight, which is packed.
+inline formats::PackedShape shapeOf(fused::MatvecOp product) {
+  return fused::packedParts(product)->front().shape;
+}
+
+/// The rotary operations of an epilogue.
+inline llvm::SmallVector<model::RotaryOp> rotariesOf(fused::MatvecOp product) {
+  if (product.getEpilogue().empty())
+    return {};
+  return llvm::to_vector(product.getEpilogue().front().getOps<model::RotaryOp>());
+}
+
+class StepKernel {
+public:
+  using Values = DeviceBuilder::Values;
+  using Extent = StreamedPart::Extent;
+
+  StepKernel(DeviceBuilder &k, StepInterface &interface, mlir::Value shared,
+             const fused::GpuDevice &device, mlir::ValueRange arguments);
+  mlir::LogicalResult emit();
+
+private:
+  /// An operation of the first layer, with the interface that its code is generated from.
+  struct Template {
+    explicit Template(mlir::Operation *op) : op(op), interface(llvm::cantFail(expected(op))) {}
+    mlir::Operation *op;
+    kernels::KernelInterface interface;
+
+  private:
+    static llvm::Expected<kernels::KernelInterface> expected(mlir::Operation *op) {
+      mlir::FailureOr<kernels::KernelInterface> found = kernels::KernelInterface::get(op);
+      if (mlir::failed(found))
+        return llvm::createStringError("an interface that was found before");
+      return std::move(*found);
+    }
+  };
+  /// Numbers of the block that are kept in shared memory. Of ranges the begin, then the size.
+  enum Number : int64_t {
+    InnerOfBlock = 0,
+    InnerOfCluster = 2,
+    SumTiles = 4,
+    ProjectionTiles = 6,
+    Last = 8, ///< the token's position
+    FirstPiece,
+    PieceCount ///< of the block
+  };
+
+  int64_t ranks() const { return plan.schedule.clusterBlocks; }
+  int64_t warps() const { return plan.schedule.warps; }
+  int64_t threads() const { return warps() * kWarp; }
+  int64_t headTiles() const { return plan.shape.dim / fused::PersistentPlan::kTile; }
+  int64_t queryTiles() const { return plan.clusterHeads() * plan.shape.group() * headTiles(); }
+  int64_t keyTiles() const { return plan.clusterHeads() * headTiles(); }
+  int64_t pieceTiles() const { return attention.warpTiles; }
+
+  mlir::Value place(fused::SharedRange range) { return k.offset(shared, range.offset); }
+  mlir::Value zero() { return k.constI32(0); }
+  mlir::Value number(int64_t index) {
+    return k.load(k.i32(), k.offset(place(plan.extents), 4 * index), 4);
+  }
+  void storeNumbers();
+  void storePointers();
+  void storeRotary();
+  void initBarriers();
+  /// Address `slot` of a layer.
+  mlir::Value pointer(mlir::Value layer, int64_t slot);
+  /// The kernel's argument for something that layers read.
+  mlir::Value argumentOf(mlir::Value value) {
+    return arguments[StepInterface::kConstants +
+                     (llvm::find(interface.constants, value) - interface.constants.begin())];
+  }
+  /// What a layer has in the place of the first one's `value`.
+  mlir::Value constant(mlir::Value layer, mlir::Value value);
+  mlir::Value cache(mlir::Value layer, bool isKeys) {
+    return pointer(layer, plan.shape.layerPointers - (isKeys ? 2 : 1));
+  }
+  /// Gives an operation's values the addresses of a layer. `others`: of values that another
+  /// operation of the layer computes, in shared memory.
+  void bind(Template &target, mlir::Value layer,
+            const llvm::DenseMap<mlir::Value, mlir::Value> &others =
+                llvm::DenseMap<mlir::Value, mlir::Value>());
+
+  void waitForAll() { k.barrier(1, threads()); }
+  mlir::Value roundingPlace() {
+    return k.at(place(plan.scratch), warp, fused::PersistentPlan::kGroupBytes);
+  }
+
+  ResidualExchange stream() {
+    mlir::Value sums = arguments[StepInterface::kSums];
+    return {k,
+            plan,
+            {shared, arguments[StepInterface::kEmbedding], sums,
+             k.offset(sums, (interface.sumWords() - 1) * 8)},
+            thread};
+  }
+  AttentionJoin join() { return {k, plan, shared, thread}; }
+  /// While it lives, what is computed from the thread's numbers is not computed before. Else all
+  /// layers' addresses were, and kept in registers.
+  struct Fresh {
+    explicit Fresh(StepKernel &kernel)
+        : thread(kernel.thread, opaqueCopy(kernel.k, kernel.thread)),
+          lane(kernel.lane, kernel.k.bitAnd(kernel.thread, kWarp - 1)),
+          warp(kernel.warp, kernel.k.shr(kernel.thread, 5)),
+          cluster(kernel.cluster, opaqueCopy(kernel.k, kernel.cluster)),
+          rank(kernel.rank, opaqueCopy(kernel.k, kernel.rank)) {}
+    llvm::SaveAndRestore<mlir::Value> thread, lane, warp, cluster, rank;
+  };
+
+  // The parts of a layer.
+  Extent projectionExtent(mlir::Value layer);
+  Extent outputExtent(mlir::Value layer);
+  Extent gateExtent(mlir::Value layer);
+  Extent downExtent(mlir::Value layer);
+  mlir::Value innerBytes();
+  mlir::Value projectionBytes();
+
+  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later &later,
+                    mlir::ValueRange carried);
+  void copyAll();
+
+  /// Each takes and gives the stages that have passed.
+  mlir::LogicalResult computeAll();
+  mlir::Value project(mlir::Value layer, mlir::Value passed);
+  void finishProjection(mlir::Value layer, mlir::Value ofCluster, mlir::Value inRank,
+                        mlir::Value row, mlir::Value low, mlir::Value high);
+  void sendProjections(mlir::Value layer);
+  mlir::Value attend(mlir::Value layer, mlir::Value passed);
+  /// Where rows of the cluster's query, key and value heads are.
+  llvm::DenseMap<mlir::Value, mlir::Value> projected();
+  void makeQueries(mlir::Value layer);
+  void readPieces(mlir::Value layer, mlir::Value head, mlir::Value passed);
+  /// Outputs of the warps that read pieces.
+  TileAttention::Parts attentionParts() {
+    int64_t count = plan.pieceReaders() * attention.group;
+    mlir::Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
+    return {place(plan.sums), maxima, k.offset(maxima, count * 4), plan.pieceReaders()};
+  }
+  void patchNewest(mlir::Value layer, mlir::Value head, mlir::Value passed);
+  mlir::Value addOutput(mlir::Value layer, mlir::Value passed);
+  mlir::Value multiplyGates(mlir::Value layer, mlir::Value passed);
+  mlir::Value addDown(mlir::Value layer, mlir::Value passed);
+
+  DeviceBuilder &k;
+  StepInterface &interface;
+  fused::DecoderStep::Layer first;
+  const fused::PersistentPlan &plan;
+  mlir::Value shared;
+  fused::GpuDevice device;
+  mlir::ValueRange arguments;
+  llvm::SmallVector<mlir::Value> constants; ///< of the first layer
+  llvm::SmallBitVector common;              ///< those that all layers have
+  Template projections, attentionOp, gates;
+  llvm::SmallVector<PackedSegment> projectionRows, gateRows;
+  mlir::Value thread, block, lane, warp, cluster, rank;
+  fused::AttentionShape attention;
+  WeightStream ring;
+  GroupExchange inner, projected_;
+  StreamedPart projectionPart, outputPart, gatePart, downPart;
+  mlir::LogicalResult result = mlir::success();
+};
+
+} // namespace sluice::device
+
+#endif // SLUICE_LIB_CONVERSION_FUSEDTOGPU_STEPCODE_H
