@@ -473,9 +473,10 @@ TEST_P(WrongPages, AreFound) {
 }
 
 // Attention appends what is rounded by whole heads, a product what is not.
+// Measured: 5.8e-3 with keys of 4 bits, 2.6e-4 with f16.
 INSTANTIATE_TEST_SUITE_P(Batches, EmulatedBatch,
                          testing::Values(BatchCase{2, "int8", "f16", "h100", 4, 1.3e-3},
                                          BatchCase{3, "int4-h32-rot", "int8", "h100", 6, 1.2e-2},
-                                         BatchCase{2, "f16", "f16", "a100", 4, 1.3e-3}));
+                                         BatchCase{2, "f16", "f16", "a100", 4, 5e-4}));
 INSTANTIATE_TEST_SUITE_P(Batches, WrongPages,
                          testing::Values(BatchCase{2, "int8", "f16", "h100", 4, 1.3e-3}));
