@@ -109,6 +109,9 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
     if (value < 1 || value > most)
       return createStringError(Twine(name) + " is " + Twine(value) + ", expected 1 to " +
                                Twine(most));
+  if (schedule.warps == 1)
+    return createStringError("warps is 1, expected 2 to 31: one adds the token to its piece of the "
+                             "cache while others read");
   if (shape.width % kTile || shape.dim % kTile)
     return createStringError("a width of " + Twine(shape.width) + " and heads of " +
                              Twine(shape.dim) + " elements are not whole tiles of 16 rows");
@@ -164,7 +167,7 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   // A warp rounds when no sums are in use: what it sends, others wait for before they write sums.
   plan.scratch = {plan.sums.offset, schedule.warps * kGroupBytes};
   plan.pointers = ranges.take(shape.layers * shape.layerPointers * 8, 8);
-  plan.appended = ranges.take(8, 8);
+  plan.appended = ranges.take(16, 8); // the newest piece has come; the token is in it
   // The block's own numbers of attention, and the MLP's inner values: between them are barriers,
   // and nobody sends inner values before all blocks of the cluster have sent attention's outputs.
   SharedRanges inAttention = ranges, inMlp = ranges;

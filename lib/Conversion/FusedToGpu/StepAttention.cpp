@@ -188,6 +188,9 @@ void StepKernel::patchNewest(Value layer, Value number, Value passed) {
         encode(append.getCacheAttr() == first.attention.getKeysAttr(),
                head.evaluate(append.getInput()));
     }
+    // Its stage has other pieces before: only who has read those knows when it is there.
+    Value round = k.add(k.mul(layer, plan.clusterHeads()), number);
+    k.wait(reachedBarrier(), k.bitAnd(round, 1));
     Value stage = ring.take(k.add(passed, k.sub(count, 1)));
     Value inPiece = k.rem(tile, pieceTiles());
     for (Target &target : targets) {
@@ -197,7 +200,7 @@ void StepKernel::patchNewest(Value layer, Value number, Value passed) {
     }
     k.fenceAsyncShared(); // the stage is copied to next
     k.syncWarp();
-    k.ifThen(k.equal(lane, zero()), [&] { k.arrive(place(plan.appended)); });
+    k.ifThen(k.equal(lane, zero()), [&] { k.arrive(appendedBarrier()); });
     Value ofModel = k.add(k.mul(cluster, plan.clusterHeads()), number);
     for (Target &target : targets) {
       const formats::CacheShape &shape = target.isKeys ? attention.keys : attention.values;
@@ -231,7 +234,9 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
                Value piece = k.add(this->number(FirstPiece), k.add(k.mul(n, ranks()), rank));
                k.ifThen(k.equal(piece, newest), [&] {
                  Value round = k.add(k.mul(layer, plan.clusterHeads()), head);
-                 k.wait(place(plan.appended), k.bitAnd(round, 1));
+                 k.ifThen(k.bitAnd(k.equal(inPart, zero()), k.equal(lane, zero())),
+                          [&] { k.arrive(reachedBarrier()); });
+                 k.wait(appendedBarrier(), k.bitAnd(round, 1));
                });
                TileAttention::State state = tiles.stateOf(carried);
                tiles.consumeTiles(k.mul(piece, pieceTiles()), stage,
@@ -256,7 +261,8 @@ Value StepKernel::attend(Value layer, Value passed) {
   Fresh fresh(*this);
   makeQueries(layer);
   waitForAll();
-  Value appender = k.constI32(warps() > plan.attentionWarps() ? plan.attentionWarps() : 0);
+  // It waits for a reader, so it is none.
+  Value appender = k.constI32(plan.attentionWarps());
   passed = k.loop(
       zero(), k.constI32(plan.clusterHeads()), 1, {passed}, [&](Value head, ValueRange carried) {
         k.ifThen(k.equal(warp, appender), [&] { patchNewest(layer, head, carried[0]); });

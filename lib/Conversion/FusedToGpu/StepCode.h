@@ -166,6 +166,9 @@ private:
     mlir::Value maxima = k.offset(place(plan.sums), count * attention.partRow() * 4);
     return {place(plan.sums), maxima, k.offset(maxima, count * 4), plan.pieceReaders()};
   }
+  /// Barriers of the newest piece: a reader has got it; it has the token's row.
+  mlir::Value reachedBarrier() { return place(plan.appended); }
+  mlir::Value appendedBarrier() { return k.offset(place(plan.appended), 8); }
   void patchNewest(mlir::Value layer, mlir::Value head, mlir::Value passed);
   mlir::Value addOutput(mlir::Value layer, mlir::Value passed);
   mlir::Value multiplyGates(mlir::Value layer, mlir::Value passed);

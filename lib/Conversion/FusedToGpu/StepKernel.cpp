@@ -160,7 +160,8 @@ void StepKernel::initBarriers() {
   projected_.init(projectionBytes());
   join().initBarriers();
   ring.initBarriers();
-  k.initBarrier(place(plan.appended), 1);
+  k.initBarrier(reachedBarrier(), 1);
+  k.initBarrier(appendedBarrier(), 1);
   k.fenceBarrierInit();
 }
 

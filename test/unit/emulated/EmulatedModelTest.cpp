@@ -368,6 +368,7 @@ public:
     table = artifact->plan().bufferIndex("pages");
     inner->load(std::move(artifact));
   }
+  uint32_t decodeStep() const override { return inner->decodeStep(); }
   void run(uint32_t step) override { inner->run(step); }
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override {
     inner->trace(step, afterLaunch);

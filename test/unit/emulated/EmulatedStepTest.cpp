@@ -108,6 +108,36 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
     [](const auto &info) { return std::string(info.param.name); });
 
+// A block has more pieces of the cache than its ring has stages.
+class LongEmulatedStep : public EmulatedStep {};
+TEST_P(LongEmulatedStep, LogitsAreTheHosts) {
+  constexpr int64_t context = 1000;
+  const Case &model = GetParam();
+  std::string path = std::string(SLUICE_MODELS "/") + model.model;
+  Compiled forHost, forGpu;
+  forGpu.launch = "persistent";
+  forHost.compile(path, model.weights, context, "host", model.keys, model.values);
+  forGpu.compile(path, model.weights, context,
+                 smallTarget(forGpu.folder, model.clusters, model.warps), model.keys, model.values);
+  if (HasFatalFailure())
+    return;
+  Device host(forHost, "cpu"), emulated(forGpu, "emulator");
+  std::vector<int32_t> tokens = tokensOf(host.session.artifact(), context);
+  while (host.session.position() < context - 1)
+    host.decode(tokens[host.session.position()]);
+  emulated.continueFrom(host);
+  double error =
+      relativeError(emulated.decode(tokens[context - 1]), host.decode(tokens[context - 1]));
+  RecordProperty("logits", std::to_string(error));
+  EXPECT_LE(error, model.logits);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, LongEmulatedStep,
+    testing::Values(Case{"f16", "llama-4m", "int4-g128", {3}, 16, "f16", "f16", 7e-4},
+                    Case{"int8", "llama-4m", "int4-g128", {3}, 16, "int8", "int8", 2e-3}),
+    [](const auto &info) { return std::string(info.param.name); });
+
 namespace {
 
 struct Shape {

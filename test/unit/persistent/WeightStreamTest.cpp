@@ -182,7 +182,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
   auto copy = [&] {
     auto layersCopied = k.loop(zero, layers, 1, {zero, zero}, [&](Value, mlir::ValueRange carried) {
       StreamedPart::Extent gates = gateExtent();
-      WeightStream::Later later{gate, gates};
+      device::WeightStream::Later later{gate, gates};
       auto after = stream.copy(gate, gates, plan.schedule.mlpInFlight,
                                {carried[0], carried[1], zero}, lane, &later);
       after = stream.copy(down, downExtent(), plan.schedule.mlpInFlight, after, lane);
