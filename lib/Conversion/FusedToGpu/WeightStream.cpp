@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 #include "WeightStream.h"
-#include <cstdlib>
 
 using namespace mlir;
 using namespace sluice;

@@ -29,11 +29,6 @@ struct Case {
   double logits = 7e-4, cached = 9e-4;
 };
 
-class EmulatedStep : public testing::TestWithParam<Case> {
-protected:
-  static void SetUpTestSuite() { emulator::registerEmulatorDevice(); }
-};
-
 /// A description like the H100's, written to the folder.
 std::string smallTarget(Folder &folder, const std::vector<int64_t> &clusters, int64_t warps) {
   nlohmann::json target = nlohmann::json::parse(std::ifstream(SLUICE_TARGETS "/h100.json"));
@@ -43,6 +38,21 @@ std::string smallTarget(Folder &folder, const std::vector<int64_t> &clusters, in
   std::ofstream(path) << target.dump();
   return path;
 }
+
+class EmulatedStep : public testing::TestWithParam<Case> {
+protected:
+  static void SetUpTestSuite() { emulator::registerEmulatorDevice(); }
+
+  static void compile(int64_t context, Compiled &forHost, Compiled &forGpu) {
+    const Case &model = GetParam();
+    std::string path = std::string(SLUICE_MODELS "/") + model.model;
+    forGpu.launch = "persistent";
+    forHost.compile(path, model.weights, context, "host", model.keys, model.values);
+    forGpu.compile(path, model.weights, context,
+                   smallTarget(forGpu.folder, model.clusters, model.warps), model.keys,
+                   model.values);
+  }
+};
 
 std::vector<int32_t> tokensOf(const runtime::Artifact &artifact, size_t count) {
   std::ifstream file(dataFile("alice.txt"));
@@ -59,12 +69,8 @@ std::vector<int32_t> tokensOf(const runtime::Artifact &artifact, size_t count) {
 TEST_P(EmulatedStep, LogitsAndCachesAreTheHosts) {
   constexpr int64_t context = 140;
   const Case &model = GetParam();
-  std::string path = std::string(SLUICE_MODELS "/") + model.model;
   Compiled forHost, forGpu;
-  forGpu.launch = "persistent";
-  forHost.compile(path, model.weights, context, "host", model.keys, model.values);
-  forGpu.compile(path, model.weights, context,
-                 smallTarget(forGpu.folder, model.clusters, model.warps), model.keys, model.values);
+  compile(context, forHost, forGpu);
   if (HasFatalFailure())
     return;
   const nlohmann::json &step = forGpu.plan["steps"]["decode"];
@@ -113,12 +119,8 @@ class LongEmulatedStep : public EmulatedStep {};
 TEST_P(LongEmulatedStep, LogitsAreTheHosts) {
   constexpr int64_t context = 1000;
   const Case &model = GetParam();
-  std::string path = std::string(SLUICE_MODELS "/") + model.model;
   Compiled forHost, forGpu;
-  forGpu.launch = "persistent";
-  forHost.compile(path, model.weights, context, "host", model.keys, model.values);
-  forGpu.compile(path, model.weights, context,
-                 smallTarget(forGpu.folder, model.clusters, model.warps), model.keys, model.values);
+  compile(context, forHost, forGpu);
   if (HasFatalFailure())
     return;
   Device host(forHost, "cpu"), emulated(forGpu, "emulator");
