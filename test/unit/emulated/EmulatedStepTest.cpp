@@ -136,7 +136,8 @@ TEST_P(LongEmulatedStep, LogitsAreTheHosts) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, LongEmulatedStep,
-    testing::Values(Case{"f16", "llama-4m", "int4-g128", {3}, 16, "f16", "f16", 7e-4},
+    // Measured: 1.5e-4, and 8e-5 with int8, where a number may get the other neighbour (1e-3).
+    testing::Values(Case{"f16", "llama-4m", "int4-g128", {3}, 16, "f16", "f16", 3e-4},
                     Case{"int8", "llama-4m", "int4-g128", {3}, 16, "int8", "int8", 2e-3}),
     [](const auto &info) { return std::string(info.param.name); });
 
