@@ -82,7 +82,7 @@ static DictionaryAttr attributeOf(Builder &builder, const planner::Option &optio
 }
 
 static ArrayAttr attributeOf(Builder &builder, ArrayRef<Decision> decisions) {
-  SmallVector<Attribute> list;
+  SmallVector<mlir::Attribute> list;
   for (const Decision &decision : decisions) {
     NamedAttrList attributes;
     attributes.set("name", builder.getStringAttr(decision.name));
@@ -114,7 +114,7 @@ void sluice::recordPlan(ModuleOp module, const ModelPlan &plan, const Request &r
     attributes.set("seconds", number(plan.totals.seconds));
     attributes.set("bytes", number(plan.totals.bytes));
     attributes.set("bits_per_weight", number(plan.bitsPerWeight()));
-    SmallVector<Attribute> frontier;
+    SmallVector<mlir::Attribute> frontier;
     for (auto [divergence, seconds] : plan.frontier)
       frontier.push_back(builder.getF64ArrayAttr({divergence, seconds}));
     attributes.set("frontier", builder.getArrayAttr(frontier));

@@ -21,7 +21,7 @@ static std::string checksum(ArrayRef<uint8_t> bytes) {
 }
 
 json sluice::attributeJson(mlir::Attribute attribute) {
-  return llvm::TypeSwitch<Attribute, json>(attribute)
+  return llvm::TypeSwitch<mlir::Attribute, json>(attribute)
       .Case<BoolAttr>([](BoolAttr a) { return a.getValue(); })
       .Case<IntegerAttr>([](IntegerAttr a) { return a.getInt(); })
       .Case<FloatAttr>([](FloatAttr a) { return a.getValueAsDouble(); })
@@ -126,7 +126,7 @@ static json launchJson(plan::LaunchOp launch) {
                          {"operations_per_position", traffic->getOperationsPerPosition()}};
   if (auto traffic = launch.getTraffic(); traffic && traffic->getWindow())
     object["traffic"]["window"] = traffic->getWindow();
-  if (Attribute time = launch->getDiscardableAttr(fused::kTimeAttr))
+  if (mlir::Attribute time = launch->getDiscardableAttr(fused::kTimeAttr))
     object["time"] = attributeJson(time);
   return object;
 }
@@ -178,9 +178,9 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
   // of several.
   auto addDecision = [&](Operation *op, StringRef source, size_t index) {
     auto decision = op->getAttrOfType<StringAttr>("sluice.decision");
-    Attribute reason = op->getAttr("sluice.reason");
+    mlir::Attribute reason = op->getAttr("sluice.reason");
     if (auto several = dyn_cast_if_present<ArrayAttr>(reason))
-      reason = index < several.size() ? several[index] : Attribute();
+      reason = index < several.size() ? several[index] : mlir::Attribute();
     auto text = dyn_cast_if_present<StringAttr>(reason);
     if (decision)
       plan["decisions"].push_back({{"what", source.str()},
@@ -216,10 +216,10 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
         object["tokens"] = *tokens;
       if (step.getAllLogits())
         object["all_logits"] = true;
-      if (Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
+      if (mlir::Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
         object["time"] = attributeJson(time);
       // Of a step that was to be one kernel: whether it is, and what it does, or why not.
-      if (Attribute reason = step->getDiscardableAttr(fused::kPersistentReasonAttr))
+      if (mlir::Attribute reason = step->getDiscardableAttr(fused::kPersistentReasonAttr))
         object["launch"] = {
             {"mode", step->hasAttr(fused::kPersistentAttr) ? "persistent" : "graph"},
             {"reason", attributeJson(reason)}};
