@@ -95,12 +95,9 @@ FailureOr<ProductPlan> ProductPlan::get(MatvecOp op, GpuScheduleAttr schedule,
                                 << " warps";
   plan.tilesPerBlock = llvm::divideCeil(plan.tiles, plan.grid);
   plan.reuses = plan.tilesPerBlock * plan.chunks > plan.ring;
-  // A warp group must not wait for a stage whose previous filling it cannot know to have completed:
-  // the barrier's parity would look as if the new one had.
-  for (plan.warpGroups = plan.warps / plan.slices; plan.warpGroups > 1; --plan.warpGroups)
-    if (!plan.reuses || plan.ring % plan.warpGroups == 0 ||
-        plan.ring >= plan.warpGroups + plan.inFlight)
-      break;
+  plan.warpGroups = plan.warps / plan.slices;
+  if (plan.reuses)
+    plan.warpGroups = ringReaders(plan.ring, plan.inFlight, plan.warpGroups);
   plan.held = plan.tilesPerBlock;
   if (schedule.getHeld())
     plan.held = std::min(plan.held, schedule.getHeld());

@@ -26,6 +26,17 @@ struct SharedRange {
   int64_t offset = 0, bytes = 0;
 };
 
+/// How many readers, at most `most`, may take sets of `setStages` stages of a ring in turn. A
+/// reader must not wait for a stage whose previous filling it cannot know to have completed: the
+/// barrier's parity would look as if the new one had. It knows of fillings that it has read itself,
+/// and of those that `inFlight` or more fillings followed, one of which it has read.
+inline int64_t ringReaders(int64_t stages, int64_t inFlight, int64_t most, int64_t setStages = 1) {
+  for (int64_t readers = most; readers > 1; --readers)
+    if (stages % (readers * setStages) == 0 || stages > (readers - 1) * setStages + inFlight)
+      return readers;
+  return 1;
+}
+
 /// Hands out a block's dynamic shared memory.
 class SharedRanges {
 public:

@@ -198,7 +198,16 @@ struct PersistentPlan {
     return std::min<int64_t>(attentionWarps(),
                              llvm::divideCeil(shape.group(), AttentionShape::kHeads));
   }
-  int64_t pieceReaders() const { return attentionWarps() / headParts(); }
+  int64_t pieceReaders() const {
+    return ringReaders(schedule.stages, inFlight(), attentionWarps() / headParts());
+  }
+  /// Teams of warps that take sets of `setStages` stages in turn, each as many warps as a stage of
+  /// weights has units.
+  int64_t teams(int64_t bits, int64_t setStages) const {
+    return ringReaders(schedule.stages, inFlight(), schedule.warps / stageUnits(bits), setStages);
+  }
+  /// Most stages that are under way at the same time.
+  int64_t inFlight() const { return std::max(schedule.attentionInFlight, schedule.mlpInFlight); }
 
   /// Additions to each word: a layer's of the attention sums, and of the MLP sums of its parity.
   int64_t attentionAdditions() const { return schedule.attentionClusters; }

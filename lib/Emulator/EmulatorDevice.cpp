@@ -43,7 +43,7 @@ private:
 
 class EmulatorDevice final : public runtime::Device {
 public:
-  explicit EmulatorDevice(bool graph) : graph(graph) {}
+  EmulatorDevice(bool graph, const emulator::Options &options) : graph(graph), options(options) {}
   std::string name() const override { return "emulator"; }
   std::string description() const override {
     return "emulator: GPU kernels on the host, every access checked";
@@ -87,6 +87,7 @@ public:
 
 private:
   const bool graph;
+  const emulator::Options options;
   void execute(uint32_t step, std::vector<double> *seconds) {
     check(machine->run(steps.at(step), seconds));
   }
@@ -112,7 +113,7 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
     throw Error(newArtifact->planName() + ": was compiled for target \"" + plan.target.name +
                 "\" (" + plan.target.kind + "), the emulator runs kernels of GPUs");
   const runtime::MappedFile &file = newArtifact->file(kModuleRole);
-  auto created = emulator::Emulator::create(file.text(), file.path());
+  auto created = emulator::Emulator::create(file.text(), file.path(), options);
   if (!created)
     throw Error(toString(created.takeError()));
   machine = std::move(*created);
@@ -171,8 +172,8 @@ void EmulatorDevice::load(std::shared_ptr<const runtime::Artifact> newArtifact) 
   }
 }
 
-void emulator::registerEmulatorDevice() {
-  runtime::registerDevice("emulator", [](const runtime::DeviceOptions &options) {
-    return std::make_unique<EmulatorDevice>(options.graph);
+void emulator::registerEmulatorDevice(const Options &options) {
+  runtime::registerDevice("emulator", [options](const runtime::DeviceOptions &device) {
+    return std::make_unique<EmulatorDevice>(device.graph, options);
   });
 }

@@ -371,7 +371,7 @@ void Machine::loop() {
       return;
     if (readyBlocks.empty()) {
       if (!flights.empty()) {
-        completeCopy(random() % flights.size());
+        completeCopy(options.lateCopies ? flights.size() - 1 : random() % flights.size());
         continue;
       }
       if (!watchers.empty() && idlePolls + pollLimit / 16 < pollLimit) {
@@ -414,7 +414,7 @@ void Machine::loop() {
       if (block.running == 0)
         finishBlock(block);
     }
-    if (!flights.empty() && random() % 4 == 0)
+    if (!flights.empty() && !options.lateCopies && random() % 4 == 0)
       completeCopy(random() % flights.size());
   }
 }

@@ -25,6 +25,10 @@ struct Options {
   uint64_t seed = 1;
   /// Blocks of a launch that live at the same time; a cluster always lives as a whole.
   unsigned residentBlocks = 4;
+  /// Copies and stores to other blocks arrive as late as they can: when no thread can go on without
+  /// one, and then the newest of them first. Finds threads that take a later copy for a sign that
+  /// an earlier one has arrived.
+  bool lateCopies = false;
 };
 
 /// Who writes a memory, and how long its contents stay.
@@ -89,7 +93,7 @@ private:
 
 /// Registers the runtime's device "emulator", which runs the kernels of artifacts that carry them
 /// as MLIR: the file of role "module".
-void registerEmulatorDevice();
+void registerEmulatorDevice(const Options &options = {});
 
 } // namespace sluice::emulator
 

@@ -269,8 +269,10 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
                             Value passed, Value warp, Value lane,
                             llvm::function_ref<Value(Value)> operandsOf,
                             llvm::function_ref<Value(Value)> scaleOf) {
-  // Teams of as many warps as a stage has units take sets of tiles in turn.
-  int64_t teams = plan.schedule.warps / part.units;
+  // Teams of as many warps as a stage has units take sets of tiles in turn; each stands for its
+  // share of all warps.
+  int64_t teams = plan.teams(part.shape.format().bits(), part.tileStages);
+  int64_t share = plan.schedule.warps / part.units;
   Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
   Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
   // A warp has the same groups of all tiles, but the operands of two or more would spill beside
@@ -287,7 +289,10 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
   for (int64_t step = 0; kept && step < part.tileStages; ++step)
     operands.push_back(
         load(k.max(k.min(groups[step], k.sub(extent.groupCount, 1)), k.constI32(0))));
-  k.loop(team, setCount(part, extent), teams, [&](Value set) {
+  Value sets = setCount(part, extent);
+  if (teams < share)
+    sets = k.select(k.less(team, k.constI32(teams)), sets, k.constI32(0));
+  k.loop(team, sets, teams, [&](Value set) {
     Values all(2, k.number(0.0));
     Value tileExists = k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
                                 k.less(tile, k.constI32(part.stageTiles)));
@@ -306,7 +311,7 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
             return Values{k.addF(all[0], low), k.addF(all[1], high)};
           },
           [&] { return all; });
-      release(stage, lane, k.constI32(teams));
+      release(stage, lane, k.constI32(share));
     }
     k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
       Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));
