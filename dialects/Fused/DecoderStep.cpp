@@ -202,12 +202,6 @@ private:
       if (values.encoding.isInteger())
         positions = formats::cacheBlock;
       pieceBytes = positions / formats::cacheTile * (keys.tileBytes() + values.tileBytes());
-      // With more integers an H100 did not end its first step; of floats no more were tried
-      // (docs/kernels.md).
-      int64_t most = values.encoding.isInteger() ? 6144 : 8448;
-      if (keys.positions > most)
-        return problem(layer.attention, "a cache of " + Twine(keys.positions) +
-                                            " positions, expected at most " + Twine(most));
       if (!shape.pieceBytes) {
         shape.projectionBytes = cast<RankedTensorType>(layer.projections.getResult(0).getType())
                                     .getElementTypeBitWidth() /

@@ -287,3 +287,33 @@ TEST(PersistentPlan, ItsProtocolNeedsAllItsParts) {
                 }),
                 "");
 }
+
+// A reader that waits for a stage knows that the filling before it, in the same slot, has come: it
+// has read it, or a filling that was only asked for when that one had come.
+TEST(RingReaders, KnowWhatWasInTheirSlot) {
+  for (int64_t stages = 1; stages <= 14; ++stages)
+    for (int64_t inFlight = 1; inFlight <= stages; ++inFlight)
+      for (int64_t most = 1; most <= 16; ++most)
+        for (int64_t set = 1; set <= 4; ++set) {
+          int64_t readers = ringReaders(stages, inFlight, most, set);
+          ASSERT_GE(readers, 1);
+          ASSERT_LE(readers, most);
+          auto readerOf = [&](int64_t stage) { return stage / set % readers; };
+          for (int64_t stage = stages; stage < 4 * stages * readers * set; ++stage) {
+            int64_t before = stage - 1;
+            while (before >= 0 && readerOf(before) != readerOf(stage))
+              --before;
+            int64_t inSlot = stage - stages;
+            ASSERT_TRUE(readerOf(inSlot) == readerOf(stage) || inSlot <= before - inFlight)
+                << stages << " stages, " << inFlight << " in flight, " << readers << " readers of "
+                << set << ", stage " << stage;
+          }
+        }
+}
+
+TEST(RingReaders, AsManyAsMayBe) {
+  EXPECT_EQ(ringReaders(11, 3, 8), 8);
+  EXPECT_EQ(ringReaders(10, 3, 8), 7);
+  EXPECT_EQ(ringReaders(8, 3, 8), 8); // each slot has one reader
+  EXPECT_EQ(ringReaders(3, 3, 2), 1);
+}
