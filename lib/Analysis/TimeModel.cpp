@@ -314,6 +314,12 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   formula.perPosition = divide(norm8(stream, work), stream, 0, work);
   formula.fixed.arithmetic = -unread * formula.perPosition.arithmetic;
   formula.fixed.boundary = time.attentionWait.value;
+  // The parameter is that of one token's parts: a prompt's have more rows to join.
+  if (load.rows == 1)
+    formula.fixed.boundary = std::max(
+        0.0, formula.fixed.boundary -
+                 static_cast<double>(description.gpuTuning.attentionSplits.value - splits) *
+                     time.attentionPart.value);
   if (load.leavesRoom)
     formula.fixed.boundary -= time.roomSaving.value;
   formula.alone = time.alone.value;

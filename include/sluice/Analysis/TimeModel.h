@@ -25,14 +25,16 @@
 //              stream * copies wanted / copies under way + lacking stages * productStage
 //              + (sums - 1) * productSum + productRival, if a ring like its own fits beside it
 //
-//   attention  time = attentionWait + positions * norm8(bytes a position / min(cacheBandwidth,
-//              blocks * blockBandwidth * ring / long ring), numbers a position * heads / rate *
-//              multiprocessors / blocks)
+//   attention  time = attentionWait - (most parts - parts) * attentionPart + positions * norm8(
+//              bytes a position / min(cacheBandwidth, blocks * blockBandwidth * ring / long ring),
+//              numbers a position * heads / rate * multiprocessors / blocks)
 //
 //   where heads is the query heads of a key/value head, rounded up to 4 (GpuPlan.h), positions
-//   those that are read at most. What a block has under way is what its ring holds; less than the
-//   long ring counts only where a block reads more. Attention that leaves room for a product with
-//   few enough registers saves roomSaving.
+//   those that are read at most. Parts are a head's blocks: a cluster of fewer waits less for all
+//   to be there and has less to join, but fewer read. What a block has under way is what its ring
+//   holds; less than the long ring counts only where a block reads more. Attention that leaves room
+//   for a product with few enough registers saves roomSaving. attentionPart is not subtracted of a
+//   step of many tokens.
 //
 //   A step of many tokens has other kernels. A block's tile of a product is `rows` rows of weights
 //   by `tokens` tokens, a part of the columns (1 of `splits`) and as many rounds as blocks need for

@@ -79,8 +79,9 @@ struct GpuTime {
   /// What a product loses for each stage that its ring lacks, for each time that it adds up its
   /// warps' sums before the last, and where a ring like its own fits beside it on a multiprocessor.
   Sourced<double> productStage, productSum, productRival;
-  /// What attention takes beside reading the cache, while the next product's weights may stream.
-  Sourced<double> attentionWait;
+  /// What attention takes beside reading the cache, while the next product's weights may stream, if
+  /// a key/value head has as many parts as it may; what each part fewer saves of it.
+  Sourced<double> attentionWait, attentionPart;
   /// A product next to attention whose registers leave room for it: seconds that it saves, and the
   /// share by which it reads longer; what it saves of them only where attention's ring leaves room,
   /// too, of each attention.

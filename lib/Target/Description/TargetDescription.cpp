@@ -134,6 +134,7 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"product_sum", &GpuTime::productSum, 0, 1},
     {"product_rival", &GpuTime::productRival, 0, 1},
     {"attention_wait", &GpuTime::attentionWait, 0, 1},
+    {"attention_part", &GpuTime::attentionPart, 0, 1},
     {"beside_saving", &GpuTime::besideSaving, 0, 1},
     {"beside_slowdown", &GpuTime::besideSlowdown, 0, 100},
     {"room_saving", &GpuTime::roomSaving, 0, 1},
