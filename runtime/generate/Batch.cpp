@@ -31,6 +31,7 @@ Batch::Batch(std::shared_ptr<const Artifact> artifact, const SessionOptions &opt
     // The first ones stand for places without a sequence.
     unused.resize(static_cast<size_t>(pages()));
     std::iota(unused.rbegin(), unused.rend(), static_cast<uint32_t>(capacity()));
+    users.resize(static_cast<size_t>(capacity() + pages()));
   }
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
@@ -52,13 +53,65 @@ const Batch::Sequence &Batch::at(int64_t sequence) const {
 void Batch::extend(Sequence &sequence, int64_t positions) {
   while (pagesBuffer && static_cast<int64_t>(sequence.pages.size()) < pagesFor(positions)) {
     sequence.pages.push_back(unused.back());
+    users[unused.back()] = 1;
     unused.pop_back();
   }
 }
 
+void Batch::drop(uint32_t page) {
+  if (--users[page] == 0)
+    unused.push_back(page);
+}
+
 void Batch::release(Sequence &sequence) {
-  unused.insert(unused.end(), sequence.pages.rbegin(), sequence.pages.rend());
+  for (size_t i = sequence.pages.size(); i-- > 0;)
+    drop(sequence.pages[i]);
   sequence = {};
+}
+
+std::pair<const Batch::Sequence *, int64_t> Batch::findShared(std::span<const int32_t> tokens,
+                                                              int64_t position) const {
+  const Sequence *best = nullptr;
+  int64_t most = 0;
+  if (!pagesBuffer)
+    return {best, most};
+  for (const Sequence &other : sequences) {
+    if (!other.exists || !other.isComputed)
+      continue;
+    auto computed = tokens.first(std::min(static_cast<size_t>(other.position), tokens.size() - 1));
+    auto differ = std::mismatch(computed.begin(), computed.end(), other.tokens.begin()).first;
+    int64_t full = (differ - computed.begin()) / ModelInfo::kPagePositions;
+    if (full > most && full * ModelInfo::kPagePositions > position) {
+      best = &other;
+      most = full;
+    }
+  }
+  return {best, most};
+}
+
+void Batch::share(Sequence &sequence, const Sequence &other, int64_t count) {
+  // What it has before its position is the same; behind it no other sequence has a page of it.
+  for (size_t i = static_cast<size_t>(sequence.position / ModelInfo::kPagePositions);
+       i < static_cast<size_t>(count); ++i) {
+    ++users[other.pages[i]];
+    if (i == sequence.pages.size()) {
+      sequence.pages.push_back(other.pages[i]);
+      continue;
+    }
+    drop(sequence.pages[i]);
+    sequence.pages[i] = other.pages[i];
+  }
+  shared += count * ModelInfo::kPagePositions - sequence.position;
+  sequence.position = count * ModelInfo::kPagePositions;
+}
+
+void Batch::shareRest() {
+  for (Sequence &sequence : sequences) {
+    if (!goesOn(sequence) || sequence.pending() == 1)
+      continue;
+    if (auto [other, count] = findShared(sequence.tokens, sequence.position); other)
+      share(sequence, *other, count);
+  }
 }
 
 int64_t Batch::add(std::span<const int32_t> prompt, const SamplingOptions &sampling) {
@@ -76,14 +129,18 @@ int64_t Batch::add(std::span<const int32_t> prompt, const SamplingOptions &sampl
     throw Error("there are " + std::to_string(capacity()) +
                 " sequences already; compile the model for more (--batch)");
   const int64_t positions = static_cast<int64_t>(prompt.size());
-  if (pagesBuffer && pagesFor(positions) > freePages())
+  auto [other, common] = findShared(prompt, 0);
+  if (int64_t needed = pagesFor(positions) - common; pagesBuffer && needed > freePages())
     throw CachesFull("the prompt of " + std::to_string(positions) + " tokens needs " +
-                     std::to_string(pagesFor(positions)) + " pages of the caches, " +
-                     std::to_string(freePages()) + " of " + std::to_string(pages()) +
+                     std::to_string(needed) + " pages of the caches" +
+                     (common ? " beside " + std::to_string(common) + " that it shares" : "") +
+                     ", " + std::to_string(freePages()) + " of " + std::to_string(pages()) +
                      " are free; remove a sequence, or compile the model with more "
                      "(--cache-pages)");
   Sampler sampler(sampling);
   *place = {true, {prompt.begin(), prompt.end()}, 0, std::move(sampler), {}, joined++};
+  if (other)
+    share(*place, *other, common);
   extend(*place, positions);
   return place - sequences.begin();
 }
@@ -104,7 +161,8 @@ void Batch::seekAll(int64_t position) {
   for (Sequence &sequence : sequences) {
     sequence = {true,     std::vector<int32_t>(static_cast<size_t>(position) + 1, 0),
                 position, Sampler({.temperature = 0}),
-                {},       joined++};
+                {},       joined++,
+                false};
     extend(sequence, position + 1);
   }
 }
@@ -193,6 +251,7 @@ void Batch::readPrompts() {
     if (!behind)
       return;
     readPrompt(*behind, std::min(behind->pending() - 1, mostTokens));
+    shareRest();
   } while (!anyDecodes());
 }
 
@@ -236,6 +295,7 @@ std::span<const Batch::Choice> Batch::step() {
   if (std::none_of(sequences.begin(), sequences.end(),
                    [&](const Sequence &sequence) { return goesOn(sequence); }))
     throw Error("there is no sequence that can go on");
+  shareRest();
   extendAll();
   readPrompts();
   decode();

@@ -14,6 +14,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 using namespace sluice;
 using namespace sluice::test;
 
@@ -25,6 +27,14 @@ std::vector<int32_t> promptOf(size_t length) {
   std::vector<int32_t> ids = {1};
   while (ids.size() < length)
     ids.push_back(static_cast<int32_t>(3 + (ids.size() + length) * 7919 % 2000));
+  return ids;
+}
+
+/// `length` tokens, of which the first ones are those of `promptOf(prefix)`.
+std::vector<int32_t> promptAfter(size_t prefix, size_t length, int32_t first) {
+  std::vector<int32_t> ids = promptOf(prefix);
+  while (ids.size() < length)
+    ids.push_back(first + static_cast<int32_t>(ids.size() * 31 % 500));
   return ids;
 }
 
@@ -41,8 +51,8 @@ public:
     session.emplace(runtime::Artifact::open(single.artifact()));
   }
 
-  int64_t add(size_t length) {
-    std::vector<int32_t> prompt = promptOf(length);
+  int64_t add(size_t length) { return add(promptOf(length)); }
+  int64_t add(const std::vector<int32_t> &prompt) {
     int64_t number = batch->add(prompt, sampling);
     prompts[number] = prompt;
     return number;
@@ -97,6 +107,12 @@ struct CacheCase {
   const char *keys, *values;
   int64_t count;
 };
+std::string nameOf(const testing::TestParamInfo<CacheCase> &info) {
+  std::string name = std::string(info.param.keys) + "_" + info.param.values + "_" +
+                     std::to_string(info.param.count);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
 class Batches : public testing::TestWithParam<CacheCase> {};
 
 } // namespace
@@ -129,13 +145,7 @@ INSTANTIATE_TEST_SUITE_P(Caches, Batches,
                          testing::Values(CacheCase{"f16", "f16", 5}, CacheCase{"int8", "bf16", 2},
                                          CacheCase{"int4-h32-rot", "int4-h32", 5},
                                          CacheCase{"fp8", "fp8", 2}, CacheCase{"f16", "int8", 5}),
-                         [](const auto &info) {
-                           std::string name = std::string(info.param.keys) + "_" +
-                                              info.param.values + "_" +
-                                              std::to_string(info.param.count);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         nameOf);
 
 // Products of more than 8 sequences, and prompts without steps of their own.
 TEST(Batches, ReadPromptsATokenAStep) {
@@ -216,6 +226,138 @@ TEST(Batches, ShareFewPages) {
   all.step(20);
   all.expectAllAlone();
   EXPECT_EQ(all.batch->freePages(), 1);
+}
+
+class SharedPages : public Batches {};
+
+// What a prompt has in common with a sequence that is there is not computed again: only full pages,
+// never the last token, and nothing behind a difference. In whichever order they leave, a page is
+// there until the last one that has it has left.
+TEST_P(SharedPages, AreComputedOnce) {
+  auto [keys, values, count] = GetParam();
+  Together all(keys, values, 160, "16,64", count, /*pages=*/14);
+  std::vector<int64_t> order = {0, 1, 2};
+  do {
+    const int64_t before = all.batch->sharedTokens();
+    EXPECT_EQ(all.add(promptAfter(70, 75, 100)), 0);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3);
+    all.step(2);
+    EXPECT_EQ(all.batch->sharedTokens(), before);
+    EXPECT_EQ(all.add(promptAfter(70, 100, 700)), 1);
+    EXPECT_EQ(all.batch->position(1), 64);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2);
+    // Two full pages, of which the second one has the last token.
+    std::vector<int32_t> two = promptOf(70);
+    two.resize(64);
+    EXPECT_EQ(all.add(two), 2);
+    EXPECT_EQ(all.batch->position(2), 32);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2 - 1);
+    // Other tokens from the second page on, and from within the first one on.
+    std::vector<int32_t> other = promptAfter(70, 80, 100);
+    ++other[40];
+    EXPECT_EQ(all.add(other), 3);
+    EXPECT_EQ(all.batch->position(3), 32);
+    ++other[31];
+    EXPECT_EQ(all.add(other), 4);
+    EXPECT_EQ(all.batch->position(4), 0);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2 - 1 - 2 - 3);
+    EXPECT_EQ(all.batch->sharedTokens(), before + 64 + 32 + 32);
+    all.step(8);
+    all.expectAllAlone();
+    all.remove(3);
+    all.remove(4);
+    // Who comes next gets the pages that are free now.
+    std::map<int64_t, std::set<std::string>> pages = {{0, {"first", "second", "a"}},
+                                                      {1, {"first", "second", "b", "c"}},
+                                                      {2, {"first", "d", "e"}}};
+    for (int64_t leaving : order) {
+      std::set<std::string> had;
+      for (auto &[number, names] : pages)
+        had.insert(names.begin(), names.end());
+      EXPECT_EQ(all.batch->freePages(), 14 - static_cast<int64_t>(had.size()));
+      all.remove(leaving);
+      pages.erase(leaving);
+      int64_t next = all.add(promptAfter(0, 66, 900));
+      all.step(2);
+      all.expectAllAlone();
+      all.remove(next);
+    }
+    EXPECT_EQ(all.batch->freePages(), 14);
+  } while (std::ranges::next_permutation(order).found);
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, SharedPages,
+                         testing::Values(CacheCase{"f16", "int8", 5},
+                                         CacheCase{"int4-h32-rot", "fp8", 5}),
+                         nameOf);
+
+// Of equal prompts that join together the first one is read, by whichever steps.
+TEST(Batches, ShareWhatIsReadMeanwhile) {
+  Together all("f16", "f16", 160, "20", 4);
+  for (int64_t i = 0; i < 3; ++i)
+    all.add(promptAfter(100, 101 + static_cast<size_t>(i), 300));
+  EXPECT_EQ(all.batch->freePages(), 20 - 12);
+  EXPECT_EQ(all.batch->sharedTokens(), 0);
+  // In steps of 20 tokens: what the others do not have yet is 100 to 101 and 102.
+  all.step(4);
+  EXPECT_EQ(all.batch->sharedTokens(), 2 * 96);
+  EXPECT_EQ(all.batch->freePages(), 20 - 12 + 2 * 3);
+  all.expectAllAlone();
+  // What was generated is shared, too.
+  all.step(30);
+  std::span<const int32_t> tokens = all.batch->tokens(1);
+  std::vector<int32_t> conversation(tokens.begin(), tokens.end());
+  for (int32_t token : {5, 6, 7})
+    conversation.push_back(token);
+  ASSERT_GT(conversation.size(), 129u);
+  EXPECT_EQ(all.add(conversation), 3);
+  EXPECT_EQ(all.batch->position(3), 128);
+  all.step(3);
+  all.expectAllAlone();
+}
+
+// Without steps for prompts, too, and where a prompt has begun.
+TEST(Batches, SharePromptsReadATokenAStep) {
+  Together all("int8", "int8", 96, "none", 3);
+  all.add(promptAfter(40, 90, 100));
+  all.step(60);
+  all.add(promptAfter(40, 50, 800));
+  EXPECT_EQ(all.batch->position(1), 32);
+  all.step(10);
+  // The first one's page from position 64 on is not full yet.
+  EXPECT_EQ(all.add(promptAfter(40, 93, 100)), 2);
+  EXPECT_EQ(all.batch->position(2), 64);
+  EXPECT_EQ(all.batch->sharedTokens(), 32 + 64);
+  all.step(31);
+  all.expectAlone(2);
+  all.expectAlone(1);
+}
+
+// A prompt may need fewer pages than it is long; a sequence that is only measured has nothing that
+// others could use.
+TEST(Batches, ShareOnlyWhatIsThere) {
+  Together all("f16", "f16", 128, "16", 3, /*pages=*/4);
+  all.add(promptAfter(70, 75, 100));
+  EXPECT_EQ(messageOf([&] { all.add(promptAfter(70, 80, 200)); }),
+            "the prompt of 80 tokens needs 3 pages of the caches, 1 of 4 are free; remove a "
+            "sequence, or compile the model with more (--cache-pages)");
+  all.step(1);
+  EXPECT_EQ(messageOf([&] { all.add(promptAfter(70, 100, 200)); }),
+            "the prompt of 100 tokens needs 2 pages of the caches beside 2 that it shares, 1 of 4 "
+            "are free; remove a sequence, or compile the model with more (--cache-pages)");
+  EXPECT_EQ(all.batch->sharedTokens(), 0);
+  EXPECT_EQ(all.add(promptAfter(70, 80, 200)), 1);
+  EXPECT_EQ(all.batch->freePages(), 0);
+  all.step(3);
+  all.expectAllAlone();
+  all.remove(0);
+  EXPECT_EQ(all.batch->freePages(), 1);
+  all.remove(1);
+  all.batch->seekAll(31);
+  all.batch->step();
+  all.batch->remove(2);
+  EXPECT_EQ(all.batch->add(std::vector<int32_t>(32, 0)), 2);
+  EXPECT_EQ(all.batch->sharedTokens(), 64);
 }
 
 TEST(Batches, EndWhereTheContextDoes) {
@@ -380,5 +522,29 @@ TEST(Batches, FromC) {
   ASSERT_EQ(sluice_batch_step(batch, sequences, tokens, &count), SLUICE_OK);
   EXPECT_EQ(count, 1u);
   EXPECT_EQ(sequences[0], 0);
+  sluice_batch_free(batch);
+}
+
+TEST(Batches, ShareFromC) {
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 96, "host", "", "", "16", 2, /*cachePages=*/4);
+  sluice_artifact *artifact = nullptr;
+  ASSERT_EQ(sluice_artifact_open(compiled.artifact().c_str(), &artifact), SLUICE_OK);
+  sluice_batch *batch = nullptr;
+  ASSERT_EQ(sluice_batch_create(artifact, nullptr, &batch), SLUICE_OK) << sluice_last_error();
+  sluice_artifact_free(artifact);
+  EXPECT_EQ(sluice_batch_shared_tokens(nullptr), 0);
+  std::vector<int32_t> prompt = promptOf(80);
+  int64_t number = -1, sequences[2];
+  int32_t tokens[2];
+  size_t count = 0;
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 80, nullptr, &number), SLUICE_OK);
+  ASSERT_EQ(sluice_batch_step(batch, sequences, tokens, &count), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_shared_tokens(batch), 0);
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 70, nullptr, &number), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_shared_tokens(batch), 64);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 0);
+  ASSERT_EQ(sluice_batch_remove(batch, 0), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 1);
   sluice_batch_free(batch);
 }

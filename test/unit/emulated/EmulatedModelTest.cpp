@@ -395,7 +395,8 @@ private:
 };
 
 /// How far the logits of a batch's sequences on a device are from the host's, the worst of all, and
-/// whether their tokens are the same. One leaves, and another one takes its pages.
+/// whether their tokens are the same. One leaves, and another one takes its pages, or one of them
+/// and a page that it shares.
 std::pair<double, bool> batchAgainstHost(const Compiled &gpu, const Compiled &host,
                                          const std::string &device) {
   runtime::Batch emulated(runtime::Artifact::open(gpu.artifact()), {device, {}}),
@@ -415,11 +416,25 @@ std::pair<double, bool> batchAgainstHost(const Compiled &gpu, const Compiled &ho
   const size_t lengths[] = {33, 1, 31};
   for (int64_t i = 0; i < expected.capacity(); ++i)
     each([&](runtime::Batch &batch) { batch.add(promptOf(lengths[i]), {.temperature = 0}); });
-  for (int step = 0; step < 7; ++step) {
+  for (int step = 0; step < 9; ++step) {
     if (step == 4)
       each([&](runtime::Batch &batch) {
         batch.remove(0);
         batch.add(promptOf(40), {.temperature = 0});
+      });
+    if (step == 6)
+      each([&](runtime::Batch &batch) {
+        // It goes on with the first page of the other one, which leaves before it.
+        std::vector<int32_t> prompt = promptOf(40);
+        prompt.resize(36);
+        batch.remove(1);
+        batch.add(prompt, {.temperature = 0});
+        EXPECT_EQ(batch.sharedTokens(), 32);
+      });
+    if (step == 7)
+      each([&](runtime::Batch &batch) {
+        batch.remove(0);
+        batch.add(promptOf(20), {.temperature = 0});
       });
     std::vector<int64_t> chose;
     for (const runtime::Batch::Choice &choice : expected.step())
