@@ -114,6 +114,7 @@ std::string nameOf(const testing::TestParamInfo<CacheCase> &info) {
   return name;
 }
 class Batches : public testing::TestWithParam<CacheCase> {};
+class PackedPrompts : public Batches {};
 
 } // namespace
 
@@ -165,7 +166,8 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   int64_t first = all.add(5);
   EXPECT_EQ(all.batch->step().size(), 1u);
   int64_t second = all.add(100), third = all.add(40);
-  // Six steps of 16 and one of 3 of the second one, then three of the third one.
+  // Six steps of 16 tokens of the second one, one with its last 4 and 12 of the third one, two with
+  // the rest.
   for (int step = 0; step < 6; ++step) {
     ASSERT_EQ(all.batch->step().size(), 1u) << step;
     EXPECT_EQ(all.batch->position(second), 16 * (step + 1));
@@ -173,9 +175,13 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   }
   EXPECT_EQ(all.batch->step().size(), 2u);
   EXPECT_EQ(all.batch->position(second), 100);
+  EXPECT_EQ(all.batch->position(third), 12);
   EXPECT_EQ(all.batch->tokens(first).size(), 5u + 1 + 7);
-  all.step(3);
+  all.expectAlone(second);
+  EXPECT_EQ(all.batch->step().size(), 2u);
+  EXPECT_EQ(all.batch->step().size(), 3u);
   EXPECT_EQ(all.batch->position(third), 40);
+  all.expectAllAlone();
   all.step(2);
   all.expectAllAlone();
   // Alone a prompt is read in one go.
@@ -185,6 +191,47 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   EXPECT_EQ(all.batch->step().size(), 1u);
   all.expectAllAlone();
 }
+
+// Prompts are read together: all that there is room for, each token at its own position and in the
+// pages of its own sequence. Each chooses by the last token of its own.
+TEST_P(PackedPrompts, AreThosePromptsAlone) {
+  auto [keys, values, count] = GetParam();
+  Together all(keys, values, 160, "24,64", count);
+  const size_t lengths[] = {5, 9, 1, 8, 2};
+  // Of one token it is decoded, with nothing before it.
+  for (size_t length : lengths)
+    if (all.batch->size() < count)
+      all.add(length);
+  EXPECT_EQ(all.batch->step().size(), static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i)
+    EXPECT_EQ(all.batch->position(i), static_cast<int64_t>(lengths[i]));
+  all.expectAllAlone();
+  all.step(40);
+  all.expectAllAlone();
+  // Later ones begin in the middle of a step, at positions that are no multiple of anything, beside
+  // one that goes on.
+  all.remove(1);
+  EXPECT_EQ(all.add(70), 1);
+  if (count > 4) {
+    all.remove(4);
+    EXPECT_EQ(all.add(75), 4);
+    all.remove(0);
+    EXPECT_EQ(all.add(41), 0);
+  }
+  size_t chosen = all.batch->tokens(1).size();
+  for (int i = 0; i < 3; ++i)
+    all.step(1);
+  EXPECT_GT(all.batch->tokens(1).size(), chosen);
+  all.expectAllAlone();
+  all.step(20);
+  all.expectAllAlone();
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, PackedPrompts,
+                         testing::Values(CacheCase{"f16", "f16", 5}, CacheCase{"int8", "bf16", 2},
+                                         CacheCase{"int4-h32-rot", "int4-h32", 5},
+                                         CacheCase{"fp8", "fp8", 3}),
+                         nameOf);
 
 // Memory is for the pages that were asked for; who finds none free is told so, and others go on.
 TEST(Batches, ShareFewPages) {
@@ -371,8 +418,8 @@ TEST(Batches, EndWhereTheContextDoes) {
   EXPECT_THROW(batch.add(promptOf(17)), runtime::Error);
   EXPECT_THROW(batch.add(std::vector<int32_t>{-1}), runtime::Error);
   int64_t full = batch.add(promptOf(14)), other = batch.add(promptOf(2));
-  EXPECT_EQ(batch.step().size(), 1u);
-  EXPECT_EQ(batch.position(other), 0);
+  EXPECT_EQ(batch.step().size(), 2u);
+  EXPECT_EQ(batch.position(other), 2);
   while (batch.position(full) < 16)
     EXPECT_EQ(batch.step().size(), 2u);
   // Full: its last token is chosen, and has no place any more.
@@ -413,30 +460,50 @@ TEST(Batches, AreDefinedWhateverTheirPages) {
       logits.push_back(call(evaluator, "decode",
                             {Tensor::ints({3}, {11 + i, 500 + i, 900 + 2 * i}),
                              Tensor::ints({3}, {first + i, first + i, first + i}),
-                             Tensor::ints({1}, {3}), Tensor::ints({3, 2}, table)}));
+                             Tensor::ints({3, 2}, table)}));
   }
   ASSERT_EQ(logits.size(), 2u * count);
   for (int32_t i = 0; i < count; ++i)
     EXPECT_EQ(logits[i], logits[count + i]) << i;
+  // Tokens of the first and of the last sequence, packed.
   reference::Evaluator evaluator(*module, *weights);
-  std::vector<int32_t> tokens, positions;
+  constexpr int32_t split = 5;
+  std::vector<int32_t> tokens, positions, owners;
   for (int32_t i = 0; i < count; ++i) {
-    tokens.push_back(500 + i);
-    positions.push_back(first + i);
+    int32_t own = i < split ? i : i - split;
+    tokens.push_back(i < split ? 11 + own : 900 + 2 * own);
+    positions.push_back(first + own);
+    owners.push_back(i < split ? 0 : 2);
   }
-  std::vector<float> read = call(evaluator, "prefill_8",
-                                 {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
-                                  Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 4})});
-  const size_t vocabulary = logits[0].size() / 3;
-  EXPECT_EQ(read, std::vector<float>(logits[count - 1].begin() + vocabulary,
-                                     logits[count - 1].begin() + 2 * vocabulary));
-  llvm::Expected<llvm::SmallVector<Tensor>> outside =
-      evaluator.call("prefill_8", {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
-                                   Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 9})});
-  ASSERT_FALSE(bool(outside));
-  EXPECT_NE(
-      llvm::toString(outside.takeError()).find("page 9 is not in cache 'cache.k.0', which has 9"),
-      std::string::npos);
+  auto arguments = [&](const std::vector<int32_t> &starts, int32_t page) {
+    return std::vector<Tensor>{
+        Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
+        Tensor::ints({1}, {count}),    Tensor::ints({count}, owners),
+        Tensor::ints({4}, starts),     Tensor::ints({3, 2}, {8, page, 0, 1, 7, 3})};
+  };
+  std::vector<float> read = call(evaluator, "prefill_8", arguments({0, split, split, count}, 4));
+  const auto vocabulary = static_cast<std::ptrdiff_t>(logits[0].size() / 3);
+  auto rowOf = [&](const std::vector<float> &all, std::ptrdiff_t row) {
+    return std::vector<float>(all.begin() + row * vocabulary, all.begin() + (row + 1) * vocabulary);
+  };
+  EXPECT_EQ(rowOf(read, 0), rowOf(logits[split - 1], 0));
+  EXPECT_EQ(rowOf(read, 2), rowOf(logits[count - split - 1], 2));
+  auto messageOf = [&](const std::vector<Tensor> &given) {
+    auto results = evaluator.call("prefill_8", given);
+    return results ? std::string("no error") : llvm::toString(results.takeError());
+  };
+  auto expectError = [&](const std::vector<Tensor> &given, const std::string &part) {
+    EXPECT_NE(messageOf(given).find(part), std::string::npos) << messageOf(given);
+  };
+  expectError(arguments({0, split, split, count}, 9),
+              "page 9 is not in cache 'cache.k.0', which has 9");
+  expectError(arguments({0, split, split, count - 1}, 4), "packed sequences have 7 of 8 rows");
+  expectError(arguments({0, split, 2, count}, 4), "packed sequence 1 ends before it starts");
+  expectError(arguments({1, split, split, count}, 4),
+              "the first of packed sequences starts at row 0, found 1");
+  owners.back() = 3;
+  expectError(arguments({0, split, split, count}, 4),
+              "sequence 3 is not in the page table, which has 3");
 }
 
 TEST(Batches, RefuseWrongPages) {
@@ -468,10 +535,10 @@ TEST(Batches, RefuseWrongPages) {
   EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "pages")["type"] = "i32"; }),
             "plan.json: buffer \"pages\" is input, 3x2 x i32, expected input, u32, 3 rows of the "
             "pages of 64 positions");
-  EXPECT_EQ(
-      messageOf([&](nlohmann::json &plan) { bufferOf(plan, "prompt_pages")["shape"] = {1, 1}; }),
-      "plan.json: buffer \"prompt_pages\" is input, 1x1 x u32, expected input, u32, 1 rows of "
-      "the pages of 64 positions");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "starts")["shape"] = {3}; }),
+            "plan.json: buffer \"starts\" is input, 3 x i32, expected input, 4 x i32");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "sequences")["type"] = "u32"; }),
+            "plan.json: buffer \"sequences\" is input, 8 x u32, expected input, 8 x i32");
   EXPECT_EQ(messageOf([&](nlohmann::json &plan) {
               bufferOf(plan, "pages")["name"] = "other";
               for (auto &[name, step] : plan["steps"].items())
