@@ -304,6 +304,14 @@ LogicalResult AttentionOp::verify() {
   if (getActive() && !getPrologue().empty())
     return emitOpError()
            << "of one sequence's tokens cannot append them: they attend to each other";
+  if (getStarts()) {
+    if (!getActive() || !getPages())
+      return emitOpError() << "of packed sequences needs active and pages";
+    int64_t sequences = getPages().getType().getDimSize(0);
+    if (getStarts().getType().getDimSize(0) != sequences + 1)
+      return emitOpError() << "of " << sequences << " packed sequences needs as many starts and an "
+                           << "end, found " << getStarts().getType();
+  }
   if (!getPrologue().empty()) {
     SmallVector<Type> arguments = {getQuery().getType()};
     llvm::append_range(arguments, getAppended().getTypes());
@@ -323,12 +331,17 @@ static std::optional<int64_t> headDimOf(Operation *op) {
       .Default(std::nullopt);
 }
 
-/// Checks that a prologue appends to the pages that attention reads.
-static LogicalResult verifyProloguePages(Operation *op, Region &prologue, Value pages) {
-  for (auto append : prologue.getOps<model::CacheAppendOp>())
+/// Checks that a prologue appends to the pages that attention reads, of the same sequences.
+static LogicalResult verifyProloguePages(Operation *op, Region &prologue, Value pages,
+                                         Value sequences) {
+  for (auto append : prologue.getOps<model::CacheAppendOp>()) {
     if (append.getPages() != pages)
       return op->emitOpError() << "prologue appends to " << append.getCacheAttr()
                                << " through another page table";
+    if (append.getSequences() != sequences)
+      return op->emitOpError() << "prologue appends to " << append.getCacheAttr()
+                               << " for other sequences";
+  }
   return success();
 }
 
@@ -348,17 +361,20 @@ static LogicalResult verifyPrologueHeads(Operation *op, Region &prologue, FlatSy
 LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(model::verifySoftCap(*this, getSoftCap())) ||
       failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                    getKeysAttr(), getValuesAttr(), getPages(), symbols)) ||
-      failed(verifyProloguePages(*this, getPrologue(), getPages())))
+                                    getKeysAttr(), getValuesAttr(), getPages(),
+                                    /*packed=*/getStarts() != nullptr, symbols)) ||
+      failed(verifyProloguePages(*this, getPrologue(), getPages(), /*sequences=*/Value())))
     return failure();
   return getPrologue().empty() ? success()
                                : verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
 }
 
 LogicalResult AppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
-  if (failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
-                                    getKeysAttr(), getValuesAttr(), getPages(), symbols)) ||
-      failed(verifyProloguePages(*this, getPrologue(), getPages())))
+  if (failed(model::verifyOwners(*this, getTokens(), getPages(), getSequences())) ||
+      failed(model::verifyAttention(*this, getQuery().getType(), getPositions().getType(),
+                                    getKeysAttr(), getValuesAttr(), getPages(),
+                                    /*packed=*/getSequences() != nullptr, symbols)) ||
+      failed(verifyProloguePages(*this, getPrologue(), getPages(), getSequences())))
     return failure();
   return verifyPrologueHeads(*this, getPrologue(), getKeysAttr(), symbols);
 }
@@ -379,9 +395,16 @@ LogicalResult PrepareOp::verify() {
 
 LogicalResult LastRowOp::verify() {
   RankedTensorType input = getInput().getType(), result = getType();
-  if (input.getElementType() != result.getElementType() || result.getDimSize(0) != 1 ||
-      input.getDimSize(1) != result.getDimSize(1))
-    return emitOpError() << "result must be one row of the input, found " << result;
+  int64_t rows = getStarts() ? getStarts().getType().getDimSize(0) - 1 : 1;
+  if (input.getElementType() != result.getElementType() || result.getDimSize(0) != rows ||
+      input.getDimSize(1) != result.getDimSize(1)) {
+    InFlightDiagnostic error = emitOpError() << "result must be ";
+    if (getStarts())
+      error << "a row of the input for each of " << rows << " sequences";
+    else
+      error << "one row of the input";
+    return error << ", found " << result;
+  }
   return success();
 }
 

@@ -33,6 +33,14 @@ namespace sluice::fused {
 inline constexpr llvm::StringLiteral kTimeAttr = "sluice.time";
 /// Checks that a kernel's schedule, if it has one, is one.
 mlir::LogicalResult verifySchedule(mlir::Operation *op);
+/// Tiles of up to `tile` neighbouring tokens of one sequence that `tokens` packed tokens of up to
+/// `sequences` sequences have at most. Tile floor(starts[s] / tile) + s is the first one of
+/// sequence s, if it has tokens: so many lie before it at most, as each sequence adds one that is
+/// not full.
+inline int64_t packedTiles(int64_t tokens, int64_t tile, int64_t sequences) {
+  return tokens / tile + sequences;
+}
+
 /// The operand `active` of an operation of the dialect, null where it has none.
 template <typename Op> mlir::Value activeRows(Op op) {
   if constexpr (requires { op.getActive(); })

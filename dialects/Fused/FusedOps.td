@@ -30,6 +30,10 @@ def Fused_Count : Type<And<[RankedTensorOf<[I32]>.predicate, CPred<"::llvm::cast
                        "one i32", "::mlir::RankedTensorType">,
                   BuildableType<"::mlir::RankedTensorType::get({1}, $_builder.getI32Type())">;
 
+/// [sequences + 1]: where the tokens of packed sequences begin and end. Sequence s has rows `starts[s]` to `starts[s + 1] - 1` of a step, none if these are equal, at positions that grow by one
+/// from row to row. The last one is how many rows are there.
+def Fused_Starts : 1DTensorOf<[I32]>;
+
 def Fused_EmbeddingOp : Fused_Kernel<"embedding", [Pure]> {
   let summary = "Rows of the embedding table, dequantized as they are read";
   let description = [{
@@ -105,6 +109,8 @@ def Fused_PrepareOp : Fused_Kernel<"prepare", [Pure, SingleBlock]> {
     What `fused.matvec` does to its input before it multiplies, done once for all blocks of a `fused.matmul`: the prologue (identity if absent), then the rounding
     that the encodings of the product's weights ask for (docs/numerics.md).
 
+    Without `active` all rows are there.
+
     Example:
 
     ```mlir
@@ -116,11 +122,11 @@ def Fused_PrepareOp : Fused_Kernel<"prepare", [Pure, SingleBlock]> {
     }
     ```
   }];
-  let arguments = (ins Fused_Activation:$input, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let arguments = (ins Fused_Activation:$input, Optional<Fused_Count>:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Fused_PreparedType:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
-    $input `active` `(` $active `)` oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    $input (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` type($input) `->` qualified(type($result)) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
@@ -130,10 +136,10 @@ def Fused_PrepareOp : Fused_Kernel<"prepare", [Pure, SingleBlock]> {
   }];
 }
 
-def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock, Fused_ProductOpInterface]> {
+def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock, AttrSizedOperandSegments, Fused_ProductOpInterface]> {
   let summary = "Products of many tokens' inputs with one or more weight matrices, with what comes after them";
   let description = [{
-    As `fused.matvec` without a prologue, for the rows of a prepared input that are active. It reads the same packed weights.
+    As `fused.matvec` without a prologue, for the rows of a prepared input that are active, or all. It reads the same packed weights.
 
     Example:
 
@@ -142,13 +148,13 @@ def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock
         : !fused.prepared<64, 256, for = [#quantized.encoding<i8, group = 128>]>, !quantized.tensor<768x256xi8, group = 128, layout = lanes> -> tensor<64x768xf32>
     ```
   }];
-  let arguments = (ins Fused_PreparedType:$input, Fused_Count:$active, Variadic<Fused_Weight>:$weights, DenseI64ArrayAttr:$segments,
+  let arguments = (ins Fused_PreparedType:$input, Optional<Fused_Count>:$active, Variadic<Fused_Weight>:$weights, DenseI64ArrayAttr:$segments,
                        OptionalAttr<TypedArrayAttrBase<Quantized_RowOrderAttr, "row orders">>:$order,
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Variadic<Fused_Activation>:$results);
   let regions = (region AnyRegion:$epilogue);
   let assemblyFormat = [{
-    $input `active` `(` $active `)` `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
+    $input (`active` `(` $active^ `)`)? `weights` `(` $weights `)` `segments` $segments (`order` custom<RowOrders>($order)^)?
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
     `:` qualified(type($input)) `,` type($weights) (`->` type($results)^)? (`epilogue` $epilogue^)?
   }];
@@ -159,11 +165,12 @@ def Fused_MatmulOp : Fused_Kernel<"matmul", [RecursiveMemoryEffects, SingleBlock
   }];
 }
 
-def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock, AttrSizedOperandSegments, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "What many tokens' queries, keys and values go through before attention, appends included";
   let description = [{
     The prologue of `fused.attention` in a kernel of its own: where a token attends to the keys and values of others of the same step, these must be in the caches before
     attention begins. The region is the same as there; the result is the query that it yields.
+    `sequences` as for `model.cache_append`, for tokens of several sequences.
 
     Example:
 
@@ -179,13 +186,13 @@ def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Fused_Activation:$new_keys, Fused_Activation:$new_values, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values,
-                       Model_Positions:$positions, Optional<Model_PageTable>:$pages, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+                       Model_Positions:$positions, Optional<Model_PageTable>:$pages, Optional<Model_Sequences>:$sequences, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Fused_Activation:$result);
   let regions = (region SizedRegion<1>:$prologue);
   let assemblyFormat = [{
-    $query `new` `(` $new_keys `,` $new_values `)` `,` $keys `,` $values `at` $positions (`pages` $pages^)? `active` `(` $active `)`
+    $query `new` `(` $new_keys `,` $new_values `)` `,` $keys `,` $values `at` $positions (`pages` $pages^)? (`sequences` $sequences^)? `active` `(` $active `)`
     oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) `new` `(` type($new_keys) `,` type($new_values) `)` `,` type($positions) (`,` type($pages)^)? `->` type($result) `prologue` $prologue
+    `:` type($query) `new` `(` type($new_keys) `,` type($new_values) `)` `,` type($positions) (`,` type($pages)^)? (`sequences` type($sequences)^)? `->` type($result) `prologue` $prologue
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{
@@ -196,20 +203,22 @@ def Fused_AppendOp : Fused_Kernel<"append", [RecursiveMemoryEffects, SingleBlock
 }
 
 def Fused_LastRowOp : Fused_Kernel<"last_row", [Pure]> {
-  let summary = "The last row that is there";
+  let summary = "The last row that is there, or that each sequence has";
   let description = [{
-    Of a prompt's tokens only the last one's logits are wanted.
+    Of a prompt's tokens only the last one's logits are wanted. With `starts` row s of the result is the last one of sequence s; of a sequence that has none it is any row.
 
     Example:
 
     ```mlir
     %y = fused.last_row %x active(%n) : tensor<64x256xf32> -> tensor<1x256xf32>
+    %z = fused.last_row %x active(%n) starts %starts : tensor<64x256xf32> starts tensor<5xi32> -> tensor<4x256xf32>
     ```
   }];
-  let arguments = (ins Fused_Activation:$input, Fused_Count:$active, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
+  let arguments = (ins Fused_Activation:$input, Fused_Count:$active, Optional<Fused_Starts>:$starts, OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs Fused_Activation:$result);
   let assemblyFormat = [{
-    $input `active` `(` $active `)` oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict `:` type($input) `->` type($result)
+    $input `active` `(` $active `)` (`starts` $starts^)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
+    `:` type($input) (`starts` type($starts)^)? `->` type($result)
   }];
   let hasVerifier = 1;
 }
@@ -274,12 +283,15 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     With `active`, rows are tokens of the cache's one sequence, whose keys and values are in it already; each attends to what lies up to its own position. Positions grow by one from row to row.
 
     With `pages`, the caches' first dimension is pages of 32 positions that sequences share, and the table says which of them each sequence has (`model.cache_append`); appends name the same table.
+    With `starts`, too, and `active`, rows are tokens of several sequences, packed one behind the other: each attends to what its own sequence has.
 
     Example:
 
     ```mlir
     %y = fused.attention %q, @cache.k.0, @cache.v.0 at %position scale 0.125 : tensor<1x256xf16>, tensor<1xi32> -> tensor<1x256xf16>
     %z = fused.attention %q, @pages.k.0, @pages.v.0 at %position pages %table scale 0.125 : tensor<1x256xf16>, tensor<1xi32>, tensor<1x64xui32> -> tensor<1x256xf16>
+    %w = fused.attention %chunk, @pages.k.0, @pages.v.0 at %positions pages %all starts %starts scale 0.125 active(%n)
+        : tensor<64x256xf16>, tensor<64xi32>, tensor<4x64xui32> starts tensor<5xi32> -> tensor<64x256xf16>
     %y = fused.attention %q new(%k, %v), @cache.k.0, @cache.v.0 at %position scale 0.125
         : tensor<1x256xf32> new(tensor<1x128xf32>, tensor<1x128xf32>), tensor<1xi32> -> tensor<1x256xf16>
     prologue {
@@ -293,14 +305,14 @@ def Fused_AttentionOp : Fused_Kernel<"attention", [MemoryEffects<[MemRead]>, Rec
     ```
   }];
   let arguments = (ins Fused_Activation:$query, Variadic<Fused_Activation>:$appended, FlatSymbolRefAttr:$keys, FlatSymbolRefAttr:$values, Model_Positions:$positions,
-                       Optional<Model_PageTable>:$pages, Optional<Fused_Count>:$active, F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
+                       Optional<Model_PageTable>:$pages, Optional<Fused_Starts>:$starts, Optional<Fused_Count>:$active, F64Attr:$scale, OptionalAttr<ConfinedAttr<I64Attr, [IntPositive]>>:$window, OptionalAttr<F64Attr>:$soft_cap,
                        OptionalAttr<Fused_TrafficAttr>:$traffic, OptionalAttr<AnyAttr>:$schedule);
   let results = (outs 2DTensorOf<[F16]>:$result);
   let regions = (region AnyRegion:$prologue);
   let assemblyFormat = [{
-    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions (`pages` $pages^)? `scale` custom<Double>($scale) (`window` $window^)?
+    $query (`new` `(` $appended^ `)`)? `,` $keys `,` $values `at` $positions (`pages` $pages^)? (`starts` $starts^)? `scale` custom<Double>($scale) (`window` $window^)?
     (`soft_cap` custom<Double>($soft_cap)^)? (`active` `(` $active^ `)`)? oilist(`traffic` `(` qualified($traffic) `)` | `schedule` `(` $schedule `)`) attr-dict
-    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) (`,` type($pages)^)? `->` type($result) (`prologue` $prologue^)?
+    `:` type($query) (`new` `(` type($appended)^ `)`)? `,` type($positions) (`,` type($pages)^)? (`starts` type($starts)^)? `->` type($result) (`prologue` $prologue^)?
   }];
   let hasVerifier = 1;
   let extraClassDeclaration = [{

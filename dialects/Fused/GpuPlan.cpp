@@ -529,7 +529,8 @@ FailureOr<PrefillAttentionPlan> PrefillAttentionPlan::get(AttentionOp op, GpuSch
   if (failed(findCaches(op, plan.keys, plan.values)))
     return failure();
   const formats::CacheShape &keys = plan.keys;
-  if (keys.sequences != 1)
+  plan.packed = op.getStarts() != nullptr;
+  if (keys.sequences != 1 && !plan.packed)
     return op.emitOpError() << "of one sequence's tokens reads caches of " << keys.sequences
                             << " sequences";
   if (auto window = static_cast<int64_t>(op.getWindow().value_or(0)); window < keys.positions)
@@ -617,7 +618,7 @@ FailureOr<AppendPlan> AppendPlan::get(AppendOp op, GpuScheduleAttr schedule,
   plan.group = op.getQuery().getType().getDimSize(1) / plan.dim / plan.heads;
   plan.warps = schedule.getWarps();
   plan.overlap = device.bulkCopies;
-  if (plan.keys.sequences != 1)
+  if (plan.keys.sequences != 1 && !op.getSequences())
     return op.emitOpError() << "appends one sequence's tokens to caches of " << plan.keys.sequences
                             << " sequences";
   if (schedule.getBlocks() != plan.tokens * plan.heads)
@@ -785,15 +786,19 @@ FailureOr<LastRowPlan> LastRowPlan::get(LastRowOp op, GpuScheduleAttr schedule,
   plan.rows = op.getInput().getType().getDimSize(0);
   plan.width = op.getInput().getType().getDimSize(1);
   plan.threads = schedule.getWarps() * kWarpThreads;
+  plan.results = op.getType().getDimSize(0);
+  if (schedule.getBlocks() % plan.results)
+    return reject(op, schedule) << plan.results << " rows need a multiple of as many blocks";
   // More blocks would have nothing to read.
-  plan.blocks = std::min<int64_t>(schedule.getBlocks(), llvm::divideCeil(plan.width, plan.threads));
+  plan.blocks = std::min<int64_t>(schedule.getBlocks() / plan.results,
+                                  llvm::divideCeil(plan.width, plan.threads));
   plan.overlap = device.bulkCopies;
   return plan;
 }
 
 GpuLaunch LastRowPlan::launch() const {
   GpuLaunch launch;
-  launch.grid = blocks;
+  launch.grid = results * blocks;
   launch.block = threads;
   launch.overlap = overlap;
   return launch;

@@ -267,11 +267,11 @@ struct AttentionPlan : AttentionShape {
   int64_t parts() const { return warpGroups * readers; }
 };
 
-/// Attention of many tokens of one sequence, causal. A warp has 16 neighbouring tokens of a query
-/// head. The warps of a block share a key/value head, whose positions stream through a ring from
-/// the oldest to the latest that one of the block's tokens reads: they are up to `partHeads` query
-/// heads, each of `tokenTiles` times 16 tokens. A cluster of `splits` blocks divides the positions.
-/// Blocks of later tokens, which read more, come first.
+/// Attention of many tokens of one sequence, or of packed ones, causal. A warp has 16 neighbouring
+/// tokens of a query head. The warps of a block share a key/value head, whose positions stream
+/// through a ring from the oldest to the latest that one of the block's tokens reads: they are up
+/// to `partHeads` query heads, each of `tokenTiles` times 16 tokens. A cluster of `splits` blocks
+/// divides the positions. Blocks of later tokens, which read more, come first.
 struct PrefillAttentionPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<PrefillAttentionPlan> get(AttentionOp op, GpuScheduleAttr schedule,
@@ -283,6 +283,7 @@ struct PrefillAttentionPlan {
 
   formats::CacheShape keys, values;
   int64_t tokens = 0, heads = 0;
+  bool packed = false;    ///< whether tokens are several sequences'
   int64_t window = 0;     ///< latest positions that a token reads at most; 0: all
   int64_t dim = 0;        ///< elements of a head
   int64_t group = 0;      ///< query heads of a key/value head
@@ -322,7 +323,11 @@ struct PrefillAttentionPlan {
   /// Bytes of a row's outputs.
   int64_t gatheredRow() const { return llvm::alignTo(dim, 8) * 4; }
   int64_t blockTokens() const { return tokenTiles * kTokens; }
-  int64_t tokenBlocks() const { return llvm::divideCeil(tokens, blockTokens()); }
+  int64_t tokenBlocks() const { return blocksOf(tokens, blockTokens(), packed, keys.sequences); }
+  static int64_t blocksOf(int64_t tokens, int64_t blockTokens, bool packed, int64_t sequences) {
+    return packed ? packedTiles(tokens, blockTokens, sequences)
+                  : llvm::divideCeil(tokens, blockTokens);
+  }
   int64_t grid() const { return tokenBlocks() * heads * headParts * splits; }
   int64_t stagePositions() const { return stageTiles * formats::cacheTile; }
 };
@@ -397,7 +402,7 @@ struct RowsPlan {
   int64_t shared = 0;   ///< bytes in all
 };
 
-/// The copy of the last row: a thread has a number at a time.
+/// The copy of the last row, or of each sequence's: a thread has a number at a time.
 struct LastRowPlan {
   /// As ProductPlan::get.
   static mlir::FailureOr<LastRowPlan> get(LastRowOp op, GpuScheduleAttr schedule,
@@ -405,7 +410,8 @@ struct LastRowPlan {
   GpuLaunch launch() const;
 
   int64_t rows = 0, width = 0, threads = 0; ///< threads of a block
-  int64_t blocks = 0;
+  int64_t results = 0;                      ///< rows that are copied
+  int64_t blocks = 0;                       ///< of each of them
   bool overlap = false;
 };
 

@@ -342,9 +342,9 @@ BlockArgument sluice::model::pageTable(Block &step) {
   return BlockArgument();
 }
 
-/// Rows of a step belong to a sequence each, or all to the only one.
+/// Rows of a step belong to a sequence each, or all to the only one; `packed`: to any.
 static LogicalResult verifySequences(Operation *op, int64_t rows, quantized::CacheType type,
-                                     Value pages) {
+                                     Value pages, bool packed) {
   if (pages) {
     if (!cast<RankedTensorType>(pages.getType()).hasStaticShape())
       return op->emitOpError() << "needs a page table of static shape, found " << pages.getType();
@@ -354,9 +354,21 @@ static LogicalResult verifySequences(Operation *op, int64_t rows, quantized::Cac
   }
   int64_t sequences =
       pages ? cast<RankedTensorType>(pages.getType()).getDimSize(0) : type.getSequences();
-  if (sequences != 1 && sequences != rows)
+  if (!packed && sequences != 1 && sequences != rows)
     return op->emitOpError() << "has " << rows << " rows for a " << (pages ? "page table" : "cache")
                              << " of " << sequences << " sequences";
+  return success();
+}
+
+LogicalResult sluice::model::verifyOwners(Operation *op, int64_t rows, Value pages,
+                                          Value sequences) {
+  if (!sequences)
+    return success();
+  if (!pages)
+    return op->emitOpError() << "has rows of several sequences, whose caches must be in pages";
+  if (cast<RankedTensorType>(sequences.getType()).getDimSize(0) != rows)
+    return op->emitOpError() << "needs one sequence per row, found " << sequences.getType()
+                             << " for " << rows;
   return success();
 }
 
@@ -371,12 +383,14 @@ LogicalResult CacheAppendOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (type.getWidth() != width)
     return emitOpError() << "stores " << width << " numbers but a position of " << getCacheAttr()
                          << " has " << type.getWidth();
-  return verifySequences(*this, rows, type, getPages());
+  if (failed(verifyOwners(*this, rows, getPages(), getSequences())))
+    return failure();
+  return verifySequences(*this, rows, type, getPages(), getSequences() != nullptr);
 }
 
 LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType query,
                                              RankedTensorType positions, FlatSymbolRefAttr keys,
-                                             FlatSymbolRefAttr values, Value pages,
+                                             FlatSymbolRefAttr values, Value pages, bool packed,
                                              SymbolTableCollection &symbols) {
   if (positions.getDimSize(0) != query.getDimSize(0))
     return op->emitOpError() << "needs one position per row";
@@ -391,9 +405,9 @@ LogicalResult sluice::model::verifyAttention(Operation *op, RankedTensorType que
   if (width % type.getWidth() != 0)
     return op->emitOpError() << "query width " << width << " must be a multiple of the keys' width "
                              << type.getWidth();
-  if (pages && failed(verifySequences(op, query.getDimSize(0), v.getCacheType(), pages)))
+  if (pages && failed(verifySequences(op, query.getDimSize(0), v.getCacheType(), pages, packed)))
     return failure();
-  return verifySequences(op, query.getDimSize(0), type, pages);
+  return verifySequences(op, query.getDimSize(0), type, pages, packed);
 }
 
 LogicalResult sluice::model::verifySoftCap(Operation *op, std::optional<APFloat> cap) {
@@ -406,7 +420,7 @@ LogicalResult AttentionOp::verifySymbolUses(SymbolTableCollection &symbols) {
   if (failed(verifySoftCap(*this, getSoftCap())))
     return failure();
   return verifyAttention(*this, getQuery().getType(), getPositions().getType(), getKeysAttr(),
-                         getValuesAttr(), /*pages=*/Value(), symbols);
+                         getValuesAttr(), /*pages=*/Value(), /*packed=*/false, symbols);
 }
 
 //===----------------------------------------------------------------------===//

@@ -26,11 +26,16 @@ namespace sluice::model {
 mlir::ParseResult parseDouble(mlir::AsmParser &parser, mlir::FloatAttr &value);
 void printDouble(mlir::AsmPrinter &printer, mlir::Operation *op, mlir::FloatAttr value);
 /// Checks that `op` has a position for every row of its query and names two caches that fit each
-/// other, the query and the page table, which may be null.
+/// other, the query and the page table, which may be null. `packed`: rows are tokens of any of its
+/// sequences.
 mlir::LogicalResult verifyAttention(mlir::Operation *op, mlir::RankedTensorType query,
                                     mlir::RankedTensorType positions, mlir::FlatSymbolRefAttr keys,
-                                    mlir::FlatSymbolRefAttr values, mlir::Value pages,
+                                    mlir::FlatSymbolRefAttr values, mlir::Value pages, bool packed,
                                     mlir::SymbolTableCollection &symbols);
+/// Checks that `sequences`, if not null, has one for each of `rows` rows and comes with a page
+/// table.
+mlir::LogicalResult verifyOwners(mlir::Operation *op, int64_t rows, mlir::Value pages,
+                                 mlir::Value sequences);
 /// A cache as those see it that find their pages in a table; without one as its type says.
 formats::CacheShape cacheShape(quantized::CacheType type, mlir::Value pages);
 /// The page table among a step's arguments; null if its caches are not in pages.

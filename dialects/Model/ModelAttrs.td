@@ -97,6 +97,8 @@ def Model_Activation : 2DTensorOf<[F32]>;
 def Model_Positions : 1DTensorOf<[I32]>;
 /// [sequences, tiles of each]: the page of a cache that every 32 positions of a sequence have.
 def Model_PageTable : 2DTensorOf<[UI32]>;
+/// [tokens]: the sequence that each token of a step belongs to, where they are several sequences'.
+def Model_Sequences : 1DTensorOf<[I32]>;
 def Model_Vector : 1DTensorOf<[F16, BF16, F32]>;
 def Model_Matrix : 2DTensorOf<[F16, BF16, F32]>;
 

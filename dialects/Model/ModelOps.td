@@ -258,22 +258,27 @@ def Model_RotaryOp : Model_Op<"rotary", [Pure, AllTypesMatch<["input", "result"]
   let hasVerifier = 1;
 }
 
-def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
+def Model_CacheAppendOp : Model_Op<"cache_append", [MemoryEffects<[MemWrite]>, AttrSizedOperandSegments, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {
   let summary = "Stores this step's keys or values";
   let description = [{
     Rounds a head's vector as the cache's type says. Row r belongs to sequence r, or to the only one.
 
     With `pages` the cache's first dimension is pages of 32 positions that sequences share: positions 32 i to 32 i + 31 of sequence s are in page `pages[s, i]`.
+    With `sequences`, too, row r belongs to sequence `sequences[r]`: rows are then tokens of prompts, any number of each sequence.
 
     Example:
 
     ```mlir
     model.cache_append @cache.k.0, %k at %position : tensor<1x128xf32>, tensor<1xi32>
     model.cache_append @pages.k.0, %k at %position pages %table : tensor<1x128xf32>, tensor<1xi32>, tensor<1x64xui32>
+    model.cache_append @pages.k.0, %chunk at %positions pages %all sequences %owners : tensor<64x128xf32>, tensor<64xi32>, tensor<4x64xui32> sequences tensor<64xi32>
     ```
   }];
-  let arguments = (ins FlatSymbolRefAttr:$cache, Model_Activation:$input, Model_Positions:$positions, Optional<Model_PageTable>:$pages);
-  let assemblyFormat = "$cache `,` $input `at` $positions (`pages` $pages^)? attr-dict `:` type($input) `,` type($positions) (`,` type($pages)^)?";
+  let arguments = (ins FlatSymbolRefAttr:$cache, Model_Activation:$input, Model_Positions:$positions, Optional<Model_PageTable>:$pages, Optional<Model_Sequences>:$sequences);
+  let assemblyFormat = [{
+    $cache `,` $input `at` $positions (`pages` $pages^)? (`sequences` $sequences^)? attr-dict
+    `:` type($input) `,` type($positions) (`,` type($pages)^)? (`sequences` type($sequences)^)?
+  }];
 }
 
 def Model_AttentionOp : Model_Op<"attention", [MemoryEffects<[MemRead]>, AllTypesMatch<["query", "result"]>, DeclareOpInterfaceMethods<SymbolUserOpInterface>]> {

@@ -159,7 +159,8 @@ struct Utility {
 /// Launches that run in order.
 struct Step {
   std::string name;
-  /// The most tokens of a sequence that the step takes; 0: it takes one token and no `count`.
+  /// The most tokens that the step takes, of all sequences; 0: it takes one token of each and no
+  /// `count`.
   int64_t tokens = 0;
   /// Whether it gives the logits of all its tokens, and chooses none; else those of the last one.
   bool allLogits = false;
@@ -179,7 +180,8 @@ struct Step {
 ///   also an input "sampling" and an output "next" (SamplingWords.h);
 /// - where there are several sequences, every cache is [batch + cachePages, 32, ...], pages, and
 ///   there is an input "pages" (batch x tiles u32): the page of every 32 positions of each
-///   sequence; steps that have `tokens` find those of their sequence in "prompt_pages" (1 x tiles);
+///   sequence; where a step has `tokens`, there are inputs "sequences", whose each token is (as
+///   many i32 as "tokens"), and "starts", where those of each begin (batch + 1 i32);
 /// - where a step has `tokens`, there are inputs "tokens" and "positions" of at least so many i32,
 ///   and "count" of one; where one gives all logits, there is an output "all_logits" of
 ///   `tokens` times vocabSize f32, and no other such step;

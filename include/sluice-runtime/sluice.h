@@ -264,7 +264,9 @@ SLUICE_API sluice_status sluice_chat_say(sluice_chat *chat, const char *text,
  * leave between steps, each with its own position and sampling. Their keys and values are in pages
  * of 32 positions: a sequence takes those of its prompt when it joins, another one whenever it has
  * filled them, and gives all back when it leaves. There may be fewer than all sequences need that
- * are as long as the context (sluice compile --cache-pages). */
+ * are as long as the context (sluice compile --cache-pages). Where a prompt begins as the tokens of
+ * a sequence that is there, full pages of these are shared and not computed again; such a page is
+ * free when the last sequence that has it leaves. */
 typedef struct sluice_batch sluice_batch;
 
 SLUICE_API sluice_status sluice_batch_create(const sluice_artifact *artifact,
@@ -276,9 +278,12 @@ SLUICE_API void sluice_batch_free(sluice_batch *batch);
 SLUICE_API int64_t sluice_batch_capacity(const sluice_batch *batch);
 /* Pages that no sequence has, 0 for NULL. */
 SLUICE_API int64_t sluice_batch_free_pages(const sluice_batch *batch);
+/* Tokens of prompts that were not computed, because another sequence had their pages; of all
+ * sequences that there have been. 0 for NULL. */
+SLUICE_API int64_t sluice_batch_shared_tokens(const sluice_batch *batch);
 /* Adds a sequence that begins with `count` tokens, at least one; `sequence` is its number. Of
  * `options`, which may be NULL, the sampling counts. SLUICE_ERROR_FULL if there are not pages for
- * all tokens. */
+ * all tokens that it does not share. */
 SLUICE_API sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,
                                           const sluice_generate_options *options,
                                           int64_t *sequence);

@@ -358,7 +358,8 @@ Value ModelBuilder::attention(int64_t layer, Value x, const LayerWeights *weight
     model::CacheOp::create(symbols, named(cache), symbols.getStringAttr(cache),
                            TypeAttr::get(cacheType));
     auto ref = FlatSymbolRefAttr::get(code.getContext(), cache);
-    model::CacheAppendOp::create(code, named(cache), ref, value, steps, /*pages=*/nullptr);
+    model::CacheAppendOp::create(code, named(cache), ref, value, steps, /*pages=*/nullptr,
+                                 /*sequences=*/nullptr);
     return ref;
   };
   FlatSymbolRefAttr keys = append("k", k), values = append("v", v);

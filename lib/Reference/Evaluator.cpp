@@ -89,9 +89,30 @@ Cache *Evaluator::cache(StringRef name) {
   return it == caches.end() ? nullptr : &it->second;
 }
 
-llvm::Expected<Cache *> Evaluator::cacheWith(StringRef name, Value pages) {
+/// Whose each row is of sequences that are packed one behind the other.
+static llvm::Expected<std::vector<int32_t>> ownersOf(const Tensor &starts) {
+  std::vector<int32_t> owners;
+  ArrayRef<int32_t> ends = ArrayRef(starts.integers).drop_front();
+  if (starts.integers.front() != 0)
+    return makeError("the first of packed sequences starts at row 0, found " +
+                     Twine(starts.integers.front()));
+  for (auto [sequence, end] : llvm::enumerate(ends)) {
+    if (end < static_cast<int32_t>(owners.size()))
+      return makeError("packed sequence " + Twine(sequence) + " ends before it starts");
+    owners.resize(end, static_cast<int32_t>(sequence));
+  }
+  return owners;
+}
+
+llvm::Expected<Cache *> Evaluator::cacheWith(StringRef name, Value pages,
+                                             std::vector<int32_t> owners) {
   Cache &found = caches[name];
   found.pages = pages ? lookup(pages).tensor : nullptr;
+  for (int32_t owner : owners)
+    if (owner < 0 || owner >= found.pages->rows())
+      return makeError("sequence " + Twine(owner) + " is not in the page table, which has " +
+                       Twine(found.pages->rows()));
+  found.owners = std::move(owners);
   if (found.pages)
     for (int32_t page : found.pages->integers)
       if (page < 0 || page >= found.sequences)
@@ -348,7 +369,9 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
   if (isa<fused::ProductOp>(operation))
     return runProduct(operation);
   if (auto op = dyn_cast<model::CacheAppendOp>(operation)) {
-    llvm::Expected<Cache *> cache = cacheWith(op.getCache(), op.getPages());
+    llvm::Expected<Cache *> cache =
+        cacheWith(op.getCache(), op.getPages(),
+                  op.getSequences() ? tensor(op.getSequences()).integers : std::vector<int32_t>());
     if (!cache)
       return cache.takeError();
     if (llvm::Error error = cacheAppend(**cache, tensor(op.getInput()), tensor(op.getPositions())))
@@ -410,8 +433,16 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
             llvm::Expected<EvaluatedValue> query = runPrologue(op.getPrologue(), given);
             if (!query)
               return query.takeError();
-            llvm::Expected<Cache *> keys = cacheWith(op.getKeys(), op.getPages()),
-                                    values = cacheWith(op.getValues(), op.getPages());
+            llvm::Expected<std::vector<int32_t>> owners = std::vector<int32_t>();
+            if (op.getStarts())
+              owners = ownersOf(tensor(op.getStarts()));
+            if (!owners)
+              return owners.takeError();
+            if (op.getStarts() && static_cast<int64_t>(owners->size()) != query->tensor->rows())
+              return makeError("packed sequences have " + Twine(owners->size()) + " of " +
+                               Twine(query->tensor->rows()) + " rows");
+            llvm::Expected<Cache *> keys = cacheWith(op.getKeys(), op.getPages(), *owners),
+                                    values = cacheWith(op.getValues(), op.getPages(), *owners);
             if (llvm::Error error = llvm::joinErrors(keys.takeError(), values.takeError()))
               return error;
             llvm::Expected<Tensor> mixed =
@@ -433,8 +464,14 @@ llvm::Expected<Evaluator::Results> Evaluator::run(Operation *operation) {
           })
           .Case<fused::LastRowOp>([&](auto op) {
             const Tensor &rows = tensor(op.getInput());
-            Tensor last = Tensor::zeros({1, rows.width()});
-            llvm::copy(rows.row(rows.rows() - 1), last.row(0).begin());
+            std::vector<int32_t> ends = {static_cast<int32_t>(rows.rows())};
+            if (op.getStarts())
+              ends.assign(tensor(op.getStarts()).integers.begin() + 1,
+                          tensor(op.getStarts()).integers.end());
+            Tensor last = Tensor::zeros({static_cast<int64_t>(ends.size()), rows.width()});
+            for (auto [i, end] : llvm::enumerate(ends))
+              llvm::copy(rows.row(std::clamp<int64_t>(end - 1, 0, rows.rows() - 1)),
+                         last.row(i).begin());
             return wrap(std::move(last));
           })
           .Case<fused::SampleOp>([&](auto op) {
@@ -487,8 +524,10 @@ llvm::Expected<Evaluator::Results> Evaluator::runBlock(Block &block,
 static llvm::Error keepActiveRows(func::FuncOp function,
                                   MutableArrayRef<EvaluatedValue> arguments) {
   std::optional<int64_t> active;
-  std::string message;
+  llvm::SmallPtrSet<Value, 2> starts;
   function.walk([&](fused::KernelOp op) {
+    if (auto attention = dyn_cast<fused::AttentionOp>(op.getOperation()))
+      starts.insert(attention.getStarts());
     auto count = dyn_cast_if_present<BlockArgument>(op.activeRows());
     if (active || !count)
       return;
@@ -496,9 +535,9 @@ static llvm::Error keepActiveRows(func::FuncOp function,
   });
   if (!active)
     return llvm::Error::success();
-  for (EvaluatedValue &argument : arguments) {
+  for (auto [argument, value] : llvm::zip_equal(arguments, function.getArguments())) {
     const Tensor &all = *argument.tensor;
-    if (all.shape.size() != 1 || all.shape[0] == 1)
+    if (all.shape.size() != 1 || all.shape[0] == 1 || starts.contains(value))
       continue;
     if (*active < 1 || *active > all.shape[0])
       return makeError("the number of active rows must be 1 to " + Twine(all.shape[0]) +

@@ -19,7 +19,11 @@ namespace sluice {
 namespace {
 using namespace mlir;
 
-/// What a step is for: the tokens of a prompt, tokens whose logits are all wanted, or a token of
+/// Rows that are better served by products of one token's kind, which read the weights at the
+/// memory's speed.
+constexpr int64_t few = 2;
+
+/// What a step is for: the tokens of prompts, tokens whose logits are all wanted, or a token of
 /// each of several sequences, which are the rows of @decode already.
 enum class StepKind { Prefill, Verify, Batch };
 
@@ -46,6 +50,13 @@ private:
   LogicalResult widen(Region &region);
   /// Clones a region into an operation of many tokens.
   LogicalResult cloneInto(Region &from, Region &to);
+  /// Makes appends of a region know whose rows they have.
+  void nameOwners(Region &region) {
+    region.walk([&](model::CacheAppendOp append) {
+      if (owners)
+        append.getSequencesMutable().assign(owners);
+    });
+  }
   LogicalResult convert(Operation &op);
   LogicalResult convert(fused::MatvecOp op);
   LogicalResult convert(fused::AttentionOp op);
@@ -64,7 +75,9 @@ private:
   StepKind kind;
   OpBuilder builder;
   IRMapping mapping;
-  Value count;
+  Value count; ///< null where all rows are there
+  /// Of the tokens of several sequences: whose each is, and where those of each begin.
+  Value owners, starts;
 };
 
 LogicalResult StepWriter::widen(Region &region) {
@@ -85,6 +98,7 @@ LogicalResult StepWriter::widen(Region &region) {
 
 LogicalResult StepWriter::cloneInto(Region &from, Region &to) {
   from.cloneInto(&to, mapping);
+  nameOwners(to);
   return widen(to);
 }
 
@@ -136,14 +150,14 @@ LogicalResult StepWriter::convert(fused::AttentionOp op) {
     auto append = fused::AppendOp::create(
         builder, op.getLoc(), withTokens(type), query, mapping.lookup(op.getAppended()[0]),
         mapping.lookup(op.getAppended()[1]), op.getKeysAttr(), op.getValuesAttr(), positions, pages,
-        count, /*traffic=*/nullptr, /*schedule=*/nullptr);
+        owners, count, /*traffic=*/nullptr, /*schedule=*/nullptr);
     if (failed(cloneInto(op.getPrologue(), append.getPrologue())))
       return failure();
     query = append.getResult();
   }
   auto attention = fused::AttentionOp::create(
       builder, op.getLoc(), withTokens(op.getType()), query, /*appended=*/ValueRange(),
-      op.getKeysAttr(), op.getValuesAttr(), positions, pages, count, op.getScaleAttr(),
+      op.getKeysAttr(), op.getValuesAttr(), positions, pages, starts, count, op.getScaleAttr(),
       op.getWindowAttr(), op.getSoftCapAttr(), /*traffic=*/nullptr, /*schedule=*/nullptr);
   replace(op->getResults(), attention->getResults());
   return success();
@@ -154,9 +168,11 @@ LogicalResult StepWriter::convertRows(Operation &op) {
   for (auto [result, old] : llvm::zip_equal(clone->getResults(), op.getResults()))
     if (isRow(old))
       result.setType(withTokens(cast<RankedTensorType>(old.getType())));
-  for (Region &region : clone->getRegions())
+  for (Region &region : clone->getRegions()) {
+    nameOwners(region);
     if (failed(widen(region)))
       return failure();
+  }
   for (StringRef chosen : {"traffic", "schedule"})
     clone->removeAttr(chosen);
   if (kind == StepKind::Batch)
@@ -199,7 +215,8 @@ void StepWriter::keepLastRow(Block::iterator from, Block &body) {
     });
   for (Value row : rows) {
     auto last = fused::LastRowOp::create(builder, row.getLoc(), row.getType(), mapping.lookup(row),
-                                         count, /*traffic=*/nullptr, /*schedule=*/nullptr);
+                                         count, starts, /*traffic=*/nullptr,
+                                         /*schedule=*/nullptr);
     mapping.map(row, last.getResult());
   }
 }
@@ -208,7 +225,14 @@ LogicalResult StepWriter::write(StringRef name) {
   Block &body = decode.getBody().front();
   Location loc = NameLoc::get(builder.getStringAttr(name));
   Type perRow = RankedTensorType::get({tokens}, builder.getI32Type());
-  SmallVector<Type> inputs = {perRow, perRow, RankedTensorType::get({1}, builder.getI32Type())};
+  SmallVector<Type> inputs = {perRow, perRow};
+  if (kind != StepKind::Batch)
+    inputs.push_back(RankedTensorType::get({1}, builder.getI32Type()));
+  // Of prompts of several sequences, whose each token is, and where those of each begin.
+  const bool isPacked = kind == StepKind::Prefill && rows > 1;
+  if (isPacked)
+    inputs.append({perRow, RankedTensorType::get({rows + 1}, builder.getI32Type())});
+  const size_t own = inputs.size();
   SmallVector<Type> outputs(decode.getResultTypes());
   // The page table and the options of sampling; of all logits of a sequence the runtime chooses.
   auto others = body.getArguments().drop_front(2);
@@ -223,11 +247,16 @@ LogicalResult StepWriter::write(StringRef name) {
   SymbolTable::setSymbolVisibility(step, SymbolTable::getSymbolVisibility(decode));
   Block *block = step.addEntryBlock();
   builder.setInsertionPointToEnd(block);
-  count = block->getArgument(2);
+  if (kind != StepKind::Batch)
+    count = block->getArgument(2);
+  if (isPacked) {
+    owners = block->getArgument(3);
+    starts = block->getArgument(4);
+  }
   for (auto [number, argument] : llvm::enumerate(body.getArguments().take_front(2)))
     mapping.map(argument, block->getArgument(number));
   for (auto [number, argument] : llvm::enumerate(others))
-    mapping.map(argument, block->getArgument(3 + number));
+    mapping.map(argument, block->getArgument(own + number));
 
   // Behind the last attention no row depends on another one, and only the last one's logits are
   // wanted.
@@ -240,8 +269,13 @@ LogicalResult StepWriter::write(StringRef name) {
     if (!isBehind) {
       if (failed(convert(op)))
         return failure();
-      if (&op == lastAttention)
+      if (&op == lastAttention) {
         keepLastRow(std::next(op.getIterator()), body);
+        // From here on it is the step of a token of each sequence.
+        tokens = rows;
+        kind = StepKind::Batch;
+        count = owners = starts = Value();
+      }
       continue;
     }
     WalkResult walk = op.walk([&](Operation *inner) {
@@ -252,45 +286,12 @@ LogicalResult StepWriter::write(StringRef name) {
     });
     if (walk.wasInterrupted())
       return failure();
-    builder.clone(op, mapping);
+    if (rows <= few)
+      builder.clone(op, mapping);
+    else if (failed(convert(op)))
+      return failure();
   }
   return success();
-}
-
-/// Makes a step of `rows` sequences, a token of each, the same step of one.
-LogicalResult narrowToOne(func::FuncOp step, int64_t rows) {
-  // Rows of activations, and what there is once for each.
-  auto hasRows = [&](Value value) {
-    auto type = dyn_cast<RankedTensorType>(value.getType());
-    Operation *definition = value.getDefiningOp();
-    return type && type.getRank() >= 1 && type.getDimSize(0) == rows &&
-           (type.getRank() == 2 || type.getElementType().isInteger(32)) &&
-           !(definition && isa<model::ParameterOp>(definition));
-  };
-  auto narrow = [&](Value value) {
-    if (!hasRows(value))
-      return;
-    auto type = cast<RankedTensorType>(value.getType());
-    SmallVector<int64_t> shape(type.getShape());
-    shape[0] = 1;
-    value.setType(type.clone(shape));
-  };
-  WalkResult walk = step.walk([&](Operation *op) {
-    if (op->hasTrait<OpTrait::ConstantLike>() && llvm::any_of(op->getResults(), hasRows)) {
-      op->emitOpError() << "cannot be given another number of rows";
-      return WalkResult::interrupt();
-    }
-    for (Region &region : op->getRegions())
-      llvm::for_each(region.getArguments(), narrow);
-    llvm::for_each(op->getResults(), narrow);
-    for (StringRef chosen : {"traffic", "schedule"})
-      op->removeAttr(chosen);
-    return WalkResult::advance();
-  });
-  Block &body = step.getBody().front();
-  step.setFunctionType(FunctionType::get(step.getContext(), body.getArgumentTypes(),
-                                         body.getTerminator()->getOperandTypes()));
-  return failure(walk.wasInterrupted());
 }
 
 struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
@@ -325,41 +326,32 @@ struct FusedDeriveSteps : impl::FusedDeriveStepsBase<FusedDeriveSteps> {
       return;
     }
     // A decode step that was rewritten has its steps for prompts already.
-    if (model::pageTable(decode.getBody().front()) && !decode.getOps<fused::MatvecOp>().empty()) {
-      func::FuncOp single = decode.clone();
-      single.setSymName("decode_single");
-      decode->getBlock()->getOperations().insert(std::next(decode->getIterator()), single);
-      LogicalResult derived = narrowToOne(single, sequences);
+    if (model::pageTable(decode.getBody().front()) && !decode.getOps<fused::MatvecOp>().empty())
       for (int64_t tokens : prompts)
-        if (succeeded(derived))
-          derived = derive(single, "prefill", std::min(tokens, context.getInt()), StepKind::Prefill,
-                           symbols);
-      single.erase();
-      if (failed(derived))
-        return signalPassFailure();
-    }
+        if (failed(derive(decode, "prefill", std::min(tokens, sequences * context.getInt()),
+                          StepKind::Prefill, symbols)))
+          return signalPassFailure();
     if (failed(batch(decode, sequences, symbols)))
       signalPassFailure();
   }
 
 private:
-  /// Writes the step for up to `tokens` tokens of one sequence, unless it is there already.
+  /// Writes the step for up to `tokens` tokens, unless it is there already.
   LogicalResult derive(func::FuncOp decode, StringRef name, int64_t tokens, StepKind kind,
                        SymbolTable &symbols) {
     std::string symbol = (name + "_" + Twine(tokens)).str();
     if (tokens < 2 || symbols.lookup(symbol))
       return success();
-    if (failed(StepWriter(decode, /*rows=*/1, tokens, kind).write(symbol)))
+    int64_t rows = cast<RankedTensorType>(decode.getArgumentTypes()[0]).getDimSize(0);
+    if (failed(StepWriter(decode, rows, tokens, kind).write(symbol)))
       return failure();
     LDBG() << "@" << symbol;
     symbols.insert(decode->getNextNode());
     return success();
   }
 
-  /// Gives a @decode of many sequences products of many tokens. Few are better served by its own,
-  /// which read the weights at the memory's speed.
+  /// Gives a @decode of many sequences products of many tokens, if these are not few.
   LogicalResult batch(func::FuncOp decode, int64_t rows, SymbolTable &symbols) {
-    constexpr int64_t few = 2;
     if (rows <= few || decode.getOps<fused::MatvecOp>().empty())
       return success();
     if (failed(StepWriter(decode, rows, rows, StepKind::Batch).write("decode_batch")))

@@ -46,7 +46,7 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
   auto fusedOp = AttentionOp::create(
       builder, attention.getLoc(), attention.getType(), starts[0], ValueRange{starts[1], starts[2]},
       attention.getKeysAttr(), attention.getValuesAttr(), attention.getPositions(),
-      attention.getPages(), attention.getActive(), attention.getScaleAttr(),
+      attention.getPages(), attention.getStarts(), attention.getActive(), attention.getScaleAttr(),
       attention.getWindowAttr(), attention.getSoftCapAttr(),
       /*traffic=*/nullptr, /*schedule=*/nullptr);
   fusedOp->setDiscardableAttrs(attention->getDiscardableAttrDictionary());
@@ -66,7 +66,7 @@ void FusedFuseAttentionPrologues::fuse(AttentionOp attention) {
   }
   for (auto [append, value] : llvm::zip_equal(appends, ArrayRef(ends).drop_front()))
     model::CacheAppendOp::create(builder, append.getLoc(), append.getCacheAttr(), value,
-                                 append.getPositions(), append.getPages());
+                                 append.getPositions(), append.getPages(), append.getSequences());
   fused::YieldOp::create(builder, attention.getLoc(), ends.front());
   attention.replaceAllUsesWith(fusedOp.getResult());
   attention.erase();

@@ -83,8 +83,9 @@ void FusedFuseDequantize::fuse(model::AttentionOp op) {
     query = arith::TruncFOp::create(builder, op.getLoc(), half, query);
   auto fusedOp = fused::AttentionOp::create(
       builder, op.getLoc(), half, query, /*appended=*/ValueRange(), op.getKeysAttr(),
-      op.getValuesAttr(), op.getPositions(), /*pages=*/nullptr, /*active=*/nullptr,
-      op.getScaleAttr(), op.getWindowAttr(), op.getSoftCapAttr(), /*traffic=*/nullptr,
+      op.getValuesAttr(), op.getPositions(), /*pages=*/nullptr, /*starts=*/nullptr,
+      /*active=*/nullptr, op.getScaleAttr(), op.getWindowAttr(), op.getSoftCapAttr(),
+      /*traffic=*/nullptr,
       /*schedule=*/nullptr);
   // Layers read the f16 result itself, see storedInput.
   Value wide = arith::ExtFOp::create(builder, op.getLoc(), type, fusedOp.getResult());

@@ -152,9 +152,11 @@ FailureOr<ScheduleChoice> GpuScheduler::choose(fused::AppendOp op) {
 
 FailureOr<ScheduleChoice> GpuScheduler::choose(fused::LastRowOp op) {
   int64_t width = op.getType().getDimSize(1), warps = description.gpuTuning.embeddingWarps.value;
-  return ScheduleChoice{gpuSchedule(op, llvm::divideCeil(width, warps * fused::kWarpThreads), warps,
+  int64_t rows = op.getType().getDimSize(0);
+  return ScheduleChoice{gpuSchedule(op, rows * llvm::divideCeil(width, warps * fused::kWarpThreads),
+                                    warps,
                                     /*stages=*/1, /*inFlight=*/1, width, /*splits=*/1, "none"),
-                        formatv("a row of {0} numbers", width)};
+                        formatv("{0} row(s) of {1} numbers", rows, width)};
 }
 
 FailureOr<ScheduleChoice> GpuScheduler::choose(fused::SampleOp op) {

@@ -47,8 +47,12 @@ FailureOr<ScheduleChoice> GpuScheduler::choosePrefill(fused::AttentionOp op) {
   int64_t tiles =
       std::min<int64_t>(warps / llvm::divideCeil(group, parts),
                         llvm::divideCeil(op.getTokens(), fused::PrefillAttentionPlan::kTokens));
-  int64_t blocks = heads * parts *
-                   llvm::divideCeil(op.getTokens(), tiles * fused::PrefillAttentionPlan::kTokens);
+  bool packed = op.getStarts() != nullptr;
+  int64_t sequences = packed ? op.getPages().getType().getDimSize(0) : 1;
+  int64_t blocks =
+      heads * parts *
+      fused::PrefillAttentionPlan::blocksOf(
+          op.getTokens(), tiles * fused::PrefillAttentionPlan::kTokens, packed, sequences);
   auto scheduleOf = [&](int64_t splits, int64_t stages, int64_t positions) {
     return gpuSchedule(op, blocks * splits, warps, stages, /*inFlight=*/stages, positions, splits,
                        "cache");

@@ -32,10 +32,10 @@ constexpr int64_t alignment = 256;
 /// many, of which `count` says how many are there.
 constexpr StringRef kNext = "next", kOutputs[] = {"logits", kNext},
                     kVerifyOutputs[] = {"all_logits"};
-/// A @decode of several sequences may take `count` as well, which is their number.
 constexpr StringRef kDecodeInputs[] = {"token", "position"},
-                    kChunkInputs[] = {"tokens", "positions"}, kCount = "count", kPages = "pages",
-                    kPromptPages = "prompt_pages", kSampling = "sampling";
+                    kChunkInputs[] = {"tokens", "positions"}, kCount = "count",
+                    kSequences = "sequences", kStarts = "starts", kPages = "pages",
+                    kSampling = "sampling";
 
 /// What a launch with this label computes: "blk.0.attn_output.packed" gives
 /// "blk.0.attn_output.out". Labels may be any text; a buffer's name is a plain identifier.
@@ -103,17 +103,20 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
   step.inputNames.assign(step.takesOne ? ArrayRef(kDecodeInputs) : ArrayRef(kChunkInputs));
   bool fits = arguments.size() >= 2 && integers(arguments[0], 1) && integers(arguments[1], 1);
   ArrayRef<Type> rest = fits ? arguments.drop_front(2) : ArrayRef<Type>();
-  auto count = rest.empty() ? RankedTensorType() : integers(rest.front(), 1);
-  if (count && count.getDimSize(0) == 1) {
+  if (!step.takesOne) {
+    auto count = rest.empty() ? RankedTensorType() : integers(rest.front(), 1);
+    fits &= count && count.getDimSize(0) == 1;
     step.inputNames.push_back(kCount);
-    rest = rest.drop_front();
-  } else {
-    fits &= step.takesOne;
+    rest = rest.drop_front(fits);
+    // Of several sequences' tokens.
+    if (rest.size() >= 2 && integers(rest[0], 1) && integers(rest[1], 1)) {
+      step.inputNames.append({kSequences, kStarts});
+      rest = rest.drop_front(2);
+    }
   }
-  // All sequences' pages, or the one sequence's.
   if (Block &body = step.function.getBody().front();
       !rest.empty() && model::pageTable(body) == body.getArgument(arguments.size() - rest.size())) {
-    step.inputNames.push_back(step.isDecode ? kPages : kPromptPages);
+    step.inputNames.push_back(kPages);
     rest = rest.drop_front();
   }
   auto words = rest.empty() ? RankedTensorType() : integers(rest.front(), 2);
@@ -126,7 +129,9 @@ LogicalResult PlanAssignBuffers::checkTypes(StepFunction &step) {
     return success();
   return step.function.emitOpError()
          << "must take tokens and positions, two int32 vectors, "
-         << (step.takesOne ? "" : "their number, ")
+         << (step.takesOne ? ""
+                           : "their number, of several sequences' whose each is and where "
+                             "those of each begin, ")
          << "the page table if caches are in pages, and where it samples " << sampling::kWords
          << " int32 words per token, found (" << TypeRange(arguments) << ")";
 }

@@ -339,6 +339,10 @@ int64_t sluice_batch_free_pages(const sluice_batch *batch) {
   return batch ? batch->batch.freePages() : 0;
 }
 
+int64_t sluice_batch_shared_tokens(const sluice_batch *batch) {
+  return batch ? batch->batch.sharedTokens() : 0;
+}
+
 sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *ids, size_t count,
                                const sluice_generate_options *options, int64_t *sequence) {
   return guarded([&] {

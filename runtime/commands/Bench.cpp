@@ -51,14 +51,16 @@ static void addKernel(std::vector<BenchKernel> &kernels, const Launch &launch, d
   kernel.predicted = *kernel.predictedInStep + launch.time->alone;
 }
 
-/// The tokens of a prompt of the length asked for.
-static std::vector<int32_t> promptToMeasure(const ModelInfo &model, const BenchOptions &options) {
+/// The tokens of a prompt of the length asked for. Those of different sequences begin differently,
+/// so that each is read.
+static std::vector<int32_t> promptToMeasure(const ModelInfo &model, const BenchOptions &options,
+                                            int64_t sequence = 0) {
   if (options.prompt > model.contextLength)
     throw Error("option --prompt is " + std::to_string(options.prompt) +
                 ", expected 1 to the artifact's context of " + std::to_string(model.contextLength));
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < options.prompt; ++i)
-    ids.push_back(static_cast<int32_t>(i * 7919 % model.vocabSize));
+    ids.push_back(static_cast<int32_t>((i * 7919 + sequence) % model.vocabSize));
   return ids;
 }
 
@@ -114,12 +116,12 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
 /// Every sequence reads a prompt, from joining to the choice of its first token, with which it
 /// leaves.
 static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
-  const std::vector<int32_t> ids = promptToMeasure(batch.artifact().model(), options);
+  const ModelInfo &model = batch.artifact().model();
   PromptSpeed result;
   result.tokens = options.prompt;
   auto read = [&] {
     while (batch.size() < batch.capacity())
-      (void)batch.add(ids, options.sampling);
+      (void)batch.add(promptToMeasure(model, options, batch.size()), options.sampling);
     auto start = std::chrono::steady_clock::now();
     while (batch.size()) {
       InterruptGuard::check();

@@ -19,18 +19,20 @@ Batch::Batch(std::shared_ptr<const Artifact> artifact, const SessionOptions &opt
   tokenBuffer = plan.bufferIndex("token");
   positionBuffer = plan.bufferIndex("position");
   logitsBuffer = plan.bufferIndex("logits");
-  countBuffer = plan.findBuffer("count");
   mostTokens = plan.mostTokens();
   if (mostTokens > 1) {
+    countBuffer = plan.bufferIndex("count");
     tokensBuffer = plan.bufferIndex("tokens");
     positionsBuffer = plan.bufferIndex("positions");
   }
   if (pages()) {
     pagesBuffer = plan.bufferIndex("pages");
-    promptPagesBuffer = plan.findBuffer("prompt_pages");
+    sequencesBuffer = plan.findBuffer("sequences");
+    startsBuffer = plan.findBuffer("starts");
     // The first ones stand for places without a sequence.
     unused.resize(static_cast<size_t>(pages()));
     std::iota(unused.rbegin(), unused.rend(), static_cast<uint32_t>(capacity()));
+    users.resize(static_cast<size_t>(capacity() + pages()));
   }
   if (plan.samples()) {
     samplingBuffer = plan.bufferIndex("sampling");
@@ -52,13 +54,70 @@ const Batch::Sequence &Batch::at(int64_t sequence) const {
 void Batch::extend(Sequence &sequence, int64_t positions) {
   while (pagesBuffer && static_cast<int64_t>(sequence.pages.size()) < pagesFor(positions)) {
     sequence.pages.push_back(unused.back());
+    users[unused.back()] = 1;
     unused.pop_back();
   }
 }
 
+void Batch::drop(uint32_t page) {
+  if (--users[page] == 0)
+    unused.push_back(page);
+}
+
 void Batch::release(Sequence &sequence) {
-  unused.insert(unused.end(), sequence.pages.rbegin(), sequence.pages.rend());
+  for (size_t i = sequence.pages.size(); i-- > 0;)
+    drop(sequence.pages[i]);
   sequence = {};
+}
+
+/// Whole pages of equal tokens that two sequences begin with.
+static int64_t fullPages(std::span<const int32_t> x, std::span<const int32_t> y) {
+  auto [end, other] = std::mismatch(x.begin(), x.end(), y.begin(), y.end());
+  return (end - x.begin()) / ModelInfo::kPagePositions;
+}
+
+std::pair<const Batch::Sequence *, int64_t> Batch::findShared(std::span<const int32_t> tokens,
+                                                              int64_t position) const {
+  const Sequence *best = nullptr;
+  int64_t most = 0;
+  if (!pagesBuffer)
+    return {best, most};
+  for (const Sequence &other : sequences) {
+    if (!other.exists || !other.isComputed)
+      continue;
+    int64_t full = fullPages(tokens.first(tokens.size() - 1),
+                             std::span(other.tokens).first(static_cast<size_t>(other.position)));
+    if (full > most && full * ModelInfo::kPagePositions > position) {
+      best = &other;
+      most = full;
+    }
+  }
+  return {best, most};
+}
+
+void Batch::share(Sequence &sequence, const Sequence &other, int64_t count) {
+  // What it has before its position is the same; behind it no other sequence has a page of it.
+  for (size_t i = static_cast<size_t>(sequence.position / ModelInfo::kPagePositions);
+       i < static_cast<size_t>(count); ++i) {
+    ++users[other.pages[i]];
+    if (i == sequence.pages.size()) {
+      sequence.pages.push_back(other.pages[i]);
+      continue;
+    }
+    drop(sequence.pages[i]);
+    sequence.pages[i] = other.pages[i];
+  }
+  shared += count * ModelInfo::kPagePositions - sequence.position;
+  sequence.position = count * ModelInfo::kPagePositions;
+}
+
+void Batch::shareRest() {
+  for (Sequence &sequence : sequences) {
+    if (!goesOn(sequence) || sequence.pending() == 1)
+      continue;
+    if (auto [other, count] = findShared(sequence.tokens, sequence.position); other)
+      share(sequence, *other, count);
+  }
 }
 
 int64_t Batch::add(std::span<const int32_t> prompt, const SamplingOptions &sampling) {
@@ -76,14 +135,17 @@ int64_t Batch::add(std::span<const int32_t> prompt, const SamplingOptions &sampl
     throw Error("there are " + std::to_string(capacity()) +
                 " sequences already; compile the model for more (--batch)");
   const int64_t positions = static_cast<int64_t>(prompt.size());
-  if (pagesBuffer && pagesFor(positions) > freePages())
+  auto [other, common] = findShared(prompt, 0);
+  if (int64_t needed = pagesFor(positions) - common; pagesBuffer && needed > freePages())
     throw CachesFull("the prompt of " + std::to_string(positions) + " tokens needs " +
-                     std::to_string(pagesFor(positions)) + " pages of the caches, " +
-                     std::to_string(freePages()) + " of " + std::to_string(pages()) +
+                     std::to_string(needed) + " pages of the caches" +
+                     (common ? " beside " + std::to_string(common) + " that it shares" : "") +
+                     ", " + std::to_string(freePages()) + " of " + std::to_string(pages()) +
                      " are free; remove a sequence, or compile the model with more "
                      "(--cache-pages)");
-  Sampler sampler(sampling);
-  *place = {true, {prompt.begin(), prompt.end()}, 0, std::move(sampler), {}, joined++};
+  place->start({prompt.begin(), prompt.end()}, Sampler(sampling), joined++);
+  if (other)
+    share(*place, *other, common);
   extend(*place, positions);
   return place - sequences.begin();
 }
@@ -102,22 +164,30 @@ void Batch::seekAll(int64_t position) {
                      " pages of the caches, there are " + std::to_string(pages()) +
                      "; compile the model with more (--cache-pages)");
   for (Sequence &sequence : sequences) {
-    sequence = {true,     std::vector<int32_t>(static_cast<size_t>(position) + 1, 0),
-                position, Sampler({.temperature = 0}),
-                {},       joined++};
+    sequence.start(std::vector<int32_t>(static_cast<size_t>(position) + 1, 0),
+                   Sampler({.temperature = 0}), joined++);
+    sequence.position = position;
+    sequence.isComputed = false;
     extend(sequence, position + 1);
   }
 }
 
 std::span<const float> Batch::logits(int64_t sequence) {
-  (void)at(sequence);
+  if (const Sequence &found = at(sequence); !found.logits.empty())
+    return found.logits;
   const size_t vocabulary = static_cast<size_t>(theArtifact->model().vocabSize);
   return {static_cast<const float *>(theDevice->output(logitsBuffer)) +
               static_cast<size_t>(sequence) * vocabulary,
           vocabulary};
 }
 
-int32_t Batch::choose(size_t place) {
+void Batch::choose(size_t place) {
+  int32_t token = chosenBy(place);
+  sequences[place].tokens.push_back(token);
+  choices.push_back({static_cast<int64_t>(place), token});
+}
+
+int32_t Batch::chosenBy(size_t place) {
   Sequence &sequence = sequences[place];
   if (!nextBuffer || sequence.sampler->needsHistory())
     return sequence.sampler->sample(logits(static_cast<int64_t>(place)), sequence.tokens);
@@ -151,104 +221,154 @@ void Batch::extendAll() {
       extend(sequence, sequence.position + 1);
 }
 
-void Batch::fillRow(std::span<uint32_t> row, size_t place, std::span<const uint32_t> pages) const {
-  std::fill(row.begin(), row.end(), static_cast<uint32_t>(place));
-  std::copy(pages.begin(), pages.end(), row.begin());
+void Batch::writePages(const std::function<bool(size_t place)> &isThere) {
+  if (!pagesBuffer)
+    return;
+  const size_t tiles = static_cast<size_t>(theArtifact->plan().buffers[*pagesBuffer].shape[1]);
+  std::vector<uint32_t> table;
+  for (size_t place = 0; place < sequences.size(); ++place) {
+    if (isThere(place))
+      table.insert(table.end(), sequences[place].pages.begin(), sequences[place].pages.end());
+    table.resize((place + 1) * tiles, static_cast<uint32_t>(place));
+  }
+  write<uint32_t>(*pagesBuffer, table);
 }
 
-void Batch::readPrompt(Sequence &sequence, int64_t count) {
-  const Plan &plan = theArtifact->plan();
+void Batch::writeSampling(const std::function<bool(size_t place)> &chooses) {
+  if (!samplingBuffer)
+    return;
+  std::vector<sampling::SamplingWords> words(sequences.size());
+  for (size_t place = 0; place < sequences.size(); ++place)
+    if (chooses(place) && !sequences[place].sampler->needsHistory())
+      words[place] = sequences[place].sampler->nextWords();
+  write<sampling::SamplingWords>(*samplingBuffer, words);
+}
+
+void Batch::readChunk(std::span<const int64_t> counts) {
+  std::vector<int32_t> tokens, positions, owners, starts = {0};
+  for (size_t place = 0; place < sequences.size(); ++place) {
+    const Sequence &sequence = sequences[place];
+    for (int64_t i = 0; i < counts[place]; ++i) {
+      const int64_t position = sequence.position + i;
+      tokens.push_back(sequence.tokens[static_cast<size_t>(position)]);
+      positions.push_back(static_cast<int32_t>(position));
+      owners.push_back(static_cast<int32_t>(place));
+    }
+    starts.push_back(static_cast<int32_t>(tokens.size()));
+  }
+  const int32_t count = starts.back();
   const Step *chosen = nullptr;
+  const Plan &plan = theArtifact->plan();
   for (const Step &step : plan.steps)
     if (!step.allLogits && step.tokens >= count && (!chosen || step.tokens < chosen->tokens))
       chosen = &step;
-  const int32_t *tokens = sequence.tokens.data() + sequence.position;
-  std::vector<int32_t> positions(static_cast<size_t>(count));
-  std::iota(positions.begin(), positions.end(), static_cast<int32_t>(sequence.position));
-  const int32_t present = static_cast<int32_t>(count);
-  theDevice->write(*tokensBuffer, 0, std::as_bytes(std::span(tokens, positions.size())));
-  theDevice->write(*positionsBuffer, 0, std::as_bytes(std::span(positions)));
-  theDevice->write(*countBuffer, 0, std::as_bytes(std::span(&present, 1)));
-  if (promptPagesBuffer) {
-    std::vector<uint32_t> row(static_cast<size_t>(plan.buffers[*promptPagesBuffer].shape[1]));
-    fillRow(row, static_cast<size_t>(&sequence - sequences.data()), sequence.pages);
-    theDevice->write(*promptPagesBuffer, 0, std::as_bytes(std::span(row)));
+  auto ends = [&](size_t place) {
+    return counts[place] && counts[place] == sequences[place].pending();
+  };
+  write<int32_t>(*tokensBuffer, tokens);
+  write<int32_t>(*positionsBuffer, positions);
+  write<int32_t>(*countBuffer, std::span(&count, 1));
+  if (startsBuffer) {
+    write<int32_t>(*sequencesBuffer, owners);
+    write<int32_t>(*startsBuffer, starts);
   }
+  writePages([&](size_t place) { return counts[place] > 0; });
+  writeSampling(ends);
   theDevice->run(static_cast<uint32_t>(chosen - plan.steps.data()));
-  sequence.position += count;
+  for (size_t place = 0; place < sequences.size(); ++place) {
+    Sequence &sequence = sequences[place];
+    const bool isAtEnd = ends(place);
+    sequence.position += counts[place];
+    if (!isAtEnd)
+      continue;
+    choose(place);
+    // The step that follows has other logits there.
+    const size_t vocabulary = static_cast<size_t>(plan.model.vocabSize);
+    sequence.logits.resize(vocabulary);
+    theDevice->read(logitsBuffer, place * vocabulary * sizeof(float),
+                    std::as_writable_bytes(std::span(sequence.logits)));
+    sequence.chose = true;
+  }
+}
+
+bool Batch::waits(const Sequence &sequence) const {
+  if (!pagesBuffer)
+    return false;
+  auto shareable = std::span(sequence.tokens).first(sequence.tokens.size() - 1);
+  return std::any_of(sequences.begin(), sequences.end(), [&](const Sequence &other) {
+    return goesOn(other) && !other.chose && !decodes(other) && other.number < sequence.number &&
+           fullPages(shareable, other.tokens) * ModelInfo::kPagePositions > sequence.position;
+  });
 }
 
 void Batch::readPrompts() {
   if (mostTokens == 1)
     return;
-  auto anyDecodes = [&] {
-    return std::any_of(sequences.begin(), sequences.end(),
-                       [&](const Sequence &sequence) { return decodes(sequence); });
-  };
   do {
-    Sequence *behind = nullptr;
-    for (Sequence &sequence : sequences)
-      if (goesOn(sequence) && !decodes(sequence) && (!behind || sequence.number < behind->number))
-        behind = &sequence;
-    if (!behind)
+    std::vector<size_t> behind;
+    for (size_t place = 0; place < sequences.size(); ++place) {
+      const Sequence &sequence = sequences[place];
+      if (goesOn(sequence) && !sequence.chose && !decodes(sequence) && !waits(sequence))
+        behind.push_back(place);
+    }
+    if (behind.empty())
       return;
-    readPrompt(*behind, std::min(behind->pending() - 1, mostTokens));
-  } while (!anyDecodes());
+    std::sort(behind.begin(), behind.end(),
+              [&](size_t x, size_t y) { return sequences[x].number < sequences[y].number; });
+    std::vector<int64_t> counts(sequences.size());
+    int64_t room = mostTokens;
+    for (size_t place : behind) {
+      counts[place] = std::min(sequences[place].pending(), room);
+      room -= counts[place];
+    }
+    readChunk(counts);
+    shareRest();
+  } while (choices.empty() && !anyDecodes());
 }
 
 void Batch::decode() {
   // Places that take no part compute a token that nobody reads: in a page of their own, at position
   // 0, or where a sequence's context is full at its last position, which stays as it is.
+  auto isThere = [&](size_t place) {
+    const Sequence &sequence = sequences[place];
+    return sequence.exists && (decodes(sequence) || !goesOn(sequence));
+  };
   std::vector<int32_t> tokens(sequences.size()), positions(sequences.size());
-  std::vector<sampling::SamplingWords> words(sequences.size());
-  const size_t tiles =
-      pagesBuffer ? static_cast<size_t>(theArtifact->plan().buffers[*pagesBuffer].shape[1]) : 0;
-  std::vector<uint32_t> table(sequences.size() * tiles);
   for (size_t i = 0; i < sequences.size(); ++i) {
-    Sequence &sequence = sequences[i];
-    const bool isThere = sequence.exists && (decodes(sequence) || !goesOn(sequence));
-    if (pagesBuffer)
-      fillRow(std::span(table).subspan(i * tiles, tiles), i,
-              isThere ? sequence.pages : std::span<const uint32_t>());
-    if (!isThere)
+    const Sequence &sequence = sequences[i];
+    if (!isThere(i))
       continue;
     int64_t position = goesOn(sequence) ? sequence.position : sequence.position - 1;
     positions[i] = static_cast<int32_t>(position);
     tokens[i] = sequence.tokens[static_cast<size_t>(position)];
-    bool chooses = goesOn(sequence) && sequence.pending() == 1;
-    if (samplingBuffer && chooses && !sequence.sampler->needsHistory())
-      words[i] = sequence.sampler->nextWords();
   }
-  theDevice->write(tokenBuffer, 0, std::as_bytes(std::span(tokens)));
-  theDevice->write(positionBuffer, 0, std::as_bytes(std::span(positions)));
-  if (pagesBuffer)
-    theDevice->write(*pagesBuffer, 0, std::as_bytes(std::span(table)));
-  if (countBuffer) {
-    int32_t count = static_cast<int32_t>(sequences.size());
-    theDevice->write(*countBuffer, 0, std::as_bytes(std::span(&count, 1)));
-  }
-  if (samplingBuffer)
-    theDevice->write(*samplingBuffer, 0, std::as_bytes(std::span(words)));
+  write<int32_t>(tokenBuffer, tokens);
+  write<int32_t>(positionBuffer, positions);
+  writePages(isThere);
+  writeSampling(
+      [&](size_t place) { return decodes(sequences[place]) && sequences[place].pending() == 1; });
   theDevice->run(decodeStep);
+  for (size_t i = 0; i < sequences.size(); ++i)
+    if (decodes(sequences[i]) &&
+        ++sequences[i].position == static_cast<int64_t>(sequences[i].tokens.size()))
+      choose(i);
 }
 
 std::span<const Batch::Choice> Batch::step() {
   if (std::none_of(sequences.begin(), sequences.end(),
                    [&](const Sequence &sequence) { return goesOn(sequence); }))
     throw Error("there is no sequence that can go on");
+  choices.clear();
+  for (Sequence &sequence : sequences) {
+    sequence.chose = false;
+    sequence.logits.clear();
+  }
+  shareRest();
   extendAll();
   readPrompts();
-  decode();
-  choices.clear();
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    Sequence &sequence = sequences[i];
-    if (!decodes(sequence))
-      continue;
-    if (++sequence.position < static_cast<int64_t>(sequence.tokens.size()))
-      continue;
-    int32_t token = choose(i);
-    sequence.tokens.push_back(token);
-    choices.push_back({static_cast<int64_t>(i), token});
-  }
+  if (anyDecodes())
+    decode();
+  std::sort(choices.begin(), choices.end(),
+            [](const Choice &x, const Choice &y) { return x.sequence < y.sequence; });
   return choices;
 }

@@ -391,8 +391,8 @@ static Step readStep(const std::string &name, const JsonField &value, const Plan
   return step;
 }
 
-/// Page tables and pages of several sequences' caches.
-static void checkPages(const Plan &plan, const std::string &name, bool readsPrompts) {
+/// The page table and pages of several sequences' caches.
+static void checkPages(const Plan &plan, const std::string &name) {
   const ModelInfo &model = plan.model;
   if (model.batch == 1 && model.cachePages == 0)
     return;
@@ -406,27 +406,18 @@ static void checkPages(const Plan &plan, const std::string &name, bool readsProm
       text += (text.empty() ? "" : "x") + std::to_string(extent);
     return text;
   };
-  int64_t tiles = 0;
-  auto table = [&](const char *table, int64_t sequences) {
-    auto index = plan.findBuffer(table);
-    if (!index)
-      throw Error(name + ": buffers: there is no buffer \"" + table +
-                  "\", which a step of caches in pages needs");
-    const Buffer &found = plan.buffers[*index];
-    if (!tiles && found.shape.size() == 2)
-      tiles = found.shape[1];
-    if (found.kind != BufferKind::Input || found.type != "u32" || found.shape.size() != 2 ||
-        found.shape[0] != sequences || found.shape[1] != tiles ||
-        tiles > maxId / ModelInfo::kPagePositions ||
-        tiles * ModelInfo::kPagePositions < model.contextLength)
-      throw Error(name + ": buffer \"" + table + "\" is " +
-                  std::string(bufferKindName(found.kind)) + ", " + shapeText(found.shape) + " x " +
-                  found.type + ", expected input, u32, " + std::to_string(sequences) +
-                  " rows of the pages of " + std::to_string(model.contextLength) + " positions");
-  };
-  table("pages", model.batch);
-  if (readsPrompts)
-    table("prompt_pages", 1);
+  auto index = plan.findBuffer("pages");
+  if (!index)
+    throw Error(name + ": buffers: there is no buffer \"pages\", which a step of caches in pages "
+                       "needs");
+  const Buffer &found = plan.buffers[*index];
+  if (found.kind != BufferKind::Input || found.type != "u32" || found.shape.size() != 2 ||
+      found.shape[0] != model.batch || found.shape[1] > maxId / ModelInfo::kPagePositions ||
+      found.shape[1] * ModelInfo::kPagePositions < model.contextLength)
+    throw Error(name + ": buffer \"pages\" is " + std::string(bufferKindName(found.kind)) + ", " +
+                shapeText(found.shape) + " x " + found.type + ", expected input, u32, " +
+                std::to_string(model.batch) + " rows of the pages of " +
+                std::to_string(model.contextLength) + " positions");
   for (const Buffer &buffer : plan.buffers)
     if (buffer.kind == BufferKind::Cache &&
         (buffer.shape.size() != 4 || buffer.shape[0] != model.batch + model.cachePages ||
@@ -457,8 +448,6 @@ static void checkInterface(const Plan &plan, const std::string &name) {
   require("token", BufferKind::Input, "i32", batch);
   require("position", BufferKind::Input, "i32", batch);
   require("logits", BufferKind::Output, "f32", batch * plan.model.vocabSize);
-  if (plan.findBuffer("count"))
-    require("count", BufferKind::Input, "i32", 1);
   int64_t most = 1, verifying = 0;
   for (const Step &step : plan.steps) {
     most = std::max(most, step.tokens);
@@ -472,8 +461,12 @@ static void checkInterface(const Plan &plan, const std::string &name) {
     require("tokens", BufferKind::Input, "i32", most);
     require("positions", BufferKind::Input, "i32", most);
     require("count", BufferKind::Input, "i32", 1);
+    if (batch > 1) {
+      require("sequences", BufferKind::Input, "i32", most);
+      require("starts", BufferKind::Input, "i32", batch + 1);
+    }
   }
-  checkPages(plan, name, most > 1);
+  checkPages(plan, name);
   if (plan.samples()) {
     require("sampling", BufferKind::Input, "i32", batch * sluice::sampling::kWords);
     require("next", BufferKind::Output, "i32", batch);

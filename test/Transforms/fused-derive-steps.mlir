@@ -117,20 +117,22 @@ module attributes {model.config = {context_length = 128 : i64}} {
 
 // -----
 
-// Of a step of several sequences, whose caches are in pages, a prompt's step is made as of one sequence: it takes one row of the page
-// table. The step itself gets products of many tokens.
+// Of a step of several sequences, whose caches are in pages, a prompts' step takes packed tokens of several of them; behind the last
+// attention a row of each goes on. The step itself gets products of many tokens.
 // CHECK-LABEL: module @batch
-// CHECK: func.func @decode(%{{.*}}: tensor<3xi32>, %{{.*}}: tensor<3xi32>, %[[ALL:.*]]: tensor<1xi32>, %[[TABLE:.*]]: tensor<3x2xui32>, %{{.*}}: tensor<3x8xi32>) -> (tensor<3x128xf32>, tensor<3xi32>)
-// CHECK: fused.prepare {{.*}} active(%[[ALL]]) : tensor<3x32xf32>
+// CHECK: func.func @decode(%{{.*}}: tensor<3xi32>, %{{.*}}: tensor<3xi32>, %[[TABLE:.*]]: tensor<3x2xui32>, %{{.*}}: tensor<3x8xi32>) -> (tensor<3x128xf32>, tensor<3xi32>)
+// CHECK: fused.prepare %{{[0-9]*}} : tensor<3x32xf32>
 // CHECK: model.cache_append @k, %{{.*}} pages %[[TABLE]] : tensor<3x32xf32>, tensor<3xi32>, tensor<3x2xui32>
 // CHECK: fused.attention {{.*}} pages %[[TABLE]] scale
-// CHECK-NOT: func.func @decode_single
 // CHECK-LABEL: func.func @prefill_16(
-// CHECK-SAME: %{{.*}}: tensor<16xi32>, %[[POSITIONS:.*]]: tensor<16xi32>, %[[COUNT:.*]]: tensor<1xi32>, %[[ROW:.*]]: tensor<1x2xui32>, %[[OPTIONS:.*]]: tensor<1x8xi32>) -> (tensor<1x128xf32>, tensor<1xi32>)
-// CHECK: model.cache_append @k, %{{.*}} at %[[POSITIONS]] pages %[[ROW]] : tensor<16x32xf32>, tensor<16xi32>, tensor<1x2xui32>
-// CHECK: fused.attention {{.*}} pages %[[ROW]] scale {{.*}} active(%[[COUNT]]) : tensor<16x32xf16>, tensor<16xi32>, tensor<1x2xui32>
-// CHECK: fused.matvec {{.*}} -> tensor<1x128xf32>
-// CHECK: fused.sample %{{.*}}, %[[OPTIONS]] : tensor<1x128xf32>, tensor<1x8xi32> -> tensor<1xi32>
+// CHECK-SAME: %{{.*}}: tensor<16xi32>, %[[POSITIONS:.*]]: tensor<16xi32>, %[[COUNT:.*]]: tensor<1xi32>, %[[OWNERS:.*]]: tensor<16xi32>, %[[STARTS:.*]]: tensor<4xi32>, %[[PAGES:.*]]: tensor<3x2xui32>, %[[OPTIONS:.*]]: tensor<3x8xi32>) -> (tensor<3x128xf32>, tensor<3xi32>)
+// CHECK: fused.embedding {{.*}} active(%[[COUNT]])
+// CHECK: model.cache_append @k, %{{.*}} at %[[POSITIONS]] pages %[[PAGES]] sequences %[[OWNERS]] : tensor<16x32xf32>, tensor<16xi32>, tensor<3x2xui32> sequences tensor<16xi32>
+// CHECK: %[[A:.*]] = fused.attention {{.*}} pages %[[PAGES]] starts %[[STARTS]] scale {{.*}} active(%[[COUNT]]) : tensor<16x32xf16>, tensor<16xi32>, tensor<3x2xui32> starts tensor<4xi32>
+// CHECK: %[[LAST:.*]] = fused.last_row %[[A]] active(%[[COUNT]]) starts %[[STARTS]] : tensor<16x32xf16> starts tensor<4xi32> -> tensor<3x32xf16>
+// CHECK: %[[P:.*]] = fused.prepare %[[LAST]] : tensor<3x32xf16>
+// CHECK: fused.matmul %[[P]] weights({{.*}} -> tensor<3x128xf32>
+// CHECK: fused.sample %{{.*}}, %[[OPTIONS]] : tensor<3x128xf32>, tensor<3x8xi32> -> tensor<3xi32>
 module @batch attributes {model.config = {batch = 3 : i64, context_length = 40 : i64}} {
   model.weight @embd : tensor<128x32xf16>
   model.weight @head : !quantized.tensor<128x32xf16, layout = mma, columns = 128>

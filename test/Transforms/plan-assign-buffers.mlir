@@ -248,7 +248,7 @@ func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x1
   %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<1xi32>) -> tensor<1x16xf32>
   return %x : tensor<1x16xf32>
 }
-// expected-error @+1 {{must take tokens and positions, two int32 vectors, their number, the page table if caches are in pages, and where it samples}}
+// expected-error @+1 {{must take tokens and positions, two int32 vectors, their number, of several sequences' whose each is and where those of each begin, the page table if caches are in pages, and where it samples}}
 func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>) -> tensor<1x16xf32> {
   %x = plan.dispatch @kernels::@a(%token) launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "a" : (tensor<16xi32>) -> tensor<1x16xf32>
   return %x : tensor<1x16xf32>
@@ -256,16 +256,17 @@ func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>) -> tens
 
 // -----
 
-// All sequences' pages are one input, those of the sequence whose prompt is read another one. A table of 8 pages is no options of
-// sampling.
+// Steps of prompts of several sequences find the pages of all in the same input, and whose their tokens are in others. A table of 8
+// pages is no options of sampling.
 // CHECK-LABEL: module @pages
 // CHECK: plan.buffer @token input : tensor<2xi32> bytes 8
 // CHECK: plan.buffer @pages input : tensor<2x8xui32> bytes 64
-// CHECK: plan.buffer @prompt_pages input : tensor<1x8xui32> bytes 32
+// CHECK: plan.buffer @sequences input : tensor<16xi32> bytes 64
+// CHECK: plan.buffer @starts input : tensor<3xi32> bytes 12
 // CHECK: plan.step @decode
 // CHECK: plan.launch @kernels::@one [@token, @pages, @k, @logits]
 // CHECK: plan.step @prefill_16
-// CHECK: plan.launch @kernels::@many [@tokens, @count, @prompt_pages, @k, @logits]
+// CHECK: plan.launch @kernels::@many [@tokens, @count, @sequences, @starts, @pages, @k, @logits]
 module @pages {
   model.cache @k : !quantized.cache<6x32x2x64xf16, layout = lanes_keys>
   module @kernels {
@@ -276,8 +277,8 @@ module @pages {
     %x = plan.dispatch @kernels::@one(%token, %pages) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<2xi32>, tensor<2x8xui32>) -> tensor<2x32xf32>
     return %x : tensor<2x32xf32>
   }
-  func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>, %count: tensor<1xi32>, %pages: tensor<1x8xui32>) -> tensor<1x32xf32> {
-    %x = plan.dispatch @kernels::@many(%token, %count, %pages) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<16xi32>, tensor<1xi32>, tensor<1x8xui32>) -> tensor<1x32xf32>
-    return %x : tensor<1x32xf32>
+  func.func @prefill_16(%token: tensor<16xi32>, %position: tensor<16xi32>, %count: tensor<1xi32>, %sequences: tensor<16xi32>, %starts: tensor<3xi32>, %pages: tensor<2x8xui32>) -> tensor<2x32xf32> {
+    %x = plan.dispatch @kernels::@many(%token, %count, %sequences, %starts, %pages) caches [@k] launch <grid = 1, block = 0, shared = 0, cluster = 1, overlap = false> label "x" : (tensor<16xi32>, tensor<1xi32>, tensor<16xi32>, tensor<3xi32>, tensor<2x8xui32>) -> tensor<2x32xf32>
+    return %x : tensor<2x32xf32>
   }
 }

@@ -77,8 +77,10 @@ private:
   llvm::Expected<EvaluatedValue> readWeight(model::WeightOp weight);
   llvm::Expected<EvaluatedValue> makePacked(quantized::PackedOp packed);
   const Tensor &tensor(mlir::Value value) const;
-  /// The cache of that name, which `pages`, if not null, is the page table of.
-  llvm::Expected<Cache *> cacheWith(llvm::StringRef name, mlir::Value pages);
+  /// The cache of that name, which `pages`, if not null, is the page table of; `owners` as
+  /// Cache::owners.
+  llvm::Expected<Cache *> cacheWith(llvm::StringRef name, mlir::Value pages,
+                                    std::vector<int32_t> owners);
 
   mlir::ModuleOp module;
   WeightProvider &weights;

@@ -71,6 +71,8 @@ struct Cache {
   /// [sequences, tiles]: which of the cache's own sequences, which are then pages of a tile, each
   /// tile of a sequence is. Null if sequences are what they are.
   std::shared_ptr<const Tensor> pages;
+  /// [rows]: whose each row of a step is; empty if row r is sequence r, or the only one's.
+  std::vector<int32_t> owners;
 
   int64_t positions() const {
     return pages ? pages->width() * formats::cacheTile : values.rows() / sequences;
@@ -80,7 +82,7 @@ struct Cache {
   /// The row of `values` that a position of a step's row has.
   int64_t place(int64_t row, int64_t position) const {
     if (pages) {
-      int64_t sequence = pages->rows() == 1 ? 0 : row;
+      int64_t sequence = pages->rows() == 1 ? 0 : owners.empty() ? row : owners[row];
       int64_t entry = sequence * pages->width() + position / formats::cacheTile;
       return pages->integers[entry] * formats::cacheTile + position % formats::cacheTile;
     }

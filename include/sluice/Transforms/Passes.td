@@ -411,8 +411,9 @@ def FusedDeriveSteps : Pass<"fused-derive-steps", "::mlir::ModuleOp"> {
     - behind the last attention, where no token depends on another one, only the last token's row is kept (`fused.last_row`), so that the operations from there on,
       the head among them, are those of `@decode`.
 
-    Of a `@decode` of a token of each of several sequences, whose caches are in pages, they are made as if there were one: such a step takes the row of the page table that is its sequence's, and
-    there is no `@verify_T`. `@decode` itself is rewritten: beyond two sequences its products become those of many tokens, and it takes `%count`, too.
+    Of a `@decode` of a token of each of several sequences, whose caches are in pages, `@prefill_T` takes tokens of several of them, packed one behind the other: `%sequences` says whose each is, `%starts`
+    where those of each begin. Behind the last attention a row of each sequence goes on, as in `@decode`. There is no `@verify_T`. `@decode` itself is rewritten: beyond two sequences its products become
+    those of many tokens.
 
     T is what the target says (tuning, `prefill_tokens`), or `prefill`; a 0 means none. `@verify_T` is a step of the same kind that gives the logits of all its tokens:
     for texts that are only scored, and for tokens that something guessed. It chooses none of them. Its T is the target's `verify_tokens`, or `verify`.

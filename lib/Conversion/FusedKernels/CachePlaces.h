@@ -22,6 +22,27 @@ inline formats::CacheArithmetic<mlir::Value> cacheArithmetic(ComputeBuilder &k) 
           [&k](Value x, int64_t y) { return k.rem(x, y); }};
 }
 
+/// The sequence that row `row` of a step belongs to, between 0 and `count` - 1, an index of the
+/// builder. `sequences` says whose each row is (null: row r is sequence r, or the only one's).
+mlir::Value sequenceOf(ComputeBuilder &k, const KernelInterface &interface, int64_t count,
+                       mlir::Value sequences, mlir::Value row);
+
+/// Neighbouring tokens of one of several sequences that are packed in a step. Indices of the
+/// builder.
+struct PackedTile {
+  mlir::Value sequence;
+  mlir::Value begin, end; ///< the sequence's rows
+  mlir::Value first;      ///< the tile's first one; there is none if it is `end`, or behind it
+};
+/// Tile `number` of those of up to `tile` tokens (fused::packedTiles). `starts` has `sequences` + 1
+/// entries; wrong ones do not lead to rows outside [0, `rows`).
+PackedTile packedTile(ComputeBuilder &k, const KernelInterface &interface, mlir::Value starts,
+                      int64_t sequences, int64_t rows, int64_t tile, mlir::Value number);
+
+/// The row that fused.last_row takes for sequence `sequence`, an index of the builder; likewise.
+mlir::Value lastRowOf(ComputeBuilder &k, const KernelInterface &interface, mlir::Value starts,
+                      int64_t rows, mlir::Value sequence);
+
 /// The tiles of a head of a sequence.
 class HeadTiles {
 public:

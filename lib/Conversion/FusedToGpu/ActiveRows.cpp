@@ -11,6 +11,8 @@ using namespace sluice::device;
 
 Value device::emitActiveRows(Kernel &kernel, Value active, int64_t most) {
   DeviceBuilder &k = kernel.k;
+  if (!active)
+    return k.constI32(most);
   Value count = k.loadFresh(k.i32(), kernel.interface.pointer(active), 4);
   return k.clampIndex(count, most + 1);
 }

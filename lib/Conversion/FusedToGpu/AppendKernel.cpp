@@ -7,6 +7,8 @@
 #include "AttentionPrologue.h"
 #include "AttentionTiles.h"
 
+#include "../FusedKernels/CachePlaces.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -69,10 +71,12 @@ LogicalResult AppendKernel::append(Head &place, model::CacheAppendOp append) {
   Value position = k.clampIndex(
       k.load(k.i32(), k.at(kernel.interface.pointer(append.getPositions()), token, 4), 4),
       shape.positions);
+  Value sequence =
+      kernels::sequenceOf(k, kernel.interface, shape.sequences, op.getSequences(), token);
   StoredVector vector = encodeVector(k, shape, *elements, lane);
   storeVector(k, shape, vector,
-              tilePlace(kernel, shape, append.getCacheAttr(),
-                        {op.getPages(), /*sequence=*/Value(), head}, k.div(position, cacheTile)),
+              tilePlace(kernel, shape, append.getCacheAttr(), {op.getPages(), sequence, head},
+                        k.div(position, cacheTile)),
               k.rem(position, cacheTile), lane);
   return success();
 }

@@ -137,8 +137,8 @@ mlir::LogicalResult emitEpilogue(Kernel &kernel, fused::ProductOp op, const Pack
                                  mlir::Value tile, mlir::Value row, mlir::Value low,
                                  mlir::Value high, mlir::Value token, const EpilogueLoads &loads);
 
-/// The active rows of a step, between 0 and `most`. Not to be read before the previous kernel has
-/// ended.
+/// The active rows of a step, between 0 and `most`; these if `active` is null. Not to be read
+/// before the previous kernel has ended.
 mlir::Value emitActiveRows(Kernel &kernel, mlir::Value active, int64_t most);
 /// Emits `body` for a row that is there: of number `row` below `active`, one i32 in memory, if that
 /// is not null.

@@ -3,6 +3,8 @@
 
 #include "Kernels.h"
 
+#include "../FusedKernels/CachePlaces.h"
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::device;
@@ -15,12 +17,18 @@ LogicalResult device::emitLastRow(Kernel &kernel, fused::LastRowOp op) {
   Type element = op.getInput().getType().getElementType();
   int64_t bytes = bytesOf(element);
   k.launchDependents();
-  Value count = k.load(k.i32(), kernel.interface.pointer(op.getActive()), 4);
-  Value row = k.clampIndex(k.sub(count, 1), plan->rows);
+  Value result = k.div(k.block(), plan->blocks), part = k.rem(k.block(), plan->blocks);
+  Value row;
+  if (op.getStarts()) {
+    row = kernels::lastRowOf(k, kernel.interface, op.getStarts(), plan->rows, result);
+  } else {
+    Value count = k.load(k.i32(), kernel.interface.pointer(op.getActive()), 4);
+    row = k.clampIndex(k.sub(count, 1), plan->rows);
+  }
   Value from = k.at(kernel.interface.pointer(op.getInput()), row, plan->width * bytes);
-  Value to = kernel.interface.resultPointer(0);
+  Value to = k.at(kernel.interface.resultPointer(0), result, plan->width * bytes);
   k.waitForPredecessor();
-  k.loop(k.add(k.mul(k.block(), plan->threads), k.thread()), k.constI32(plan->width),
+  k.loop(k.add(k.mul(part, plan->threads), k.thread()), k.constI32(plan->width),
          plan->blocks * plan->threads, [&](Value column) {
            k.store(k.loadFresh(element, k.at(from, column, bytes), bytes), k.at(to, column, bytes),
                    bytes);

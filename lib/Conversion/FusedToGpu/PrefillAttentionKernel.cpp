@@ -1,7 +1,8 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-// Causal attention of many tokens of one sequence, whose keys and values are in the cache already.
+// Causal attention of many tokens of one sequence, or of several that are packed one behind the
+// other, whose keys and values are in the cache already. All tokens of a block are one sequence's.
 //
 // A warp has 16 tokens of a query head: the rows of the tensor cores' first operand. Queries stay
 // in its registers, as do its outputs and the greatest score of each row so far (FlashAttention-2;
@@ -20,6 +21,8 @@
 #include "AttentionPrologue.h"
 #include "AttentionTiles.h"
 #include "StageRing.h"
+
+#include "../FusedKernels/CachePlaces.h"
 
 #include <limits>
 
@@ -125,8 +128,11 @@ private:
   fused::AttentionOp op;
   Value thread, warp, lane, row, column; ///< row, column: lane / 4, lane % 4
   Value head, inGroup, queryHead;        ///< of keys and values; of queries
-  Value active, blockToken, firstToken;  ///< of the block, of the warp
-  Value origin;                          ///< the first token's position
+  /// The sequence's tokens: the first one, and the one behind the last.
+  Value beginToken, endToken;
+  Value sequence;               ///< null where there is one
+  Value blockToken, firstToken; ///< of the block, of the warp
+  Value origin;                 ///< the position of the sequence's first token
   /// Latest and, if there is a window, oldest position that one of the block's tokens reads.
   Value last, oldest;
   Value warpFirst, warpLast; ///< positions of the warp's first and last token
@@ -161,13 +167,17 @@ PrefillAttention::State PrefillAttention::initialState() {
 
 Value PrefillAttention::positionOf(Value token) {
   // Tokens that are not there read what the last one reads.
-  Value known = k.min(token, k.sub(active, 1));
+  Value known = k.min(token, k.sub(endToken, 1));
+  if (packed)
+    known = k.sub(known, beginToken);
   return k.min(k.add(origin, known), k.constI32(keys.positions - 1));
 }
 
 void PrefillAttention::readPositions() {
-  origin =
-      k.clampIndex(k.load(k.i32(), kernel.interface.pointer(op.getPositions()), 4), keys.positions);
+  Value stored = kernel.interface.pointer(op.getPositions());
+  if (packed)
+    stored = k.at(stored, beginToken, 4);
+  origin = k.clampIndex(k.load(k.i32(), stored, 4), keys.positions);
   last = positionOf(k.add(blockToken, blockTokens() - 1));
   warpFirst = positionOf(firstToken);
   warpLast = positionOf(k.add(firstToken, kTokens - 1));
@@ -200,8 +210,8 @@ void PrefillAttention::copyStage(Value number, Value slot) {
   if (k.hasBulkCopies())
     k.expectBytes(barrier, k.constI32(stageBytes));
   auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-    copyTiles(kernel, shape, cache, {op.getPages(), /*sequence=*/Value(), head}, tile,
-              k.constI32(stageTiles), k.offset(to, first), barrier, lane);
+    copyTiles(kernel, shape, cache, {op.getPages(), sequence, head}, tile, k.constI32(stageTiles),
+              k.offset(to, first), barrier, lane);
   };
   copy(keys, op.getKeysAttr(), 0);
   copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
@@ -284,7 +294,7 @@ FailureOr<PrefillAttention::Query> PrefillAttention::prepareQuery() {
   Query query;
   SmallVector<Values> rows;
   for (Value token : rowTokens) {
-    FailureOr<Values> elements = loadQuery(k.min(token, k.sub(active, 1)));
+    FailureOr<Values> elements = loadQuery(k.min(token, k.sub(endToken, 1)));
     if (failed(elements))
       return failure();
     rows.push_back(*elements);
@@ -757,7 +767,7 @@ void PrefillAttention::storeResult(const State &state) {
     Value sum = overRow(state.sums[r], [&](Value x, Value y) { return k.addF(x, y); });
     Value factor = k.divF(k.number(valueDivisor()), sum);
     Value to = k.at(resultPlace(rowTokens[r], queryHead), column, 4);
-    k.ifThen(k.less(rowTokens[r], active), [&] {
+    k.ifThen(k.less(rowTokens[r], endToken), [&] {
       for (int64_t tile = 0; tile < outputTiles(); ++tile) {
         auto store = [&] {
           Values two;
@@ -802,7 +812,7 @@ void PrefillAttention::combine(const State &state) {
     Value token = k.add(k.add(blockToken, k.mul(k.rem(itsWarp, tokenTiles), kTokens)),
                         k.rem(number, kTokens));
     Value inGroup = k.add(k.mul(part, partHeads), k.div(itsWarp, tokenTiles));
-    Value exists = k.bitAnd(k.less(token, active), k.less(inGroup, k.constI32(group)));
+    Value exists = k.bitAnd(k.less(token, endToken), k.less(inGroup, k.constI32(group)));
     if (ownRows * splits != rows())
       exists = k.bitAnd(exists, k.less(number, k.constI32(rows())));
     k.ifThen(exists, [&] {
@@ -885,12 +895,22 @@ LogicalResult PrefillAttention::emit() {
   part = k.rem(inToken, headParts);
   inGroup = k.add(k.mul(part, partHeads), k.div(warp, tokenTiles));
   queryHead = k.add(k.mul(head, group), k.min(inGroup, k.constI32(group - 1)));
-  blockToken = k.mul(tokenBlock, blockTokens());
-  firstToken = k.add(blockToken, k.mul(k.rem(warp, tokenTiles), kTokens));
   k.launchDependents();
-  active = k.min(k.load(k.i32(), kernel.interface.pointer(op.getActive()), 4), k.constI32(tokens));
+  if (packed) {
+    kernels::PackedTile tile = kernels::packedTile(
+        k, kernel.interface, op.getStarts(), keys.sequences, tokens, blockTokens(), tokenBlock);
+    sequence = tile.sequence;
+    beginToken = tile.begin;
+    endToken = tile.end;
+    blockToken = tile.first;
+  } else {
+    endToken =
+        k.min(k.load(k.i32(), kernel.interface.pointer(op.getActive()), 4), k.constI32(tokens));
+    blockToken = k.mul(tokenBlock, blockTokens());
+  }
+  firstToken = k.add(blockToken, k.mul(k.rem(warp, tokenTiles), kTokens));
   LogicalResult result = success();
-  k.ifThen(k.less(blockToken, active), [&] { result = emitBlock(); });
+  k.ifThen(k.less(blockToken, endToken), [&] { result = emitBlock(); });
   return result;
 }
 

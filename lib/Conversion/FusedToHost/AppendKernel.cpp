@@ -19,7 +19,7 @@ FailureOr<int64_t> sluice::host::emitAppend(KernelBuilder &k, fused::AppendOp op
   if (failed(prologue.plan()))
     return failure();
   const CacheShape &keys = prologue.keys;
-  if (keys.sequences != 1)
+  if (keys.sequences != 1 && !op.getSequences())
     return op.emitOpError() << "appends tokens of one sequence to caches of " << keys.sequences;
   prologue.row = k.scratch(prologue.rowBytes());
   int64_t dim = keys.dim, heads = keys.heads, width = op.getQuery().getType().getDimSize(1);

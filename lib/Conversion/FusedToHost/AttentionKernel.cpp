@@ -4,7 +4,7 @@
 // Attention of all query heads of one key/value head, a block of 64 positions at a time: scores,
 // softmax, weighted sums. Each key and value is read once for all of them.
 //
-// A prompt's tokens attend to the cache of their one sequence (causal): the rows of a work item are
+// A prompt's tokens attend to the cache of their sequence (causal): the rows of a work item are
 // then the query heads of several tokens, each up to its own position. Rows are computed in the
 // same order of operations as a token's alone, so that the results have the same bits.
 //
@@ -152,6 +152,8 @@ private:
     Value first, position, last, oldest;
   };
   LogicalResult emitCausal(Value begin, Value end);
+  /// The `present` tokens from `firstToken` on, which are `sequence`'s.
+  LogicalResult attendTile(Value firstToken, Value sequence);
   void attendBlockCausal(const kernels::HeadTiles &keyHead, const kernels::HeadTiles &valueHead,
                          Value first);
   /// Softmax and weighted sums.
@@ -201,7 +203,7 @@ LogicalResult AttentionKernel::plan() {
   tokens = op.getTokens();
   group = op.getQuery().getType().getDimSize(1) / dim / heads;
   causal = op.getActive() != nullptr;
-  if (causal && keys.sequences != 1)
+  if (causal && keys.sequences != 1 && !op.getStarts())
     return op.emitOpError() << "attends to tokens of one sequence in caches of " << keys.sequences;
   keysRead = keys;
   valuesRead = values;
@@ -857,7 +859,9 @@ LogicalResult AttentionKernel::emitCausal(Value begin, Value end) {
   if (valuesRead.encoding != values.encoding)
     valueHalves = k.scratch(cacheBlock / cacheTile * valuesRead.tileBytes());
   Value active = activeTokens(k, interface, op.getActive(), tokens);
-  Value blocks = k.div(k.add(active, block - 1), block);
+  // Of packed sequences some tiles have no tokens.
+  Value blocks = op.getStarts() ? k.add(k.div(active, block), keys.sequences)
+                                : k.div(k.add(active, block - 1), block);
   std::tie(begin, end) = shareOf(k, k.mul(blocks, heads), begin, end, items());
   LogicalResult result = success();
   k.loop(begin, end, 1, [&](Value item) {
@@ -865,27 +869,43 @@ LogicalResult AttentionKernel::emitCausal(Value begin, Value end) {
     Value number = arith::RemUIOp::create(k.b, k.loc, item, blocks), half = k.div(number, 2);
     // Later tokens have more positions: pairs of an early and a late block are alike.
     number = k.select(k.equal(k.rem(number, 2), k.index(0)), half, k.sub(k.sub(blocks, 1), half));
-    Value firstToken = k.mul(number, block);
-    present = k.min(k.sub(active, firstToken), k.index(block));
-    firstPosition = prologue.position(firstToken);
-    last = k.min(k.sub(k.add(firstPosition, present), 1), k.index(keys.positions - 1));
-    Value firstBlock = setOldest(firstPosition);
-    auto [keyHead, valueHead] = prologue.tilesOf(k.index(0), head);
-    k.loop(k.index(0), present, 1, [&](Value token) {
-      k.loop(k.index(0), k.index(group), 1, [&](Value query) {
-        if (succeeded(result))
-          result = startRow(k.add(firstToken, token), query, rowOf(query, token));
-      });
-    });
-    if (failed(result))
-      return;
-    k.loop(firstBlock, k.add(last, 1), cacheBlock,
-           [&, &keyHead = keyHead, &valueHead = valueHead](Value first) {
-             attendBlockCausal(keyHead, valueHead, first);
-           });
-    k.loop(k.index(0), present, 1, [&](Value token) { finish(k.add(firstToken, token), token); });
+    Value firstToken = k.mul(number, block), sequence = k.index(0), end = active;
+    if (op.getStarts()) {
+      kernels::PackedTile tile =
+          kernels::packedTile(k, interface, op.getStarts(), keys.sequences, tokens, block, number);
+      firstToken = tile.first;
+      sequence = tile.sequence;
+      end = tile.end;
+    }
+    present = k.min(k.sub(end, firstToken), k.index(block));
+    if (op.getStarts())
+      k.ifThen(k.less(firstToken, end), [&] { result = attendTile(firstToken, sequence); });
+    else
+      result = attendTile(firstToken, sequence);
   });
   return result;
+}
+
+LogicalResult AttentionKernel::attendTile(Value firstToken, Value sequence) {
+  LogicalResult result = success();
+  firstPosition = prologue.position(firstToken);
+  last = k.min(k.sub(k.add(firstPosition, present), 1), k.index(keys.positions - 1));
+  Value firstBlock = setOldest(firstPosition);
+  auto [keyHead, valueHead] = prologue.tilesOf(sequence, head);
+  k.loop(k.index(0), present, 1, [&](Value token) {
+    k.loop(k.index(0), k.index(group), 1, [&](Value query) {
+      if (succeeded(result))
+        result = startRow(k.add(firstToken, token), query, rowOf(query, token));
+    });
+  });
+  if (failed(result))
+    return failure();
+  k.loop(firstBlock, k.add(last, 1), cacheBlock,
+         [&, &keyHead = keyHead, &valueHead = valueHead](Value first) {
+           attendBlockCausal(keyHead, valueHead, first);
+         });
+  k.loop(k.index(0), present, 1, [&](Value token) { finish(k.add(firstToken, token), token); });
+  return success();
 }
 
 Value AttentionKernel::positionOf(Value token) { return k.min(k.add(firstPosition, token), last); }

@@ -90,7 +90,7 @@ Value AttentionPrologue::position(Value token) {
 
 std::pair<kernels::HeadTiles, kernels::HeadTiles> AttentionPrologue::tilesOf(Value token,
                                                                              Value head) {
-  Value sequence = keys.sequences == 1 ? k.index(0) : token;
+  Value sequence = kernels::sequenceOf(k, interface, keys.sequences, sequences, token);
   return {kernels::HeadTiles(k, interface, keys, keysSymbol, pages, sequence, head),
           kernels::HeadTiles(k, interface, values, valuesSymbol, pages, sequence, head)};
 }

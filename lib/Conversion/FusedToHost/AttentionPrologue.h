@@ -21,8 +21,8 @@ public:
   template <typename Op>
   AttentionPrologue(KernelBuilder &k, Op op, const KernelInterface &interface)
       : op(op), interface(interface), k(k), region(op.getPrologue()), queryOperand(op.getQuery()),
-        positions(op.getPositions()), pages(op.getPages()), keysSymbol(op.getKeysAttr()),
-        valuesSymbol(op.getValuesAttr()),
+        positions(op.getPositions()), pages(op.getPages()), sequences(ownersOf(op)),
+        keysSymbol(op.getKeysAttr()), valuesSymbol(op.getValuesAttr()),
         sourceOf([op](mlir::Value value) mutable { return op.getSource(value); }),
         f32s(k.vec(kLanes, k.f32())), i32s(k.vec(kLanes, k.i32())) {}
 
@@ -37,8 +37,8 @@ public:
   mlir::Value query();
   /// The position of a token, i64, inside the caches.
   mlir::Value position(mlir::Value token);
-  /// The tiles of a key head in both caches. `row` is a row of a step whose rows are sequences, any
-  /// where it has one sequence.
+  /// The tiles of a key head in both caches. `row` is a row of the step, any where it has one
+  /// sequence, or a sequence where attention's tokens are packed.
   std::pair<kernels::HeadTiles, kernels::HeadTiles> tilesOf(mlir::Value row, mlir::Value head);
   /// Writes head `number` of `value`, padded to `padded` elements, to `row`.
   mlir::LogicalResult evaluate(mlir::Value value, mlir::Value token, mlir::Value number,
@@ -63,7 +63,13 @@ private:
   const KernelInterface &interface;
   KernelBuilder &k;
   mlir::Region &region;
-  mlir::Value queryOperand, positions, pages;
+  template <typename Op> static mlir::Value ownersOf(Op op) {
+    if constexpr (requires { op.getSequences(); })
+      return op.getSequences();
+    else
+      return mlir::Value();
+  }
+  mlir::Value queryOperand, positions, pages, sequences;
   mlir::FlatSymbolRefAttr keysSymbol, valuesSymbol;
   std::function<mlir::Value(mlir::Value)> sourceOf;
   mlir::VectorType f32s, i32s;

@@ -455,3 +455,46 @@ func.func @f(%q: tensor<2x8xf16>, %p: tensor<2xi32>, %t: tensor<3x2xui32>) {
   %y = fused.attention %q, @k, @v at %p pages %t scale 0.5 : tensor<2x8xf16>, tensor<2xi32>, tensor<3x2xui32> -> tensor<2x8xf16>
   return
 }
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<16x8xf16>, %p: tensor<16xi32>, %t: tensor<3x2xui32>, %s: tensor<4xi32>) {
+  // expected-error @+1 {{of packed sequences needs active and pages}}
+  %y = fused.attention %q, @k, @v at %p pages %t starts %s scale 0.5 : tensor<16x8xf16>, tensor<16xi32>, tensor<3x2xui32> starts tensor<4xi32> -> tensor<16x8xf16>
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<16x8xf16>, %p: tensor<16xi32>, %n: tensor<1xi32>, %t: tensor<3x2xui32>, %s: tensor<3xi32>) {
+  // expected-error @+1 {{of 3 packed sequences needs as many starts and an end, found 'tensor<3xi32>'}}
+  %y = fused.attention %q, @k, @v at %p pages %t starts %s scale 0.5 active(%n) : tensor<16x8xf16>, tensor<16xi32>, tensor<3x2xui32> starts tensor<3xi32> -> tensor<16x8xf16>
+  return
+}
+
+// -----
+
+model.cache @k : !quantized.cache<6x32x2x4xf16, layout = lanes_keys>
+model.cache @v : !quantized.cache<6x32x2x4xf16, layout = lanes_values>
+func.func @f(%q: tensor<16x8xf32>, %n: tensor<16x8xf32>, %p: tensor<16xi32>, %c: tensor<1xi32>, %t: tensor<3x2xui32>, %s: tensor<16xi32>) {
+  // expected-error @+1 {{prologue appends to @v for other sequences}}
+  %y = fused.append %q new(%n, %n), @k, @v at %p pages %t sequences %s active(%c) : tensor<16x8xf32> new(tensor<16x8xf32>, tensor<16x8xf32>), tensor<16xi32>, tensor<3x2xui32> sequences tensor<16xi32> -> tensor<16x8xf32> prologue {
+  ^bb0(%q0: tensor<16x8xf32>, %k0: tensor<16x8xf32>, %v0: tensor<16x8xf32>):
+    model.cache_append @k, %k0 at %p pages %t sequences %s : tensor<16x8xf32>, tensor<16xi32>, tensor<3x2xui32> sequences tensor<16xi32>
+    model.cache_append @v, %v0 at %p pages %t sequences %p : tensor<16x8xf32>, tensor<16xi32>, tensor<3x2xui32> sequences tensor<16xi32>
+    fused.yield %q0 : tensor<16x8xf32>
+  }
+  return
+}
+
+// -----
+
+func.func @f(%x: tensor<16x8xf32>, %n: tensor<1xi32>, %s: tensor<4xi32>) {
+  // expected-error @+1 {{result must be a row of the input for each of 3 sequences, found 'tensor<1x8xf32>'}}
+  %y = fused.last_row %x active(%n) starts %s : tensor<16x8xf32> starts tensor<4xi32> -> tensor<1x8xf32>
+  return
+}

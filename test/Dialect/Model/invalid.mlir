@@ -476,7 +476,7 @@ func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<?x4xui32>) {
 model.cache @c : !quantized.cache<4x32x2x64xf16, layout = mma_keys>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>, %t: tensor<2x4xi32>) {
   // expected-error @+1 {{operand #2 must be 2D tensor of 32-bit unsigned integer values, but got 'tensor<2x4xi32>'}}
-  "model.cache_append"(%x, %p, %t) {cache = @c} : (tensor<2x128xf32>, tensor<2xi32>, tensor<2x4xi32>) -> ()
+  "model.cache_append"(%x, %p, %t) {cache = @c, operandSegmentSizes = array<i32: 1, 1, 1, 0>} : (tensor<2x128xf32>, tensor<2xi32>, tensor<2x4xi32>) -> ()
   return
 }
 
@@ -486,5 +486,23 @@ model.cache @c : !quantized.cache<4x8x2x64xf16>
 func.func @f(%x: tensor<2x128xf32>, %p: tensor<2xi32>) {
   // expected-error @+1 {{has 2 rows for a cache of 4 sequences}}
   model.cache_append @c, %x at %p : tensor<2x128xf32>, tensor<2xi32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<4x32x2x64xf16, layout = mma_keys>
+func.func @f(%x: tensor<8x128xf32>, %p: tensor<8xi32>, %t: tensor<2x4xui32>, %s: tensor<7xi32>) {
+  // expected-error @+1 {{needs one sequence per row, found 'tensor<7xi32>' for 8}}
+  model.cache_append @c, %x at %p pages %t sequences %s : tensor<8x128xf32>, tensor<8xi32>, tensor<2x4xui32> sequences tensor<7xi32>
+  return
+}
+
+// -----
+
+model.cache @c : !quantized.cache<1x128x2x64xf16>
+func.func @f(%x: tensor<8x128xf32>, %p: tensor<8xi32>, %s: tensor<8xi32>) {
+  // expected-error @+1 {{has rows of several sequences, whose caches must be in pages}}
+  model.cache_append @c, %x at %p sequences %s : tensor<8x128xf32>, tensor<8xi32> sequences tensor<8xi32>
   return
 }

@@ -14,6 +14,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 using namespace sluice;
 using namespace sluice::test;
 
@@ -25,6 +27,14 @@ std::vector<int32_t> promptOf(size_t length) {
   std::vector<int32_t> ids = {1};
   while (ids.size() < length)
     ids.push_back(static_cast<int32_t>(3 + (ids.size() + length) * 7919 % 2000));
+  return ids;
+}
+
+/// `length` tokens, of which the first ones are those of `promptOf(prefix)`.
+std::vector<int32_t> promptAfter(size_t prefix, size_t length, int32_t first) {
+  std::vector<int32_t> ids = promptOf(prefix);
+  while (ids.size() < length)
+    ids.push_back(first + static_cast<int32_t>(ids.size() * 31 % 500));
   return ids;
 }
 
@@ -41,8 +51,8 @@ public:
     session.emplace(runtime::Artifact::open(single.artifact()));
   }
 
-  int64_t add(size_t length) {
-    std::vector<int32_t> prompt = promptOf(length);
+  int64_t add(size_t length) { return add(promptOf(length)); }
+  int64_t add(const std::vector<int32_t> &prompt) {
     int64_t number = batch->add(prompt, sampling);
     prompts[number] = prompt;
     return number;
@@ -97,7 +107,14 @@ struct CacheCase {
   const char *keys, *values;
   int64_t count;
 };
+std::string nameOf(const testing::TestParamInfo<CacheCase> &info) {
+  std::string name = std::string(info.param.keys) + "_" + info.param.values + "_" +
+                     std::to_string(info.param.count);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
 class Batches : public testing::TestWithParam<CacheCase> {};
+class PackedPrompts : public Batches {};
 
 } // namespace
 
@@ -129,13 +146,7 @@ INSTANTIATE_TEST_SUITE_P(Caches, Batches,
                          testing::Values(CacheCase{"f16", "f16", 5}, CacheCase{"int8", "bf16", 2},
                                          CacheCase{"int4-h32-rot", "int4-h32", 5},
                                          CacheCase{"fp8", "fp8", 2}, CacheCase{"f16", "int8", 5}),
-                         [](const auto &info) {
-                           std::string name = std::string(info.param.keys) + "_" +
-                                              info.param.values + "_" +
-                                              std::to_string(info.param.count);
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+                         nameOf);
 
 // Products of more than 8 sequences, and prompts without steps of their own.
 TEST(Batches, ReadPromptsATokenAStep) {
@@ -155,7 +166,8 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   int64_t first = all.add(5);
   EXPECT_EQ(all.batch->step().size(), 1u);
   int64_t second = all.add(100), third = all.add(40);
-  // Six steps of 16 and one of 3 of the second one, then three of the third one.
+  // Six steps of 16 tokens of the second one, one with its last 4 and 12 of the third one, two with
+  // the rest.
   for (int step = 0; step < 6; ++step) {
     ASSERT_EQ(all.batch->step().size(), 1u) << step;
     EXPECT_EQ(all.batch->position(second), 16 * (step + 1));
@@ -163,9 +175,13 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   }
   EXPECT_EQ(all.batch->step().size(), 2u);
   EXPECT_EQ(all.batch->position(second), 100);
+  EXPECT_EQ(all.batch->position(third), 12);
   EXPECT_EQ(all.batch->tokens(first).size(), 5u + 1 + 7);
-  all.step(3);
+  all.expectAlone(second);
+  EXPECT_EQ(all.batch->step().size(), 2u);
+  EXPECT_EQ(all.batch->step().size(), 3u);
   EXPECT_EQ(all.batch->position(third), 40);
+  all.expectAllAlone();
   all.step(2);
   all.expectAllAlone();
   // Alone a prompt is read in one go.
@@ -175,6 +191,47 @@ TEST(Batches, GoOnWhileAPromptIsRead) {
   EXPECT_EQ(all.batch->step().size(), 1u);
   all.expectAllAlone();
 }
+
+// Prompts are read together: all that there is room for, each token at its own position and in the
+// pages of its own sequence. Each chooses by the last token of its own.
+TEST_P(PackedPrompts, AreThosePromptsAlone) {
+  auto [keys, values, count] = GetParam();
+  Together all(keys, values, 160, "24,64", count);
+  const size_t lengths[] = {5, 9, 1, 8, 2};
+  // Of one token it is decoded, with nothing before it.
+  for (size_t length : lengths)
+    if (all.batch->size() < count)
+      all.add(length);
+  EXPECT_EQ(all.batch->step().size(), static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i)
+    EXPECT_EQ(all.batch->position(i), static_cast<int64_t>(lengths[i]));
+  all.expectAllAlone();
+  all.step(40);
+  all.expectAllAlone();
+  // Later ones begin in the middle of a step, at positions that are no multiple of anything, beside
+  // one that goes on.
+  all.remove(1);
+  EXPECT_EQ(all.add(70), 1);
+  if (count > 4) {
+    all.remove(4);
+    EXPECT_EQ(all.add(75), 4);
+    all.remove(0);
+    EXPECT_EQ(all.add(41), 0);
+  }
+  size_t chosen = all.batch->tokens(1).size();
+  for (int i = 0; i < 3; ++i)
+    all.step(1);
+  EXPECT_GT(all.batch->tokens(1).size(), chosen);
+  all.expectAllAlone();
+  all.step(20);
+  all.expectAllAlone();
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, PackedPrompts,
+                         testing::Values(CacheCase{"f16", "f16", 5}, CacheCase{"int8", "bf16", 2},
+                                         CacheCase{"int4-h32-rot", "int4-h32", 5},
+                                         CacheCase{"fp8", "fp8", 3}),
+                         nameOf);
 
 // Memory is for the pages that were asked for; who finds none free is told so, and others go on.
 TEST(Batches, ShareFewPages) {
@@ -218,6 +275,138 @@ TEST(Batches, ShareFewPages) {
   EXPECT_EQ(all.batch->freePages(), 1);
 }
 
+class SharedPages : public Batches {};
+
+// What a prompt has in common with a sequence that is there is not computed again: only full pages,
+// never the last token, and nothing behind a difference. In whichever order they leave, a page is
+// there until the last one that has it has left.
+TEST_P(SharedPages, AreComputedOnce) {
+  auto [keys, values, count] = GetParam();
+  Together all(keys, values, 160, "16,64", count, /*pages=*/14);
+  std::vector<int64_t> order = {0, 1, 2};
+  do {
+    const int64_t before = all.batch->sharedTokens();
+    EXPECT_EQ(all.add(promptAfter(70, 75, 100)), 0);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3);
+    all.step(2);
+    EXPECT_EQ(all.batch->sharedTokens(), before);
+    EXPECT_EQ(all.add(promptAfter(70, 100, 700)), 1);
+    EXPECT_EQ(all.batch->position(1), 64);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2);
+    // Two full pages, of which the second one has the last token.
+    std::vector<int32_t> two = promptOf(70);
+    two.resize(64);
+    EXPECT_EQ(all.add(two), 2);
+    EXPECT_EQ(all.batch->position(2), 32);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2 - 1);
+    // Other tokens from the second page on, and from within the first one on.
+    std::vector<int32_t> other = promptAfter(70, 80, 100);
+    ++other[40];
+    EXPECT_EQ(all.add(other), 3);
+    EXPECT_EQ(all.batch->position(3), 32);
+    ++other[31];
+    EXPECT_EQ(all.add(other), 4);
+    EXPECT_EQ(all.batch->position(4), 0);
+    EXPECT_EQ(all.batch->freePages(), 14 - 3 - 2 - 1 - 2 - 3);
+    EXPECT_EQ(all.batch->sharedTokens(), before + 64 + 32 + 32);
+    all.step(8);
+    all.expectAllAlone();
+    all.remove(3);
+    all.remove(4);
+    // Who comes next gets the pages that are free now.
+    std::map<int64_t, std::set<std::string>> pages = {{0, {"first", "second", "a"}},
+                                                      {1, {"first", "second", "b", "c"}},
+                                                      {2, {"first", "d", "e"}}};
+    for (int64_t leaving : order) {
+      std::set<std::string> had;
+      for (auto &[number, names] : pages)
+        had.insert(names.begin(), names.end());
+      EXPECT_EQ(all.batch->freePages(), 14 - static_cast<int64_t>(had.size()));
+      all.remove(leaving);
+      pages.erase(leaving);
+      int64_t next = all.add(promptAfter(0, 66, 900));
+      all.step(2);
+      all.expectAllAlone();
+      all.remove(next);
+    }
+    EXPECT_EQ(all.batch->freePages(), 14);
+  } while (std::ranges::next_permutation(order).found);
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, SharedPages,
+                         testing::Values(CacheCase{"f16", "int8", 5},
+                                         CacheCase{"int4-h32-rot", "fp8", 5}),
+                         nameOf);
+
+// Of equal prompts that join together the first one is read, by whichever steps.
+TEST(Batches, ShareWhatIsReadMeanwhile) {
+  Together all("f16", "f16", 160, "20", 4);
+  for (int64_t i = 0; i < 3; ++i)
+    all.add(promptAfter(100, 101 + static_cast<size_t>(i), 300));
+  EXPECT_EQ(all.batch->freePages(), 20 - 12);
+  EXPECT_EQ(all.batch->sharedTokens(), 0);
+  // In steps of 20 tokens: what the others do not have yet is 100 to 101 and 102.
+  all.step(4);
+  EXPECT_EQ(all.batch->sharedTokens(), 2 * 96);
+  EXPECT_EQ(all.batch->freePages(), 20 - 12 + 2 * 3);
+  all.expectAllAlone();
+  // What was generated is shared, too.
+  all.step(30);
+  std::span<const int32_t> tokens = all.batch->tokens(1);
+  std::vector<int32_t> conversation(tokens.begin(), tokens.end());
+  for (int32_t token : {5, 6, 7})
+    conversation.push_back(token);
+  ASSERT_GT(conversation.size(), 129u);
+  EXPECT_EQ(all.add(conversation), 3);
+  EXPECT_EQ(all.batch->position(3), 128);
+  all.step(3);
+  all.expectAllAlone();
+}
+
+// Without steps for prompts, too, and where a prompt has begun.
+TEST(Batches, SharePromptsReadATokenAStep) {
+  Together all("int8", "int8", 96, "none", 3);
+  all.add(promptAfter(40, 90, 100));
+  all.step(60);
+  all.add(promptAfter(40, 50, 800));
+  EXPECT_EQ(all.batch->position(1), 32);
+  all.step(10);
+  // The first one's page from position 64 on is not full yet.
+  EXPECT_EQ(all.add(promptAfter(40, 93, 100)), 2);
+  EXPECT_EQ(all.batch->position(2), 64);
+  EXPECT_EQ(all.batch->sharedTokens(), 32 + 64);
+  all.step(31);
+  all.expectAlone(2);
+  all.expectAlone(1);
+}
+
+// A prompt may need fewer pages than it is long; a sequence that is only measured has nothing that
+// others could use.
+TEST(Batches, ShareOnlyWhatIsThere) {
+  Together all("f16", "f16", 128, "16", 3, /*pages=*/4);
+  all.add(promptAfter(70, 75, 100));
+  EXPECT_EQ(messageOf([&] { all.add(promptAfter(70, 80, 200)); }),
+            "the prompt of 80 tokens needs 3 pages of the caches, 1 of 4 are free; remove a "
+            "sequence, or compile the model with more (--cache-pages)");
+  all.step(1);
+  EXPECT_EQ(messageOf([&] { all.add(promptAfter(70, 100, 200)); }),
+            "the prompt of 100 tokens needs 2 pages of the caches beside 2 that it shares, 1 of 4 "
+            "are free; remove a sequence, or compile the model with more (--cache-pages)");
+  EXPECT_EQ(all.batch->sharedTokens(), 0);
+  EXPECT_EQ(all.add(promptAfter(70, 80, 200)), 1);
+  EXPECT_EQ(all.batch->freePages(), 0);
+  all.step(3);
+  all.expectAllAlone();
+  all.remove(0);
+  EXPECT_EQ(all.batch->freePages(), 1);
+  all.remove(1);
+  all.batch->seekAll(31);
+  all.batch->step();
+  all.batch->remove(2);
+  EXPECT_EQ(all.batch->add(std::vector<int32_t>(32, 0)), 2);
+  EXPECT_EQ(all.batch->sharedTokens(), 64);
+}
+
 TEST(Batches, EndWhereTheContextDoes) {
   Compiled compiled;
   compiled.compile(kModel, "int8-g128", 16, "host", "", "", "8", 3);
@@ -229,8 +418,8 @@ TEST(Batches, EndWhereTheContextDoes) {
   EXPECT_THROW(batch.add(promptOf(17)), runtime::Error);
   EXPECT_THROW(batch.add(std::vector<int32_t>{-1}), runtime::Error);
   int64_t full = batch.add(promptOf(14)), other = batch.add(promptOf(2));
-  EXPECT_EQ(batch.step().size(), 1u);
-  EXPECT_EQ(batch.position(other), 0);
+  EXPECT_EQ(batch.step().size(), 2u);
+  EXPECT_EQ(batch.position(other), 2);
   while (batch.position(full) < 16)
     EXPECT_EQ(batch.step().size(), 2u);
   // Full: its last token is chosen, and has no place any more.
@@ -271,30 +460,50 @@ TEST(Batches, AreDefinedWhateverTheirPages) {
       logits.push_back(call(evaluator, "decode",
                             {Tensor::ints({3}, {11 + i, 500 + i, 900 + 2 * i}),
                              Tensor::ints({3}, {first + i, first + i, first + i}),
-                             Tensor::ints({1}, {3}), Tensor::ints({3, 2}, table)}));
+                             Tensor::ints({3, 2}, table)}));
   }
   ASSERT_EQ(logits.size(), 2u * count);
   for (int32_t i = 0; i < count; ++i)
     EXPECT_EQ(logits[i], logits[count + i]) << i;
+  // Tokens of the first and of the last sequence, packed.
   reference::Evaluator evaluator(*module, *weights);
-  std::vector<int32_t> tokens, positions;
+  constexpr int32_t split = 5;
+  std::vector<int32_t> tokens, positions, owners;
   for (int32_t i = 0; i < count; ++i) {
-    tokens.push_back(500 + i);
-    positions.push_back(first + i);
+    int32_t own = i < split ? i : i - split;
+    tokens.push_back(i < split ? 11 + own : 900 + 2 * own);
+    positions.push_back(first + own);
+    owners.push_back(i < split ? 0 : 2);
   }
-  std::vector<float> read = call(evaluator, "prefill_8",
-                                 {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
-                                  Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 4})});
-  const size_t vocabulary = logits[0].size() / 3;
-  EXPECT_EQ(read, std::vector<float>(logits[count - 1].begin() + vocabulary,
-                                     logits[count - 1].begin() + 2 * vocabulary));
-  llvm::Expected<llvm::SmallVector<Tensor>> outside =
-      evaluator.call("prefill_8", {Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
-                                   Tensor::ints({1}, {count}), Tensor::ints({1, 2}, {6, 9})});
-  ASSERT_FALSE(bool(outside));
-  EXPECT_NE(
-      llvm::toString(outside.takeError()).find("page 9 is not in cache 'cache.k.0', which has 9"),
-      std::string::npos);
+  auto arguments = [&](const std::vector<int32_t> &starts, int32_t page) {
+    return std::vector<Tensor>{
+        Tensor::ints({count}, tokens), Tensor::ints({count}, positions),
+        Tensor::ints({1}, {count}),    Tensor::ints({count}, owners),
+        Tensor::ints({4}, starts),     Tensor::ints({3, 2}, {8, page, 0, 1, 7, 3})};
+  };
+  std::vector<float> read = call(evaluator, "prefill_8", arguments({0, split, split, count}, 4));
+  const auto vocabulary = static_cast<std::ptrdiff_t>(logits[0].size() / 3);
+  auto rowOf = [&](const std::vector<float> &all, std::ptrdiff_t row) {
+    return std::vector<float>(all.begin() + row * vocabulary, all.begin() + (row + 1) * vocabulary);
+  };
+  EXPECT_EQ(rowOf(read, 0), rowOf(logits[split - 1], 0));
+  EXPECT_EQ(rowOf(read, 2), rowOf(logits[count - split - 1], 2));
+  auto messageOf = [&](const std::vector<Tensor> &given) {
+    auto results = evaluator.call("prefill_8", given);
+    return results ? std::string("no error") : llvm::toString(results.takeError());
+  };
+  auto expectError = [&](const std::vector<Tensor> &given, const std::string &part) {
+    EXPECT_NE(messageOf(given).find(part), std::string::npos) << messageOf(given);
+  };
+  expectError(arguments({0, split, split, count}, 9),
+              "page 9 is not in cache 'cache.k.0', which has 9");
+  expectError(arguments({0, split, split, count - 1}, 4), "packed sequences have 7 of 8 rows");
+  expectError(arguments({0, split, 2, count}, 4), "packed sequence 1 ends before it starts");
+  expectError(arguments({1, split, split, count}, 4),
+              "the first of packed sequences starts at row 0, found 1");
+  owners.back() = 3;
+  expectError(arguments({0, split, split, count}, 4),
+              "sequence 3 is not in the page table, which has 3");
 }
 
 TEST(Batches, RefuseWrongPages) {
@@ -326,10 +535,10 @@ TEST(Batches, RefuseWrongPages) {
   EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "pages")["type"] = "i32"; }),
             "plan.json: buffer \"pages\" is input, 3x2 x i32, expected input, u32, 3 rows of the "
             "pages of 64 positions");
-  EXPECT_EQ(
-      messageOf([&](nlohmann::json &plan) { bufferOf(plan, "prompt_pages")["shape"] = {1, 1}; }),
-      "plan.json: buffer \"prompt_pages\" is input, 1x1 x u32, expected input, u32, 1 rows of "
-      "the pages of 64 positions");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "starts")["shape"] = {3}; }),
+            "plan.json: buffer \"starts\" is input, 3 x i32, expected input, 4 x i32");
+  EXPECT_EQ(messageOf([&](nlohmann::json &plan) { bufferOf(plan, "sequences")["type"] = "u32"; }),
+            "plan.json: buffer \"sequences\" is input, 8 x u32, expected input, 8 x i32");
   EXPECT_EQ(messageOf([&](nlohmann::json &plan) {
               bufferOf(plan, "pages")["name"] = "other";
               for (auto &[name, step] : plan["steps"].items())
@@ -380,5 +589,29 @@ TEST(Batches, FromC) {
   ASSERT_EQ(sluice_batch_step(batch, sequences, tokens, &count), SLUICE_OK);
   EXPECT_EQ(count, 1u);
   EXPECT_EQ(sequences[0], 0);
+  sluice_batch_free(batch);
+}
+
+TEST(Batches, ShareFromC) {
+  Compiled compiled;
+  compiled.compile(kModel, "int8-g128", 96, "host", "", "", "16", 2, /*cachePages=*/4);
+  sluice_artifact *artifact = nullptr;
+  ASSERT_EQ(sluice_artifact_open(compiled.artifact().c_str(), &artifact), SLUICE_OK);
+  sluice_batch *batch = nullptr;
+  ASSERT_EQ(sluice_batch_create(artifact, nullptr, &batch), SLUICE_OK) << sluice_last_error();
+  sluice_artifact_free(artifact);
+  EXPECT_EQ(sluice_batch_shared_tokens(nullptr), 0);
+  std::vector<int32_t> prompt = promptOf(80);
+  int64_t number = -1, sequences[2];
+  int32_t tokens[2];
+  size_t count = 0;
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 80, nullptr, &number), SLUICE_OK);
+  ASSERT_EQ(sluice_batch_step(batch, sequences, tokens, &count), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_shared_tokens(batch), 0);
+  ASSERT_EQ(sluice_batch_add(batch, prompt.data(), 70, nullptr, &number), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_shared_tokens(batch), 64);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 0);
+  ASSERT_EQ(sluice_batch_remove(batch, 0), SLUICE_OK);
+  EXPECT_EQ(sluice_batch_free_pages(batch), 1);
   sluice_batch_free(batch);
 }

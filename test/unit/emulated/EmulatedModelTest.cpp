@@ -358,29 +358,37 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 namespace {
-/// A device that finds one page of a sequence in another one's place.
-class WrongPage : public runtime::Device {
+/// A device that finds another input of that name in some steps.
+class WrongInput : public runtime::Device {
 public:
-  WrongPage() : inner(runtime::createDevice("emulator")) {}
-  std::string name() const override { return "wrong-page"; }
+  using Change = std::function<void(bool isDecode, std::vector<uint32_t> &words)>;
+  WrongInput(std::string input, Change change)
+      : inner(runtime::createDevice("emulator")), input(std::move(input)),
+        change(std::move(change)) {}
+  std::string name() const override { return "wrong-" + input; }
   std::string description() const override { return inner->description(); }
   void load(std::shared_ptr<const runtime::Artifact> artifact) override {
-    table = artifact->plan().bufferIndex("pages");
+    changed = artifact->plan().bufferIndex(input);
     inner->load(std::move(artifact));
   }
   uint32_t decodeStep() const override { return inner->decodeStep(); }
-  void run(uint32_t step) override { inner->run(step); }
+  void run(uint32_t step) override {
+    std::vector<uint32_t> words = written;
+    if (!words.empty())
+      change(step == decodeStep(), words);
+    inner->write(changed, 0, std::as_bytes(std::span(words)));
+    inner->run(step);
+  }
   void trace(uint32_t step, const std::function<bool(size_t)> &afterLaunch) override {
     inner->trace(step, afterLaunch);
   }
   std::vector<double> profile(uint32_t step) override { return inner->profile(step); }
   void write(uint32_t buffer, uint64_t offset, std::span<const std::byte> bytes) override {
     inner->write(buffer, offset, bytes);
-    if (buffer != table)
+    if (buffer != changed)
       return;
-    uint32_t second;
-    std::memcpy(&second, bytes.data() + sizeof(second), sizeof(second));
-    inner->write(buffer, 0, std::as_bytes(std::span(&second, 1)));
+    written.resize(bytes.size() / sizeof(uint32_t));
+    std::memcpy(written.data(), bytes.data(), bytes.size());
   }
   void read(uint32_t buffer, uint64_t offset, std::span<std::byte> bytes) override {
     inner->read(buffer, offset, bytes);
@@ -391,11 +399,15 @@ public:
 
 private:
   std::unique_ptr<runtime::Device> inner;
-  uint32_t table = 0;
+  std::string input;
+  Change change;
+  std::vector<uint32_t> written;
+  uint32_t changed = 0;
 };
 
 /// How far the logits of a batch's sequences on a device are from the host's, the worst of all, and
-/// whether their tokens are the same. One leaves, and another one takes its pages.
+/// whether their tokens are the same. One leaves, and another one takes its pages, or one of them
+/// and a page that it shares.
 std::pair<double, bool> batchAgainstHost(const Compiled &gpu, const Compiled &host,
                                          const std::string &device) {
   runtime::Batch emulated(runtime::Artifact::open(gpu.artifact()), {device, {}}),
@@ -412,14 +424,29 @@ std::pair<double, bool> batchAgainstHost(const Compiled &gpu, const Compiled &ho
       prompt[i] = static_cast<int32_t>(11 + (length + i) * 37 % 1500);
     return prompt;
   };
-  const size_t lengths[] = {33, 1, 31};
+  // Read together, in steps of 48 tokens.
+  const size_t lengths[] = {33, 9, 31};
   for (int64_t i = 0; i < expected.capacity(); ++i)
     each([&](runtime::Batch &batch) { batch.add(promptOf(lengths[i]), {.temperature = 0}); });
-  for (int step = 0; step < 7; ++step) {
+  for (int step = 0; step < 9; ++step) {
     if (step == 4)
       each([&](runtime::Batch &batch) {
         batch.remove(0);
         batch.add(promptOf(40), {.temperature = 0});
+      });
+    if (step == 6)
+      each([&](runtime::Batch &batch) {
+        // It goes on with the first page of the other one, which leaves before it.
+        std::vector<int32_t> prompt = promptOf(40);
+        prompt.resize(36);
+        batch.remove(1);
+        batch.add(prompt, {.temperature = 0});
+        EXPECT_EQ(batch.sharedTokens(), 32);
+      });
+    if (step == 7)
+      each([&](runtime::Batch &batch) {
+        batch.remove(0);
+        batch.add(promptOf(20), {.temperature = 0});
       });
     std::vector<int64_t> chose;
     for (const runtime::Batch::Choice &choice : expected.step())
@@ -449,16 +476,25 @@ protected:
   void SetUp() override {
     const BatchCase &test = GetParam();
     for (auto [compiled, target] : {std::pair(&gpu, test.target), {&host, "host"}})
-      compiled->compile(kModel, "int8-g128", 96, target, test.keys, test.values, "32", test.count,
+      compiled->compile(kModel, "int8-g128", 96, target, test.keys, test.values, "48", test.count,
                         test.pages);
   }
   Compiled gpu, host;
 };
-class WrongPages : public EmulatedBatch {};
+class WrongBatch : public EmulatedBatch {
+protected:
+  /// How far the numbers are from the host's where an input is another one.
+  double worstWith(const std::string &input, const WrongInput::Change &change) {
+    runtime::registerDevice("wrong-" + input, [=](const runtime::DeviceOptions &) {
+      return std::make_unique<WrongInput>(input, change);
+    });
+    return batchAgainstHost(gpu, host, "wrong-" + input).first;
+  }
+};
 } // namespace
 
 // Sequences that are decoded together by a GPU's kernels choose the tokens that the host's do;
-// their prompts are read many tokens a step, and they share pages.
+// their prompts are read many tokens of several a step, and they share pages.
 TEST_P(EmulatedBatch, IsTheHosts) {
   auto [worst, same] = batchAgainstHost(gpu, host, "emulator");
   EXPECT_TRUE(same);
@@ -466,11 +502,21 @@ TEST_P(EmulatedBatch, IsTheHosts) {
   RecordProperty("worst", std::to_string(worst));
 }
 
-// With a page of another sequence the numbers are others.
-TEST_P(WrongPages, AreFound) {
-  runtime::registerDevice(
-      "wrong-page", [](const runtime::DeviceOptions &) { return std::make_unique<WrongPage>(); });
-  EXPECT_GT(batchAgainstHost(gpu, host, "wrong-page").first, 0.02);
+// With another page in one's place the numbers are others, and so where a prompt's last token is
+// read as another one's first.
+TEST_P(WrongBatch, IsFound) {
+  EXPECT_GT(worstWith("pages",
+                      [](bool isDecode, std::vector<uint32_t> &pages) {
+                        if (isDecode)
+                          pages[0] = pages[1];
+                      }),
+            0.02);
+  EXPECT_GT(worstWith("starts",
+                      [](bool isDecode, std::vector<uint32_t> &starts) {
+                        if (!isDecode && starts[1] > 1)
+                          --starts[1];
+                      }),
+            0.02);
 }
 
 // Attention appends what is rounded by whole heads, a product what is not.
@@ -479,5 +525,5 @@ INSTANTIATE_TEST_SUITE_P(Batches, EmulatedBatch,
                          testing::Values(BatchCase{2, "int8", "f16", "h100", 4, 1.3e-3},
                                          BatchCase{3, "int4-h32-rot", "int8", "h100", 6, 1.2e-2},
                                          BatchCase{2, "f16", "f16", "a100", 4, 5e-4}));
-INSTANTIATE_TEST_SUITE_P(Batches, WrongPages,
+INSTANTIATE_TEST_SUITE_P(Batches, WrongBatch,
                          testing::Values(BatchCase{2, "int8", "f16", "h100", 4, 1.3e-3}));
