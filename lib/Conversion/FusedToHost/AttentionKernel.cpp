@@ -102,19 +102,50 @@ private:
   Value zeros() { return k.number(f32s, 0.0); }
 
   void prepareQuery(Value query);
+  /// Whether a cache is multiplied as bytes: a code of int4 is one without a sign, 8 too great, and
+  /// what it is multiplied with two with a sign, a high and a low one, which a sum each belongs to.
+  /// What 8 times the other operand adds is known before, and the sums start at less.
+  bool hasBytes(const CacheShape &shape) const {
+    return k.isa == Isa::Avx512Vnni && !causal && shape.encoding.isInteger() &&
+           shape.encoding.bits() == 4 && group <= queryTile() && chains(2 * group, true) >= 2;
+  }
+  bool hasByteKeys() const { return hasBytes(keys); }
+  /// Adding up the weights of several groups takes longer than bytes save.
+  bool hasByteValues() const { return hasBytes(values) && values.groups() == 1; }
+  /// Bytes of a position's weight, which as bytes lie as two vectors of four positions: high and
+  /// low bytes of positions 0, 2, 1, 3, and eight more that nothing reads.
+  int64_t weightBytes() const { return hasByteValues() ? 4 : 2; }
+  /// Of a row and a group of elements, what its high bytes' sum starts at; that of the low bytes is
+  /// the next.
+  Value queryBias(Value row, int64_t g) {
+    return k.offset(at(queryBiases, row, keys.groups() * 8), g * 8);
+  }
 
   /// Asks for what lies a block, `ahead` bytes, after `bytes` bytes at `place`. A block of values
-  /// is read in several passes, so that nearer ones would be needed too soon.
+  /// is read in several passes, so that nearer ones would be needed too soon. What lies two blocks
+  /// after is brought into the second cache: the first one can wait for few lines at once.
   void prefetchNext(Value ahead, Value place, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += kLine)
+    Value farther = k.mul(ahead, 2);
+    for (int64_t byte = 0; byte < bytes; byte += kLine) {
+      k.prefetch(k.outside(place, k.add(farther, byte)), /*locality=*/2);
       k.prefetch(k.outside(place, k.add(ahead, byte)), /*locality=*/3);
+    }
   }
   /// `count` registers of a float cache as float32, those of E4M3 divided by 256: 16 positions of
   /// neighbouring elements of keys, or 16 neighbouring elements of values each. They begin at
   /// number `first`, counted from `base`; of E4M3 it is even and so is `count`, or `count` is 1.
   Values loadElements(const CacheShape &shape, Value base, int64_t first, int64_t count);
+  /// The two operands of a line of an int4 cache, bytes: of keys elements 0, 4, 1, 5 and 2, 6, 3,
+  /// 7, of values positions 0, 2, 1, 3 of each of two blocks of elements.
+  std::array<Value, 2> loadBytes(Value place);
+  /// Sums of high and low bytes as one.
+  Value joinBytes(Value high, Value low) { return k.add(k.shl(high, 8), low); }
   /// The operands in `lanes` lanes of a line of an integer cache, 2 or 4.
   Values loadWords(const CacheShape &shape, Value place, int64_t lanes);
+  int64_t keyGroupElements() const {
+    return keys.encoding.group == CacheEncoding::head ? keys.paddedDim()
+                                                      : keys.encoding.groupElements(dim);
+  }
   /// Into how many sums the terms of each of `sums` sums go in turn, so that the multiply-adds that
   /// wait for each other do not set the pace.
   int64_t chains(int64_t sums, bool integers) const;
@@ -129,6 +160,8 @@ private:
   /// `maskOf` gives the lanes of a row that count; null: all.
   void softmax(Value firstRow, int64_t count,
                function_ref<Value(int64_t query, int64_t lane)> maskOf);
+  /// Of 16 positions, whose weights are the low 16 bits of i32.
+  void storeWeightBytes(Value fixed, Value place);
   void addIntegers(const BlockTiles &tiles, Value firstTile, Value tileCount, Value firstRow,
                    int64_t count, bool isFirst);
   /// `keeping` multiplies what was added before by its factor.
@@ -182,13 +215,15 @@ private:
   /// Of several tokens: how many are there, the first one's position, the block's.
   Value present, firstPosition, blockFirst;
   Value oldest; ///< the first position of the window, if there is one
-  /// Stack memory. Queries: [rows][padded] int16 and [rows] factors from integers to exponents,
-  /// or [rows][padded] float32. Float32: exponents [rows][64]; of values outputs
-  /// [rows][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64]; reference
-  /// points, sums of weights, what older outputs and this block's are multiplied by [rows].
-  /// Weights: [groups][rows][64] int16, or exponents' place.
-  Value queries, factors, exponents, outputs, scales, bounds, poisons, weights, references, sums,
-      keeps, units;
+  /// Stack memory. Queries: [rows][padded] int16 (or for every 8 elements the high bytes, then the
+  /// low ones, of each operand of bytes, and [rows][groups][2] biases) and [rows] factors from
+  /// integers to exponents, or [rows][padded] float32. Float32: exponents [rows][64]; of values
+  /// outputs [rows][padded], scales [groups][64], bounds of their logarithms and NaN or 0 [64];
+  /// reference points, sums of weights, what older outputs and this block's are multiplied by
+  /// [rows]. Weights: [groups][rows][64] int16 (or bytes, see weightBytes, and [rows] biases), or
+  /// exponents' place.
+  Value queries, queryBiases, factors, weightBiases, exponents, outputs, scales, bounds, poisons,
+      weights, references, sums, keeps, units;
 };
 } // namespace
 
@@ -256,12 +291,37 @@ void AttentionKernel::prepareQuery(Value query) {
   Value step = k.select(finite, k.divF(m, limit),
                         k.number(k.f32(), std::numeric_limits<double>::quiet_NaN()));
   k.store(k.mulF(step, k.number(k.f32(), scale)), at(factors, query, 4), 4);
+  // Of every group of elements, the sums of high and of low bytes.
+  SmallVector<std::array<Value, 2>> byteSums(keys.groups());
   for (int64_t d = 0; d < padded; d += kLanes) {
     Value x = k.load(f32s, k.offset(prologue.row, d * 4), 64);
     x = k.select(splat(usable), x, zeros());
     Value rounded = k.roundToInt(k.mulF(x, splat(inverse)));
-    k.store(k.truncate(rounded, k.i16()), k.offset(to, d * 2), 2);
+    if (!hasByteKeys()) {
+      k.store(k.truncate(rounded, k.i16()), k.offset(to, d * 2), 2);
+      continue;
+    }
+    Value high = k.sar(k.add(rounded, 128), 8), low = k.sub(rounded, k.shl(high, 8));
+    // Eight elements are four times four bytes: low nibbles' high and low ones, high nibbles'.
+    SmallVector<int64_t> order;
+    for (int64_t first = 0; first < kLanes; first += 8)
+      for (int64_t nibble : {0, 2})
+        for (int64_t byte : {int64_t(0), int64_t(kLanes)})
+          for (int64_t element : {0, 4, 1, 5})
+            order.push_back(byte + first + nibble + element);
+    k.store(k.shuffle(k.truncate(high, k.i8()), k.truncate(low, k.i8()), order),
+            k.offset(to, d * 2), 32);
+    int64_t g = d / keyGroupElements();
+    if (g >= keys.groups())
+      continue; // elements that only pad
+    for (auto [sum, bytes] : llvm::zip_equal(byteSums[g], std::array<Value, 2>{high, low}))
+      sum = sum ? k.add(sum, bytes) : bytes;
   }
+  for (int64_t g = 0; hasByteKeys() && g < keys.groups(); ++g)
+    for (int64_t i = 0; i < 2; ++i) {
+      Value sum = k.reduce(byteSums[g][i], [&](Value x, Value y) { return k.add(x, y); });
+      k.store(k.mul(sum, -8), k.offset(queryBias(query, g), i * 4), 4);
+    }
 }
 
 //===----------------------------------------------------------------------===//
@@ -291,6 +351,16 @@ SmallVector<Value> AttentionKernel::loadElements(const CacheShape &shape, Value 
         if (half)
           result.push_back(k.widen(k.slice(half, pair * kLanes, kLanes)));
     i += 2 * pairs;
+  }
+  return result;
+}
+
+std::array<Value, 2> AttentionKernel::loadBytes(Value place) {
+  Value words = k.load(k.vec(2 * kLanes, k.i16()), place, kLine);
+  std::array<Value, 2> result;
+  for (auto [nibble, operand] : llvm::enumerate(result)) {
+    Value codes = k.bitAnd(nibble ? k.shr(words, 4) : words, 0x0F0F);
+    operand = k.bitcast(k.bitXor(codes, 0x0808), k.vec(4 * kLanes, k.i8()));
   }
   return result;
 }
@@ -364,6 +434,13 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile, Value half, int64_t h
   };
   // Of the sums, those of one chain lie together, in them those of a query.
   auto addChains = [&](Values all) {
+    if (hasByteKeys()) { // chains are of high and of low bytes in turn
+      Values joined;
+      for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i)
+        if (i / sums % 2 == 0)
+          joined.push_back(joinBytes(all[i], all[i + sums]));
+      all = joined;
+    }
     Values total(all.begin(), all.begin() + sums);
     for (int64_t i = sums; i < static_cast<int64_t>(all.size()); ++i)
       total[i % sums] =
@@ -409,20 +486,39 @@ void AttentionKernel::scoresOf(Value tileBase, Value tile, Value half, int64_t h
     scores = addChains(all);
   } else {
     int64_t lineElements = 32 / encoding.bits(), unroll = 16;
-    int64_t groupElements =
-        encoding.group == CacheEncoding::head ? padded : encoding.groupElements(dim);
+    int64_t groupElements = keyGroupElements();
+    bool bytes = hasByteKeys();
     Value rows = at(queries, firstRow, padded * 2);
     if (causal) // sums enough of the tokens alone
       parts = 1;
     for (int64_t g = 0; g < keys.groups(); ++g) {
       int64_t first = g * groupElements, last = std::min(first + groupElements, padded);
       SmallVector<Value> start(sums * parts, k.integer(i32s, 0));
+      for (int64_t i = 0; bytes && i < 2 * sums; ++i) {
+        Value bias = queryBias(k.add(firstRow, i % sums / halves), g);
+        start[i] = splat(k.load(k.i32(), k.offset(bias, i / sums * 4), 4));
+      }
       Values products = addChains(
           k.loop(k.index(first), k.index(last), unroll, start, [&](Value d, ValueRange carried) {
             Values next(carried);
             Value place = k.offset(base, k.mul(k.div(d, lineElements), kLine));
             prefetch(place, unroll / lineElements * kLine);
-            for (int64_t line = 0; line < unroll / lineElements; ++line) {
+            for (int64_t line = 0; bytes && line < unroll / lineElements; ++line) {
+              SmallVector<std::array<Value, 2>> operands;
+              for (int64_t h = 0; h < halves; ++h)
+                operands.push_back(loadBytes(k.offset(place, line * kLine + h * halfBytes)));
+              for (int64_t i = 0; i < 2; ++i)
+                for (int64_t q = 0; q < count; ++q)
+                  for (int64_t low = 0; low < 2; ++low) {
+                    int64_t byte = (q * padded + line * lineElements) * 2 + i * 8 + low * 4;
+                    Value four = k.load(k.i32(), at(k.offset(rows, byte), d, 2), 4);
+                    for (int64_t h = 0; h < halves; ++h) {
+                      Value &sum = next[(2 * i % parts + low) * sums + q * halves + h];
+                      sum = k.multiplyAddBytes(sum, operands[h][i], four);
+                    }
+                  }
+            }
+            for (int64_t line = 0; !bytes && line < unroll / lineElements; ++line) {
               SmallVector<Values> words;
               for (int64_t h = 0; h < halves; ++h)
                 words.push_back(
@@ -556,7 +652,7 @@ void AttentionKernel::softmax(Value firstRow, int64_t count,
     unit = k.exp2(k.subF(reach, reference));
     k.store(unit, state(units), 4);
   }
-  Values sum(count, zeros());
+  Values sum(count, zeros()), weightSum(count);
   for (int64_t q = 0; q < count; ++q) {
     Value origin = splat(vector::ExtractOp::create(k.b, k.loc, integers ? reach : reference, q));
     for (int64_t lane = 0; lane < cacheBlock; lane += kLanes) {
@@ -577,16 +673,42 @@ void AttentionKernel::softmax(Value firstRow, int64_t count,
             masked(q, lane, k.load(f32s, k.offset(scales, (g * cacheBlock + lane) * 4), 64), 0);
         // Adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
         Value fixed = k.bitcast(k.fma(p, scale, k.number(f32s, 12582912.0)), i32s);
-        int64_t place = ((g * rows() + q) * cacheBlock + lane) * 2;
-        k.store(k.truncate(fixed, k.i16()), k.offset(at(weights, firstRow, cacheBlock * 2), place),
-                32);
+        Value place = k.offset(at(weights, firstRow, cacheBlock * weightBytes()),
+                               ((g * rows() + q) * cacheBlock + lane) * weightBytes());
+        if (hasByteValues()) {
+          storeWeightBytes(fixed, place);
+          weightSum[q] = weightSum[q] ? k.add(weightSum[q], fixed) : fixed;
+        } else {
+          k.store(k.truncate(fixed, k.i16()), place, 32);
+        }
       }
       sum[q] = k.addF(sum[q], added);
+    }
+    if (hasByteValues()) {
+      // The bits of 1.5 * 2^23 count 64 times.
+      constexpr uint32_t others = uint32_t(cacheBlock) * 0x4B400000u;
+      Value all = k.reduce(weightSum[q], [&](Value x, Value y) { return k.add(x, y); });
+      k.store(k.mul(k.sub(all, k.integer(k.i32(), int32_t(others))), -8),
+              k.offset(state(weightBiases), q * 4), 4);
     }
   }
   Values totals = llvm::map_to_vector(sum, [&](Value lanesOf) { return k.sumLanes(lanesOf); });
   Value total = gather(totals), older = k.mulF(k.load(lanes, state(sums), 4), keep);
   k.store(integers ? k.fma(total, unit, older) : k.addF(older, total), state(sums), 4);
+}
+
+void AttentionKernel::storeWeightBytes(Value fixed, Value place) {
+  // Byte 0 of a lane becomes the low one, byte 1 the high one, which is one more if that is
+  // negative.
+  Value both = k.bitOr(k.bitAnd(fixed, 0xFF), k.bitAnd(k.add(fixed, 128), 0xFF00));
+  SmallVector<int64_t> order;
+  for (int64_t four = 0; four < kLanes; four += 4)
+    for (int64_t repeat = 0; repeat < 2; ++repeat)
+      for (int64_t byte : {1, 0})
+        for (int64_t position : {0, 2, 1, 3})
+          order.push_back((four + position) * 4 + byte);
+  Value bytes = k.bitcast(both, k.vec(4 * kLanes, k.i8()));
+  k.store(k.shuffle(bytes, bytes, order), place, 64);
 }
 
 //===----------------------------------------------------------------------===//
@@ -612,17 +734,37 @@ void AttentionKernel::addIntegers(const BlockTiles &tiles, Value firstTile, Valu
         continue; // elements that only pad
       int64_t parts = std::min<int64_t>(2, chains(sums, true));
       SmallVector<Value> start(sums * parts, k.integer(integers, 0));
+      for (int64_t i = 0; hasByteValues() && i < sums; ++i)
+        start[sums + i] =
+            splat(k.load(k.i32(), k.offset(at(weightBiases, firstRow, 4), i / together * 4), 4));
       Values added = k.loop(firstTile, tileCount, 1, start, [&](Value tile, ValueRange outer) {
         Value base = k.offset(tiles.at(k, tile), block / lineBlocks * kLine + lane * 4);
         Value ahead = isFirst && lane == 0 ? tiles.ahead(k, tile) : Value();
-        Value weightBase = k.offset(at(at(weights, firstRow, cacheBlock * 2), tile, cacheTile * 2),
-                                    g * rows() * cacheBlock * 2);
+        Value weightBase = k.offset(
+            at(at(weights, firstRow, cacheBlock * weightBytes()), tile, cacheTile * weightBytes()),
+            g * rows() * cacheBlock * weightBytes());
         return k.loop(
             k.index(0), k.index(cacheTile / linePositions), unroll, outer,
             [&](Value number, ValueRange carried) {
               Values next(carried);
               for (int64_t u = 0; u < unroll; ++u) {
                 Value place = k.offset(at(base, number, stride), u * stride);
+                if (hasByteValues()) {
+                  if (ahead)
+                    prefetchNext(ahead, place, kLine);
+                  std::array<Value, 2> operands = loadBytes(place);
+                  for (int64_t q = 0; q < count; ++q)
+                    for (int64_t low = 0; low < 2; ++low) {
+                      Value from = k.offset(at(weightBase, number, linePositions * weightBytes()),
+                                            (q * cacheBlock + u * linePositions) * weightBytes());
+                      Value four = k.load(k.i32(), k.offset(from, low * 4), 4);
+                      for (int64_t i = 0; i < together; ++i) {
+                        Value &sum = next[low * sums + q * together + i];
+                        sum = k.multiplyAddBytes(sum, operands[i], four);
+                      }
+                    }
+                  continue;
+                }
                 // words[block of elements][pair of positions]
                 SmallVector<Values> words(together);
                 for (int64_t line = 0; line < lines; ++line) {
@@ -655,7 +797,9 @@ void AttentionKernel::addIntegers(const BlockTiles &tiles, Value firstTile, Valu
         Value keep = factor(keeps), unit = factor(units);
         for (int64_t i = 0; i < together; ++i) {
           Value sum = added[q * together + i];
-          for (int64_t part = 1; part < parts; ++part)
+          if (hasByteValues())
+            sum = joinBytes(sum, added[sums + q * together + i]);
+          for (int64_t part = 1; !hasByteValues() && part < parts; ++part)
             sum = k.add(sum, added[part * sums + q * together + i]);
           Value place = k.offset(at(outputs, firstRow, padded * 4),
                                  (q * padded + (block + i) * kLanes + lane) * 4);
@@ -740,6 +884,8 @@ void AttentionKernel::finish(Value token, Value firstRow) {
 LogicalResult AttentionKernel::emit(Value begin, Value end) {
   int64_t keyPadded = keys.paddedDim(), valuePadded = values.paddedDim();
   queries = k.scratch(rows() * keyPadded * (keys.encoding.isInteger() ? 2 : 4));
+  if (hasByteKeys())
+    queryBiases = k.scratch(rows() * keys.groups() * 8);
   factors = k.scratch(rows() * 4);
   prologue.row = k.scratch(prologue.rowBytes());
   exponents = k.scratch(rows() * cacheBlock * 4);
@@ -750,7 +896,9 @@ LogicalResult AttentionKernel::emit(Value begin, Value end) {
     scales = k.scratch(values.groups() * cacheBlock * 4);
     bounds = k.scratch(cacheBlock * 4);
     poisons = k.scratch(cacheBlock * 4);
-    weights = k.scratch(values.groups() * rows() * cacheBlock * 2);
+    weights = k.scratch(values.groups() * rows() * cacheBlock * weightBytes());
+    if (hasByteValues())
+      weightBiases = k.scratch(rows() * 4);
   }
   if (causal)
     return emitCausal(begin, end);

@@ -114,6 +114,13 @@ Value KernelBuilder::multiplyAddPairs(Value sums, Value words, Value pair) {
   return add(sums, intrinsic(multiply, sums.getType(), {words, pairs}));
 }
 
+Value KernelBuilder::multiplyAddBytes(Value sums, Value bytes, Value four) {
+  int64_t lanes = cast<VectorType>(sums.getType()).getDimSize(0);
+  assert(isa == Isa::Avx512Vnni && "no such instruction");
+  return intrinsic("llvm.x86.avx512.vpdpbusd.512", sums.getType(),
+                   {sums, bytes, bitcast(splat(four, lanes), bytes.getType())});
+}
+
 Value KernelBuilder::encodeE4M3(Value x) {
   Type words = like(x.getType(), i32());
   auto word = [&](int64_t value) { return integer(words, value); };

@@ -40,6 +40,9 @@ public:
   /// Lanes of i32 plus the products of two words each: lane i of `words` (twice as many i16) and of
   /// the two words in `pair` (i32).
   Value multiplyAddPairs(Value sums, Value words, Value pair);
+  /// The same of four bytes each: lane i of `bytes` (i8 without a sign) and of the four with a sign
+  /// in `four` (i32). Only where there is AVX-512 VNNI.
+  Value multiplyAddBytes(Value sums, Value bytes, Value four);
   /// The E4M3 number (formats::floatToE4M3) nearest to an f32, i8.
   Value encodeE4M3(Value x);
   /// The E4M3 numbers in the low or in the high bytes of i16, divided by e4m3Divisor: an f16,

@@ -196,5 +196,39 @@ TEST_P(HostAttention, NotANumberStaysOne) {
     }
 }
 
+// Sums of integers are exact, so bytes (int4 with VNNI, up to four query heads) give the bits that
+// words do.
+TEST(HostAttentionBytes, AreLikeWords) {
+  std::vector<host::Isa> isas = runnableIsas();
+  if (!llvm::is_contained(isas, host::Isa::Avx512Vnni))
+    GTEST_SKIP() << "only VNNI multiplies bytes";
+  struct Shape {
+    int64_t dim, group;
+  };
+  for (const char *keys : {"int4", "int4-h32"})
+    for (const char *values : {"int4", "int4-h32"})
+      for (Shape shape : {Shape{72, 1}, {128, 3}, {72, 4}, {128, 5}}) {
+        SCOPED_TRACE(std::string(keys) + " " + values + ", group of " +
+                     std::to_string(shape.group));
+        CachedAttention attention{shape.dim, 2, shape.group, 1, 1, 320};
+        attention.caches(keys, values);
+        Random random(3);
+        CachedAttention::Data data = attention.data(random);
+        std::vector<std::vector<uint16_t>> results;
+        for (host::Isa isa : {host::Isa::Avx512, host::Isa::Avx512Vnni}) {
+          std::unique_ptr<HostKernels> kernels =
+              HostKernels::compile(attention.text(schedule(isa, 4, 64), false));
+          ASSERT_TRUE(kernels);
+          results.emplace_back();
+          for (int32_t last : {0, 40, 70, 299}) {
+            CachedAttention::Step step = attention.step(data, {last}, false);
+            kernels->run(0, step.arguments());
+            llvm::append_range(results.back(), step.buffers.back().copy<uint16_t>());
+          }
+        }
+        EXPECT_EQ(results[0], results[1]);
+      }
+}
+
 INSTANTIATE_TEST_SUITE_P(Isas, HostAttention, testing::ValuesIn(runnableIsas()),
                          [](const auto &info) { return host::isaName(info.param).str(); });
