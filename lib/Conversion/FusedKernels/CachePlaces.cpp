@@ -59,9 +59,14 @@ HeadTiles::HeadTiles(ComputeBuilder &k, const KernelInterface &interface,
 }
 
 Value HeadTiles::at(ComputeBuilder &k, Value tile) const {
-  if (!row)
-    return k.at(base, k.toI64(tile), shape.tileBytes());
-  Value page = k.load(k.i32(), k.at(row, k.toI64(tile), 4), 4);
+  return row ? atPage(k, pageOf(k, tile)) : k.at(base, k.toI64(tile), shape.tileBytes());
+}
+
+Value HeadTiles::pageOf(ComputeBuilder &k, Value tile) const {
+  return k.load(k.i32(), k.at(row, k.toI64(tile), 4), 4);
+}
+
+Value HeadTiles::atPage(ComputeBuilder &k, Value page) const {
   return k.at(base, k.toI64(k.toIndex(k.clampIndex(page, shape.pages))), shape.pageBytes());
 }
 

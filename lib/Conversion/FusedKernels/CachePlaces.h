@@ -52,6 +52,10 @@ public:
             mlir::Value head);
   /// The address of tile `tile`. A wrong entry of the page table does not lead out of the cache.
   mlir::Value at(ComputeBuilder &k, mlir::Value tile) const;
+  /// The same in two parts, where tiles are in pages: what the table has, loaded, and where that
+  /// is.
+  mlir::Value pageOf(ComputeBuilder &k, mlir::Value tile) const;
+  mlir::Value atPage(ComputeBuilder &k, mlir::Value page) const;
   bool areInPages() const { return row != nullptr; }
 
 private:

@@ -50,13 +50,19 @@ private:
   Value floats(Value base, Value index) { return k.offset(base, k.shl(index, 2)); }
   StageRing stageRing() { return {k, ring, fullAt}; }
   CachedHead cachedHead() { return {op.getPages(), token, head}; }
+  TileCopies tileCopies() {
+    return {kernel, keys, op.getKeysAttr(), values, op.getValuesAttr(), cachedHead(), lane};
+  }
+  /// The first tile of a stage that is copied, and how many before it in the stage are not.
+  std::pair<Value, Value> firstOf(Value stage);
   /// The n-th stage that this block takes; n counts from 0.
   Value stageNumber(Value n);
   /// Whether this block takes the newest stage, its last one then.
   Value takesNewest() { return k.equal(split, k.rem(k.sub(stageCount, 1), splits)); }
 
   /// Copies the block's stages [begin, end), by one thread, or before sm_90 by one warp. Carried:
-  /// slot and parity of the next stage to fill and of the oldest that may be under way.
+  /// slot and parity of the next stage to fill and of the oldest that may be under way; where
+  /// caches are in pages, the page of the next tile.
   Values copyStages(Value begin, Value end, const Values &state);
   LogicalResult copyAll();
   /// `newest` is the step's key and value head, whose constants have been loaded.
@@ -122,6 +128,15 @@ Value AttentionKernel::stageNumber(Value n) {
 // The copying warp
 //===----------------------------------------------------------------------===//
 
+std::pair<Value, Value> AttentionKernel::firstOf(Value stage) {
+  Value begin = k.mul(stage, stageTiles), place = k.constI32(0);
+  if (window) {
+    place = k.max(k.sub(firstTile, begin), k.constI32(0));
+    begin = k.add(begin, place);
+  }
+  return {begin, place};
+}
+
 DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const Values &state) {
   return k.loop(begin, end, k.constI32(1), state, [&](Value n, ValueRange carried) {
     Value slot = carried[0], parity = carried[1], oldest = carried[2], oldParity = carried[3];
@@ -130,28 +145,26 @@ DeviceBuilder::Values AttentionKernel::copyStages(Value begin, Value end, const 
     if (reuses)
       k.wait(k.at(emptyAt, slot, 8), k.bitXor(parity, 1));
     Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
-    Value begin = k.mul(stageNumber(n), stageTiles), end = k.add(begin, stageTiles);
-    Value place = k.constI32(0);
-    if (window) {
-      place = k.max(k.sub(firstTile, begin), k.constI32(0));
-      begin = k.add(begin, place);
-    }
+    Value stage = stageNumber(n), end = k.add(k.mul(stage, stageTiles), stageTiles);
+    auto [begin, place] = firstOf(stage);
     // Warps read blocks of tiles as wholes; what positions there hold that do not exist yet is
     // masked.
     Value lastEnd = k.mul(k.div(k.add(tiles, warpTiles - 1), warpTiles), warpTiles);
     Value count = k.sub(k.min(lastEnd, end), begin);
     if (k.hasBulkCopies())
       k.expectBytes(barrier, k.mul(count, keys.tileBytes() + values.tileBytes()));
-    auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-      Value target = k.at(k.offset(to, first), place, shape.tileBytes());
-      copyTiles(kernel, shape, cache, cachedHead(), begin, count, target, barrier, lane);
-    };
-    copy(keys, op.getKeysAttr(), 0);
-    copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
+    Value toKeys = k.at(to, place, keys.tileBytes());
+    Value toValues = k.at(k.offset(to, stageTiles * keys.tileBytes()), place, values.tileBytes());
+    Value page = keys.pages ? carried[4] : Value();
+    page = tileCopies().copy(begin, count, page, firstOf(stageNumber(k.add(n, 1))).first, toKeys,
+                             toValues, barrier);
     if (!k.hasBulkCopies())
       k.arriveAfterCopies(barrier);
     stageRing().advance(slot, parity, 1);
-    return Values{slot, parity, oldest, oldParity};
+    Values next = {slot, parity, oldest, oldParity};
+    if (page)
+      next.push_back(page);
+    return next;
   });
 }
 
@@ -203,6 +216,8 @@ LogicalResult AttentionKernel::appendNew(Head &newest) {
 LogicalResult AttentionKernel::copyAll() {
   Values state(4, k.constI32(0));
   Value zero = k.constI32(0);
+  if (Value page = tileCopies().pageOf(firstOf(stageNumber(zero)).first))
+    state.push_back(page);
   LogicalResult result = success();
   bool isEarly = k.hasBulkCopies() && kernel.schedule.getEarly() != "none";
   auto byCopier = [&](Value begin, Value end, const Values &from) {

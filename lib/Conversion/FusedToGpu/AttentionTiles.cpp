@@ -3,8 +3,6 @@
 
 #include "AttentionTiles.h"
 
-#include "../FusedKernels/CachePlaces.h"
-
 #include "dialects/Model/Semantics.h"
 
 using namespace mlir;
@@ -29,22 +27,49 @@ Value device::tilePlace(Kernel &kernel, const CacheShape &shape, FlatSymbolRefAt
   return k.offset(kernel.interface.cachePointer(cache), byte);
 }
 
-void device::copyTiles(Kernel &kernel, const CacheShape &shape, FlatSymbolRefAttr cache,
-                       const CachedHead &head, Value tile, Value count, Value to, Value barrier,
-                       Value lane) {
+kernels::HeadTiles TileCopies::tilesOf(const Cached &cached) {
   DeviceBuilder &k = kernel.k;
-  auto copy = [&](Value first, Value target, Value bytes) {
-    Value from = tilePlace(kernel, shape, cache, head, first);
-    if (k.hasBulkCopies())
-      return k.bulkCopy(target, from, bytes, barrier);
-    k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
-           [&](Value byte) { k.copy16(k.offset(target, byte), k.offset(from, byte)); });
-  };
+  Value sequence = cached.shape.sequences == 1 ? k.constI32(0) : head.sequence;
+  return {k, kernel.interface, cached.shape, cached.cache, head.pages, sequence, head.head};
+}
+
+Value TileCopies::pageOf(Value tile) {
+  const CacheShape &shape = caches[0].shape;
   if (!shape.pages)
-    return copy(tile, to, k.mul(count, shape.tileBytes()));
-  k.loop(k.constI32(0), count, 1, [&](Value number) {
-    copy(k.add(tile, number), k.at(to, number, shape.tileBytes()), k.constI32(shape.tileBytes()));
-  });
+    return Value();
+  return tilesOf(caches[0]).pageOf(kernel.k, kernel.k.clampIndex(tile, shape.tiles()));
+}
+
+void TileCopies::copyBytes(Value from, Value to, Value bytes, Value barrier) {
+  DeviceBuilder &k = kernel.k;
+  if (k.hasBulkCopies())
+    return k.bulkCopy(to, from, bytes, barrier);
+  k.loop(k.shl(lane, 4), bytes, k.constI32(kWarp * 16),
+         [&](Value byte) { k.copy16(k.offset(to, byte), k.offset(from, byte)); });
+}
+
+Value TileCopies::copy(Value tile, Value count, Value page, Value next, Value toKeys,
+                       Value toValues, Value barrier) {
+  DeviceBuilder &k = kernel.k;
+  Value targets[] = {toKeys, toValues};
+  if (!page) {
+    for (auto [cached, to] : llvm::zip_equal(caches, targets))
+      copyBytes(tilePlace(kernel, cached.shape, cached.cache, head, tile), to,
+                k.mul(count, cached.shape.tileBytes()), barrier);
+    return Value();
+  }
+  Values after =
+      k.loop(k.constI32(0), count, 1, page, [&](Value number, ValueRange carried) -> Values {
+        Value following = k.add(number, 1);
+        Value ahead = pageOf(k.select(k.less(following, count), k.add(tile, following), next));
+        for (auto [cached, to] : llvm::zip_equal(caches, targets)) {
+          int64_t bytes = cached.shape.tileBytes();
+          copyBytes(tilesOf(cached).atPage(k, carried[0]), k.at(to, number, bytes),
+                    k.constI32(bytes), barrier);
+        }
+        return {ahead};
+      });
+  return after[0];
 }
 
 double device::exponentScale(fused::AttentionOp op) {

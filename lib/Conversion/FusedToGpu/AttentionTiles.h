@@ -9,7 +9,11 @@
 
 #include "Kernels.h"
 
+#include "../FusedKernels/CachePlaces.h"
+
 #include "sluice/Formats/CacheLayout.h"
+
+#include <array>
 
 namespace sluice::device {
 
@@ -24,11 +28,37 @@ struct CachedHead {
 /// The address of tile `tile` of a head.
 mlir::Value tilePlace(Kernel &kernel, const formats::CacheShape &shape,
                       mlir::FlatSymbolRefAttr cache, const CachedHead &head, mlir::Value tile);
-/// Copies `count` tiles of a head from `tile` on to shared memory, by one thread with bulk copies
-/// that arrive at `barrier`, or before sm_90 by a warp, whose lane `lane` this is.
-void copyTiles(Kernel &kernel, const formats::CacheShape &shape, mlir::FlatSymbolRefAttr cache,
-               const CachedHead &head, mlir::Value tile, mlir::Value count, mlir::Value to,
-               mlir::Value barrier, mlir::Value lane);
+/// Copies tiles of keys and values of a head to shared memory, by one thread with bulk copies, or
+/// before sm_90 by a warp, whose lane `lane` this is.
+class TileCopies {
+public:
+  TileCopies(Kernel &kernel, const formats::CacheShape &keys, mlir::FlatSymbolRefAttr keyCache,
+             const formats::CacheShape &values, mlir::FlatSymbolRefAttr valueCache,
+             const CachedHead &head, mlir::Value lane)
+      : kernel(kernel), head(head), lane(lane), caches{{{keys, keyCache}, {values, valueCache}}} {}
+
+  /// What copy() takes of a tile: its page, asked for here, long before it is needed if possible,
+  /// so that no copy waits for the table. Null where caches are not in pages. Tiles that there are
+  /// not have that of the last one.
+  mlir::Value pageOf(mlir::Value tile);
+  /// Copies `count` tiles, at least one, from `tile` on, whose page is `page`: their keys to
+  /// `toKeys`, values to `toValues`. The copies arrive at `barrier`. Returns the page of tile
+  /// `next`.
+  mlir::Value copy(mlir::Value tile, mlir::Value count, mlir::Value page, mlir::Value next,
+                   mlir::Value toKeys, mlir::Value toValues, mlir::Value barrier);
+
+private:
+  Kernel &kernel;
+  CachedHead head;
+  mlir::Value lane;
+  struct Cached {
+    const formats::CacheShape &shape;
+    mlir::FlatSymbolRefAttr cache;
+  };
+  std::array<Cached, 2> caches;
+  void copyBytes(mlir::Value from, mlir::Value to, mlir::Value bytes, mlir::Value barrier);
+  kernels::HeadTiles tilesOf(const Cached &cached);
+};
 
 /// From scores to exponents of 2.
 double exponentScale(fused::AttentionOp op);

@@ -150,7 +150,7 @@ mlir::LogicalResult emitMatvec(Kernel &kernel, fused::MatvecOp op);
 mlir::LogicalResult emitPrepare(Kernel &kernel, fused::PrepareOp op);
 mlir::LogicalResult emitMatmul(Kernel &kernel, fused::MatmulOp op);
 mlir::LogicalResult emitAttention(Kernel &kernel, fused::AttentionOp op);
-/// The same of many tokens of one sequence.
+/// The same of many tokens of one sequence, or of several that are packed.
 mlir::LogicalResult emitPrefillAttention(Kernel &kernel, fused::AttentionOp op);
 mlir::LogicalResult emitAppend(Kernel &kernel, fused::AppendOp op);
 mlir::LogicalResult emitLastRow(Kernel &kernel, fused::LastRowOp op);

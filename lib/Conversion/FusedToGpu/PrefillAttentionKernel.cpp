@@ -88,7 +88,16 @@ private:
   Value copies() {
     return k.hasBulkCopies() ? k.equal(thread, k.constI32(0)) : k.less(thread, k.constI32(kWarp));
   }
-  void copyStage(Value number, Value slot);
+  TileCopies tileCopies() {
+    return {
+        kernel, keys, op.getKeysAttr(), values, op.getValuesAttr(), {op.getPages(), sequence, head},
+        lane};
+  }
+  /// The page of a stage's first tile; null where caches are not in pages.
+  Value pageOf(Value number) { return tileCopies().pageOf(firstTileOf(number)); }
+  Value firstTileOf(Value number) { return k.mul(k.add(firstStage, number), stageTiles); }
+  /// Copies a stage whose first tile has page `page`; returns that of the next stage.
+  Value copyStage(Value number, Value slot, Value page);
   void fillRing();
 
   FailureOr<Values> loadQuery(Value token);
@@ -204,26 +213,29 @@ void PrefillAttention::readPositions() {
   latestStage = k.sub(latestStage, begin);
 }
 
-void PrefillAttention::copyStage(Value number, Value slot) {
+Value PrefillAttention::copyStage(Value number, Value slot, Value page) {
   Value barrier = k.at(fullAt, slot, 8), to = k.at(stagesAt, slot, stageBytes);
-  Value tile = k.mul(k.add(firstStage, number), stageTiles);
   if (k.hasBulkCopies())
     k.expectBytes(barrier, k.constI32(stageBytes));
-  auto copy = [&](const CacheShape &shape, FlatSymbolRefAttr cache, int64_t first) {
-    copyTiles(kernel, shape, cache, {op.getPages(), sequence, head}, tile, k.constI32(stageTiles),
-              k.offset(to, first), barrier, lane);
-  };
-  copy(keys, op.getKeysAttr(), 0);
-  copy(values, op.getValuesAttr(), stageTiles * keys.tileBytes());
+  Value next = tileCopies().copy(firstTileOf(number), k.constI32(stageTiles), page,
+                                 firstTileOf(k.add(number, 1)), to,
+                                 k.offset(to, stageTiles * keys.tileBytes()), barrier);
   if (!k.hasBulkCopies())
     k.arriveAfterCopies(barrier);
+  return next;
 }
 
 /// All stages of the ring but one, which is filled while the first is read.
 void PrefillAttention::fillRing() {
   Value zero = k.constI32(0), end = k.min(stageCount, k.constI32(ring - 1));
   auto fill = [&](Value from, Value to) {
-    k.loop(from, to, 1, [&](Value number) { copyStage(number, number); });
+    Values pages;
+    if (Value page = pageOf(from))
+      pages.push_back(page);
+    k.loop(from, to, 1, pages, [&](Value number, ValueRange carried) -> Values {
+      Value page = copyStage(number, number, carried.empty() ? Value() : carried[0]);
+      return page ? Values{page} : Values();
+    });
   };
   Value oldEnd = zero;
   if (early) {
@@ -732,8 +744,9 @@ PrefillAttention::State PrefillAttention::consume(const Query &query) {
         auto refill = [&] {
           Value next = k.add(n, ring - 1);
           k.ifThen(k.bitAnd(copies(), k.less(next, stageCount)), [&] {
+            Value page = pageOf(next); // before the wait, which hides the load
             k.wait(k.at(emptyAt, slotBefore, 8), parityBefore);
-            copyStage(next, slotBefore);
+            copyStage(next, slotBefore, page);
           });
           k.syncWarp();
         };

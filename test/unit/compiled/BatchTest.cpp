@@ -6,6 +6,7 @@
 
 #include "sluice-runtime/Batch.h"
 #include "Compiled.h"
+#include "RandomModels.h"
 #include "sluice-runtime/sluice.h"
 #include "sluice/Pipelines/Pipelines.h"
 #include "sluice/Reference/Evaluator.h"
@@ -44,9 +45,10 @@ std::vector<float> copyOf(std::span<const float> logits) { return {logits.begin(
 class Together {
 public:
   Together(const std::string &keys, const std::string &values, int64_t context,
-           const std::string &prefill, int64_t count, int64_t pages = 0) {
-    together.compile(kModel, "int8-g128", context, "host", keys, values, prefill, count, pages);
-    single.compile(kModel, "int8-g128", context, "host", keys, values);
+           const std::string &prefill, int64_t count, int64_t pages = 0,
+           const std::string &model = kModel, const std::string &weights = "int8-g128") {
+    together.compile(model, weights, context, "host", keys, values, prefill, count, pages);
+    single.compile(model, weights, context, "host", keys, values);
     batch.emplace(runtime::Artifact::open(together.artifact()));
     session.emplace(runtime::Artifact::open(single.artifact()));
   }
@@ -232,6 +234,28 @@ INSTANTIATE_TEST_SUITE_P(Caches, PackedPrompts,
                                          CacheCase{"int4-h32-rot", "int4-h32", 5},
                                          CacheCase{"fp8", "fp8", 3}),
                          nameOf);
+
+// Sliding windows, of half the layers: what is behind them is in the caches still, so that pages
+// are shared there, too.
+TEST(Batches, HaveWindows) {
+  RandomModel model{.name = "Qwen3OfWindows", .family = "qwen3"};
+  model.heads = 6, model.kvHeads = 3, model.headDim = 20;
+  model.vocab = 2100, model.context = 160, model.window = 33, model.attentionBias = true;
+  Folder folder;
+  writeHuggingFace(model, folder);
+  Together all("f16", "int8", 160, "24,64", 4, /*pages=*/0, folder.str(), "f16");
+  for (size_t length : {40, 7, 90})
+    all.add(length);
+  all.step(3);
+  EXPECT_EQ(all.add(promptAfter(90, 100, 500)), 3);
+  EXPECT_EQ(all.batch->sharedTokens(), 64);
+  all.step(4);
+  all.expectAllAlone();
+  all.remove(2);
+  EXPECT_EQ(all.add(50), 2);
+  all.step(20);
+  all.expectAllAlone();
+}
 
 // Memory is for the pages that were asked for; who finds none free is told so, and others go on.
 TEST(Batches, ShareFewPages) {
