@@ -288,10 +288,11 @@ SLUICE_API sluice_status sluice_batch_add(sluice_batch *batch, const int32_t *id
                                           const sluice_generate_options *options,
                                           int64_t *sequence);
 /* Takes every sequence one token on, but for those whose prompts are still being read: many tokens
- * at a time, of several sequences together, in one step before that of all others, and in as many as
- * it takes where none would choose a token. Sequences that have read their prompts choose their next token: `sequences` and `tokens`,
- * each with room for as many as there can be, get them, `count` their number. SLUICE_ERROR_FULL if
- * there are fewer free pages than sequences that need one. */
+ * at a time, of several sequences together, in one step before that of all others, and in as many
+ * as it takes where none would choose a token. Sequences that have read their prompts choose their
+ * next token: `sequences` and `tokens`, each with room for as many as there can be, get them,
+ * `count` their number. SLUICE_ERROR_FULL if there are fewer free pages than sequences that need
+ * one. */
 SLUICE_API sluice_status sluice_batch_step(sluice_batch *batch, int64_t *sequences, int32_t *tokens,
                                            size_t *count);
 SLUICE_API sluice_status sluice_batch_remove(sluice_batch *batch, int64_t sequence);
