@@ -575,14 +575,22 @@ TEST(Batches, RefuseWrongPages) {
             "needs");
 }
 
+/// Null where it cannot be created; sluice_last_error says why.
+static sluice_batch *batchOf(const Compiled &compiled) {
+  sluice_artifact *artifact = nullptr;
+  if (sluice_artifact_open(compiled.artifact().c_str(), &artifact) != SLUICE_OK)
+    return nullptr;
+  sluice_batch *batch = nullptr;
+  sluice_batch_create(artifact, nullptr, &batch);
+  sluice_artifact_free(artifact);
+  return batch;
+}
+
 TEST(Batches, FromC) {
   Compiled compiled;
   compiled.compile(kModel, "int8-g128", 64, "host", "", "", "16", 2, /*cachePages=*/2);
-  sluice_artifact *artifact = nullptr;
-  ASSERT_EQ(sluice_artifact_open(compiled.artifact().c_str(), &artifact), SLUICE_OK);
-  sluice_batch *batch = nullptr;
-  ASSERT_EQ(sluice_batch_create(artifact, nullptr, &batch), SLUICE_OK) << sluice_last_error();
-  sluice_artifact_free(artifact);
+  sluice_batch *batch = batchOf(compiled);
+  ASSERT_NE(batch, nullptr) << sluice_last_error();
   EXPECT_EQ(sluice_batch_capacity(batch), 2);
   EXPECT_EQ(sluice_batch_free_pages(batch), 2);
   EXPECT_EQ(sluice_batch_free_pages(nullptr), 0);
@@ -619,11 +627,8 @@ TEST(Batches, FromC) {
 TEST(Batches, ShareFromC) {
   Compiled compiled;
   compiled.compile(kModel, "int8-g128", 96, "host", "", "", "16", 2, /*cachePages=*/4);
-  sluice_artifact *artifact = nullptr;
-  ASSERT_EQ(sluice_artifact_open(compiled.artifact().c_str(), &artifact), SLUICE_OK);
-  sluice_batch *batch = nullptr;
-  ASSERT_EQ(sluice_batch_create(artifact, nullptr, &batch), SLUICE_OK) << sluice_last_error();
-  sluice_artifact_free(artifact);
+  sluice_batch *batch = batchOf(compiled);
+  ASSERT_NE(batch, nullptr) << sluice_last_error();
   EXPECT_EQ(sluice_batch_shared_tokens(nullptr), 0);
   std::vector<int32_t> prompt = promptOf(80);
   int64_t number = -1, sequences[2];

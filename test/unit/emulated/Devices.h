@@ -97,6 +97,23 @@ public:
   runtime::Session session;
 };
 
+/// The worst relative error of logits, where both devices go on from the host's caches at each of
+/// ascending `positions` of a text of a model with `vocabulary` tokens.
+inline double worstLogits(Device &host, Device &emulated, llvm::ArrayRef<int64_t> positions,
+                          int64_t vocabulary) {
+  auto tokenAt = [&](int64_t position) { return static_cast<int32_t>(position * 7 % vocabulary); };
+  double worst = 0;
+  for (int64_t position : positions) {
+    while (host.session.position() < position)
+      host.decode(tokenAt(host.session.position()));
+    if (emulated.session.position() != position)
+      emulated.continueFrom(host);
+    int32_t token = tokenAt(position);
+    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
+  }
+  return worst;
+}
+
 } // namespace sluice::test
 
 #endif // SLUICE_TEST_UNIT_EMULATED_DEVICES_H

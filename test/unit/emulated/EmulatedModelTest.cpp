@@ -108,16 +108,7 @@ static void expectHostLogits(const RandomModel &model, llvm::ArrayRef<int64_t> p
   if (testing::Test::HasFatalFailure())
     return;
   Device host(forHost, "cpu"), emulated(forGpu, "emulator");
-  auto tokenAt = [&](int64_t position) { return static_cast<int32_t>(position * 7 % model.vocab); };
-  double worst = 0;
-  for (int64_t position : positions) {
-    while (host.session.position() < position)
-      host.decode(tokenAt(host.session.position()));
-    if (emulated.session.position() != position)
-      emulated.continueFrom(host);
-    int32_t token = tokenAt(position);
-    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
-  }
+  double worst = worstLogits(host, emulated, positions, model.vocab);
   testing::Test::RecordProperty("logits", std::to_string(worst));
   EXPECT_LE(worst, 1.5e-3);
 }

@@ -202,18 +202,7 @@ TEST_P(EmulatedStepShapes, LogitsAreTheHosts) {
   const nlohmann::json &step = forGpu.plan["steps"]["decode"];
   ASSERT_EQ(step["launch"]["mode"], "persistent") << step["launch"].dump();
   Device host(forHost, "cpu"), emulated(forGpu, "emulator");
-  auto tokenAt = [&](int64_t position) {
-    return static_cast<int32_t>(position * 7 % shape.model.vocab);
-  };
-  double worst = 0;
-  for (int64_t position : {0, 1, 34, 35, 101}) {
-    while (host.session.position() < position)
-      host.decode(tokenAt(host.session.position()));
-    if (emulated.session.position() != position)
-      emulated.continueFrom(host);
-    int32_t token = tokenAt(position);
-    worst = worse(worst, relativeError(emulated.decode(token), host.decode(token)));
-  }
+  double worst = worstLogits(host, emulated, {0, 1, 34, 35, 101}, shape.model.vocab);
   RecordProperty("logits", std::to_string(worst));
   EXPECT_LE(worst, 1.1e-3); // 3.9e-4 to 5.4e-4 measured
   EXPECT_GT(worst, 0);
