@@ -220,7 +220,7 @@ struct PersistentPlan {
   /// numbers of the block's own parts, which need not stay in registers; the block's tiles of
   /// query, key and value; query heads as operands, and their factors; outputs of the cluster's
   /// query heads over the block's positions, and each one's greatest exponent and sum of weights;
-  /// the layers' addresses; a barrier for the step's own key and value.
+  /// the layers' addresses; two barriers for the step's own key and value.
   SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
       attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents,
       projected, queries, queryFactors, outputs, outputMeta, pointers, appended;
