@@ -180,6 +180,23 @@ private:
   std::optional<uint32_t> tokensBuffer, positionsBuffer, sequencesBuffer, startsBuffer;
 };
 
+struct BatchCallbacks {
+  /// After each step, with the number of tokens that were chosen in it; false ends all texts.
+  std::function<bool(size_t tokens)> onStep;
+  /// When a text has ended, with its prompt's place.
+  std::function<void(size_t prompt, const GenerateResult &result)> onEnd;
+};
+/// Continues every prompt by the same options, as many of them together as the batch has places
+/// and pages for; the next one joins when a place is free. Each text is what the prompt alone would
+/// have become: each has a sampler that starts from the seed. Where pages run out between, the
+/// text that joined last leaves, and is begun again later. A result's `seconds` is the time from
+/// the call to its end. The batch must have no sequences, and has none afterwards. An Error if a
+/// prompt cannot be added to a batch without others, or there is a drafter; the batch may have
+/// sequences then.
+std::vector<GenerateResult> generate(Batch &batch, std::span<const std::vector<int32_t>> prompts,
+                                     const GenerateOptions &options,
+                                     const BatchCallbacks &callbacks = {});
+
 } // namespace sluice::runtime
 
 #endif // SLUICE_RUNTIME_BATCH_H

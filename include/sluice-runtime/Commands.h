@@ -7,8 +7,8 @@
 #ifndef SLUICE_RUNTIME_COMMANDS_H
 #define SLUICE_RUNTIME_COMMANDS_H
 
+#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Chat.h"
-#include "sluice-runtime/Session.h"
 
 #include <CLI/CLI.hpp>
 
@@ -45,8 +45,10 @@ struct RunOptions {
   /// A file that keeps the session's state from run to run; may be empty. What the prompt has in
   /// common with it is not computed again.
   std::filesystem::path promptCache;
-  std::string prompt;
-  /// Prompt and continuation as ids on one line, and nothing else.
+  /// At least one. Several are continued together, if the artifact is for several sequences; their
+  /// texts are written in this order, with an empty line between them.
+  std::vector<std::string> prompts;
+  /// Prompt and continuation as ids on one line for each prompt, and nothing else.
   bool tokenIds = false;
   /// The prompt starts with the beginning-of-text token, if the model's texts do.
   bool addBos = true;
@@ -250,8 +252,10 @@ Tokenizer openTokenizer(const std::filesystem::path &directory);
 /// intermediate results 3.58 kB".
 std::string memoryText(const Plan &plan);
 
-/// Opens a session and shows on a terminal what it takes, before it is allocated, and progress.
+/// Opens a session, or a batch, and shows on a terminal what it takes, before it is allocated, and
+/// progress.
 Session openSession(std::shared_ptr<const Artifact> artifact, SessionOptions options);
+Batch openBatch(std::shared_ptr<const Artifact> artifact, SessionOptions options);
 
 /// Reads a whole file, or standard input if the path is "-"; throws Error.
 std::string readTextFile(const std::filesystem::path &path);

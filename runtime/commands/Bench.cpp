@@ -1,7 +1,6 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
-#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Commands.h"
 
 #include "runtime/commands/BenchJson.h"
@@ -395,7 +394,7 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
                 std::to_string(plan.model.batch));
   if (options.prompt)
     (void)promptToMeasure(plan.model, options);
-  Batch batch(artifact, options.session);
+  Batch batch = openBatch(artifact, options.session);
   InterruptGuard guard;
   auto run = [&](int64_t count) {
     double seconds = 0;

@@ -54,8 +54,9 @@ std::string sluice::runtime::memoryText(const Plan &plan) {
          text(BufferKind::Cache) + ", intermediate results " + text(BufferKind::Arena);
 }
 
-Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
-                                     SessionOptions options) {
+/// Makes a T of an artifact on a device: a person sees what memory it needs, and how far it is.
+template <typename T>
+static T openOnDevice(std::shared_ptr<const Artifact> artifact, SessionOptions options) {
   checkThreads(options, options.device.empty() ? defaultDevice(artifact->plan()) : options.device);
   if (isTerminal())
     std::fprintf(stderr, "[memory: %s]\n", memoryText(artifact->plan()).c_str());
@@ -70,7 +71,16 @@ Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
       progress.clear();
       printWarning(line);
     };
-  return Session(std::move(artifact), options);
+  return T(std::move(artifact), options);
+}
+
+Session sluice::runtime::openSession(std::shared_ptr<const Artifact> artifact,
+                                     SessionOptions options) {
+  return openOnDevice<Session>(std::move(artifact), std::move(options));
+}
+
+Batch sluice::runtime::openBatch(std::shared_ptr<const Artifact> artifact, SessionOptions options) {
+  return openOnDevice<Batch>(std::move(artifact), std::move(options));
 }
 
 std::string sluice::runtime::readTextFile(const fs::path &path) {
@@ -283,11 +293,16 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
                  "  run llama-4m.sluice -p \"Once upon a time\"\n"
                  "  run llama-4m.sluice -p \"Alice was\" -n 60 --temp 0 --token-ids\n"
                  "  echo \"The White Rabbit\" | run llama-4m.sluice -p - --seed 7 --stop \".\"\n"
-                 "  run llama-3-8b.sluice --chat -p \"What is a sluice?\"");
+                 "  run llama-3-8b.sluice --chat -p \"What is a sluice?\"\n"
+                 "  run llama-4m-batch.sluice -p \"Once upon a time\" -p \"Alice was\"");
   addModel(*command, state->model, hooks);
   RunOptions &options = state->options;
-  auto *prompt = command->add_option("-p,--prompt", options.prompt,
-                                     "text to continue; - reads standard input");
+  auto *prompt =
+      command
+          ->add_option("-p,--prompt", options.prompts,
+                       "text to continue; - reads standard input. May be given several "
+                       "times: an artifact compiled with --batch continues them together")
+          ->allow_extra_args(false);
   command->add_option("-f,--file", state->file, "file with the text to continue")->excludes(prompt);
   command
       ->add_option("-n,--tokens", options.generate.maxTokens,
@@ -305,8 +320,9 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
     command->get_option(option)->needs(isChat);
   command->add_flag("--ignore-eos", options.generate.ignoreEos,
                     "go on after the token that ends a text");
-  command->add_flag("--token-ids", options.tokenIds,
-                    "print the ids of prompt and new tokens on one line and nothing else");
+  command->add_flag(
+      "--token-ids", options.tokenIds,
+      "print the ids of prompt and new tokens on one line (for each prompt) and nothing else");
   command->add_flag("--no-bos", state->noBos, "do not begin with the beginning-of-text token")
       ->excludes(isChat);
   command
@@ -327,12 +343,17 @@ CLI::App *sluice::runtime::addRunCommand(CLI::App &app, const CommandHooks &hook
     options.generate.validate();
     if (command->count("--prompt") + command->count("--file") == 0)
       throw Error("run needs a text to continue: give --prompt or --file");
-    if (command->count("--file") || options.prompt == "-") {
-      options.prompt = readTextFile(command->count("--file") ? state->file : "-");
-      // Editors and echo end a text with a line end that is not meant.
-      if (options.prompt.ends_with('\n'))
-        options.prompt.erase(options.prompt.size() - (options.prompt.ends_with("\r\n") ? 2 : 1));
-    }
+    if (command->count("--file"))
+      options.prompts = {state->file};
+    if (std::count(options.prompts.begin(), options.prompts.end(), "-") > 1)
+      throw Error("--prompt -: standard input can be read once");
+    for (std::string &text : options.prompts)
+      if (command->count("--file") || text == "-") {
+        text = readTextFile(text);
+        // Editors and echo end a text with a line end that is not meant.
+        if (text.ends_with('\n'))
+          text.erase(text.size() - (text.ends_with("\r\n") ? 2 : 1));
+      }
     options.promptCache = state->promptCache;
     options.addBos = !state->noBos;
     options.echo = !state->noEcho;

@@ -33,23 +33,115 @@ const char *sluice::runtime::finishNote(FinishReason reason) {
   return "";
 }
 
-static std::vector<int32_t> encodeConversation(const RunOptions &options,
-                                               const Tokenizer &tokenizer) {
+static std::vector<int32_t> encodePrompt(const std::string &prompt, const RunOptions &options,
+                                         const Tokenizer &tokenizer) {
+  if (!options.chatTemplate)
+    return tokenizer.encode(prompt, options.addBos && tokenizer.addsBos(), options.parseSpecial);
   std::vector<ChatMessage> messages;
   if (!options.system.empty())
     messages.push_back({"system", options.system});
-  messages.push_back({"user", options.prompt});
+  messages.push_back({"user", prompt});
   return encodeChat(tokenizer, options.chatTemplate->render(messages, true));
+}
+
+/// Whether a prompt is written, as text, before what follows it.
+static bool echoesText(const RunOptions &options) {
+  return options.echo && !options.tokenIds && !options.chatTemplate;
+}
+
+/// Without the prompt before it, the space between them is not the text's; that of an answer is
+/// gone already.
+static std::string_view withoutSpace(std::string_view text, const RunOptions &options) {
+  if (!options.chatTemplate && text.starts_with(' '))
+    text.remove_prefix(1);
+  return text;
+}
+
+static void writeIds(std::FILE *out, std::span<const int32_t> prompt, const GenerateResult &result,
+                     const RunOptions &options) {
+  std::vector<int32_t> ids;
+  if (options.echo)
+    ids.assign(prompt.begin(), prompt.end());
+  ids.insert(ids.end(), result.ids.begin(), result.ids.end());
+  writeText(out, joinIds(ids));
+}
+
+static double rate(size_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
+
+/// Several prompts, or an artifact that is for several sequences.
+static void runTogether(std::shared_ptr<const Artifact> artifact, const RunOptions &options,
+                        std::FILE *out) {
+  if (options.draft.kind != DraftOptions::Kind::None || !options.promptCache.empty())
+    throw Error(std::string(options.promptCache.empty() ? "--draft" : "--prompt-cache") +
+                ": is for one text, and an artifact of one sequence");
+  const Tokenizer &tokenizer = artifact->tokenizer();
+  std::vector<std::vector<int32_t>> prompts;
+  size_t read = 0;
+  for (const std::string &prompt : options.prompts) {
+    prompts.push_back(encodePrompt(prompt, options, tokenizer));
+    read += prompts.back().size();
+  }
+  Batch batch = openBatch(artifact, options.session);
+  InterruptGuard guard;
+  Progress progress;
+  size_t made = 0, ended = 0, written = 0;
+  std::vector<std::optional<GenerateResult>> results(prompts.size());
+  // A text is written when those before it are.
+  auto write = [&](size_t place) {
+    const GenerateResult &result = *results[place];
+    if (options.tokenIds) {
+      writeIds(out, prompts[place], result, options);
+    } else {
+      if (place > 0)
+        writeText(out, "\n");
+      const std::string &prompt = options.prompts[place];
+      if (echoesText(options))
+        writeText(out, prompt);
+      bool goesOn = echoesText(options) && !prompt.empty();
+      writeText(out, goesOn ? result.text : withoutSpace(result.text, options));
+    }
+    writeText(out, "\n");
+    flush(out);
+  };
+  BatchCallbacks callbacks;
+  callbacks.onStep = [&](size_t tokens) {
+    made += tokens;
+    progress.show(format("%zu of %zu texts, %zu tokens", ended, prompts.size(), made));
+    return !InterruptGuard::interrupted();
+  };
+  callbacks.onEnd = [&](size_t prompt, const GenerateResult &result) {
+    results[prompt] = result;
+    ++ended;
+    for (; written < results.size() && results[written]; ++written) {
+      progress.clear();
+      write(written);
+    }
+  };
+  std::vector<GenerateResult> all = generate(batch, prompts, options.generate, callbacks);
+  progress.clear();
+  if (isTerminal()) {
+    size_t tokens = 0;
+    double seconds = 0;
+    for (const GenerateResult &result : all) {
+      tokens += result.ids.size();
+      seconds = std::max(seconds, result.seconds);
+    }
+    std::fprintf(stderr,
+                 "[%zu texts, prompts: %zu tokens; new: %zu tokens, %.1f tokens/s in all]\n",
+                 all.size(), read, tokens, rate(tokens, seconds));
+  }
+  InterruptGuard::check();
 }
 
 void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptions &options,
                                std::FILE *out) {
   std::shared_ptr<const Artifact> artifact = openArtifact(path);
-  const Tokenizer &tokenizer = artifact->tokenizer();
-  std::vector<int32_t> prompt =
-      options.chatTemplate ? encodeConversation(options, tokenizer)
-                           : tokenizer.encode(options.prompt, options.addBos && tokenizer.addsBos(),
-                                              options.parseSpecial);
+  if (options.prompts.size() > 1 || artifact->model().batch > 1)
+    return runTogether(std::move(artifact), options, out);
+  const std::string &text = options.prompts.front();
+  std::vector<int32_t> prompt = encodePrompt(text, options, artifact->tokenizer());
   Session session = openSession(artifact, options.session);
 
   std::span<const int32_t> unread = prompt;
@@ -58,15 +150,15 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
     unread = unread.subspan(static_cast<size_t>(session.rewind(prompt)));
   }
   InterruptGuard guard;
-  bool echo = options.echo && !options.tokenIds && !options.chatTemplate;
-  bool started = !options.prompt.empty() && echo;
+  bool echo = echoesText(options);
+  bool started = !text.empty() && echo;
   Progress progress;
   int64_t done = 0;
   GenerateCallbacks callbacks;
   callbacks.onToken = [&](int32_t, bool isPrompt) {
     // Not before the prompt was accepted.
     if (done++ == 0 && echo) {
-      writeText(out, options.prompt);
+      writeText(out, text);
       flush(out);
     }
     // New text itself shows that there is progress.
@@ -75,13 +167,9 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
     return !InterruptGuard::interrupted();
   };
   if (!options.tokenIds)
-    callbacks.onText = [&](std::string_view text) {
-      // Without the prompt before it, the space between them is not the text's; that of an answer
-      // is gone already.
-      if (!started && !options.chatTemplate && text.front() == ' ')
-        text.remove_prefix(1);
+    callbacks.onText = [&](std::string_view part) {
+      writeText(out, started ? part : withoutSpace(part, options));
       started = true;
-      writeText(out, text);
       flush(out);
       return true;
     };
@@ -93,22 +181,16 @@ void sluice::runtime::runModel(const std::filesystem::path &path, const RunOptio
   if (!options.promptCache.empty())
     session.save(options.promptCache);
 
-  if (options.tokenIds) {
-    std::vector<int32_t> ids;
-    if (options.echo)
-      ids = prompt;
-    ids.insert(ids.end(), result.ids.begin(), result.ids.end());
-    writeText(out, joinIds(ids));
-  }
+  if (options.tokenIds)
+    writeIds(out, prompt, result, options);
   writeText(out, "\n");
   flush(out);
   if (isTerminal()) {
-    auto rate = [](double tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0.0; };
     std::fprintf(stderr,
                  "[prompt: %zu tokens, %.1f tokens/s; new: %zu tokens, %.1f tokens/s%s%s]\n",
-                 unread.size(), rate(static_cast<double>(unread.size()), result.promptSeconds),
-                 result.ids.size(), rate(static_cast<double>(result.ids.size()), result.seconds),
-                 guessNote(result).c_str(), finishNote(result.reason));
+                 unread.size(), rate(unread.size(), result.promptSeconds), result.ids.size(),
+                 rate(result.ids.size(), result.seconds), guessNote(result).c_str(),
+                 finishNote(result.reason));
   }
   InterruptGuard::check();
 }

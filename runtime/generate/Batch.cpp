@@ -201,6 +201,8 @@ int32_t Batch::chosenBy(size_t place) {
 }
 
 void Batch::extendAll() {
+  if (!pagesBuffer)
+    return;
   int64_t wanted = 0, first = -1;
   for (size_t i = 0; i < sequences.size(); ++i) {
     const Sequence &sequence = sequences[i];

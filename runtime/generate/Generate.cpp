@@ -1,12 +1,14 @@
 // Part of Sluice, under the Apache License v2.0 with LLVM Exceptions. See LICENSE.
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
+#include "sluice-runtime/Batch.h"
 #include "sluice-runtime/Drafts.h"
 
 #include "runtime/generate/Checks.h"
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <optional>
 #include <utility>
 
@@ -65,6 +67,49 @@ private:
   int32_t vocabSize = 0;
 };
 
+/// New tokens behind a prompt, and what ends them.
+class Continuation {
+public:
+  Continuation(const Artifact &artifact, const GenerateOptions &options,
+               const GenerateCallbacks &callbacks, GenerateResult &result)
+      : options(options), callbacks(callbacks), result(result),
+        text(artifact, options, callbacks, result.text), eosIds(artifact.model().eosIds) {
+    if (artifact.hasTokenizer())
+      eosIds.insert(eosIds.end(), artifact.tokenizer().eosIds().begin(),
+                    artifact.tokenizer().eosIds().end());
+  }
+
+  /// Whether there are as many as were asked for.
+  bool isLong() const {
+    return options.maxTokens >= 0 && static_cast<int64_t>(result.ids.size()) >= options.maxTokens;
+  }
+  /// Why the token is the last one, if it is; not that there are enough.
+  std::optional<FinishReason> add(int32_t id) {
+    result.ids.push_back(id);
+    bool more = !callbacks.onToken || callbacks.onToken(id, /*isPrompt=*/false);
+    if (!options.ignoreEos && std::find(eosIds.begin(), eosIds.end(), id) != eosIds.end())
+      return FinishReason::Eos;
+    more &= text.add(id);
+    if (text.stopped())
+      return FinishReason::Stop;
+    if (!more)
+      return FinishReason::Cancelled;
+    return std::nullopt;
+  }
+  void finish(FinishReason reason) {
+    result.reason = reason;
+    if (reason != FinishReason::Cancelled)
+      text.finish();
+  }
+
+private:
+  const GenerateOptions &options;
+  const GenerateCallbacks &callbacks;
+  GenerateResult &result;
+  TextStream text;
+  std::vector<int32_t> eosIds;
+};
+
 } // namespace
 
 void GenerateOptions::validate() const {
@@ -89,14 +134,9 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
   options.validate();
   checkTokens(artifact.model(), prompt, " of the prompt");
 
-  std::vector<int32_t> eosIds = artifact.model().eosIds;
-  if (artifact.hasTokenizer())
-    eosIds.insert(eosIds.end(), artifact.tokenizer().eosIds().begin(),
-                  artifact.tokenizer().eosIds().end());
-
   GenerateResult result;
   Sampler sampler(options.sampling);
-  TextStream text(artifact, options, callbacks, result.text);
+  Continuation text(artifact, options, callbacks, result);
   std::vector<int32_t> history(session.tokens().begin(), session.tokens().end());
   history.insert(history.end(), prompt.begin(), prompt.end());
 
@@ -183,7 +223,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     return true;
   };
   auto step = [&]() -> std::optional<FinishReason> {
-    if (options.maxTokens >= 0 && static_cast<int64_t>(result.ids.size()) >= options.maxTokens)
+    if (text.isLong())
       return FinishReason::Length;
     // The last token's step has chosen the next one, also when it has no place any more.
     if (!chosen && !guess()) {
@@ -195,16 +235,7 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     }
     int32_t id = *std::exchange(chosen, std::nullopt);
     history.push_back(id);
-    result.ids.push_back(id);
-    bool more = !callbacks.onToken || callbacks.onToken(id, /*isPrompt=*/false);
-    if (!options.ignoreEos && std::find(eosIds.begin(), eosIds.end(), id) != eosIds.end())
-      return FinishReason::Eos;
-    more &= text.add(id);
-    if (text.stopped())
-      return FinishReason::Stop;
-    if (!more)
-      return FinishReason::Cancelled;
-    return std::nullopt;
+    return text.add(id);
   };
   std::optional<FinishReason> reason;
   while (!(reason = step()))
@@ -214,9 +245,106 @@ GenerateResult sluice::runtime::generate(Session &session, std::span<const int32
     result.accepted += static_cast<int64_t>(taken);
     session.seek(session.position() - static_cast<int64_t>(guesses.size() + 1 - taken));
   }
-  result.reason = *reason;
   result.seconds = secondsSince(start);
-  if (result.reason != FinishReason::Cancelled)
-    text.finish();
+  text.finish(*reason);
   return result;
+}
+
+std::vector<GenerateResult> sluice::runtime::generate(Batch &batch,
+                                                      std::span<const std::vector<int32_t>> prompts,
+                                                      const GenerateOptions &options,
+                                                      const BatchCallbacks &callbacks) {
+  options.validate();
+  if (options.drafter)
+    throw Error("guesses are verified for a single sequence");
+  std::vector<GenerateResult> results(prompts.size());
+  // Emptied when a text has ended; a text that had to leave begins again.
+  std::vector<std::optional<Continuation>> texts(prompts.size());
+  std::deque<size_t> waiting;
+  for (size_t i = 0; i < prompts.size(); ++i)
+    waiting.push_back(i);
+  // In the order in which they joined.
+  std::vector<std::pair<int64_t, size_t>> present;
+  // Since one had to leave, no other one has ended: what joined now would have to leave, too.
+  bool isCrowded = false;
+  const GenerateCallbacks none;
+  auto start = Clock::now();
+  auto end = [&](size_t prompt, FinishReason reason) {
+    isCrowded = false;
+    texts[prompt]->finish(reason);
+    texts[prompt].reset();
+    results[prompt].seconds = secondsSince(start);
+    if (callbacks.onEnd)
+      callbacks.onEnd(prompt, results[prompt]);
+  };
+  // False if the free pages are too few for the next one while others have theirs.
+  auto join = [&] {
+    size_t prompt = waiting.front();
+    try {
+      present.emplace_back(batch.add(prompts[prompt], options.sampling), prompt);
+    } catch (const CachesFull &) {
+      if (present.empty())
+        throw;
+      return false;
+    }
+    waiting.pop_front();
+    results[prompt] = {};
+    texts[prompt].emplace(batch.artifact(), options, none, results[prompt]);
+    if (texts[prompt]->isLong()) {
+      batch.remove(present.back().first);
+      present.pop_back();
+      end(prompt, FinishReason::Length);
+    }
+    return true;
+  };
+  // The pages of the one that joined last are for the others; later it chooses the same again.
+  auto leave = [&] {
+    auto [sequence, prompt] = present.back();
+    batch.remove(sequence);
+    present.pop_back();
+    waiting.push_front(prompt);
+    isCrowded = true;
+  };
+  while (!waiting.empty() || !present.empty()) {
+    while (!waiting.empty() && !isCrowded && batch.size() < batch.capacity() && join())
+      ;
+    if (present.empty())
+      continue;
+    std::span<const Batch::Choice> choices;
+    try {
+      choices = batch.step();
+    } catch (const CachesFull &) {
+      if (present.size() == 1)
+        throw;
+      leave();
+      continue;
+    }
+    bool more = !callbacks.onStep || callbacks.onStep(choices.size());
+    for (auto [sequence, token] : choices) {
+      auto place =
+          std::find_if(present.begin(), present.end(),
+                       [&, number = sequence](const auto &one) { return one.first == number; });
+      const size_t prompt = place->second;
+      std::optional<FinishReason> reason = texts[prompt]->add(token);
+      if (!reason && texts[prompt]->isLong())
+        reason = FinishReason::Length;
+      if (!reason && batch.position(sequence) >= batch.artifact().model().contextLength)
+        reason = FinishReason::Context;
+      if (!reason)
+        continue;
+      batch.remove(sequence);
+      present.erase(place);
+      end(prompt, *reason);
+    }
+    if (more)
+      continue;
+    for (auto [sequence, prompt] : present) {
+      batch.remove(sequence);
+      end(prompt, FinishReason::Cancelled);
+    }
+    for (size_t prompt : waiting)
+      results[prompt].reason = FinishReason::Cancelled;
+    break;
+  }
+  return results;
 }
