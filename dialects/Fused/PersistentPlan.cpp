@@ -3,6 +3,8 @@
 
 #include "dialects/Fused/PersistentPlan.h"
 
+#include "sluice/Target/ThreadRegisters.h"
+
 #include "llvm/ADT/STLExtras.h"
 
 #include <numeric>
@@ -136,6 +138,8 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
                              Twine(plan.warpGroups()) + " groups a warp, at most " +
                              Twine(mostWarpGroups) + " find room in registers");
 
+  plan.dividesRegisters = device.warpgroups && schedule.warps % kWarpgroupWarps == 0;
+
   SharedRanges ranges;
   plan.stageBytes = llvm::alignTo(
       std::max({plan.stageUnits(shape.weightBits) * unitBytes(shape.weightBits),
@@ -201,10 +205,22 @@ Expected<PersistentPlan> PersistentPlan::get(const DecoderShape &shape,
   return plan;
 }
 
+std::optional<PersistentPlan::Registers> PersistentPlan::registers() const {
+  if (!dividesRegisters)
+    return std::nullopt;
+  // The copying warp: with fewer its addresses spill, and more the others do not need
+  // (docs/kernels.md).
+  constexpr int64_t copying = 64;
+  // What the block has at its launch is divided, not what the multiprocessor has beside that.
+  int64_t pool = ptx::registersAtLaunch(launchWarps()) * launchWarps() - copying * kWarpgroupWarps;
+  int64_t computing = pool / schedule.warps / ptx::registerStep * ptx::registerStep;
+  return Registers{std::min(computing, ptx::mostRegisters), copying};
+}
+
 GpuLaunch PersistentPlan::launch() const {
   GpuLaunch launch;
   launch.grid = blocks();
-  launch.block = (schedule.warps + 1) * kWarpThreads;
+  launch.block = launchWarps() * kWarpThreads;
   launch.shared = shared;
   launch.cluster = schedule.clusterBlocks;
   launch.resident = 1;

@@ -129,6 +129,7 @@ struct PersistentPlan {
   };
   static constexpr int64_t kSumArrays = 3;
   static constexpr int64_t kExtents = 16;
+  static constexpr int64_t kWarpgroupWarps = 4;
 
   DecoderShape shape;
   PersistentSchedule schedule;
@@ -228,6 +229,21 @@ struct PersistentPlan {
 
   GpuLaunch launch() const;
 
+  /// Registers of a thread that computes, and of one of the copying warp's warpgroup.
+  struct Registers {
+    int64_t computing = 0, copying = 0;
+    bool operator==(const Registers &) const = default;
+  };
+  /// How warpgroups divide a block's registers (`setmaxnreg`, of sm_90a); nothing where they do
+  /// not, because the device cannot or those that compute are no whole warpgroups.
+  std::optional<Registers> registers() const;
+  /// Warps of a block. Where registers are divided the copying warp has a whole warpgroup, whose
+  /// other warps have nothing to do: they take no registers that 17 warps would leave, because a
+  /// multiprocessor has four parts, one of which then holds five warps.
+  int64_t launchWarps() const {
+    return dividesRegisters ? schedule.warps + kWarpgroupWarps : schedule.warps + 1;
+  }
+
   /// What the blocks hand to each other in `layers` layers and the head. Layers repeat with a
   /// period of two.
   Protocol protocol(int64_t layers) const;
@@ -241,6 +257,7 @@ private:
   compute(const DecoderShape &shape, const PersistentSchedule &schedule, const GpuDevice &device);
 
   int64_t joined = 0;
+  bool dividesRegisters = false;
 };
 
 /// What the choice of a schedule depends on, beside the device.

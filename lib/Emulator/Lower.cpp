@@ -405,6 +405,8 @@ Expected<Lowered> Lowering::run() {
     };
     kernel.maxThreads = first("nvvm.maxntid") ? first("nvvm.maxntid") : first("nvvm.reqntid");
     kernel.cluster = first("nvvm.cluster_dim");
+    if (auto resident = op.getAttrOfType<IntegerAttr>("nvvm.minctasm"))
+      kernel.residentBlocks = resident.getInt();
     kernels.push_back(kernel);
   }
   if (kernels.empty())

@@ -331,7 +331,10 @@ Error Lowering::lowerNvvm(Operation *op) {
         return done();
       })
       .Case([&](NVVM::SetMaxRegisterOp set) -> Error {
-        call("set_registers", Type(), {constant(set.getRegCount())}, op);
+        call("set_registers", Type(),
+             {constant(set.getRegCount()),
+              constant(set.getAction() == NVVM::SetMaxRegisterAction::increase)},
+             op);
         return done();
       })
       .Case([&](NVVM::RcpApproxFtzF32Op rcp) -> Error {

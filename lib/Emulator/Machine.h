@@ -71,7 +71,9 @@ public:
                      const uint32_t *operands, uint32_t *sums);
   void waitForProducts(Thread &thread, uint32_t location, uint32_t pending);
   void takeSums(Thread &thread, uint32_t location, uint32_t count, uint32_t *sums);
-  void setRegisters(Thread &thread, uint32_t location, uint32_t count);
+  /// Changes how many registers a warpgroup's threads have. `more`: to as many or more; then it
+  /// waits until others of the block have given up as many.
+  void setRegisters(Thread &thread, uint32_t location, uint32_t count, bool more);
 
   void mbarrierInit(Thread &thread, uint32_t location, void *address, uint32_t count);
   void mbarrierInvalidate(Thread &thread, uint32_t location, void *address);

@@ -350,8 +350,8 @@ void takeSums(Thread *thread, uint32_t location, uint32_t count, uint32_t *sums)
   finish(thread);
 }
 
-void setRegisters(Thread *thread, uint32_t location, uint32_t count) {
-  thread->machine->setRegisters(*thread, location, count);
+void setRegisters(Thread *thread, uint32_t location, uint32_t count, uint32_t more) {
+  thread->machine->setRegisters(*thread, location, count, more);
   finish(thread);
 }
 

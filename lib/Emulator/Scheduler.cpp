@@ -5,6 +5,8 @@
 
 #include "Machine.h"
 
+#include "sluice/Target/ThreadRegisters.h"
+
 #include "llvm/ADT/STLExtras.h"
 
 #include <cstring>
@@ -132,7 +134,14 @@ void Machine::startCluster(LaunchState &launch) {
     block.shadow.reset(block.sharedBytes, cluster.actors);
     block.threads.resize(threads);
     block.warps.assign((threads + warpSize - 1) / warpSize, Warp());
-    block.warpgroups.assign(threads / Warpgroup::threads, Warpgroup());
+    Warpgroup warpgroup;
+    const Kernel &kernel = *launch.kernel;
+    warpgroup.registers =
+        ptx::registersAtLaunch(((kernel.maxThreads ? kernel.maxThreads : threads) + 31) / warpSize,
+                               std::max(kernel.residentBlocks, 1u));
+    block.warpgroups.assign(threads / Warpgroup::threads, warpgroup);
+    block.spareRegisters = 0;
+    block.wantRegisters.clear();
     block.running = threads;
     block.triggered = block.synchronizes = block.finished = false;
     for (uint32_t i = 0; i < block.warps.size(); ++i) {
@@ -315,6 +324,10 @@ void Machine::reportDeadlock(bool polling) {
       return waits + " wait for lanes " + laneMask(thread.waitDetail) + " of the warp";
     case WaitKind::Warpgroup:
       return waits + " wait for the other threads of the warpgroup";
+    case WaitKind::Registers:
+      return waits + " wait for " + number(thread.waitDetail) +
+             " registers more a thread, of which the block's other warpgroups have given up " +
+             number(thread.block->spareRegisters);
     case WaitKind::Barrier: {
       const NamedBarrier &barrier = thread.block->barriers[thread.waitDetail];
       return waits + " wait at barrier " + number(thread.waitDetail) + " (" +

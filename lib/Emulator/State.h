@@ -47,7 +47,7 @@ struct Kernel {
   KernelEntry entry = nullptr;
   uint32_t arguments = 0;
   /// Declared by the kernel; 0 if it declares none.
-  uint32_t maxThreads = 0, cluster = 0;
+  uint32_t maxThreads = 0, cluster = 0, residentBlocks = 0;
 };
 
 /// Why a thread does not run.
@@ -55,6 +55,7 @@ enum class WaitKind : uint8_t {
   None,
   Warp,
   Warpgroup,
+  Registers,
   Barrier,
   Mbarrier,
   ClusterBarrier,
@@ -112,12 +113,14 @@ struct ProductGroup {
 /// Four warps of a block.
 struct Warpgroup {
   static constexpr uint32_t threads = 4 * warpSize;
-  /// Products that some threads have not arrived at, the number of those that have, and the ones
-  /// that wait for them.
+  /// Products, or a change of registers, that some threads have not arrived at, the number of those
+  /// that have, and the ones that wait for them.
   uint32_t arrived = 0, location = 0;
   std::vector<Thread *> waiting;
   uint32_t serial = 0;
   std::deque<ProductGroup> groups;
+  /// Of a thread.
+  uint32_t registers = 0;
 };
 
 struct Warp {
@@ -206,6 +209,9 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<Warp> warps;
   std::vector<Warpgroup> warpgroups;
+  /// Registers that warpgroups have given up, of a thread of each, and those that wait for them.
+  uint32_t spareRegisters = 0;
+  std::vector<Thread *> wantRegisters;
   uint32_t running = 0;
   bool triggered = false, synchronizes = false, finished = false;
   NamedBarrier barriers[namedBarriers];

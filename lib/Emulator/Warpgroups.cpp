@@ -8,6 +8,8 @@
 
 #include "Machine.h"
 
+#include "sluice/Target/ThreadRegisters.h"
+
 #include "sluice-support/Float16.h"
 
 #include <bit>
@@ -208,11 +210,45 @@ void Machine::takeSums(Thread &thread, uint32_t location, uint32_t count, uint32
   fail(thread, location, "takes sums that are not those of products");
 }
 
-void Machine::setRegisters(Thread &thread, uint32_t location, uint32_t count) {
-  if (thread.index / Warpgroup::threads >= thread.block->warpgroups.size())
+void Machine::setRegisters(Thread &thread, uint32_t location, uint32_t count, bool more) {
+  using sluice::emulator::number;
+  Block &block = *thread.block;
+  if (thread.index / Warpgroup::threads >= block.warpgroups.size())
     return fail(thread, location, "changes the registers of less than four warps");
-  if (count < 24 || count > 256 || count % 8)
-    fail(thread, location,
-         sluice::emulator::number(count) +
-             " registers a thread: expected a multiple of 8 from 24 to 256");
+  Warpgroup &warpgroup = block.warpgroups[thread.index / Warpgroup::threads];
+  if (count < ptx::fewestRegisters || count > ptx::mostRegisters || count % ptx::registerStep)
+    return fail(thread, location,
+                number(count) + " registers a thread: expected a multiple of " +
+                    number(ptx::registerStep) + " from " + number(ptx::fewestRegisters) + " to " +
+                    number(ptx::mostRegisters));
+  if (more ? count < warpgroup.registers : count > warpgroup.registers)
+    return fail(thread, location,
+                std::string(more ? "increases" : "decreases") + " registers from " +
+                    number(warpgroup.registers) + " to " + number(count));
+  if (warpgroup.arrived && warpgroup.location != location)
+    return fail(thread, location,
+                "divergent change of registers: other threads of the warpgroup wait at " +
+                    where(warpgroup.location));
+  warpgroup.location = location;
+  if (++warpgroup.arrived < Warpgroup::threads) {
+    warpgroup.waiting.push_back(&thread);
+    suspend(thread, WaitKind::Warpgroup, location, &warpgroup);
+    return;
+  }
+  // The last thread gets them for all.
+  while (more && count - warpgroup.registers > block.spareRegisters) {
+    block.wantRegisters.push_back(&thread);
+    suspend(thread, WaitKind::Registers, location, &warpgroup, count - warpgroup.registers);
+    if (failed())
+      return;
+  }
+  block.spareRegisters += warpgroup.registers - count;
+  warpgroup.registers = count;
+  warpgroup.arrived = 0;
+  idlePolls = 0;
+  for (std::vector<Thread *> *waiting : {&block.wantRegisters, &warpgroup.waiting}) {
+    for (Thread *other : *waiting)
+      makeReady(*other);
+    waiting->clear();
+  }
 }

@@ -3,6 +3,8 @@
 
 #include "ResidualExchange.h"
 
+#include "Opaque.h"
+
 #include "sluice/Formats/FixedSum.h"
 
 #include <limits>
@@ -187,11 +189,24 @@ void ResidualExchange::receive(Value round) {
 }
 
 Value ResidualExchange::normFactor(double epsilon) {
-  Value sum;
-  for (int64_t group = 0; group < plan.widthGroups(); ++group) {
-    Value square = exchange().square(k.constI32(group));
-    sum = sum ? k.addF(sum, square) : square;
-  }
+  // In the order of the groups, few at a time: what a wide model's groups have would be loaded at
+  // once, and spill.
+  constexpr int64_t atOnce = 8;
+  int64_t whole = plan.widthGroups() / atOnce * atOnce;
+  auto add = [&](Value sum, Value first, int64_t count) {
+    for (int64_t group = 0; group < count; ++group)
+      sum = k.addF(sum, exchange().square(k.add(first, group)));
+    return sum;
+  };
+  Value sum = k.number(0.0);
+  if (whole > atOnce)
+    sum = k.loop(k.constI32(0), opaqueCopy(k, k.constI32(whole)), atOnce, {sum},
+                 [&](Value first, ValueRange carried) {
+                   return DeviceBuilder::Values{add(carried[0], first, atOnce)};
+                 })[0];
+  else
+    whole = 0;
+  sum = add(sum, k.constI32(whole), plan.widthGroups() - whole);
   Value mean = k.mulF(sum, k.number(1.0 / static_cast<double>(plan.shape.width)));
   return k.divF(k.number(1.0), k.sqrt(k.addF(mean, k.number(epsilon))));
 }

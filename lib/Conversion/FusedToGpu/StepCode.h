@@ -78,7 +78,8 @@ private:
 
   int64_t ranks() const { return plan.schedule.clusterBlocks; }
   int64_t warps() const { return plan.schedule.warps; }
-  int64_t threads() const { return warps() * kWarp; }
+  int64_t threads() const { return warps() * kWarp; } ///< that compute
+  int64_t allThreads() const { return plan.launchWarps() * kWarp; }
   int64_t headTiles() const { return plan.shape.dim / fused::PersistentPlan::kTile; }
   int64_t queryTiles() const { return plan.clusterHeads() * plan.shape.group() * headTiles(); }
   int64_t keyTiles() const { return plan.clusterHeads() * headTiles(); }

@@ -131,7 +131,7 @@ void StepKernel::storeRotary() {
   int64_t rows = rotaries.front().getTable().getType().getDimSize(0);
   Value last = k.clampIndex(k.load(k.i32(), arguments[StepInterface::kPositions], 4), rows);
   Value row = k.at(argumentOf(table), k.toI64(last), plan.shape.dim * 4);
-  k.loop(thread, k.constI32(plan.shape.dim), threads() + kWarp, [&](Value i) {
+  k.loop(thread, k.constI32(plan.shape.dim), allThreads(), [&](Value i) {
     k.store(k.load(k.f32(), k.offset(row, k.shl(i, 2)), 4),
             k.offset(place(plan.rotary), k.shl(i, 2)), 4);
   });
@@ -382,9 +382,9 @@ LogicalResult StepKernel::emit() {
   storePointers();
   storeRotary();
   // Of heads that only fill up a set.
-  k.loop(thread, k.constI32(plan.outputs.bytes / 4), threads() + kWarp,
+  k.loop(thread, k.constI32(plan.outputs.bytes / 4), allThreads(),
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputs), i, 4), 4); });
-  k.loop(thread, k.constI32(plan.outputMeta.bytes / 4), threads() + kWarp,
+  k.loop(thread, k.constI32(plan.outputMeta.bytes / 4), allThreads(),
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputMeta), i, 4), 4); });
   k.ifThen(k.equal(thread, zero()), [&] {
     storeNumbers();
@@ -393,8 +393,7 @@ LogicalResult StepKernel::emit() {
   k.clusterArrive();
   k.clusterWait();
   LogicalResult computed = success();
-  k.ifElse(
-      k.less(thread, k.constI32(threads())), [&] { computed = computeAll(); }, [&] { copyAll(); });
+  computeAndCopy(k, plan, thread, [&] { computed = computeAll(); }, [&] { copyAll(); });
   // Nobody sends to a block that has ended.
   k.clusterArrive();
   k.clusterWait();

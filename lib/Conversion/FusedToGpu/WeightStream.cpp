@@ -42,6 +42,25 @@ std::optional<std::string> StreamedPart::problem(const formats::PackedShape &sha
   return std::nullopt;
 }
 
+void device::computeAndCopy(DeviceBuilder &k, const PersistentPlan &plan, Value thread,
+                            llvm::function_ref<void()> compute, llvm::function_ref<void()> copy) {
+  int64_t threads = plan.schedule.warps * kWarp;
+  std::optional<PersistentPlan::Registers> registers = plan.registers();
+  k.ifElse(
+      k.less(thread, k.constI32(threads)),
+      [&] {
+        if (registers)
+          k.setRegisters(registers->computing, /*more=*/true);
+        compute();
+      },
+      [&] {
+        if (!registers)
+          return copy();
+        k.setRegisters(registers->copying, /*more=*/false);
+        k.ifThen(k.less(thread, k.constI32(threads + kWarp)), copy);
+      });
+}
+
 WeightStream::WeightStream(DeviceBuilder &k, const PersistentPlan &plan, Value shared)
     : k(k), plan(plan), ring(k.offset(shared, plan.ring.offset)),
       full(k.offset(shared, plan.full.offset)), empty(k.offset(shared, plan.empty.offset)),

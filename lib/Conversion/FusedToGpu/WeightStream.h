@@ -53,6 +53,11 @@ struct StreamedPart {
   };
 };
 
+/// The two kinds of warps of a persistent kernel: all threads that compute, and the warp that
+/// copies. Divides registers among them, where the plan does.
+void computeAndCopy(DeviceBuilder &k, const fused::PersistentPlan &plan, mlir::Value thread,
+                    llvm::function_ref<void()> compute, llvm::function_ref<void()> copy);
+
 /// The ring of a persistent kernel. The copying warp and every other one count the stages that have
 /// passed, from the kernel's start on.
 class WeightStream {

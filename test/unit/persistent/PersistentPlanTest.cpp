@@ -166,7 +166,7 @@ TEST(PersistentPlan, Llama8B) {
   EXPECT_EQ(plan->mlpAdditions(), 14);
   GpuLaunch launch = plan->launch();
   EXPECT_EQ(launch.grid, 112);
-  EXPECT_EQ(launch.block, 544);
+  EXPECT_EQ(launch.block, 640);
   EXPECT_EQ(launch.cluster, 8);
   EXPECT_FALSE(plan->attends(64));
   EXPECT_EQ(plan->projectionUnits(64), 0);
@@ -316,4 +316,27 @@ TEST(RingReaders, AsManyAsMayBe) {
   EXPECT_EQ(ringReaders(10, 3, 8), 7);
   EXPECT_EQ(ringReaders(8, 3, 8), 8); // each slot has one reader
   EXPECT_EQ(ringReaders(3, 3, 2), 1);
+}
+
+// 20 warps begin with 96 registers a thread: what the copying warpgroup gives up is divided among
+// the others. Without setmaxnreg, or with warps that are no warpgroups, one warp copies.
+TEST(PersistentPlan, Registers) {
+  auto planOf = [](const GpuDevice &device, int64_t warps) {
+    PersistentLimits chosen = limits();
+    chosen.warps = warps;
+    PersistentSchedule schedule =
+        llvm::cantFail(choosePersistentSchedule(models[0].shape, chosen, device));
+    return llvm::cantFail(PersistentPlan::get(models[0].shape, schedule, device));
+  };
+  PersistentPlan divided = planOf(h100(), 16);
+  EXPECT_EQ(divided.registers(), (PersistentPlan::Registers{104, 64}));
+  EXPECT_EQ(divided.launch().block, 20 * 32);
+  EXPECT_LE(16 * 104 + 4 * 64, 20 * 96);
+  PersistentPlan odd = planOf(h100(), 15);
+  EXPECT_EQ(odd.registers(), std::nullopt);
+  EXPECT_EQ(odd.launch().block, 16 * 32);
+  GpuDevice other = h100();
+  other.warpgroups = false;
+  EXPECT_EQ(planOf(other, 16).registers(), std::nullopt);
+  EXPECT_EQ(planOf(other, 16).launch().block, 17 * 32);
 }

@@ -276,7 +276,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
           k.barrier(1, threads);
         });
   };
-  k.ifElse(k.less(thread, k.constI32(threads)), compute, copy);
+  device::computeAndCopy(k, plan, thread, compute, copy);
   k.clusterArrive();
   k.clusterWait();
 }
