@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <utility>
 
 using namespace sluice::runtime;
 
@@ -292,6 +293,33 @@ TEST(Sampler, OnlyAPenaltyNeedsHistory) {
   EXPECT_FALSE(Sampler(options).needsHistory());
   options.repetitionWindow = -1;
   EXPECT_TRUE(Sampler(options).needsHistory());
+}
+
+TEST(Sampler, GreedyLooksAtEveryLogit) {
+  SamplingOptions options = plain();
+  options.temperature = 0.0f;
+  Sampler sampler(options);
+  for (int size : {1, 15, 16, 17, 47, 64}) {
+    std::vector<float> logits(size, -1.0f);
+    for (int best = 0; best < size; ++best) {
+      logits[best] = 2;
+      EXPECT_EQ(sampler.sample(logits, {}), best) << size;
+      // An equal one behind it changes nothing, whatever lies between them.
+      for (int other = best + 1; other < size; ++other) {
+        logits[other] = 2;
+        EXPECT_EQ(sampler.sample(logits, {}), best) << size << " and " << other;
+        logits[other] = -1;
+      }
+      // The first of two broken ones is told.
+      logits[best] = nan;
+      float last = std::exchange(logits.back(), infinity);
+      EXPECT_EQ(errorOf([&] { sampler.sample(logits, {}); }),
+                "the logit of token " + std::to_string(best) + " is " +
+                    (best + 1 == size ? "+infinity" : "NaN") + ", expected a finite number");
+      logits.back() = last;
+      logits[best] = -1;
+    }
+  }
 }
 
 TEST(Sampler, BrokenLogitsAreErrors) {
