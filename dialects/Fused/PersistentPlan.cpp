@@ -343,25 +343,19 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
   return protocol;
 }
 
-/// The time that a layer's bytes take, if nothing waits: what attention's clusters read, then what
-/// all read. Blocks get the same share of the bandwidth, so the one with most bytes decides.
-static double layerSeconds(const PersistentPlan &plan, const PersistentLimits &limits) {
-  int64_t unit = PersistentPlan::unitBytes(plan.shape.weightBits);
-  auto seconds = [&](llvm::function_ref<int64_t(int64_t)> bytesOf) {
+double PersistentPlan::readSeconds(double bandwidth, double blockBandwidth) const {
+  int64_t unit = unitBytes(shape.weightBits);
+  auto seconds = [&](llvm::function_ref<int64_t(int64_t)> unitsOf) {
     int64_t most = 0, readers = 0;
-    for (int64_t block = 0; block < plan.blocks(); ++block)
-      if (int64_t bytes = bytesOf(block)) {
+    for (int64_t block = 0; block < blocks(); ++block)
+      if (int64_t bytes = unitsOf(block) * unit) {
         most = std::max(most, bytes);
         ++readers;
       }
-    return std::max(double(most * readers) / limits.bandwidth,
-                    double(most) / limits.blockBandwidth);
+    return std::max(double(most * readers) / bandwidth, double(most) / blockBandwidth);
   };
-  return seconds([&](int64_t block) {
-           return (plan.projectionUnits(block) + plan.outputUnits(block)) * unit;
-         }) +
-         seconds(
-             [&](int64_t block) { return (plan.gateUnits(block) + plan.downUnits(block)) * unit; });
+  return seconds([&](int64_t block) { return projectionUnits(block) + outputUnits(block); }) +
+         seconds([&](int64_t block) { return gateUnits(block) + downUnits(block); });
 }
 
 Expected<PersistentSchedule> sluice::fused::choosePersistentSchedule(const DecoderShape &shape,
@@ -391,7 +385,7 @@ Expected<PersistentSchedule> sluice::fused::choosePersistentSchedule(const Decod
         schedule.stages = std::max(limits.attentionInFlight, limits.mlpInFlight);
         Expected<PersistentPlan> plan = PersistentPlan::compute(shape, schedule, device);
         if (plan) {
-          candidates.push_back({*plan, layerSeconds(*plan, limits)});
+          candidates.push_back({*plan, plan->readSeconds(limits.bandwidth, limits.blockBandwidth)});
         } else {
           std::string found = llvm::toString(plan.takeError());
           if (problem.empty())

@@ -21,6 +21,9 @@ namespace sluice::fused {
 /// means, or why there is none.
 inline constexpr llvm::StringLiteral kPersistentAttr = "sluice.persistent",
                                      kPersistentReasonAttr = "sluice.persistent_reason";
+/// What such a step is predicted to take, where the target tells: `graph` and `persistent`, seconds
+/// at `positions` positions, and `layers`, the formula of the one kernel (TimeFormula).
+inline constexpr llvm::StringLiteral kPersistentTimesAttr = "sluice.persistent_times";
 /// The same step as a graph of kernels, for devices where the one kernel cannot run.
 inline constexpr llvm::StringLiteral kGraphStep = "decode_graph";
 
@@ -183,6 +186,10 @@ struct PersistentPlan {
   int64_t outputUnits(int64_t block) const;
   int64_t gateUnits(int64_t block) const;
   int64_t downUnits(int64_t block) const;
+  /// Seconds that a layer's weights take if nothing waits, read with so many bytes a second by all
+  /// blocks, and by one at most: attention's clusters read first, then all. Blocks get the same
+  /// share, so the one that reads most decides.
+  double readSeconds(double bandwidth, double blockBandwidth) const;
   /// Groups of the input that a warp keeps in registers.
   int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
   /// Floats of a query head's part in `sums`: AttentionShape::partRow(), its maximum and its sum.

@@ -307,6 +307,9 @@ static void addPages(Explanation &explanation, func::FuncOp decode) {
 void sluice::addScheduled(Explanation &explanation, ModuleOp scheduled) {
   for (auto function : scheduled.getOps<func::FuncOp>()) {
     int64_t tokens = tokensOf(function);
+    if (auto reason = function->getAttrOfType<StringAttr>(fused::kPersistentReasonAttr))
+      explanation.launch = {function->hasAttr(fused::kPersistentAttr) ? "persistent" : "graph",
+                            reason.str()};
     if (function.getSymName() == "decode" && tokens == explanation.batch && tokens > 1) {
       addPages(explanation, function);
       explanation.predicted = TimeModel(explanation.target, explanation.context).step(function);
@@ -529,6 +532,8 @@ void sluice::printExplanation(const Explanation &e, llvm::raw_ostream &os) {
      << " tokens/s at " << e.context << ": reading " << seconds(e.predicted.memory)
      << ", arithmetic beyond it " << seconds(e.predicted.arithmetic) << ", boundaries "
      << seconds(e.predicted.boundary) << "\n";
+  if (e.launch)
+    os << "launch " << e.launch->first << ": " << e.launch->second << "\n";
   if (!e.prompts.empty()) {
     os << "predicted prompts:";
     llvm::interleave(
@@ -622,6 +627,8 @@ json sluice::explanationJson(const Explanation &e) {
     result["prompts"].push_back({{"tokens", tokens},
                                  {"seconds", seconds},
                                  {"tokens_per_second", static_cast<double>(tokens) / seconds}});
+  if (e.launch)
+    result["launch"] = {{"mode", e.launch->first}, {"reason", e.launch->second}};
   if (e.dequantizeToF32)
     result["dequantize_pass"] = {{"block", e.dequantizeToF32->block},
                                  {"operations_per_byte_f32", e.dequantizeToF32->intensity()},

@@ -125,11 +125,8 @@ double TimeModel::attentionRate(const formats::CacheEncoding &encoding) const {
 // Descriptions
 //===----------------------------------------------------------------------===//
 
-TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t tokens,
-                     LaunchMode mode)
+TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t tokens)
     : description(target), positions(context), tokens(tokens) {
-  assert(mode == LaunchMode::Graph && "the only way to launch");
-  (void)mode;
   for (const auto &[name, rate] : target.productRates)
     productRates.emplace_back(*formats::Encoding::fromName(name), rate.value);
   for (const auto &[name, rate] : target.matmulRates)
@@ -323,6 +320,39 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   if (load.leavesRoom)
     formula.fixed.boundary -= time.roomSaving.value;
   formula.alone = time.alone.value;
+  return formula;
+}
+
+std::optional<TimeFormula> TimeModel::persistentLayer(const fused::PersistentPlan &plan,
+                                                      const AttentionLoad &load) const {
+  if (!description.persistent || !description.persistent->time)
+    return std::nullopt;
+  const PersistentTime &time = *description.persistent->time;
+  double blockBandwidth = description.gpuTime.blockBandwidth.value;
+  double stream = plan.readSeconds(time.bandwidth.value, blockBandwidth);
+  TimeFormula formula;
+  formula.fixed.memory = stream;
+  formula.fixed.boundary = std::hypot(stream, time.wait.value) - stream;
+  formula.window = load.window;
+  auto readers = static_cast<double>(plan.schedule.attentionClusters * plan.schedule.clusterBlocks);
+  formula.perPosition.memory =
+      static_cast<double>(load.kvHeads * (load.keys.bytesPerVector(load.headDim) +
+                                          load.values.bytesPerVector(load.headDim))) /
+      std::min(time.cacheBandwidth.value, readers * blockBandwidth);
+  return formula;
+}
+
+std::optional<TimeFormula> TimeModel::persistentLayers(const fused::DecoderStep &step,
+                                                       const fused::PersistentPlan &plan) const {
+  // All layers are alike.
+  fused::AttentionOp attention = step.layers.front().attention;
+  std::optional<TimeFormula> formula = persistentLayer(plan, attentionLoad(attention, {}));
+  if (!formula)
+    return std::nullopt;
+  auto count = static_cast<double>(step.layers.size());
+  formula->fixed = formula->fixed * count;
+  formula->perPosition = formula->perPosition * count;
+  formula->alone = description.gpuTime.alone.value;
   return formula;
 }
 

@@ -93,8 +93,10 @@ static void buildScheduledPipeline(OpPassManager &pm, const PipelineOptions &opt
   pm.addPass(createFusedAssignSchedules({options.target, options.planContext}));
   pm.addPass(createFusedAnnotateTraffic());
   pm.addPass(createCSEPass());
-  if (options.launch == "persistent")
-    pm.addPass(createFusedPlanPersistent({options.target}));
+  // What racecheck can follow is the graph.
+  if (options.launch == "persistent" || (options.launch == "auto" && !options.racecheck))
+    pm.addPass(createFusedPlanPersistent(
+        {options.target, options.planContext, /*whereFaster=*/options.launch == "auto"}));
 }
 
 static void buildDevicePipeline(OpPassManager &pm, const PipelineOptions &options) {

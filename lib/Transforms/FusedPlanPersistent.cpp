@@ -3,7 +3,7 @@
 
 #include "sluice/Transforms/Passes.h"
 
-#include "dialects/Fused/PersistentPlan.h"
+#include "sluice/Analysis/TimeModel.h"
 #include "sluice/Target/GpuDevice.h"
 #include "sluice/Target/LoadTarget.h"
 
@@ -28,22 +28,32 @@ struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> 
     if (failed(description))
       return signalPassFailure();
     auto decode = getOperation().lookupSymbol<func::FuncOp>("decode");
-    if (!description->isGpu() || !decode || !decode.getBody().hasOneBlock())
+    bool hasTimes = description->persistent && description->persistent->time;
+    if (!description->isGpu() || !decode || !decode.getBody().hasOneBlock() ||
+        (whereFaster && !hasTimes))
       return markAllAnalysesPreserved();
     auto given = decode->getAttrOfType<fused::PersistentScheduleAttr>(fused::kPersistentAttr);
-    llvm::Expected<fused::PersistentPlan> plan = makePlan(decode, *description, given);
+    llvm::Expected<Planned> found = makePlan(decode, *description, given);
     std::string reason;
-    if (plan) {
-      const fused::PersistentSchedule &schedule = plan->schedule;
-      decode->setAttr(fused::kPersistentAttr,
-                      fused::PersistentScheduleAttr::get(
-                          &getContext(), schedule.clusters, schedule.clusterBlocks,
-                          schedule.attentionClusters, schedule.warps, schedule.stages,
-                          schedule.attentionInFlight, schedule.mlpInFlight));
-      reason = describe(*plan);
-      ++planned;
+    if (found) {
+      bool taken = true;
+      std::string prediction;
+      if (std::optional<Times> times = predict(decode, *description, *found))
+        taken = compare(decode, *times, prediction) || !whereFaster || given;
+      if (taken)
+        reason = describe(found->plan) + (prediction.empty() ? "" : "; ");
+      reason += prediction;
+      if (taken) {
+        const fused::PersistentSchedule &schedule = found->plan.schedule;
+        decode->setAttr(fused::kPersistentAttr,
+                        fused::PersistentScheduleAttr::get(
+                            &getContext(), schedule.clusters, schedule.clusterBlocks,
+                            schedule.attentionClusters, schedule.warps, schedule.stages,
+                            schedule.attentionInFlight, schedule.mlpInFlight));
+        ++planned;
+      }
     } else {
-      reason = llvm::toString(plan.takeError());
+      reason = llvm::toString(found.takeError());
       if (given) {
         decode.emitError() << fused::kPersistentAttr << " does not suit the step: " << reason;
         return signalPassFailure();
@@ -54,29 +64,74 @@ struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> 
     decode->setAttr(fused::kPersistentReasonAttr, StringAttr::get(&getContext(), reason));
   }
 
-  llvm::Expected<fused::PersistentPlan> makePlan(func::FuncOp decode,
-                                                 const TargetDescription &description,
-                                                 fused::PersistentScheduleAttr given) {
+  struct Planned {
+    fused::DecoderStep step;
+    fused::PersistentPlan plan;
+  };
+  llvm::Expected<Planned> makePlan(func::FuncOp decode, const TargetDescription &description,
+                                   fused::PersistentScheduleAttr given) {
     llvm::Expected<fused::DecoderStep> step = fused::DecoderStep::match(decode.getBody().front());
     if (!step)
       return step.takeError();
     fused::GpuDevice device = gpuDevice(description);
-    if (given)
-      return fused::PersistentPlan::get(step->shape, fused::PersistentSchedule::get(given), device);
-    fused::PersistentLimits limits;
-    limits.bandwidth = description.gpuTime.productBandwidth.value;
-    limits.blockBandwidth = description.gpuTime.blockBandwidth.value;
-    if (const std::optional<PersistentTuning> &tuning = description.persistent) {
-      limits.residentClusters = tuning->residentClusters.value;
-      limits.warps = tuning->warps.value;
-      limits.attentionInFlight = tuning->attentionInFlight.value;
-      limits.mlpInFlight = tuning->mlpInFlight.value;
-    }
     llvm::Expected<fused::PersistentSchedule> schedule =
-        fused::choosePersistentSchedule(step->shape, limits, device);
+        given ? fused::PersistentSchedule::get(given)
+              : fused::choosePersistentSchedule(step->shape, persistentLimits(description), device);
     if (!schedule)
       return schedule.takeError();
-    return fused::PersistentPlan::get(step->shape, *schedule, device);
+    llvm::Expected<fused::PersistentPlan> plan =
+        fused::PersistentPlan::get(step->shape, *schedule, device);
+    if (!plan)
+      return plan.takeError();
+    return Planned{std::move(*step), std::move(*plan)};
+  }
+
+  /// Seconds of a step at `positions`, and what its layers take as one kernel.
+  struct Times {
+    int64_t positions;
+    double graph, persistent;
+    TimeFormula layers;
+  };
+  std::optional<Times> predict(func::FuncOp decode, const TargetDescription &description,
+                               const Planned &planned) {
+    fused::AttentionOp attention = planned.step.layers.front().attention;
+    int64_t positions = context;
+    if (!positions) {
+      auto keys =
+          SymbolTable::lookupNearestSymbolFrom<model::CacheOp>(attention, attention.getKeysAttr());
+      positions = std::max<int64_t>(keys.getCacheType().getPositions() / 2, 1);
+    }
+    TimeModel model(description, positions);
+    std::optional<TimeFormula> layers = model.persistentLayers(planned.step, planned.plan);
+    if (!layers)
+      return std::nullopt;
+    double graph = model.step(decode).seconds(), persistent = graph;
+    for (const fused::DecoderStep::Layer &layer : planned.step.layers)
+      for (Operation *op : layer.operations())
+        persistent -= model.kernel(cast<fused::KernelOp>(op)).seconds();
+    return Times{positions, graph, persistent + layers->at(positions).seconds(), *layers};
+  }
+
+  /// Whether one kernel is faster by more than predictions are off. Says so in `prediction`,
+  /// and in the step's attributes.
+  bool compare(func::FuncOp decode, const Times &times, std::string &prediction) {
+    constexpr double margin = 0.03;
+    Builder b(&getContext());
+    auto dictionary =
+        b.getDictionaryAttr({b.getNamedAttr("graph", b.getF64FloatAttr(times.graph)),
+                             b.getNamedAttr("layers", times.layers.toAttribute(&getContext())),
+                             b.getNamedAttr("persistent", b.getF64FloatAttr(times.persistent)),
+                             b.getNamedAttr("positions", b.getI64IntegerAttr(times.positions))});
+    decode->setAttr(fused::kPersistentTimesAttr, dictionary);
+    bool faster = times.persistent * (1 + margin) < times.graph;
+    const char *what = faster ? "one kernel is faster"
+                       : times.persistent < times.graph
+                           ? "one kernel is faster by less than predictions are off"
+                           : "the graph is faster";
+    prediction = llvm::formatv("predicted at {0} positions: {1:F1} us as one kernel, {2:F1} us as "
+                               "a graph, {3}",
+                               times.positions, times.persistent * 1e6, times.graph * 1e6, what);
+    return faster;
   }
 
   static std::string describe(const fused::PersistentPlan &plan) {

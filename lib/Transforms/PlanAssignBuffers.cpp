@@ -356,6 +356,8 @@ LogicalResult PlanAssignBuffers::convert(StepFunction &step) {
     made->setDiscardableAttr(fused::kPersistentReasonAttr, reason);
     if (Attribute schedule = function->getDiscardableAttr(fused::kPersistentAttr))
       made->setDiscardableAttr(fused::kPersistentAttr, schedule);
+    if (Attribute times = function->getDiscardableAttr(fused::kPersistentTimesAttr))
+      made->setDiscardableAttr(fused::kPersistentTimesAttr, times);
   }
   builder->createBlock(&made.getBody());
   for (plan::DispatchOp dispatch : step.dispatches) {

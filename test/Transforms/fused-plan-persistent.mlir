@@ -1,6 +1,14 @@
 // RUN: sluice-opt %s --split-input-file --fused-plan-persistent=target=h100 | FileCheck %s
 // RUN: not sluice-opt %s --split-input-file --fused-plan-persistent=target=nothing 2>&1 | FileCheck %s --check-prefix=BAD
 // BAD: error: {{.*}}nothing
+// RUN: sluice-opt %s --split-input-file --fused-plan-persistent="target=h100 where-faster context=100" | FileCheck %s --check-prefix=FASTER
+// RUN: sluice-opt %s --split-input-file --fused-plan-persistent="target=h200 where-faster" | FileCheck %s --check-prefix=UNTOLD
+// A model so small is all waits.
+// FASTER-LABEL: func.func @decode
+// FASTER-SAME: attributes {sluice.persistent_reason = "predicted at 100 positions: {{[0-9.]+}} us as one kernel, {{[0-9.]+}} us as a graph, the graph is faster", sluice.persistent_times = {graph = {{.*}}, layers = {{{.*}}}, persistent = {{.*}}, positions = 100 : i64}}
+// UNTOLD-LABEL: func.func @decode
+// UNTOLD-NOT: sluice.persistent_
+// UNTOLD: return
 
 // CHECK-LABEL: func.func @decode
 // CHECK-SAME: sluice.persistent = #fused.persistent_schedule<clusters = 6, cluster_blocks = 8, attention_clusters = 2, warps = 16, stages = 12, attention_in_flight = 3, mlp_in_flight = 3>

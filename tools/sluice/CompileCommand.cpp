@@ -185,7 +185,8 @@ void driver::addCompileCommand(CLI::App &app) {
   command
       ->add_option("--launch", options->launch,
                    "How a token's step runs on a GPU: graph (of kernels), persistent (its layers "
-                   "are one kernel; where that is impossible, a graph), or auto (default; graph)")
+                   "are one kernel; where that is impossible, a graph), or auto (default; what is "
+                   "predicted to be faster)")
       ->check(CLI::IsMember({"auto", "graph", "persistent"}))
       ->type_name("MODE");
   command->add_flag("--synthetic-weights", options->syntheticWeights,

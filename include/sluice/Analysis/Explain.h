@@ -94,6 +94,8 @@ struct Explanation {
   /// The steps that read a prompt, ascending: their tokens, and the predicted seconds of reading so
   /// many, none before them.
   llvm::SmallVector<std::pair<int64_t, double>> prompts;
+  /// Of a decode step that was considered as one kernel: "persistent" or "graph", and why.
+  std::optional<std::pair<std::string, std::string>> launch;
   LayerFigures layer;
   /// Dequantizing the most common integer format in a pass of its own, to float32 and to 16 bits.
   /// Absent where no weight is an integer.

@@ -53,6 +53,15 @@
 //   of all rounds. Of attention's positions each token reads those up to itself, half of the step's
 //   own tokens on average: its arithmetic is less by that.
 //
+//   A step whose layers are one kernel (PersistentPlan.h) has, instead of theirs,
+//
+//   layer      sqrt(stream^2 + persistentWait^2) + positions * bytes a position
+//              / min(persistentCacheBandwidth, blocks that attend * blockBandwidth)
+//
+//   where stream is what the layer's weights take at persistentBandwidth if nothing waits: of a
+//   layer that takes long to read, the ring bridges nearly all of the waits; one that reads little
+//   takes as long as them.
+//
 //   sampling   smallKernel + logits of a token * rounds of blocks * samplingLogit
 //   others     smallKernel + bytes / rowsBandwidth
 //   step       step + the sum of its kernels
@@ -67,6 +76,7 @@
 #define SLUICE_ANALYSIS_TIMEMODEL_H
 
 #include "dialects/Fused/Fused.h"
+#include "dialects/Fused/PersistentPlan.h"
 #include "sluice/Formats/CacheEncoding.h"
 #include "sluice/Target/TargetDescription.h"
 
@@ -190,17 +200,11 @@ struct TimeFormula {
   mlir::DictionaryAttr toAttribute(mlir::MLIRContext *context) const;
 };
 
-/// How a step is launched.
-enum class LaunchMode {
-  Graph ///< a kernel for each operation, each started before its predecessor has ended
-};
-
 class TimeModel {
 public:
   /// `context` positions are read, the token's own included, `tokens` times what a kernel's own
   /// tokens do. The target must outlive the model.
-  TimeModel(const TargetDescription &target, int64_t context, int64_t tokens = 1,
-            LaunchMode mode = LaunchMode::Graph);
+  TimeModel(const TargetDescription &target, int64_t context, int64_t tokens = 1);
 
   const TargetDescription &target() const { return description; }
   int64_t context() const { return positions; }
@@ -236,6 +240,14 @@ public:
   TimeFormula formula(const KernelLoad &load) const;
   TimeFormula formula(fused::KernelOp op) const { return formula(kernelLoad(op)); }
   KernelTime kernel(fused::KernelOp op) const { return formula(op).at(positions); }
+  /// A layer of a step as one kernel, whose attention reads `load`; nothing where the target does
+  /// not tell.
+  std::optional<TimeFormula> persistentLayer(const fused::PersistentPlan &plan,
+                                             const AttentionLoad &load) const;
+  /// The layers of a step as one kernel, all of them.
+  std::optional<TimeFormula> persistentLayers(const fused::DecoderStep &step,
+                                              const fused::PersistentPlan &plan) const;
+
   /// All kernels of a function in stage fused or scheduled, and what a step takes beside them.
   KernelTime step(mlir::Operation *function) const;
   /// What a step takes beside its kernels, seconds.

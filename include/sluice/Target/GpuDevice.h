@@ -6,7 +6,7 @@
 #ifndef SLUICE_TARGET_GPUDEVICE_H
 #define SLUICE_TARGET_GPUDEVICE_H
 
-#include "dialects/Fused/GpuLaunch.h"
+#include "dialects/Fused/PersistentPlan.h"
 #include "sluice/Target/TargetDescription.h"
 
 namespace sluice {
@@ -14,6 +14,20 @@ namespace sluice {
 inline fused::GpuDevice gpuDevice(const TargetDescription &target) {
   return {target.arch, target.sharedBytesPerBlock.value, target.hasBulkCopies(),
           target.hasWarpgroups()};
+}
+
+/// What the choice of a persistent schedule depends on. `target` must outlive it.
+inline fused::PersistentLimits persistentLimits(const TargetDescription &target) {
+  fused::PersistentLimits limits;
+  limits.bandwidth = target.gpuTime.productBandwidth.value;
+  limits.blockBandwidth = target.gpuTime.blockBandwidth.value;
+  if (const std::optional<PersistentTuning> &tuning = target.persistent) {
+    limits.residentClusters = tuning->residentClusters.value;
+    limits.warps = tuning->warps.value;
+    limits.attentionInFlight = tuning->attentionInFlight.value;
+    limits.mlpInFlight = tuning->mlpInFlight.value;
+  }
+  return limits;
 }
 
 } // namespace sluice

@@ -51,6 +51,14 @@ struct GpuTuning {
   Sourced<int64_t> embeddingWarps, embeddingColumns;
 };
 
+/// What the time of a step as one kernel depends on (Analysis/TimeModel.h).
+struct PersistentTime {
+  /// Bytes a second of weights, and of keys and values.
+  Sourced<double> bandwidth, cacheBandwidth;
+  /// Seconds of a layer that reads nothing.
+  Sourced<double> wait;
+};
+
 /// How a decode step runs as one persistent kernel (Fused/PersistentPlan.h).
 struct PersistentTuning {
   /// Clusters of 1, 2, 4 and 8 blocks that live at the same time, each block with a multiprocessor
@@ -58,6 +66,8 @@ struct PersistentTuning {
   Sourced<std::vector<int64_t>> residentClusters;
   /// Warps that compute; stages under way at once around attention, and in the MLP.
   Sourced<int64_t> warps, attentionInFlight, mlpInFlight;
+  /// Nothing where it was not measured: then such a step is never chosen, only asked for.
+  std::optional<PersistentTime> time;
 };
 
 /// The same of a CPU.

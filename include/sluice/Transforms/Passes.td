@@ -537,6 +537,9 @@ def FusedPlanPersistent : Pass<"fused-plan-persistent", "::mlir::ModuleOp"> {
     means, or why there is none. Which block computes what, and what blocks hand to each other, follows from the schedule (dialects/Fused/PersistentPlan.h); that everything that
     is waited for comes, as often as it is expected, and that no buffer is used again too early, has been checked (dialects/Fused/Protocol.h). A schedule that is there already is kept if it fits, and an error if it does not.
 
+    Where the target tells how long such a kernel takes, `sluice.persistent_times` has the predicted times of both ways. With `where-faster` the step gets a schedule only if one kernel is predicted to be faster by more than 3%, which is what predictions
+    are off, and nothing happens where the target does not tell.
+
     ```mlir
     func.func private @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32>
     ```
@@ -547,7 +550,9 @@ def FusedPlanPersistent : Pass<"fused-plan-persistent", "::mlir::ModuleOp"> {
       sluice.persistent_reason = "6 clusters of 8 blocks, 2 of them with 1 key/value head each; ..."}
     ```
   }];
-  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">];
+  let options = [Option<"target", "target", "std::string", /*default=*/"\"host\"", "name or path of a target description">,
+                 Option<"context", "context", "int64_t", /*default=*/"0", "positions that attention is taken to read; 0: half of its cache">,
+                 Option<"whereFaster", "where-faster", "bool", /*default=*/"false", "only steps that are predicted to be faster as one kernel">];
   let statistics = [Statistic<"planned", "planned", "steps that can be one kernel">];
   let dependentDialects = ["::sluice::fused::FusedDialect"];
 }

@@ -220,6 +220,7 @@ LogicalResult ConvertFusedToGpu::convertStep(func::FuncOp decode, mlir::gpu::GPU
   auto graph = cast<func::FuncOp>(b.clone(*decode));
   graph->removeAttr(fused::kPersistentAttr);
   graph->removeAttr(fused::kPersistentReasonAttr);
+  graph->removeAttr(fused::kPersistentTimesAttr);
   auto found = [&]() -> llvm::Expected<device::StepInterface> {
     llvm::Expected<fused::DecoderStep> step = fused::DecoderStep::match(decode.getBody().front());
     if (!step)
@@ -253,6 +254,8 @@ LogicalResult ConvertFusedToGpu::convertStep(func::FuncOp decode, mlir::gpu::GPU
   operands.append(step.constants.begin(), step.constants.end());
   auto made = dispatch(step.step.head, name, stream.getType(), operands, step.caches, launch, name,
                        traffic);
+  if (auto times = decode->getAttrOfType<DictionaryAttr>(fused::kPersistentTimesAttr))
+    made->setDiscardableAttr(fused::kTimeAttr, times.get("layers"));
   stream.replaceAllUsesWith(made.getResult(0));
   for (fused::DecoderStep::Layer &layer : llvm::reverse(step.step.layers)) {
     SmallVector<Operation *> operations(layer.operations());

@@ -225,7 +225,12 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
   Value newest = k.div(tiles.last, attention.warpPositions());
   Value part = k.div(warp, attention.headParts), inPart = k.rem(warp, attention.headParts);
   tiles.firstHead = k.mul(inPart, attention.passes * attention.kHeads);
-  SmallVector<TileAttention::Query> queries = tiles.loadQueries();
+  // Beside integer values' weights the operands of queries would spill: they are loaded for each
+  // piece, and need no registers while its values are multiplied.
+  bool kept = !attention.values.encoding.isInteger();
+  SmallVector<TileAttention::Query> queries;
+  if (kept)
+    queries = tiles.loadQueries();
   Values after =
       k.loop(part, number(PieceCount), plan.pieceReaders(), tiles.nothing(),
              [&](Value n, ValueRange carried) {
@@ -238,6 +243,8 @@ void StepKernel::readPieces(Value layer, Value head, Value passed) {
                           [&] { k.arrive(reachedBarrier()); });
                  k.wait(appendedBarrier(), k.bitAnd(round, 1));
                });
+               if (!kept)
+                 queries = tiles.loadQueries();
                TileAttention::State state = tiles.stateOf(carried);
                tiles.consumeTiles(k.mul(piece, pieceTiles()), stage,
                                   k.offset(stage, pieceTiles() * attention.keys.tileBytes()),

@@ -295,7 +295,7 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
   Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
   Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
   // A warp has the same groups of all tiles, but the operands of two or more would spill beside
-  // what else a kernel has in the 96 registers of 17 warps: of 4096 columns 12 bytes a thread with
+  // what else a kernel has in 96 registers: of 4096 columns 12 bytes a thread with
   // two (int4), 160 with four (int8).
   bool kept = part.tileStages == 1;
   SmallVector<Value> groups;

@@ -218,11 +218,17 @@ Expected<std::string> sluice::planJson(ModuleOp module, const json &target, cons
         object["all_logits"] = true;
       if (mlir::Attribute time = step->getDiscardableAttr(fused::kTimeAttr))
         object["time"] = attributeJson(time);
-      // Of a step that was to be one kernel: whether it is, and what it does, or why not.
-      if (mlir::Attribute reason = step->getDiscardableAttr(fused::kPersistentReasonAttr))
-        object["launch"] = {
+      // Of a step that was to be one kernel, or might be: whether it is, and what it does, or why
+      // not; and what both ways are predicted to take.
+      if (mlir::Attribute reason = step->getDiscardableAttr(fused::kPersistentReasonAttr)) {
+        json &mode = object["launch"] = {
             {"mode", step->hasAttr(fused::kPersistentAttr) ? "persistent" : "graph"},
             {"reason", attributeJson(reason)}};
+        if (auto times = step->getAttrOfType<DictionaryAttr>(fused::kPersistentTimesAttr))
+          mode["predicted"] = {{"positions", attributeJson(times.get("positions"))},
+                               {"graph", attributeJson(times.get("graph"))},
+                               {"persistent", attributeJson(times.get("persistent"))}};
+      }
       plan["arena_bytes"] =
           std::max<int64_t>(plan["arena_bytes"].get<int64_t>(), step.getArenaBytes());
     } else if (auto packed = dyn_cast<quantized::PackedOp>(op)) {

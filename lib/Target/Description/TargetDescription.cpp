@@ -158,6 +158,11 @@ static constexpr TimeKey<GpuTime> gpuTimeKeys[] = {
     {"step", &GpuTime::step, 0, 1},
     {"alone", &GpuTime::alone, 0, 1},
 };
+static constexpr TimeKey<PersistentTime> persistentTimeKeys[] = {
+    {"bandwidth", &PersistentTime::bandwidth, bandwidthMin, bandwidthMax},
+    {"cache_bandwidth", &PersistentTime::cacheBandwidth, bandwidthMin, bandwidthMax},
+    {"wait", &PersistentTime::wait, 0, 1},
+};
 static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
     {"launch", &CpuTime::launch, 0, 1},
     {"append", &CpuTime::append, 0, 1},
@@ -224,7 +229,7 @@ static void readSteps(const JsonField &tuning, TargetDescription &target) {
 }
 
 static void readPersistent(const JsonField &field, TargetDescription &target) {
-  field.allowOnly({"resident_clusters", "warps", "attention_in_flight", "mlp_in_flight"});
+  field.allowOnly({"resident_clusters", "warps", "attention_in_flight", "mlp_in_flight", "time"});
   PersistentTuning &tuning = target.persistent.emplace();
   JsonField clusters = field.at("resident_clusters");
   clusters.allowOnly({"value", "source"});
@@ -235,6 +240,8 @@ static void readPersistent(const JsonField &field, TargetDescription &target) {
   tuning.warps = readNumber<int64_t>(field.at("warps"), 1, 31);
   tuning.attentionInFlight = readNumber<int64_t>(field.at("attention_in_flight"), 1, 1024);
   tuning.mlpInFlight = readNumber<int64_t>(field.at("mlp_in_flight"), 1, 1024);
+  if (std::optional<JsonField> time = field.find("time"))
+    tuning.time = readNumbers<PersistentTime, double>(*time, persistentTimeKeys);
 }
 
 static void readGpu(const JsonField &root, TargetDescription &target) {

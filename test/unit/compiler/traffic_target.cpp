@@ -159,7 +159,7 @@ TEST(Target, ErrorsOfText) {
             "persistent.resident_clusters.value[1] is 0, expected an integer from 1 to 4096"},
            {"h100", "/persistent/clusters", "3",
             "unknown key 'persistent.clusters', expected resident_clusters, warps, "
-            "attention_in_flight, mlp_in_flight"},
+            "attention_in_flight, mlp_in_flight, time"},
            {"h100", "/tuning", nullptr, "tuning is missing"},
            {"h100", "/tuning", "3", "tuning is 3, expected an object"},
            {"h100", "/tuning/product_warps", nullptr, "tuning.product_warps is missing"},

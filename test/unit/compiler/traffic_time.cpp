@@ -3,6 +3,7 @@
 
 #include "sluice/Analysis/TimeFit.h"
 #include "sluice/Analysis/TimeModel.h"
+#include "sluice/Target/GpuDevice.h"
 
 #include "dialects/Plan/Plan.h"
 
@@ -184,6 +185,84 @@ TEST(TimeModel, FewBytesAreReadByFewParts) {
   for (int64_t context : {2000, 8192, 32768})
     for (llvm::StringRef format : {"int4", "int8", "f16"})
       EXPECT_LT(saves(format, format, context), 0) << format.str() << " at " << context;
+}
+
+/// Steps of an H100 whose layers are one kernel that spills nothing, f16 caches: tokens a second
+/// measured (docs/kernels.md) and predicted.
+TEST(TimeModel, StepsAsOneKernel) {
+  llvm::Expected<TargetDescription> target = loadTarget("h100");
+  ASSERT_TRUE(bool(target)) << llvm::toString(target.takeError());
+  fused::DecoderShape llama8, llama1, smol;
+  llama8.width = 4096, llama8.queryHeads = 32, llama8.heads = 8, llama8.dim = 128;
+  llama8.inner = 14336, llama8.vocabulary = 128256, llama8.layers = 32;
+  llama1 = llama8;
+  llama1.width = 2048, llama1.dim = 64, llama1.inner = 8192, llama1.layers = 16;
+  smol.width = 576, smol.queryHeads = 9, smol.heads = 3, smol.dim = 64;
+  smol.inner = 1536, smol.vocabulary = 49152, smol.layers = 30;
+  struct Measured {
+    const char *name;
+    const fused::DecoderShape &shape;
+    int64_t bits, positions;
+    double rate;
+  };
+  for (const Measured &step :
+       {Measured{"8B int4", llama8, 4, 512, 733.0}, Measured{"8B int4", llama8, 4, 2000, 690.2},
+        Measured{"8B int4", llama8, 4, 8192, 550.8}, Measured{"8B int4", llama8, 4, 32768, 332.3},
+        Measured{"8B int8", llama8, 8, 512, 386.5}, Measured{"1B int4", llama1, 4, 512, 3163},
+        Measured{"1B int8", llama1, 8, 512, 2050}, Measured{"SmolLM2 int8", smol, 8, 512, 2145}}) {
+    fused::DecoderShape shape = step.shape;
+    shape.weightBits = shape.headBits = step.bits;
+    shape.piecePositions = 32;
+    shape.pieceBytes = 2 * 32 * shape.dim * 2;
+    fused::GpuDevice device = gpuDevice(*target);
+    auto schedule = fused::choosePersistentSchedule(shape, persistentLimits(*target), device);
+    ASSERT_TRUE(bool(schedule)) << llvm::toString(schedule.takeError());
+    auto plan = fused::PersistentPlan::get(shape, *schedule, device);
+    ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+    TimeModel model(*target, step.positions);
+    AttentionLoad load{cache("f16"), cache("f16"), shape.heads, shape.queryHeads, shape.dim};
+    std::optional<TimeFormula> layer = model.persistentLayer(*plan, load);
+    ASSERT_TRUE(layer.has_value());
+    KernelLoad sampling, embedding;
+    sampling.kind = KernelLoad::Kind::Sampling;
+    sampling.logits = shape.vocabulary;
+    embedding.bytes = 2 * shape.width * 4;
+    double seconds =
+        static_cast<double>(shape.layers) * layer->at(step.positions).seconds() +
+        model.productSeconds(WeightLoad{encoding(step.bits == 4 ? "int4-g128" : "int8-g128"),
+                                        shape.vocabulary, shape.width}) +
+        model.formula(sampling).at(1).seconds() + model.formula(embedding).at(1).seconds() +
+        model.stepSeconds();
+    EXPECT_NEAR(1 / seconds / step.rate, 1, 0.05) << step.name << " at " << step.positions;
+  }
+  // Other targets do not tell.
+  target->persistent->time.reset();
+  fused::PersistentPlan none;
+  EXPECT_FALSE(TimeModel(*target, 512).persistentLayer(none, {}).has_value());
+}
+
+TEST(TimeModel, OneKernelOfAGpu) {
+  TargetDescription target = gpu();
+  PersistentTime &time = target.persistent.emplace().time.emplace();
+  time.bandwidth.value = 0.8e12;
+  time.cacheBandwidth.value = 0.3e12;
+  time.wait.value = 7e-6;
+  fused::PersistentPlan plan;
+  plan.shape.width = 256, plan.shape.queryHeads = 4, plan.shape.heads = 2, plan.shape.dim = 64;
+  plan.shape.inner = 768, plan.shape.weightBits = 8;
+  plan.schedule.clusters = 3, plan.schedule.clusterBlocks = 2, plan.schedule.attentionClusters = 1;
+  // Two blocks have half of 32 tiles of 2 groups and of 16 tiles of 2; six have one of 6 inner
+  // groups, which are 16 tiles of 2 groups, and half of 16 tiles of their cluster's 2.
+  double unit = 2048 + 32, stream = 2 * 48 * unit / 0.4e12 + 6 * 48 * unit / 0.8e12;
+  AttentionLoad load{cache("f16"), cache("int8"), 2, 4, 64};
+  TimeFormula formula = *TimeModel(target, 1000).persistentLayer(plan, load);
+  EXPECT_NEAR(formula.at(1000).seconds(), std::hypot(stream, 7e-6) + 1000 * 2 * (128 + 66) / 0.3e12,
+              1e-13);
+  EXPECT_NEAR(formula.fixed.memory, stream, 1e-15);
+  load.window = 100;
+  formula = *TimeModel(target, 1000).persistentLayer(plan, load);
+  EXPECT_NEAR(formula.at(1000).seconds(), std::hypot(stream, 7e-6) + 100 * 2 * (128 + 66) / 0.3e12,
+              1e-13);
 }
 
 TEST(TimeModel, ProductBehindAttention) {
