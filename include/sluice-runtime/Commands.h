@@ -118,6 +118,9 @@ struct BenchOptions {
   int64_t prompt = 0;
   bool perKernel = false;
   bool json = false;
+  /// Every step is one of a model that is larger than the hardware's caches: a buffer is read
+  /// before. What counts of times is their lower quartile, since other programs only add to them.
+  bool cold = false;
 };
 
 struct BenchKernel {

@@ -40,6 +40,9 @@ struct Bandwidth {
   std::string buffer;
   /// How: "plain loads", ...
   std::string method = "plain loads";
+  /// Bytes a second of those parts of the buffer that other programs disturbed least; 0 on a device
+  /// that others do not use at the same time.
+  double undisturbed = 0;
 };
 
 /// Steps that run while the host does something else, of a device whose work does not need the

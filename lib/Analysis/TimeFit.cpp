@@ -4,18 +4,20 @@
 #include "sluice/Analysis/TimeFit.h"
 
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/ADT/ScopeExit.h"
 #include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/StringSet.h"
 
 #include <Eigen/Dense>
 #include <cmath>
+#include <numeric>
 
 using namespace llvm;
 using namespace sluice;
 
 namespace {
 
-/// Launches of a step that read the same: their median time by itself.
+/// Launches of a step that read the same: their typical time by itself.
 struct KernelClass {
   KernelLoad load;
   int64_t context = 0, count = 0;
@@ -24,6 +26,8 @@ struct KernelClass {
 
 struct Step {
   double seconds = 0;
+  /// As StepMeasurement.
+  double readBandwidth = 0;
   std::vector<KernelClass> kernels;
 };
 
@@ -42,11 +46,21 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-std::vector<Step> classify(ArrayRef<StepMeasurement> measurements) {
+/// What counts of the times of launches that read the same: on a CPU other programs add to some.
+double typical(std::vector<double> seconds, bool isGpu) {
+  if (isGpu || seconds.empty())
+    return median(std::move(seconds));
+  auto quarter = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 4);
+  std::nth_element(seconds.begin(), quarter, seconds.end());
+  return *quarter;
+}
+
+std::vector<Step> classify(ArrayRef<StepMeasurement> measurements, bool isGpu) {
   std::vector<Step> steps;
   for (const StepMeasurement &measured : measurements) {
     Step &step = steps.emplace_back();
     step.seconds = measured.seconds;
+    step.readBandwidth = measured.readBandwidth;
     std::vector<std::vector<double>> times;
     for (auto [load, seconds] : zip_equal(measured.kernels, measured.alone)) {
       auto found = find_if(step.kernels, [&](const auto &known) { return known.load == load; });
@@ -59,14 +73,21 @@ std::vector<Step> classify(ArrayRef<StepMeasurement> measurements) {
       times[index].push_back(seconds);
     }
     for (auto [kernel, values] : zip_equal(step.kernels, times))
-      kernel.seconds = median(values);
+      kernel.seconds = typical(std::move(values), isGpu);
   }
   return steps;
 }
 
-/// Logarithms of predicted over measured seconds: of each class of kernels, then of the step.
-void errorsOf(const TargetDescription &target, const Step &step,
+/// Logarithms of predicted over measured seconds: of each class of kernels, then of the step. While
+/// they are computed, a CPU's bandwidths are those of the step's time.
+void errorsOf(TargetDescription &target, const Step &step,
               function_ref<void(double error, bool isStep)> visit) {
+  const CpuTime kept = target.cpuTime;
+  llvm::scope_exit restore([&] { target.cpuTime = kept; });
+  if (!target.isGpu() && step.readBandwidth > 0)
+    for (auto bandwidth :
+         {&CpuTime::productBandwidth, &CpuTime::cacheBandwidth, &CpuTime::rowsBandwidth})
+      (target.cpuTime.*bandwidth).value *= step.readBandwidth / target.bandwidth();
   TimeModel model(target, /*context=*/1);
   double seconds = model.stepSeconds();
   for (const KernelClass &kernel : step.kernels) {
@@ -76,6 +97,11 @@ void errorsOf(const TargetDescription &target, const Step &step,
     visit(std::log((inStep + formula.alone) / kernel.seconds), false);
   }
   visit(std::log(seconds / step.seconds), true);
+}
+
+/// A residual whose square grows like the residual where it is large (the loss of pseudo-Huber).
+double bounded(double residual) {
+  return std::copysign(std::sqrt(2 * (std::sqrt(1 + residual * residual) - 1)), residual);
 }
 
 class Fit {
@@ -137,7 +163,10 @@ private:
     std::vector<double> values;
     for (const Step &step : steps)
       errorsOf(target, step, [&](double error, bool isStep) {
-        values.push_back(error / (isStep ? 0.02 : 0.05));
+        if (target.isGpu())
+          values.push_back(error / (isStep ? 0.02 : 0.05));
+        else if (!isStep)
+          values.push_back(bounded(error / 0.05));
       });
     for (auto [index, parameter] : enumerate(parameters))
       values.push_back(place[index] / parameter.freedom);
@@ -191,8 +220,9 @@ StringSet<> addMeasured(FormatRates &rates, ArrayRef<Format> measured,
 FitErrors sluice::predictionErrors(const TargetDescription &target,
                                    ArrayRef<StepMeasurement> measurements) {
   std::vector<double> kernels, steps;
-  for (const Step &step : classify(measurements))
-    errorsOf(target, step, [&](double error, bool isStep) {
+  TargetDescription own = target;
+  for (const Step &step : classify(measurements, target.isGpu()))
+    errorsOf(own, step, [&](double error, bool isStep) {
       (isStep ? steps : kernels).push_back(std::abs(std::expm1(error)));
     });
   FitErrors errors;
@@ -205,7 +235,7 @@ FitErrors sluice::predictionErrors(const TargetDescription &target,
 
 TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasurement> measurements,
                                   StringRef source) {
-  std::vector<Step> steps = classify(measurements);
+  std::vector<Step> steps = classify(measurements, base.isGpu());
   SmallVector<formats::Encoding> encodings, matmulEncodings;
   SmallVector<formats::CacheEncoding> caches;
   for (const Step &step : steps)
@@ -218,19 +248,23 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
         caches.append({kernel.load.attention.keys, kernel.load.attention.values});
     }
   TargetDescription fitted = base;
-  StringSet<> products, attentions, matmuls;
+  StringSet<> products, attentions, operands, matmuls;
   {
     TimeModel model(base, /*context=*/1);
     products = addMeasured<formats::Encoding>(fitted.productRates, encodings,
                                               [&](const auto &f) { return model.productRate(f); });
     attentions = addMeasured<formats::CacheEncoding>(
         fitted.attentionRates, caches, [&](const auto &f) { return model.attentionRate(f); });
-    if (!base.isGpu())
+    if (!base.isGpu()) {
+      operands = addMeasured<formats::CacheEncoding>(
+          fitted.attentionOperandRates, caches,
+          [&](const auto &f) { return model.attentionOperandRate(f); });
       matmuls = addMeasured<formats::Encoding>(fitted.matmulRates, matmulEncodings,
                                                [&](const auto &f) { return model.matmulRate(f); });
+    }
   }
   FormatRates firstProducts = fitted.productRates, firstAttention = fitted.attentionRates,
-              firstMatmuls = fitted.matmulRates;
+              firstOperands = fitted.attentionOperandRates, firstMatmuls = fitted.matmulRates;
 
   Fit fit(fitted, steps);
   auto addTime = [&](Sourced<double> &number, double freedom) {
@@ -251,15 +285,30 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
       for (Sourced<double> *number : matmulParameters(time, steps))
         addTime(*number, 0.7);
   } else {
-    addTime(fitted.cpuTime.launch, 1);
+    CpuTime &time = fitted.cpuTime;
+    // A description's are those of another machine.
+    for (auto *bandwidth : {&time.productBandwidth, &time.cacheBandwidth, &time.rowsBandwidth}) {
+      bandwidth->value = fitted.bandwidth();
+      addTime(*bandwidth, 0.15);
+    }
+    for (auto *seconds : {&time.launch, &time.productColumn})
+      addTime(*seconds, 1);
+    if (!steps.empty()) {
+      std::vector<double> beside;
+      for (const StepMeasurement &step : measurements)
+        beside.push_back(step.seconds - std::accumulate(step.alone.begin(), step.alone.end(), 0.0));
+      time.step = {std::max(0.0, typical(std::move(beside), /*isGpu=*/false)), source.str()};
+    }
   }
   auto addRates = [&](FormatRates &rates, const StringSet<> &measured) {
     for (auto &[name, rate] : rates)
       if (measured.contains(name))
-        addTime(rate, 0.5);
+        // CPUs of one instruction set differ more than GPUs of a generation.
+        addTime(rate, fitted.isGpu() ? 0.5 : 1);
   };
   addRates(fitted.productRates, products);
   addRates(fitted.attentionRates, attentions);
+  addRates(fitted.attentionOperandRates, operands);
   addRates(fitted.matmulRates, matmuls);
   fit.run();
 
@@ -278,6 +327,7 @@ TargetDescription sluice::fitTime(TargetDescription base, ArrayRef<StepMeasureme
   };
   scaleOthers(fitted.productRates, firstProducts, products);
   scaleOthers(fitted.attentionRates, firstAttention, attentions);
+  scaleOthers(fitted.attentionOperandRates, firstOperands, operands);
   scaleOthers(fitted.matmulRates, firstMatmuls, matmuls);
   return fitted;
 }

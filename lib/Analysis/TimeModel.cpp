@@ -54,13 +54,20 @@ DictionaryAttr TimeFormula::toAttribute(MLIRContext *context) const {
   return b.getDictionaryAttr(entries);
 }
 
-/// A maximum that is rounded where both are alike.
-static double norm8(double a, double b) {
+/// A maximum that is rounded where both are alike, the less the greater the exponent.
+static double norm(double a, double b, int exponent) {
   double greatest = std::max(a, b);
   if (greatest <= 0)
     return 0;
-  return greatest * std::pow(std::pow(a / greatest, 8) + std::pow(b / greatest, 8), 1.0 / 8);
+  return greatest * std::pow(std::pow(a / greatest, exponent) + std::pow(b / greatest, exponent),
+                             1.0 / exponent);
 }
+
+/// A GPU's, whose copies go on while it multiplies.
+static double norm8(double a, double b) { return norm(a, b, 8); }
+
+/// A CPU's.
+static double norm3(double a, double b) { return norm(a, b, 3); }
 
 /// A kernel that takes `seconds` in all, of which memory reads for `stream` and whose arithmetic
 /// would take `work` alone.
@@ -117,6 +124,10 @@ double TimeModel::matmulRate(const formats::Encoding &encoding) const {
   return rateOf<formats::Encoding>(matmulRates, encoding);
 }
 
+double TimeModel::attentionOperandRate(const formats::CacheEncoding &encoding) const {
+  return rateOf<formats::CacheEncoding>(operandRates, encoding);
+}
+
 double TimeModel::attentionRate(const formats::CacheEncoding &encoding) const {
   return rateOf<formats::CacheEncoding>(attentionRates, encoding);
 }
@@ -133,6 +144,17 @@ TimeModel::TimeModel(const TargetDescription &target, int64_t context, int64_t t
     matmulRates.emplace_back(*formats::Encoding::fromName(name), rate.value);
   for (const auto &[name, rate] : target.attentionRates)
     attentionRates.emplace_back(*formats::CacheEncoding::fromName(name), rate.value);
+  for (const auto &[name, rate] : target.attentionOperandRates)
+    operandRates.emplace_back(*formats::CacheEncoding::fromName(name), rate.value);
+}
+
+/// A CPU's product of one token or of many.
+static TimeFormula hostProduct(const CpuTime &time, double bytes, int64_t columns, double work) {
+  TimeFormula formula;
+  double stream = bytes / time.productBandwidth.value;
+  double beside = time.launch.value + static_cast<double>(columns) * time.productColumn.value;
+  formula.fixed = divide(beside + norm3(stream, work), stream, beside, work);
+  return formula;
 }
 
 TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place, int64_t inputs,
@@ -148,12 +170,8 @@ TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place,
     columns = std::max(columns, weight.columns);
   }
   work *= static_cast<double>(tokens * inputs);
-  if (!description.isGpu()) {
-    double stream = bytes / description.bandwidth();
-    double seconds = description.cpuTime.launch.value + norm8(stream, work);
-    formula.fixed = divide(seconds, stream, description.cpuTime.launch.value, work);
-    return formula;
-  }
+  if (!description.isGpu())
+    return hostProduct(description.cpuTime, bytes, columns, work);
   const GpuTime &time = description.gpuTime;
   // All blocks take as long as the one with most tiles.
   int64_t blocks = std::clamp<int64_t>(tiles, 1, description.multiprocessors.value);
@@ -224,11 +242,8 @@ TimeFormula TimeModel::matmul(const MatmulLoad &load) const {
     rowTiles += llvm::divideCeil(weight.rows, formats::tileRows);
     columns = std::max(columns, weight.columns);
   }
-  if (!description.isGpu()) {
-    double launch = description.cpuTime.launch.value, stream = bytes / description.bandwidth();
-    formula.fixed = divide(launch + norm8(stream, hostWork), stream, launch, hostWork);
-    return formula;
-  }
+  if (!description.isGpu())
+    return hostProduct(description.cpuTime, bytes, columns, hostWork);
   const GpuTime &time = description.gpuTime;
   auto multiprocessors = static_cast<double>(description.multiprocessors.value);
   auto [rate, unpack] = tileRates(load.arithmetic, load.warpgroups, time);
@@ -286,8 +301,13 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
            (1 / attentionRate(load.keys) + 1 / attentionRate(load.values));
   };
   if (!description.isGpu()) {
-    double stream = bytes / description.bandwidth(), work = workOf(group * load.rows);
-    formula.perPosition = divide(norm8(stream, work), stream, 0, work);
+    constexpr int64_t tokensOfBlock = 8; // FusedToHost reads a position once for so many
+    double operands =
+        kvHeads * static_cast<double>(load.headDim * llvm::divideCeil(load.rows, tokensOfBlock)) *
+        (1 / attentionOperandRate(load.keys) + 1 / attentionOperandRate(load.values));
+    double stream = bytes / description.cpuTime.cacheBandwidth.value,
+           work = operands + workOf(group * load.rows);
+    formula.perPosition = divide(norm3(stream, work), stream, 0, work);
     formula.fixed.arithmetic = -unread * formula.perPosition.arithmetic;
     formula.fixed.boundary = description.cpuTime.launch.value;
     return formula;
@@ -468,7 +488,7 @@ TimeFormula TimeModel::formula(const KernelLoad &load) const {
   auto bytes = static_cast<double>(tokens * load.bytes);
   if (!description.isGpu()) {
     formula.fixed.boundary = description.cpuTime.launch.value;
-    formula.fixed.memory = bytes / description.bandwidth();
+    formula.fixed.memory = bytes / description.cpuTime.rowsBandwidth.value;
     return formula;
   }
   const GpuTime &time = description.gpuTime;
@@ -483,7 +503,7 @@ TimeFormula TimeModel::formula(const KernelLoad &load) const {
 }
 
 double TimeModel::stepSeconds() const {
-  return description.isGpu() ? description.gpuTime.step.value : 0;
+  return (description.isGpu() ? description.gpuTime.step : description.cpuTime.step).value;
 }
 
 KernelTime TimeModel::step(Operation *function) const {

@@ -19,6 +19,15 @@ static double median(std::vector<double> values) {
   return values.size() % 2 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
+/// What counts of times that were measured again and again.
+static double typical(std::vector<double> seconds, const BenchOptions &options) {
+  if (!options.cold)
+    return median(std::move(seconds));
+  auto quarter = seconds.begin() + static_cast<std::ptrdiff_t>(seconds.size() / 4);
+  std::nth_element(seconds.begin(), quarter, seconds.end());
+  return *quarter;
+}
+
 static std::string describe(const SamplingOptions &options) {
   std::string text = options.temperature == 0
                          ? std::string("greedy")
@@ -65,14 +74,16 @@ static std::vector<int32_t> promptToMeasure(const ModelInfo &model, const BenchO
 
 /// Fills in the speeds of reading `tokens` tokens, which `read` does and times in seconds.
 template <typename Read>
-static void measureReading(PromptSpeed &result, int64_t tokens, int64_t repetitions, Read read) {
+static void measureReading(PromptSpeed &result, int64_t tokens, const BenchOptions &options,
+                           Read read) {
   read();
-  std::vector<double> speeds;
-  for (int64_t r = 0; r < repetitions; ++r)
-    speeds.push_back(static_cast<double>(tokens) / read());
-  result.tokensPerSecond = median(speeds);
-  result.slowest = *std::min_element(speeds.begin(), speeds.end());
-  result.fastest = *std::max_element(speeds.begin(), speeds.end());
+  std::vector<double> seconds;
+  for (int64_t r = 0; r < options.repetitions; ++r)
+    seconds.push_back(read());
+  auto speed = [&](double time) { return static_cast<double>(tokens) / time; };
+  result.tokensPerSecond = speed(typical(seconds, options));
+  result.slowest = speed(*std::max_element(seconds.begin(), seconds.end()));
+  result.fastest = speed(*std::min_element(seconds.begin(), seconds.end()));
 }
 
 static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) {
@@ -83,6 +94,8 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
   auto read = [&] {
     InterruptGuard::check();
     session.reset();
+    if (options.cold)
+      session.device().measureReadBandwidth();
     auto start = std::chrono::steady_clock::now();
     std::span<const int32_t> rest = ids;
     // The last step chooses a token.
@@ -92,7 +105,7 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
     (void)session.next(rest.last(last), sampler, ids);
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  measureReading(result, result.tokens, options.repetitions, read);
+  measureReading(result, result.tokens, options, read);
   const Plan &plan = session.artifact().plan();
   result.predicted = plan.predictedPrompt(options.prompt);
   if (!options.perKernel)
@@ -102,13 +115,15 @@ static PromptSpeed measurePrompt(Session &session, const BenchOptions &options) 
   std::vector<std::vector<double>> launches(step.launches.size());
   for (int64_t r = 0; r < options.repetitions; ++r) {
     session.reset();
+    if (options.cold)
+      session.device().measureReadBandwidth();
     std::vector<double> times =
         session.profile(std::span(ids).first(static_cast<size_t>(result.stepTokens)));
     for (size_t k = 0; k < times.size(); ++k)
       launches[k].push_back(times[k]);
   }
   for (size_t k = 0; k < launches.size(); ++k)
-    addKernel(result.kernels, step.launches[k], median(launches[k]), result.stepTokens);
+    addKernel(result.kernels, step.launches[k], typical(launches[k], options), result.stepTokens);
   return result;
 }
 
@@ -129,7 +144,7 @@ static PromptSpeed measurePrompts(Batch &batch, const BenchOptions &options) {
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
-  measureReading(result, options.prompt * batch.capacity(), options.repetitions, read);
+  measureReading(result, options.prompt * batch.capacity(), options, read);
   return result;
 }
 
@@ -165,44 +180,56 @@ BenchResult sluice::runtime::measureSpeed(Session &session, const BenchOptions &
     }
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
+  // Memory that nobody has written is one page of zeros, which the hardware's caches hold.
+  session.reset();
   // Warm up, and see how long a token takes.
   double once = decode(1);
   once = std::min(once, decode(3) / 3);
   result.tokensEach =
-      options.tokens ? options.tokens
-                     : std::clamp<int64_t>(std::llround(0.5 / std::max(once, 1e-6)), 3, 100'000);
+      options.cold     ? 1
+      : options.tokens ? options.tokens
+                       : std::clamp<int64_t>(std::llround(0.5 / std::max(once, 1e-6)), 3, 100'000);
   session.device().measureReadBandwidth();
 
   Progress progress;
-  std::vector<double> speeds, bandwidths, steps;
+  // Of a token, and of one of the buffer's bytes.
+  std::vector<double> tokenSeconds, byteSeconds, steps;
   std::vector<std::vector<double>> launches(step.launches.size());
-  for (int64_t r = 0; r < options.repetitions; ++r) {
+  auto readBuffer = [&] {
     result.bandwidth = session.device().measureReadBandwidth();
-    bandwidths.push_back(result.bandwidth.bytesPerSecond);
-    speeds.push_back(static_cast<double>(result.tokensEach) / decode(result.tokensEach));
+    bool some = options.cold && result.bandwidth.undisturbed > 0;
+    byteSeconds.push_back(1 /
+                          (some ? result.bandwidth.undisturbed : result.bandwidth.bytesPerSecond));
+  };
+  auto perToken = [&](double seconds) { return seconds / static_cast<double>(result.tokensEach); };
+  for (int64_t r = 0; r < options.repetitions; ++r) {
+    readBuffer();
+    tokenSeconds.push_back(perToken(decode(result.tokensEach)));
     if (auto seconds = session.device().measureStep(decodeStep, result.tokensEach))
       steps.push_back(*seconds);
     if (options.perKernel)
       for (int64_t i = 0; i < std::clamp<int64_t>(result.tokensEach, 1, 20); ++i) {
         InterruptGuard::check();
+        if (options.cold)
+          readBuffer();
         session.seek(result.context - 1);
         std::vector<double> times = session.profile(token);
         for (size_t k = 0; k < times.size(); ++k)
           launches[k].push_back(times[k]);
       }
     progress.show(format("measurement %lld of %lld: %.1f tokens/s", static_cast<long long>(r + 1),
-                         static_cast<long long>(options.repetitions), speeds.back()));
+                         static_cast<long long>(options.repetitions), 1 / tokenSeconds.back()));
   }
-  result.tokensPerSecond = median(speeds);
-  result.slowest = *std::min_element(speeds.begin(), speeds.end());
-  result.fastest = *std::max_element(speeds.begin(), speeds.end());
-  result.bandwidth.bytesPerSecond = median(bandwidths);
+  result.tokensPerSecond = 1 / typical(tokenSeconds, options);
+  result.slowest = 1 / *std::max_element(tokenSeconds.begin(), tokenSeconds.end());
+  result.fastest = 1 / *std::min_element(tokenSeconds.begin(), tokenSeconds.end());
+  result.bandwidth.bytesPerSecond = 1 / typical(byteSeconds, options);
   if (!steps.empty())
-    result.stepSeconds = median(steps);
+    result.stepSeconds = typical(steps, options);
   result.profileRemark = session.device().profileRemark();
   if (options.perKernel)
     for (size_t k = 0; k < launches.size(); ++k)
-      addKernel(result.kernels, step.launches[k], median(launches[k]), result.context);
+      addKernel(result.kernels, step.launches[k], typical(launches[k], options), result.context);
   if (options.prompt)
     result.prompt = measurePrompt(session, options);
   result.predictedStep = step.predictedSeconds(static_cast<uint64_t>(result.context));
@@ -407,6 +434,8 @@ static void benchBatch(std::shared_ptr<const Artifact> artifact, const BenchOpti
     }
     return seconds;
   };
+  // As in measureSpeed.
+  batch.device().clearCaches();
   double once = std::min(run(1), run(3) / 3);
   int64_t count =
       options.tokens ? options.tokens : std::clamp<int64_t>(std::llround(0.5 / once), 3, 100'000);

@@ -36,6 +36,10 @@ std::string sluice::runtime::measureProbes(const std::filesystem::path &director
   json results = probes;
   results["format"] = "sluice-probe-results";
   results["date"] = today();
+  BenchOptions each = options;
+  each.perKernel = true;
+  each.cold = root.boolAt("cold", false);
+  each.repetitions = root.intAt("repetitions", 1, 1000, options.repetitions);
   InterruptGuard guard;
   size_t index = 0;
   for (const JsonField &probe : root.at("probes").elements(1024)) {
@@ -48,19 +52,17 @@ std::string sluice::runtime::measureProbes(const std::filesystem::path &director
     const std::string device = session.device().name() + ": " + session.device().description();
     results["device"] = device;
     for (const JsonField &context : probe.at("contexts").elements(64)) {
-      BenchOptions measured = options;
+      BenchOptions measured = each;
       measured.context = context.asInt(1, INT32_MAX);
-      measured.perKernel = true;
       measured.tokens = root.intAt("tokens", 1, 1 << 20, options.tokens);
       result["benches"].push_back(benchJson(measureSpeed(session, measured), *artifact, device));
     }
     // The numbers of tokens give way to what was measured.
     result["prompts"] = json::array();
     for (const JsonField &prompt : probe.at("prompts").elements(64)) {
-      BenchOptions measured = options;
+      BenchOptions measured = each;
       measured.context = 1;
       measured.tokens = 1;
-      measured.perKernel = true;
       measured.prompt = prompt.asInt(2, INT32_MAX);
       result["prompts"].push_back(
           benchJson(measureSpeed(session, measured), *artifact, device).at("prompt"));

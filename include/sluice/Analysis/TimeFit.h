@@ -17,6 +17,9 @@ struct StepMeasurement {
   std::vector<KernelLoad> kernels;
   std::vector<double> alone;
   double seconds = 0;
+  /// Of a CPU, what a plain read of memory reached at that time, bytes a second; 0 if it was as
+  /// fast as ever (the target's read ceiling).
+  double readBandwidth = 0;
 };
 
 /// How well a target's parameters predict measurements: the median of the errors' magnitudes, as
@@ -30,6 +33,11 @@ FitErrors predictionErrors(const TargetDescription &target, llvm::ArrayRef<StepM
 /// kernel's error of 5% counts as much as a step's of 2%). What no measurement tells stays as it
 /// is; the rates of formats that were not measured change as those that were. A parameter whose
 /// value comes from the measurements has `source`.
+///
+/// On a CPU, which other programs use as well, a kernel that took much longer than predicted counts
+/// little more than one that took somewhat longer; whole steps, which are long enough to be
+/// interrupted each time, only tell what they take beside their kernels; and bandwidths are those
+/// of the time at which a step was measured.
 TargetDescription fitTime(TargetDescription base, llvm::ArrayRef<StepMeasurement> steps,
                           llvm::StringRef source);
 

@@ -69,8 +69,17 @@
 // Alone, between two events (bench --per-kernel), a kernel takes `alone` longer, and a product
 // behind attention its whole stream.
 //
-// On a CPU every kernel takes launch + norm8(bytes / read ceiling, elements / rate); products of
-// many tokens have rates of their own, and others no elements.
+// On a CPU a core that waits for memory does not multiply, but for what it has under way, so that
+// the maximum of reading and arithmetic is rounder:
+//
+//   product    launch + columns * productColumn + norm3(bytes / productBandwidth, elements / rate)
+//   attention  launch + positions * norm3(bytes a position / cacheBandwidth,
+//                                         numbers a position * (1 / operand rate + heads / rate))
+//   matmul     a product's, with rates of its own
+//   others     launch + bytes / rowsBandwidth
+//   step       step + the sum of its kernels
+//
+// Numbers become operands once for all query heads of a key/value head, and for up to 8 tokens.
 
 #ifndef SLUICE_ANALYSIS_TIMEMODEL_H
 #define SLUICE_ANALYSIS_TIMEMODEL_H
@@ -258,8 +267,9 @@ public:
   /// code, then of the nearest number of bits, kind of scale and of offset, and size of group.
   double productRate(const formats::Encoding &encoding) const;
   double attentionRate(const formats::CacheEncoding &encoding) const;
-  /// The same of a CPU's products of many tokens.
+  /// The same of a CPU's products of many tokens, and of cached numbers that become operands.
   double matmulRate(const formats::Encoding &encoding) const;
+  double attentionOperandRate(const formats::CacheEncoding &encoding) const;
 
 private:
   double ringShare(const AttentionLoad &load) const;
@@ -267,7 +277,7 @@ private:
   const TargetDescription &description;
   int64_t positions, tokens;
   llvm::SmallVector<std::pair<formats::Encoding, double>> productRates, matmulRates;
-  llvm::SmallVector<std::pair<formats::CacheEncoding, double>> attentionRates;
+  llvm::SmallVector<std::pair<formats::CacheEncoding, double>> attentionRates, operandRates;
 };
 
 } // namespace sluice

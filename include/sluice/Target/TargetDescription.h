@@ -117,10 +117,18 @@ struct GpuTime {
   Sourced<double> alone;
 };
 
-/// The same of a CPU: seconds that a kernel takes beside its work, and for appending keys and
-/// values in attention's prologue.
+/// The same of a CPU.
 struct CpuTime {
-  Sourced<double> launch, append;
+  /// What products read weights with, attention keys and values, and other kernels whatever they
+  /// read and write.
+  Sourced<double> productBandwidth, cacheBandwidth, rowsBandwidth;
+  /// What a kernel takes beside its work: launching it and waiting for the last thread; of a
+  /// product, what each column of its input adds.
+  Sourced<double> launch, productColumn;
+  /// What appending keys and values in attention's prologue adds.
+  Sourced<double> append;
+  /// What a step takes beside its kernels: inputs, choosing the token, starting the threads.
+  Sourced<double> step;
 };
 
 /// Elements per second by a format's name, of the whole device.
@@ -168,8 +176,9 @@ struct TargetDescription {
   /// Weights that products multiply with one input, by Encoding::name(); cached numbers that
   /// attention multiplies with one query head, by CacheEncoding::name(). Neither is empty.
   FormatRates productRates, attentionRates;
-  /// Cpu only: weights of a format multiplied with a token, where there are many. Not empty.
-  FormatRates matmulRates;
+  /// Cpu only: weights of a format multiplied with a token, where there are many; cached numbers
+  /// that become operands, once for all query heads of their key/value head. Neither is empty.
+  FormatRates matmulRates, attentionOperandRates;
 
   bool isGpu() const { return kind == Kind::Gpu; }
   /// 90 for "sm_90" and "sm_90a"; 0 for a CPU.

@@ -164,8 +164,13 @@ static constexpr TimeKey<PersistentTime> persistentTimeKeys[] = {
     {"wait", &PersistentTime::wait, 0, 1},
 };
 static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
+    {"product_bandwidth", &CpuTime::productBandwidth, bandwidthMin, bandwidthMax},
+    {"cache_bandwidth", &CpuTime::cacheBandwidth, bandwidthMin, bandwidthMax},
+    {"rows_bandwidth", &CpuTime::rowsBandwidth, bandwidthMin, bandwidthMax},
     {"launch", &CpuTime::launch, 0, 1},
+    {"product_column", &CpuTime::productColumn, 0, 1},
     {"append", &CpuTime::append, 0, 1},
+    {"step", &CpuTime::step, 0, 1},
 };
 
 /// `others` are keys of the object that are no numbers of the group.
@@ -283,10 +288,12 @@ static void readCpu(const JsonField &root, TargetDescription &target) {
   target.cpuTuning = readNumbers<CpuTuning, int64_t>(root.at("tuning"), cpuTuningKeys, stepKeys);
   readSteps(root.at("tuning"), target);
   JsonField time = root.at("time");
-  target.cpuTime =
-      readTime<CpuTime>(time, cpuTimeKeys, target, {"products", "attention", "matmul"});
+  target.cpuTime = readTime<CpuTime>(time, cpuTimeKeys, target,
+                                     {"products", "attention", "attention_operands", "matmul"});
   target.matmulRates =
       readRates<formats::Encoding>(time.at("matmul"), "a number format of weights");
+  target.attentionOperandRates =
+      readRates<formats::CacheEncoding>(time.at("attention_operands"), "a number format of caches");
 }
 
 static TargetDescription readTarget(const JsonField &root) {
@@ -439,6 +446,7 @@ static nlohmann::ordered_json timeJson(const TargetDescription &target, const Ti
     object[entry.key.str()] = sourcedJson(time.*entry.number);
   for (const auto &[key, rates] :
        {std::pair("products", &target.productRates), std::pair("attention", &target.attentionRates),
+        std::pair("attention_operands", &target.attentionOperandRates),
         std::pair("matmul", &target.matmulRates)})
     for (const auto &[name, rate] : *rates)
       object[key][name] = sourcedJson(rate);

@@ -181,8 +181,13 @@ TEST(Target, ErrorsOfText) {
            {"h100", "/tuning/matmul_stages/value", "2",
             "tuning.matmul_stages.value is 2, expected an integer from 3 to 64"},
            {"host-avx2", "/time/matmul", nullptr, "time.matmul is missing"},
+           {"host-avx2", "/time/attention_operands", nullptr, "time.attention_operands is missing"},
+           {"host-avx2", "/time/cache_bandwidth/value", "1",
+            "time.cache_bandwidth.value is 1, expected a number from 100000000 to 1e+15"},
            {"host-avx2", "/time/alone", "1",
-            "time.alone is unknown, expected launch, append, products, attention, matmul"},
+            "time.alone is unknown, expected product_bandwidth, cache_bandwidth, rows_bandwidth, "
+            "launch, "
+            "product_column, append, step, products, attention, attention_operands, matmul"},
            {"host-avx2", "/tuning/product_warps", "1",
             "tuning.product_warps is unknown, expected accumulators, positions, "
             "prefill_tokens, verify_tokens"},

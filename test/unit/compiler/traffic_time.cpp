@@ -71,6 +71,28 @@ TargetDescription gpu() {
 }
 
 double norm8(double a, double b) { return std::pow(std::pow(a, 8) + std::pow(b, 8), 0.125); }
+double norm3(double a, double b) { return std::cbrt(a * a * a + b * b * b); }
+
+/// A CPU with round numbers.
+TargetDescription cpu() {
+  TargetDescription target;
+  target.readCeiling = Sourced<double>{10e9, ""};
+  CpuTime &time = target.cpuTime;
+  time.productBandwidth.value = 9e9;
+  time.cacheBandwidth.value = 8e9;
+  time.rowsBandwidth.value = 4e9;
+  time.launch.value = 5e-6;
+  time.productColumn.value = 2e-9;
+  time.step.value = 100e-6;
+  target.productRates["int8-g128"].value = 20e9;
+  target.productRates["q6_k"].value = 15e9;
+  target.matmulRates["int8-g128"].value = 200e9;
+  target.attentionRates["f16"].value = 100e9;
+  target.attentionRates["int8"].value = 200e9;
+  target.attentionOperandRates["f16"].value = 50e9;
+  target.attentionOperandRates["int8"].value = 150e9;
+  return target;
+}
 
 TEST(TimeModel, ProductOfAGpu) {
   TargetDescription target = gpu();
@@ -296,23 +318,31 @@ TEST(TimeModel, AttentionOfAGpu) {
 }
 
 TEST(TimeModel, Host) {
-  TargetDescription target;
-  target.readCeiling = Sourced<double>{10e9, ""};
-  target.cpuTime.launch.value = 5e-6;
-  target.productRates["int8-g128"].value = 20e9;
-  target.matmulRates["int8-g128"].value = 200e9;
-  target.attentionRates["f16"].value = 100e9;
+  TargetDescription target = cpu();
   TimeModel model(target, 100);
   WeightLoad weight{encoding("int8-g128"), 1000, 1024};
-  EXPECT_NEAR(model.productSeconds(weight), 5e-6 + norm8(1000 * 1040 / 10e9, 1024e3 / 20e9), 1e-12);
+  double beside = 5e-6 + 1024 * 2e-9;
+  EXPECT_NEAR(model.productSeconds(weight), beside + norm3(1000 * 1040 / 9e9, 1024e3 / 20e9),
+              1e-12);
+  // Numbers become operands once for the three query heads of a key/value head.
   AttentionLoad load{cache("f16"), cache("f16"), 2, 6, 64};
+  double operands = 2 * 64 * 2 / 50e9;
   EXPECT_NEAR(model.attentionSeconds(load),
-              5e-6 + 100 * norm8(2 * 256 / 10e9, 2 * 64 * 3 * 2 / 100e9), 1e-12);
+              5e-6 + 100 * norm3(2 * 256 / 8e9, operands + 2 * 64 * 3 * 2 / 100e9), 1e-12);
+  // Of a prompt's 20 tokens once for each eight; they attend to 90.5 positions on average.
+  load.rows = 20;
+  double position = norm3(2 * 256 / 8e9, 3 * operands + 2 * 64 * 60 * 2 / 100e9);
+  EXPECT_NEAR(model.attentionSeconds(load),
+              5e-6 + 100 * position - 9.5 * (position - 2 * 256 / 8e9), 1e-12);
   MatmulLoad many;
   many.weights = {weight};
   many.tokens = 64;
   EXPECT_NEAR(model.matmul(many).at(1).seconds(),
-              5e-6 + norm8(1000 * 1040 / 10e9, 64 * 1024e3 / 200e9), 1e-12);
+              beside + norm3(1000 * 1040 / 9e9, 64 * 1024e3 / 200e9), 1e-12);
+  KernelLoad rows;
+  rows.bytes = 8000;
+  EXPECT_NEAR(model.formula(rows).at(1).seconds(), 5e-6 + 8000 / 4e9, 1e-12);
+  EXPECT_EQ(model.stepSeconds(), 100e-6);
 }
 
 TEST(TimeModel, ManyTokensOfAGpu) {
@@ -495,6 +525,79 @@ TEST(TimeFit, FindsWhatPredictsPrompts) {
   // No record was multiplied.
   EXPECT_EQ(fitted.gpuTime.warpgroupRecords.value, start.gpuTime.warpgroupRecords.value);
   EXPECT_NE(fitted.gpuTime.unpackRecords.source, "measured");
+}
+
+/// Steps of a CPU with these parameters, measured while memory was now slower and now faster than
+/// its ceiling. Other programs made a share of the launches ten times as long.
+std::vector<StepMeasurement> hostSteps(const TargetDescription &truth, double disturbed) {
+  std::vector<StepMeasurement> steps;
+  int64_t launches = 0;
+  for (const char *weights : {"int8-g128", "q6_k"})
+    for (const char *format : {"f16", "int8"})
+      for (int64_t group : {1, 4})
+        for (int64_t context : {512, 8192}) {
+          StepMeasurement &step = steps.emplace_back();
+          step.context = context;
+          double share = steps.size() % 2 ? 0.8 : 1.1;
+          step.readBandwidth = share * truth.bandwidth();
+          TargetDescription now = truth;
+          for (auto bandwidth :
+               {&CpuTime::productBandwidth, &CpuTime::cacheBandwidth, &CpuTime::rowsBandwidth})
+            (now.cpuTime.*bandwidth).value *= share;
+          TimeModel model(now, 1);
+          step.seconds = model.stepSeconds();
+          auto add = [&](const KernelLoad &load) {
+            for (int layer = 0; layer < 4; ++layer) {
+              double seconds = model.formula(load).at(context).seconds();
+              bool isDisturbed =
+                  std::fmod(static_cast<double>(launches++) * 0.618, 1.0) < disturbed;
+              step.kernels.push_back(load);
+              step.alone.push_back(isDisturbed ? 10 * seconds : seconds);
+              step.seconds += step.alone.back();
+            }
+          };
+          KernelLoad product, attention, rows;
+          product.kind = KernelLoad::Kind::Product;
+          for (auto [height, columns] : {std::pair(64, 2048), {2048, 512}, {4096, 8192}}) {
+            product.weights = {{encoding(weights), height, columns}};
+            add(product);
+          }
+          attention.kind = KernelLoad::Kind::Attention;
+          attention.attention = {cache(format), cache(format), 8, 8 * group, 128};
+          add(attention);
+          rows.bytes = 1 << 20;
+          add(rows);
+        }
+  return steps;
+}
+
+TEST(TimeFit, FindsWhatPredictsAHost) {
+  TargetDescription truth = cpu(), start = cpu();
+  truth.readCeiling->value = start.readCeiling->value = 24e9;
+  CpuTime &time = truth.cpuTime;
+  time.productBandwidth.value = 21e9;
+  time.cacheBandwidth.value = 26e9;
+  time.rowsBandwidth.value = 17e9;
+  time.launch.value = 9e-6;
+  time.productColumn.value = 4e-9;
+  time.step.value = 300e-6;
+  truth.productRates["q6_k"].value = 25e9;
+  truth.attentionRates["f16"].value = 60e9;
+  truth.attentionOperandRates["f16"].value = 30e9;
+  for (double disturbed : {0.0, 0.3}) {
+    std::vector<StepMeasurement> steps = hostSteps(truth, disturbed);
+    EXPECT_GT(predictionErrors(start, steps).kernel, 0.05);
+    TargetDescription fitted = fitTime(start, steps, "measured");
+    EXPECT_LT(predictionErrors(fitted, steps).kernel, 0.01);
+    for (auto number : {&CpuTime::productBandwidth, &CpuTime::cacheBandwidth,
+                        &CpuTime::rowsBandwidth, &CpuTime::launch, &CpuTime::step}) {
+      EXPECT_NEAR((fitted.cpuTime.*number).value / (time.*number).value, 1, 0.05);
+      EXPECT_EQ((fitted.cpuTime.*number).source, "measured");
+    }
+    EXPECT_NEAR(fitted.productRates["q6_k"].value / 25e9, 1, 0.05);
+    EXPECT_NEAR(fitted.attentionRates["f16"].value / 60e9, 1, 0.1);
+    EXPECT_NEAR(fitted.attentionOperandRates["f16"].value / 30e9, 1, 0.1);
+  }
 }
 
 TEST(TimeFit, FindsWhatPredicts) {

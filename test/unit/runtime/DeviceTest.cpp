@@ -261,6 +261,11 @@ TEST(Device, BandwidthIsMeasured) {
   EXPECT_GT(bandwidth.bytesPerSecond, 1e8);
   EXPECT_GE(bandwidth.bufferBytes, 4 * largestCacheBytes());
   EXPECT_EQ(bandwidth.buffer, "a buffer of its own");
+  // The fastest quarter of its parts is hardly slower than all of them.
+  EXPECT_GE(bandwidth.undisturbed, 0.9 * bandwidth.bytesPerSecond);
+  // A second device reads the same buffer.
+  Session other(loaded.artifact, {"cpu", {1}});
+  EXPECT_EQ(other.device().measureReadBandwidth().bufferBytes, bandwidth.bufferBytes);
 }
 
 TEST(CpuFeatures, KnownOnesAgreeWithTheCompilersView) {
