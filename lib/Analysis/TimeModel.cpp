@@ -355,10 +355,15 @@ std::optional<TimeFormula> TimeModel::persistentLayer(const fused::PersistentPla
   formula.fixed.boundary = std::hypot(stream, time.wait.value) - stream;
   formula.window = load.window;
   auto readers = static_cast<double>(plan.schedule.attentionClusters * plan.schedule.clusterBlocks);
-  formula.perPosition.memory =
-      static_cast<double>(load.kvHeads * (load.keys.bytesPerVector(load.headDim) +
-                                          load.values.bytesPerVector(load.headDim))) /
-      std::min(time.cacheBandwidth.value, readers * blockBandwidth);
+  int64_t integers = load.headDim * (static_cast<int64_t>(load.keys.isInteger()) +
+                                     static_cast<int64_t>(load.values.isInteger()));
+  double work = static_cast<double>(integers * load.queryHeads) / (readers * time.integers.value);
+  if (integers)
+    formula.fixed.boundary += time.integerWait.value;
+  double memory = static_cast<double>(load.kvHeads * (load.keys.bytesPerVector(load.headDim) +
+                                                      load.values.bytesPerVector(load.headDim))) /
+                  std::min(time.cacheBandwidth.value, readers * blockBandwidth);
+  formula.perPosition = divide(norm8(memory, work), memory, 0, work);
   return formula;
 }
 

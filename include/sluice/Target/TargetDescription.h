@@ -55,8 +55,11 @@ struct GpuTuning {
 struct PersistentTime {
   /// Bytes a second of weights, and of keys and values.
   Sourced<double> bandwidth, cacheBandwidth;
-  /// Seconds of a layer that reads nothing.
-  Sourced<double> wait;
+  /// Seconds of a layer that reads nothing, and what a layer takes more where a cache is of
+  /// integers.
+  Sourced<double> wait, integerWait;
+  /// Elements of such caches, for each query head, that a block multiplies in a second.
+  Sourced<double> integers;
 };
 
 /// How a decode step runs as one persistent kernel (Fused/PersistentPlan.h).

@@ -162,6 +162,8 @@ static constexpr TimeKey<PersistentTime> persistentTimeKeys[] = {
     {"bandwidth", &PersistentTime::bandwidth, bandwidthMin, bandwidthMax},
     {"cache_bandwidth", &PersistentTime::cacheBandwidth, bandwidthMin, bandwidthMax},
     {"wait", &PersistentTime::wait, 0, 1},
+    {"integer_wait", &PersistentTime::integerWait, 0, 1},
+    {"integers", &PersistentTime::integers, rateMin, rateMax},
 };
 static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
     {"product_bandwidth", &CpuTime::productBandwidth, bandwidthMin, bandwidthMax},
