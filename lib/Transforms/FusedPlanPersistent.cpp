@@ -115,7 +115,7 @@ struct FusedPlanPersistent : impl::FusedPlanPersistentBase<FusedPlanPersistent> 
   /// Whether one kernel is faster by more than predictions are off. Says so in `prediction`,
   /// and in the step's attributes.
   bool compare(func::FuncOp decode, const Times &times, std::string &prediction) {
-    constexpr double margin = 0.03;
+    constexpr double margin = 0.02;
     Builder b(&getContext());
     auto dictionary =
         b.getDictionaryAttr({b.getNamedAttr("graph", b.getF64FloatAttr(times.graph)),

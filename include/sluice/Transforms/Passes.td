@@ -537,7 +537,7 @@ def FusedPlanPersistent : Pass<"fused-plan-persistent", "::mlir::ModuleOp"> {
     means, or why there is none. Which block computes what, and what blocks hand to each other, follows from the schedule (dialects/Fused/PersistentPlan.h); that everything that
     is waited for comes, as often as it is expected, and that no buffer is used again too early, has been checked (dialects/Fused/Protocol.h). A schedule that is there already is kept if it fits, and an error if it does not.
 
-    Where the target tells how long such a kernel takes, `sluice.persistent_times` has the predicted times of both ways. With `where-faster` the step gets a schedule only if one kernel is predicted to be faster by more than 3%, which is what predictions
+    Where the target tells how long such a kernel takes, `sluice.persistent_times` has the predicted times of both ways. With `where-faster` the step gets a schedule only if one kernel is predicted to be faster by more than 2%, which is what predictions
     are off, and nothing happens where the target does not tell.
 
     ```mlir
