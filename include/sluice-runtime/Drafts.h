@@ -45,7 +45,7 @@ private:
 class DraftPolicy {
 public:
   explicit DraftPolicy(int64_t most) : most(most) {}
-  /// Tokens to guess now, 0 to `most`.
+  /// Tokens to guess now, 0 to `most`; 0 before a token's step was measured.
   int64_t wanted();
   /// A token's step took so long.
   void decoded(double seconds);

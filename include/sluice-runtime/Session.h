@@ -191,7 +191,7 @@ struct GenerateOptions {
   /// same as without, but for the order of float additions. At most draftTokens are guessed, and
   /// no more than Session::verifyChunk() - 1.
   Drafter *drafter = nullptr;
-  int64_t draftTokens = 8;
+  int64_t draftTokens = 7;
   /// The greatest number of new tokens; -1 until something else ends the text.
   int64_t maxTokens = 128;
   /// The text ends before the first of these.

@@ -68,6 +68,8 @@ static void average(double &value, double sample) {
 }
 
 int64_t DraftPolicy::wanted() {
+  if (decodeSeconds == 0)
+    return 0;
   if (waited < pause) {
     ++waited;
     return 0;
@@ -81,7 +83,6 @@ void DraftPolicy::verified(double seconds, int64_t right) {
   average(verifySeconds, seconds);
   accepted += kWeight * (static_cast<double>(right) - accepted);
   waited = 0;
-  // Without a token's step to compare with, a guess that was right is worth going on.
-  bool pays = decodeSeconds == 0 ? right > 0 : (1 + accepted) * decodeSeconds > verifySeconds;
+  bool pays = (1 + accepted) * decodeSeconds > verifySeconds;
   pause = pays ? 0 : std::clamp(2 * pause, kFirstPause, kLongestPause);
 }

@@ -1040,10 +1040,14 @@ LogicalResult AttentionKernel::attendTile(Value firstToken, Value sequence) {
   last = k.min(k.sub(k.add(firstPosition, present), 1), k.index(keys.positions - 1));
   Value firstBlock = setOldest(firstPosition);
   auto [keyHead, valueHead] = prologue.tilesOf(sequence, head);
-  k.loop(k.index(0), present, 1, [&](Value token) {
+  // Rows of the last tile without a token have the last token's query: what the stack holds may be
+  // denormal numbers, each of which costs a hundred multiplications.
+  Value rows = k.mul(k.div(k.add(present, tokenTile() - 1), tokenTile()), tokenTile());
+  k.loop(k.index(0), rows, 1, [&](Value row) {
+    Value token = k.add(firstToken, k.min(row, k.sub(present, 1)));
     k.loop(k.index(0), k.index(group), 1, [&](Value query) {
       if (succeeded(result))
-        result = startRow(k.add(firstToken, token), query, rowOf(query, token));
+        result = startRow(token, query, rowOf(query, row));
     });
   });
   if (failed(result))

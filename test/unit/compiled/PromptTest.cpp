@@ -168,6 +168,7 @@ TEST(Drafts, LookupGoesOnAsTheLatestOccurrence) {
 
 TEST(Drafts, PolicyStopsWhatDoesNotPay) {
   runtime::DraftPolicy policy(8);
+  EXPECT_EQ(policy.wanted(), 0) << "there is nothing to compare guesses with";
   policy.decoded(1.0);
   EXPECT_EQ(policy.wanted(), 8);
   policy.verified(1.5, 6);
@@ -188,6 +189,12 @@ TEST(Drafts, PolicyStopsWhatDoesNotPay) {
   for (int i = 0; i < 8; ++i)
     policy.verified(1.5, 8);
   EXPECT_EQ(policy.wanted(), 8);
+
+  // Also right guesses stop where their steps take longer than their tokens would.
+  runtime::DraftPolicy slow(1);
+  slow.decoded(1.0);
+  slow.verified(2.5, 1);
+  EXPECT_EQ(slow.wanted(), 0);
 }
 
 TEST(SessionState, GoesOnBitForBit) {

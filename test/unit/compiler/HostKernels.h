@@ -69,6 +69,9 @@ public:
 
   /// Runs a dispatch on its buffers in two parts of its grid, the later one first, as threads may.
   void run(size_t dispatch, const std::vector<Buffer *> &arguments);
+  /// Whether the last run computed with denormal float32 numbers, which the stack was full of
+  /// before: each takes more than a hundred cycles.
+  bool metDenormals = false;
 
 private:
   void *library = nullptr;
