@@ -12,6 +12,7 @@
 #include "llvm/Support/Error.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,12 @@ struct GpuCode {
 /// dialects. The module is left as it is; the same module gives the same text. `llvmIr`, if given,
 /// receives the optimised LLVM IR.
 llvm::Expected<std::string> emitPtx(mlir::gpu::GPUModuleOp kernels, std::string *llvmIr = nullptr);
+
+/// A store of 8 or 16 bits of a register that an instruction of float32 results wrote, if there is
+/// one in PTX that LLVM wrote. It means the register's low bits. But registers that LLVM declares
+/// are of no type (.b32), and ptxas (13.0) takes them for what the instruction makes: it converts
+/// the number to an integer of 8 or 16 bits, without a word (docs/traps.md).
+std::optional<std::string> findConvertedStore(llvm::StringRef ptx);
 
 /// The chip of the module's target, "sm_90".
 llvm::Expected<std::string> archOf(mlir::gpu::GPUModuleOp kernels);

@@ -11,7 +11,13 @@
 #include "mlir/Pass/PassManager.h"
 #include "mlir/Target/LLVMIR/Dialect/GPU/GPUToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Dialect/NVVM/NVVMToLLVMIRTranslation.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringSet.h"
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/InlineAsm.h"
+#include "llvm/IR/InstIterator.h"
 #include "llvm/IR/LLVMContext.h"
+#include "llvm/Support/Regex.h"
 
 using namespace mlir;
 using namespace sluice;
@@ -56,6 +62,54 @@ static llvm::Error lowerNvvm(ModuleOp module) {
   return llvm::Error::success();
 }
 
+/// Puts an instruction of integers between float32 numbers and stores of their low bits, which
+/// ptxas otherwise converts (findConvertedStore). Last, because optimisation leaves nothing of what
+/// does not change those bits.
+static void keepLowBits(llvm::Module &module) {
+  auto *half = llvm::Type::getInt16Ty(module.getContext());
+  auto *low = llvm::InlineAsm::get(
+      llvm::FunctionType::get(half, llvm::Type::getInt32Ty(module.getContext()), false),
+      "cvt.u16.u32 $0, $1;", "=h,r", /*hasSideEffects=*/false);
+  for (llvm::Function &function : module)
+    for (llvm::Instruction &instruction :
+         llvm::make_early_inc_range(llvm::instructions(function))) {
+      auto *truncate = dyn_cast<llvm::TruncInst>(&instruction);
+      if (!truncate || truncate->getType()->getScalarSizeInBits() > 16)
+        continue;
+      auto *bits = dyn_cast<llvm::BitCastInst>(truncate->getOperand(0));
+      if (!bits || !bits->getSrcTy()->isFloatTy())
+        continue;
+      llvm::IRBuilder<> builder(truncate);
+      llvm::Value *kept = builder.CreateCall(low, bits);
+      truncate->replaceAllUsesWith(builder.CreateTrunc(kept, truncate->getType()));
+      truncate->eraseFromParent();
+    }
+}
+
+std::optional<std::string> nvidia::findConvertedStore(llvm::StringRef ptx) {
+  // An instruction's first type is its result's; mov has none of its own.
+  static const llvm::Regex result(
+      "^[[:space:]]*(@!?%p[0-9]+[[:space:]]+)?[a-z0-9_]+(\\.[a-z][a-z_]*[0-9]?)*"
+      "\\.f32(\\.[a-z0-9]+)*[[:space:]]+(%r[0-9]+),");
+  static const llvm::Regex store(
+      "[[:space:]]st(\\.[a-z0-9_:]+)*\\.[bu](8|16)[[:space:]]+\\[[^]]*\\],"
+      "[[:space:]]*([^;]*);");
+  static const llvm::Regex entry("\\.(entry|func) ");
+  llvm::StringSet<> floats;
+  llvm::SmallVector<llvm::StringRef> parts;
+  for (llvm::StringRef line : llvm::split(ptx, '\n')) {
+    if (entry.match(line))
+      floats.clear();
+    else if (result.match(line, &parts))
+      floats.insert(parts.back());
+    else if (store.match(line, &parts))
+      for (llvm::StringRef operand : llvm::split(parts.back(), ','))
+        if (floats.contains(operand.trim(" {}")))
+          return line.trim().str();
+  }
+  return std::nullopt;
+}
+
 Expected<std::string> nvidia::emitPtx(mlir::gpu::GPUModuleOp kernels, std::string *llvmIr) {
   Expected<NVVM::NVVMTargetAttr> attr = targetOf(kernels);
   if (!attr)
@@ -75,6 +129,7 @@ Expected<std::string> nvidia::emitPtx(mlir::gpu::GPUModuleOp kernels, std::strin
   if (!module)
     return createStringError("GPU " + llvm::toString(module.takeError()));
   optimiseKernels(**module, **machine, llvm::OptimizationLevel::O3);
+  keepLowBits(**module);
   if (llvmIr) {
     llvm::raw_string_ostream os(*llvmIr);
     (*module)->print(os, nullptr);
@@ -84,5 +139,8 @@ Expected<std::string> nvidia::emitPtx(mlir::gpu::GPUModuleOp kernels, std::strin
       emitKernels(**module, **machine, llvm::CodeGenFileType::AssemblyFile);
   if (!text)
     return text.takeError();
+  if (std::optional<std::string> store = findConvertedStore(*text))
+    return createStringError("ptxas would convert the float that '" + *store +
+                             "' stores the low bits of");
   return text->str().str();
 }

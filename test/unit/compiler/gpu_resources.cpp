@@ -3,6 +3,9 @@
 
 #include "sluice/Target/GpuTarget.h"
 
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/Parser/Parser.h"
+
 #include "gtest/gtest.h"
 
 using namespace sluice;
@@ -89,4 +92,47 @@ TEST(GpuResources, NamesWhatPtxasRejects) {
   EXPECT_NE(error.find("cannot assemble GPU kernels for sm_90"), std::string::npos) << error;
   EXPECT_TRUE(code.cubin.empty());
   EXPECT_NE(errorOf(nvidia::assemble(code, "/no/such/ptxas")), "none");
+}
+
+TEST(GpuStores, FindsWhatPtxasWouldConvert) {
+  auto found = [](llvm::StringRef body) {
+    return nvidia::findConvertedStore((".visible .entry k(\n" + body).str()).value_or("none");
+  };
+  EXPECT_EQ(found("\tadd.rn.f32 \t%r150, %r149, 0f4B400000;\n"
+                  "\tst.shared.b8 \t[%rd75+49792], %r150;\n"),
+            "st.shared.b8 \t[%rd75+49792], %r150;");
+  EXPECT_EQ(found("\t@%p1 max.f32 \t%r2, %r1, %r1;\n\tst.global.v2.b16 \t[%rd1], {%rs1, %r2};\n"),
+            "st.global.v2.b16 \t[%rd1], {%rs1, %r2};");
+  // Integers, whole registers, results of integers, and what another kernel has in a register.
+  EXPECT_EQ(found("\tadd.s32 \t%r2, %r1, 128;\n\tst.shared.b8 \t[%rd1], %r2;\n"), "none");
+  EXPECT_EQ(found("\tadd.rn.f32 \t%r2, %r1, %r1;\n\tst.shared.b32 \t[%rd1], %r2;\n"), "none");
+  EXPECT_EQ(found("\tcvt.rni.s32.f32 \t%r2, %r1;\n\tst.shared.b8 \t[%rd1], %r2;\n"), "none");
+  EXPECT_EQ(found("\tadd.rn.f32 \t%r2, %r1, %r1;\n.visible .entry l(\n\tst.shared.b8 \t[%rd1], "
+                  "%r2;\n"),
+            "none");
+}
+
+// Where a number was made an integer by adding 1.5 * 2^23, its low byte.
+TEST(GpuStores, KeepLowBits) {
+  std::string text = R"(gpu.module @kernels [#nvvm.target<chip = "sm_90">] {
+  llvm.func @k(%x: f32, %to: !llvm.ptr<1>) attributes {nvvm.kernel} {
+    %magic = llvm.mlir.constant(12582912.0 : f32) : f32
+    %sum = llvm.fadd %x, %magic : f32
+    %bits = llvm.bitcast %sum : f32 to i32
+    %low = llvm.trunc %bits : i32 to i8
+    llvm.store %low, %to : i8, !llvm.ptr<1>
+    llvm.return
+  }
+})";
+  mlir::DialectRegistry registry;
+  nvidia::registerGpuTranslations(registry);
+  mlir::MLIRContext context(registry);
+  mlir::OwningOpRef<mlir::ModuleOp> module =
+      mlir::parseSourceString<mlir::ModuleOp>(text, &context);
+  ASSERT_TRUE(module);
+  auto kernels = *module->getOps<mlir::gpu::GPUModuleOp>().begin();
+  llvm::Expected<std::string> ptx = nvidia::emitPtx(kernels);
+  ASSERT_TRUE(static_cast<bool>(ptx)) << llvm::toString(ptx.takeError());
+  EXPECT_NE(ptx->find("cvt.u16.u32"), std::string::npos) << *ptx;
+  EXPECT_EQ(nvidia::findConvertedStore(*ptx), std::nullopt);
 }
