@@ -5,6 +5,8 @@
 
 #include "dialects/Fused/PersistentPlan.h"
 
+#include "sluice/Formats/Records.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/SetVector.h"
@@ -153,20 +155,66 @@ private:
     return Error::success();
   }
 
-  /// Bits of the weights' numbers, if they are divided into units of 128 columns.
-  static Expected<int64_t> bitsOf(MatvecOp op) {
-    formats::Encoding encoding = quantized::encodingOf(op.getWeights().front().getType());
-    for (Value weight : op.getWeights())
-      if (!(quantized::encodingOf(weight.getType()) == encoding))
-        return problem(op, "weights of different formats");
+  /// Units of a weight of `op`, if it has such as can be streamed.
+  static Expected<WeightUnit> unitOf(MatvecOp op, Value weight) {
+    formats::Encoding encoding = quantized::encodingOf(weight.getType());
+    auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+    quantized::LayoutAttr layout = type ? type.getLayout() : quantized::LayoutAttr();
+    // Before they are packed, those that have no other layout.
+    bool inRecords =
+        layout ? layout.getKind() == quantized::LayoutKind::Records
+               : !encoding.isPlainInteger() && formats::RecordShape::problem(encoding).empty();
+    if (inRecords)
+      return WeightUnit::ofRecord(encoding);
     bool isHalf = !encoding.isScaled() && encoding.bits() == 16,
          isInteger = encoding.isPlainInteger() && !encoding.hasZeroPoint() &&
                      encoding.scale == formats::Encoding::Scale::F16 &&
                      encoding.group == PersistentPlan::kGroup;
     if (!isHalf && !isInteger)
       return problem(op, "weights of " + encoding.name() +
-                             ", expected f16, bf16, int8-g128 or int4-g128");
-    return encoding.bits();
+                             ", expected f16, bf16, int8-g128, int4-g128 or a layout of records");
+    return WeightUnit::ofGroup(encoding.bits());
+  }
+
+  /// Sets the units of a product of the first layer; of other layers they must be the same.
+  Error setUnit(MatvecOp op, WeightUnit &unit) {
+    for (Value weight : op.getWeights()) {
+      Expected<WeightUnit> found = unitOf(op, weight);
+      if (!found)
+        return found.takeError();
+      if (unit.bytes && !(unit == *found))
+        return problem(op, "weights of another format than the first layer's");
+      unit = *found;
+    }
+    return Error::success();
+  }
+
+  /// The same of query, key and value, which may have a weight each.
+  Error setProjections(MatvecOp op) {
+    llvm::SmallVector<DecoderShape::Projection, DecoderShape::kMostProjections> found;
+    ArrayRef<int64_t> segments = op.getSegments();
+    for (Value weight : op.getWeights()) {
+      Expected<WeightUnit> unit = unitOf(op, weight);
+      if (!unit)
+        return unit.takeError();
+      auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+      int64_t rows = 0, all = quantized ? quantized.getRows()
+                                        : cast<RankedTensorType>(weight.getType()).getDimSize(0);
+      for (; !segments.empty() && rows < all; segments = segments.drop_front())
+        rows += segments.front();
+      if (rows != all)
+        return problem(op, "a weight that is no whole number of query, key and value");
+      found.push_back({*unit, rows / step.shape.heads});
+    }
+    auto alike = [](const DecoderShape::Projection &one, const DecoderShape::Projection &other) {
+      return one.unit == other.unit && one.rows == other.rows;
+    };
+    auto &projections = step.shape.projections;
+    if (!projections.empty() &&
+        !std::equal(found.begin(), found.end(), projections.begin(), projections.end(), alike))
+      return problem(op, "weights of other formats than the first layer's");
+    projections = std::move(found);
+    return Error::success();
   }
 
   Error findShape() {
@@ -176,20 +224,7 @@ private:
     shape.layers = step.layers.size();
     shape.vocabulary = llvm::sum_of(step.head.getSegments());
     shape.inner = first.gates.getSegments()[0];
-    Expected<int64_t> headBits = bitsOf(step.head);
-    if (!headBits)
-      return headBits.takeError();
-    shape.headBits = *headBits;
     for (DecoderStep::Layer &layer : step.layers) {
-      for (MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down}) {
-        Expected<int64_t> bits = bitsOf(product);
-        if (!bits)
-          return bits.takeError();
-        if (!shape.weightBits)
-          shape.weightBits = *bits;
-        if (shape.weightBits != *bits)
-          return problem(product, "weights of another format than the first product's");
-      }
       int64_t pieceBytes = 0, positions = formats::cacheTile;
       formats::CacheShape keys, values;
       for (auto [symbol, cache] : {std::pair(layer.attention.getKeysAttr(), &keys),
@@ -221,6 +256,13 @@ private:
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
+      if (Error error = setProjections(layer.projections))
+        return error;
+      for (auto [product, unit] :
+           {std::pair(layer.output, &shape.output), std::pair(layer.gates, &shape.gates),
+            std::pair(layer.down, &shape.down)})
+        if (Error error = setUnit(product, *unit))
+          return error;
     }
     llvm::SmallBitVector common = step.commonConstants();
     shape.layerPointers = common.size() - common.count() + 2; // and its caches

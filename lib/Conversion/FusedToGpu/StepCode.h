@@ -29,7 +29,7 @@ inline model::ParameterOp parameterOf(mlir::Value value) {
   return value.getDefiningOp<model::ParameterOp>();
 }
 
-/// Of a product with one weight, which is packed.
+/// Of a product with packed weights, the first one's.
 inline formats::PackedShape shapeOf(fused::MatvecOp product) {
   return fused::packedParts(product)->front().shape;
 }
@@ -70,11 +70,14 @@ private:
     InnerOfBlock = 0,
     InnerOfCluster = 2,
     SumTiles = 4,
-    ProjectionTiles = 6,
-    Last = 8, ///< the token's position
+    Last = 6, ///< the token's position
     FirstPiece,
-    PieceCount ///< of the block
+    PieceCount,     ///< of the block
+    ProjectionTiles ///< of each weight of query, key and value
   };
+  static constexpr int64_t tilesOf(size_t number) { return ProjectionTiles + 2 * number; }
+  static_assert(ProjectionTiles + 2 * fused::DecoderShape::kMostProjections <=
+                fused::PersistentPlan::kExtents);
 
   int64_t ranks() const { return plan.schedule.clusterBlocks; }
   int64_t warps() const { return plan.schedule.warps; }
@@ -139,7 +142,17 @@ private:
   };
 
   // The parts of a layer.
-  Extent projectionExtent(mlir::Value layer);
+  /// Of weight `number` of query, key and value: a cluster's tiles of it.
+  Extent projectionExtent(mlir::Value layer, size_t number);
+  /// The product's tile of a cluster's query, key and value tile.
+  mlir::Value projectionPlace(mlir::Value tile);
+  /// Tiles of a cluster in the weights before.
+  int64_t tilesBefore(size_t number) {
+    int64_t tiles = 0;
+    for (size_t before = 0; before < number; ++before)
+      tiles += plan.projectionTiles(before);
+    return tiles;
+  }
   Extent outputExtent(mlir::Value layer);
   Extent gateExtent(mlir::Value layer);
   Extent downExtent(mlir::Value layer);
@@ -156,6 +169,8 @@ private:
   void finishProjection(mlir::Value layer, mlir::Value ofCluster, mlir::Value inRank,
                         mlir::Value row, mlir::Value low, mlir::Value high);
   void sendProjections(mlir::Value layer);
+  /// Sends `count` of the cluster's tiles from `begin` on, which are the rank's from `inRank` on.
+  void sendTiles(mlir::Value begin, mlir::Value count, mlir::Value inRank);
   mlir::Value attend(mlir::Value layer, mlir::Value passed);
   /// Where rows of the cluster's query, key and value heads are.
   llvm::DenseMap<mlir::Value, mlir::Value> projected();
@@ -190,7 +205,8 @@ private:
   fused::AttentionShape attention;
   WeightStream ring;
   GroupExchange inner, projected_;
-  StreamedPart projectionPart, outputPart, gatePart, downPart;
+  llvm::SmallVector<StreamedPart> projectionParts;
+  StreamedPart outputPart, gatePart, downPart;
   mlir::LogicalResult result = mlir::success();
 };
 

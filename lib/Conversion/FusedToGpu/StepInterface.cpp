@@ -21,12 +21,12 @@ Error StepInterface::checkProducts() {
     auto problem = [&](const Twine &what) {
       return createStringError(fused::KernelOp(product).getLabel() + ": " + what);
     };
-    if (product.getWeights().size() != 1)
-      return problem("weights of several formats");
-    if (failed(fused::packedParts(product)))
+    FailureOr<SmallVector<fused::PackedPart, 1>> parts = fused::packedParts(product);
+    if (failed(parts))
       return problem("a weight that is not packed");
-    if (auto what = StreamedPart::problem(shapeOf(product)))
-      return problem(*what);
+    for (const fused::PackedPart &part : *parts)
+      if (auto what = StreamedPart::problem(part.shape))
+        return problem(*what);
     if (product.getPrologue().empty())
       continue;
     model::RmsNormOp norm = normOf(product);

@@ -41,10 +41,13 @@ StepKernel::StepKernel(DeviceBuilder &k, StepInterface &interface, Value shared,
       attention(attentionShape(first.attention, plan)), ring(k, plan, shared),
       inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta},
       projected_{k, plan, shared, PersistentPlan::Projections, plan.projections, {}},
-      projectionPart(shapeOf(first.projections), plan.widthGroups(), plan),
       outputPart(shapeOf(first.output), plan.attendedGroups(), plan),
       gatePart(shapeOf(first.gates), plan.widthGroups(), plan),
-      downPart(shapeOf(first.down), plan.mostClusterInnerGroups(), plan) {}
+      downPart(shapeOf(first.down), plan.mostClusterInnerGroups(), plan) {
+  auto parts = *fused::packedParts(first.projections);
+  for (const fused::PackedPart &part : parts)
+    projectionParts.emplace_back(part.shape, plan.widthGroups(), plan);
+}
 
 void StepKernel::storeNumbers() {
   auto store = [&](int64_t index, Value value) {
@@ -54,10 +57,17 @@ void StepKernel::storeNumbers() {
     store(index, part.begin);
     store(index + 1, k.sub(part.end, part.begin));
   };
-  storePart(InnerOfBlock, PartOf(k, plan.innerGroups(), plan.blocks(), block));
-  storePart(InnerOfCluster, PartOf(k, plan.innerGroups(), plan.schedule.clusters, cluster));
+  PartOf inner(k, plan.innerGroups() / plan.downGroups(), plan.schedule.clusters, cluster);
+  Value begin = k.mul(inner.begin, plan.downGroups());
+  Value size = k.sub(k.mul(inner.end, plan.downGroups()), begin);
+  store(InnerOfCluster, begin);
+  store(InnerOfCluster + 1, size);
+  PartOf ofBlock(k, size, ranks(), rank);
+  store(InnerOfBlock, k.add(begin, ofBlock.begin));
+  store(InnerOfBlock + 1, k.sub(ofBlock.end, ofBlock.begin));
   storePart(SumTiles, PartOf(k, plan.widthTiles(), ranks(), rank));
-  storePart(ProjectionTiles, PartOf(k, queryTiles() + 2 * keyTiles(), ranks(), rank));
+  for (size_t number = 0; number < projectionParts.size(); ++number)
+    storePart(tilesOf(number), PartOf(k, plan.projectionTiles(number), ranks(), rank));
   Value last = k.clampIndex(k.load(k.i32(), arguments[StepInterface::kPositions], 4),
                             attention.keys.positions);
   Value firstPiece = zero();
@@ -139,7 +149,7 @@ void StepKernel::storeRotary() {
 
 Value StepKernel::innerBytes() {
   Value groups = number(InnerOfCluster + 1);
-  Value bytes = k.mul(groups, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  Value bytes = k.mul(groups, inner.groupBytes());
   // Ranks without groups send tokens.
   if (plan.mostInnerGroups() > 1)
     return bytes;
@@ -149,7 +159,7 @@ Value StepKernel::innerBytes() {
 Value StepKernel::projectionBytes() {
   int64_t bytes = plan.projections.bytes;
   for (int64_t other = 0; other < ranks(); ++other)
-    if (plan.projectionTiles(other).size() == 0)
+    if (plan.projectionCount(other) == 0)
       bytes += PersistentPlan::kTokenBytes;
   return k.constI32(bytes);
 }
@@ -169,19 +179,24 @@ void StepKernel::initBarriers() {
 // Who reads which weights
 //===----------------------------------------------------------------------===//
 
-StepKernel::Extent StepKernel::projectionExtent(Value layer) {
-  Extent extent{constant(layer, first.projections.getWeights().front()), number(ProjectionTiles),
-                number(ProjectionTiles + 1), zero(), k.constI32(plan.widthGroups())};
-  extent.placeOf = [this](Value tile) {
-    // The cluster's query tiles, then those of its keys and of its values.
-    auto at = [&](int64_t segment, int64_t before, int64_t tiles) {
-      Value start = k.add(k.mul(cluster, tiles), projectionRows[segment].firstTile - before);
-      return k.add(tile, start);
-    };
-    Value value = at(2, queryTiles() + keyTiles(), keyTiles()),
-          key = at(1, queryTiles(), keyTiles());
-    Value result = k.select(k.less(tile, k.constI32(queryTiles() + keyTiles())), key, value);
-    return k.select(k.less(tile, k.constI32(queryTiles())), at(0, 0, queryTiles()), result);
+Value StepKernel::projectionPlace(Value tile) {
+  // The cluster's query tiles, then those of its keys and of its values.
+  auto at = [&](int64_t segment, int64_t before, int64_t tiles) {
+    Value start = k.add(k.mul(cluster, tiles), projectionRows[segment].firstTile - before);
+    return k.add(tile, start);
+  };
+  Value value = at(2, queryTiles() + keyTiles(), keyTiles()), key = at(1, queryTiles(), keyTiles());
+  Value result = k.select(k.less(tile, k.constI32(queryTiles() + keyTiles())), key, value);
+  return k.select(k.less(tile, k.constI32(queryTiles())), at(0, 0, queryTiles()), result);
+}
+
+StepKernel::Extent StepKernel::projectionExtent(Value layer, size_t number) {
+  Extent extent{constant(layer, first.projections.getWeights()[number]),
+                this->number(tilesOf(number)), this->number(tilesOf(number) + 1), zero(),
+                k.constI32(plan.widthGroups())};
+  int64_t firstTile = (*fused::packedParts(first.projections))[number].firstTile;
+  extent.placeOf = [this, number, firstTile](Value tile) {
+    return k.sub(projectionPlace(k.add(tile, tilesBefore(number))), firstTile);
   };
   return extent;
 }
@@ -242,8 +257,10 @@ void StepKernel::copyAll() {
            Values after = k.ifElseYield(
                attends,
                [&] {
-                 Values now = ring.copy(projectionPart, projectionExtent(layer), inAttention, start,
-                                        lane, &later);
+                 Values now = start;
+                 for (auto [number, part] : llvm::enumerate(projectionParts))
+                   now = ring.copy(part, projectionExtent(layer, number), inAttention, now, lane,
+                                   &later);
                  now = k.loop(zero(), k.constI32(plan.clusterHeads()), 1, now,
                               [&](Value head, ValueRange values) {
                                 return copyPieces(layer, head, later, values);
@@ -264,10 +281,7 @@ Value StepKernel::addOutput(Value layer, Value passed) {
   return ring.forBatches(
       outputPart, outputExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
       [&](const Extent &batch, Value, Value before) {
-        ring.multiply(
-            outputPart, batch, before, warp, lane,
-            [&](Value group) { return input.operands(group); },
-            [&](Value group) { return input.scale(group); });
+        ring.multiply(outputPart, batch, before, warp, lane, input);
         waitForAll();
         ring.finish(outputPart, batch, thread, threads(),
                     [&](Value tile, Value row, Value low, Value high) {
@@ -292,9 +306,7 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
   passed = ring.forBatches(
       gatePart, gateExtent(layer), plan.mostInnerGroups() * tilesOfGroup, passed,
       [&](const Extent &batch, Value firstTile, Value before) {
-        ring.multiply(
-            gatePart, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-            [&](Value group) { return input.scale(group); });
+        ring.multiply(gatePart, batch, before, warp, lane, input);
         waitForAll();
         ring.finish(
             gatePart, batch, thread, threads(), [&](Value tile, Value row, Value low, Value high) {
@@ -326,21 +338,19 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
 
 Value StepKernel::addDown(Value layer, Value passed) {
   Fresh fresh(*this);
-  return ring.forBatches(
-      downPart, downExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
-      [&](const Extent &batch, Value, Value before) {
-        ring.multiply(
-            downPart, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
-            [&](Value group) { return inner.scale(group); });
-        waitForAll();
-        ring.finish(downPart, batch, thread, threads(),
-                    [&](Value tile, Value row, Value low, Value high) {
-                      Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                      stream().addMlp(layer, at, low);
-                      stream().addMlp(layer, k.add(at, 8), high);
-                    });
-        waitForAll(); // before other sums come to the same place
-      });
+  return ring.forBatches(downPart, downExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()),
+                         passed, [&](const Extent &batch, Value, Value before) {
+                           ring.multiply(downPart, batch, before, warp, lane, inner);
+                           waitForAll();
+                           ring.finish(downPart, batch, thread, threads(),
+                                       [&](Value tile, Value row, Value low, Value high) {
+                                         Value at =
+                                             k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
+                                         stream().addMlp(layer, at, low);
+                                         stream().addMlp(layer, k.add(at, 8), high);
+                                       });
+                           waitForAll(); // before other sums come to the same place
+                         });
 }
 
 //===----------------------------------------------------------------------===//
@@ -386,6 +396,8 @@ LogicalResult StepKernel::emit() {
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputs), i, 4), 4); });
   k.loop(thread, k.constI32(plan.outputMeta.bytes / 4), allThreads(),
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputMeta), i, 4), 4); });
+  k.loop(thread, k.constI32(plan.zeros.bytes / 4), allThreads(),
+         [&](Value i) { k.store(zero(), k.at(place(plan.zeros), i, 4), 4); });
   k.ifThen(k.equal(thread, zero()), [&] {
     storeNumbers();
     initBarriers();

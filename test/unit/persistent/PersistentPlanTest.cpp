@@ -25,7 +25,7 @@ DecoderShape shapeOf(int64_t width, int64_t queryHeads, int64_t heads, int64_t d
   shape.inner = inner;
   shape.vocabulary = vocabulary;
   shape.layers = layers;
-  shape.weightBits = shape.headBits = bits;
+  shape.setUnits(WeightUnit::ofGroup(bits));
   shape.piecePositions = 32;
   shape.pieceBytes = 2 * 32 * dim * 2;
   return shape;
@@ -106,7 +106,7 @@ TEST(PersistentPlan, KnownModels) {
     int64_t sets = 0;
     for (int64_t rank = 0; rank < ranks; ++rank) {
       input.push_back(plan->inputGroups(rank));
-      projections.push_back(plan->projectionTiles(rank));
+      projections.push_back(plan->projectionTiles(0, rank));
       sums.push_back(plan->sumTiles(rank));
       sets += plan->ownSets(rank);
     }
@@ -129,14 +129,15 @@ TEST(PersistentPlan, KnownModels) {
     expectCovered(vocabulary, model.shape.vocabulary / 16);
     EXPECT_EQ(sets, plan->joinedSets());
     // All bytes of a layer are read once.
-    int64_t units = 0;
+    int64_t bytes = 0;
     for (int64_t block = 0; block < plan->blocks(); ++block)
-      units += plan->projectionUnits(block) + plan->outputUnits(block) + plan->gateUnits(block) +
-               plan->downUnits(block);
-    auto unitsOf = [](int64_t rows, int64_t columns) {
-      return rows / 16 * int64_t(llvm::divideCeil(columns, 128));
+      bytes += plan->projectionBytes(block) + plan->outputBytes(block) + plan->gateBytes(block) +
+               plan->downBytes(block);
+    const WeightUnit &unit = model.shape.gates;
+    auto unitsOf = [&](int64_t rows, int64_t columns) {
+      return rows / 16 * int64_t(llvm::divideCeil(columns, unit.columns)) * unit.bytes;
     };
-    EXPECT_EQ(units, unitsOf(model.shape.heads * model.shape.projectionRows(), model.shape.width) +
+    EXPECT_EQ(bytes, unitsOf(model.shape.heads * model.shape.projectionRows(), model.shape.width) +
                          unitsOf(model.shape.width, model.shape.queryHeads * model.shape.dim) +
                          unitsOf(2 * model.shape.inner, model.shape.width) +
                          unitsOf(model.shape.width, model.shape.inner));
@@ -149,16 +150,16 @@ TEST(PersistentPlan, Llama8B) {
   ASSERT_TRUE(bool(schedule));
   auto plan = PersistentPlan::get(shape, *schedule, h100());
   ASSERT_TRUE(bool(plan));
-  EXPECT_EQ(plan->stageUnits(4), 16);
-  EXPECT_EQ(plan->stageUnits(8), 8);
-  EXPECT_EQ(plan->stageUnits(16), 4);
+  EXPECT_EQ(WeightUnit::ofGroup(4).inStage(16), 16);
+  EXPECT_EQ(WeightUnit::ofGroup(8).inStage(16), 8);
+  EXPECT_EQ(WeightUnit::ofGroup(16).inStage(16), 4);
   EXPECT_EQ(plan->stageBytes, 16 * (16 * 64 + 32));
   EXPECT_EQ(schedule->stages, 11);
   EXPECT_EQ(plan->warpGroups(), 2);
   EXPECT_EQ(plan->joinedHeads(), 1);
   EXPECT_EQ(plan->joinedSets(), 4);
   EXPECT_EQ(plan->inputGroups(1), (IndexRange{4, 8}));
-  EXPECT_EQ(plan->projectionTiles(2), (IndexRange{12, 18}));
+  EXPECT_EQ(plan->projectionTiles(0, 2), (IndexRange{12, 18}));
   EXPECT_EQ(plan->sumTiles(7), (IndexRange{224, 256}));
   EXPECT_EQ(plan->innerGroups(111), (IndexRange{111, 112}));
   EXPECT_EQ(plan->attendedGroups(), 4);
@@ -169,10 +170,10 @@ TEST(PersistentPlan, Llama8B) {
   EXPECT_EQ(launch.block, 640);
   EXPECT_EQ(launch.cluster, 8);
   EXPECT_FALSE(plan->attends(64));
-  EXPECT_EQ(plan->projectionUnits(64), 0);
+  EXPECT_EQ(plan->projectionBytes(64), 0);
   // A layer of a block without keys and values, as units of a product each.
-  EXPECT_EQ(plan->gateUnits(64), 16 * 32);
-  EXPECT_EQ(plan->downUnits(64), 32 * 8);
+  EXPECT_EQ(plan->gateBytes(64), 16 * 32 * (16 * 64 + 32));
+  EXPECT_EQ(plan->downBytes(64), 32 * 8 * (16 * 64 + 32));
 }
 
 TEST(PersistentPlan, HeadsOf64AreFinishedInPairs) {

@@ -49,7 +49,7 @@ PersistentPlan planOf(const Shape &shape) {
   decoder.inner = shape.inner;
   decoder.vocabulary = shape.vocabulary;
   decoder.layers = shape.layers;
-  decoder.weightBits = decoder.headBits = shape.element == formats::Encoding::Element::I4 ? 4 : 8;
+  decoder.setUnits(WeightUnit::ofGroup(shape.element == formats::Encoding::Element::I4 ? 4 : 8));
   decoder.piecePositions = 32;
   decoder.pieceBytes = 16384;
   return llvm::cantFail(PersistentPlan::get(decoder,
@@ -143,8 +143,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
         k.store(value, k.offset(shared, plan.extents.offset + 4 * index++), 4);
   };
   auto innerBytes = [&](Value clusterCount) {
-    Value bytes =
-        k.mul(clusterCount, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+    Value bytes = k.mul(clusterCount, inner.groupBytes());
     if (plan.mostInnerGroups() > 1)
       return bytes;
     return k.add(bytes, k.mul(k.sub(k.constI32(ranks), clusterCount), PersistentPlan::kTokenBytes));
@@ -213,9 +212,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       passed = stream.forBatches(
           gate, gateExtent(), plan.mostInnerGroups() * tilesOfGroup, passed,
           [&](const StreamedPart::Extent &batch, Value firstTile, Value before) {
-            stream.multiply(
-                gate, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-                [&](Value group) { return input.scale(group); });
+            stream.multiply(gate, batch, before, warp, lane, input);
             k.barrier(1, threads);
             stream.finish(gate, batch, thread, threads,
                           [&](Value tile, Value row, Value low, Value high) {
@@ -239,9 +236,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       passed = stream.forBatches(
           down, downExtent(), llvm::divideCeil(plan.widthTiles(), ranks), passed,
           [&](const StreamedPart::Extent &batch, Value, Value before) {
-            stream.multiply(
-                down, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
-                [&](Value group) { return inner.scale(group); });
+            stream.multiply(down, batch, before, warp, lane, inner);
             k.barrier(1, threads);
             stream.finish(down, batch, thread, threads,
                           [&](Value tile, Value row, Value low, Value high) {
@@ -262,9 +257,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
         llvm::divideCeil(llvm::divideCeil(plan.shape.vocabulary, PersistentPlan::kTile),
                          plan.blocks()),
         passedLayers[0], [&](const StreamedPart::Extent &batch, Value, Value before) {
-          stream.multiply(
-              head, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-              [&](Value group) { return input.scale(group); });
+          stream.multiply(head, batch, before, warp, lane, input);
           k.barrier(1, threads);
           stream.finish(head, batch, thread, threads,
                         [&](Value tile, Value row, Value low, Value high) {
@@ -397,7 +390,7 @@ TEST(WeightStream, LargeModelsSpillNothing) {
             .resources;
     if (resources.empty())
       GTEST_SKIP() << "there is no ptxas";
-    RecordProperty("registers_" + std::to_string(plan.shape.weightBits),
+    RecordProperty("registers_" + std::to_string(plan.shape.gates.bits),
                    static_cast<int>(resources[0].registers));
     EXPECT_EQ(resources[0].spillStoreBytes, 0);
     EXPECT_EQ(resources[0].spillLoadBytes, 0);
