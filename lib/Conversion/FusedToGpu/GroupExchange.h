@@ -23,6 +23,21 @@ struct PartOf {
   mlir::Value begin, end;
 };
 
+/// Groups of the MLP's inner values of a cluster, and of a rank of it: as PersistentPlan divides
+/// them.
+struct InnerParts {
+  InnerParts(DeviceBuilder &k, const fused::PersistentPlan &plan, mlir::Value cluster,
+             mlir::Value rank) {
+    PartOf units(k, plan.innerGroups() / plan.downGroups(), plan.schedule.clusters, cluster);
+    clusterBegin = k.mul(units.begin, plan.downGroups());
+    clusterCount = k.mul(k.sub(units.end, units.begin), plan.downGroups());
+    PartOf own(k, clusterCount, plan.schedule.clusterBlocks, rank);
+    begin = k.add(clusterBegin, own.begin);
+    count = k.sub(own.end, own.begin);
+  }
+  mlir::Value clusterBegin, clusterCount, begin, count;
+};
+
 /// An exchange of the plan in which every rank sends groups to its whole cluster: where groups,
 /// what belongs to them, and the barrier lie in every block's shared memory.
 struct GroupExchange {

@@ -57,14 +57,11 @@ void StepKernel::storeNumbers() {
     store(index, part.begin);
     store(index + 1, k.sub(part.end, part.begin));
   };
-  PartOf inner(k, plan.innerGroups() / plan.downGroups(), plan.schedule.clusters, cluster);
-  Value begin = k.mul(inner.begin, plan.downGroups());
-  Value size = k.sub(k.mul(inner.end, plan.downGroups()), begin);
-  store(InnerOfCluster, begin);
-  store(InnerOfCluster + 1, size);
-  PartOf ofBlock(k, size, ranks(), rank);
-  store(InnerOfBlock, k.add(begin, ofBlock.begin));
-  store(InnerOfBlock + 1, k.sub(ofBlock.end, ofBlock.begin));
+  InnerParts inner(k, plan, cluster, rank);
+  store(InnerOfCluster, inner.clusterBegin);
+  store(InnerOfCluster + 1, inner.clusterCount);
+  store(InnerOfBlock, inner.begin);
+  store(InnerOfBlock + 1, inner.count);
   storePart(SumTiles, PartOf(k, plan.widthTiles(), ranks(), rank));
   for (size_t number = 0; number < projectionParts.size(); ++number)
     storePart(tilesOf(number), PartOf(k, plan.projectionTiles(number), ranks(), rank));

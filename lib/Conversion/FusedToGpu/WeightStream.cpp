@@ -208,6 +208,8 @@ DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
         k.expectBytes(barrier, bytes);
         k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
       });
+      // The others must not fall behind by a whole ring: of a barrier they know the parity only.
+      k.syncWarp();
       return;
     }
     Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);

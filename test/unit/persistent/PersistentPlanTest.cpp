@@ -176,6 +176,93 @@ TEST(PersistentPlan, Llama8B) {
   EXPECT_EQ(plan->downBytes(64), 32 * 8 * (16 * 64 + 32));
 }
 
+namespace {
+
+WeightUnit recordOf(const char *encoding) {
+  return WeightUnit::ofRecord(*formats::Encoding::fromName(encoding));
+}
+
+/// An 8B model whose values are Q6_K, everything else Q4_K.
+DecoderShape llamaOfRecords() {
+  DecoderShape shape = models[0].shape;
+  shape.setUnits(recordOf("q4_k"));
+  shape.projections = {{recordOf("q4_k"), 5 * 128}, {recordOf("q6_k"), 128}};
+  return shape;
+}
+
+} // namespace
+
+TEST(PersistentPlan, Records) {
+  DecoderShape shape = llamaOfRecords();
+  auto schedule = choosePersistentSchedule(shape, limits(), h100());
+  ASSERT_TRUE(bool(schedule)) << llvm::toString(schedule.takeError());
+  EXPECT_EQ(schedule->clusters, 14);
+  auto plan = PersistentPlan::get(shape, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  const WeightUnit q4 = shape.gates, q6 = shape.projections[1].unit;
+  EXPECT_EQ(q4.bytes, 16 * 144);
+  EXPECT_EQ(q6.bytes, 16 * 210);
+  EXPECT_EQ(q4.inStage(16), 8);
+  EXPECT_EQ(q6.inStage(16), 4);
+  EXPECT_EQ(recordOf("int8-g32").inStage(16), 4);
+  EXPECT_EQ(plan->stageBytes, 8 * q4.bytes);
+  // Each rank has its share of both weights.
+  EXPECT_EQ(plan->projectionTiles(0, 7), (IndexRange{35, 40}));
+  EXPECT_EQ(plan->projectionTiles(1, 7), (IndexRange{7, 8}));
+  EXPECT_EQ(plan->projectionCount(7), 6);
+  EXPECT_EQ(plan->projectionBytes(7), 16 * (5 * q4.bytes + q6.bytes));
+  EXPECT_EQ(plan->outputBytes(7), 32 * 2 * q4.bytes);
+  EXPECT_EQ(plan->gateBytes(7), 16 * 16 * q4.bytes);
+  EXPECT_EQ(plan->downBytes(7), 32 * 4 * q4.bytes);
+  auto order = plan->inputOrder(PersistentPlan::Input);
+  EXPECT_TRUE(order.records);
+  EXPECT_EQ(order.sumColumns, 32);
+  EXPECT_EQ(order.metaBytes(), 8 + 4 * 4);
+
+  // Sums of 16 columns serve offsets of 32, too; without offsets there are none.
+  shape.projections[0].unit = recordOf("q2_k");
+  shape.output = shape.down = recordOf("iq4_xs");
+  schedule->stages = 8; // of Q2_K 16 records are a stage, 21 KB
+  plan = PersistentPlan::get(shape, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(plan->inputOrder(PersistentPlan::Input).sums(), 8);
+  EXPECT_EQ(plan->inputOrder(PersistentPlan::Attended).sums(), 0);
+  EXPECT_TRUE(plan->inputOrder(PersistentPlan::Inner).records);
+
+  // Clusters have whole records.
+  shape.inner = 11008;
+  schedule->clusters = 12;
+  plan = PersistentPlan::get(shape, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(plan->clusterInnerGroups(1), (IndexRange{6, 14}));
+  EXPECT_EQ(plan->innerGroups(8 + 7), (IndexRange{13, 14}));
+  EXPECT_EQ(plan->innerGroups(7), (IndexRange{5, 6}));
+  EXPECT_EQ(plan->innerGroups(0), (IndexRange{0, 0}));
+}
+
+TEST(PersistentPlan, RecordsThatDoNotFit) {
+  PersistentSchedule schedule =
+      llvm::cantFail(choosePersistentSchedule(llamaOfRecords(), limits(), h100()));
+  auto shaped = [&](auto change) {
+    DecoderShape shape = llamaOfRecords();
+    change(shape);
+    return problemOf(shape, schedule);
+  };
+  EXPECT_EQ(shaped([](DecoderShape &) {}), "");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 14336 + 128; }),
+            "an MLP of 14464 inner values is not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.width = 4096 + 128; }),
+            "a width of 4224 is not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.queryHeads = 8; }),
+            "a cluster's 128 columns of the attention output are not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 13 * 256; }),
+            "13 records of the MLP's inner values for 14 clusters");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.gates = WeightUnit::ofGroup(4); }),
+            "products of the residual stream have weights in both layouts, records and mma");
+  // Of attention's output and the MLP each product has its own input.
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.output = s.down = WeightUnit::ofGroup(8); }), "");
+}
+
 TEST(PersistentPlan, HeadsOf64AreFinishedInPairs) {
   const DecoderShape &shape = models[3].shape;
   auto plan = PersistentPlan::get(shape,
