@@ -11,6 +11,8 @@
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/SetVector.h"
 
+#include <set>
+
 using namespace mlir;
 using namespace sluice;
 using namespace sluice::fused;
@@ -29,6 +31,11 @@ std::string labelOf(Operation *op) {
 
 Error problem(Operation *op, const Twine &what) {
   return createStringError(labelOf(op) + ": " + what);
+}
+
+int64_t rowsOf(Value weight) {
+  auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+  return quantized ? quantized.getRows() : cast<RankedTensorType>(weight.getType()).getDimSize(0);
 }
 
 /// The operations of a step in their order.
@@ -176,44 +183,66 @@ private:
     return WeightUnit::ofGroup(encoding.bits());
   }
 
-  /// Sets the units of a product of the first layer; of other layers they must be the same.
-  Error setUnit(MatvecOp op, WeightUnit &unit) {
+  /// Units of a product whose weights are all alike.
+  static Error setUnit(MatvecOp op, WeightUnit &unit) {
     for (Value weight : op.getWeights()) {
       Expected<WeightUnit> found = unitOf(op, weight);
       if (!found)
         return found.takeError();
       if (unit.bytes && !(unit == *found))
-        return problem(op, "weights of another format than the first layer's");
+        return problem(op, "weights of different formats");
       unit = *found;
     }
     return Error::success();
   }
 
-  /// The same of query, key and value, which may have a weight each.
-  Error setProjections(MatvecOp op) {
-    llvm::SmallVector<DecoderShape::Projection, DecoderShape::kMostProjections> found;
-    ArrayRef<int64_t> segments = op.getSegments();
-    for (Value weight : op.getWeights()) {
-      Expected<WeightUnit> unit = unitOf(op, weight);
-      if (!unit)
-        return unit.takeError();
-      auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
-      int64_t rows = 0, all = quantized ? quantized.getRows()
-                                        : cast<RankedTensorType>(weight.getType()).getDimSize(0);
-      for (; !segments.empty() && rows < all; segments = segments.drop_front())
-        rows += segments.front();
-      if (rows != all)
-        return problem(op, "a weight that is no whole number of query, key and value");
-      found.push_back({*unit, rows / step.shape.heads});
+  /// Divides query, key and value wherever some layer has another weight.
+  Error divideProjections() {
+    std::set<int64_t> ends;
+    for (DecoderStep::Layer &layer : step.layers) {
+      std::set<int64_t> ofSegments;
+      int64_t end = 0;
+      for (int64_t rows : layer.projections.getSegments())
+        ofSegments.insert(end += rows);
+      end = 0;
+      for (Value weight : layer.projections.getWeights()) {
+        end += rowsOf(weight);
+        if (!ofSegments.contains(end))
+          return problem(layer.projections, "a weight that ends within query, key or value");
+        ends.insert(end);
+      }
     }
-    auto alike = [](const DecoderShape::Projection &one, const DecoderShape::Projection &other) {
-      return one.unit == other.unit && one.rows == other.rows;
-    };
-    auto &projections = step.shape.projections;
-    if (!projections.empty() &&
-        !std::equal(found.begin(), found.end(), projections.begin(), projections.end(), alike))
-      return problem(op, "weights of other formats than the first layer's");
-    projections = std::move(found);
+    int64_t begin = 0;
+    for (int64_t end : ends)
+      step.shape.projections.push_back((end - std::exchange(begin, end)) / step.shape.heads);
+    return Error::success();
+  }
+
+  /// Finds which weights the layers have.
+  Error findKinds() {
+    DecoderShape &shape = step.shape;
+    if (Error error = divideProjections())
+      return error;
+    for (DecoderStep::Layer &layer : step.layers) {
+      DecoderShape::Weights weights;
+      for (size_t number = 0; number < shape.projections.size(); ++number) {
+        size_t weight = step.weightOf(layer, number).first;
+        Expected<WeightUnit> unit =
+            unitOf(layer.projections, layer.projections.getWeights()[weight]);
+        if (!unit)
+          return unit.takeError();
+        weights.projections.push_back(*unit);
+      }
+      for (auto [product, unit] :
+           {std::pair(layer.output, &weights.output), std::pair(layer.gates, &weights.gates),
+            std::pair(layer.down, &weights.down)})
+        if (Error error = setUnit(product, *unit))
+          return error;
+      auto known = llvm::find(shape.kinds, weights);
+      shape.kindOf.push_back(known - shape.kinds.begin());
+      if (known == shape.kinds.end())
+        shape.kinds.push_back(std::move(weights));
+    }
     return Error::success();
   }
 
@@ -252,18 +281,15 @@ private:
       }
       if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
           positions != shape.piecePositions ||
-          DecoderStep::constantsOf(layer).size() != DecoderStep::constantsOf(first).size() ||
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
-      if (Error error = setProjections(layer.projections))
-        return error;
-      for (auto [product, unit] :
-           {std::pair(layer.output, &shape.output), std::pair(layer.gates, &shape.gates),
-            std::pair(layer.down, &shape.down)})
-        if (Error error = setUnit(product, *unit))
-          return error;
     }
+    if (Error error = findKinds())
+      return error;
+    for (const DecoderStep::Layer &layer : step.layers)
+      if (step.constantsOf(layer).size() != step.constantsOf(first).size())
+        return problem(layer.attention, "its layer differs from the first one");
     llvm::SmallBitVector common = step.commonConstants();
     shape.layerPointers = common.size() - common.count() + 2; // and its caches
     return Error::success();
@@ -276,15 +302,32 @@ private:
 
 } // namespace
 
-llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) {
-  llvm::SetVector<Value> constants;
+std::pair<size_t, int64_t> DecoderStep::weightOf(const Layer &layer, size_t number) const {
+  int64_t before = 0;
+  for (int64_t rows : ArrayRef(shape.projections).take_front(number))
+    before += rows * shape.heads;
+  for (auto [weight, value] : llvm::enumerate(MatvecOp(layer.projections).getWeights())) {
+    int64_t rows = rowsOf(value);
+    if (before < rows)
+      return {weight, before};
+    before -= rows;
+  }
+  llvm_unreachable("a part behind all weights");
+}
+
+llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) const {
+  llvm::SmallVector<Value> constants;
+  for (size_t number = 0; number < shape.projections.size(); ++number)
+    constants.push_back(MatvecOp(layer.projections).getWeights()[weightOf(layer, number).first]);
+  llvm::SetVector<Value> others;
   for (Operation *op : layer.operations())
     op->walk<WalkOrder::PreOrder>([&](Operation *inner) {
       for (Value operand : inner->getOperands())
-        if (operand.getDefiningOp<model::ParameterOp>())
-          constants.insert(operand);
+        if (operand.getDefiningOp<model::ParameterOp>() && !llvm::is_contained(constants, operand))
+          others.insert(operand);
     });
-  return constants.takeVector();
+  llvm::append_range(constants, others);
+  return constants;
 }
 
 llvm::SmallBitVector DecoderStep::commonConstants() const {

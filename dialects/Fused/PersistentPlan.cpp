@@ -47,60 +47,77 @@ int64_t WeightUnit::inStage(int64_t warps) const {
   return std::min(int64_t(llvm::bit_floor(uint64_t(most / elements))), warps);
 }
 
-PersistentPlan::InputOrder PersistentPlan::inputOrder(ExchangeIndex exchange) const {
-  llvm::SmallVector<WeightUnit> readers;
+/// The weights of a layer that read the input of an exchange.
+static llvm::SmallVector<WeightUnit> readersOf(const DecoderShape::Weights &weights,
+                                               PersistentPlan::ExchangeIndex exchange) {
   switch (exchange) {
-  case Input:
-    for (const DecoderShape::Projection &projection : shape.projections)
-      readers.push_back(projection.unit);
-    readers.push_back(shape.gates);
-    break;
-  case Attended:
-    readers.push_back(shape.output);
-    break;
-  case Inner:
-    readers.push_back(shape.down);
-    break;
+  case PersistentPlan::Input: {
+    llvm::SmallVector<WeightUnit> readers = {weights.gates};
+    llvm::append_range(readers, weights.projections);
+    return readers;
+  }
+  case PersistentPlan::Attended:
+    return {weights.output};
+  case PersistentPlan::Inner:
+    return {weights.down};
   default:
-    break;
+    return {};
   }
+}
+
+PersistentPlan::InputOrder PersistentPlan::inputOrder(ExchangeIndex exchange) const {
   InputOrder order;
-  for (const WeightUnit &unit : readers) {
-    order.records |= unit.isRecord;
-    if (unit.sumColumns)
-      order.sumColumns =
-          order.sumColumns ? std::min(order.sumColumns, unit.sumColumns) : unit.sumColumns;
-  }
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    for (const WeightUnit &unit : readersOf(weights, exchange)) {
+      order.records |= unit.isRecord;
+      if (unit.sumColumns)
+        order.sumColumns =
+            order.sumColumns ? std::min(order.sumColumns, unit.sumColumns) : unit.sumColumns;
+    }
   return order;
 }
 
 std::optional<std::string> PersistentPlan::unitProblem() const {
-  auto whole = [](const Twine &what, const WeightUnit &unit) {
-    return (what + " not in whole " + (unit.isRecord ? "records of " : "groups of ") +
-            Twine(unit.columns))
-        .str();
+  struct Reading {
+    ExchangeIndex exchange;
+    std::string input, columnsAre;
+    int64_t columns;
+    bool mayEnd; ///< whether the last group of 128 columns may have fewer
   };
-  if (shape.inner % shape.down.columns)
-    return whole("an MLP of " + Twine(shape.inner) + " inner values is", shape.down);
   int64_t columns = clusterHeads() * shape.group() * shape.dim;
-  if (columns % shape.output.columns && (schedule.attentionClusters > 1 || shape.output.isRecord))
-    return whole("a cluster's " + Twine(columns) + " columns of the attention output are",
-                 shape.output);
-  llvm::SmallVector<WeightUnit> readers = {shape.gates};
-  for (const DecoderShape::Projection &projection : shape.projections)
-    readers.push_back(projection.unit);
-  for (const WeightUnit &unit : readers) {
-    if (unit.isRecord && shape.width % unit.columns)
-      return whole("a width of " + Twine(shape.width) + " is", unit);
-    if (unit.isRecord != shape.gates.isRecord)
-      return "products of the residual stream have weights in both layouts, records and mma";
+  Reading readings[] = {
+      {Inner, "inner values", ("an MLP of " + Twine(shape.inner) + " inner values is").str(),
+       shape.inner, false},
+      {Attended, "attention's output",
+       ("a cluster's " + Twine(columns) + " columns of the attention output are").str(), columns,
+       schedule.attentionClusters == 1},
+      {Input, "the residual stream", ("a width of " + Twine(shape.width) + " is").str(),
+       shape.width, true}};
+  for (const Reading &reading : readings) {
+    bool records = inputOrder(reading.exchange).records;
+    for (const DecoderShape::Weights &weights : shape.kinds)
+      for (const WeightUnit &unit : readersOf(weights, reading.exchange)) {
+        if (unit.isRecord != records)
+          return "products of " + reading.input + " have weights in both layouts, records and mma";
+        if (reading.columns % unit.columns && (unit.isRecord || !reading.mayEnd))
+          return (reading.columnsAre + " not in whole " +
+                  (unit.isRecord ? "records of " : "groups of ") + Twine(unit.columns))
+              .str();
+      }
   }
-  if (shape.inner / shape.down.columns < schedule.clusters)
-    return (Twine(shape.inner / shape.down.columns) + " " +
-            (shape.down.isRecord ? "records" : "groups") + " of the MLP's inner values for " +
-            Twine(schedule.clusters) + " clusters")
+  int64_t parts = innerGroups() / downGroups();
+  if (parts < schedule.clusters)
+    return (Twine(parts) + " " + (inputOrder(Inner).records ? "records" : "groups") +
+            " of the MLP's inner values for " + Twine(schedule.clusters) + " clusters")
         .str();
   return std::nullopt;
+}
+
+int64_t PersistentPlan::downGroups() const {
+  int64_t columns = 0;
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    columns = std::max(columns, weights.down.columns);
+  return columns / kGroup;
 }
 
 IndexRange PersistentPlan::inputGroups(int64_t rank) const {
@@ -166,31 +183,30 @@ IndexRange PersistentPlan::headTiles(int64_t block) const {
   return part(llvm::divideCeil(shape.vocabulary, kTile), blocks(), block);
 }
 
-int64_t PersistentPlan::projectionBytes(int64_t block) const {
+int64_t PersistentPlan::projectionBytes(int64_t block, const DecoderShape::Weights &weights) const {
   if (!attends(block))
     return 0;
   int64_t bytes = 0;
-  for (auto [number, projection] : llvm::enumerate(shape.projections))
+  for (auto [number, unit] : llvm::enumerate(weights.projections))
     bytes += projectionTiles(number, rankOf(block)).size() *
-             int64_t(llvm::divideCeil(shape.width, projection.unit.columns)) *
-             projection.unit.bytes;
+             int64_t(llvm::divideCeil(shape.width, unit.columns)) * unit.bytes;
   return bytes;
 }
 
-int64_t PersistentPlan::outputBytes(int64_t block) const {
+int64_t PersistentPlan::outputBytes(int64_t block, const DecoderShape::Weights &weights) const {
   return attends(block) ? sumTiles(rankOf(block)).size() * attendedGroups() * kGroup /
-                              shape.output.columns * shape.output.bytes
+                              weights.output.columns * weights.output.bytes
                         : 0;
 }
 
-int64_t PersistentPlan::gateBytes(int64_t block) const {
+int64_t PersistentPlan::gateBytes(int64_t block, const DecoderShape::Weights &weights) const {
   return innerGroups(block).size() * 2 * kGroup / kTile *
-         int64_t(llvm::divideCeil(shape.width, shape.gates.columns)) * shape.gates.bytes;
+         int64_t(llvm::divideCeil(shape.width, weights.gates.columns)) * weights.gates.bytes;
 }
 
-int64_t PersistentPlan::downBytes(int64_t block) const {
-  return sumTiles(rankOf(block)).size() * clusterInnerGroups(clusterOf(block)).size() /
-         downGroups() * shape.down.bytes;
+int64_t PersistentPlan::downBytes(int64_t block, const DecoderShape::Weights &weights) const {
+  return sumTiles(rankOf(block)).size() * clusterInnerGroups(clusterOf(block)).size() * kGroup /
+         weights.down.columns * weights.down.bytes;
 }
 
 int64_t PersistentPlan::mostTileSums() const {
@@ -200,11 +216,12 @@ int64_t PersistentPlan::mostTileSums() const {
     if (unit.isRecord)
       most = std::max(most, int64_t(llvm::alignTo(units, unit.inStage(schedule.warps))));
   };
-  for (const DecoderShape::Projection &projection : shape.projections)
-    add(projection.unit, widthGroups());
-  add(shape.gates, widthGroups());
-  add(shape.output, attendedGroups());
-  add(shape.down, mostClusterInnerGroups());
+  for (const DecoderShape::Weights &weights : shape.kinds) {
+    for (const WeightUnit &unit : readersOf(weights, Input))
+      add(unit, widthGroups());
+    add(weights.output, attendedGroups());
+    add(weights.down, mostClusterInnerGroups());
+  }
   return most * kTile * 4;
 }
 
@@ -250,13 +267,10 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
 
   SharedRanges ranges;
   plan.stageBytes = shape.pieceBytes;
-  auto stageOf = [&](const WeightUnit &unit) {
-    plan.stageBytes = std::max(plan.stageBytes, unit.inStage(schedule.warps) * unit.bytes);
-  };
-  for (const DecoderShape::Projection &projection : shape.projections)
-    stageOf(projection.unit);
-  for (const WeightUnit &unit : {shape.output, shape.gates, shape.down})
-    stageOf(unit);
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    for (ExchangeIndex exchange : {Input, Attended, Inner})
+      for (const WeightUnit &unit : readersOf(weights, exchange))
+        plan.stageBytes = std::max(plan.stageBytes, unit.inStage(schedule.warps) * unit.bytes);
   plan.stageBytes = llvm::alignTo(plan.stageBytes, 128);
   int64_t ranks = schedule.clusterBlocks, ownSets = plan.ownSets(0),
           setColumns = plan.joined * shape.dim;
@@ -284,6 +298,8 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   // A warp rounds when no sums are in use: what it sends, others wait for before they write sums.
   plan.scratch = {plan.sums.offset, schedule.warps * kGroupBytes};
   plan.pointers = ranges.take(shape.layers * shape.layerPointers * 8, 8);
+  if (shape.kinds.size() > 1)
+    plan.kinds = ranges.take(shape.layers * 4, 4);
   plan.appended = ranges.take(16, 8); // the newest piece has come; the token is in it
   if (plan.inputOrder(Input).records || plan.inputOrder(Attended).records ||
       plan.inputOrder(Inner).records)
@@ -482,8 +498,19 @@ double PersistentPlan::readSeconds(double bandwidth, double blockBandwidth) cons
       }
     return std::max(double(most * readers) / bandwidth, double(most) / blockBandwidth);
   };
-  return seconds([&](int64_t block) { return projectionBytes(block) + outputBytes(block); }) +
-         seconds([&](int64_t block) { return gateBytes(block) + downBytes(block); });
+  double sum = 0;
+  for (auto [kind, weights] : llvm::enumerate(shape.kinds)) {
+    double one = seconds([&](int64_t block) {
+                   return projectionBytes(block, weights) + outputBytes(block, weights);
+                 }) +
+                 seconds([&](int64_t block) {
+                   return gateBytes(block, weights) + downBytes(block, weights);
+                 });
+    if (shape.kinds.size() == 1)
+      return one;
+    sum += one * double(llvm::count(shape.kindOf, int64_t(kind)));
+  }
+  return sum / double(shape.layers);
 }
 
 Expected<PersistentSchedule> sluice::fused::choosePersistentSchedule(const DecoderShape &shape,

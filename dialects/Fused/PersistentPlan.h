@@ -47,7 +47,8 @@ struct WeightUnit {
   bool operator==(const WeightUnit &) const = default;
 };
 
-/// A decoder whose layers are all alike, in elements, as far as the plan of its step depends on it.
+/// A decoder whose layers are all alike but for the encodings of their weights, in elements, as far
+/// as the plan of its step depends on it.
 struct DecoderShape {
   int64_t width = 0;      ///< of the residual stream
   int64_t queryHeads = 0; ///< a multiple of `heads`
@@ -56,14 +57,20 @@ struct DecoderShape {
   int64_t inner = 0;      ///< between the MLP's products
   int64_t vocabulary = 0;
   int64_t layers = 0;
-  /// A weight with some of query, key and value, in this order: what it has of a key/value head.
-  struct Projection {
-    WeightUnit unit;
-    int64_t rows = 0;
-  };
+  /// Parts that query, key and value, one after another, are divided into so that in every layer a
+  /// part has one weight: rows of a part that belong to one key/value head.
   static constexpr size_t kMostProjections = 3;
-  llvm::SmallVector<Projection, kMostProjections> projections;
-  WeightUnit output, gates, down;
+  llvm::SmallVector<int64_t, kMostProjections> projections;
+  /// The weights of a layer in the order in which they are read, of query, key and value by parts.
+  struct Weights {
+    llvm::SmallVector<WeightUnit, kMostProjections> projections;
+    WeightUnit output, gates, down;
+    bool operator==(const Weights &) const = default;
+  };
+  /// What layers have, each once, and which of these a layer has; where all have the same, perhaps
+  /// no numbers.
+  llvm::SmallVector<Weights, 1> kinds;
+  llvm::SmallVector<int64_t> kindOf;
   /// Positions whose keys and values are read at once, and their bytes, of one head.
   int64_t piecePositions = 0, pieceBytes = 0;
   /// Bytes of an element of query, key and value as they come from their product.
@@ -78,8 +85,8 @@ struct DecoderShape {
   int64_t projectionRows() const { return (group() + 2) * dim; }
   /// All weights alike, those of query, key and value one.
   void setUnits(const WeightUnit &unit) {
-    projections = {{unit, projectionRows()}};
-    output = gates = down = unit;
+    projections = {projectionRows()};
+    kinds = {{{unit}, unit, unit, unit}};
   }
 };
 
@@ -98,10 +105,14 @@ struct DecoderStep {
   MatvecOp head;
   DecoderShape shape;
 
-  /// What the operations of a layer read that no operation of the step computes, in their order,
-  /// each once.
-  static llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer);
-  /// Which of these are the same for all layers; all layers have as many.
+  /// What the operations of a layer read that no operation of the step computes: the weights of the
+  /// parts of query, key and value, then the others in their order, each once. All layers have as
+  /// many.
+  llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer) const;
+  /// Of query, key and value, the number of the weight that has part `number`, and the rows of it
+  /// that come before.
+  std::pair<size_t, int64_t> weightOf(const Layer &layer, size_t number) const;
+  /// Which of these are the same for all layers.
   llvm::SmallBitVector commonConstants() const;
 
   /// Recognises the operations of a step of one token. An error says what does not fit, and where.
@@ -195,12 +206,12 @@ struct PersistentPlan {
   /// attention output.
   IndexRange heads(int64_t cluster) const;
   int64_t clusterHeads() const { return shape.heads / schedule.attentionClusters; }
-  /// Tiles of a cluster in weight `number` of query, key and value, and those of a rank.
+  /// Tiles of a cluster in part `number` of query, key and value, and those of a rank.
   int64_t projectionTiles(size_t number) const {
-    return clusterHeads() * shape.projections[number].rows / kTile;
+    return clusterHeads() * shape.projections[number] / kTile;
   }
   IndexRange projectionTiles(size_t number, int64_t rank) const;
-  /// Of all these weights.
+  /// Of all these parts.
   int64_t projectionCount(int64_t rank) const;
   /// Columns of the attention output of a cluster, in groups.
   int64_t attendedGroups() const {
@@ -225,26 +236,26 @@ struct PersistentPlan {
     return llvm::divideCeil(mostClusterInnerGroups(), schedule.clusterBlocks);
   }
   int64_t mostClusterInnerGroups() const;
-  /// Groups of a unit of the down product.
-  int64_t downGroups() const { return shape.down.columns / kGroup; }
+  /// Groups of a unit of the down product, of the layer with the largest.
+  int64_t downGroups() const;
   /// Tiles of the vocabulary's rows.
   IndexRange headTiles(int64_t block) const;
 
   int64_t stageBytes = 0;
   /// Bytes of weights that a block reads in a layer, before and after attention, and in the MLP.
-  int64_t projectionBytes(int64_t block) const;
-  int64_t outputBytes(int64_t block) const;
-  int64_t gateBytes(int64_t block) const;
-  int64_t downBytes(int64_t block) const;
-  /// Seconds that a layer's weights take if nothing waits, read with so many bytes a second by all
-  /// blocks, and by one at most: attention's clusters read first, then all. Blocks get the same
-  /// share, so the one that reads most decides.
+  int64_t projectionBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t outputBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t gateBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t downBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  /// Seconds that a layer's weights take, on average, if nothing waits, read with so many bytes a
+  /// second by all blocks, and by one at most: attention's clusters read first, then all. Blocks
+  /// get the same share, so the one that reads most decides.
   double readSeconds(double bandwidth, double blockBandwidth) const;
   /// Groups of the input that a warp keeps in registers.
   int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
   /// Floats of a query head's part in `sums`: AttentionShape::partRow(), its maximum and its sum.
   int64_t partFloats() const { return shape.dim + 4 + 2; }
-  /// Most tiles of query, key and value that a rank has, of one of their weights and of all.
+  /// Most tiles of query, key and value that a rank has, of one of their parts and of all.
   int64_t mostProjectionTiles(size_t number) const {
     return llvm::divideCeil(projectionTiles(number), schedule.clusterBlocks);
   }
@@ -279,11 +290,11 @@ struct PersistentPlan {
   /// numbers of the block's own parts, which need not stay in registers; the block's tiles of
   /// query, key and value; query heads as operands, and their factors; outputs of the cluster's
   /// query heads over the block's positions, and each one's greatest exponent and sum of weights;
-  /// the layers' addresses; two barriers for the step's own key and value; zeros, where weights in
-  /// records want them (InputPlan).
+  /// the layers' addresses and kinds of weights; two barriers for the step's own key and value;
+  /// zeros, where weights in records want them (InputPlan).
   SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
       attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents,
-      projected, queries, queryFactors, outputs, outputMeta, pointers, appended, zeros;
+      projected, queries, queryFactors, outputs, outputMeta, pointers, kinds, appended, zeros;
   int64_t shared = 0; ///< bytes in all
 
   GpuLaunch launch() const;

@@ -86,18 +86,20 @@ Value StepKernel::project(Value layer, Value passed) {
   GroupExchange input = stream().exchange();
   Value factor = stream().normFactor(normOf(first.projections).getEpsilon().convertToDouble());
   Value inRank = zero();
-  for (auto [number, part] : llvm::enumerate(projectionParts)) {
-    Extent extent = projectionExtent(layer, number);
-    passed = ring.forBatches(
-        part, extent, plan.mostProjectionTiles(number), passed,
-        [&](const Extent &batch, Value firstTile, Value before) {
-          ring.multiply(part, batch, before, warp, lane, input);
+  for (auto [number, variants] : llvm::enumerate(projectionParts)) {
+    // Where the tiles lie in their weight matters only to the warp that copies them.
+    Extent extent = projectionExtent(layer, number, variants.all.front());
+    int64_t before = tilesBefore(number);
+    passed = forBatches(
+        layer, variants, extent, plan.mostProjectionTiles(number), passed,
+        [&](const StreamedPart &part, const Extent &batch, Value firstTile, Value stages) {
+          ring.multiply(part, batch, stages, warp, lane, input);
           waitForAll();
           ring.finish(part, batch, thread, threads(),
                       [&](Value tile, Value row, Value low, Value high) {
-                        Value ofCluster = k.add(k.add(batch.firstTile, tile), tilesBefore(number));
-                        finishProjection(layer, ofCluster, k.add(k.add(firstTile, tile), inRank),
-                                         row, k.mulF(low, factor), k.mulF(high, factor));
+                        finishProjection(layer, k.add(k.add(batch.firstTile, tile), before),
+                                         k.add(k.add(firstTile, tile), inRank), row,
+                                         k.mulF(low, factor), k.mulF(high, factor));
                       });
           waitForAll();
         });

@@ -29,11 +29,6 @@ inline model::ParameterOp parameterOf(mlir::Value value) {
   return value.getDefiningOp<model::ParameterOp>();
 }
 
-/// Of a product with packed weights, the first one's.
-inline formats::PackedShape shapeOf(fused::MatvecOp product) {
-  return fused::packedParts(product)->front().shape;
-}
-
 /// The rotary operations of an epilogue.
 inline llvm::SmallVector<model::RotaryOp> rotariesOf(fused::MatvecOp product) {
   if (product.getEpilogue().empty())
@@ -73,7 +68,7 @@ private:
     Last = 6, ///< the token's position
     FirstPiece,
     PieceCount,     ///< of the block
-    ProjectionTiles ///< of each weight of query, key and value
+    ProjectionTiles ///< of each part of query, key and value
   };
   static constexpr int64_t tilesOf(size_t number) { return ProjectionTiles + 2 * number; }
   static_assert(ProjectionTiles + 2 * fused::DecoderShape::kMostProjections <=
@@ -104,8 +99,11 @@ private:
     return arguments[StepInterface::kConstants +
                      (llvm::find(interface.constants, value) - interface.constants.begin())];
   }
-  /// What a layer has in the place of the first one's `value`.
-  mlir::Value constant(mlir::Value layer, mlir::Value value);
+  /// What a layer has in the place of the first one's `value`, or of its constant `index`.
+  mlir::Value constant(mlir::Value layer, mlir::Value value) {
+    return constantAt(layer, llvm::find(constants, value) - constants.begin());
+  }
+  mlir::Value constantAt(mlir::Value layer, int64_t index);
   mlir::Value cache(mlir::Value layer, bool isKeys) {
     return pointer(layer, plan.shape.layerPointers - (isKeys ? 2 : 1));
   }
@@ -142,11 +140,27 @@ private:
   };
 
   // The parts of a layer.
-  /// Of weight `number` of query, key and value: a cluster's tiles of it.
-  Extent projectionExtent(mlir::Value layer, size_t number);
+  /// A part of a product, as layers have it whose weights differ in their encodings.
+  struct Variants {
+    struct Variant {
+      StreamedPart part;
+      int64_t firstTile; ///< of the weight, in the product
+      llvm::SmallVector<int64_t> kinds = {};
+    };
+    std::vector<Variant> all;
+
+    /// `weight` and `groups`: as of StreamedPart.
+    void add(int64_t kind, const fused::PackedPart &weight, int64_t groups,
+             const fused::PersistentPlan &plan);
+  };
+  /// Emits `body` for each variant; it runs for that of the layer.
+  Values forVariant(mlir::Value layer, const Variants &variants,
+                    llvm::function_ref<Values(const Variants::Variant &)> body);
+  /// Of part `number` of query, key and value: a cluster's tiles of it.
+  Extent projectionExtent(mlir::Value layer, size_t number, const Variants::Variant &variant);
   /// The product's tile of a cluster's query, key and value tile.
   mlir::Value projectionPlace(mlir::Value tile);
-  /// Tiles of a cluster in the weights before.
+  /// Tiles of a cluster in the parts before.
   int64_t tilesBefore(size_t number) {
     int64_t tiles = 0;
     for (size_t before = 0; before < number; ++before)
@@ -159,7 +173,7 @@ private:
   mlir::Value innerBytes();
   mlir::Value projectionBytes();
 
-  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later &later,
+  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later *later,
                     mlir::ValueRange carried);
   void copyAll();
 
@@ -186,6 +200,12 @@ private:
   mlir::Value reachedBarrier() { return place(plan.appended); }
   mlir::Value appendedBarrier() { return k.offset(place(plan.appended), 8); }
   void patchNewest(mlir::Value layer, mlir::Value head, mlir::Value passed);
+  /// As WeightStream's, of the layer's variant.
+  mlir::Value forBatches(mlir::Value layer, const Variants &variants, const Extent &extent,
+                         int64_t mostTiles, mlir::Value passed,
+                         llvm::function_ref<void(const StreamedPart &part, const Extent &batch,
+                                                 mlir::Value firstTile, mlir::Value passed)>
+                             body);
   mlir::Value addOutput(mlir::Value layer, mlir::Value passed);
   mlir::Value multiplyGates(mlir::Value layer, mlir::Value passed);
   mlir::Value addDown(mlir::Value layer, mlir::Value passed);
@@ -205,8 +225,8 @@ private:
   fused::AttentionShape attention;
   WeightStream ring;
   GroupExchange inner, projected_;
-  llvm::SmallVector<StreamedPart> projectionParts;
-  StreamedPart outputPart, gatePart, downPart;
+  std::vector<Variants> projectionParts;
+  Variants outputPart, gatePart, downPart;
   mlir::LogicalResult result = mlir::success();
 };
 

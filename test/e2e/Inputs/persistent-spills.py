@@ -17,10 +17,11 @@ MODELS = {
     "Llama-3-70B": LLAMA | LARGE,
     "Qwen3-32B": json.load(open(inputs + "/qwen3-32b/config.json")),
 }
-# Of records: planes of bits and offsets, with two encodings in a product; tables; the widest elements; sums of 16 columns.
-RECORDS = ("q4_k,*attn_v=q6_k", "iq4_xs", "int4-g32", "q6_k", "int8-g32", "q5_k", "q3_k", "q2_k", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4", "nvfp4", "iq3s-g32-n8", "iq2-g16-n8")
+# Two encodings in a product, and layers that differ, as in files of Q4_K_M; then one encoding everywhere.
+MIX = "q4_k,blk.0.attn_v=q6_k,blk.0.ffn_down=q6_k"
+RECORDS = (MIX, "q4_k,*attn_v=q6_k", "q4_k", "iq4_xs", "int4-g32", "q6_k", "int8-g32", "q5_k", "q3_k", "q2_k", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4", "nvfp4", "iq3s-g32-n8", "iq2-g16-n8")
 CACHES = (("f16", "f16"), ("int8", "int8"), ("int4-rot", "int4"))
-FEW_RECORDS = {("Llama-3-8B", "q4_k,*attn_v=q6_k", "f16"), ("Llama-3-8B", "iq4_xs", "int4-rot"), ("Llama-3-70B", "q4_k,*attn_v=q6_k", "int4-rot")}
+FEW_RECORDS = {("Llama-3-8B", MIX, "f16"), ("Llama-3-8B", "iq4_xs", "int4-rot"), ("Llama-3-70B", MIX, "int4-rot")}
 FEW = {("Llama-3-70B", "int8-g128", "f16"), ("Llama-3-70B", "int4-g128", "int4-rot"), ("Qwen3-32B", "int8-g128", "int4-rot")}
 
 failed = False

@@ -130,10 +130,12 @@ TEST(PersistentPlan, KnownModels) {
     EXPECT_EQ(sets, plan->joinedSets());
     // All bytes of a layer are read once.
     int64_t bytes = 0;
-    for (int64_t block = 0; block < plan->blocks(); ++block)
-      bytes += plan->projectionBytes(block) + plan->outputBytes(block) + plan->gateBytes(block) +
-               plan->downBytes(block);
-    const WeightUnit &unit = model.shape.gates;
+    for (int64_t block = 0; block < plan->blocks(); ++block) {
+      const DecoderShape::Weights &weights = model.shape.kinds.front();
+      bytes += plan->projectionBytes(block, weights) + plan->outputBytes(block, weights) +
+               plan->gateBytes(block, weights) + plan->downBytes(block, weights);
+    }
+    const WeightUnit &unit = model.shape.kinds.front().gates;
     auto unitsOf = [&](int64_t rows, int64_t columns) {
       return rows / 16 * int64_t(llvm::divideCeil(columns, unit.columns)) * unit.bytes;
     };
@@ -170,10 +172,11 @@ TEST(PersistentPlan, Llama8B) {
   EXPECT_EQ(launch.block, 640);
   EXPECT_EQ(launch.cluster, 8);
   EXPECT_FALSE(plan->attends(64));
-  EXPECT_EQ(plan->projectionBytes(64), 0);
+  const DecoderShape::Weights &weights = shape.kinds.front();
+  EXPECT_EQ(plan->projectionBytes(64, weights), 0);
   // A layer of a block without keys and values, as units of a product each.
-  EXPECT_EQ(plan->gateBytes(64), 16 * 32 * (16 * 64 + 32));
-  EXPECT_EQ(plan->downBytes(64), 32 * 8 * (16 * 64 + 32));
+  EXPECT_EQ(plan->gateBytes(64, weights), 16 * 32 * (16 * 64 + 32));
+  EXPECT_EQ(plan->downBytes(64, weights), 32 * 8 * (16 * 64 + 32));
 }
 
 namespace {
@@ -182,11 +185,15 @@ WeightUnit recordOf(const char *encoding) {
   return WeightUnit::ofRecord(*formats::Encoding::fromName(encoding));
 }
 
-/// An 8B model whose values are Q6_K, everything else Q4_K.
+/// An 8B model whose values and down products are Q6_K in the first half of the layers, everything
+/// else Q4_K.
 DecoderShape llamaOfRecords() {
   DecoderShape shape = models[0].shape;
-  shape.setUnits(recordOf("q4_k"));
-  shape.projections = {{recordOf("q4_k"), 5 * 128}, {recordOf("q6_k"), 128}};
+  WeightUnit q4 = recordOf("q4_k"), q6 = recordOf("q6_k");
+  shape.projections = {5 * 128, 128};
+  shape.kinds = {{{q4, q6}, q4, q4, q6}, {{q4, q4}, q4, q4, q4}};
+  shape.kindOf.assign(16, 0);
+  shape.kindOf.append(16, 1);
   return shape;
 }
 
@@ -199,7 +206,8 @@ TEST(PersistentPlan, Records) {
   EXPECT_EQ(schedule->clusters, 14);
   auto plan = PersistentPlan::get(shape, *schedule, h100());
   ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
-  const WeightUnit q4 = shape.gates, q6 = shape.projections[1].unit;
+  const DecoderShape::Weights &better = shape.kinds[0], &other = shape.kinds[1];
+  const WeightUnit q4 = other.gates, q6 = better.down;
   EXPECT_EQ(q4.bytes, 16 * 144);
   EXPECT_EQ(q6.bytes, 16 * 210);
   EXPECT_EQ(q4.inStage(16), 8);
@@ -210,29 +218,44 @@ TEST(PersistentPlan, Records) {
   EXPECT_EQ(plan->projectionTiles(0, 7), (IndexRange{35, 40}));
   EXPECT_EQ(plan->projectionTiles(1, 7), (IndexRange{7, 8}));
   EXPECT_EQ(plan->projectionCount(7), 6);
-  EXPECT_EQ(plan->projectionBytes(7), 16 * (5 * q4.bytes + q6.bytes));
-  EXPECT_EQ(plan->outputBytes(7), 32 * 2 * q4.bytes);
-  EXPECT_EQ(plan->gateBytes(7), 16 * 16 * q4.bytes);
-  EXPECT_EQ(plan->downBytes(7), 32 * 4 * q4.bytes);
+  EXPECT_EQ(plan->projectionBytes(7, better), 16 * (5 * q4.bytes + q6.bytes));
+  EXPECT_EQ(plan->projectionBytes(7, other), 16 * 6 * q4.bytes);
+  EXPECT_EQ(plan->outputBytes(7, better), 32 * 2 * q4.bytes);
+  EXPECT_EQ(plan->gateBytes(7, better), 16 * 16 * q4.bytes);
+  EXPECT_EQ(plan->downBytes(7, better), 32 * 4 * q6.bytes);
+  EXPECT_EQ(plan->downBytes(7, other), 32 * 4 * q4.bytes);
+  // A word for each layer says which weights it has.
+  EXPECT_EQ(plan->kinds.bytes, 32 * 4);
   auto order = plan->inputOrder(PersistentPlan::Input);
   EXPECT_TRUE(order.records);
   EXPECT_EQ(order.sumColumns, 32);
   EXPECT_EQ(order.metaBytes(), 8 + 4 * 4);
+  // Half of the layers read as much as if all did.
+  DecoderShape alike = shape;
+  alike.kinds.pop_back();
+  alike.kindOf.clear();
+  double most =
+      llvm::cantFail(PersistentPlan::get(alike, *schedule, h100())).readSeconds(3e12, 5e10);
+  alike.kinds = {other};
+  auto least = PersistentPlan::get(alike, *schedule, h100());
+  ASSERT_TRUE(bool(least)) << llvm::toString(least.takeError());
+  EXPECT_EQ(least->kinds.bytes, 0);
+  EXPECT_NEAR(plan->readSeconds(3e12, 5e10), (most + least->readSeconds(3e12, 5e10)) / 2, 1e-12);
 
   // Sums of 16 columns serve offsets of 32, too; without offsets there are none.
-  shape.projections[0].unit = recordOf("q2_k");
-  shape.output = shape.down = recordOf("iq4_xs");
+  alike.kinds.front().projections[0] = recordOf("q2_k");
+  alike.kinds.front().output = alike.kinds.front().down = recordOf("iq4_xs");
   schedule->stages = 8; // of Q2_K 16 records are a stage, 21 KB
-  plan = PersistentPlan::get(shape, *schedule, h100());
+  plan = PersistentPlan::get(alike, *schedule, h100());
   ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
   EXPECT_EQ(plan->inputOrder(PersistentPlan::Input).sums(), 8);
   EXPECT_EQ(plan->inputOrder(PersistentPlan::Attended).sums(), 0);
   EXPECT_TRUE(plan->inputOrder(PersistentPlan::Inner).records);
 
   // Clusters have whole records.
-  shape.inner = 11008;
+  alike.inner = 11008;
   schedule->clusters = 12;
-  plan = PersistentPlan::get(shape, *schedule, h100());
+  plan = PersistentPlan::get(alike, *schedule, h100());
   ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
   EXPECT_EQ(plan->clusterInnerGroups(1), (IndexRange{6, 14}));
   EXPECT_EQ(plan->innerGroups(8 + 7), (IndexRange{13, 14}));
@@ -257,10 +280,16 @@ TEST(PersistentPlan, RecordsThatDoNotFit) {
             "a cluster's 128 columns of the attention output are not in whole records of 256");
   EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 13 * 256; }),
             "13 records of the MLP's inner values for 14 clusters");
-  EXPECT_EQ(shaped([](DecoderShape &s) { s.gates = WeightUnit::ofGroup(4); }),
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.kinds[1].gates = WeightUnit::ofGroup(4); }),
             "products of the residual stream have weights in both layouts, records and mma");
-  // Of attention's output and the MLP each product has its own input.
-  EXPECT_EQ(shaped([](DecoderShape &s) { s.output = s.down = WeightUnit::ofGroup(8); }), "");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.kinds[0].down = WeightUnit::ofGroup(4); }),
+            "products of inner values have weights in both layouts, records and mma");
+  // Attention's output and the inner values are inputs of their own.
+  EXPECT_EQ(shaped([](DecoderShape &s) {
+              for (DecoderShape::Weights &weights : s.kinds)
+                weights.output = weights.down = WeightUnit::ofGroup(8);
+            }),
+            "");
 }
 
 TEST(PersistentPlan, HeadsOf64AreFinishedInPairs) {

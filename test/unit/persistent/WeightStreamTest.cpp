@@ -406,7 +406,7 @@ TEST(WeightStream, LargeModelsSpillNothing) {
             .resources;
     if (resources.empty())
       GTEST_SKIP() << "there is no ptxas";
-    RecordProperty("registers_" + std::to_string(plan.shape.gates.bits),
+    RecordProperty("registers_" + std::to_string(plan.shape.kinds.front().gates.bits),
                    static_cast<int>(resources[0].registers));
     EXPECT_EQ(resources[0].spillStoreBytes, 0);
     EXPECT_EQ(resources[0].spillLoadBytes, 0);
