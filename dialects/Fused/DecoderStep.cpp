@@ -5,9 +5,13 @@
 
 #include "dialects/Fused/PersistentPlan.h"
 
+#include "sluice/Formats/Records.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/STLExtras.h"
 #include "llvm/ADT/SetVector.h"
+
+#include <set>
 
 using namespace mlir;
 using namespace sluice;
@@ -27,6 +31,11 @@ std::string labelOf(Operation *op) {
 
 Error problem(Operation *op, const Twine &what) {
   return createStringError(labelOf(op) + ": " + what);
+}
+
+int64_t rowsOf(Value weight) {
+  auto quantized = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+  return quantized ? quantized.getRows() : cast<RankedTensorType>(weight.getType()).getDimSize(0);
 }
 
 /// The operations of a step in their order.
@@ -153,20 +162,88 @@ private:
     return Error::success();
   }
 
-  /// Bits of the weights' numbers, if they are divided into units of 128 columns.
-  static Expected<int64_t> bitsOf(MatvecOp op) {
-    formats::Encoding encoding = quantized::encodingOf(op.getWeights().front().getType());
-    for (Value weight : op.getWeights())
-      if (!(quantized::encodingOf(weight.getType()) == encoding))
-        return problem(op, "weights of different formats");
+  /// Units of a weight of `op`, if it has such as can be streamed.
+  static Expected<WeightUnit> unitOf(MatvecOp op, Value weight) {
+    formats::Encoding encoding = quantized::encodingOf(weight.getType());
+    auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
+    quantized::LayoutAttr layout = type ? type.getLayout() : quantized::LayoutAttr();
+    // Before they are packed, those that have no other layout.
+    bool inRecords =
+        layout ? layout.getKind() == quantized::LayoutKind::Records
+               : !encoding.isPlainInteger() && formats::RecordShape::problem(encoding).empty();
+    if (inRecords)
+      return WeightUnit::ofRecord(encoding);
     bool isHalf = !encoding.isScaled() && encoding.bits() == 16,
          isInteger = encoding.isPlainInteger() && !encoding.hasZeroPoint() &&
                      encoding.scale == formats::Encoding::Scale::F16 &&
                      encoding.group == PersistentPlan::kGroup;
     if (!isHalf && !isInteger)
       return problem(op, "weights of " + encoding.name() +
-                             ", expected f16, bf16, int8-g128 or int4-g128");
-    return encoding.bits();
+                             ", expected f16, bf16, int8-g128, int4-g128 or a layout of records");
+    return WeightUnit::ofGroup(encoding.bits());
+  }
+
+  /// Units of a product whose weights are all alike.
+  static Error setUnit(MatvecOp op, WeightUnit &unit) {
+    for (Value weight : op.getWeights()) {
+      Expected<WeightUnit> found = unitOf(op, weight);
+      if (!found)
+        return found.takeError();
+      if (unit.bytes && !(unit == *found))
+        return problem(op, "weights of different formats");
+      unit = *found;
+    }
+    return Error::success();
+  }
+
+  /// Divides query, key and value wherever some layer has another weight.
+  Error divideProjections() {
+    std::set<int64_t> ends;
+    for (DecoderStep::Layer &layer : step.layers) {
+      std::set<int64_t> ofSegments;
+      int64_t end = 0;
+      for (int64_t rows : layer.projections.getSegments())
+        ofSegments.insert(end += rows);
+      end = 0;
+      for (Value weight : layer.projections.getWeights()) {
+        end += rowsOf(weight);
+        if (!ofSegments.contains(end))
+          return problem(layer.projections, "a weight that ends within query, key or value");
+        ends.insert(end);
+      }
+    }
+    int64_t begin = 0;
+    for (int64_t end : ends)
+      step.shape.projections.push_back((end - std::exchange(begin, end)) / step.shape.heads);
+    return Error::success();
+  }
+
+  /// Finds which weights the layers have.
+  Error findKinds() {
+    DecoderShape &shape = step.shape;
+    if (Error error = divideProjections())
+      return error;
+    for (DecoderStep::Layer &layer : step.layers) {
+      DecoderShape::Weights weights;
+      for (size_t number = 0; number < shape.projections.size(); ++number) {
+        size_t weight = step.weightOf(layer, number).first;
+        Expected<WeightUnit> unit =
+            unitOf(layer.projections, layer.projections.getWeights()[weight]);
+        if (!unit)
+          return unit.takeError();
+        weights.projections.push_back(*unit);
+      }
+      for (auto [product, unit] :
+           {std::pair(layer.output, &weights.output), std::pair(layer.gates, &weights.gates),
+            std::pair(layer.down, &weights.down)})
+        if (Error error = setUnit(product, *unit))
+          return error;
+      auto known = llvm::find(shape.kinds, weights);
+      shape.kindOf.push_back(known - shape.kinds.begin());
+      if (known == shape.kinds.end())
+        shape.kinds.push_back(std::move(weights));
+    }
+    return Error::success();
   }
 
   Error findShape() {
@@ -176,20 +253,7 @@ private:
     shape.layers = step.layers.size();
     shape.vocabulary = llvm::sum_of(step.head.getSegments());
     shape.inner = first.gates.getSegments()[0];
-    Expected<int64_t> headBits = bitsOf(step.head);
-    if (!headBits)
-      return headBits.takeError();
-    shape.headBits = *headBits;
     for (DecoderStep::Layer &layer : step.layers) {
-      for (MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down}) {
-        Expected<int64_t> bits = bitsOf(product);
-        if (!bits)
-          return bits.takeError();
-        if (!shape.weightBits)
-          shape.weightBits = *bits;
-        if (shape.weightBits != *bits)
-          return problem(product, "weights of another format than the first product's");
-      }
       int64_t pieceBytes = 0, positions = formats::cacheTile;
       formats::CacheShape keys, values;
       for (auto [symbol, cache] : {std::pair(layer.attention.getKeysAttr(), &keys),
@@ -217,11 +281,15 @@ private:
       }
       if (keys.heads != shape.heads || keys.dim != shape.dim || pieceBytes != shape.pieceBytes ||
           positions != shape.piecePositions ||
-          DecoderStep::constantsOf(layer).size() != DecoderStep::constantsOf(first).size() ||
           layer.gates.getSegments() != first.gates.getSegments() ||
           layer.projections.getSegments() != first.projections.getSegments())
         return problem(layer.attention, "its layer differs from the first one");
     }
+    if (Error error = findKinds())
+      return error;
+    for (const DecoderStep::Layer &layer : step.layers)
+      if (step.constantsOf(layer).size() != step.constantsOf(first).size())
+        return problem(layer.attention, "its layer differs from the first one");
     llvm::SmallBitVector common = step.commonConstants();
     shape.layerPointers = common.size() - common.count() + 2; // and its caches
     return Error::success();
@@ -234,15 +302,32 @@ private:
 
 } // namespace
 
-llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) {
-  llvm::SetVector<Value> constants;
+std::pair<size_t, int64_t> DecoderStep::weightOf(const Layer &layer, size_t number) const {
+  int64_t before = 0;
+  for (int64_t rows : ArrayRef(shape.projections).take_front(number))
+    before += rows * shape.heads;
+  for (auto [weight, value] : llvm::enumerate(MatvecOp(layer.projections).getWeights())) {
+    int64_t rows = rowsOf(value);
+    if (before < rows)
+      return {weight, before};
+    before -= rows;
+  }
+  llvm_unreachable("a part behind all weights");
+}
+
+llvm::SmallVector<Value> DecoderStep::constantsOf(const Layer &layer) const {
+  llvm::SmallVector<Value> constants;
+  for (size_t number = 0; number < shape.projections.size(); ++number)
+    constants.push_back(MatvecOp(layer.projections).getWeights()[weightOf(layer, number).first]);
+  llvm::SetVector<Value> others;
   for (Operation *op : layer.operations())
     op->walk<WalkOrder::PreOrder>([&](Operation *inner) {
       for (Value operand : inner->getOperands())
-        if (operand.getDefiningOp<model::ParameterOp>())
-          constants.insert(operand);
+        if (operand.getDefiningOp<model::ParameterOp>() && !llvm::is_contained(constants, operand))
+          others.insert(operand);
     });
-  return constants.takeVector();
+  llvm::append_range(constants, others);
+  return constants;
 }
 
 llvm::SmallBitVector DecoderStep::commonConstants() const {

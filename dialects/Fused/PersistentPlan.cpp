@@ -3,6 +3,7 @@
 
 #include "dialects/Fused/PersistentPlan.h"
 
+#include "sluice/Formats/Records.h"
 #include "sluice/Target/ThreadRegisters.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -19,6 +20,106 @@ static IndexRange part(int64_t total, int64_t parts, int64_t index) {
   return {total * index / parts, total * (index + 1) / parts};
 }
 
+WeightUnit WeightUnit::ofGroup(int64_t bits) {
+  WeightUnit unit;
+  unit.columns = PersistentPlan::kGroup;
+  unit.bits = bits;
+  unit.bytes = PersistentPlan::kTile * (PersistentPlan::kGroup * bits / 8 + (bits < 16 ? 2 : 0));
+  return unit;
+}
+
+WeightUnit WeightUnit::ofRecord(const formats::Encoding &encoding) {
+  formats::RecordShape record(encoding);
+  WeightUnit unit;
+  unit.columns = formats::RecordShape::columns;
+  unit.bits = encoding.bits();
+  unit.bytes = record.bytes();
+  unit.isRecord = true;
+  unit.sumColumns = encoding.hasOffset() ? record.unit() : 0;
+  return unit;
+}
+
+int64_t WeightUnit::inStage(int64_t warps) const {
+  // 16 KB a copy reach the memory's bandwidth (docs/kernels.md). A power of two of units, so that
+  // no warp is left over.
+  constexpr int64_t most = 16384 * 5 / 4;
+  int64_t elements = PersistentPlan::kTile * columns * bits / 8;
+  return std::min(int64_t(llvm::bit_floor(uint64_t(most / elements))), warps);
+}
+
+/// The weights of a layer that read the input of an exchange.
+static llvm::SmallVector<WeightUnit> readersOf(const DecoderShape::Weights &weights,
+                                               PersistentPlan::ExchangeIndex exchange) {
+  switch (exchange) {
+  case PersistentPlan::Input: {
+    llvm::SmallVector<WeightUnit> readers = {weights.gates};
+    llvm::append_range(readers, weights.projections);
+    return readers;
+  }
+  case PersistentPlan::Attended:
+    return {weights.output};
+  case PersistentPlan::Inner:
+    return {weights.down};
+  default:
+    return {};
+  }
+}
+
+PersistentPlan::InputOrder PersistentPlan::inputOrder(ExchangeIndex exchange) const {
+  InputOrder order;
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    for (const WeightUnit &unit : readersOf(weights, exchange)) {
+      order.records |= unit.isRecord;
+      if (unit.sumColumns)
+        order.sumColumns =
+            order.sumColumns ? std::min(order.sumColumns, unit.sumColumns) : unit.sumColumns;
+    }
+  return order;
+}
+
+std::optional<std::string> PersistentPlan::unitProblem() const {
+  struct Reading {
+    ExchangeIndex exchange;
+    std::string input, columnsAre;
+    int64_t columns;
+    bool mayEnd; ///< whether the last group of 128 columns may have fewer
+  };
+  int64_t columns = clusterHeads() * shape.group() * shape.dim;
+  Reading readings[] = {
+      {Inner, "inner values", ("an MLP of " + Twine(shape.inner) + " inner values is").str(),
+       shape.inner, false},
+      {Attended, "attention's output",
+       ("a cluster's " + Twine(columns) + " columns of the attention output are").str(), columns,
+       schedule.attentionClusters == 1},
+      {Input, "the residual stream", ("a width of " + Twine(shape.width) + " is").str(),
+       shape.width, true}};
+  for (const Reading &reading : readings) {
+    bool records = inputOrder(reading.exchange).records;
+    for (const DecoderShape::Weights &weights : shape.kinds)
+      for (const WeightUnit &unit : readersOf(weights, reading.exchange)) {
+        if (unit.isRecord != records)
+          return "products of " + reading.input + " have weights in both layouts, records and mma";
+        if (reading.columns % unit.columns && (unit.isRecord || !reading.mayEnd))
+          return (reading.columnsAre + " not in whole " +
+                  (unit.isRecord ? "records of " : "groups of ") + Twine(unit.columns))
+              .str();
+      }
+  }
+  int64_t parts = innerGroups() / downGroups();
+  if (parts < schedule.clusters)
+    return (Twine(parts) + " " + (inputOrder(Inner).records ? "records" : "groups") +
+            " of the MLP's inner values for " + Twine(schedule.clusters) + " clusters")
+        .str();
+  return std::nullopt;
+}
+
+int64_t PersistentPlan::downGroups() const {
+  int64_t columns = 0;
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    columns = std::max(columns, weights.down.columns);
+  return columns / kGroup;
+}
+
 IndexRange PersistentPlan::inputGroups(int64_t rank) const {
   return part(widthGroups(), schedule.clusterBlocks, rank);
 }
@@ -29,8 +130,22 @@ IndexRange PersistentPlan::heads(int64_t cluster) const {
   return part(shape.heads, schedule.attentionClusters, cluster);
 }
 
-IndexRange PersistentPlan::projectionTiles(int64_t rank) const {
-  return part(clusterHeads() * shape.projectionRows() / kTile, schedule.clusterBlocks, rank);
+IndexRange PersistentPlan::projectionTiles(size_t number, int64_t rank) const {
+  return part(projectionTiles(number), schedule.clusterBlocks, rank);
+}
+
+int64_t PersistentPlan::projectionCount(int64_t rank) const {
+  int64_t count = 0;
+  for (size_t number = 0; number < shape.projections.size(); ++number)
+    count += projectionTiles(number, rank).size();
+  return count;
+}
+
+int64_t PersistentPlan::mostProjectionTiles() const {
+  int64_t most = 0;
+  for (size_t number = 0; number < shape.projections.size(); ++number)
+    most += mostProjectionTiles(number);
+  return most;
 }
 
 IndexRange PersistentPlan::joinedColumns(int64_t set) const {
@@ -47,12 +162,14 @@ IndexRange PersistentPlan::sumTiles(int64_t rank) const {
 }
 
 IndexRange PersistentPlan::innerGroups(int64_t block) const {
-  return part(innerGroups(), blocks(), block);
+  IndexRange all = clusterInnerGroups(clusterOf(block)),
+             own = part(all.size(), schedule.clusterBlocks, rankOf(block));
+  return {all.begin + own.begin, all.begin + own.end};
 }
 
 IndexRange PersistentPlan::clusterInnerGroups(int64_t cluster) const {
-  int64_t first = cluster * schedule.clusterBlocks;
-  return {innerGroups(first).begin, innerGroups(first + schedule.clusterBlocks - 1).end};
+  IndexRange units = part(innerGroups() / downGroups(), schedule.clusters, cluster);
+  return {units.begin * downGroups(), units.end * downGroups()};
 }
 
 int64_t PersistentPlan::mostClusterInnerGroups() const {
@@ -66,30 +183,46 @@ IndexRange PersistentPlan::headTiles(int64_t block) const {
   return part(llvm::divideCeil(shape.vocabulary, kTile), blocks(), block);
 }
 
-int64_t PersistentPlan::unitBytes(int64_t bits) {
-  return kTile * kGroup * bits / 8 + (bits < 16 ? kTile * 2 : 0);
+int64_t PersistentPlan::projectionBytes(int64_t block, const DecoderShape::Weights &weights) const {
+  if (!attends(block))
+    return 0;
+  int64_t bytes = 0;
+  for (auto [number, unit] : llvm::enumerate(weights.projections))
+    bytes += projectionTiles(number, rankOf(block)).size() *
+             int64_t(llvm::divideCeil(shape.width, unit.columns)) * unit.bytes;
+  return bytes;
 }
 
-int64_t PersistentPlan::stageUnits(int64_t bits) const {
-  // 16 KB a copy reach the memory's bandwidth (docs/kernels.md).
-  constexpr int64_t weightBytes = 16384;
-  return std::min(weightBytes / (kTile * kGroup * bits / 8), schedule.warps);
+int64_t PersistentPlan::outputBytes(int64_t block, const DecoderShape::Weights &weights) const {
+  return attends(block) ? sumTiles(rankOf(block)).size() * attendedGroups() * kGroup /
+                              weights.output.columns * weights.output.bytes
+                        : 0;
 }
 
-int64_t PersistentPlan::projectionUnits(int64_t block) const {
-  return attends(block) ? projectionTiles(rankOf(block)).size() * widthGroups() : 0;
+int64_t PersistentPlan::gateBytes(int64_t block, const DecoderShape::Weights &weights) const {
+  return innerGroups(block).size() * 2 * kGroup / kTile *
+         int64_t(llvm::divideCeil(shape.width, weights.gates.columns)) * weights.gates.bytes;
 }
 
-int64_t PersistentPlan::outputUnits(int64_t block) const {
-  return attends(block) ? sumTiles(rankOf(block)).size() * attendedGroups() : 0;
+int64_t PersistentPlan::downBytes(int64_t block, const DecoderShape::Weights &weights) const {
+  return sumTiles(rankOf(block)).size() * clusterInnerGroups(clusterOf(block)).size() * kGroup /
+         weights.down.columns * weights.down.bytes;
 }
 
-int64_t PersistentPlan::gateUnits(int64_t block) const {
-  return innerGroups(block).size() * 2 * kGroup / kTile * widthGroups();
-}
-
-int64_t PersistentPlan::downUnits(int64_t block) const {
-  return sumTiles(rankOf(block)).size() * clusterInnerGroups(clusterOf(block)).size();
+int64_t PersistentPlan::mostTileSums() const {
+  int64_t most = 0;
+  auto add = [&](const WeightUnit &unit, int64_t groups) {
+    int64_t units = llvm::divideCeil(groups * kGroup, unit.columns);
+    if (unit.isRecord)
+      most = std::max(most, int64_t(llvm::alignTo(units, unit.inStage(schedule.warps))));
+  };
+  for (const DecoderShape::Weights &weights : shape.kinds) {
+    for (const WeightUnit &unit : readersOf(weights, Input))
+      add(unit, widthGroups());
+    add(weights.output, attendedGroups());
+    add(weights.down, mostClusterInnerGroups());
+  }
+  return most * kTile * 4;
 }
 
 Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
@@ -117,20 +250,12 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   if (shape.width % kTile || shape.dim % kTile)
     return createStringError("a width of " + Twine(shape.width) + " and heads of " +
                              Twine(shape.dim) + " elements are not whole tiles of 16 rows");
-  if (shape.inner % kGroup)
-    return createStringError("an MLP of " + Twine(shape.inner) +
-                             " inner values is not in whole groups of 128");
   if (shape.heads % schedule.attentionClusters)
     return createStringError(Twine(shape.heads) + " key/value heads on " +
                              Twine(schedule.attentionClusters) + " clusters");
-  int64_t columns = plan.clusterHeads() * shape.group() * shape.dim;
-  if (columns % kGroup && schedule.attentionClusters > 1)
-    return createStringError("a cluster's " + Twine(columns) +
-                             " columns of the attention output are not in whole groups of 128");
+  if (std::optional<std::string> what = plan.unitProblem())
+    return createStringError(*what);
   plan.joined = std::lcm(shape.dim, kGroup) / shape.dim;
-  if (plan.innerGroups() < schedule.clusters)
-    return createStringError(Twine(plan.innerGroups()) + " groups of the MLP's inner values for " +
-                             Twine(schedule.clusters) + " clusters");
   // Four registers of operands each; more would spill (docs/kernels.md).
   constexpr int64_t mostWarpGroups = 4;
   if (plan.warpGroups() > mostWarpGroups)
@@ -141,10 +266,12 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   plan.dividesRegisters = device.warpgroups && schedule.warps % kWarpgroupWarps == 0;
 
   SharedRanges ranges;
-  plan.stageBytes = llvm::alignTo(
-      std::max({plan.stageUnits(shape.weightBits) * unitBytes(shape.weightBits),
-                plan.stageUnits(shape.headBits) * unitBytes(shape.headBits), shape.pieceBytes}),
-      128);
+  plan.stageBytes = shape.pieceBytes;
+  for (const DecoderShape::Weights &weights : shape.kinds)
+    for (ExchangeIndex exchange : {Input, Attended, Inner})
+      for (const WeightUnit &unit : readersOf(weights, exchange))
+        plan.stageBytes = std::max(plan.stageBytes, unit.inStage(schedule.warps) * unit.bytes);
+  plan.stageBytes = llvm::alignTo(plan.stageBytes, 128);
   int64_t ranks = schedule.clusterBlocks, ownSets = plan.ownSets(0),
           setColumns = plan.joined * shape.dim;
   plan.ring = ranges.take(schedule.stages * plan.stageBytes, 128);
@@ -152,26 +279,31 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   plan.empty = ranges.take(schedule.stages * 8, 8);
   plan.barriers = ranges.take((Inner - Input + 1) * 8, 8);
   plan.input = ranges.take(plan.widthGroups() * kGroupBytes);
-  plan.inputMeta = ranges.take(plan.widthGroups() * kGroupMetaBytes);
+  plan.inputMeta = ranges.take(plan.widthGroups() * plan.inputOrder(Input).metaBytes());
   plan.projections =
       ranges.take(plan.clusterHeads() * shape.projectionRows() * shape.projectionBytes);
   // Of every rank, its part of the sets that this one finishes, and each head's maximum and sum.
   plan.parts = ranges.take(ranks * ownSets * setColumns * 4);
   plan.partMeta = ranges.take(ranks * ownSets * plan.joined * 8);
   plan.attended = ranges.take(plan.attendedGroups() * kGroupBytes);
-  plan.attendedMeta = ranges.take(plan.attendedGroups() * kGroupMetaBytes);
+  plan.attendedMeta = ranges.take(plan.attendedGroups() * plan.inputOrder(Attended).metaBytes());
   plan.state = ranges.take(llvm::divideCeil(plan.widthGroups(), ranks) * kGroup * 4 * kSumArrays);
   // Two floats a row pair and warp; attention's warps leave a head's outputs each.
   int64_t held = 2 * kGroup / kTile;
-  plan.sums = ranges.take(std::max(held * schedule.warps * kTile * 4,
-                                   plan.pieceReaders() * shape.group() * plan.partFloats() * 4));
+  plan.sums = ranges.take(std::max({held * schedule.warps * kTile * 4, plan.mostTileSums(),
+                                    plan.pieceReaders() * shape.group() * plan.partFloats() * 4}));
   plan.tokens = ranges.take(3 * ranks * kTokenBytes);
   plan.extents = ranges.take(kExtents * 4);
   plan.rotary = ranges.take(shape.dim * 4);
   // A warp rounds when no sums are in use: what it sends, others wait for before they write sums.
   plan.scratch = {plan.sums.offset, schedule.warps * kGroupBytes};
   plan.pointers = ranges.take(shape.layers * shape.layerPointers * 8, 8);
+  if (shape.kinds.size() > 1)
+    plan.kinds = ranges.take(shape.layers * 4, 4);
   plan.appended = ranges.take(16, 8); // the newest piece has come; the token is in it
+  if (plan.inputOrder(Input).records || plan.inputOrder(Attended).records ||
+      plan.inputOrder(Inner).records)
+    plan.zeros = ranges.take(InputPlan::kZeroBytes);
   // The block's own numbers of attention, and the MLP's inner values: between them are barriers,
   // and nobody sends inner values before all blocks of the cluster have sent attention's outputs.
   SharedRanges inAttention = ranges, inMlp = ranges;
@@ -183,7 +315,7 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   plan.outputMeta = inAttention.take(plan.joinedSets() * plan.joined * 8);
   plan.innerValues = inMlp.take(plan.mostInnerGroups() * kGroup * 4);
   plan.inner = inMlp.take(plan.mostClusterInnerGroups() * kGroupBytes);
-  plan.innerMeta = inMlp.take(plan.mostClusterInnerGroups() * kGroupMetaBytes);
+  plan.innerMeta = inMlp.take(plan.mostClusterInnerGroups() * plan.inputOrder(Inner).metaBytes());
   plan.shared = std::max(inAttention.bytes(), inMlp.bytes());
   if (plan.shared > device.sharedBytes)
     return createStringError("a ring of " + Twine(schedule.stages) + " stages of " +
@@ -230,7 +362,10 @@ GpuLaunch PersistentPlan::launch() const {
 
 Protocol PersistentPlan::protocol(int64_t layers) const {
   Protocol protocol;
-  int64_t ranks = schedule.clusterBlocks, groupBytes = kGroupBytes + kGroupMetaBytes;
+  int64_t ranks = schedule.clusterBlocks;
+  auto groupBytes = [&](ExchangeIndex index) {
+    return kGroupBytes + inputOrder(index).metaBytes();
+  };
   protocol.clusterBlocks = ranks;
   auto exchange = [&](const char *name, Exchange::Kind kind, int64_t size) {
     protocol.exchanges.push_back({name, kind, size});
@@ -241,12 +376,13 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
   exchange("MLP sums, even layers", Exchange::Kind::Sum, words);
   exchange("MLP sums, odd layers", Exchange::Kind::Sum, words);
   int64_t tokens = ranks * kTokenBytes;
-  exchange("input", Exchange::Kind::Gather, widthGroups() * groupBytes + tokens);
+  exchange("input", Exchange::Kind::Gather, widthGroups() * groupBytes(Input) + tokens);
   exchange("projections", Exchange::Kind::Gather,
            clusterHeads() * shape.projectionRows() / kTile * rowBytes + tokens);
   exchange("parts", Exchange::Kind::Gather, ranks * ownSets(0) * setBytes);
-  exchange("attention output", Exchange::Kind::Gather, attendedGroups() * groupBytes);
-  exchange("inner values", Exchange::Kind::Gather, mostClusterInnerGroups() * groupBytes + tokens);
+  exchange("attention output", Exchange::Kind::Gather, attendedGroups() * groupBytes(Attended));
+  exchange("inner values", Exchange::Kind::Gather,
+           mostClusterInnerGroups() * groupBytes(Inner) + tokens);
 
   using Kind = ProtocolEvent::Kind;
   for (int64_t block = 0; block < blocks(); ++block) {
@@ -263,7 +399,7 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
       events.push_back({Kind::WaitGather, index, rounds[index], 0, 0, bytes, 0, 0});
     };
     // Sends the rank's own of `total` things to its whole cluster and waits for all of them.
-    auto gather = [&](int64_t index, IndexRange own, int64_t total, int64_t bytes,
+    auto gather = [&](int64_t index, llvm::ArrayRef<IndexRange> own, int64_t total, int64_t bytes,
                       llvm::function_ref<bool(int64_t)> hasNone) {
       int64_t tokens = protocol.exchanges[index].size - ranks * kTokenBytes, count = 0;
       for (int64_t other = 0; other < ranks; ++other)
@@ -271,7 +407,8 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
       if (hasNone(rank))
         send(index, {tokens + rank * kTokenBytes, tokens + (rank + 1) * kTokenBytes}, first,
              first + ranks);
-      send(index, {own.begin * bytes, own.end * bytes}, first, first + ranks);
+      for (IndexRange range : own)
+        send(index, {range.begin * bytes, range.end * bytes}, first, first + ranks);
       wait(index, total * bytes + count * kTokenBytes);
     };
     auto done = [&](int64_t index) {
@@ -292,7 +429,7 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
       read(MlpSums + layer % 2, layer / 2, mlpAdditions());
     };
     auto shareInput = [&] {
-      gather(Input, own, widthGroups(), groupBytes,
+      gather(Input, own, widthGroups(), groupBytes(Input),
              [&](int64_t other) { return inputGroups(other).size() == 0; });
     };
     for (int64_t layer = 0; layer < layers; ++layer) {
@@ -301,8 +438,15 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
           readMlp(layer - 1);
         shareInput();
         done(Input);
-        gather(Projections, projectionTiles(rank), clusterHeads() * shape.projectionRows() / kTile,
-               rowBytes, [&](int64_t other) { return projectionTiles(other).size() == 0; });
+        llvm::SmallVector<IndexRange> projected;
+        int64_t before = 0; // in the weights before
+        for (size_t number = 0; number < shape.projections.size(); ++number) {
+          IndexRange tiles = projectionTiles(number, rank);
+          projected.push_back({before + tiles.begin, before + tiles.end});
+          before += projectionTiles(number);
+        }
+        gather(Projections, projected, before, rowBytes,
+               [&](int64_t other) { return projectionCount(other) == 0; });
         done(Projections);
         // A set's part goes to the rank that finishes it.
         for (int64_t set = 0; set < joinedSets(); ++set) {
@@ -315,13 +459,13 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
           for (int64_t set = rank; set < joinedSets(); set += ranks) {
             IndexRange columns = joinedColumns(set);
             send(Attended,
-                 {columns.begin / kGroup * groupBytes,
-                  int64_t(llvm::divideCeil(columns.end, kGroup)) * groupBytes},
+                 {columns.begin / kGroup * groupBytes(Attended),
+                  int64_t(llvm::divideCeil(columns.end, kGroup)) * groupBytes(Attended)},
                  first, first + ranks);
           }
         }
         ++rounds[Parts];
-        wait(Attended, attendedGroups() * groupBytes);
+        wait(Attended, attendedGroups() * groupBytes(Attended));
         done(Attended);
         add(AttentionSums, layer);
       } else if (layer) {
@@ -331,7 +475,8 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
       shareInput();
       done(Input);
       IndexRange inner = innerGroups(block), all = clusterInnerGroups(cluster);
-      gather(Inner, {inner.begin - all.begin, inner.end - all.begin}, all.size(), groupBytes,
+      IndexRange ofCluster{inner.begin - all.begin, inner.end - all.begin};
+      gather(Inner, ofCluster, all.size(), groupBytes(Inner),
              [&](int64_t other) { return innerGroups(first + other).size() == 0; });
       done(Inner);
       add(MlpSums + layer % 2, layer / 2);
@@ -344,18 +489,28 @@ Protocol PersistentPlan::protocol(int64_t layers) const {
 }
 
 double PersistentPlan::readSeconds(double bandwidth, double blockBandwidth) const {
-  int64_t unit = unitBytes(shape.weightBits);
-  auto seconds = [&](llvm::function_ref<int64_t(int64_t)> unitsOf) {
+  auto seconds = [&](llvm::function_ref<int64_t(int64_t)> bytesOf) {
     int64_t most = 0, readers = 0;
     for (int64_t block = 0; block < blocks(); ++block)
-      if (int64_t bytes = unitsOf(block) * unit) {
+      if (int64_t bytes = bytesOf(block)) {
         most = std::max(most, bytes);
         ++readers;
       }
     return std::max(double(most * readers) / bandwidth, double(most) / blockBandwidth);
   };
-  return seconds([&](int64_t block) { return projectionUnits(block) + outputUnits(block); }) +
-         seconds([&](int64_t block) { return gateUnits(block) + downUnits(block); });
+  double sum = 0;
+  for (auto [kind, weights] : llvm::enumerate(shape.kinds)) {
+    double one = seconds([&](int64_t block) {
+                   return projectionBytes(block, weights) + outputBytes(block, weights);
+                 }) +
+                 seconds([&](int64_t block) {
+                   return gateBytes(block, weights) + downBytes(block, weights);
+                 });
+    if (shape.kinds.size() == 1)
+      return one;
+    sum += one * double(llvm::count(shape.kindOf, int64_t(kind)));
+  }
+  return sum / double(shape.layers);
 }
 
 Expected<PersistentSchedule> sluice::fused::choosePersistentSchedule(const DecoderShape &shape,

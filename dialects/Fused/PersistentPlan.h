@@ -27,7 +27,28 @@ inline constexpr llvm::StringLiteral kPersistentTimesAttr = "sluice.persistent_t
 /// The same step as a graph of kernels, for devices where the one kernel cannot run.
 inline constexpr llvm::StringLiteral kGraphStep = "decode_graph";
 
-/// A decoder whose layers are all alike, in elements, as far as the plan of its step depends on it.
+/// A unit of a weight, which a warp multiplies: 16 rows by `columns` columns with their scales.
+struct WeightUnit {
+  int64_t columns = 0;
+  int64_t bits = 0;  ///< of an element
+  int64_t bytes = 0; ///< in all
+  bool isRecord = false;
+  /// Columns of the input whose sum is multiplied by an offset of the elements; 0 where they have
+  /// none.
+  int64_t sumColumns = 0;
+
+  /// Layout mma: 128 columns, each row with a scale in f16 if the numbers have less than 16 bits.
+  static WeightUnit ofGroup(int64_t bits);
+  /// Layout records (Formats/Records.h).
+  static WeightUnit ofRecord(const formats::Encoding &encoding);
+
+  /// Units of a stage of the ring, if there are so many warps.
+  int64_t inStage(int64_t warps) const;
+  bool operator==(const WeightUnit &) const = default;
+};
+
+/// A decoder whose layers are all alike but for the encodings of their weights, in elements, as far
+/// as the plan of its step depends on it.
 struct DecoderShape {
   int64_t width = 0;      ///< of the residual stream
   int64_t queryHeads = 0; ///< a multiple of `heads`
@@ -36,8 +57,20 @@ struct DecoderShape {
   int64_t inner = 0;      ///< between the MLP's products
   int64_t vocabulary = 0;
   int64_t layers = 0;
-  /// Bits of a number of the weights: 4 or 8 with a scale for each group of 128 columns, or 16.
-  int64_t weightBits = 0, headBits = 0;
+  /// Parts that query, key and value, one after another, are divided into so that in every layer a
+  /// part has one weight: rows of a part that belong to one key/value head.
+  static constexpr size_t kMostProjections = 3;
+  llvm::SmallVector<int64_t, kMostProjections> projections;
+  /// The weights of a layer in the order in which they are read, of query, key and value by parts.
+  struct Weights {
+    llvm::SmallVector<WeightUnit, kMostProjections> projections;
+    WeightUnit output, gates, down;
+    bool operator==(const Weights &) const = default;
+  };
+  /// What layers have, each once, and which of these a layer has; where all have the same, perhaps
+  /// no numbers.
+  llvm::SmallVector<Weights, 1> kinds;
+  llvm::SmallVector<int64_t> kindOf;
   /// Positions whose keys and values are read at once, and their bytes, of one head.
   int64_t piecePositions = 0, pieceBytes = 0;
   /// Bytes of an element of query, key and value as they come from their product.
@@ -50,6 +83,11 @@ struct DecoderShape {
   int64_t group() const { return queryHeads / heads; }
   /// Rows of query, key and value that belong to one key/value head.
   int64_t projectionRows() const { return (group() + 2) * dim; }
+  /// All weights alike, those of query, key and value one.
+  void setUnits(const WeightUnit &unit) {
+    projections = {projectionRows()};
+    kinds = {{{unit}, unit, unit, unit}};
+  }
 };
 
 /// The operations of a decode step that are one kernel.
@@ -67,10 +105,14 @@ struct DecoderStep {
   MatvecOp head;
   DecoderShape shape;
 
-  /// What the operations of a layer read that no operation of the step computes, in their order,
-  /// each once.
-  static llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer);
-  /// Which of these are the same for all layers; all layers have as many.
+  /// What the operations of a layer read that no operation of the step computes: the weights of the
+  /// parts of query, key and value, then the others in their order, each once. All layers have as
+  /// many.
+  llvm::SmallVector<mlir::Value> constantsOf(const Layer &layer) const;
+  /// Of query, key and value, the number of the weight that has part `number`, and the rows of it
+  /// that come before.
+  std::pair<size_t, int64_t> weightOf(const Layer &layer, size_t number) const;
+  /// Which of these are the same for all layers.
   llvm::SmallBitVector commonConstants() const;
 
   /// Recognises the operations of a step of one token. An error says what does not fit, and where.
@@ -112,8 +154,9 @@ struct PersistentPlan {
   /// Rows of a tile of the tensor cores.
   static constexpr int64_t kTile = 16;
   /// What is sent of a group of 128 numbers: high and low bytes (or 16-bit floats), then its step
-  /// and sum of squares, float32.
-  static constexpr int64_t kGroupBytes = 2 * kGroup, kGroupMetaBytes = 8;
+  /// and sum of squares, float32, and where weights have offsets the sums that they are multiplied
+  /// by (InputOrder).
+  static constexpr int64_t kGroupBytes = 2 * kGroup, kStepBytes = 8;
 
   /// What a rank sends that has no share of what is gathered: that it has read the round before.
   static constexpr int64_t kTokenBytes = 8;
@@ -130,6 +173,17 @@ struct PersistentPlan {
     Attended,
     Inner
   };
+  /// How an input's numbers lie for the weights that read them: as InputPlan has them for layout
+  /// mma, or for records.
+  struct InputOrder {
+    bool records = false;
+    /// Columns of a sum; 0: none are wanted.
+    int64_t sumColumns = 0;
+    int64_t sums() const { return sumColumns ? kGroup / sumColumns : 0; } ///< of a group
+    int64_t metaBytes() const { return kStepBytes + 4 * sums(); }
+  };
+  /// Of exchange Input, Attended or Inner.
+  InputOrder inputOrder(ExchangeIndex exchange) const;
   static constexpr int64_t kSumArrays = 3;
   static constexpr int64_t kExtents = 16;
   static constexpr int64_t kWarpgroupWarps = 4;
@@ -152,8 +206,13 @@ struct PersistentPlan {
   /// attention output.
   IndexRange heads(int64_t cluster) const;
   int64_t clusterHeads() const { return shape.heads / schedule.attentionClusters; }
-  /// Tiles of a rank, of the rows of its cluster's heads.
-  IndexRange projectionTiles(int64_t rank) const;
+  /// Tiles of a cluster in part `number` of query, key and value, and those of a rank.
+  int64_t projectionTiles(size_t number) const {
+    return clusterHeads() * shape.projections[number] / kTile;
+  }
+  IndexRange projectionTiles(size_t number, int64_t rank) const;
+  /// Of all these parts.
+  int64_t projectionCount(int64_t rank) const;
   /// Columns of the attention output of a cluster, in groups.
   int64_t attendedGroups() const {
     return llvm::divideCeil(clusterHeads() * shape.group() * shape.dim, kGroup);
@@ -169,36 +228,38 @@ struct PersistentPlan {
   int64_t ownSets(int64_t rank) const;
   /// Tiles of a rank, of the rows of the residual stream: both products that add to it.
   IndexRange sumTiles(int64_t rank) const;
-  /// Groups of the MLP's inner values, of a block and of a cluster.
+  /// Groups of the MLP's inner values, of a block and of a cluster. A cluster has whole units of
+  /// the down product.
   IndexRange innerGroups(int64_t block) const;
   IndexRange clusterInnerGroups(int64_t cluster) const;
-  int64_t mostInnerGroups() const { return llvm::divideCeil(innerGroups(), blocks()); }
+  int64_t mostInnerGroups() const {
+    return llvm::divideCeil(mostClusterInnerGroups(), schedule.clusterBlocks);
+  }
   int64_t mostClusterInnerGroups() const;
+  /// Groups of a unit of the down product, of the layer with the largest.
+  int64_t downGroups() const;
   /// Tiles of the vocabulary's rows.
   IndexRange headTiles(int64_t block) const;
 
-  /// Bytes of a unit, 16 rows by 128 columns with their scales; units of a stage.
-  static int64_t unitBytes(int64_t bits);
-  int64_t stageUnits(int64_t bits) const;
   int64_t stageBytes = 0;
-  /// Units that a block reads in a layer, before and after attention, and in the MLP.
-  int64_t projectionUnits(int64_t block) const;
-  int64_t outputUnits(int64_t block) const;
-  int64_t gateUnits(int64_t block) const;
-  int64_t downUnits(int64_t block) const;
-  /// Seconds that a layer's weights take if nothing waits, read with so many bytes a second by all
-  /// blocks, and by one at most: attention's clusters read first, then all. Blocks get the same
-  /// share, so the one that reads most decides.
+  /// Bytes of weights that a block reads in a layer, before and after attention, and in the MLP.
+  int64_t projectionBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t outputBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t gateBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  int64_t downBytes(int64_t block, const DecoderShape::Weights &weights) const;
+  /// Seconds that a layer's weights take, on average, if nothing waits, read with so many bytes a
+  /// second by all blocks, and by one at most: attention's clusters read first, then all. Blocks
+  /// get the same share, so the one that reads most decides.
   double readSeconds(double bandwidth, double blockBandwidth) const;
   /// Groups of the input that a warp keeps in registers.
   int64_t warpGroups() const { return llvm::divideCeil(widthGroups(), schedule.warps); }
   /// Floats of a query head's part in `sums`: AttentionShape::partRow(), its maximum and its sum.
   int64_t partFloats() const { return shape.dim + 4 + 2; }
-  /// Most tiles of query, key and value that a rank has.
-  int64_t mostProjectionTiles() const {
-    return llvm::divideCeil(clusterHeads() * shape.projectionRows() / kTile,
-                            schedule.clusterBlocks);
+  /// Most tiles of query, key and value that a rank has, of one of their parts and of all.
+  int64_t mostProjectionTiles(size_t number) const {
+    return llvm::divideCeil(projectionTiles(number), schedule.clusterBlocks);
   }
+  int64_t mostProjectionTiles() const;
   /// Warps that read keys and values: half of them, as many as find room for their outputs.
   int64_t attentionWarps() const { return llvm::divideCeil(schedule.warps, 2); }
   /// Of these, warps that divide the query heads of a piece, and the pieces that are read at once.
@@ -211,8 +272,9 @@ struct PersistentPlan {
   }
   /// Teams of warps that take sets of `setStages` stages in turn, each as many warps as a stage of
   /// weights has units.
-  int64_t teams(int64_t bits, int64_t setStages) const {
-    return ringReaders(schedule.stages, inFlight(), schedule.warps / stageUnits(bits), setStages);
+  int64_t teams(const WeightUnit &unit, int64_t setStages) const {
+    return ringReaders(schedule.stages, inFlight(), schedule.warps / unit.inStage(schedule.warps),
+                       setStages);
   }
   /// Most stages that are under way at the same time.
   int64_t inFlight() const { return std::max(schedule.attentionInFlight, schedule.mlpInFlight); }
@@ -228,10 +290,11 @@ struct PersistentPlan {
   /// numbers of the block's own parts, which need not stay in registers; the block's tiles of
   /// query, key and value; query heads as operands, and their factors; outputs of the cluster's
   /// query heads over the block's positions, and each one's greatest exponent and sum of weights;
-  /// the layers' addresses; two barriers for the step's own key and value.
+  /// the layers' addresses and kinds of weights; two barriers for the step's own key and value;
+  /// zeros, where weights in records want them (InputPlan).
   SharedRange ring, full, empty, barriers, input, inputMeta, projections, parts, partMeta, attended,
       attendedMeta, innerValues, inner, innerMeta, state, sums, scratch, rotary, tokens, extents,
-      projected, queries, queryFactors, outputs, outputMeta, pointers, appended;
+      projected, queries, queryFactors, outputs, outputMeta, pointers, kinds, appended, zeros;
   int64_t shared = 0; ///< bytes in all
 
   GpuLaunch launch() const;
@@ -256,6 +319,10 @@ struct PersistentPlan {
   Protocol protocol(int64_t layers) const;
 
 private:
+  /// Bytes of the partial sums of a tile whose records have a place each.
+  int64_t mostTileSums() const;
+  /// What keeps the units of the weights from the parts that clusters have; nothing if they fit.
+  std::optional<std::string> unitProblem() const;
   friend llvm::Expected<PersistentSchedule>
   choosePersistentSchedule(const DecoderShape &shape, const struct PersistentLimits &limits,
                            const GpuDevice &device);

@@ -301,7 +301,7 @@ model.cache @cache.v : !quantized.cache<1x2048x2x64xi8>
 // Other formats are not divided into units of 128 columns.
 // CHECK-LABEL: func.func @decode
 // CHECK-NOT: sluice.persistent =
-// CHECK-SAME: sluice.persistent_reason = "fused.matvec: weights of int8-g64, expected f16, bf16, int8-g128 or int4-g128"
+// CHECK-SAME: sluice.persistent_reason = "fused.matvec: weights of int8-g64, expected f16, bf16, int8-g128, int4-g128 or a layout of records"
 func.func @decode(%token: tensor<1xi32>, %position: tensor<1xi32>) -> tensor<1x2048xf32> {
   %table = model.parameter @table : tensor<2048x256xf16>
   %gain = model.parameter @gain : tensor<256xf32>

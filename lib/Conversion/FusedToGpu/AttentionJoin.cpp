@@ -28,8 +28,7 @@ Value AttentionJoin::partBytes() {
 }
 
 Value AttentionJoin::attendedBytes() {
-  return k.constI32(plan.attendedGroups() *
-                    (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes));
+  return k.constI32(plan.attendedGroups() * exchange().groupBytes());
 }
 
 void AttentionJoin::initBarriers() {

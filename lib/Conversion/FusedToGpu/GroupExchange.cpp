@@ -27,9 +27,12 @@ void GroupExchange::send(const DeviceBuilder::Values &x, Value square, Value gro
   DeviceBuilder::Values fixed;
   for (Value element : x)
     fixed.push_back(toFixedPoint(k, scale, element));
-  // As InputPlan: 64 bytes for every 32 columns, high bytes first.
-  Value inOrder = k.add(k.shl(k.shr(lane, 3), 6),
-                        k.add(k.shl(k.bitAnd(lane, 3), 3), k.shl(k.bitAnd(k.shr(lane, 2), 1), 2)));
+  // As InputPlan: 64 bytes for every 32 columns, high bytes first; of layout mma words 0 and 4, 1
+  // and 5 and so on side by side, as a lane reads them.
+  Value inBytes = order().records
+                      ? k.shl(k.bitAnd(lane, 7), 2)
+                      : k.add(k.shl(k.bitAnd(lane, 3), 3), k.shl(k.bitAnd(k.shr(lane, 2), 1), 2));
+  Value inOrder = k.add(k.shl(k.shr(lane, 3), 6), inBytes);
   Value word = k.offset(place, inOrder);
   k.store(fixedPointBytes(k, fixed, /*high=*/true), word, 4);
   k.store(fixedPointBytes(k, fixed, /*high=*/false), k.offset(word, 32), 4);
@@ -44,10 +47,26 @@ void GroupExchange::send(const DeviceBuilder::Values &x, Value square, Value gro
     k.sendToBlock(k.offset(operands(group), piece), barrier(), peer, words);
   });
   k.ifThen(k.less(lane, k.constI32(ranks)), [&] {
-    Value to = k.at(k.offset(shared, meta.offset), group, PersistentPlan::kGroupMetaBytes);
-    k.sendToBlock(to, barrier(), lane,
+    k.sendToBlock(metaAt(group, 0), barrier(), lane,
                   {k.bitcast(scale.scale, k.i32()), k.bitcast(square, k.i32())});
   });
+  if (order().sums())
+    sendSums(fixed, scale.scale, group, lane);
+}
+
+void GroupExchange::sendSums(const DeviceBuilder::Values &fixed, Value scale, Value group,
+                             Value lane) const {
+  int64_t columns = order().sumColumns, lanes = columns / 4;
+  Value sum;
+  for (Value q : fixed)
+    sum = sum ? k.add(sum, q) : q;
+  for (int64_t distance = 1; distance < lanes; distance *= 2)
+    sum = k.add(sum, k.shuffleXor(sum, distance));
+  Value word = k.bitcast(k.mulF(k.toFloat(sum), scale), k.i32());
+  // The lanes that have a sum take ranks in turn.
+  Value to = k.offset(metaAt(group, PersistentPlan::kStepBytes), k.shl(k.div(lane, lanes), 2));
+  k.loop(k.rem(lane, lanes), k.constI32(plan.schedule.clusterBlocks), lanes,
+         [&](Value peer) { k.sendToBlock(to, barrier(), peer, {word}); });
 }
 
 void GroupExchange::sendToken(Value rank, Value thread) const {

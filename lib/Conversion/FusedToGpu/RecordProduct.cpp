@@ -17,18 +17,31 @@ RecordProduct::Values RecordProduct::loadWords(Value from, int64_t words) {
   return k.lanes(k.load(k.vec(words, k.i32()), from, words * 4));
 }
 
-SmallVector<RecordProduct::Input> RecordProduct::loadInput(const PreparedInput &input,
-                                                           Value number) {
+Value RecordProduct::operandPlace(Value inputs, int64_t zeros) {
   // Columns 2s and 2s + 1 of the operand have the inputs of sub-block s, where lanes 4 (2s) + s and
   // 4 (2s + 1) + s are.
   Value subBlock = k.bitAnd(lane, 3);
   Value active = k.equal(subBlock, k.shr(lane, 3));
+  Value place = k.add(inputs, k.add(k.shl(subBlock, 6), k.shl(k.bitAnd(k.shr(lane, 2), 1), 5)));
+  return k.select(active, place, k.constI32(zeros));
+}
+
+RecordProduct::Values RecordProduct::loadOperands(Value from) {
+  Values operands;
+  // Two operands at a time.
+  for (unsigned o = 0; o < kOperands; o += 2)
+    llvm::append_range(operands, loadWords(k.offset(from, o / 4 * 256 + o % 4 * 8), 4));
+  return operands;
+}
+
+SmallVector<RecordProduct::Input> RecordProduct::loadInput(const PreparedInput &input,
+                                                           Value number) {
+  Value subBlock = k.bitAnd(lane, 3);
+  Value active = k.equal(subBlock, k.shr(lane, 3));
   int64_t perToken = input.padded * 2;
-  Value place = k.add(k.mul(number, 2 * RecordShape::columns),
-                      k.add(k.shl(subBlock, 6), k.shl(k.bitAnd(k.shr(lane, 2), 1), 5)));
+  Value place = k.add(k.mul(number, 2 * RecordShape::columns), input.fragments.offset);
   // Both are places in the block's shared memory.
-  Value from =
-      k.select(active, k.add(place, input.fragments.offset), k.constI32(input.zeros.offset));
+  Value from = operandPlace(place, input.zeros.offset);
   Value shared = k.offset(input.fragmentsAt, -input.fragments.offset);
   Value step = input.tokens > 1 ? k.select(active, k.constI32(perToken), k.constI32(0)) : Value();
   Value units = k.mul(k.add(k.shl(number, 2), subBlock), input.unitFloats() * 4);
@@ -37,10 +50,7 @@ SmallVector<RecordProduct::Input> RecordProduct::loadInput(const PreparedInput &
     if (token)
       from = k.add(from, step);
     Input one;
-    // Two operands at a time.
-    for (unsigned o = 0; o < kOperands; o += 2)
-      llvm::append_range(one.operands,
-                         loadWords(k.offset(k.offset(shared, from), o / 4 * 256 + o % 4 * 8), 4));
+    one.operands = loadOperands(k.offset(shared, from));
     Value at = k.offset(k.offset(input.scalesAt, units),
                         token * input.padded / 64 * input.unitFloats() * 4);
     int64_t floats = 2 + (input.hasSums ? 2 * input.sumsPerGroup() : 0);
@@ -293,7 +303,7 @@ SmallVector<RecordProduct::Values> RecordProduct::loadHalves(Value record, unsig
   return products;
 }
 
-RecordProduct::Values RecordProduct::multiply(const PreparedInput &plan, ArrayRef<Input> inputs,
+RecordProduct::Values RecordProduct::multiply(const fused::InputPlan &plan, ArrayRef<Input> inputs,
                                               Value record, Values sums,
                                               llvm::function_ref<void()> release) {
   const Encoding &encoding = shape.encoding();

@@ -33,10 +33,15 @@ public:
 
   /// The inputs of record `number` for every token.
   llvm::SmallVector<Input> loadInput(const PreparedInput &input, Value number);
+  /// Where in the block's shared memory the lane's operands of a record are, whose inputs are
+  /// `inputs` bytes in: there, or where there are zeros (fused::InputPlan).
+  Value operandPlace(Value inputs, int64_t zeros);
+  /// These operands, from their address on.
+  Values loadOperands(Value from);
 
   /// Adds a record's products to `sums`: of rows lane / 4 and lane / 4 + 8 for each token, each
   /// lane those of its sub-block. `release` is called when nothing more is read of the record.
-  Values multiply(const PreparedInput &plan, llvm::ArrayRef<Input> inputs, Value record,
+  Values multiply(const fused::InputPlan &plan, llvm::ArrayRef<Input> inputs, Value record,
                   Values sums, llvm::function_ref<void()> release);
 
   /// Adds the sub-blocks of a token's two rows. The result is row lane / 4's in lanes with an even

@@ -21,8 +21,8 @@ ResidualExchange::ResidualExchange(DeviceBuilder &k, const PersistentPlan &plan,
 
 /// Bytes of all groups of an input and of the tokens of ranks that have none.
 static int64_t inputBytes(const PersistentPlan &plan) {
-  int64_t bytes =
-      plan.widthGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  int64_t bytes = plan.widthGroups() * (PersistentPlan::kGroupBytes +
+                                        plan.inputOrder(PersistentPlan::Input).metaBytes());
   for (int64_t rank = 0; rank < plan.schedule.clusterBlocks; ++rank)
     if (plan.inputGroups(rank).size() == 0)
       bytes += PersistentPlan::kTokenBytes;

@@ -19,7 +19,7 @@ using fused::PersistentPlan;
 void StepKernel::finishProjection(Value layer, Value ofCluster, Value inRank, Value row, Value low,
                                   Value high) {
   bind(projections, layer);
-  Value tile = projectionExtent(layer).place(ofCluster);
+  Value tile = projectionPlace(ofCluster);
   int64_t bytes = plan.shape.projectionBytes;
   Value to = k.at(place(plan.projected), k.add(k.mul(inRank, PersistentPlan::kTile), row), bytes);
   kernels::emitForSegment(k, projectionRows, tile, [&](size_t n, Value inSegment) {
@@ -45,12 +45,24 @@ void StepKernel::finishProjection(Value layer, Value ofCluster, Value inRank, Va
 
 void StepKernel::sendProjections(Value layer) {
   Fresh fresh(*this);
+  Value sent = zero();
+  for (size_t part = 0; part < projectionParts.size(); ++part) {
+    Value count = number(tilesOf(part) + 1);
+    Value begin = k.add(number(tilesOf(part)), tilesBefore(part));
+    sendTiles(begin, count, sent);
+    sent = k.add(sent, count);
+  }
+  k.ifThen(k.equal(sent, zero()), [&] { projected_.sendToken(rank, thread); });
+  projected_.receive(layer, projectionBytes(), thread);
+}
+
+void StepKernel::sendTiles(Value begin, Value count, Value inRank) {
   // Half a tile are neighbouring rows of a head, 16 bytes or 32.
   int64_t bytes = plan.shape.projectionBytes, pieces = 16 * bytes / 16;
-  Value count = number(ProjectionTiles + 1), begin = number(ProjectionTiles);
+  Value from = k.at(place(plan.projected), inRank, PersistentPlan::kTile * bytes);
   k.loop(thread, k.mul(count, pieces * ranks()), threads(), [&](Value item) {
     Value peer = k.rem(item, ranks()), piece = k.div(item, ranks());
-    Value words = k.load(k.vec(4, k.i32()), k.offset(place(plan.projected), k.shl(piece, 4)), 16);
+    Value words = k.load(k.vec(4, k.i32()), k.offset(from, k.shl(piece, 4)), 16);
     Value tile = k.add(begin, k.div(piece, pieces)), byte = k.shl(k.rem(piece, pieces), 4);
     // The row in the cluster's query, key and value heads, one after another.
     Value natural = k.add(k.mul(tile, PersistentPlan::kTile * bytes), byte);
@@ -67,29 +79,32 @@ void StepKernel::sendProjections(Value layer) {
     k.sendToBlock(k.offset(this->place(plan.projections), place), projected_.barrier(), peer,
                   k.lanes(words));
   });
-  k.ifThen(k.equal(count, zero()), [&] { projected_.sendToken(rank, thread); });
-  projected_.receive(layer, projectionBytes(), thread);
 }
 
 Value StepKernel::project(Value layer, Value passed) {
   Fresh fresh(*this);
   GroupExchange input = stream().exchange();
   Value factor = stream().normFactor(normOf(first.projections).getEpsilon().convertToDouble());
-  passed = ring.forBatches(
-      projectionPart, projectionExtent(layer), plan.mostProjectionTiles(), passed,
-      [&](const Extent &batch, Value firstTile, Value before) {
-        ring.multiply(
-            projectionPart, batch, before, warp, lane,
-            [&](Value group) { return input.operands(group); },
-            [&](Value group) { return input.scale(group); });
-        waitForAll();
-        ring.finish(projectionPart, batch, thread, threads(),
-                    [&](Value tile, Value row, Value low, Value high) {
-                      finishProjection(layer, k.add(batch.firstTile, tile), k.add(firstTile, tile),
-                                       row, k.mulF(low, factor), k.mulF(high, factor));
-                    });
-        waitForAll();
-      });
+  Value inRank = zero();
+  for (auto [number, variants] : llvm::enumerate(projectionParts)) {
+    // Where the tiles lie in their weight matters only to the warp that copies them.
+    Extent extent = projectionExtent(layer, number, variants.all.front());
+    int64_t before = tilesBefore(number);
+    passed = forBatches(
+        layer, variants, extent, plan.mostProjectionTiles(number), passed,
+        [&](const StreamedPart &part, const Extent &batch, Value firstTile, Value stages) {
+          ring.multiply(part, batch, stages, warp, lane, input);
+          waitForAll();
+          ring.finish(part, batch, thread, threads(),
+                      [&](Value tile, Value row, Value low, Value high) {
+                        finishProjection(layer, k.add(k.add(batch.firstTile, tile), before),
+                                         k.add(k.add(firstTile, tile), inRank), row,
+                                         k.mulF(low, factor), k.mulF(high, factor));
+                      });
+          waitForAll();
+        });
+    inRank = k.add(inRank, extent.tileCount);
+  }
   sendProjections(layer);
   return passed;
 }

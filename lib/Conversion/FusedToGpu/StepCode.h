@@ -29,11 +29,6 @@ inline model::ParameterOp parameterOf(mlir::Value value) {
   return value.getDefiningOp<model::ParameterOp>();
 }
 
-/// Of a product with one weight, which is packed.
-inline formats::PackedShape shapeOf(fused::MatvecOp product) {
-  return fused::packedParts(product)->front().shape;
-}
-
 /// The rotary operations of an epilogue.
 inline llvm::SmallVector<model::RotaryOp> rotariesOf(fused::MatvecOp product) {
   if (product.getEpilogue().empty())
@@ -70,11 +65,14 @@ private:
     InnerOfBlock = 0,
     InnerOfCluster = 2,
     SumTiles = 4,
-    ProjectionTiles = 6,
-    Last = 8, ///< the token's position
+    Last = 6, ///< the token's position
     FirstPiece,
-    PieceCount ///< of the block
+    PieceCount,     ///< of the block
+    ProjectionTiles ///< of each part of query, key and value
   };
+  static constexpr int64_t tilesOf(size_t number) { return ProjectionTiles + 2 * number; }
+  static_assert(ProjectionTiles + 2 * fused::DecoderShape::kMostProjections <=
+                fused::PersistentPlan::kExtents);
 
   int64_t ranks() const { return plan.schedule.clusterBlocks; }
   int64_t warps() const { return plan.schedule.warps; }
@@ -101,8 +99,11 @@ private:
     return arguments[StepInterface::kConstants +
                      (llvm::find(interface.constants, value) - interface.constants.begin())];
   }
-  /// What a layer has in the place of the first one's `value`.
-  mlir::Value constant(mlir::Value layer, mlir::Value value);
+  /// What a layer has in the place of the first one's `value`, or of its constant `index`.
+  mlir::Value constant(mlir::Value layer, mlir::Value value) {
+    return constantAt(layer, llvm::find(constants, value) - constants.begin());
+  }
+  mlir::Value constantAt(mlir::Value layer, int64_t index);
   mlir::Value cache(mlir::Value layer, bool isKeys) {
     return pointer(layer, plan.shape.layerPointers - (isKeys ? 2 : 1));
   }
@@ -139,14 +140,40 @@ private:
   };
 
   // The parts of a layer.
-  Extent projectionExtent(mlir::Value layer);
+  /// A part of a product, as layers have it whose weights differ in their encodings.
+  struct Variants {
+    struct Variant {
+      StreamedPart part;
+      int64_t firstTile; ///< of the weight, in the product
+      llvm::SmallVector<int64_t> kinds = {};
+    };
+    std::vector<Variant> all;
+
+    /// `weight` and `groups`: as of StreamedPart.
+    void add(int64_t kind, const fused::PackedPart &weight, int64_t groups,
+             const fused::PersistentPlan &plan);
+  };
+  /// Emits `body` for each variant; it runs for that of the layer.
+  Values forVariant(mlir::Value layer, const Variants &variants,
+                    llvm::function_ref<Values(const Variants::Variant &)> body);
+  /// Of part `number` of query, key and value: a cluster's tiles of it.
+  Extent projectionExtent(mlir::Value layer, size_t number, const Variants::Variant &variant);
+  /// The product's tile of a cluster's query, key and value tile.
+  mlir::Value projectionPlace(mlir::Value tile);
+  /// Tiles of a cluster in the parts before.
+  int64_t tilesBefore(size_t number) {
+    int64_t tiles = 0;
+    for (size_t before = 0; before < number; ++before)
+      tiles += plan.projectionTiles(before);
+    return tiles;
+  }
   Extent outputExtent(mlir::Value layer);
   Extent gateExtent(mlir::Value layer);
   Extent downExtent(mlir::Value layer);
   mlir::Value innerBytes();
   mlir::Value projectionBytes();
 
-  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later &later,
+  Values copyPieces(mlir::Value layer, mlir::Value head, const WeightStream::Later *later,
                     mlir::ValueRange carried);
   void copyAll();
 
@@ -156,6 +183,8 @@ private:
   void finishProjection(mlir::Value layer, mlir::Value ofCluster, mlir::Value inRank,
                         mlir::Value row, mlir::Value low, mlir::Value high);
   void sendProjections(mlir::Value layer);
+  /// Sends `count` of the cluster's tiles from `begin` on, which are the rank's from `inRank` on.
+  void sendTiles(mlir::Value begin, mlir::Value count, mlir::Value inRank);
   mlir::Value attend(mlir::Value layer, mlir::Value passed);
   /// Where rows of the cluster's query, key and value heads are.
   llvm::DenseMap<mlir::Value, mlir::Value> projected();
@@ -171,6 +200,12 @@ private:
   mlir::Value reachedBarrier() { return place(plan.appended); }
   mlir::Value appendedBarrier() { return k.offset(place(plan.appended), 8); }
   void patchNewest(mlir::Value layer, mlir::Value head, mlir::Value passed);
+  /// As WeightStream's, of the layer's variant.
+  mlir::Value forBatches(mlir::Value layer, const Variants &variants, const Extent &extent,
+                         int64_t mostTiles, mlir::Value passed,
+                         llvm::function_ref<void(const StreamedPart &part, const Extent &batch,
+                                                 mlir::Value firstTile, mlir::Value passed)>
+                             body);
   mlir::Value addOutput(mlir::Value layer, mlir::Value passed);
   mlir::Value multiplyGates(mlir::Value layer, mlir::Value passed);
   mlir::Value addDown(mlir::Value layer, mlir::Value passed);
@@ -190,7 +225,8 @@ private:
   fused::AttentionShape attention;
   WeightStream ring;
   GroupExchange inner, projected_;
-  StreamedPart projectionPart, outputPart, gatePart, downPart;
+  std::vector<Variants> projectionParts;
+  Variants outputPart, gatePart, downPart;
   mlir::LogicalResult result = mlir::success();
 };
 

@@ -16,17 +16,19 @@ using llvm::Expected;
 using llvm::Twine;
 
 Error StepInterface::checkProducts() {
-  fused::DecoderStep::Layer &layer = step.layers.front();
-  for (fused::MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down}) {
+  SmallVector<fused::MatvecOp> products;
+  for (const fused::DecoderStep::Layer &layer : step.layers)
+    products.append({layer.projections, layer.output, layer.gates, layer.down});
+  for (fused::MatvecOp product : products) {
     auto problem = [&](const Twine &what) {
       return createStringError(fused::KernelOp(product).getLabel() + ": " + what);
     };
-    if (product.getWeights().size() != 1)
-      return problem("weights of several formats");
-    if (failed(fused::packedParts(product)))
+    FailureOr<SmallVector<fused::PackedPart, 1>> parts = fused::packedParts(product);
+    if (failed(parts))
       return problem("a weight that is not packed");
-    if (auto what = StreamedPart::problem(shapeOf(product)))
-      return problem(*what);
+    for (const fused::PackedPart &part : *parts)
+      if (auto what = StreamedPart::problem(part.shape))
+        return problem(*what);
     if (product.getPrologue().empty())
       continue;
     model::RmsNormOp norm = normOf(product);
@@ -35,6 +37,7 @@ Error StepInterface::checkProducts() {
     if (!cast<RankedTensorType>(norm.getGain().getType()).getElementType().isF32())
       return problem("gains of a norm that are not float32");
   }
+  fused::DecoderStep::Layer layer = step.layers.front();
   FailureOr<SmallVector<PackedSegment>> rows = kernels::packedSegments(layer.projections),
                                         gates = kernels::packedSegments(layer.gates);
   if (failed(rows) || failed(gates) || rows->size() != 3 || gates->size() != 1 ||
@@ -53,6 +56,21 @@ Error StepInterface::checkProducts() {
   return Error::success();
 }
 
+/// What tells operations apart as kernels, but for the encodings of their weights: as if `op` had
+/// those of `first`.
+static FailureOr<std::string> keyOf(Operation *op, Operation *first) {
+  Operation *other = op->clone();
+  OpBuilder(op).insert(other);
+  if (auto product = dyn_cast<fused::MatvecOp>(other))
+    product.getWeightsMutable().assign(cast<fused::MatvecOp>(first).getWeights());
+  FailureOr<KernelInterface> found = KernelInterface::get(other);
+  FailureOr<std::string> key = failure();
+  if (succeeded(found))
+    key = found->key();
+  other->erase();
+  return key;
+}
+
 Error StepInterface::checkLayers() {
   SmallVector<std::string> keys;
   SmallVector<Value> table;
@@ -63,17 +81,16 @@ Error StepInterface::checkLayers() {
       if (auto product = dyn_cast<fused::MatvecOp>(op))
         product.removePrefetchAttr();
       op->removeAttr("schedule");
-      FailureOr<KernelInterface> found = KernelInterface::get(op);
-      if (failed(found))
+      FailureOr<std::string> key = keyOf(op, step.layers.front().operations()[index]);
+      if (failed(key))
         return createStringError("an operation's interface");
-      std::string key = found->key();
       if (number == 0)
-        keys.push_back(std::move(key));
-      else if (keys[index] != key)
+        keys.push_back(std::move(*key));
+      else if (keys[index] != *key)
         return createStringError(cast<fused::KernelOp>(op).getLabel() +
                                  ": its layer differs from the first one");
     }
-    SmallVector<Value> read = fused::DecoderStep::constantsOf(layer);
+    SmallVector<Value> read = step.constantsOf(layer);
     constants.insert(read.begin(), read.end());
     caches.push_back(layer.attention.getKeysAttr());
     caches.push_back(layer.attention.getValuesAttr());

@@ -32,7 +32,7 @@ StepKernel::StepKernel(DeviceBuilder &k, StepInterface &interface, Value shared,
                        const fused::GpuDevice &device, ValueRange arguments)
     : k(k), interface(interface), first(interface.step.layers.front()), plan(interface.plan),
       shared(shared), device(device), arguments(arguments),
-      constants(fused::DecoderStep::constantsOf(first)), common(interface.step.commonConstants()),
+      constants(interface.step.constantsOf(first)), common(interface.step.commonConstants()),
       projections(first.projections), attentionOp(first.attention), gates(first.gates),
       projectionRows(*kernels::packedSegments(first.projections)),
       gateRows(*kernels::packedSegments(first.gates)), thread(k.thread()), block(k.block()),
@@ -40,11 +40,56 @@ StepKernel::StepKernel(DeviceBuilder &k, StepInterface &interface, Value shared,
       cluster(k.div(block, plan.schedule.clusterBlocks)), rank(k.rankInCluster()),
       attention(attentionShape(first.attention, plan)), ring(k, plan, shared),
       inner{k, plan, shared, PersistentPlan::Inner, plan.inner, plan.innerMeta},
-      projected_{k, plan, shared, PersistentPlan::Projections, plan.projections, {}},
-      projectionPart(shapeOf(first.projections), plan.widthGroups(), plan),
-      outputPart(shapeOf(first.output), plan.attendedGroups(), plan),
-      gatePart(shapeOf(first.gates), plan.widthGroups(), plan),
-      downPart(shapeOf(first.down), plan.mostClusterInnerGroups(), plan) {}
+      projected_{k, plan, shared, PersistentPlan::Projections, plan.projections, {}} {
+  const fused::DecoderStep &step = interface.step;
+  projectionParts.resize(plan.shape.projections.size());
+  for (int64_t kind = 0, kinds = plan.shape.kinds.size(); kind < kinds; ++kind) {
+    // The first layer of the kind.
+    const fused::DecoderStep::Layer &layer =
+        step.layers[llvm::find(plan.shape.kindOf, kind) - plan.shape.kindOf.begin()];
+    auto weightsOf = [](fused::MatvecOp product) { return *fused::packedParts(product); };
+    auto projected = weightsOf(layer.projections);
+    for (auto [number, variants] : llvm::enumerate(projectionParts))
+      variants.add(kind, projected[step.weightOf(layer, number).first], plan.widthGroups(), plan);
+    outputPart.add(kind, weightsOf(layer.output).front(), plan.attendedGroups(), plan);
+    gatePart.add(kind, weightsOf(layer.gates).front(), plan.widthGroups(), plan);
+    downPart.add(kind, weightsOf(layer.down).front(), plan.mostClusterInnerGroups(), plan);
+  }
+}
+
+void StepKernel::Variants::add(int64_t kind, const fused::PackedPart &weight, int64_t groups,
+                               const PersistentPlan &plan) {
+  auto same = llvm::find_if(all, [&](const Variant &variant) {
+    const formats::PackedShape &one = variant.part.shape, &other = weight.shape;
+    return one.format() == other.format() && one.layout() == other.layout() &&
+           variant.firstTile == weight.firstTile;
+  });
+  if (same == all.end()) {
+    all.push_back({StreamedPart(weight.shape, groups, plan), weight.firstTile});
+    same = std::prev(all.end());
+  }
+  same->kinds.push_back(kind);
+}
+
+StepKernel::Values
+StepKernel::forVariant(Value layer, const Variants &variants,
+                       llvm::function_ref<Values(const Variants::Variant &)> body) {
+  if (variants.all.size() == 1)
+    return body(variants.all.front());
+  Value kind = k.load(k.i32(), k.at(place(plan.kinds), layer, 4), 4);
+  std::function<Values(size_t)> from = [&](size_t number) -> Values {
+    const Variants::Variant &variant = variants.all[number];
+    if (number + 1 == variants.all.size())
+      return body(variant);
+    Value has;
+    for (int64_t one : variant.kinds) {
+      Value is = k.equal(kind, k.constI32(one));
+      has = has ? k.bitOr(has, is) : is;
+    }
+    return k.ifElseYield(has, [&] { return body(variant); }, [&] { return from(number + 1); });
+  };
+  return from(0);
+}
 
 void StepKernel::storeNumbers() {
   auto store = [&](int64_t index, Value value) {
@@ -54,10 +99,17 @@ void StepKernel::storeNumbers() {
     store(index, part.begin);
     store(index + 1, k.sub(part.end, part.begin));
   };
-  storePart(InnerOfBlock, PartOf(k, plan.innerGroups(), plan.blocks(), block));
-  storePart(InnerOfCluster, PartOf(k, plan.innerGroups(), plan.schedule.clusters, cluster));
+  InnerParts inner(k, plan, cluster, rank);
+  store(InnerOfCluster, inner.clusterBegin);
+  store(InnerOfCluster + 1, inner.clusterCount);
+  store(InnerOfBlock, inner.begin);
+  store(InnerOfBlock + 1, inner.count);
   storePart(SumTiles, PartOf(k, plan.widthTiles(), ranks(), rank));
-  storePart(ProjectionTiles, PartOf(k, queryTiles() + 2 * keyTiles(), ranks(), rank));
+  for (size_t number = 0; number < projectionParts.size(); ++number)
+    storePart(tilesOf(number), PartOf(k, plan.projectionTiles(number), ranks(), rank));
+  if (plan.kinds.bytes)
+    for (auto [layer, kind] : llvm::enumerate(plan.shape.kindOf))
+      k.store(k.constI32(kind), k.offset(place(plan.kinds), 4 * layer), 4);
   Value last = k.clampIndex(k.load(k.i32(), arguments[StepInterface::kPositions], 4),
                             attention.keys.positions);
   Value firstPiece = zero();
@@ -74,7 +126,7 @@ void StepKernel::storePointers() {
   SmallVector<std::pair<int64_t, Value>> all;
   int64_t slot = 0;
   for (auto [number, layer] : llvm::enumerate(interface.step.layers)) {
-    for (auto [index, value] : llvm::enumerate(fused::DecoderStep::constantsOf(layer)))
+    for (auto [index, value] : llvm::enumerate(interface.step.constantsOf(layer)))
       if (!common[index])
         all.push_back({slot++, argumentOf(value)});
     for (int64_t c = 0; c < 2; ++c)
@@ -95,10 +147,10 @@ Value StepKernel::pointer(Value layer, int64_t slot) {
   return k.load(LLVM::LLVMPointerType::get(k.b.getContext(), 1), at, 8);
 }
 
-Value StepKernel::constant(Value layer, Value value) {
-  int64_t index = llvm::find(constants, value) - constants.begin(), slot = 0;
+Value StepKernel::constantAt(Value layer, int64_t index) {
   if (common[index])
-    return argumentOf(value);
+    return argumentOf(constants[index]);
+  int64_t slot = 0;
   for (int64_t before = 0; before < index; ++before)
     slot += !common[before];
   return pointer(layer, slot);
@@ -139,7 +191,7 @@ void StepKernel::storeRotary() {
 
 Value StepKernel::innerBytes() {
   Value groups = number(InnerOfCluster + 1);
-  Value bytes = k.mul(groups, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  Value bytes = k.mul(groups, inner.groupBytes());
   // Ranks without groups send tokens.
   if (plan.mostInnerGroups() > 1)
     return bytes;
@@ -149,7 +201,7 @@ Value StepKernel::innerBytes() {
 Value StepKernel::projectionBytes() {
   int64_t bytes = plan.projections.bytes;
   for (int64_t other = 0; other < ranks(); ++other)
-    if (plan.projectionTiles(other).size() == 0)
+    if (plan.projectionCount(other) == 0)
       bytes += PersistentPlan::kTokenBytes;
   return k.constI32(bytes);
 }
@@ -169,19 +221,24 @@ void StepKernel::initBarriers() {
 // Who reads which weights
 //===----------------------------------------------------------------------===//
 
-StepKernel::Extent StepKernel::projectionExtent(Value layer) {
-  Extent extent{constant(layer, first.projections.getWeights().front()), number(ProjectionTiles),
-                number(ProjectionTiles + 1), zero(), k.constI32(plan.widthGroups())};
-  extent.placeOf = [this](Value tile) {
-    // The cluster's query tiles, then those of its keys and of its values.
-    auto at = [&](int64_t segment, int64_t before, int64_t tiles) {
-      Value start = k.add(k.mul(cluster, tiles), projectionRows[segment].firstTile - before);
-      return k.add(tile, start);
-    };
-    Value value = at(2, queryTiles() + keyTiles(), keyTiles()),
-          key = at(1, queryTiles(), keyTiles());
-    Value result = k.select(k.less(tile, k.constI32(queryTiles() + keyTiles())), key, value);
-    return k.select(k.less(tile, k.constI32(queryTiles())), at(0, 0, queryTiles()), result);
+Value StepKernel::projectionPlace(Value tile) {
+  // The cluster's query tiles, then those of its keys and of its values.
+  auto at = [&](int64_t segment, int64_t before, int64_t tiles) {
+    Value start = k.add(k.mul(cluster, tiles), projectionRows[segment].firstTile - before);
+    return k.add(tile, start);
+  };
+  Value value = at(2, queryTiles() + keyTiles(), keyTiles()), key = at(1, queryTiles(), keyTiles());
+  Value result = k.select(k.less(tile, k.constI32(queryTiles() + keyTiles())), key, value);
+  return k.select(k.less(tile, k.constI32(queryTiles())), at(0, 0, queryTiles()), result);
+}
+
+StepKernel::Extent StepKernel::projectionExtent(Value layer, size_t number,
+                                                const Variants::Variant &variant) {
+  // The constants begin with the weights of these parts.
+  Extent extent{constantAt(layer, number), this->number(tilesOf(number)),
+                this->number(tilesOf(number) + 1), zero(), k.constI32(plan.widthGroups())};
+  extent.placeOf = [this, number, firstTile = variant.firstTile](Value tile) {
+    return k.sub(projectionPlace(k.add(tile, tilesBefore(number))), firstTile);
   };
   return extent;
 }
@@ -203,11 +260,11 @@ StepKernel::Extent StepKernel::downExtent(Value layer) {
           number(InnerOfCluster), number(InnerOfCluster + 1)};
 }
 
-StepKernel::Values StepKernel::copyPieces(Value layer, Value head, const WeightStream::Later &later,
+StepKernel::Values StepKernel::copyPieces(Value layer, Value head, const WeightStream::Later *later,
                                           ValueRange carried) {
   return k.loop(zero(), number(PieceCount), 1, carried, [&](Value n, ValueRange values) {
     return ring.copyStage(
-        plan.schedule.attentionInFlight, values, lane, &later, [&](Value to, Value barrier) {
+        plan.schedule.attentionInFlight, values, lane, later, [&](Value to, Value barrier) {
           Value piece = k.add(number(FirstPiece), k.add(k.mul(n, ranks()), rank));
           Value tile = k.mul(piece, pieceTiles());
           k.ifThen(k.equal(lane, zero()),
@@ -237,46 +294,76 @@ void StepKernel::copyAll() {
          [&](Value layer, ValueRange carried) {
            // Most of a layer's weights are the gates'.
            Extent gateTiles = gateExtent(layer);
-           WeightStream::Later later{gatePart, gateTiles};
+           std::optional<WeightStream::Later> later;
+           if (gatePart.all.size() == 1)
+             later.emplace(WeightStream::Later{gatePart.all.front().part, gateTiles});
+           const WeightStream::Later *ahead = later ? &*later : nullptr;
+           auto copy = [&](const Variants &variants,
+                           llvm::function_ref<Extent(const Variants::Variant &)> extentOf,
+                           int64_t inFlight, const Values &now,
+                           const WeightStream::Later *soon = nullptr) {
+             return forVariant(layer, variants, [&](const Variants::Variant &variant) {
+               return ring.copy(variant.part, extentOf(variant), inFlight, now, lane, soon);
+             });
+           };
            Values start = {carried[0], carried[1], zero()};
            Values after = k.ifElseYield(
                attends,
                [&] {
-                 Values now = ring.copy(projectionPart, projectionExtent(layer), inAttention, start,
-                                        lane, &later);
+                 Values now = start;
+                 for (auto [number, variants] : llvm::enumerate(projectionParts))
+                   now = copy(
+                       variants,
+                       [&, number = number](const Variants::Variant &variant) {
+                         return projectionExtent(layer, number, variant);
+                       },
+                       inAttention, now, ahead);
                  now = k.loop(zero(), k.constI32(plan.clusterHeads()), 1, now,
                               [&](Value head, ValueRange values) {
-                                return copyPieces(layer, head, later, values);
+                                return copyPieces(layer, head, ahead, values);
                               });
-                 return ring.copy(outputPart, outputExtent(layer), inAttention, now, lane, &later);
+                 return copy(
+                     outputPart, [&](const Variants::Variant &) { return outputExtent(layer); },
+                     inAttention, now, ahead);
                },
                [&] { return start; });
-           after = ring.copy(gatePart, gateTiles, inMlp, after, lane, &later);
-           after = ring.copy(downPart, downExtent(layer), inMlp, after, lane);
+           after = copy(
+               gatePart, [&](const Variants::Variant &) { return gateTiles; }, inMlp, after, ahead);
+           after = copy(
+               downPart, [&](const Variants::Variant &) { return downExtent(layer); }, inMlp,
+               after);
            return Values{after[0], after[1]};
          });
   k.launchDependents();
 }
 
+Value StepKernel::forBatches(
+    Value layer, const Variants &variants, const Extent &extent, int64_t mostTiles, Value passed,
+    llvm::function_ref<void(const StreamedPart &, const Extent &, Value, Value)> body) {
+  return forVariant(layer, variants, [&](const Variants::Variant &variant) {
+    return Values{ring.forBatches(variant.part, extent, mostTiles, passed,
+                                  [&](const Extent &batch, Value firstTile, Value before) {
+                                    body(variant.part, batch, firstTile, before);
+                                  })};
+  })[0];
+}
+
 Value StepKernel::addOutput(Value layer, Value passed) {
   Fresh fresh(*this);
   GroupExchange input = join().exchange();
-  return ring.forBatches(
-      outputPart, outputExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
-      [&](const Extent &batch, Value, Value before) {
-        ring.multiply(
-            outputPart, batch, before, warp, lane,
-            [&](Value group) { return input.operands(group); },
-            [&](Value group) { return input.scale(group); });
-        waitForAll();
-        ring.finish(outputPart, batch, thread, threads(),
-                    [&](Value tile, Value row, Value low, Value high) {
-                      Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                      stream().addAttention(at, low);
-                      stream().addAttention(k.add(at, 8), high);
+  return forBatches(layer, outputPart, outputExtent(layer),
+                    llvm::divideCeil(plan.widthTiles(), ranks()), passed,
+                    [&](const StreamedPart &part, const Extent &batch, Value, Value before) {
+                      ring.multiply(part, batch, before, warp, lane, input);
+                      waitForAll();
+                      ring.finish(part, batch, thread, threads(),
+                                  [&](Value tile, Value row, Value low, Value high) {
+                                    Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
+                                    stream().addAttention(at, low);
+                                    stream().addAttention(k.add(at, 8), high);
+                                  });
+                      waitForAll(); // before other sums come to the same place
                     });
-        waitForAll(); // before other sums come to the same place
-      });
 }
 
 //===----------------------------------------------------------------------===//
@@ -289,15 +376,13 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
   GroupExchange input = stream().exchange();
   Value factor = stream().normFactor(normOf(first.gates).getEpsilon().convertToDouble());
   Value values = place(plan.innerValues);
-  passed = ring.forBatches(
-      gatePart, gateExtent(layer), plan.mostInnerGroups() * tilesOfGroup, passed,
-      [&](const Extent &batch, Value firstTile, Value before) {
-        ring.multiply(
-            gatePart, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-            [&](Value group) { return input.scale(group); });
+  passed = forBatches(
+      layer, gatePart, gateExtent(layer), plan.mostInnerGroups() * tilesOfGroup, passed,
+      [&](const StreamedPart &part, const Extent &batch, Value firstTile, Value before) {
+        ring.multiply(part, batch, before, warp, lane, input);
         waitForAll();
         ring.finish(
-            gatePart, batch, thread, threads(), [&](Value tile, Value row, Value low, Value high) {
+            part, batch, thread, threads(), [&](Value tile, Value row, Value low, Value high) {
               bind(gates, layer);
               CapturedRows rows{{k, row}, {}};
               kernels::ProductEpilogue<CapturedRows> epilogue(rows, first.gates, gates.interface,
@@ -326,21 +411,19 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
 
 Value StepKernel::addDown(Value layer, Value passed) {
   Fresh fresh(*this);
-  return ring.forBatches(
-      downPart, downExtent(layer), llvm::divideCeil(plan.widthTiles(), ranks()), passed,
-      [&](const Extent &batch, Value, Value before) {
-        ring.multiply(
-            downPart, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
-            [&](Value group) { return inner.scale(group); });
-        waitForAll();
-        ring.finish(downPart, batch, thread, threads(),
-                    [&](Value tile, Value row, Value low, Value high) {
-                      Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                      stream().addMlp(layer, at, low);
-                      stream().addMlp(layer, k.add(at, 8), high);
+  return forBatches(layer, downPart, downExtent(layer),
+                    llvm::divideCeil(plan.widthTiles(), ranks()), passed,
+                    [&](const StreamedPart &part, const Extent &batch, Value, Value before) {
+                      ring.multiply(part, batch, before, warp, lane, inner);
+                      waitForAll();
+                      ring.finish(part, batch, thread, threads(),
+                                  [&](Value tile, Value row, Value low, Value high) {
+                                    Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
+                                    stream().addMlp(layer, at, low);
+                                    stream().addMlp(layer, k.add(at, 8), high);
+                                  });
+                      waitForAll(); // before other sums come to the same place
                     });
-        waitForAll(); // before other sums come to the same place
-      });
 }
 
 //===----------------------------------------------------------------------===//
@@ -386,6 +469,8 @@ LogicalResult StepKernel::emit() {
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputs), i, 4), 4); });
   k.loop(thread, k.constI32(plan.outputMeta.bytes / 4), allThreads(),
          [&](Value i) { k.store(k.number(0.0), k.at(place(plan.outputMeta), i, 4), 4); });
+  k.loop(thread, k.constI32(plan.zeros.bytes / 4), allThreads(),
+         [&](Value i) { k.store(zero(), k.at(place(plan.zeros), i, 4), 4); });
   k.ifThen(k.equal(thread, zero()), [&] {
     storeNumbers();
     initBarriers();

@@ -18,11 +18,19 @@ static constexpr int64_t kScaleBytes = PersistentPlan::kTile * 2;
 static constexpr int64_t kBroughtStages = 12, kLookNanoseconds = 64, kLooksBetween = 6,
                          kMostBroughtBits = 4;
 
+static fused::WeightUnit unitOf(const formats::PackedShape &shape) {
+  return shape.layout().kind == formats::Layout::Kind::Records
+             ? fused::WeightUnit::ofRecord(shape.format())
+             : fused::WeightUnit::ofGroup(shape.format().bits());
+}
+
 StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const PersistentPlan &plan)
-    : shape(shape), groups(groups), units(plan.stageUnits(shape.format().bits())),
-      stageTiles(std::max<int64_t>(units / groups, 1)), stageGroups(std::min(groups, units)),
-      tileStages(llvm::divideCeil(groups, units)),
-      unitBytes(PersistentPlan::kTile * kGroup * shape.format().bits() / 8) {
+    : shape(shape), unit(unitOf(shape)), tileUnits(llvm::divideCeil(groups, unitGroups())),
+      allUnits(llvm::divideCeil(shape.columns(), unit.columns)),
+      units(unit.inStage(plan.schedule.warps)), stageTiles(std::max<int64_t>(units / tileUnits, 1)),
+      stageUnits(std::min(tileUnits, units)), tileStages(llvm::divideCeil(tileUnits, units)),
+      setStages(isRecord() ? 1 : tileStages),
+      unitBytes(isRecord() ? unit.bytes : PersistentPlan::kTile * kGroup * unit.bits / 8) {
   if (shape.columns() % kGroup) {
     int64_t last = shape.chunks() - 1;
     int64_t whole = shape.chunkColumns(last) / kGroup * unitBytes;
@@ -32,11 +40,13 @@ StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const Per
 
 std::optional<std::string> StreamedPart::problem(const formats::PackedShape &shape) {
   const Encoding &format = shape.format();
+  if (shape.layout().kind == formats::Layout::Kind::Records)
+    return std::nullopt;
   if (shape.layout().kind != formats::Layout::Kind::Mma)
-    return "its layout is not mma";
+    return "its layout is neither mma nor records";
   if (!format.isPlainInteger() || format.hasZeroPoint() || format.group != kGroup ||
       format.scale != Encoding::Scale::F16)
-    return "its format is " + format.name() + ", expected int8-g128 or int4-g128";
+    return "its format is " + format.name() + ", expected int8-g128, int4-g128 or one in records";
   if (shape.layout().columns % kGroup)
     return "its chunks are not whole groups of 128 columns";
   return std::nullopt;
@@ -78,24 +88,31 @@ Value WeightStream::stageCount(const StreamedPart &part, const StreamedPart::Ext
 }
 
 void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent &extent,
-                            Value tile, Value place, Value firstGroup, Value groupCount, Value to,
+                            Value tile, Value place, Value firstUnit, Value count, Value to,
                             Value barrier) {
   const formats::PackedShape &shape = part.shape;
-  int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
   Value from = k.offset(extent.weight, k.mul(k.toI64(extent.place(k.add(extent.firstTile, tile))),
                                              shape.tileBytes()));
-  Value end = k.add(firstGroup, groupCount);
-  Value firstUnit = k.mul(place, part.stageGroups);
-  k.loop(k.div(firstGroup, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
+  Value firstPlace = k.mul(place, part.stageUnits);
+  if (part.isRecord()) {
+    k.ifThen(k.less(k.constI32(0), count), [&] {
+      k.bulkCopy(k.at(to, firstPlace, part.unit.bytes), k.at(from, firstUnit, part.unit.bytes),
+                 k.mul(count, part.unit.bytes), barrier);
+    });
+    return;
+  }
+  int64_t chunkGroups = shape.layout().columns / kGroup, last = shape.chunks() - 1;
+  Value end = k.add(firstUnit, count);
+  k.loop(k.div(firstUnit, chunkGroups), k.div(k.add(end, chunkGroups - 1), chunkGroups), 1,
          [&](Value chunk) {
            Value begin = k.mul(chunk, chunkGroups);
-           Value low = k.max(firstGroup, begin), high = k.min(end, k.add(begin, chunkGroups));
-           Value inChunk = k.sub(low, begin), count = k.sub(high, low);
+           Value low = k.max(firstUnit, begin), high = k.min(end, k.add(begin, chunkGroups));
+           Value inChunk = k.sub(low, begin), units = k.sub(high, low);
            Value at = k.offset(from, k.mul(k.toI64(chunk), shape.chunkOffset(1)));
-           Value unit = k.add(firstUnit, k.sub(low, firstGroup));
-           Value bytes = k.mul(count, part.unitBytes);
+           Value unit = k.add(firstPlace, k.sub(low, firstUnit));
+           Value bytes = k.mul(units, part.unitBytes);
            if (part.missingBytes)
-             bytes = k.select(k.equal(high, k.constI32(part.allGroups())),
+             bytes = k.select(k.equal(high, k.constI32(part.allUnits)),
                               k.sub(bytes, part.missingBytes), bytes);
            k.bulkCopy(k.at(to, unit, part.unitBytes), k.at(at, inChunk, part.unitBytes), bytes,
                       barrier);
@@ -105,7 +122,7 @@ void WeightStream::copyTile(const StreamedPart &part, const StreamedPart::Extent
                                k.constI32(shape.chunkScales(last)), scales);
            k.bulkCopy(k.offset(k.offset(to, part.units * part.unitBytes), k.mul(unit, kScaleBytes)),
                       k.offset(k.offset(at, scales), k.mul(inChunk, kScaleBytes)),
-                      k.mul(count, kScaleBytes), barrier);
+                      k.mul(units, kScaleBytes), barrier);
          });
 }
 
@@ -171,10 +188,13 @@ void WeightStream::release(Value stage, Value lane, Value count) {
 std::pair<Value, Value> WeightStream::chunkOf(const StreamedPart &part,
                                               const StreamedPart::Extent &extent, Value number) {
   Value tile = extent.place(k.add(extent.firstTile, k.div(number, part.tileStages)));
-  Value start = k.add(extent.firstGroup, k.mul(k.rem(number, part.tileStages), part.units));
-  Value offset = k.add(k.mul(k.toI64(tile), part.shape.tileBytes()),
-                       k.mul(k.toI64(k.div(start, part.units)), part.shape.chunkOffset(1)));
-  return {offset, k.constI32(part.units * (part.unitBytes + kScaleBytes))};
+  Value start =
+      k.add(unitsOf(part, extent.firstGroup), k.mul(k.rem(number, part.tileStages), part.units));
+  Value inTile = part.isRecord()
+                     ? k.mul(k.toI64(start), part.unit.bytes)
+                     : k.mul(k.toI64(k.div(start, part.units)), part.shape.chunkOffset(1));
+  Value offset = k.add(k.mul(k.toI64(tile), part.shape.tileBytes()), inTile);
+  return {offset, k.constI32(part.units * part.unit.bytes)};
 }
 
 DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
@@ -188,23 +208,26 @@ DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
         k.expectBytes(barrier, bytes);
         k.bulkCopy(to, k.offset(extent.weight, from), bytes, barrier);
       });
+      // The others must not fall behind by a whole ring: of a barrier they know the parity only.
+      k.syncWarp();
       return;
     }
     Value firstTile = k.mul(k.div(number, part.tileStages), part.stageTiles);
-    Value firstGroup = k.mul(k.rem(number, part.tileStages), part.units);
+    Value firstUnit = k.mul(k.rem(number, part.tileStages), part.units);
     Value tiles = k.min(k.sub(extent.tileCount, firstTile), k.constI32(part.stageTiles));
-    // A block with fewer groups than the one with most may have none in a last stage.
-    Value groups =
-        k.max(k.min(k.sub(extent.groupCount, firstGroup), k.constI32(part.units)), k.constI32(0));
-    Value start = k.add(extent.firstGroup, firstGroup);
-    Value bytes = k.mul(groups, part.unitBytes + kScaleBytes);
+    // A block with fewer units than the one with most may have none in a last stage.
+    Value units =
+        k.max(k.min(k.sub(unitsOf(part, extent.groupCount), firstUnit), k.constI32(part.units)),
+              k.constI32(0));
+    Value start = k.add(unitsOf(part, extent.firstGroup), firstUnit);
+    Value bytes = k.mul(units, part.unit.bytes);
     if (part.missingBytes)
-      bytes = k.select(k.equal(k.add(start, groups), k.constI32(part.allGroups())),
+      bytes = k.select(k.equal(k.add(start, units), k.constI32(part.allUnits)),
                        k.sub(bytes, part.missingBytes), bytes);
     k.ifThen(isFirst, [&] { k.expectBytes(barrier, k.mul(tiles, bytes)); });
     k.syncWarp();
     k.ifThen(k.less(lane, tiles), [&] {
-      copyTile(part, extent, k.add(firstTile, lane), lane, start, groups, to, barrier);
+      copyTile(part, extent, k.add(firstTile, lane), lane, start, units, to, barrier);
     });
   };
   return k.loop(
@@ -217,16 +240,35 @@ DeviceBuilder::Values WeightStream::copy(const StreamedPart &part,
       });
 }
 
-WeightStream::Operands WeightStream::loadOperands(const StreamedPart &part, Value operands,
-                                                  Value scale, Value lane) {
-  // Lanes 0 to 7 have the two columns; the others' are not used.
-  Value x = k.offset(operands, k.shl(k.min(lane, k.constI32(7)), 3));
+WeightStream::Operands WeightStream::loadOperands(const StreamedPart &part,
+                                                  const GroupExchange &input, Value unit,
+                                                  Value lane) {
   Operands result;
+  if (part.isRecord()) {
+    RecordProduct product(k, part.shape.format(), lane);
+    Value inputs =
+        k.add(k.mul(unit, part.unitGroups() * PersistentPlan::kGroupBytes), input.groups.offset);
+    Value from = k.offset(input.shared, product.operandPlace(inputs, plan.zeros.offset));
+    result.ofRecord.operands = product.loadOperands(from);
+    Value group = k.mul(unit, part.unitGroups());
+    Values &numbers = result.ofRecord.units;
+    for (int64_t g = 0; g < part.unitGroups(); ++g)
+      numbers.push_back(input.scale(k.add(group, g)));
+    if (!part.shape.format().hasOffset())
+      return result;
+    int64_t sums = input.order().sums() / 4; // of a sub-block
+    for (int64_t g = 0; g < part.unitGroups(); ++g)
+      for (int64_t sum = 0; sum < sums; ++sum)
+        numbers.push_back(input.sum(k.add(group, g), k.add(k.mul(k.bitAnd(lane, 3), sums), sum)));
+    return result;
+  }
+  // Lanes 0 to 7 have the two columns; the others' are not used.
+  Value x = k.offset(input.operands(unit), k.shl(k.min(lane, k.constI32(7)), 3));
   for (int64_t byte = 0; byte < PersistentPlan::kGroupBytes; byte += 64)
     result.fragments.push_back(k.lanes(k.load(k.vec(2, k.i32()), k.offset(x, byte), 8)));
-  result.scale = scale;
+  result.scale = input.scale(unit);
   if (part.shape.format().element == Encoding::Element::I4) // 16 times the elements
-    result.scale = k.mulF(scale, k.number(1.0 / 16));
+    result.scale = k.mulF(result.scale, k.number(1.0 / 16));
   return result;
 }
 
@@ -266,10 +308,22 @@ std::pair<Value, Value> WeightStream::multiplyUnit(const StreamedPart &part, Val
   return {sums[0], sums[1]};
 }
 
+WeightStream::Values WeightStream::multiplyRecord(const StreamedPart &part,
+                                                  const GroupExchange &input, Value record,
+                                                  const Operands &operands, Value lane,
+                                                  llvm::function_ref<void()> release) {
+  fused::InputPlan numbers;
+  numbers.sumColumns = input.order().sumColumns;
+  numbers.hasSums = numbers.sumColumns;
+  return RecordProduct(k, part.shape.format(), lane)
+      .multiply(numbers, operands.ofRecord, record, Values(2, k.number(0.0)), release);
+}
+
 Value WeightStream::forBatches(
     const StreamedPart &part, const StreamedPart::Extent &extent, int64_t mostTiles, Value passed,
     llvm::function_ref<void(const StreamedPart::Extent &, Value, Value)> body) {
-  int64_t batch = std::max<int64_t>(plan.sums.bytes / (part.units * 64), 1) * part.stageTiles;
+  int64_t batch =
+      std::max<int64_t>(plan.sums.bytes / (part.tileSets() * part.units * 64), 1) * part.stageTiles;
   if (mostTiles <= batch) {
     body(extent, k.constI32(0), passed);
     return k.add(passed, stageCount(part, extent));
@@ -285,57 +339,79 @@ Value WeightStream::forBatches(
 }
 
 void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent &extent,
-                            Value passed, Value warp, Value lane,
-                            llvm::function_ref<Value(Value)> operandsOf,
-                            llvm::function_ref<Value(Value)> scaleOf) {
-  // Teams of as many warps as a stage has units take sets of tiles in turn; each stands for its
+                            Value passed, Value warp, Value lane, const GroupExchange &input) {
+  // Teams of as many warps as a stage has units take sets of stages in turn; each stands for its
   // share of all warps.
-  int64_t teams = plan.teams(part.shape.format().bits(), part.tileStages);
+  int64_t teams = plan.teams(part.unit, part.setStages), tileSets = part.tileSets();
   int64_t share = plan.schedule.warps / part.units;
-  Value team = k.div(warp, part.units), unit = k.rem(warp, part.units);
-  Value tile = k.div(unit, part.stageGroups), group = k.rem(unit, part.stageGroups);
-  // A warp has the same groups of all tiles, but the operands of two or more would spill beside
-  // what else a kernel has in 96 registers: of 4096 columns 12 bytes a thread with
+  Value team = k.div(warp, part.units), place = k.rem(warp, part.units);
+  Value tile = k.div(place, part.stageUnits), first = k.rem(place, part.stageUnits);
+  Value unitCount = unitsOf(part, extent.groupCount);
+  // A warp has the same units of all its sets, but the operands of two or more of 128 columns would
+  // spill beside what else a kernel has in 96 registers: of 4096 columns 12 bytes a thread with
   // two (int4), 160 with four (int8).
-  bool kept = part.tileStages == 1;
-  SmallVector<Value> groups;
-  for (int64_t step = 0; step < part.tileStages; ++step)
-    groups.push_back(k.add(group, step * part.units));
-  auto load = [&](Value group) {
-    return loadOperands(part, operandsOf(group), scaleOf(group), lane);
+  bool kept = part.setStages == 1 && teams % tileSets == 0;
+  auto load = [&](Value unit) { return loadOperands(part, input, unit, lane); };
+  // Of a set, in a tile.
+  auto firstUnit = [&](Value set) {
+    return tileSets == 1 ? first : k.add(first, k.mul(k.rem(set, tileSets), part.units));
   };
-  SmallVector<Operands> operands;
-  for (int64_t step = 0; kept && step < part.tileStages; ++step)
-    operands.push_back(
-        load(k.max(k.min(groups[step], k.sub(extent.groupCount, 1)), k.constI32(0))));
-  Value sets = setCount(part, extent);
+  Operands operands;
+  if (kept)
+    operands = load(k.max(k.min(firstUnit(team), k.sub(unitCount, 1)), k.constI32(0)));
+  Value sets = k.mul(setCount(part, extent), tileSets);
   if (teams < share)
     sets = k.select(k.less(team, k.constI32(teams)), sets, k.constI32(0));
   k.loop(team, sets, teams, [&](Value set) {
     Values all(2, k.number(0.0));
-    Value tileExists = k.bitAnd(k.less(k.add(k.mul(set, part.stageTiles), tile), extent.tileCount),
-                                k.less(tile, k.constI32(part.stageTiles)));
-    for (int64_t step = 0; step < part.tileStages; ++step) {
-      Value stage = k.add(passed, k.add(k.mul(set, part.tileStages), step));
-      Value slot = slotOf(stage);
+    Value tileSet = k.div(set, tileSets), begin = firstUnit(set);
+    Value tileExists =
+        k.bitAnd(k.less(k.add(k.mul(tileSet, part.stageTiles), tile), extent.tileCount),
+                 k.less(tile, k.constI32(part.stageTiles)));
+    for (int64_t step = 0; step < part.setStages; ++step) {
+      Value stage = k.add(passed, k.add(k.mul(set, part.setStages), step));
+      Value slot = slotOf(stage), unit = k.add(begin, step * part.units);
+      Value at = k.at(ring, slot, plan.stageBytes);
+      auto releaseNow = [&] { release(stage, lane, k.constI32(share)); };
       k.wait(k.at(full, slot, 8), parityOf(stage));
+      Value exists = k.bitAnd(tileExists, k.less(unit, unitCount));
+      auto operandsNow = [&] { return kept ? operands : load(unit); };
+      if (part.isRecord()) {
+        all = k.ifElseYield(
+            exists,
+            [&] {
+              return multiplyRecord(part, input, k.at(at, place, part.unit.bytes), operandsNow(),
+                                    lane, releaseNow);
+            },
+            [&] {
+              releaseNow();
+              return all;
+            });
+        continue;
+      }
       all = k.ifElseYield(
-          k.bitAnd(tileExists, k.less(groups[step], extent.groupCount)),
+          exists,
           [&] {
-            Value isLast = part.missingBytes ? k.equal(k.add(extent.firstGroup, groups[step]),
-                                                       k.constI32(part.allGroups() - 1))
+            Value isLast = part.missingBytes ? k.equal(k.add(extent.firstGroup, unit),
+                                                       k.constI32(part.allUnits - 1))
                                              : Value();
-            auto [low, high] = multiplyUnit(part, k.at(ring, slot, plan.stageBytes), unit, isLast,
-                                            kept ? operands[step] : load(groups[step]), lane);
+            auto [low, high] = multiplyUnit(part, at, place, isLast, operandsNow(), lane);
             return Values{k.addF(all[0], low), k.addF(all[1], high)};
           },
           [&] { return all; });
-      release(stage, lane, k.constI32(share));
+      releaseNow();
     }
-    k.ifThen(k.equal(k.bitAnd(lane, 3), k.constI32(0)), [&] {
-      Value to = k.add(k.mul(k.add(k.mul(set, part.units), unit), 64), k.shl(k.shr(lane, 2), 3));
-      k.store(k.vectorOf(all), k.offset(sums, to), 8);
-    });
+    Value to = k.offset(
+        sums, k.add(k.mul(k.add(k.mul(set, part.units), place), 64), k.shl(k.shr(lane, 2), 3)));
+    Value column = k.bitAnd(lane, 3);
+    if (part.isRecord()) {
+      // Lanes 4r and 4r + 1 have rows r and r + 8.
+      Value sum = RecordProduct(k, part.shape.format(), lane).addSubBlocks(all[0], all[1]);
+      k.ifThen(k.less(column, k.constI32(2)),
+               [&] { k.store(sum, k.offset(to, k.shl(column, 2)), 4); });
+      return;
+    }
+    k.ifThen(k.equal(column, k.constI32(0)), [&] { k.store(k.vectorOf(all), to, 8); });
   });
 }
 
@@ -344,15 +420,17 @@ void WeightStream::finish(const StreamedPart &part, const StreamedPart::Extent &
                           llvm::function_ref<void(Value, Value, Value, Value)> body) {
   k.loop(thread, k.shl(extent.tileCount, 3), threads, [&](Value item) {
     Value tile = k.shr(item, 3), row = k.bitAnd(item, 7);
-    Value first = k.add(k.mul(k.div(tile, part.stageTiles), part.units),
-                        k.mul(k.rem(tile, part.stageTiles), part.stageGroups));
+    Value first = k.add(k.mul(k.div(tile, part.stageTiles), part.tileSets() * part.units),
+                        k.mul(k.rem(tile, part.stageTiles), part.stageUnits));
     Value from = k.offset(k.at(sums, first, 64), k.shl(row, 3));
     Value low, high;
-    for (int64_t group = 0; group < part.stageGroups; ++group) {
-      Values pair = k.lanes(k.load(k.vec(2, k.f32()), k.offset(from, group * 64), 8));
-      low = low ? k.addF(low, pair[0]) : pair[0];
-      high = high ? k.addF(high, pair[1]) : pair[1];
-    }
+    for (int64_t set = 0; set < part.tileSets(); ++set)
+      for (int64_t unit = 0; unit < part.stageUnits; ++unit) {
+        Value at = k.offset(from, (set * part.units + unit) * 64);
+        Values pair = k.lanes(k.load(k.vec(2, k.f32()), at, 8));
+        low = low ? k.addF(low, pair[0]) : pair[0];
+        high = high ? k.addF(high, pair[1]) : pair[1];
+      }
     body(tile, row, low, high);
   });
 }

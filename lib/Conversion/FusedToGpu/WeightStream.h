@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0 WITH LLVM-exception
 
 // Parts of packed weights as a block of a persistent kernel reads them: through one ring, as units
-// of 16 rows by 128 columns, each of which a warp multiplies.
+// of 16 rows by 128 columns (layout mma) or 256 (records), each of which a warp multiplies.
 
 #ifndef SLUICE_LIB_CONVERSION_FUSEDTOGPU_WEIGHTSTREAM_H
 #define SLUICE_LIB_CONVERSION_FUSEDTOGPU_WEIGHTSTREAM_H
 
+#include "GroupExchange.h"
+#include "RecordProduct.h"
 #include "StageRing.h"
 
 #include "dialects/Fused/PersistentPlan.h"
@@ -16,34 +18,48 @@
 
 namespace sluice::device {
 
-/// A block's part of a product: some tiles of a weight in layout mma, of each the same groups of
-/// 128 columns. A stage has several tiles, or a part of one:
+/// A block's part of a product: some tiles of a weight, of each the same units of columns. A stage
+/// has several tiles, or a part of one:
 ///
-///     stage:  | elements [stageTiles][stageGroups] | scales [stageTiles][stageGroups] |
+///     mma:      | elements [stageTiles][stageUnits] | scales [stageTiles][stageUnits] |
+///     records:  | records [stageTiles][stageUnits] |
 struct StreamedPart {
-  /// `groups`: of a tile, in the block that has most.
+  /// `groups`: groups of 128 columns of a tile, in the block that has most.
   StreamedPart(formats::PackedShape shape, int64_t groups, const fused::PersistentPlan &plan);
 
   /// What is wrong with a weight; nothing if it can be streamed.
   static std::optional<std::string> problem(const formats::PackedShape &shape);
 
   formats::PackedShape shape;
-  int64_t groups, units;
-  int64_t stageTiles, stageGroups;
+  fused::WeightUnit unit;
+  int64_t tileUnits; ///< units of a tile that the block has
+  int64_t allUnits;  ///< units of a tile that there are
+  int64_t units;     ///< units of a stage
+  int64_t stageTiles, stageUnits;
   int64_t tileStages; ///< stages of a set of tiles
-  int64_t unitBytes;  ///< of elements
-  /// Bytes that the row's last group lacks of that, where the columns are no whole groups.
+  /// Stages whose units a warp adds up; the others' sums are added after all are there. Of records
+  /// each stage is another team's, so that all warps share a tile.
+  int64_t setStages;
+  int64_t unitBytes; ///< of elements; of a record, of all
+  /// Bytes that the row's last unit lacks of that, where the columns are no whole groups.
   int64_t missingBytes = 0;
-  int64_t allGroups() const { return llvm::divideCeil(shape.columns(), kGroupColumns); }
+  bool isRecord() const { return unit.isRecord; }
+  /// Units of so many groups of 128 columns.
+  int64_t unitGroups() const { return unit.columns / kGroupColumns; }
+  /// Sets of stages that a set of tiles has.
+  int64_t tileSets() const { return tileStages / setStages; }
   /// Whether a stage is a chunk of a packed tile as it lies in memory.
   bool isWholeChunk() const {
-    return groups == allGroups() && stageTiles == 1 && groups % units == 0 && !missingBytes &&
-           shape.layout().columns == units * kGroupColumns &&
+    bool whole = tileUnits == allUnits && stageTiles == 1 && tileUnits % units == 0;
+    if (isRecord())
+      return whole;
+    return whole && !missingBytes && shape.layout().columns == units * kGroupColumns &&
            shape.chunkScales(0) == units * unitBytes;
   }
   static constexpr int64_t kGroupColumns = fused::PersistentPlan::kGroup;
 
-  /// What the kernel knows only when it runs. `groupCount` is at most `groups`.
+  /// What the kernel knows only when it runs. `groupCount` is at most the part's groups; both are
+  /// whole units.
   struct Extent {
     mlir::Value weight, firstTile, tileCount, firstGroup, groupCount;
     /// The weight's tile that is tile number n; null: tile n.
@@ -106,12 +122,10 @@ public:
                              body);
 
   /// By a warp that computes: multiplies its units of the part, of which `passed` stages came
-  /// before. The operands of group `group` (of the part) are at `operandsOf`, its activation scale
-  /// is `scaleOf`. Sums go to shared memory, where finish() adds them after a barrier.
+  /// before, by `input`, whose first group is that of the part's first column. Sums go to shared
+  /// memory, where finish() adds them after a barrier.
   void multiply(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value passed,
-                mlir::Value warp, mlir::Value lane,
-                llvm::function_ref<mlir::Value(mlir::Value group)> operandsOf,
-                llvm::function_ref<mlir::Value(mlir::Value group)> scaleOf);
+                mlir::Value warp, mlir::Value lane, const GroupExchange &input);
   /// By all `threads` threads that compute: `body` gets the sums of rows r and r + 8 of a tile.
   void finish(
       const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value thread,
@@ -123,6 +137,10 @@ private:
   /// Sets of tiles that share their stages.
   mlir::Value setCount(const StreamedPart &part, const StreamedPart::Extent &extent) {
     return k.div(k.add(extent.tileCount, part.stageTiles - 1), part.stageTiles);
+  }
+  /// Units of whole groups of 128 columns.
+  mlir::Value unitsOf(const StreamedPart &part, mlir::Value groups) {
+    return part.unitGroups() == 1 ? groups : k.div(groups, part.unitGroups());
   }
   mlir::Value slotOf(mlir::Value stage) { return k.rem(stage, plan.schedule.stages); }
   mlir::Value parityOf(mlir::Value stage) {
@@ -136,19 +154,24 @@ private:
   std::pair<mlir::Value, mlir::Value>
   chunkOf(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value number);
   void copyTile(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value tile,
-                mlir::Value place, mlir::Value firstGroup, mlir::Value groupCount, mlir::Value to,
+                mlir::Value place, mlir::Value firstUnit, mlir::Value count, mlir::Value to,
                 mlir::Value barrier);
-  /// What a warp needs of 128 columns of the input.
+  /// What a warp needs of a unit's columns of the input.
   struct Operands {
     llvm::SmallVector<Values> fragments;
     mlir::Value scale;
+    RecordProduct::Input ofRecord;
   };
-  Operands loadOperands(const StreamedPart &part, mlir::Value operands, mlir::Value scale,
+  Operands loadOperands(const StreamedPart &part, const GroupExchange &input, mlir::Value unit,
                         mlir::Value lane);
-  /// Sums of rows r and r + 8, r = lane / 4, of one unit.
+  /// Sums of rows r and r + 8, r = lane / 4, of one unit of 128 columns.
   std::pair<mlir::Value, mlir::Value> multiplyUnit(const StreamedPart &part, mlir::Value stage,
                                                    mlir::Value unit, mlir::Value isLast,
                                                    const Operands &operands, mlir::Value lane);
+  /// The same of a record, each lane's of its sub-block.
+  Values multiplyRecord(const StreamedPart &part, const GroupExchange &input, mlir::Value record,
+                        const Operands &operands, mlir::Value lane,
+                        llvm::function_ref<void()> release);
 
   DeviceBuilder &k;
   const fused::PersistentPlan &plan;

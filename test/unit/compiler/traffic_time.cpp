@@ -244,7 +244,7 @@ TEST(TimeModel, StepsAsOneKernel) {
         Measured{"1B int4", llama1, 4, 512, 3159}, Measured{"1B int8", llama1, 8, 512, 2045},
         Measured{"SmolLM2 int8", smol, 8, 512, 2147}}) {
     fused::DecoderShape shape = step.shape;
-    shape.weightBits = shape.headBits = step.bits;
+    shape.setUnits(fused::WeightUnit::ofGroup(step.bits));
     const formats::CacheEncoding caches = cache(step.caches);
     shape.piecePositions = caches.isInteger() ? 64 : 32;
     shape.pieceBytes = 2 * shape.piecePositions * caches.bytesPerVector(shape.dim);
@@ -288,7 +288,8 @@ TEST(TimeModel, OneKernelOfAGpu) {
   time.integers.value = 1e11;
   fused::PersistentPlan plan;
   plan.shape.width = 256, plan.shape.queryHeads = 4, plan.shape.heads = 2, plan.shape.dim = 64;
-  plan.shape.inner = 768, plan.shape.weightBits = 8;
+  plan.shape.inner = 768;
+  plan.shape.setUnits(fused::WeightUnit::ofGroup(8));
   plan.schedule.clusters = 3, plan.schedule.clusterBlocks = 2, plan.schedule.attentionClusters = 1;
   // Two blocks have half of 32 tiles of 2 groups and of 16 tiles of 2; six have one of 6 inner
   // groups, which are 16 tiles of 2 groups, and half of 16 tiles of their cluster's 2.

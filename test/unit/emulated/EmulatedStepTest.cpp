@@ -114,7 +114,23 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"llama_cache", "llama-4m", "int8-g128", {1, 1, 1}, 8, "int8", "int8", 2e-3, 8e-3},
         Case{
             "llama_int4_cache", "llama-4m", "int4-g128", {4, 2}, 8, "int4-rot", "int4", 2e-3, 7e-2},
-        Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8}),
+        Case{"qwen3_int8", "qwen3-4m", "int8-g128", {4, 2}, 8},
+        // Records; offsets by sums of the input.
+        Case{"llama_q4_k", "llama-4m", "q4_k", {3}, 16},
+        // Weights of two encodings in query, key and value, and another one in the MLP.
+        Case{"llama_two", "llama-4m", "q4_k,*attn_v=q6_k,*ffn_down=iq4_xs", {4, 2}, 8},
+        // Layers that differ in one product and in another one.
+        Case{"llama_q4_k_m",
+             "llama-4m",
+             "q4_k,blk.0.attn_v=q6_k,blk.2.attn_v=q6_k,blk.2.ffn_down=q6_k,blk.3.ffn_gate=q5_k,"
+             "blk.3.ffn_up=q5_k,blk.3.attn_q=iq4_xs",
+             {4, 2},
+             8},
+        // Sums of 16 columns for some weights that read an input, of 32 for others.
+        Case{"llama_q2_k", "llama-4m", "q2_k,*attn_v=q4_k,*ffn_down=q3_k", {4, 2}, 8},
+        // Tables, and scales of a group of 32.
+        Case{"llama_iq4_xs", "llama-4m", "iq4_xs,*attn_q=int4-g32", {3}, 16},
+        Case{"llama_int4_g32", "llama-4m", "int4-g32,*attn_output=int8-g32", {4, 2}, 8}),
     [](const auto &info) { return std::string(info.param.name); });
 
 // A block has more pieces of the cache than its ring has stages.

@@ -34,7 +34,7 @@ PersistentPlan planOf(int64_t queryHeads, int64_t heads, int64_t dim, int64_t cl
   decoder.inner = 128 * clusterBlocks * attentionClusters;
   decoder.vocabulary = 64;
   decoder.layers = rounds;
-  decoder.weightBits = decoder.headBits = 8;
+  decoder.setUnits(WeightUnit::ofGroup(8));
   decoder.piecePositions = 32;
   decoder.pieceBytes = 16384;
   return llvm::cantFail(PersistentPlan::get(decoder,
@@ -66,7 +66,7 @@ void emit(const PersistentPlan &plan, bool separates, DeviceBuilder &k, Value sh
     return k.mulF(k.toFloat(integer), k.number(factor));
   };
   int64_t bytes =
-      plan.attendedGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+      plan.attendedGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kStepBytes);
   k.loop(k.constI32(0), k.constI32(rounds), 1, [&](Value round) {
     Value salt = k.add(k.mul(block, 13), k.mul(round, 29));
     join.send(
@@ -110,7 +110,7 @@ std::string run(const PersistentPlan &plan, uint64_t seed = 1, bool separates = 
           .text;
   test::EmulatedStep step(text, seed);
   int64_t bytes =
-      plan.attendedGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+      plan.attendedGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kStepBytes);
   std::vector<uint8_t> records(rounds * plan.blocks() * bytes, 0);
   step.add("records", records);
   fused::GpuLaunch launch = plan.launch();

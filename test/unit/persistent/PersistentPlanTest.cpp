@@ -25,7 +25,7 @@ DecoderShape shapeOf(int64_t width, int64_t queryHeads, int64_t heads, int64_t d
   shape.inner = inner;
   shape.vocabulary = vocabulary;
   shape.layers = layers;
-  shape.weightBits = shape.headBits = bits;
+  shape.setUnits(WeightUnit::ofGroup(bits));
   shape.piecePositions = 32;
   shape.pieceBytes = 2 * 32 * dim * 2;
   return shape;
@@ -106,7 +106,7 @@ TEST(PersistentPlan, KnownModels) {
     int64_t sets = 0;
     for (int64_t rank = 0; rank < ranks; ++rank) {
       input.push_back(plan->inputGroups(rank));
-      projections.push_back(plan->projectionTiles(rank));
+      projections.push_back(plan->projectionTiles(0, rank));
       sums.push_back(plan->sumTiles(rank));
       sets += plan->ownSets(rank);
     }
@@ -129,14 +129,17 @@ TEST(PersistentPlan, KnownModels) {
     expectCovered(vocabulary, model.shape.vocabulary / 16);
     EXPECT_EQ(sets, plan->joinedSets());
     // All bytes of a layer are read once.
-    int64_t units = 0;
-    for (int64_t block = 0; block < plan->blocks(); ++block)
-      units += plan->projectionUnits(block) + plan->outputUnits(block) + plan->gateUnits(block) +
-               plan->downUnits(block);
-    auto unitsOf = [](int64_t rows, int64_t columns) {
-      return rows / 16 * int64_t(llvm::divideCeil(columns, 128));
+    int64_t bytes = 0;
+    for (int64_t block = 0; block < plan->blocks(); ++block) {
+      const DecoderShape::Weights &weights = model.shape.kinds.front();
+      bytes += plan->projectionBytes(block, weights) + plan->outputBytes(block, weights) +
+               plan->gateBytes(block, weights) + plan->downBytes(block, weights);
+    }
+    const WeightUnit &unit = model.shape.kinds.front().gates;
+    auto unitsOf = [&](int64_t rows, int64_t columns) {
+      return rows / 16 * int64_t(llvm::divideCeil(columns, unit.columns)) * unit.bytes;
     };
-    EXPECT_EQ(units, unitsOf(model.shape.heads * model.shape.projectionRows(), model.shape.width) +
+    EXPECT_EQ(bytes, unitsOf(model.shape.heads * model.shape.projectionRows(), model.shape.width) +
                          unitsOf(model.shape.width, model.shape.queryHeads * model.shape.dim) +
                          unitsOf(2 * model.shape.inner, model.shape.width) +
                          unitsOf(model.shape.width, model.shape.inner));
@@ -149,16 +152,16 @@ TEST(PersistentPlan, Llama8B) {
   ASSERT_TRUE(bool(schedule));
   auto plan = PersistentPlan::get(shape, *schedule, h100());
   ASSERT_TRUE(bool(plan));
-  EXPECT_EQ(plan->stageUnits(4), 16);
-  EXPECT_EQ(plan->stageUnits(8), 8);
-  EXPECT_EQ(plan->stageUnits(16), 4);
+  EXPECT_EQ(WeightUnit::ofGroup(4).inStage(16), 16);
+  EXPECT_EQ(WeightUnit::ofGroup(8).inStage(16), 8);
+  EXPECT_EQ(WeightUnit::ofGroup(16).inStage(16), 4);
   EXPECT_EQ(plan->stageBytes, 16 * (16 * 64 + 32));
   EXPECT_EQ(schedule->stages, 11);
   EXPECT_EQ(plan->warpGroups(), 2);
   EXPECT_EQ(plan->joinedHeads(), 1);
   EXPECT_EQ(plan->joinedSets(), 4);
   EXPECT_EQ(plan->inputGroups(1), (IndexRange{4, 8}));
-  EXPECT_EQ(plan->projectionTiles(2), (IndexRange{12, 18}));
+  EXPECT_EQ(plan->projectionTiles(0, 2), (IndexRange{12, 18}));
   EXPECT_EQ(plan->sumTiles(7), (IndexRange{224, 256}));
   EXPECT_EQ(plan->innerGroups(111), (IndexRange{111, 112}));
   EXPECT_EQ(plan->attendedGroups(), 4);
@@ -169,10 +172,124 @@ TEST(PersistentPlan, Llama8B) {
   EXPECT_EQ(launch.block, 640);
   EXPECT_EQ(launch.cluster, 8);
   EXPECT_FALSE(plan->attends(64));
-  EXPECT_EQ(plan->projectionUnits(64), 0);
+  const DecoderShape::Weights &weights = shape.kinds.front();
+  EXPECT_EQ(plan->projectionBytes(64, weights), 0);
   // A layer of a block without keys and values, as units of a product each.
-  EXPECT_EQ(plan->gateUnits(64), 16 * 32);
-  EXPECT_EQ(plan->downUnits(64), 32 * 8);
+  EXPECT_EQ(plan->gateBytes(64, weights), 16 * 32 * (16 * 64 + 32));
+  EXPECT_EQ(plan->downBytes(64, weights), 32 * 8 * (16 * 64 + 32));
+}
+
+namespace {
+
+WeightUnit recordOf(const char *encoding) {
+  return WeightUnit::ofRecord(*formats::Encoding::fromName(encoding));
+}
+
+/// An 8B model whose values and down products are Q6_K in the first half of the layers, everything
+/// else Q4_K.
+DecoderShape llamaOfRecords() {
+  DecoderShape shape = models[0].shape;
+  WeightUnit q4 = recordOf("q4_k"), q6 = recordOf("q6_k");
+  shape.projections = {5 * 128, 128};
+  shape.kinds = {{{q4, q6}, q4, q4, q6}, {{q4, q4}, q4, q4, q4}};
+  shape.kindOf.assign(16, 0);
+  shape.kindOf.append(16, 1);
+  return shape;
+}
+
+} // namespace
+
+TEST(PersistentPlan, Records) {
+  DecoderShape shape = llamaOfRecords();
+  auto schedule = choosePersistentSchedule(shape, limits(), h100());
+  ASSERT_TRUE(bool(schedule)) << llvm::toString(schedule.takeError());
+  EXPECT_EQ(schedule->clusters, 14);
+  auto plan = PersistentPlan::get(shape, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  const DecoderShape::Weights &better = shape.kinds[0], &other = shape.kinds[1];
+  const WeightUnit q4 = other.gates, q6 = better.down;
+  EXPECT_EQ(q4.bytes, 16 * 144);
+  EXPECT_EQ(q6.bytes, 16 * 210);
+  EXPECT_EQ(q4.inStage(16), 8);
+  EXPECT_EQ(q6.inStage(16), 4);
+  EXPECT_EQ(recordOf("int8-g32").inStage(16), 4);
+  EXPECT_EQ(plan->stageBytes, 8 * q4.bytes);
+  // Each rank has its share of both weights.
+  EXPECT_EQ(plan->projectionTiles(0, 7), (IndexRange{35, 40}));
+  EXPECT_EQ(plan->projectionTiles(1, 7), (IndexRange{7, 8}));
+  EXPECT_EQ(plan->projectionCount(7), 6);
+  EXPECT_EQ(plan->projectionBytes(7, better), 16 * (5 * q4.bytes + q6.bytes));
+  EXPECT_EQ(plan->projectionBytes(7, other), 16 * 6 * q4.bytes);
+  EXPECT_EQ(plan->outputBytes(7, better), 32 * 2 * q4.bytes);
+  EXPECT_EQ(plan->gateBytes(7, better), 16 * 16 * q4.bytes);
+  EXPECT_EQ(plan->downBytes(7, better), 32 * 4 * q6.bytes);
+  EXPECT_EQ(plan->downBytes(7, other), 32 * 4 * q4.bytes);
+  // A word for each layer says which weights it has.
+  EXPECT_EQ(plan->kinds.bytes, 32 * 4);
+  auto order = plan->inputOrder(PersistentPlan::Input);
+  EXPECT_TRUE(order.records);
+  EXPECT_EQ(order.sumColumns, 32);
+  EXPECT_EQ(order.metaBytes(), 8 + 4 * 4);
+  // Half of the layers read as much as if all did.
+  DecoderShape alike = shape;
+  alike.kinds.pop_back();
+  alike.kindOf.clear();
+  double most =
+      llvm::cantFail(PersistentPlan::get(alike, *schedule, h100())).readSeconds(3e12, 5e10);
+  alike.kinds = {other};
+  auto least = PersistentPlan::get(alike, *schedule, h100());
+  ASSERT_TRUE(bool(least)) << llvm::toString(least.takeError());
+  EXPECT_EQ(least->kinds.bytes, 0);
+  EXPECT_NEAR(plan->readSeconds(3e12, 5e10), (most + least->readSeconds(3e12, 5e10)) / 2, 1e-12);
+
+  // Sums of 16 columns serve offsets of 32, too; without offsets there are none.
+  alike.kinds.front().projections[0] = recordOf("q2_k");
+  alike.kinds.front().output = alike.kinds.front().down = recordOf("iq4_xs");
+  schedule->stages = 8; // of Q2_K 16 records are a stage, 21 KB
+  plan = PersistentPlan::get(alike, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(plan->inputOrder(PersistentPlan::Input).sums(), 8);
+  EXPECT_EQ(plan->inputOrder(PersistentPlan::Attended).sums(), 0);
+  EXPECT_TRUE(plan->inputOrder(PersistentPlan::Inner).records);
+
+  // Clusters have whole records.
+  alike.inner = 11008;
+  schedule->clusters = 12;
+  plan = PersistentPlan::get(alike, *schedule, h100());
+  ASSERT_TRUE(bool(plan)) << llvm::toString(plan.takeError());
+  EXPECT_EQ(plan->clusterInnerGroups(1), (IndexRange{6, 14}));
+  EXPECT_EQ(plan->innerGroups(8 + 7), (IndexRange{13, 14}));
+  EXPECT_EQ(plan->innerGroups(7), (IndexRange{5, 6}));
+  EXPECT_EQ(plan->innerGroups(0), (IndexRange{0, 0}));
+}
+
+TEST(PersistentPlan, RecordsThatDoNotFit) {
+  PersistentSchedule schedule =
+      llvm::cantFail(choosePersistentSchedule(llamaOfRecords(), limits(), h100()));
+  auto shaped = [&](auto change) {
+    DecoderShape shape = llamaOfRecords();
+    change(shape);
+    return problemOf(shape, schedule);
+  };
+  EXPECT_EQ(shaped([](DecoderShape &) {}), "");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 14336 + 128; }),
+            "an MLP of 14464 inner values is not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.width = 4096 + 128; }),
+            "a width of 4224 is not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.queryHeads = 8; }),
+            "a cluster's 128 columns of the attention output are not in whole records of 256");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.inner = 13 * 256; }),
+            "13 records of the MLP's inner values for 14 clusters");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.kinds[1].gates = WeightUnit::ofGroup(4); }),
+            "products of the residual stream have weights in both layouts, records and mma");
+  EXPECT_EQ(shaped([](DecoderShape &s) { s.kinds[0].down = WeightUnit::ofGroup(4); }),
+            "products of inner values have weights in both layouts, records and mma");
+  // Attention's output and the inner values are inputs of their own.
+  EXPECT_EQ(shaped([](DecoderShape &s) {
+              for (DecoderShape::Weights &weights : s.kinds)
+                weights.output = weights.down = WeightUnit::ofGroup(8);
+            }),
+            "");
 }
 
 TEST(PersistentPlan, HeadsOf64AreFinishedInPairs) {

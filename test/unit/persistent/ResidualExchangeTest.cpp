@@ -45,7 +45,7 @@ PersistentPlan planOf(const Shape &shape) {
   decoder.inner = 128 * shape.clusters * shape.clusterBlocks;
   decoder.vocabulary = 64;
   decoder.layers = shape.layers;
-  decoder.weightBits = decoder.headBits = 8;
+  decoder.setUnits(WeightUnit::ofGroup(8));
   decoder.piecePositions = 32;
   decoder.pieceBytes = 16384;
   return llvm::cantFail(PersistentPlan::get(decoder,
@@ -61,7 +61,7 @@ PersistentPlan planOf(const Shape &shape) {
 
 /// Bytes that a block writes of each input that it receives: groups, then scales and squares.
 int64_t recordBytes(const PersistentPlan &plan) {
-  return plan.widthGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+  return plan.widthGroups() * (PersistentPlan::kGroupBytes + PersistentPlan::kStepBytes);
 }
 
 void emit(const PersistentPlan &plan, const Faults &faults, DeviceBuilder &k, Value shared,
@@ -89,7 +89,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, DeviceBuilder &k, Va
     exchange.receive(round);
     Value to = k.at(records, number, bytes);
     int64_t groups = plan.widthGroups() * PersistentPlan::kGroupBytes,
-            meta = plan.widthGroups() * PersistentPlan::kGroupMetaBytes;
+            meta = plan.widthGroups() * PersistentPlan::kStepBytes;
     auto copy = [&](SharedRange from, int64_t at, int64_t size) {
       k.loop(k.shl(thread, 2), k.constI32(size), warps * device::kWarp * 4, [&](Value byte) {
         k.store(k.load(k.i32(), k.offset(k.offset(shared, from.offset), byte), 4),

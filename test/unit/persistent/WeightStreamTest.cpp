@@ -33,6 +33,16 @@ struct Shape {
   /// Columns of a chunk of packed weights.
   int64_t chunk = 256;
   int64_t vocabulary = 416;
+  /// In records, with scales for groups of 32.
+  bool records = false;
+
+  formats::Encoding encoding() const { return {element, records ? 32 : 128}; }
+  formats::Layout layout() const {
+    return {records ? formats::Layout::Kind::Records : formats::Layout::Kind::Mma, chunk};
+  }
+  WeightUnit unit() const {
+    return records ? WeightUnit::ofRecord(encoding()) : WeightUnit::ofGroup(encoding().bits());
+  }
 };
 
 struct Faults {
@@ -44,12 +54,13 @@ constexpr double epsilon = 1e-5;
 PersistentPlan planOf(const Shape &shape) {
   DecoderShape decoder;
   decoder.width = shape.width;
-  decoder.queryHeads = decoder.heads = 1;
+  decoder.queryHeads = 2;
+  decoder.heads = 1;
   decoder.dim = 128;
   decoder.inner = shape.inner;
   decoder.vocabulary = shape.vocabulary;
   decoder.layers = shape.layers;
-  decoder.weightBits = decoder.headBits = shape.element == formats::Encoding::Element::I4 ? 4 : 8;
+  decoder.setUnits(shape.unit());
   decoder.piecePositions = 32;
   decoder.pieceBytes = 16384;
   return llvm::cantFail(PersistentPlan::get(decoder,
@@ -66,11 +77,10 @@ PersistentPlan planOf(const Shape &shape) {
 /// Integers with scales, and the same packed.
 struct Matrix {
   Matrix(int64_t rows, int64_t columns, const Shape &shape, unsigned seed)
-      : format{shape.element, 128},
-        packed(llvm::cantFail(formats::PackedShape::get(
-            format, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns))) {
+      : format(shape.encoding()),
+        packed(llvm::cantFail(formats::PackedShape::get(format, shape.layout(), rows, columns))) {
     std::mt19937 random(seed);
-    int64_t groups = llvm::divideCeil(columns, 128), top = format.qMax();
+    int64_t groups = packed.groups(), top = format.qMax();
     q.resize(rows * columns);
     for (int8_t &value : q)
       value = static_cast<int8_t>(int64_t(random() % (2 * top + 1)) - top);
@@ -97,7 +107,7 @@ struct Matrix {
     int64_t columns = packed.columns(), groups = packed.groups();
     for (int64_t column = 0; column < columns; ++column)
       sum += q[row * columns + column] *
-             double(support::f16ToFloat(scales[row * groups + column / 128])) * x[column];
+             double(support::f16ToFloat(scales[row * groups + packed.groupOf(column)])) * x[column];
     return sum;
   }
 
@@ -133,18 +143,21 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
   auto wordPart = [&] { return partOf(3); };
   auto storeParts = [&] {
     int64_t index = 0;
+    auto store = [&](Value begin, Value count) {
+      for (Value value : {begin, count})
+        k.store(value, k.offset(shared, plan.extents.offset + 4 * index++), 4);
+    };
+    device::InnerParts inner(k, plan, cluster, rank);
+    store(inner.begin, inner.count);
+    store(inner.clusterBegin, inner.clusterCount);
     for (device::PartOf part :
-         {device::PartOf(k, plan.innerGroups(), plan.blocks(), block),
-          device::PartOf(k, plan.innerGroups(), plan.schedule.clusters, cluster),
-          device::PartOf(k, plan.widthTiles(), ranks, rank),
+         {device::PartOf(k, plan.widthTiles(), ranks, rank),
           device::PartOf(k, llvm::divideCeil(plan.shape.vocabulary, PersistentPlan::kTile),
                          plan.blocks(), block)})
-      for (Value value : {part.begin, k.sub(part.end, part.begin)})
-        k.store(value, k.offset(shared, plan.extents.offset + 4 * index++), 4);
+      store(part.begin, k.sub(part.end, part.begin));
   };
   auto innerBytes = [&](Value clusterCount) {
-    Value bytes =
-        k.mul(clusterCount, PersistentPlan::kGroupBytes + PersistentPlan::kGroupMetaBytes);
+    Value bytes = k.mul(clusterCount, inner.groupBytes());
     if (plan.mostInnerGroups() > 1)
       return bytes;
     return k.add(bytes, k.mul(k.sub(k.constI32(ranks), clusterCount), PersistentPlan::kTokenBytes));
@@ -192,6 +205,8 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
                 {layersCopied[0], layersCopied[1], zero}, lane);
   };
   auto compute = [&] {
+    k.loop(thread, k.constI32(plan.zeros.bytes / 4), threads,
+           [&](Value i) { k.store(zero, k.at(k.offset(shared, plan.zeros.offset), i, 4), 4); });
     exchange.start();
     Value place = k.at(k.offset(shared, plan.scratch.offset), warp, PersistentPlan::kGroupBytes);
     auto passedLayers = k.loop(zero, layers, 1, {zero}, [&](Value layer, mlir::ValueRange carried) {
@@ -213,9 +228,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       passed = stream.forBatches(
           gate, gateExtent(), plan.mostInnerGroups() * tilesOfGroup, passed,
           [&](const StreamedPart::Extent &batch, Value firstTile, Value before) {
-            stream.multiply(
-                gate, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-                [&](Value group) { return input.scale(group); });
+            stream.multiply(gate, batch, before, warp, lane, input);
             k.barrier(1, threads);
             stream.finish(gate, batch, thread, threads,
                           [&](Value tile, Value row, Value low, Value high) {
@@ -239,9 +252,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
       passed = stream.forBatches(
           down, downExtent(), llvm::divideCeil(plan.widthTiles(), ranks), passed,
           [&](const StreamedPart::Extent &batch, Value, Value before) {
-            stream.multiply(
-                down, batch, before, warp, lane, [&](Value group) { return inner.operands(group); },
-                [&](Value group) { return inner.scale(group); });
+            stream.multiply(down, batch, before, warp, lane, inner);
             k.barrier(1, threads);
             stream.finish(down, batch, thread, threads,
                           [&](Value tile, Value row, Value low, Value high) {
@@ -262,9 +273,7 @@ void emit(const PersistentPlan &plan, const Faults &faults, const formats::Packe
         llvm::divideCeil(llvm::divideCeil(plan.shape.vocabulary, PersistentPlan::kTile),
                          plan.blocks()),
         passedLayers[0], [&](const StreamedPart::Extent &batch, Value, Value before) {
-          stream.multiply(
-              head, batch, before, warp, lane, [&](Value group) { return input.operands(group); },
-              [&](Value group) { return input.scale(group); });
+          stream.multiply(head, batch, before, warp, lane, input);
           k.barrier(1, threads);
           stream.finish(head, batch, thread, threads,
                         [&](Value tile, Value row, Value low, Value high) {
@@ -384,8 +393,8 @@ TEST(WeightStream, LargeModelsSpillNothing) {
     Shape shape{4096, 14336, 14, 8, 32, 16, 10, element, int4 ? 2048 : 1024, 128256};
     PersistentPlan plan = planOf(shape);
     auto packed = [&](int64_t rows, int64_t columns) {
-      return llvm::cantFail(formats::PackedShape::get(
-          {element, 128}, {formats::Layout::Kind::Mma, shape.chunk}, rows, columns));
+      return llvm::cantFail(
+          formats::PackedShape::get(shape.encoding(), shape.layout(), rows, columns));
     };
     std::vector<nvidia::KernelResources> resources =
         test::kernelText(8, plan.launch().block,
@@ -397,19 +406,37 @@ TEST(WeightStream, LargeModelsSpillNothing) {
             .resources;
     if (resources.empty())
       GTEST_SKIP() << "there is no ptxas";
-    RecordProperty("registers_" + std::to_string(plan.shape.weightBits),
+    RecordProperty("registers_" + std::to_string(plan.shape.kinds.front().gates.bits),
                    static_cast<int>(resources[0].registers));
     EXPECT_EQ(resources[0].spillStoreBytes, 0);
     EXPECT_EQ(resources[0].spillLoadBytes, 0);
   }
 }
 
-// Two teams of warps; more groups than a stage has units; chunks that parts begin and end in.
+// Of records the next team has the next stage, also of the same tile: two and four stages of a tile
+// by two teams and by four, three stages by two, parts of a tile; more tiles than find room.
+TEST(WeightStream, Records) {
+  auto shape = [](int64_t width, int64_t inner, int64_t clusters, int64_t warps, int64_t stages,
+                  formats::Encoding::Element element = formats::Encoding::Element::I4) {
+    Shape shape{width, inner, clusters, 2, 2, warps, stages, element};
+    shape.records = true;
+    return shape;
+  };
+  EXPECT_EQ(run(shape(256, 768, 3, 8, 4)), "");
+  EXPECT_EQ(run(shape(4096, 512, 2, 16, 5)), "");
+  EXPECT_EQ(run(shape(2048, 512, 1, 16, 5, formats::Encoding::Element::I8)), "");
+  EXPECT_EQ(run(shape(1536, 1280, 2, 16, 5, formats::Encoding::Element::I8)), "");
+  EXPECT_EQ(run(shape(1536, 1280, 2, 4, 4, formats::Encoding::Element::I8)), "");
+}
+
+// Two teams of warps; more groups than a stage has units; chunks that parts begin and end in, and
+// whole ones.
 TEST(WeightStream, OtherDivisions) {
   EXPECT_EQ(run({256, 512, 2, 2, 2, 16, 3}), "");
   EXPECT_EQ(run({1280, 256, 2, 1, 2, 8, 3, formats::Encoding::Element::I8, 512}), "");
   EXPECT_EQ(run({256, 640, 2, 2, 2, 8, 4, formats::Encoding::Element::I8, 384}), "");
   EXPECT_EQ(run({256, 384, 2, 2, 2, 8, 4}), ""); // a block has no inner values
+  EXPECT_EQ(run({1024, 256, 2, 2, 2, 16, 5, formats::Encoding::Element::I8, 1024}), "");
 }
 
 TEST(WeightStream, InnerValuesThatAreNotWaitedFor) {
