@@ -87,6 +87,13 @@ uint32_t Emulator::addBuffer(std::string name, uint32_t memory, uint64_t offset,
 }
 
 llvm::Error Emulator::run(llvm::ArrayRef<Launch> step, std::vector<double> *seconds) {
+  // Kernels are compiled where they are launched first. What is wrong with a launch, the machine
+  // says.
+  for (const Launch &launch : step)
+    for (Kernel &kernel : impl->machine.kernels)
+      if (!kernel.entry && kernel.name == launch.kernel)
+        if (llvm::Error error = compileEntry(*impl->jit, kernel))
+          return error;
   std::string error = impl->machine.run(step, seconds);
   return error.empty() ? llvm::Error::success() : createStringError(error);
 }

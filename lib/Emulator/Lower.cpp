@@ -313,7 +313,7 @@ void Lowering::addEntry(LLVM::LLVMFuncOp kernel) {
   builder.setInsertionPointToEnd(target.getBody());
   location = builder.getUnknownLoc();
   Type none = LLVM::LLVMVoidType::get(builder.getContext());
-  auto entry = LLVM::LLVMFuncOp::create(builder, location, ("entry." + kernel.getName()).str(),
+  auto entry = LLVM::LLVMFuncOp::create(builder, location, entryName(kernel.getName()),
                                         LLVM::LLVMFunctionType::get(none, {pointer(), pointer()}));
   builder.setInsertionPointToStart(entry.addEntryBlock(builder));
   SmallVector<Value> arguments = {entry.getArgument(0)};
