@@ -21,6 +21,15 @@ using llvm::Error;
 using llvm::Expected;
 using llvm::Twine;
 
+bool fused::isInRecords(Type weight) {
+  formats::Encoding encoding = quantized::encodingOf(weight);
+  auto type = dyn_cast<quantized::QuantizedTensorType>(weight);
+  if (type && type.getLayout())
+    return type.getLayout().getKind() == quantized::LayoutKind::Records;
+  // Before they are packed, those that have no other layout.
+  return !encoding.isPlainInteger() && formats::RecordShape::problem(encoding).empty();
+}
+
 namespace {
 
 std::string labelOf(Operation *op) {
@@ -165,13 +174,7 @@ private:
   /// Units of a weight of `op`, if it has such as can be streamed.
   static Expected<WeightUnit> unitOf(MatvecOp op, Value weight) {
     formats::Encoding encoding = quantized::encodingOf(weight.getType());
-    auto type = dyn_cast<quantized::QuantizedTensorType>(weight.getType());
-    quantized::LayoutAttr layout = type ? type.getLayout() : quantized::LayoutAttr();
-    // Before they are packed, those that have no other layout.
-    bool inRecords =
-        layout ? layout.getKind() == quantized::LayoutKind::Records
-               : !encoding.isPlainInteger() && formats::RecordShape::problem(encoding).empty();
-    if (inRecords)
+    if (isInRecords(weight.getType()))
       return WeightUnit::ofRecord(encoding);
     bool isHalf = !encoding.isScaled() && encoding.bits() == 16,
          isInteger = encoding.isPlainInteger() && !encoding.hasZeroPoint() &&

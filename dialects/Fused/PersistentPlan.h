@@ -90,6 +90,9 @@ struct DecoderShape {
   }
 };
 
+/// Whether a weight of this type is packed in records, or will be.
+bool isInRecords(mlir::Type weight);
+
 /// The operations of a decode step that are one kernel.
 struct DecoderStep {
   struct Layer {

@@ -160,16 +160,15 @@ static TimeFormula hostProduct(const CpuTime &time, double bytes, int64_t column
 TimeFormula TimeModel::product(ArrayRef<WeightLoad> weights, ProductPlace place, int64_t inputs,
                                const ProductSchedule &schedule) const {
   TimeFormula formula;
-  double bytes = 0, work = 0;
+  double bytes = 0;
   int64_t tiles = 0, columns = 0;
   for (const WeightLoad &weight : weights) {
     double rows = static_cast<double>(weight.rows);
     bytes += rows * static_cast<double>(weight.encoding.bytesPerRow(weight.columns));
-    work += rows * static_cast<double>(weight.columns) / productRate(weight.encoding);
     tiles += llvm::divideCeil(weight.rows, formats::tileRows);
     columns = std::max(columns, weight.columns);
   }
-  work *= static_cast<double>(tokens * inputs);
+  double work = productWork(weights) * static_cast<double>(tokens * inputs);
   if (!description.isGpu())
     return hostProduct(description.cpuTime, bytes, columns, work);
   const GpuTime &time = description.gpuTime;
@@ -343,47 +342,43 @@ TimeFormula TimeModel::attention(const AttentionLoad &load) const {
   return formula;
 }
 
+double TimeModel::productWork(ArrayRef<WeightLoad> weights) const {
+  double work = 0;
+  for (const WeightLoad &weight : weights)
+    work += static_cast<double>(weight.rows) * static_cast<double>(weight.columns) /
+            productRate(weight.encoding);
+  return work;
+}
+
 std::optional<TimeFormula> TimeModel::persistentLayer(const fused::PersistentPlan &plan,
-                                                      const AttentionLoad &load) const {
+                                                      const AttentionLoad &load,
+                                                      double recordWork) const {
   if (!description.persistent || !description.persistent->time)
     return std::nullopt;
   const PersistentTime &time = *description.persistent->time;
   double blockBandwidth = description.gpuTime.blockBandwidth.value;
-  double stream = plan.readSeconds(time.bandwidth.value, blockBandwidth);
+  // A layer's products are all in records or none is, but for a few.
+  double memory = plan.readSeconds((recordWork > 0 ? time.recordBandwidth : time.bandwidth).value,
+                                   blockBandwidth);
+  double arithmetic = time.recordArithmetic.value * recordWork, stream = memory + arithmetic;
   TimeFormula formula;
-  formula.fixed.memory = stream;
+  formula.fixed.memory = memory;
+  formula.fixed.arithmetic = arithmetic;
   formula.fixed.boundary = std::hypot(stream, time.wait.value) - stream;
   formula.window = load.window;
   auto readers = static_cast<double>(plan.schedule.attentionClusters * plan.schedule.clusterBlocks);
   int64_t integers = load.headDim * (static_cast<int64_t>(load.keys.isInteger()) +
                                      static_cast<int64_t>(load.values.isInteger()));
-  double work = static_cast<double>(integers * load.queryHeads) / (readers * time.integers.value);
+  double multiply =
+      static_cast<double>(integers * load.queryHeads) / (readers * time.integers.value);
   if (integers)
     formula.fixed.boundary += time.integerWait.value;
-  double memory = static_cast<double>(load.kvHeads * (load.keys.bytesPerVector(load.headDim) +
-                                                      load.values.bytesPerVector(load.headDim))) /
-                  std::min(time.cacheBandwidth.value, readers * blockBandwidth);
-  formula.perPosition = divide(norm8(memory, work), memory, 0, work);
+  double read = static_cast<double>(load.kvHeads * (load.keys.bytesPerVector(load.headDim) +
+                                                    load.values.bytesPerVector(load.headDim))) /
+                std::min(time.cacheBandwidth.value, readers * blockBandwidth);
+  formula.perPosition = divide(norm8(read, multiply), read, 0, multiply);
   return formula;
 }
-
-std::optional<TimeFormula> TimeModel::persistentLayers(const fused::DecoderStep &step,
-                                                       const fused::PersistentPlan &plan) const {
-  // All layers are alike.
-  fused::AttentionOp attention = step.layers.front().attention;
-  std::optional<TimeFormula> formula = persistentLayer(plan, attentionLoad(attention, {}));
-  if (!formula)
-    return std::nullopt;
-  auto count = static_cast<double>(step.layers.size());
-  formula->fixed = formula->fixed * count;
-  formula->perPosition = formula->perPosition * count;
-  formula->alone = description.gpuTime.alone.value;
-  return formula;
-}
-
-//===----------------------------------------------------------------------===//
-// Kernels
-//===----------------------------------------------------------------------===//
 
 static SmallVector<WeightLoad> weightLoads(fused::ProductOp op) {
   return llvm::map_to_vector(op.getWeights(), [](Value weight) -> WeightLoad {
@@ -394,6 +389,32 @@ static SmallVector<WeightLoad> weightLoads(fused::ProductOp op) {
             type.getDimSize(1)};
   });
 }
+
+std::optional<TimeFormula> TimeModel::persistentLayers(const fused::DecoderStep &step,
+                                                       const fused::PersistentPlan &plan) const {
+  // Layers are alike but for their weights' encodings, of which all that are in records count.
+  fused::AttentionOp attention = step.layers.front().attention;
+  SmallVector<WeightLoad> records;
+  for (const fused::DecoderStep::Layer &layer : step.layers)
+    for (fused::MatvecOp product : {layer.projections, layer.output, layer.gates, layer.down})
+      for (auto [weight, load] : llvm::zip_equal(product.getWeights(), weightLoads(product))) {
+        if (fused::isInRecords(weight.getType()))
+          records.push_back(load);
+      }
+  auto count = static_cast<double>(step.layers.size());
+  std::optional<TimeFormula> formula =
+      persistentLayer(plan, attentionLoad(attention, {}), productWork(records) / count);
+  if (!formula)
+    return std::nullopt;
+  formula->fixed = formula->fixed * count;
+  formula->perPosition = formula->perPosition * count;
+  formula->alone = description.gpuTime.alone.value;
+  return formula;
+}
+
+//===----------------------------------------------------------------------===//
+// Kernels
+//===----------------------------------------------------------------------===//
 
 SmallVector<fused::MatvecOp, 2> sluice::neighbours(fused::AttentionOp op) {
   auto isProduct = [](Operation &other) { return isa<fused::MatvecOp>(other); };

@@ -249,10 +249,13 @@ public:
   TimeFormula formula(const KernelLoad &load) const;
   TimeFormula formula(fused::KernelOp op) const { return formula(kernelLoad(op)); }
   KernelTime kernel(fused::KernelOp op) const { return formula(op).at(positions); }
-  /// A layer of a step as one kernel, whose attention reads `load`; nothing where the target does
-  /// not tell.
+  /// Seconds that multiplying weights with a token takes if nothing is read.
+  double productWork(llvm::ArrayRef<WeightLoad> weights) const;
+  /// A layer of a step as one kernel, whose attention reads `load`, and whose weights in records,
+  /// if it has such, have `recordWork` (productWork); nothing where the target does not tell.
   std::optional<TimeFormula> persistentLayer(const fused::PersistentPlan &plan,
-                                             const AttentionLoad &load) const;
+                                             const AttentionLoad &load,
+                                             double recordWork = 0) const;
   /// The layers of a step as one kernel, all of them.
   std::optional<TimeFormula> persistentLayers(const fused::DecoderStep &step,
                                               const fused::PersistentPlan &plan) const;

@@ -60,6 +60,9 @@ struct PersistentTime {
   Sourced<double> wait, integerWait;
   /// Elements of such caches, for each query head, that a block multiplies in a second.
   Sourced<double> integers;
+  /// Bytes a second of weights in records, and the part of their arithmetic, as products have it,
+  /// that reading does not hide.
+  Sourced<double> recordBandwidth, recordArithmetic;
 };
 
 /// How a decode step runs as one persistent kernel (Fused/PersistentPlan.h).

@@ -164,6 +164,8 @@ static constexpr TimeKey<PersistentTime> persistentTimeKeys[] = {
     {"wait", &PersistentTime::wait, 0, 1},
     {"integer_wait", &PersistentTime::integerWait, 0, 1},
     {"integers", &PersistentTime::integers, rateMin, rateMax},
+    {"record_bandwidth", &PersistentTime::recordBandwidth, bandwidthMin, bandwidthMax},
+    {"record_arithmetic", &PersistentTime::recordArithmetic, 0, 1},
 };
 static constexpr TimeKey<CpuTime> cpuTimeKeys[] = {
     {"product_bandwidth", &CpuTime::productBandwidth, bandwidthMin, bandwidthMax},
