@@ -47,6 +47,11 @@ int64_t WeightUnit::inStage(int64_t warps) const {
   return std::min(int64_t(llvm::bit_floor(uint64_t(most / elements))), warps);
 }
 
+PartStages::PartStages(const WeightUnit &unit, int64_t tileUnits, int64_t warps)
+    : units(unit.inStage(warps)), stageTiles(std::max<int64_t>(units / tileUnits, 1)),
+      stageUnits(std::min(tileUnits, units)), tileStages(llvm::divideCeil(tileUnits, units)),
+      setStages(unit.isRecord ? 1 : tileStages) {}
+
 /// The weights of a layer that read the input of an exchange.
 static llvm::SmallVector<WeightUnit> readersOf(const DecoderShape::Weights &weights,
                                                PersistentPlan::ExchangeIndex exchange) {
@@ -209,20 +214,30 @@ int64_t PersistentPlan::downBytes(int64_t block, const DecoderShape::Weights &we
          weights.down.columns * weights.down.bytes;
 }
 
-int64_t PersistentPlan::mostTileSums() const {
+int64_t PersistentPlan::projectionSums(size_t number) const {
   int64_t most = 0;
+  for (const DecoderShape::Weights &weights : shape.kinds) {
+    const WeightUnit &unit = weights.projections[number];
+    PartStages stages(unit, llvm::divideCeil(shape.width, unit.columns), schedule.warps);
+    most = std::max(most, stages.sumBytes(mostProjectionTiles(number)));
+  }
+  return most;
+}
+
+int64_t PersistentPlan::mostSums() const {
+  int64_t most = 0;
+  for (size_t number = 0; number < shape.projections.size(); ++number)
+    most += projectionSums(number);
   auto add = [&](const WeightUnit &unit, int64_t groups) {
     int64_t units = llvm::divideCeil(groups * kGroup, unit.columns);
-    if (unit.isRecord)
-      most = std::max(most, int64_t(llvm::alignTo(units, unit.inStage(schedule.warps))));
+    most = std::max(most, PartStages(unit, units, schedule.warps).sumBytes(1));
   };
   for (const DecoderShape::Weights &weights : shape.kinds) {
-    for (const WeightUnit &unit : readersOf(weights, Input))
-      add(unit, widthGroups());
+    add(weights.gates, widthGroups());
     add(weights.output, attendedGroups());
     add(weights.down, mostClusterInnerGroups());
   }
-  return most * kTile * 4;
+  return most;
 }
 
 Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
@@ -290,7 +305,7 @@ Expected<PersistentPlan> PersistentPlan::compute(const DecoderShape &shape,
   plan.state = ranges.take(llvm::divideCeil(plan.widthGroups(), ranks) * kGroup * 4 * kSumArrays);
   // Two floats a row pair and warp; attention's warps leave a head's outputs each.
   int64_t held = 2 * kGroup / kTile;
-  plan.sums = ranges.take(std::max({held * schedule.warps * kTile * 4, plan.mostTileSums(),
+  plan.sums = ranges.take(std::max({held * schedule.warps * kTile * 4, plan.mostSums(),
                                     plan.pieceReaders() * shape.group() * plan.partFloats() * 4}));
   plan.tokens = ranges.take(3 * ranks * kTokenBytes);
   plan.extents = ranges.take(kExtents * 4);

@@ -47,6 +47,24 @@ struct WeightUnit {
   bool operator==(const WeightUnit &) const = default;
 };
 
+/// How the tiles of a part of a weight, each of `tileUnits` units, come as stages.
+struct PartStages {
+  PartStages(const WeightUnit &unit, int64_t tileUnits, int64_t warps);
+
+  int64_t units;                  ///< of a stage
+  int64_t stageTiles, stageUnits; ///< of a stage, and units of each of these tiles
+  int64_t tileStages;             ///< stages of a set of tiles
+  /// Stages whose units a warp adds up; the others' sums are added after all are there. Of records
+  /// each stage is another team's, so that all warps share a tile.
+  int64_t setStages;
+  /// Sets of stages that a set of tiles has.
+  int64_t tileSets() const { return tileStages / setStages; }
+  /// Bytes of the sums of so many tiles, two floats of a row pair for each unit of a stage.
+  int64_t sumBytes(int64_t tiles) const {
+    return llvm::divideCeil(tiles, stageTiles) * tileSets() * units * 64;
+  }
+};
+
 /// A decoder whose layers are all alike but for the encodings of their weights, in elements, as far
 /// as the plan of its step depends on it.
 struct DecoderShape {
@@ -286,6 +304,9 @@ struct PersistentPlan {
   int64_t attentionAdditions() const { return schedule.attentionClusters; }
   int64_t mlpAdditions() const { return schedule.clusters; }
 
+  /// Bytes of the sums of a rank's tiles of part `number` of query, key and value, in the layers
+  /// that have most: those of all parts wait to be added at the same time.
+  int64_t projectionSums(size_t number) const;
   /// The ring, its barriers, and the exchanges' barriers; what comes from other blocks of the
   /// cluster (the groups, then what belongs to them); the residual rows of the rank's groups, three
   /// parts of them; the partial sums of the warps, rows' and attention's; a place for each warp to
@@ -322,8 +343,8 @@ struct PersistentPlan {
   Protocol protocol(int64_t layers) const;
 
 private:
-  /// Bytes of the partial sums of a tile whose records have a place each.
-  int64_t mostTileSums() const;
+  /// Bytes of partial sums: of a tile of any product, and of all tiles of query, key and value.
+  int64_t mostSums() const;
   /// What keeps the units of the weights from the parts that clusters have; nothing if they fit.
   std::optional<std::string> unitProblem() const;
   friend llvm::Expected<PersistentSchedule>

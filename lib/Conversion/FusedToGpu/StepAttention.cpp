@@ -85,26 +85,38 @@ Value StepKernel::project(Value layer, Value passed) {
   Fresh fresh(*this);
   GroupExchange input = stream().exchange();
   Value factor = stream().normFactor(normOf(first.projections).getEpsilon().convertToDouble());
-  Value inRank = zero();
+  // The sums of all parts find room at the same time. Where the tiles lie in their weights matters
+  // only to the warp that copies them.
+  auto extentOf = [&](size_t number) {
+    return projectionExtent(layer, number, projectionParts[number].all.front());
+  };
+  int64_t sumsFrom = 0;
   for (auto [number, variants] : llvm::enumerate(projectionParts)) {
-    // Where the tiles lie in their weight matters only to the warp that copies them.
-    Extent extent = projectionExtent(layer, number, variants.all.front());
-    int64_t before = tilesBefore(number);
-    passed = forBatches(
-        layer, variants, extent, plan.mostProjectionTiles(number), passed,
-        [&](const StreamedPart &part, const Extent &batch, Value firstTile, Value stages) {
-          ring.multiply(part, batch, stages, warp, lane, input);
-          waitForAll();
-          ring.finish(part, batch, thread, threads(),
-                      [&](Value tile, Value row, Value low, Value high) {
-                        finishProjection(layer, k.add(k.add(batch.firstTile, tile), before),
-                                         k.add(k.add(firstTile, tile), inRank), row,
-                                         k.mulF(low, factor), k.mulF(high, factor));
-                      });
-          waitForAll();
-        });
-    inRank = k.add(inRank, extent.tileCount);
+    Extent extent = extentOf(number);
+    passed = forVariant(layer, variants, [&](const Variants::Variant &variant) {
+      ring.multiply(variant.part, extent, passed, warp, lane, input, sumsFrom);
+      return Values{k.add(passed, ring.stageCount(variant.part, extent))};
+    })[0];
+    sumsFrom += plan.projectionSums(number);
   }
+  waitForAll();
+  Value inRank = zero();
+  sumsFrom = 0;
+  for (auto [number, variants] : llvm::enumerate(projectionParts)) {
+    Extent extent = extentOf(number);
+    Value before = k.add(extent.firstTile, tilesBefore(number));
+    auto finish = [&](Value tile, Value row, Value low, Value high) {
+      finishProjection(layer, k.add(before, tile), k.add(inRank, tile), row, k.mulF(low, factor),
+                       k.mulF(high, factor));
+    };
+    forVariant(layer, variants, [&](const Variants::Variant &variant) {
+      ring.finish(variant.part, extent, thread, threads(), finish, sumsFrom);
+      return Values();
+    });
+    inRank = k.add(inRank, extent.tileCount);
+    sumsFrom += plan.projectionSums(number);
+  }
+  waitForAll();
   sendProjections(layer);
   return passed;
 }

@@ -25,11 +25,10 @@ static fused::WeightUnit unitOf(const formats::PackedShape &shape) {
 }
 
 StreamedPart::StreamedPart(formats::PackedShape shape, int64_t groups, const PersistentPlan &plan)
-    : shape(shape), unit(unitOf(shape)), tileUnits(llvm::divideCeil(groups, unitGroups())),
+    : PartStages(unitOf(shape), llvm::divideCeil(groups * kGroup, unitOf(shape).columns),
+                 plan.schedule.warps),
+      shape(shape), unit(unitOf(shape)), tileUnits(llvm::divideCeil(groups, unitGroups())),
       allUnits(llvm::divideCeil(shape.columns(), unit.columns)),
-      units(unit.inStage(plan.schedule.warps)), stageTiles(std::max<int64_t>(units / tileUnits, 1)),
-      stageUnits(std::min(tileUnits, units)), tileStages(llvm::divideCeil(tileUnits, units)),
-      setStages(isRecord() ? 1 : tileStages),
       unitBytes(isRecord() ? unit.bytes : PersistentPlan::kTile * kGroup * unit.bits / 8) {
   if (shape.columns() % kGroup) {
     int64_t last = shape.chunks() - 1;
@@ -339,7 +338,8 @@ Value WeightStream::forBatches(
 }
 
 void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent &extent,
-                            Value passed, Value warp, Value lane, const GroupExchange &input) {
+                            Value passed, Value warp, Value lane, const GroupExchange &input,
+                            int64_t sumsFrom) {
   // Teams of as many warps as a stage has units take sets of stages in turn; each stands for its
   // share of all warps.
   int64_t teams = plan.teams(part.unit, part.setStages), tileSets = part.tileSets();
@@ -401,8 +401,9 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
           [&] { return all; });
       releaseNow();
     }
-    Value to = k.offset(
-        sums, k.add(k.mul(k.add(k.mul(set, part.units), place), 64), k.shl(k.shr(lane, 2), 3)));
+    Value to =
+        k.offset(k.offset(sums, sumsFrom),
+                 k.add(k.mul(k.add(k.mul(set, part.units), place), 64), k.shl(k.shr(lane, 2), 3)));
     Value column = k.bitAnd(lane, 3);
     if (part.isRecord()) {
       // Lanes 4r and 4r + 1 have rows r and r + 8.
@@ -417,12 +418,13 @@ void WeightStream::multiply(const StreamedPart &part, const StreamedPart::Extent
 
 void WeightStream::finish(const StreamedPart &part, const StreamedPart::Extent &extent,
                           Value thread, int64_t threads,
-                          llvm::function_ref<void(Value, Value, Value, Value)> body) {
+                          llvm::function_ref<void(Value, Value, Value, Value)> body,
+                          int64_t sumsFrom) {
   k.loop(thread, k.shl(extent.tileCount, 3), threads, [&](Value item) {
     Value tile = k.shr(item, 3), row = k.bitAnd(item, 7);
     Value first = k.add(k.mul(k.div(tile, part.stageTiles), part.tileSets() * part.units),
                         k.mul(k.rem(tile, part.stageTiles), part.stageUnits));
-    Value from = k.offset(k.at(sums, first, 64), k.shl(row, 3));
+    Value from = k.offset(k.at(k.offset(sums, sumsFrom), first, 64), k.shl(row, 3));
     Value low, high;
     for (int64_t set = 0; set < part.tileSets(); ++set)
       for (int64_t unit = 0; unit < part.stageUnits; ++unit) {

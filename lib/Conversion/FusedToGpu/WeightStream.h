@@ -23,7 +23,7 @@ namespace sluice::device {
 ///
 ///     mma:      | elements [stageTiles][stageUnits] | scales [stageTiles][stageUnits] |
 ///     records:  | records [stageTiles][stageUnits] |
-struct StreamedPart {
+struct StreamedPart : fused::PartStages {
   /// `groups`: groups of 128 columns of a tile, in the block that has most.
   StreamedPart(formats::PackedShape shape, int64_t groups, const fused::PersistentPlan &plan);
 
@@ -34,20 +34,12 @@ struct StreamedPart {
   fused::WeightUnit unit;
   int64_t tileUnits; ///< units of a tile that the block has
   int64_t allUnits;  ///< units of a tile that there are
-  int64_t units;     ///< units of a stage
-  int64_t stageTiles, stageUnits;
-  int64_t tileStages; ///< stages of a set of tiles
-  /// Stages whose units a warp adds up; the others' sums are added after all are there. Of records
-  /// each stage is another team's, so that all warps share a tile.
-  int64_t setStages;
   int64_t unitBytes; ///< of elements; of a record, of all
   /// Bytes that the row's last unit lacks of that, where the columns are no whole groups.
   int64_t missingBytes = 0;
   bool isRecord() const { return unit.isRecord; }
   /// Units of so many groups of 128 columns.
   int64_t unitGroups() const { return unit.columns / kGroupColumns; }
-  /// Sets of stages that a set of tiles has.
-  int64_t tileSets() const { return tileStages / setStages; }
   /// Whether a stage is a chunk of a packed tile as it lies in memory.
   bool isWholeChunk() const {
     bool whole = tileUnits == allUnits && stageTiles == 1 && tileUnits % units == 0;
@@ -123,15 +115,17 @@ public:
 
   /// By a warp that computes: multiplies its units of the part, of which `passed` stages came
   /// before, by `input`, whose first group is that of the part's first column. Sums go to shared
-  /// memory, where finish() adds them after a barrier.
+  /// memory, `sumsFrom` bytes behind the first ones, where finish() adds them after a barrier.
   void multiply(const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value passed,
-                mlir::Value warp, mlir::Value lane, const GroupExchange &input);
+                mlir::Value warp, mlir::Value lane, const GroupExchange &input,
+                int64_t sumsFrom = 0);
   /// By all `threads` threads that compute: `body` gets the sums of rows r and r + 8 of a tile.
   void finish(
       const StreamedPart &part, const StreamedPart::Extent &extent, mlir::Value thread,
       int64_t threads,
       llvm::function_ref<void(mlir::Value tile, mlir::Value row, mlir::Value low, mlir::Value high)>
-          body);
+          body,
+      int64_t sumsFrom = 0);
 
 private:
   /// Sets of tiles that share their stages.
