@@ -428,12 +428,12 @@ LogicalResult MatvecOp::verifySymbolUses(SymbolTableCollection &symbols) {
                            << ", which is no model.weight";
     rows.push_back(weightShape(weight.getType()).first);
   }
-  llvm::Expected<formats::RowOrder> order = quantized::expandRowOrder(packed.getOrder(), rows);
-  if (!order)
+  llvm::Expected<int64_t> count = quantized::countPackedRows(packed.getOrder(), rows);
+  if (!count)
     return emitOpError() << "prefetches " << ahead->getWeight() << ": "
-                         << llvm::toString(order.takeError());
+                         << llvm::toString(count.takeError());
   llvm::Expected<int64_t> bytes = formats::packedBytes(
-      type.getEncoding().getValue(), type.getLayout().toLayout(), order->rows(), type.getColumns());
+      type.getEncoding().getValue(), type.getLayout().toLayout(), *count, type.getColumns());
   if (!bytes)
     return emitOpError() << "prefetches " << ahead->getWeight() << ": "
                          << llvm::toString(bytes.takeError());

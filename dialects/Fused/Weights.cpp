@@ -75,13 +75,13 @@ FailureOr<SmallVector<fused::PackedPart, 1>> fused::packedParts(ProductOp op) {
           op->getContext(), order.getKind(), order.getFirst() - firstSegment,
           order.getSecond() - (order.isZip() ? firstSegment : 0)));
     }
-    llvm::Expected<formats::RowOrder> expanded =
-        quantized::expandRowOrder(ArrayAttr::get(op->getContext(), own), rows);
-    if (!expanded)
+    llvm::Expected<int64_t> count =
+        quantized::countPackedRows(ArrayAttr::get(op->getContext(), own), rows);
+    if (!count)
       return op->emitOpError() << "has a row order that does not fit: "
-                               << llvm::toString(expanded.takeError());
+                               << llvm::toString(count.takeError());
     llvm::Expected<formats::PackedShape> shape = formats::PackedShape::get(
-        type.getEncoding().getValue(), layout.toLayout(), expanded->rows(), op.getColumns());
+        type.getEncoding().getValue(), layout.toLayout(), *count, op.getColumns());
     if (!shape)
       return op->emitOpError() << llvm::toString(shape.takeError());
     parts.push_back({*shape, tile});

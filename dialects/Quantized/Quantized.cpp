@@ -359,13 +359,22 @@ sluice::formats::RowSegment RowOrderAttr::toSegment() const {
   return {kind, getFirst(), getSecond()};
 }
 
-llvm::Expected<sluice::formats::RowOrder>
-sluice::quantized::expandRowOrder(ArrayAttr orders, ArrayRef<int64_t> sourceRows) {
+static SmallVector<sluice::formats::RowSegment> segmentsOf(ArrayAttr orders) {
   SmallVector<sluice::formats::RowSegment> segments;
   if (orders)
     for (auto order : orders.getAsRange<RowOrderAttr>())
       segments.push_back(order.toSegment());
-  return sluice::formats::RowOrder::get(segments, sourceRows);
+  return segments;
+}
+
+llvm::Expected<sluice::formats::RowOrder>
+sluice::quantized::expandRowOrder(ArrayAttr orders, ArrayRef<int64_t> sourceRows) {
+  return sluice::formats::RowOrder::get(segmentsOf(orders), sourceRows);
+}
+
+llvm::Expected<int64_t> sluice::quantized::countPackedRows(ArrayAttr orders,
+                                                           ArrayRef<int64_t> sourceRows) {
+  return sluice::formats::RowOrder::count(segmentsOf(orders), sourceRows);
 }
 
 ParseResult sluice::quantized::parseRowOrders(AsmParser &parser, ArrayAttr &orders) {

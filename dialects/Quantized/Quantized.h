@@ -33,6 +33,8 @@ formats::Encoding encodingOf(mlir::Type weight);
 /// sources one after the other. Errors are those of formats::RowOrder::get.
 llvm::Expected<formats::RowOrder> expandRowOrder(mlir::ArrayAttr orders,
                                                  llvm::ArrayRef<int64_t> sourceRows);
+/// How many rows that matrix has; the same errors.
+llvm::Expected<int64_t> countPackedRows(mlir::ArrayAttr orders, llvm::ArrayRef<int64_t> sourceRows);
 /// Parse and print a list of row orders, `[pairs(0, 64), natural(1)]`: the `RowOrders` directive of
 /// assembly formats.
 mlir::ParseResult parseRowOrders(mlir::AsmParser &parser, mlir::ArrayAttr &orders);

@@ -29,8 +29,17 @@ int64_t RowSegment::tiles(int64_t rows) const {
   llvm_unreachable("not a kind of segment");
 }
 
-Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t> sourceRows) {
-  constexpr int64_t half = tileRows / 2;
+/// The segments that no segments mean.
+static ArrayRef<RowSegment> orNatural(ArrayRef<RowSegment> segments, size_t sources,
+                                      std::vector<RowSegment> &natural) {
+  if (!segments.empty())
+    return segments;
+  for (size_t i = 0; i < sources; ++i)
+    natural.push_back({RowSegment::Kind::Natural, static_cast<int64_t>(i), 0});
+  return natural;
+}
+
+Expected<int64_t> RowOrder::count(ArrayRef<RowSegment> segments, ArrayRef<int64_t> sourceRows) {
   int64_t sources = static_cast<int64_t>(sourceRows.size());
   if (sources == 0)
     return orderError("there are no sources");
@@ -40,13 +49,7 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
                         " rows, expected 1 to " + Twine(maxExtent));
 
   std::vector<RowSegment> natural;
-  if (segments.empty()) {
-    for (int64_t i = 0; i < sources; ++i)
-      natural.push_back({RowSegment::Kind::Natural, i, 0});
-    segments = natural;
-  }
-
-  // Everything is checked, and the size known, before a place is made.
+  segments = orNatural(segments, sourceRows.size(), natural);
   std::vector<bool> used(static_cast<size_t>(sources));
   auto use = [&](int64_t source) -> Error {
     if (source < 0 || source >= sources)
@@ -88,9 +91,20 @@ Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t
   if (tiles > maxExtent / tileRows)
     return orderError("the packed matrix has " + Twine(tiles) +
                       " tiles of 16 rows, expected at most " + Twine(maxExtent / tileRows));
+  return tiles * tileRows;
+}
+
+Expected<RowOrder> RowOrder::get(ArrayRef<RowSegment> segments, ArrayRef<int64_t> sourceRows) {
+  constexpr int64_t half = tileRows / 2;
+  // Everything is checked, and the size known, before a place is made.
+  Expected<int64_t> places = count(segments, sourceRows);
+  if (!places)
+    return places.takeError();
+  std::vector<RowSegment> natural;
+  segments = orNatural(segments, sourceRows.size(), natural);
 
   RowOrder result;
-  result.order.reserve(static_cast<size_t>(tiles * tileRows));
+  result.order.reserve(static_cast<size_t>(*places));
   for (int64_t rows : sourceRows)
     result.inverse.emplace_back(static_cast<size_t>(rows));
   auto place = [&](int64_t source, int64_t row, bool exists) {

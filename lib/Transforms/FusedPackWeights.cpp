@@ -366,11 +366,11 @@ FailureOr<Value> FusedPackWeights::packTogether(fused::MatvecOp op, ArrayRef<Sou
     layout = *chosen;
   }
   ArrayAttr sourceOrders = ArrayAttr::get(&getContext(), sourceOrder);
-  llvm::Expected<formats::RowOrder> places = quantized::expandRowOrder(sourceOrders, rows);
-  if (!places)
-    return op.emitOpError() << "cannot be packed: " << llvm::toString(places.takeError());
+  llvm::Expected<int64_t> packedRows = quantized::countPackedRows(sourceOrders, rows);
+  if (!packedRows)
+    return op.emitOpError() << "cannot be packed: " << llvm::toString(packedRows.takeError());
   llvm::Expected<int64_t> bytes =
-      formats::packedBytes(format.getValue(), layout.toLayout(), places->rows(), op.getColumns());
+      formats::packedBytes(format.getValue(), layout.toLayout(), *packedRows, op.getColumns());
   if (!bytes)
     return op.emitOpError() << "cannot be packed for target " << target << ": "
                             << llvm::toString(bytes.takeError());

@@ -209,11 +209,10 @@ FailureOr<int64_t> PlanAssignBuffers::bytesOf(Operation *reporter, Type type,
       sourceRows.push_back(blocks ? blocks.getRows()
                                   : cast<RankedTensorType>(weight.getType()).getDimSize(0));
     }
-    llvm::Expected<formats::RowOrder> order =
-        quantized::expandRowOrder(packed.getOrder(), sourceRows);
-    if (!order)
-      return packed.emitOpError() << llvm::toString(order.takeError());
-    rows = order->rows();
+    llvm::Expected<int64_t> count = quantized::countPackedRows(packed.getOrder(), sourceRows);
+    if (!count)
+      return packed.emitOpError() << llvm::toString(count.takeError());
+    rows = *count;
   }
   llvm::Expected<int64_t> bytes =
       formats::packedBytes(quantized.getEncoding().getValue(), quantized.getLayout().toLayout(),

@@ -60,6 +60,9 @@ public:
   /// the source's rows, zipped sources of different sizes, more than 2^31 places.
   static llvm::Expected<RowOrder> get(llvm::ArrayRef<RowSegment> segments,
                                       llvm::ArrayRef<int64_t> sourceRows);
+  /// How many places get() makes, without making them; the same errors.
+  static llvm::Expected<int64_t> count(llvm::ArrayRef<RowSegment> segments,
+                                       llvm::ArrayRef<int64_t> sourceRows);
 
   /// One entry per row of the packed matrix; the size is a multiple of 16.
   llvm::ArrayRef<RowPlace> places() const { return order; }

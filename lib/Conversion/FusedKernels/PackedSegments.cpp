@@ -12,9 +12,9 @@ FailureOr<SmallVector<PackedSegment>> kernels::packedSegments(fused::ProductOp o
   SmallVector<PackedSegment> result;
   ArrayRef<int64_t> rows = op.getSegments();
   ArrayAttr orders = op.getOrder().value_or(ArrayAttr());
-  if (auto places = quantized::expandRowOrder(orders, rows); !places)
+  if (auto count = quantized::countPackedRows(orders, rows); !count)
     return op->emitOpError() << "has a row order that does not fit: "
-                             << llvm::toString(places.takeError());
+                             << llvm::toString(count.takeError());
   if (orders && !orders.empty())
     for (auto order : orders.getAsRange<quantized::RowOrderAttr>())
       result.push_back({order});
