@@ -58,10 +58,10 @@ std::vector<int32_t> ModelDrafter::propose(std::span<const int32_t> history, int
 
 /// How much the latest measurement counts.
 static constexpr double kWeight = 0.25;
-/// Steps without a guess between two tries, at first and at most: a try that fails costs no more
-/// than a step, so that with the greatest pause it costs less than 3% even if it takes twice as
-/// long as a token.
-static constexpr int64_t kFirstPause = 4, kLongestPause = 64;
+/// Steps without a guess between two tries, at most: so many, or as many more as keep what a try
+/// that fails takes longer than a token to this part of the time. The first pause is a quarter.
+static constexpr int64_t kLongestPause = 64;
+static constexpr double kCost = 0.02;
 
 static void average(double &value, double sample) {
   value = value == 0 ? sample : value + kWeight * (sample - value);
@@ -84,5 +84,7 @@ void DraftPolicy::verified(double seconds, int64_t right) {
   accepted += kWeight * (static_cast<double>(right) - accepted);
   waited = 0;
   bool pays = (1 + accepted) * decodeSeconds > verifySeconds;
-  pause = pays ? 0 : std::clamp(2 * pause, kFirstPause, kLongestPause);
+  auto longest =
+      std::max(kLongestPause, static_cast<int64_t>((verifySeconds / decodeSeconds - 1) / kCost));
+  pause = pays ? 0 : std::clamp(2 * pause, longest / 4, longest);
 }

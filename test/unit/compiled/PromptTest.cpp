@@ -190,6 +190,21 @@ TEST(Drafts, PolicyStopsWhatDoesNotPay) {
     policy.verified(1.5, 8);
   EXPECT_EQ(policy.wanted(), 8);
 
+  // Where a step with guesses takes as long as four tokens, all that fail cost less than 3%.
+  runtime::DraftPolicy dear(7);
+  dear.decoded(1.0);
+  double spent = 0;
+  for (int step = 0; step < 600; ++step) {
+    if (dear.wanted()) {
+      dear.verified(4.0, 0);
+      spent += 3.0;
+    } else {
+      dear.decoded(1.0);
+    }
+  }
+  EXPECT_GT(spent, 0);
+  EXPECT_LE(spent, 0.03 * 600);
+
   // Also right guesses stop where their steps take longer than their tokens would.
   runtime::DraftPolicy slow(1);
   slow.decoded(1.0);
