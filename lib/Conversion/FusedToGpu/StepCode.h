@@ -206,6 +206,11 @@ private:
                          llvm::function_ref<void(const StreamedPart &part, const Extent &batch,
                                                  mlir::Value firstTile, mlir::Value passed)>
                              body);
+  /// Multiplies a product whose rows are added to the residual stream: `add` gets a row, and what
+  /// the clusters' parts of `input` make of it.
+  mlir::Value addRows(mlir::Value layer, const Variants &variants, const Extent &extent,
+                      mlir::Value passed, const GroupExchange &input,
+                      llvm::function_ref<void(mlir::Value row, mlir::Value x)> add);
   mlir::Value addOutput(mlir::Value layer, mlir::Value passed);
   mlir::Value multiplyGates(mlir::Value layer, mlir::Value passed);
   mlir::Value addDown(mlir::Value layer, mlir::Value passed);

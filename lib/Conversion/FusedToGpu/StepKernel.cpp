@@ -348,22 +348,27 @@ Value StepKernel::forBatches(
   })[0];
 }
 
-Value StepKernel::addOutput(Value layer, Value passed) {
-  Fresh fresh(*this);
-  GroupExchange input = join().exchange();
-  return forBatches(layer, outputPart, outputExtent(layer),
-                    llvm::divideCeil(plan.widthTiles(), ranks()), passed,
+Value StepKernel::addRows(Value layer, const Variants &variants, const Extent &extent, Value passed,
+                          const GroupExchange &input, llvm::function_ref<void(Value, Value)> add) {
+  return forBatches(layer, variants, extent, llvm::divideCeil(plan.widthTiles(), ranks()), passed,
                     [&](const StreamedPart &part, const Extent &batch, Value, Value before) {
                       ring.multiply(part, batch, before, warp, lane, input);
                       waitForAll();
                       ring.finish(part, batch, thread, threads(),
                                   [&](Value tile, Value row, Value low, Value high) {
                                     Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                                    stream().addAttention(at, low);
-                                    stream().addAttention(k.add(at, 8), high);
+                                    add(at, low);
+                                    add(k.add(at, 8), high);
                                   });
                       waitForAll(); // before other sums come to the same place
                     });
+}
+
+Value StepKernel::addOutput(Value layer, Value passed) {
+  Fresh fresh(*this);
+  GroupExchange input = join().exchange();
+  return addRows(layer, outputPart, outputExtent(layer), passed, input,
+                 [&](Value row, Value x) { stream().addAttention(row, x); });
 }
 
 //===----------------------------------------------------------------------===//
@@ -411,19 +416,8 @@ Value StepKernel::multiplyGates(Value layer, Value passed) {
 
 Value StepKernel::addDown(Value layer, Value passed) {
   Fresh fresh(*this);
-  return forBatches(layer, downPart, downExtent(layer),
-                    llvm::divideCeil(plan.widthTiles(), ranks()), passed,
-                    [&](const StreamedPart &part, const Extent &batch, Value, Value before) {
-                      ring.multiply(part, batch, before, warp, lane, inner);
-                      waitForAll();
-                      ring.finish(part, batch, thread, threads(),
-                                  [&](Value tile, Value row, Value low, Value high) {
-                                    Value at = k.add(k.shl(k.add(batch.firstTile, tile), 4), row);
-                                    stream().addMlp(layer, at, low);
-                                    stream().addMlp(layer, k.add(at, 8), high);
-                                  });
-                      waitForAll(); // before other sums come to the same place
-                    });
+  return addRows(layer, downPart, downExtent(layer), passed, inner,
+                 [&](Value row, Value x) { stream().addMlp(layer, row, x); });
 }
 
 //===----------------------------------------------------------------------===//
